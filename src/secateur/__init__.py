@@ -1,0 +1,1 @@
+"""Secateur cuts whole channels out of a trained PyTorch network and proves every cut."""

@@ -1,0 +1,1 @@
+"""Channel graph: what hangs together in a network, and what may be cut."""

@@ -1,0 +1,110 @@
+"""Channel groups: which slots of which tensors must be removed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Role(Enum):
+    """What a tensor dimension does with the channels whose slots it holds."""
+
+    PRODUCER = "producer"
+    """Writes the channels: dimension 0 of a convolution's or linear layer's weight."""
+    CONSUMER = "consumer"
+    """Contracts over the channels: dimension 1 of a convolution's or linear layer's weight."""
+    CARRIER = "carrier"
+    """Holds one number (or filter) per channel: biases, normalisation, depthwise filters."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """The slots that a group owns in one dimension of one parameter or buffer.
+
+    Attributes:
+        tensor: qualified name of the parameter or buffer, as in ``model.state_dict()``.
+        dim: the dimension of that tensor.
+        role: what the dimension does with the channels.
+        slots: positions along the dimension, shape ``(channels, slots per channel)``.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    slots: IntArray = field(repr=False, compare=False)
+
+    @property
+    def module(self) -> str:
+        """Path of the module that owns the tensor (empty for the network itself)."""
+        return self.tensor.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of the same make: each owns slots in the same dimensions of the same tensors.
+
+    Attributes:
+        name: path of the module that first produces the channels, unique within the graph.
+        members: the dimensions that hold the channels, in the order of the network.
+        reason: why the group is frozen, in words; ``None`` if it may be pruned.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    reason: str | None = None
+
+    @cached_property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.members[0].slots.shape[0])
+
+    @property
+    def prunable(self) -> bool:
+        """Whether channels of this group may be removed."""
+        return self.reason is None
+
+    def roles(self, role: Role) -> tuple[Member, ...]:
+        """The members with one role, in the order of the network."""
+        return tuple(member for member in self.members if member.role is role)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Paths of all modules that the group touches, in the order of the network."""
+        return tuple(dict.fromkeys(member.module for member in self.members))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A place that contracts over channels: where silencing a channel is felt.
+
+    A channel is silenced by zeroing its positions in the input of every reader that has it.
+    Depthwise filters and normalisations hand a channel on, so they are no readers.
+
+    Attributes:
+        module: path of the module whose (first) input is read.
+        tensor: qualified name of the weight that is contracted with, empty if there is none.
+        dim: dimension of the input that holds the channels, counted from the end for linear
+            layers (-1), and from the front for convolutions (1).
+        group: for each position of that dimension, the index of its group in
+            ``graph.groups``; -1 where the position is not a channel.
+        channel: for each position, the index of the channel within its group; -1 likewise.
+            A channel may hold several positions (a flattened picture).
+    """
+
+    module: str
+    tensor: str
+    dim: int
+    group: IntArray = field(repr=False, compare=False)
+    channel: IntArray = field(repr=False, compare=False)
+
+
+def by_name(groups: Iterable[Group]) -> dict[str, Group]:
+    """The groups by their name."""
+    return {group.name: group for group in groups}
