@@ -1,1 +1,121 @@
-"""Secateur cuts whole channels out of a trained PyTorch network and proves every cut."""
+"""Secateur cuts whole channels out of a trained PyTorch network and proves every cut.
+
+The road is: ``trace`` a network into a channel graph, ``score`` its channels, ``make_plan`` for a
+budget, ``apply_plan``, ``verify``. Every name below is imported on first use, so that
+``import secateur`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secateur.budget import Budget, make_plan
+    from secateur.checkpoint import load, save
+    from secateur.cost import cost
+    from secateur.criteria import Scores, score, watch
+    from secateur.errors import (
+        BudgetError,
+        CheckpointError,
+        DataError,
+        SecateurError,
+        SurgeryError,
+        TraceError,
+        TrainingError,
+        UsageError,
+        VerificationError,
+    )
+    from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, trace
+    from secateur.latency import Latency, measure_latency
+    from secateur.models import build
+    from secateur.plan import Edit, PruningPlan, plan_from
+    from secateur.recipes import prune
+    from secateur.surgery import apply_plan
+    from secateur.verify import Verification, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "BudgetError",
+    "ChannelGraph",
+    "CheckpointError",
+    "Cost",
+    "DataError",
+    "Edit",
+    "Group",
+    "Latency",
+    "Member",
+    "PruningPlan",
+    "Reader",
+    "Role",
+    "Scores",
+    "SecateurError",
+    "SurgeryError",
+    "TraceError",
+    "TrainingError",
+    "UsageError",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "apply_plan",
+    "build",
+    "cost",
+    "load",
+    "make_plan",
+    "measure_latency",
+    "plan_from",
+    "prune",
+    "save",
+    "score",
+    "trace",
+    "verify",
+    "watch",
+]
+
+_HOME = {
+    "budget": "Budget make_plan",
+    "checkpoint": "load save",
+    "cost": "cost",
+    "criteria": "Scores score watch",
+    "errors": (
+        "BudgetError CheckpointError DataError SecateurError SurgeryError "
+        "TraceError TrainingError UsageError VerificationError"
+    ),
+    "graph": "ChannelGraph Cost Group Member Reader Role trace",
+    "latency": "Latency measure_latency",
+    "models": "build",
+    "plan": "Edit PruningPlan plan_from",
+    "recipes": "prune",
+    "surgery": "apply_plan",
+    "verify": "Verification verify",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps ``secateur.cost`` the function when the module ``secateur.cost`` is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

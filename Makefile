@@ -1,0 +1,37 @@
+# Everything runs in .venv, made on first use; constraints.txt pins what is tested.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+JOBS ?= 2
+
+# Tests and measurements run in parallel processes, one thread each.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types install clean
+.DEFAULT_GOAL := test
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## real digits, no download, about a minute
+	$(BIN)/secateur demo --out runs/demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+test: lint types  ## all checks, then all tests
+	$(BIN)/pytest -n $(JOBS)
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
