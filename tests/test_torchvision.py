@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from PIL import Image
+
+from secateur import _torchvision
+from secateur._torchvision import torchvision, v2
+
+
+def test_models_run():
+    model = torchvision.models.resnet18(num_classes=3)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_transforms_agree_with_arithmetic():
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    scale = v2.ToDtype(torch.float32, scale=True)
+    steps = v2.Compose([v2.PILToTensor(), scale, v2.Normalize([0.5] * 3, [0.25] * 3)])
+    expected = (np.arange(48).reshape(4, 4, 3).transpose(2, 0, 1) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(steps(picture).numpy(), expected, rtol=1e-5)
+
+
+def test_image_folder_reads_pictures(tmp_path):
+    (tmp_path / "red").mkdir()
+    Image.new("RGB", (5, 4), (255, 0, 0)).save(tmp_path / "red" / "one.png")
+    [(picture, target)] = torchvision.datasets.ImageFolder(tmp_path)
+    assert (picture.size, picture.getpixel((0, 0)), target) == ((5, 4), (255, 0, 0), 0)
+
+
+def test_operators_are_declared_only_when_missing():
+    # Without the module, importing torchvision tells whether its own operators can be loaded.
+    plain = subprocess.run([sys.executable, "-c", "import torchvision"], check=False, capture_output=True)
+    assert (_torchvision._library is None) == (plain.returncode == 0)
+    assert hasattr(torch.ops.torchvision, "nms")
+
+
+def test_a_second_import_is_the_same_module():
+    code = "from secateur._torchvision import torchvision as a; import torchvision as b; assert a is b"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
