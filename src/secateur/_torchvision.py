@@ -40,7 +40,6 @@ except RuntimeError as error:
     _library = _declare_missing_operators()
     import torchvision
 
-# Not imported by torchvision itself.
-from torchvision.transforms import v2
+from torchvision.transforms import v2  # noqa: E402  # not imported by torchvision itself
 
 __all__ = ["torchvision", "v2"]
