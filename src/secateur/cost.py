@@ -1,0 +1,50 @@
+"""What a network needs, counted on the network itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from secateur.graph.capture import ExampleInputs, capture
+from secateur.graph.costing import Costing
+from secateur.graph.costs import Cost
+from secateur.graph.cutting import named_tensors
+from secateur.graph.labels import SlotTable
+from secateur.graph.walk import walk
+from secateur.graph.wiring import Channels
+
+
+def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
+    """Counts parameters, multiply-accumulates, bytes and activation memory of a network.
+
+    The forward pass is captured in evaluation mode and its operators are counted by the shapes
+    that they really have; what a graph predicted for a plan can be checked against it.
+
+    Args:
+        model: the network; left as it was.
+        example_inputs: what to call it with.
+
+    Returns:
+        The cost. MACs are those of convolutions, linear layers and matrix products, for one example.
+
+    Raises:
+        TraceError: the network cannot be captured.
+
+    Example:
+        >>> import torch
+        >>> cost(nn.Linear(4, 8), torch.zeros(1, 4)).macs
+        32
+    """
+    program = capture(model, example_inputs)
+    tensors = named_tensors(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    slots = SlotTable(shapes)
+    env, notes = walk(program, dict(model.named_modules()), slots, {})
+    nowhere = np.full(slots.size, -1, dtype=np.int64)
+    costing = Costing(Channels((), nowhere, nowhere))
+    parameters = frozenset(name for name, _ in model.named_parameters())
+    item_sizes = {name: tensor.element_size() for name, tensor in tensors.items()}
+    costing.tensors(slots, parameters, item_sizes)
+    costing.work(notes, program.batch)
+    costing.activations(program, env)
+    return Cost(*(int(number) for number in costing.build().evaluate(np.zeros(0, dtype=np.int64))))

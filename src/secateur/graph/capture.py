@@ -1,0 +1,263 @@
+"""Capture: a network and its example inputs become a flat program of ATen operators.
+
+``torch.export`` does the work. The program keeps convolutions, linear layers and normalisations
+whole, names every parameter, and knows for every operator the module that ran it, the line of
+code that called it and the shape of its result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from secateur.errors import TraceError
+
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
+"""What a network is called with: one tensor, positional arguments, or keyword arguments."""
+
+
+class Origin(Enum):
+    """Where the value of a program's placeholder comes from."""
+
+    TENSOR = "parameter or buffer"
+    CONSTANT = "constant"
+    INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """One argument of the captured program.
+
+    Attributes:
+        origin: what kind of value it is.
+        name: qualified name of the parameter, buffer or constant; the argument's name for an input.
+    """
+
+    origin: Origin
+    name: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured forward pass.
+
+    Attributes:
+        module: the flat program; its placeholders take all tensors first, then the inputs.
+        placeholders: for each placeholder of the program, by node name, what it stands for.
+        constants: values of the constants, by name.
+        training: whether the network was in training mode while it was captured.
+        batch: leading size of the first input tensor (1 if inputs are not batched).
+    """
+
+    module: GraphModule = field(repr=False)
+    placeholders: Mapping[str, Placeholder] = field(repr=False)
+    constants: Mapping[str, Tensor] = field(repr=False)
+    training: bool
+    batch: int
+
+    @property
+    def graph(self) -> Graph:
+        """The operators in the order in which they run."""
+        return self.module.graph
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the input tensors, in order."""
+        values = [
+            node.meta.get("val")
+            for node in self.graph.nodes
+            if node.op == "placeholder" and self.placeholders[node.name].origin is Origin.INPUT
+        ]
+        return [tuple(value.shape) for value in values if isinstance(value, Tensor)]
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """Names of the parameters and buffers that the program reads."""
+        used = {node.name for node in self.graph.nodes if node.op == "placeholder" and node.users}
+        return frozenset(
+            item.name
+            for name, item in self.placeholders.items()
+            if item.origin is Origin.TENSOR and name in used
+        )
+
+
+def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Splits example inputs into positional and keyword arguments of the forward pass.
+
+    Args:
+        inputs: a tensor, a sequence of positional arguments, or a mapping of keyword arguments.
+
+    Returns:
+        The positional and the keyword arguments.
+
+    Example:
+        >>> args, kwargs = call_arguments(torch.zeros(1, 3))
+        >>> len(args), kwargs
+        (1, {})
+    """
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs), {}
+
+
+def doubled(inputs: ExampleInputs) -> ExampleInputs:
+    """The inputs with single examples repeated: batch statistics need more than one.
+
+    Unbatched inputs and larger batches stay as they are.
+    """
+    args, kwargs = call_arguments(inputs)
+    leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    if any(leaf.shape[0] != 1 for leaf in leaves):
+        return inputs
+
+    def twice(leaf: Tensor) -> Tensor:
+        return torch.cat([leaf, leaf]) if leaf.dim() > 0 else leaf
+
+    args, kwargs = tree_map_only(Tensor, twice, (args, kwargs))
+    widened: ExampleInputs = kwargs or args
+    return widened
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a parameter or buffer, the first name of the same tensor.
+
+    Tied weights have several names; all others map to themselves.
+    """
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+@contextlib.contextmanager
+def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Puts every module in training or evaluation mode, and back as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) -> Program:
+    """Captures one forward pass of a network as a flat program.
+
+    The network is left as it was: mode, parameters, buffers, random state.
+
+    Args:
+        model: the network.
+        inputs: what to call it with.
+        training: capture the training-mode forward pass (with its auxiliary heads). A single
+            example is then doubled, because batch statistics need more than one.
+
+    Returns:
+        The program.
+
+    Raises:
+        TraceError: the network cannot be captured; the message names the module and the line.
+
+    Example:
+        >>> program = capture(nn.Linear(3, 2), torch.zeros(1, 3))
+        >>> sorted(program.tensors)
+        ['bias', 'weight']
+    """
+    args, kwargs = call_arguments(doubled(inputs) if training else inputs)
+    random_state = torch.get_rng_state()
+    with mode_of(model, training=training):
+        try:
+            exported = torch.export.export(model, args, kwargs, strict=False)
+        except Exception as error:
+            raise TraceError(_explain(model, error)) from error
+        finally:
+            torch.set_rng_state(random_state)
+    names = canonical_names(model)
+    signature = exported.graph_signature
+    tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = signature.inputs_to_lifted_tensor_constants
+    placeholders: dict[str, Placeholder] = {}
+    for node in exported.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        if node.name in tensors:
+            placeholders[node.name] = Placeholder(Origin.TENSOR, names[tensors[node.name]])
+        elif node.name in lifted:
+            placeholders[node.name] = Placeholder(Origin.CONSTANT, lifted[node.name])
+        else:
+            placeholders[node.name] = Placeholder(Origin.INPUT, node.name)
+    constants = {name: value for name, value in exported.constants.items() if isinstance(value, Tensor)}
+    return Program(
+        module=exported.graph_module,
+        placeholders=placeholders,
+        constants=constants,
+        training=training,
+        batch=_batch(exported.graph, placeholders),
+    )
+
+
+def module_path(node: Node) -> str:
+    """Path of the innermost module that ran an operator (empty for the network itself)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = ""
+    for entry in stack.values():
+        path = str(entry[0])
+    return path
+
+
+def _batch(graph: Graph, placeholders: Mapping[str, Placeholder]) -> int:
+    """Leading size of the first input, unless a convolution shows that it is a channel."""
+    for node in graph.nodes:
+        spatial = _spatial_dims(node)
+        if spatial is not None and node.args[0].meta["val"].dim() == spatial + 1:
+            return 1
+    for node in graph.nodes:
+        if node.op == "placeholder" and placeholders[node.name].origin is Origin.INPUT:
+            value = node.meta.get("val")
+            if isinstance(value, Tensor) and value.dim() > 0:
+                return int(value.shape[0])
+    return 1
+
+
+def _spatial_dims(node: Node) -> int | None:
+    """Number of spatial dimensions of a convolution, ``None`` for other operators."""
+    target = str(node.target)
+    for dims in (1, 2, 3):
+        if target.startswith(f"aten.conv{dims}d"):
+            return dims
+    return None
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    """One line on why a network could not be captured: module, line of code, first words."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        filename = frame.f_code.co_filename
+        if id(owner) in paths and not filename.endswith("/torch/nn/modules/module.py"):
+            path = paths[id(owner)] or type(model).__name__
+            where = f"in module '{path}' ({type(owner).__name__}), {filename}:{line}"
+    first = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
+    kind = type(error).__name__
+    place = f" {where}" if where else ""
+    return (
+        f"the network could not be captured{place}: {kind}: {first}. "
+        "Make the forward pass independent of the values of its inputs, check the example inputs, "
+        "or trace a part of the network (trace(model.backbone, ...))."
+    )

@@ -1,0 +1,137 @@
+"""From a walked program to a cost model: what each operator and each tensor costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.fx import Node
+
+from secateur.graph.capture import Origin, Program
+from secateur.graph.costs import CostModel, CostModelBuilder
+from secateur.graph.groups import IntArray
+from secateur.graph.labels import SlotTable, Value
+from secateur.graph.site import Notes
+from secateur.graph.walk import Environment
+from secateur.graph.wiring import Channels
+
+_SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
+"""Operators that hand their argument on in evaluation mode, though their signature does not say so."""
+
+
+def label_vectors(env: Environment, notes: Notes) -> list[IntArray]:
+    """All label vectors that costs depend on, each once."""
+    vectors = {labels.tobytes(): labels for item in notes.work for labels in item.extents}
+    for found in env.values():
+        for value in _values(found):
+            for labels in value.labels:
+                if labels is not None:
+                    vectors.setdefault(labels.tobytes(), labels)
+    return list(vectors.values())
+
+
+class Costing:
+    """Writes the costs of one program down as polynomials of group widths.
+
+    Args:
+        channels: the channels of the network.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._sizes = np.array([group.channels for group in channels.groups], dtype=np.int64)
+        self._builder = CostModelBuilder(len(channels.groups))
+        self._known: dict[bytes, int] = {}
+
+    def tensors(self, slots: SlotTable, parameters: frozenset[str], item_sizes: Mapping[str, int]) -> None:
+        """Counts the elements and bytes of all parameters and buffers."""
+        for name, item_size in item_sizes.items():
+            extents = [self._extent(labels) for labels in slots.tensor(name).labels if labels is not None]
+            if name in parameters:
+                self._builder.params(1, extents)
+            self._builder.bytes(item_size, extents)
+
+    def work(self, notes: Notes, batch: int) -> None:
+        """Counts multiply-accumulates, for one example."""
+        for item in notes.work:
+            share = item.coefficient // batch if item.coefficient % batch == 0 else item.coefficient
+            self._builder.macs(share, [self._extent(labels) for labels in item.extents])
+
+    def activations(self, program: Program, env: Environment) -> None:
+        """Counts the bytes of values, and when each is alive."""
+        nodes = list(program.graph.nodes)
+        base = _memory_owners(program, nodes)
+        last: dict[Node, int] = {}
+        for step, node in enumerate(nodes):
+            for source in node.all_input_nodes:
+                if source in base:
+                    last[base[source]] = step
+        live: list[list[int]] = [[] for _ in nodes]
+        for step, node in enumerate(nodes):
+            if base.get(node) != node:
+                continue
+            for number in self._value(node, env[node]):
+                for point in range(step, last.get(node, step) + 1):
+                    live[point].append(number)
+        self._builder.live([point for point in live if point])
+
+    def build(self) -> CostModel:
+        """The finished model."""
+        return self._builder.build()
+
+    def _value(self, node: Node, found: Any) -> list[int]:
+        results = node.meta.get("val")
+        listed = results if isinstance(results, Sequence) else [results]
+        numbers = []
+        for value, result in zip(_values(found), listed, strict=False):
+            if isinstance(result, Tensor):
+                extents = [
+                    self._builder.extent(size, {}) if labels is None else self._extent(labels)
+                    for size, labels in zip(value.shape, value.labels, strict=True)
+                ]
+                numbers.append(self._builder.value(result.element_size(), extents))
+        return numbers
+
+    def _extent(self, labels: IntArray) -> int:
+        """The size of a labelled dimension: a constant plus a multiple of each group's width."""
+        key = labels.tobytes()
+        if key not in self._known:
+            group = np.where(labels >= 0, self._channels.group_of[labels], -1)
+            counts = np.bincount(group + 1, minlength=len(self._sizes) + 1)
+            multiples = {
+                number: int(counts[number + 1] // self._sizes[number])
+                for number in np.flatnonzero(counts[1:]).tolist()
+            }
+            self._known[key] = self._builder.extent(int(counts[0]), multiples)
+        return self._known[key]
+
+
+def _values(found: Any) -> list[Value]:
+    listed = found if isinstance(found, Sequence) else [found]
+    return [value for value in listed if isinstance(value, Value)]
+
+
+def _memory_owners(program: Program, nodes: Sequence[Node]) -> dict[Node, Node]:
+    """For each node, the node whose memory its result lives in; parameters are left out."""
+    base: dict[Node, Node] = {}
+    for node in nodes:
+        if node.op == "placeholder":
+            if program.placeholders[node.name].origin is Origin.INPUT:
+                base[node] = node
+        elif node.op == "call_function":
+            source = node.all_input_nodes[0] if node.all_input_nodes else None
+            shared = source is not None and source in base and _shares_memory(node)
+            base[node] = base[source] if shared and source is not None else node
+    return base
+
+
+def _shares_memory(node: Node) -> bool:
+    """Whether an operator returns its first argument's memory: views, in-place forms, items of a list."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return True
+    if schema.name.removeprefix("aten::") in _SAME_MEMORY:
+        return True
+    return any(item.alias_info is not None for item in schema.returns)

@@ -1,0 +1,124 @@
+"""Cutting tensors and copying modules: the mechanical part of surgery."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import SurgeryError
+from secateur.graph.channel_graph import AttributeValue, ChannelGraph
+from secateur.graph.groups import IntArray
+
+Cuts = Mapping[tuple[str, int], IntArray]
+"""Positions that stay, for every (tensor, dimension) that is cut."""
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by qualified name; a tied tensor by its first name only."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
+    """A new tensor with only the kept positions of some dimensions.
+
+    Args:
+        tensor: the tensor to cut; not changed.
+        kept: positions that stay, by dimension.
+
+    Returns:
+        A contiguous tensor that shares no memory with the old one.
+
+    Example:
+        >>> import numpy as np
+        >>> cut_tensor(torch.arange(6).view(2, 3), {1: np.array([0, 2])}).tolist()
+        [[0, 2], [3, 5]]
+    """
+    result = tensor.detach()
+    # The dimension that loses most goes first: everything after it has less to copy.
+    for dim in sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim])):
+        index = torch.as_tensor(kept[dim], device=tensor.device)
+        result = result.index_select(dim, index)
+    return result if kept else result.clone()
+
+
+def by_tensor(cuts: Cuts) -> dict[str, dict[int, IntArray]]:
+    """The cuts sorted by tensor, so that each tensor is handled once."""
+    sorted_cuts: dict[str, dict[int, IntArray]] = {}
+    for (name, dim), kept in cuts.items():
+        sorted_cuts.setdefault(name, {})[dim] = kept
+    return sorted_cuts
+
+
+def positions_left(before: ChannelGraph, after: ChannelGraph) -> Cuts:
+    """Positions that stay in each tensor dimension on the way from one graph to a later one."""
+    cuts: dict[tuple[str, int], IntArray] = {}
+    for group, old, new in zip(before.wiring.groups, before.alive, after.alive, strict=True):
+        if len(old) == len(new):
+            continue
+        for member in group.members:
+            key = (member.tensor, member.dim)
+            if key not in cuts:
+                still = ~after.removed[before.span(*key)]
+                cuts[key] = still[~before.removed[before.span(*key)]].nonzero()[0]
+    return cuts
+
+
+def copy_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], attributes: Iterable[AttributeValue]
+) -> nn.Module:
+    """Copies a module with some tensors and integer attributes replaced; the rest is cloned.
+
+    Args:
+        model: the module; not changed.
+        tensors: new parameters and buffers by name. They are used as they are, not copied.
+        attributes: integer attributes to set.
+
+    Returns:
+        The copy. Parameters keep their ``requires_grad``.
+
+    Raises:
+        SurgeryError: the module cannot be copied, or has no such attribute.
+    """
+    memo: dict[int, object] = {}
+    for name, old in named_tensors(model).items():
+        if name in tensors:
+            new = tensors[name]
+            memo[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    try:
+        result = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be copied ({error}); cut it in place (inplace=True)"
+        ) from error
+    set_attributes(result, attributes)
+    return result
+
+
+def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> list[AttributeValue]:
+    """Sets integer attributes of modules.
+
+    Returns:
+        The same attributes with the values that they had, to undo the change.
+
+    Raises:
+        SurgeryError: a module has no such integer attribute.
+    """
+    before = []
+    for item in attributes:
+        module = model.get_submodule(item.module)
+        current = getattr(module, item.name, None)
+        if item.index is None:
+            if type(current) is not int:
+                raise SurgeryError(f"module '{item.module}' has no integer attribute '{item.name}'")
+            before.append(AttributeValue(item.module, item.name, None, current))
+            setattr(module, item.name, item.value)
+            continue
+        if not isinstance(current, tuple | list) or not 0 <= item.index < len(current):
+            raise SurgeryError(f"module '{item.module}' has no list attribute '{item.name}'")
+        before.append(AttributeValue(item.module, item.name, item.index, current[item.index]))
+        changed = [*current[: item.index], item.value, *current[item.index + 1 :]]
+        setattr(module, item.name, type(current)(changed))
+    return before

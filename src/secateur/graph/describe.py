@@ -1,0 +1,82 @@
+"""The channel graph in words: what couples, what is frozen and why, what hangs on each group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.groups import Group, Role
+
+_SHOWN = 3
+
+
+def describe(graph: ChannelGraph) -> str:
+    """A table of the groups, readable at a glance.
+
+    Args:
+        graph: the channel graph.
+
+    Returns:
+        Several lines of text: totals, prunable groups with the share of the network's parameters
+        and MACs that hangs on each, and frozen groups with their reasons.
+    """
+    prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
+    shares = hanging_shares(graph)
+    rows: list[tuple[str, ...]] = [("group", "channels", "params", "MACs", "written by -> read by")]
+    rows += [
+        (group.name, str(group.channels), *(f"{share:.1%}" for share in shares[index, :2]), coupling(group))
+        for index, group in prunable
+    ]
+    total = sum(group.channels for _, group in prunable)
+    lines = [f"{total} channels in {len(prunable)} prunable groups; {graph.cost()}", "", *_table(rows)]
+    reasons = Counter(str(group.reason) for group in graph.frozen)
+    if reasons:
+        lines += ["", "frozen:"]
+        for reason in reasons:
+            names = [f"{group.name} ({group.channels})" for group in graph.frozen if group.reason == reason]
+            lines.append(f"  {_short(names)}: {reason}")
+    return "\n".join(lines)
+
+
+def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """For each group, the share of every cost that would vanish with the whole group.
+
+    Args:
+        graph: the channel graph.
+
+    Returns:
+        Shape ``(groups, 4)``: parameters, MACs, bytes, activation memory, from 0 to 1.
+    """
+    widths = np.repeat(graph.widths[None, :], len(graph.groups), axis=0)
+    np.fill_diagonal(widths, 0)
+    now = graph.cost_model.evaluate(graph.widths).astype(np.float64)
+    without = graph.cost_model.evaluate(widths).astype(np.float64)
+    return (now - without) / np.maximum(now, 1.0)
+
+
+def coupling(group: Group) -> str:
+    """Who writes a group's channels and who reads them, in few words."""
+    writers = dict.fromkeys(member.module or member.tensor for member in group.roles(Role.PRODUCER))
+    readers = dict.fromkeys(member.module or member.tensor for member in group.roles(Role.CONSUMER))
+    return f"{_short(writers)} -> {_short(readers) or 'nothing'}"
+
+
+def _short(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns of equal width; numbers to the right, words to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if 0 < column < 4 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

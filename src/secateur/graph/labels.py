@@ -1,0 +1,140 @@
+"""Slots and labels: the bookkeeping from which channels are worked out.
+
+Every index of every dimension of every parameter and buffer is a *slot*, a number. Walking
+through the captured program, each value carries per dimension a *label* vector, one slot per
+index, or nothing. Rules say which labels must be equal; equalities are only collected here and
+resolved once, by connected components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from secateur.graph.groups import IntArray, Role
+
+Labels = IntArray | None
+"""One slot per index of a dimension, or ``None`` where a dimension holds no channels."""
+
+_ROLES = (Role.PRODUCER, Role.CONSUMER, Role.CARRIER)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of one tensor in the captured program.
+
+    Attributes:
+        shape: its sizes.
+        labels: per dimension, the label vector or ``None``.
+    """
+
+    shape: tuple[int, ...]
+    labels: tuple[Labels, ...]
+
+    @staticmethod
+    def plain(shape: tuple[int, ...]) -> Value:
+        """A value without channels."""
+        return Value(shape, (None,) * len(shape))
+
+    def replaced(self, dim: int, labels: Labels) -> Value:
+        """The same value with other labels in one dimension of the same size."""
+        changed = list(self.labels)
+        changed[dim] = labels
+        return Value(self.shape, tuple(changed))
+
+
+class SlotTable:
+    """All slots of a network, the equalities between them, and what freezes them.
+
+    Args:
+        shapes: shape of every parameter and buffer by its qualified name.
+
+    Attributes:
+        owners: every tensor dimension, in the order of its slots.
+        spans: first slot and size of every tensor dimension.
+        size: number of slots so far.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.owners: list[tuple[str, int]] = []
+        self.spans: dict[tuple[str, int], tuple[int, int]] = {}
+        self._shapes = dict(shapes)
+        self.tensor_slots = 0
+        for name, shape in shapes.items():
+            for dim, size in enumerate(shape):
+                self.owners.append((name, dim))
+                self.spans[name, dim] = (self.tensor_slots, size)
+                self.tensor_slots += size
+        self.size = self.tensor_slots
+        self._left: list[IntArray] = []
+        self._right: list[IntArray] = []
+        self._frozen: list[tuple[IntArray, str]] = []
+        self._claims: list[tuple[IntArray, Role]] = []
+
+    def tensor(self, name: str) -> Value:
+        """The value of a parameter or buffer: its own slots in every dimension."""
+        shape = self._shapes[name]
+        return Value(shape, tuple(self.span(name, dim) for dim in range(len(shape))))
+
+    def span(self, name: str, dim: int) -> IntArray:
+        """The slots of one dimension of a parameter or buffer."""
+        start, size = self.spans[name, dim]
+        return np.arange(start, start + size, dtype=np.int64)
+
+    def fresh(self, count: int) -> IntArray:
+        """New slots that belong to no tensor: channels that an operator makes from nothing."""
+        start = self.size
+        self.size += count
+        return np.arange(start, self.size, dtype=np.int64)
+
+    def join(self, left: IntArray, right: IntArray) -> None:
+        """Demands that the slots of two vectors of one length are removed together, index by index."""
+        if left.shape != right.shape:
+            raise ValueError(f"cannot join labels of shapes {left.shape} and {right.shape}")
+        self._left.append(left.ravel())
+        self._right.append(right.ravel())
+
+    def freeze(self, slots: IntArray, reason: str) -> None:
+        """Forbids the removal of slots, for a reason that the user will read."""
+        self._frozen.append((slots.ravel(), reason))
+
+    def claim(self, slots: IntArray, role: Role) -> None:
+        """Notes what a dimension does with its channels; the first claim on a slot counts."""
+        self._claims.append((slots.ravel(), role))
+
+    def roles(self) -> tuple[IntArray, IntArray]:
+        """Per slot, the index of its role in ``Role`` order (-1: none) and the rank of its claim."""
+        role = np.full(self.size, -1, dtype=np.int64)
+        rank = np.full(self.size, np.iinfo(np.int64).max, dtype=np.int64)
+        for order in range(len(self._claims) - 1, -1, -1):
+            slots, kind = self._claims[order]
+            role[slots] = _ROLES.index(kind)
+            rank[slots] = order
+        return role, rank
+
+    def components(self) -> IntArray:
+        """Per slot, the number of its channel: slots with one number are removed together."""
+        left = np.concatenate([*self._left, np.zeros(0, np.int64)])
+        right = np.concatenate([*self._right, np.zeros(0, np.int64)])
+        links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.size, self.size))
+        numbers: IntArray = connected_components(links, directed=False)[1].astype(np.int64)
+        return numbers
+
+    def reasons(self, components: IntArray) -> tuple[IntArray, list[str]]:
+        """Per channel, the index of the first reason that freezes it (-1: free), and the reasons."""
+        count = int(components.max(initial=-1)) + 1
+        texts = list(dict.fromkeys(text for _, text in self._frozen))
+        index = {text: number for number, text in enumerate(texts)}
+        first = np.full(count, -1, dtype=np.int64)
+        for slots, text in reversed(self._frozen):
+            first[components[slots]] = index[text]
+        return first, texts
+
+
+def role_of(index: int) -> Role:
+    """The role with an index as given by :meth:`SlotTable.roles`."""
+    return _ROLES[index]

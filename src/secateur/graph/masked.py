@@ -1,0 +1,121 @@
+"""The masked original: the captured program run with removed channels held at zero.
+
+This is the yardstick of every cut. It runs the original operators on tensors of the original
+sizes; the only change is that each operator that contracts over channels sees zeros where a
+channel was removed, and each operator that takes a statistic over channels sees only the kept ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+from torch.utils._pytree import tree_leaves
+
+from secateur.graph.capture import ExampleInputs, Origin, call_arguments
+from secateur.graph.labels import Labels, Value
+from secateur.graph.site import Read, Statistic
+from secateur.graph.wiring import Wiring
+
+Removed = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+def run_masked(
+    wiring: Wiring, removed: Removed, tensors: Mapping[str, Tensor], inputs: ExampleInputs
+) -> tuple[Any, ...]:
+    """Runs the captured evaluation-mode program with some channels silenced.
+
+    Args:
+        wiring: the network as it was traced.
+        removed: per slot, whether its channel is silenced.
+        tensors: parameters and buffers by name, in the original shapes.
+        inputs: inputs of the shapes that the network was traced with.
+
+    Returns:
+        The flat outputs of the network.
+    """
+    program = wiring.program
+    args, kwargs = call_arguments(inputs)
+    flat = iter(tree_leaves((args, kwargs)))
+    values: list[Any] = []
+    for node in program.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        item = program.placeholders[node.name]
+        if item.origin is Origin.TENSOR:
+            values.append(tensors[item.name].detach())
+        elif item.origin is Origin.CONSTANT:
+            values.append(program.constants[item.name].clone())
+        else:
+            value = next(flat)
+            values.append(value.clone() if isinstance(value, Tensor) else value)
+    with torch.no_grad():
+        return tuple(_Masked(wiring, removed).run(*values, enable_io_processing=False))
+
+
+class _Masked(Interpreter):
+    """Runs a program operator by operator, silencing what the readers see."""
+
+    def __init__(self, wiring: Wiring, removed: Removed) -> None:
+        super().__init__(wiring.program.module)
+        self._removed = removed
+        self._reads: dict[str, list[Read]] = {}
+        for read in wiring.reads:
+            if removed[read.labels].any():
+                self._reads.setdefault(read.node, []).append(read)
+        self._statistics = {item.node: item for item in wiring.statistics}
+
+    def run_node(self, n: Node) -> Any:
+        """Runs one operator on silenced arguments."""
+        reads, statistic = self._reads.get(n.name, ()), self._statistics.get(n.name)
+        if not reads and statistic is None:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        changed = list(args)
+        for read in reads:
+            changed[read.argument] = self._silence(changed[read.argument], read)
+        if statistic is None:
+            return self.call_function(n.target, tuple(changed), kwargs)
+        return self._among_kept(n, statistic, changed, kwargs)
+
+    def _silence(self, value: Tensor, read: Read) -> Tensor:
+        shape = [1] * value.dim()
+        shape[read.dim] = -1
+        keep = torch.from_numpy(~self._removed[read.labels]).to(value.device)
+        return torch.where(keep.view(shape), value, value.new_zeros(()))
+
+    def _among_kept(self, node: Node, item: Statistic, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+        for position, value in item.arguments:
+            args[position] = self._kept(args[position], value)
+        for position, place, labels in item.sizes:
+            count = int((~self._removed[labels]).sum())
+            if place is None:
+                args[position] = count
+            else:
+                args[position] = [*args[position][:place], count, *args[position][place + 1 :]]
+        result: Tensor = self.call_function(node.target, tuple(args), kwargs)
+        return self._scattered(result, item.result)
+
+    def _kept(self, tensor: Tensor, value: Value) -> Tensor:
+        for dim, index in self._indices(value.labels):
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+        return tensor
+
+    def _scattered(self, tensor: Tensor, value: Value) -> Tensor:
+        for dim, index in self._indices(value.labels):
+            shape = list(tensor.shape)
+            shape[dim] = value.shape[dim]
+            tensor = tensor.new_zeros(shape).index_copy(dim, index.to(tensor.device), tensor)
+        return tensor
+
+    def _indices(self, labels: tuple[Labels, ...]) -> list[tuple[int, Tensor]]:
+        """For each dimension that loses channels, the positions that stay."""
+        found = []
+        for dim, vector in enumerate(labels):
+            if vector is not None and self._removed[vector].any():
+                found.append((dim, torch.from_numpy(np.flatnonzero(~self._removed[vector]))))
+        return found

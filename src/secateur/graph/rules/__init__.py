@@ -1,0 +1,68 @@
+"""The table of rules: for each operator, what it does to labels.
+
+A rule is a small function ``rule(site) -> Value`` (or a list of values for an operator with
+several results). It reads its arguments from the site, says which labels are equal, and hands
+back the labels of the result. Operators without a rule are never assumed to be element-wise:
+whatever touches them is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from secateur.graph.labels import Value
+
+if TYPE_CHECKING:
+    from secateur.graph.site import Site
+
+Rule = Callable[["Site"], "Value | Sequence[Value]"]
+
+_TABLE: dict[str, Rule] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for operators.
+
+    Args:
+        operators: names such as ``"aten.conv2d"``; all overloads and the in-place form
+            (``relu_`` beside ``relu``) are meant.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def register(function: Rule) -> Rule:
+        for operator in operators:
+            _TABLE[operator] = function
+        return function
+
+    return register
+
+
+def find_rule(operator: str) -> Rule | None:
+    """The rule of an operator, given as ``aten.relu_.default``; ``None`` if there is none.
+
+    Example:
+        >>> find_rule("aten.relu_.default") is find_rule("aten.gelu.default")
+        True
+        >>> find_rule("aten.not_an_operator.default") is None
+        True
+    """
+    _load()
+    name = ".".join(operator.split(".")[:2])
+    return _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
+
+
+def _load() -> None:
+    """Fills the table; the families import this module, so they are imported only when needed."""
+    from secateur.graph.rules import (  # noqa: F401
+        convolution,
+        elementwise,
+        linear,
+        normalisation,
+        pooling,
+        reduction,
+        shape,
+        split,
+    )

@@ -1,0 +1,162 @@
+"""Operators that join tensors, take them apart, or move their contents along a dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from secateur.graph.labels import Labels, Value
+from secateur.graph.rules import rule
+from secateur.graph.site import Site
+
+
+@rule("aten.cat", "aten.concat", "aten.concatenate")
+def concatenate(site: Site) -> Value:
+    """Labels are laid end to end along one dimension and joined along the others."""
+    parts = [part for part in site.values("tensors") if part.shape != (0,)]
+    dim = site.option("dim") % len(site.shape)
+    labels: list[Labels] = []
+    for axis in range(len(site.shape)):
+        vectors = [part.labels[axis] for part in parts]
+        labels.append(_end_to_end(site, parts, dim) if axis == dim else _all_joined(site, vectors))
+    return Value(site.shape, tuple(labels))
+
+
+def _end_to_end(site: Site, parts: list[Value], dim: int) -> Labels:
+    if all(part.labels[dim] is None for part in parts):
+        return None
+    vectors = []
+    for part in parts:
+        labels = part.labels[dim]
+        if labels is None:
+            labels = site.slots.fresh(part.shape[dim])
+            site.freeze(labels, f"values that are not channels, concatenated with channels ({site.place})")
+        vectors.append(labels)
+    return np.concatenate(vectors)
+
+
+def _all_joined(site: Site, vectors: list[Labels]) -> Labels:
+    result = vectors[0]
+    for vector in vectors[1:]:
+        result = site.join(result, vector)
+    return result
+
+
+@rule("aten.stack")
+def stack(site: Site) -> Value:
+    """A new dimension without channels; the others are joined."""
+    parts = site.values("tensors")
+    dim = site.option("dim") % len(site.shape)
+    labels = [_all_joined(site, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
+    labels.insert(dim, None)
+    return Value(site.shape, tuple(labels))
+
+
+@rule(
+    "aten.chunk",
+    "aten.split",
+    "aten.split_with_sizes",
+    "aten.tensor_split",
+    "aten.unsafe_chunk",
+    "aten.unsafe_split",
+)
+def pieces(site: Site) -> Sequence[Value]:
+    """Consecutive pieces: equal ones are coupled index by index, unequal ones stay whole."""
+    value = site.first()
+    dim = site.option("dim") % len(value.shape)
+    labels = value.labels[dim]
+    sizes = [shape[dim] for shape in site.shapes]
+    if labels is None:
+        return [Value(shape, value.labels) for shape in site.shapes]
+    cuts = np.split(labels, np.cumsum(sizes)[:-1])
+    if len(set(sizes)) == 1:
+        for cut in cuts[1:]:
+            site.join(cut, cuts[0])
+    else:
+        site.freeze(labels, f"split into unequal pieces ({site.place})")
+    return [_with(value, shape, dim, cut) for shape, cut in zip(site.shapes, cuts, strict=True)]
+
+
+def _with(value: Value, shape: tuple[int, ...], dim: int, labels: Labels) -> Value:
+    return Value(shape, (*value.labels[:dim], labels, *value.labels[dim + 1 :]))
+
+
+@rule("aten.unbind")
+def unbind(site: Site) -> Sequence[Value]:
+    """One dimension is taken apart: each of its indices is fixed."""
+    value = site.first()
+    dim = site.option("dim") % len(value.shape)
+    site.freeze(value.labels[dim], f"taken apart index by index ({site.place})")
+    labels = (*value.labels[:dim], *value.labels[dim + 1 :])
+    return [Value(shape, labels) for shape in site.shapes]
+
+
+@rule("aten.select")
+def select(site: Site) -> Value:
+    """One index of a dimension is picked: it is fixed."""
+    value = site.first()
+    dim = site.option("dim") % len(value.shape)
+    site.freeze(value.labels[dim], f"one index is picked ({site.place})")
+    return Value(site.shape, (*value.labels[:dim], *value.labels[dim + 1 :]))
+
+
+@rule("aten.slice", "aten.narrow")
+def cut_out(site: Site) -> Value:
+    """A range of a dimension: the whole of it, or fixed borders."""
+    value = site.first()
+    dim = site.option("dim") % len(value.shape)
+    labels = value.labels[dim]
+    if site.shape[dim] == value.shape[dim]:
+        return value
+    site.freeze(labels, f"cut at fixed places ({site.place})")
+    return _with(value, site.shape, dim, None)
+
+
+@rule("aten.pad", "aten.constant_pad_nd")
+def pad(site: Site) -> Value:
+    """Padding in positions hands channels on; padded channels come from nothing."""
+    value = site.first()
+    widths = list(site.option("pad"))
+    labels = list(value.labels)
+    taken: list[str] = []
+    for pair in range(len(widths) // 2):
+        dim = len(value.shape) - 1 - pair
+        old = labels[dim]
+        if old is None or (widths[2 * pair] == 0 and widths[2 * pair + 1] == 0):
+            continue
+        ends = [_padding(site, width, taken) for width in widths[2 * pair : 2 * pair + 2]]
+        labels[dim] = np.concatenate([ends[0], old, ends[1]])
+    return Value(site.shape, tuple(labels))
+
+
+def _padding(site: Site, width: int, taken: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Channels that padding adds: as many as an attribute of the module says, or fixed."""
+    slots = site.slots.fresh(width)
+    if width > 0:
+        name = site.attribute_with_value(slots, taken)
+        if name is None:
+            site.freeze(slots, f"padded with a fixed number of channels ({site.place})")
+        else:
+            taken.append(name)
+    return slots
+
+
+@rule("aten.flip")
+def flip(site: Site) -> Value:
+    """A dimension in reverse order, and its labels with it."""
+    value = site.first()
+    labels = list(value.labels)
+    for dim in site.option("dims"):
+        own = labels[dim]
+        labels[dim] = None if own is None else own[::-1].copy()
+    return Value(site.shape, tuple(labels))
+
+
+@rule("aten.roll")
+def roll(site: Site) -> Value:
+    """Contents move along a dimension by a fixed number of places: channels there are fixed."""
+    value = site.first()
+    for dim in site.option("dims") or range(len(value.shape)):
+        site.freeze(value.labels[dim], f"rolled by a fixed number of places ({site.place})")
+    return value

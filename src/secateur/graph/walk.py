@@ -1,0 +1,99 @@
+"""The walk: every operator of a program in order, each by its rule."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from secateur.graph.capture import Origin, Program
+from secateur.graph.labels import SlotTable, Value
+from secateur.graph.rules import find_rule
+from secateur.graph.site import Notes, Site
+
+Environment = dict[Node, Any]
+"""What is known of each node's result: a value, a list of values, or nothing (``None``)."""
+
+
+def walk(
+    program: Program,
+    modules: Mapping[str, nn.Module],
+    slots: SlotTable,
+    choices: Mapping[str, int],
+) -> tuple[Environment, Notes]:
+    """Gives every value of a program its labels and collects what the rules say.
+
+    Args:
+        program: the captured forward pass.
+        modules: the modules of the network by path.
+        slots: the table that collects equalities; shared by several programs of one network.
+        choices: for operators that split a rectangle, the axis to leave free, by node name.
+
+    Returns:
+        The value of every node, and what was noted on the way.
+    """
+    env: Environment = {}
+    notes = Notes()
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = _placeholder(program, node, slots)
+        elif node.op == "output":
+            _freeze_values(env, node, slots, "is an output of the network")
+        elif node.op == "call_function":
+            env[node] = _call(node, env, slots, notes, modules, choices)
+        else:
+            env[node] = None
+    return env, notes
+
+
+def _placeholder(program: Program, node: Node, slots: SlotTable) -> Any:
+    item = program.placeholders[node.name]
+    if item.origin is Origin.TENSOR:
+        return slots.tensor(item.name)
+    return _plain(node)
+
+
+def _call(
+    node: Node,
+    env: Environment,
+    slots: SlotTable,
+    notes: Notes,
+    modules: Mapping[str, nn.Module],
+    choices: Mapping[str, int],
+) -> Any:
+    if node.target is operator.getitem:
+        source, index = node.args
+        found = env[source]  # type: ignore[index]
+        return found[int(str(index))] if isinstance(found, Sequence) else _plain(node)
+    rule = find_rule(str(node.target)) if hasattr(node.target, "_schema") else None
+    if rule is None:
+        name = getattr(node.target, "__name__", str(node.target))
+        place = f"operator {node.target if hasattr(node.target, '_schema') else name}"
+        path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
+        _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
+        return _plain(node)
+    return rule(Site(node, env, slots, notes, modules, choices))
+
+
+def _plain(node: Node) -> Any:
+    """Values without channels, in the form of the node's result."""
+    result = node.meta.get("val")
+    if isinstance(result, Tensor):
+        return Value.plain(tuple(result.shape))
+    if isinstance(result, Sequence):
+        return [Value.plain(tuple(item.shape)) if isinstance(item, Tensor) else None for item in result]
+    return None
+
+
+def _freeze_values(env: Environment, node: Node, slots: SlotTable, reason: str) -> None:
+    """Freezes everything that an operator touches."""
+    for source in node.all_input_nodes:
+        found = env.get(source)
+        for value in found if isinstance(found, Sequence) else [found]:
+            if isinstance(value, Value):
+                for labels in value.labels:
+                    if labels is not None:
+                        slots.freeze(labels, reason)
