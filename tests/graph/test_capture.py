@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import TraceError
+from secateur.graph import trace
+from secateur.graph.capture import call_arguments, canonical_names, capture, doubled, mode_of
+from tests.graph.networks import NAMES, build
+
+
+class DependsOnValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4), Decides())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_network_that_depends_on_values_is_refused_with_module_and_line():
+    with pytest.raises(TraceError, match=r"'inner\.1' \(Decides\), .*test_capture\.py:\d+"):
+        capture(DependsOnValues(), torch.zeros(1, 4))
+
+
+def test_wrong_example_inputs_are_refused_in_one_line():
+    with pytest.raises(TraceError) as caught:
+        trace(nn.Linear(4, 2), torch.zeros(1, 5))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("training", [False, True])
+def test_tracing_leaves_the_network_exactly_as_it_was(name: str, training: bool):
+    model = build(name).train(training)
+    next(iter(model.children())).train(not training)
+    calls: list[int] = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    for parameter in list(model.parameters())[:1]:
+        parameter.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    identities = [id(parameter) for parameter in model.parameters()]
+    random_state, threads = torch.get_rng_state(), torch.get_num_threads()
+    trace(model, torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert modes == [module.training for module in model.modules()]
+    assert wanted == [parameter.requires_grad for parameter in model.parameters()]
+    assert identities == [id(parameter) for parameter in model.parameters()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert len(model._forward_hooks) == 1
+    assert handle.id in model._forward_hooks
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert threads == torch.get_num_threads()
+
+
+def test_a_failed_capture_restores_the_mode():
+    model = DependsOnValues().train()
+    with pytest.raises(TraceError):
+        capture(model, torch.zeros(1, 4))
+    assert all(module.training for module in model.modules())
+
+
+def test_the_mode_is_restored_after_an_error():
+    model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).train()
+    model[0].eval()
+
+    def fail() -> None:
+        with mode_of(model, training=False):
+            assert not model.training
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail()
+    assert [module.training for module in model.modules()] == [True, False, True]
+
+
+def test_inputs_may_be_a_tensor_a_tuple_or_a_mapping():
+    x = torch.zeros(2, 3)
+    assert call_arguments(x) == ((x,), {})
+    assert call_arguments([x, x]) == ((x, x), {})
+    assert call_arguments({"x": x}) == ((), {"x": x})
+
+
+def test_only_single_examples_are_doubled():
+    one, two = torch.zeros(1, 3), torch.zeros(2, 3)
+    assert doubled(one)[0].shape == (2, 3)
+    assert doubled(two) is two
+    assert doubled({"x": one})["x"].shape == (2, 3)
+
+
+def test_tied_tensors_go_by_their_first_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert canonical_names(model)["1.weight"] == "0.weight"
