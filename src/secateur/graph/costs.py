@@ -1,31 +1,47 @@
-"""Costs as exact polynomials of the widths of channel groups.
+"""What a network needs, as an exact function of the widths of its channel groups.
 
-The size of a dimension is a constant plus multiples of group widths (an *extent*); the elements
-of a tensor and the multiply-accumulates of an operator are products of extents. All of it is
-compiled to integer arrays once, so that the cost of any number of plans takes a few array
-operations and no model run.
+The size of every dimension of every tensor is a constant plus a sum of group widths: an
+*extent*. Parameters and multiply-accumulates are sums of products of extents, and the
+activation memory is the largest of several such sums, one for each point of the forward pass.
+So the cost of any plan follows from its widths alone, in integers, without running the model.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import gcd, prod
 
 import numpy as np
+import numpy.typing as npt
+from scipy import sparse
 
+from secateur.errors import UsageError
 from secateur.graph.groups import IntArray
+
+_BLOCK = 1 << 18  # numbers that are worked on at once: few enough to stay in a processor's cache
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network needs.
+    """What a network needs for the inputs that it was traced with.
 
     Attributes:
-        params: number of elements of all parameters.
-        macs: multiply-accumulates of one forward pass, for one example.
-        bytes: bytes of all parameters and buffers.
-        memory: peak bytes of the values that are alive at once in a forward pass of the example
-            inputs, without parameters.
+        params: numbers in all parameters (a tensor that is shared counts once).
+        macs: multiply-accumulates of one forward pass, for one example of the batch. A
+            multiplication with its addition is one MAC; biases, normalisation, activations
+            and pooling count nothing.
+        bytes: size of all parameters and buffers.
+        memory: peak of the activations that are alive at the same time in a forward pass
+            without gradients, in bytes, for the whole batch, inputs and outputs included.
+
+    Example:
+        >>> full, small = Cost(11_689_512, 1_814_073_344, 46_839_840, 12_300_000), Cost(0, 907_036_672, 0, 0)
+        >>> print(full)
+        11.69 M parameters, 1.81 G MACs, 46.8 MB, activations 12.3 MB
+        >>> small.share_of(full)["macs"]
+        0.5
     """
 
     params: int
@@ -34,172 +50,224 @@ class Cost:
     memory: int
 
     def share_of(self, other: Cost) -> dict[str, float]:
-        """Every cost as a share of another's (0 where the other is 0).
-
-        Example:
-            >>> Cost(50, 25, 200, 10).share_of(Cost(100, 100, 400, 10))["macs"]
-            0.25
-        """
+        """Each quantity as a share of that of ``other``; 1 where both are zero."""
+        mine, theirs = asdict(self), asdict(other)
         return {
-            name: getattr(self, name) / max(1, getattr(other, name))
-            for name in ("params", "macs", "bytes", "memory")
+            name: mine[name] / theirs[name] if theirs[name] else (1.0 if not mine[name] else float("inf"))
+            for name in mine
         }
 
     def __str__(self) -> str:
         return (
-            f"{readable(self.params)} parameters, {readable(self.macs)} MACs, "
-            f"{readable(self.bytes)}B, activations {readable(self.memory)}B"
+            f"{amount(self.params)} parameters, {amount(self.macs)} MACs, "
+            f"{amount(self.bytes, 'B')}, activations {amount(self.memory, 'B')}"
         )
 
 
-def readable(number: float) -> str:
-    """A number with three digits and a decimal prefix.
-
-    Example:
-        >>> readable(11_689_512), readable(1_814_073_344), readable(512)
-        ('11.7 M', '1.81 G', '512 ')
-    """
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= factor:
-            return f"{number / factor:.3g} {prefix}"
-    return f"{number:g} "
-
-
-class CostModel:
-    """Evaluates the costs of many plans at once, exactly.
-
-    Made by :class:`CostModelBuilder`.
+def amount(number: int, unit: str = "") -> str:
+    """A number in three or four digits with a decimal prefix (k, M, G, T).
 
     Args:
-        constants: constant part of each extent, shape ``(E,)``.
-        multiples: multiple of each group's width in each extent, shape ``(E, G)``.
-        sums: parameters, MACs and bytes as sums of terms.
-        values: sizes of values in bytes, one term each.
-        live: which values are alive together, shape ``(points, values)``, zeros and ones.
+        number: a count, or a size in bytes.
+        unit: written behind the prefix, such as ``"B"``; sizes take one decimal, counts two.
+
+    Example:
+        >>> amount(999), amount(1_814_073_344), amount(46_839_840, "B")
+        ('999', '1.81 G', '46.8 MB')
     """
-
-    def __init__(
-        self, constants: IntArray, multiples: IntArray, sums: Sequence[_Terms], values: _Terms, live: IntArray
-    ) -> None:
-        self._constants = constants
-        self._multiples = multiples
-        self._sums = tuple(sums)
-        self._values = values
-        self._live = live
-
-    def evaluate(self, widths: IntArray) -> IntArray:
-        """Costs of networks with the given group widths.
-
-        Args:
-            widths: number of channels of every group, integers of shape ``(..., groups)``.
-
-        Returns:
-            Parameters, MACs, bytes and activation memory, integers of shape ``(..., 4)``.
-        """
-        widths = np.asarray(widths, dtype=np.int64)
-        flat = widths.reshape(-1, widths.shape[-1])
-        # One more extent of size one serves as filler for terms with fewer factors than others.
-        sizes = self._constants + flat @ self._multiples.T
-        extents = np.concatenate([sizes, np.ones((len(flat), 1), np.int64)], axis=1)
-        columns = [terms.products(extents).sum(axis=1) for terms in self._sums]
-        alive = self._values.products(extents) @ self._live.T
-        columns.append(alive.max(axis=1, initial=0))
-        return np.stack(columns, axis=-1).reshape(*widths.shape[:-1], 4)
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """Products of extents with coefficients."""
-
-    coefficients: IntArray
-    factors: IntArray
-
-    @classmethod
-    def of(cls, terms: Sequence[tuple[int, tuple[int, ...]]], filler: int) -> _Terms:
-        longest = max((len(extents) for _, extents in terms), default=0)
-        factors = np.full((len(terms), longest), filler, dtype=np.int64)
-        for row, (_, extents) in enumerate(terms):
-            factors[row, : len(extents)] = extents
-        return cls(np.array([coefficient for coefficient, _ in terms], dtype=np.int64), factors)
-
-    def products(self, extents: IntArray) -> IntArray:
-        result = np.broadcast_to(self.coefficients, (len(extents), len(self.coefficients))).copy()
-        for column in range(self.factors.shape[1]):
-            result *= extents[:, self.factors[:, column]]
-        return result
+    if abs(number) < 1000:
+        return f"{number} {unit}".rstrip()
+    digits, scaled = (1 if unit else 2), float(number)
+    for prefix in "kMGT":
+        scaled /= 1000
+        if round(abs(scaled), digits) < 1000 or prefix == "T":
+            break
+    return f"{scaled:.{digits}f} {prefix}{unit}"
 
 
 class CostModelBuilder:
-    """Collects extents and terms, and compiles them.
+    """Gathers the terms of a cost model.
+
+    Extents that are equal up to a factor, and products of the same extents, are stored once.
 
     Args:
         groups: number of channel groups.
 
     Example:
-        >>> builder = CostModelBuilder(groups=1)
-        >>> width = builder.extent(0, {0: 1})
-        >>> builder.params(9, [width])
-        >>> builder.build().evaluate(np.array([4])).tolist()
-        [36, 0, 0, 0]
+        A convolution from group 0 (two slots a channel) to group 1, 3 × 3 weights, 10 × 10 positions:
+
+        >>> builder = CostModelBuilder(groups=2)
+        >>> fan_in, fan_out = builder.extent(0, {0: 2}), builder.extent(0, {1: 1})
+        >>> builder.params(9, [fan_in, fan_out])
+        >>> builder.macs(900, [fan_in, fan_out])
+        >>> builder.bytes(36, [fan_in, fan_out])
+        >>> before, after = builder.value(400, [fan_in]), builder.value(400, [fan_out])
+        >>> builder.live([[before, after]])
+        >>> print(builder.build().cost([8, 16]))
+        2.30 k parameters, 230.40 k MACs, 9.2 kB, activations 12.8 kB
     """
 
     def __init__(self, groups: int) -> None:
         self._groups = groups
-        self._extents: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
-        self._sums: tuple[dict[tuple[int, ...], int], ...] = ({}, {}, {})
-        self._values: list[tuple[int, tuple[int, ...]]] = []
-        self._points: dict[tuple[int, ...], None] = {}
+        self._ids: list[tuple[int, int]] = []  # extent id -> (factor, primitive extent)
+        # Primitive extents and products of them, numbered in order of appearance. The first
+        # primitive extent is the number one, which fills up the shorter products.
+        self._extents: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {(1, ()): 0}
+        self._products: dict[tuple[int, ...], int] = {}
+        self._totals: tuple[Counter[int], Counter[int], Counter[int]] = (Counter(), Counter(), Counter())
+        self._values: list[tuple[int, int]] = []  # value id -> (coefficient, product)
+        self._points: dict[tuple[tuple[int, int], ...], None] = {}
 
-    def extent(self, constant: int, multiples: Mapping[int, int]) -> int:
-        """Registers the size of a dimension.
+    def extent(self, constant: int, widths: Mapping[int, int] | None = None) -> int:
+        """Declare the size of a dimension.
 
         Args:
-            constant: the part that never changes.
-            multiples: for each group index, how many indices of the dimension a channel takes.
+            constant: the part that no channel group owns.
+            widths: for each group index that owns a part, the slots per channel.
 
         Returns:
-            The extent's number; equal extents share one.
-        """
-        key = (constant, tuple(sorted((group, count) for group, count in multiples.items() if count)))
-        return self._extents.setdefault(key, len(self._extents))
+            The id of the extent.
 
-    def params(self, coefficient: int, extents: Iterable[int]) -> None:
-        """Adds elements of parameters: a coefficient times the sizes of dimensions."""
+        Raises:
+            UsageError: if a number is negative or a group index is out of range.
+        """
+        slots = tuple(sorted((group, count) for group, count in (widths or {}).items() if count))
+        if constant < 0 or any(count < 0 or not 0 <= group < self._groups for group, count in slots):
+            raise UsageError(
+                f"Not the size of a dimension: {constant} + {dict(slots)}, with {self._groups} groups"
+            )
+        factor = gcd(constant, *(count for _, count in slots)) or 1
+        primitive = (constant // factor, tuple((group, count // factor) for group, count in slots))
+        self._ids.append((factor, self._extents.setdefault(primitive, len(self._extents))))
+        return len(self._ids) - 1
+
+    def params(self, coefficient: int, extents: Sequence[int]) -> None:
+        """Add ``coefficient`` × the product of the extents (given by id) to the parameters."""
         self._add(0, coefficient, extents)
 
-    def macs(self, coefficient: int, extents: Iterable[int]) -> None:
-        """Adds multiply-accumulates."""
+    def macs(self, coefficient: int, extents: Sequence[int]) -> None:
+        """Add ``coefficient`` × the product of the extents (given by id) to the MACs."""
         self._add(1, coefficient, extents)
 
-    def bytes(self, coefficient: int, extents: Iterable[int]) -> None:
-        """Adds bytes of parameters or buffers."""
+    def bytes(self, coefficient: int, extents: Sequence[int]) -> None:
+        """Add ``coefficient`` × the product of the extents (given by id) to the bytes."""
         self._add(2, coefficient, extents)
 
-    def value(self, coefficient: int, extents: Iterable[int]) -> int:
-        """Registers the size of a value in bytes and returns its number."""
-        self._values.append((coefficient, tuple(sorted(extents))))
+    def value(self, coefficient: int, extents: Sequence[int]) -> int:
+        """Declare an activation of ``coefficient`` × the product of the extents bytes.
+
+        Returns:
+            The id of the value, for ``live``.
+        """
+        self._values.append(self._term(coefficient, extents))
         return len(self._values) - 1
 
-    def live(self, points: Iterable[Iterable[int]]) -> None:
-        """Says which values are alive together at each point of the program."""
-        self._points.update(dict.fromkeys(tuple(sorted(set(point))) for point in points))
+    def live(self, points: Iterable[Sequence[int]]) -> None:
+        """Declare which values (by id) are alive together, for each point of the forward pass."""
+        for values in points:
+            sizes: Counter[int] = Counter()
+            for value in values:
+                coefficient, product = self._values[value]
+                sizes[product] += coefficient
+            self._points[tuple(sorted(sizes.items()))] = None
 
     def build(self) -> CostModel:
-        """Compiles what was collected."""
-        constants = np.array([constant for constant, _ in self._extents], dtype=np.int64)
-        multiples = np.zeros((len(self._extents), self._groups), dtype=np.int64)
-        for row, (_, pairs) in enumerate(self._extents):
-            for group, count in pairs:
-                multiples[row, group] = count
-        filler = len(self._extents)
-        sums = [_Terms.of([(c, e) for e, c in terms.items()], filler) for terms in self._sums]
-        live = np.zeros((len(self._points), len(self._values)), dtype=np.int64)
-        for row, point in enumerate(self._points):
-            live[row, list(point)] = 1
-        return CostModel(constants, multiples, sums, _Terms.of(self._values, filler), live)
+        """Compile what was gathered."""
+        degree = max((len(product) for product in self._products), default=0)
+        factors = [product + (0,) * (degree - len(product)) for product in self._products]
+        totals = [list(total.items()) for total in self._totals]
+        return CostModel(
+            groups=self._groups,
+            slots=_matrix([slots for _, slots in self._extents], self._groups),
+            constants=np.array([constant for constant, _ in self._extents], dtype=np.int64),
+            factors=np.array(factors, dtype=np.int64).reshape(len(factors), degree),
+            totals=_matrix(totals, len(factors)),
+            points=_matrix([(), *self._points], len(factors)),
+        )
 
-    def _add(self, kind: int, coefficient: int, extents: Iterable[int]) -> None:
-        # Terms over the same extents are added up here, once, instead of in every evaluation.
-        key = tuple(sorted(extents))
-        terms = self._sums[kind]
-        terms[key] = terms.get(key, 0) + coefficient
+    def _add(self, quantity: int, coefficient: int, extents: Sequence[int]) -> None:
+        coefficient, product = self._term(coefficient, extents)
+        self._totals[quantity][product] += coefficient
+
+    def _term(self, coefficient: int, extents: Sequence[int]) -> tuple[int, int]:
+        """The coefficient, constant factors taken in, and the number of the product of the rest."""
+        if coefficient < 0:
+            raise UsageError(
+                f"A cost cannot shrink as widths grow, so no coefficient is negative: {coefficient}"
+            )
+        parts = [self._ids[extent] for extent in extents]
+        product = tuple(sorted(extent for _, extent in parts if extent))
+        number = self._products.setdefault(product, len(self._products))
+        return coefficient * prod(factor for factor, _ in parts), number
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """The cost of a network as an exact function of its group widths; made by ``CostModelBuilder``.
+
+    Costs never grow when a width shrinks. Amounts up to 9.2e18 are exact.
+
+    Attributes:
+        groups: number of channel groups, G.
+        slots: slots per channel of each group in each extent, shape (extents, G).
+        constants: the part of each extent that no group owns, shape (extents,).
+        factors: the extents that are multiplied, shape (products, largest degree).
+        totals: coefficients of parameters, MACs and bytes, shape (3, products).
+        points: coefficients of the bytes alive at each point, shape (points, products).
+    """
+
+    groups: int
+    slots: sparse.csr_array
+    constants: IntArray
+    factors: IntArray
+    totals: sparse.csr_array
+    points: sparse.csr_array
+
+    def evaluate(self, widths: npt.ArrayLike) -> IntArray:
+        """Costs for many choices of widths at once.
+
+        Args:
+            widths: channels in each group, integers of shape ``(..., groups)``.
+
+        Returns:
+            Parameters, MACs, bytes and memory as in ``Cost``, int64 of shape ``(..., 4)``.
+
+        Raises:
+            UsageError: if the widths are not integers or their last dimension is not ``groups``.
+        """
+        array = np.asarray(widths)
+        if array.shape[-1:] != (self.groups,) or not np.issubdtype(array.dtype, np.integer):
+            raise UsageError(
+                f"Widths must be integers of shape (..., {self.groups}), not {array.dtype} {array.shape}"
+            )
+        rows = array.reshape(prod(array.shape[:-1]), self.groups)
+        columns = rows.T.astype(np.int64)
+        step = max(1, _BLOCK // max(1, len(self.factors), len(self.constants)))
+        result = np.empty((4, columns.shape[1]), dtype=np.int64)
+        for start in range(0, columns.shape[1], step):
+            part = slice(start, start + step)
+            products = self._products(np.ascontiguousarray(columns[:, part]))
+            result[:3, part] = self.totals @ products
+            result[3, part] = (self.points @ products).max(axis=0)
+        return result.T.reshape(*array.shape[:-1], 4)
+
+    def cost(self, widths: npt.ArrayLike) -> Cost:
+        """The cost for one choice of widths, integers of shape ``(groups,)``."""
+        params, macs, size, memory = (int(number) for number in self.evaluate(widths))
+        return Cost(params, macs, size, memory)
+
+    def _products(self, columns: IntArray) -> IntArray:
+        extents = self.slots @ columns + self.constants[:, None]
+        products = np.ones((len(self.factors), columns.shape[1]), dtype=np.int64)
+        for factor in self.factors.T:
+            products *= extents[factor]
+        return products
+
+
+def _matrix(rows: Sequence[Sequence[tuple[int, int]]], width: int) -> sparse.csr_array:
+    """A sparse integer matrix from (column, number) pairs, row by row."""
+    cells = [cell for row in rows for cell in row]
+    columns = np.array([column for column, _ in cells], dtype=np.int64)
+    numbers = np.array([number for _, number in cells], dtype=np.int64)
+    ends = np.cumsum([0, *(len(row) for row in rows)])
+    return sparse.csr_array((numbers, columns, ends), shape=(len(rows), width))
