@@ -1,0 +1,14 @@
+"""Networks by name, with weights from a file, and what their inputs look like.
+
+>>> model = build("secateur:resnet20", classes=10)
+>>> sum(parameter.numel() for parameter in model.parameters())
+269722
+"""
+
+from __future__ import annotations
+
+from secateur.models.inputs import InputSpec
+from secateur.models.registry import ModelSpec, build
+from secateur.models.weights import LoadedWeights, load_weights
+
+__all__ = ["InputSpec", "LoadedWeights", "ModelSpec", "build", "load_weights"]

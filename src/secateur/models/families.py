@@ -1,0 +1,161 @@
+"""Where networks come from: torchvision, timm, and Secateur's own few.
+
+A family knows its networks by name. It builds them from plain arguments, says what their inputs look like and
+fetches published weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, Protocol
+from urllib.error import URLError
+
+from torch import Tensor, nn
+
+from secateur._torchvision import torchvision
+from secateur.errors import CheckpointError, UsageError
+from secateur.models.cifar import resnet20, resnet56
+from secateur.models.digits import DigitsNet
+from secateur.models.inputs import InputSpec, Json
+
+Arguments = Mapping[str, Json]
+
+# Both are published with a normalisation of their own, to which they convert from the usual one. The
+# explicit choice of the published initialisation also keeps them from warning.
+_INCEPTION: Arguments = {"transform_input": True, "init_weights": True}
+_TORCHVISION_DEFAULTS: Mapping[str, Arguments] = {
+    "googlenet": _INCEPTION,
+    "inception_v3": _INCEPTION,
+    # Published for larger pictures than its builder assumes.
+    "vit_h_14": {"image_size": 518},
+}
+
+_BUILTIN: Mapping[str, tuple[Callable[..., nn.Module], InputSpec]] = {
+    # Mean and deviation of scikit-learn's digits.
+    "digits": (DigitsNet, InputSpec((1, 8, 8), (0.305,), (0.376,))),
+    "resnet20": (resnet20, InputSpec((3, 32, 32))),
+    "resnet56": (resnet56, InputSpec((3, 32, 32))),
+}
+
+
+class Family(Protocol):
+    """Networks of one origin."""
+
+    def names(self) -> list[str]:
+        """Names of all networks of the family."""
+
+    def build(self, name: str, arguments: Arguments) -> nn.Module:
+        """The network, freshly initialised.
+
+        Args:
+            name: one of the names.
+            arguments: keyword arguments of the network's own builder.
+        """
+
+    def input(self, name: str, arguments: Arguments) -> InputSpec:
+        """What the network expects, from the recipe of its published weights."""
+
+    def default_weights(self, name: str) -> Mapping[str, Tensor]:
+        """The published weights; raises OSError if they cannot be fetched."""
+
+
+class Torchvision:
+    """The classification networks of torchvision."""
+
+    def names(self) -> list[str]:
+        """Names as in ``torchvision.models``."""
+        names: list[str] = torchvision.models.list_models(module=torchvision.models)
+        return names
+
+    def build(self, name: str, arguments: Arguments) -> nn.Module:
+        """See :class:`Family`."""
+        settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **arguments}
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
+        return model
+
+    def input(self, name: str, arguments: Arguments) -> InputSpec:
+        """See :class:`Family`."""
+        recipe = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **arguments}
+        side = _integer(settings, "image_size", recipe.crop_size[0])
+        return InputSpec((3, side, side), tuple(recipe.mean), tuple(recipe.std))
+
+    def default_weights(self, name: str) -> Mapping[str, Tensor]:
+        """See :class:`Family`."""
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        try:
+            state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        except URLError as error:
+            raise OSError(error.reason) from error
+        return state
+
+
+class Timm:
+    """The networks of timm, where it is installed; a tag may follow the name (``resnet50.a1_in1k``)."""
+
+    def names(self) -> list[str]:
+        """Names as in ``timm.list_models``, without tags."""
+        return list(_timm().list_models())
+
+    def build(self, name: str, arguments: Arguments) -> nn.Module:
+        """See :class:`Family`."""
+        model: nn.Module = _timm().create_model(name, pretrained=False, **arguments)
+        return model
+
+    def input(self, name: str, arguments: Arguments) -> InputSpec:
+        """See :class:`Family`."""
+        config = _timm().get_pretrained_cfg(name)
+        if config is None:
+            return InputSpec()
+        channels, height, width = config.input_size
+        height, width = _integer(arguments, "img_size", height), _integer(arguments, "img_size", width)
+        wanted = _integer(arguments, "in_chans", channels)
+        if wanted == channels:
+            return InputSpec((channels, height, width), tuple(config.mean), tuple(config.std))
+        # Published statistics are of other channels, so map [0, 1] to [-1, 1].
+        return InputSpec((wanted, height, width), (0.5,) * wanted, (0.5,) * wanted)
+
+    def default_weights(self, name: str) -> Mapping[str, Tensor]:
+        """See :class:`Family`."""
+        model: nn.Module = _timm().create_model(name, pretrained=True)
+        return model.state_dict()
+
+
+class Builtin:
+    """Secateur's own networks: small, for demonstrations and CIFAR-10."""
+
+    def names(self) -> list[str]:
+        """``digits``, ``resnet20``, ``resnet56``."""
+        return list(_BUILTIN)
+
+    def build(self, name: str, arguments: Arguments) -> nn.Module:
+        """See :class:`Family`."""
+        return _BUILTIN[name][0](**arguments)
+
+    def input(self, name: str, arguments: Arguments) -> InputSpec:
+        """See :class:`Family`."""
+        return _BUILTIN[name][1]
+
+    def default_weights(self, name: str) -> Mapping[str, Tensor]:
+        """There are none."""
+        raise CheckpointError(
+            f"secateur:{name} has no published weights: train it from nothing (weights none) or give a file"
+        )
+
+
+FAMILIES: Mapping[str, Family] = {"torchvision": Torchvision(), "timm": Timm(), "secateur": Builtin()}
+
+
+def _timm() -> Any:
+    """The module timm; imported after torchvision's operators are declared, which it needs too."""
+    if find_spec("timm") is None:
+        raise UsageError("timm is not installed: pip install 'secateur[timm]'")
+    import timm
+
+    return timm
+
+
+def _integer(arguments: Arguments, name: str, default: int) -> int:
+    value = arguments.get(name)
+    return value if isinstance(value, int) else default

@@ -1,0 +1,79 @@
+"""Networks from a user's own file: ``nets/mine.py:network``.
+
+This runs the file. It happens only for a specification that the user wrote, on the command line or in a call,
+and never for one that was read from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.util import module_from_spec, spec_from_file_location
+from inspect import Parameter, signature
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from secateur.errors import UsageError
+
+
+def names_a_file(spec: str) -> bool:
+    """Whether a specification names a function in a file.
+
+    >>> names_a_file("nets/mine.py:network"), names_a_file("torchvision:resnet18")
+    (True, False)
+    """
+    path, colon, _ = spec.rpartition(":")
+    return bool(colon) and Path(path).suffix == ".py"
+
+
+def find_function(spec: str) -> Callable[..., nn.Module]:
+    """Run the file and return the function that the specification names.
+
+    Args:
+        spec: ``path/to/file.py:function``.
+
+    Raises:
+        UsageError: if there is no such file or function, or if running the file fails.
+    """
+    path, _, name = spec.rpartition(":")
+    module = _run(Path(path))
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        close = get_close_matches(name, public, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise UsageError(f"{path} has no function {name!r}{hint}")
+    return function  # type: ignore[no-any-return]  # what it returns is checked where it is called
+
+
+def takes(function: Callable[..., object], argument: str) -> bool:
+    """Whether a function can be called with this keyword argument.
+
+    >>> takes(lambda num_classes: None, "num_classes"), takes(lambda: None, "num_classes")
+    (True, False)
+    """
+    parameters = signature(function).parameters
+    return argument in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def _run(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"no file {path}: give an existing file as path/to/file.py:function")
+    # A name of its own, so that the file hides no module; registered, since data classes ask for it.
+    spec = spec_from_file_location(f"_secateur_user_{path.stem}", path)
+    assert spec is not None  # a file whose name ends in .py always has a loader
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    # The file may import its neighbours, as it may when it is run as a script.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module
