@@ -1,0 +1,36 @@
+"""The control: what a criterion has to beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from secateur.criteria.base import Subject, register
+from secateur.criteria.weight import DataFreeCriterion
+from secateur.graph.groups import Group
+
+
+@register
+@dataclass(frozen=True)
+class Random(DataFreeCriterion):
+    """Uniform random numbers in [0, 1).
+
+    They depend on the seed and on the group's name alone, not on the other groups or on the
+    state of any global generator.
+
+    Attributes:
+        seed: gives another draw.
+    """
+
+    seed: int = 0
+    name: ClassVar[str] = "random"
+
+    def value(self, group: Group, subject: Subject) -> Tensor:  # noqa: ARG002
+        """A draw for each channel of the group."""
+        digest = hashlib.sha256(f"{self.seed} {group.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return torch.rand(group.channels, generator=generator)

@@ -1,0 +1,69 @@
+"""Criteria from the gradient of the loss with respect to a gate on each channel.
+
+With g_i the gate gradient of example i (see :mod:`secateur.criteria.gates`), over n examples.
+None of them needs a pass of its own: they watch ordinary training steps.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from secateur.criteria.base import register
+from secateur.criteria.gates import GateCriterion
+
+
+@register
+class Taylor(GateCriterion):
+    """First-order estimate of the loss change: mean over examples of abs(g_i).
+
+    Equation 8 of Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
+    Inference" (arXiv 1611.06440). The absolute value is taken per example, after the sum over
+    positions and readers.
+    """
+
+    name = "taylor"
+
+    def per_example(self, gate: Tensor) -> Tensor:
+        """The absolute gate gradient.
+
+        >>> import torch
+        >>> Taylor().per_example(torch.tensor([[-1.0, 2.0]]))
+        tensor([[1., 2.]])
+        """
+        return gate.abs()
+
+
+@register
+class TaylorSquared(GateCriterion):
+    """Squared first-order estimate: mean over examples of g_i squared.
+
+    The gate form of Molchanov et al., "Importance Estimation for Neural Network Pruning"
+    (CVPR 2019, arXiv 1906.10771), equation 8, with the square taken per example.
+    """
+
+    name = "taylor-squared"
+
+    def per_example(self, gate: Tensor) -> Tensor:
+        """The squared gate gradient."""
+        return gate.square()
+
+
+@register
+class Fisher(GateCriterion):
+    """Loss increase under the empirical Fisher information: half the sum over examples of g_i squared.
+
+    Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (arXiv 1801.05787),
+    equation 8 without its division by the number of examples, summed over coupled channels inside
+    the square as in Liu et al., "Group Fisher Pruning" (ICML 2021, arXiv 2108.00708).
+    It grows with the number of examples; the ranking is that of ``taylor-squared``.
+    """
+
+    name = "fisher"
+
+    def per_example(self, gate: Tensor) -> Tensor:
+        """Half the squared gate gradient."""
+        return 0.5 * gate.square()
+
+    def finish(self, total: Tensor, examples: Tensor) -> Tensor:  # noqa: ARG002
+        """The sum over examples as it is."""
+        return total

@@ -1,0 +1,133 @@
+"""Scoring: a criterion values the channels of a network that is left exactly as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
+from secateur.criteria.scores import Scores
+from secateur.criteria.watching import Watch, start
+from secateur.errors import UsageError
+from secateur.graph.capture import call_arguments
+from secateur.latency import device_of, evaluating
+
+if TYPE_CHECKING:
+    from secateur.graph import ChannelGraph
+
+Batches = Iterable[Any]
+"""Batches of inputs and targets."""
+
+
+def score(
+    model: nn.Module,
+    graph: ChannelGraph,
+    criterion: str | Criterion = "taylor",
+    batches: Batches | None = None,
+    loss_fn: Loss | None = None,
+    *,
+    reduction: Reduction = "mean",
+    device: torch.device | str | None = None,
+    max_batches: int | None = None,
+) -> Scores:
+    """One score per channel of every prunable group.
+
+    The network is run in evaluation mode and left as it was: parameters, their ``.grad`` and
+    ``requires_grad``, modes, hooks and the state of the random number generators are the same after it,
+    also when it fails. No parameter gradient is computed where a criterion does not need it.
+
+    Args:
+        model: the network that was traced, or a wrapper with the network in its ``module``.
+        graph: its channel graph.
+        criterion: a registered name, or a criterion with settings of one's own.
+        batches: pairs of inputs and targets; inputs are a tensor, a tuple of arguments or a dict of
+            named arguments, batch first. Criteria without gradients and targets also take
+            bare input tensors. Data-free criteria need none.
+        loss_fn: called with the network's output and the targets.
+        reduction: whether the loss is the ``"mean"`` or the ``"sum"`` over a batch.
+        device: where batches are moved to; by default where the network is.
+        max_batches: how many batches to use; all of them by default.
+
+    Returns:
+        Raw scores; see :meth:`secateur.criteria.Scores.normalized`.
+
+    Raises:
+        UsageError: if the criterion is unknown, batches or the loss are missing, the graph is of
+            another network, or a score is NaN or infinite.
+
+    Example::
+
+        scores = secateur.score(model, graph, "taylor", loader, torch.nn.functional.cross_entropy)
+        scores = secateur.score(model, graph, "magnitude")
+    """
+    chosen = resolve(criterion)
+    watch = start(model, graph, chosen, reduction)
+    if chosen.needs is Needs.NOTHING:
+        return watch.scores()
+    if batches is None:
+        raise UsageError(f"{chosen.name} needs batches of data; pass batches=, or choose 'magnitude'")
+    needs_loss = chosen.needs is not Needs.FORWARD
+    if needs_loss and loss_fn is None:
+        raise UsageError(f"{chosen.name} needs a loss; pass loss_fn=, for example F.cross_entropy")
+    inner = watch.model
+    place = torch.device(device) if device is not None else device_of(inner)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(inner))
+        stack.enter_context(_same_random_state(place))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(needs_loss))
+        stack.enter_context(_requiring_grad(watch.observer.sources))
+        stack.enter_context(watch)
+        for batch in islice(batches, max_batches):
+            _pass(watch, batch, place, loss_fn if needs_loss else None)
+        return watch.scores()
+
+
+def _pass(watch: Watch, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
+    """One forward pass and, for a loss, the backward pass."""
+    wants_targets = loss_fn is not None or watch.criterion.needs_targets
+    inputs, targets = _pair(batch, watch.criterion.name, wants_targets)
+    inputs, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (inputs, targets))
+    if watch.criterion.needs_targets:
+        watch.targets(targets)
+    args, kwargs = call_arguments(inputs)
+    outputs = watch.model(*args, **kwargs)
+    if loss_fn is not None:
+        watch.observer.backward(outputs, targets, loss_fn)
+
+
+def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:
+    """Inputs and targets of a batch."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    if isinstance(batch, Tensor) and not wants_targets:
+        return batch, None
+    kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
+    raise UsageError(f"{criterion} needs batches that are pairs (inputs, targets), not a {kind}")
+
+
+@contextmanager
+def _same_random_state(device: torch.device) -> Iterator[None]:
+    """Gives the generators back as they were: a loader that shuffles draws from them."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def _requiring_grad(tensors: list[Tensor]) -> Iterator[None]:
+    """Lets gradients reach tensors that are not trained."""
+    frozen = [tensor for tensor in tensors if not tensor.requires_grad]
+    try:
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        yield
+    finally:
+        for tensor in frozen:
+            tensor.requires_grad_(False)

@@ -1,0 +1,134 @@
+"""Watching: a criterion looks on while the network is trained or evaluated as usual."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from secateur.criteria.base import Criterion, Needs, Observer, Reduction, Subject, resolve
+from secateur.criteria.layout import lay_out, modules_of
+from secateur.criteria.ranks import Ranks
+from secateur.criteria.scores import Scores
+from secateur.errors import UsageError
+
+if TYPE_CHECKING:
+    from secateur.graph import ChannelGraph
+
+
+class Watch:
+    """A criterion that looks on; made by :func:`watch`, used in a ``with`` statement.
+
+    Hooks are there only inside of the ``with`` statement, and are removed however it is left.
+    """
+
+    def __init__(self, criterion: Criterion, subject: Subject) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            criterion: what values the channels.
+            subject: the network and its layout.
+        """
+        self.criterion = criterion
+        self.model = subject.model
+        self._layout = subject.layout
+        self.observer: Observer = criterion.observe(subject)
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Watch:
+        if self._handles:
+            raise UsageError("this watch is on already; make another one with secateur.watch")
+        self._handles = self.observer.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+        return False
+
+    def targets(self, targets: Any) -> None:
+        """Tells the targets of the next forward pass; only ``mutual-information`` asks for them.
+
+        Args:
+            targets: one per example, shape ``(B,)``.
+        """
+        self.observer.targets(targets)
+
+    def scores(self, *, across_ranks: bool = False) -> Scores:
+        """The scores from everything seen so far; watching may go on.
+
+        Args:
+            across_ranks: whether to add up what all processes of a distributed run have seen; then
+                every process has to call this, and all get the same scores.
+
+        Returns:
+            Raw scores of the prunable groups; those that could not be valued are in
+            ``scores.unscored`` with the reason.
+
+        Raises:
+            UsageError: if nothing was seen, no group could be valued, or a score is not finite.
+        """
+        flat, unscored = self.observer.values(Ranks(across_ranks))
+        values = self._layout.split(flat.float().cpu())
+        scored = {name: part for name, part in values.items() if name not in unscored}
+        if unscored and not scored:
+            name, reason = next(iter(unscored.items()))
+            raise UsageError(f"{self.criterion.name} can value no group of this network ({name!r}: {reason})")
+        return Scores(self.criterion.name, scored, unscored)
+
+
+def watch(
+    model: nn.Module,
+    graph: ChannelGraph,
+    criterion: str | Criterion = "taylor",
+    *,
+    reduction: Reduction = "mean",
+) -> Watch:
+    """Scores channels during training steps that happen anyway.
+
+    Any loop will do: call the network, ``loss.backward()``, let the optimizer step. Every
+    forward pass counts as a step of its own when its backward pass has run, also if gradients are
+    accumulated over several; forward passes without a backward pass count only for criteria that
+    need no gradients. Parameter gradients stay the same to the bit. The network may be in a
+    distributed or precision wrapper, and activations may be recomputed (checkpointing).
+    A compiled network has to be watched before it is compiled.
+
+    Args:
+        model: the network that was traced, or a wrapper with the network in its ``module``.
+        graph: its channel graph.
+        criterion: a registered name, or a criterion with settings of one's own.
+        reduction: ``"mean"`` if the loss is a mean over the batch (gradients are multiplied by the
+            batch size, so that scores do not depend on it), ``"sum"`` if it is a sum.
+
+    Returns:
+        A context manager with :meth:`Watch.scores`.
+
+    Raises:
+        UsageError: if the criterion is unknown, cannot watch, or the graph is of another network.
+
+    Example::
+
+        with secateur.watch(model, graph, "taylor") as watch:
+            for images, labels in loader:
+                optimizer.zero_grad()
+                loss_fn(model(images), labels).backward()
+                optimizer.step()
+        scores = watch.scores()
+    """
+    chosen = resolve(criterion)
+    if chosen.needs is Needs.OWN_PASSES:
+        raise UsageError(f"{chosen.name} needs passes of its own and cannot watch; use secateur.score")
+    return start(model, graph, chosen, reduction)
+
+
+def start(model: nn.Module, graph: ChannelGraph, criterion: Criterion, reduction: Reduction) -> Watch:
+    """A watch for a criterion of any kind, not yet on."""
+    if reduction not in get_args(Reduction):
+        raise UsageError(f"reduction is 'mean' or 'sum', not {reduction!r}")
+    inner, modules = modules_of(model, graph)
+    return Watch(criterion, Subject(inner, modules, lay_out(graph, modules), reduction))

@@ -1,0 +1,131 @@
+"""Taylor expansion in the weights: from the parameter gradients of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur.criteria.gates import wide
+from secateur.criteria.hooks import attach
+from secateur.criteria.ranks import Ranks
+from secateur.criteria.weight import rows_of, tensor_of
+from secateur.errors import UsageError
+from secateur.graph.groups import Member, Role
+
+
+@register
+class TaylorWeight(Criterion):
+    """Mean over steps of the squared sum, over the weights that produce a channel, of w * dw.
+
+    After the weight form of Molchanov et al., "Importance Estimation for Neural Network Pruning"
+    (CVPR 2019, arXiv 1906.10771), with the weights of a channel expanded jointly: the sum is
+    taken before the square, over all layers that produce the channel. The gradient dw is that of
+    the whole batch as one backward pass computes it, so the score depends on the batch size
+    (unlike the criteria per example) and on the scale of the loss.
+    """
+
+    name = "taylor-weight"
+    needs = Needs.BACKWARD
+
+    def observe(self, subject: Subject) -> Observer:
+        """An observer that listens to the producing weights' gradients."""
+        return WeightGradientObserver(subject)
+
+
+class WeightGradientObserver(Observer):
+    """Adds up the squared sums of weight times gradient over backward passes.
+
+    It sees each backward pass's own gradient before it is accumulated, so neither
+    ``zero_grad`` nor accumulation over several passes matters.
+
+    Args:
+        subject: the network and its layout.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._steps = 0
+        self._total: Tensor | None = None
+        self._current: Tensor | None = None
+        self._arrived: set[int] = set()
+        self._seen: set[str] = set()
+        self._weights: dict[int, tuple[Tensor, list[tuple[slice, str, Member]]]] = {}
+        start = 0
+        for group in subject.layout.groups:
+            place = slice(start, start + group.channels)
+            start = place.stop
+            for member in group.roles(Role.PRODUCER):
+                weight = tensor_of(member, subject.modules)
+                self._weights.setdefault(id(weight), (weight, []))[1].append((place, group.name, member))
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """The producing weights."""
+        return [weight for weight, _ in self._weights.values()]
+
+    def attach(self) -> list[RemovableHandle]:
+        """Listens to the gradients of the producing weights."""
+        frozen = [parts[0][2].tensor for weight, parts in self._weights.values() if not weight.requires_grad]
+        if frozen:
+            raise UsageError(
+                f"taylor-weight needs the gradient of {frozen[0]!r}, which is not trained; "
+                "choose 'taylor', or score outside of training"
+            )
+        subject = self._subject
+        handles = attach(subject.model, subject.modules, subject.layout, lambda _: self._fold())
+        return handles + [_listen(weight, self._listener(weight)) for weight in self.sources]
+
+    def _listener(self, weight: Tensor) -> Callable[[Tensor], None]:
+        key = id(weight)
+
+        def listen(gradient: Tensor) -> None:
+            if key in self._arrived:  # a second backward pass before the next forward pass
+                self._fold()
+            self._arrived.add(key)
+            with torch.no_grad():
+                products = weight * gradient
+                current = self._current
+                if current is None:
+                    size = self._subject.layout.channels
+                    current = self._current = products.new_zeros(size, dtype=torch.float32)
+                for place, group, member in self._weights[key][1]:
+                    others = [dim for dim in range(products.ndim) if dim != member.dim]
+                    sums = products.sum(others, dtype=torch.float32) if others else products
+                    current[place] += rows_of(replace(member, dim=0), sums).sum(1).to(current.device)
+                    self._seen.add(group)
+
+        return listen
+
+    def _fold(self) -> None:
+        """Closes a backward pass."""
+        if self._current is None:
+            return
+        squares = self._current.to(wide(self._current)).square()
+        self._total = squares if self._total is None else self._total + squares
+        self._steps += 1
+        self._current = None
+        self._arrived.clear()
+
+    def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
+        """The mean over all backward passes."""
+        self._fold()
+        if self._total is None:
+            raise UsageError(
+                "taylor-weight has seen no backward pass; call loss.backward() while it is watched"
+            )
+        steps = ranks.sum(self._total.new_tensor(self._steps))
+        reason = "no gradient reached the weights that produce its channels"
+        groups = self._subject.layout.groups
+        unscored = {group.name: reason for group in groups if group.name not in self._seen}
+        return ranks.sum(self._total) / steps, unscored
+
+
+def _listen(weight: Tensor, listener: Callable[[Tensor], None]) -> RemovableHandle:
+    """Has a leaf's gradient told before it is accumulated."""
+    handle: RemovableHandle = weight.register_hook(listener)  # type: ignore[no-untyped-call]
+    return handle

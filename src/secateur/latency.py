@@ -1,0 +1,269 @@
+"""Latency: how long a forward pass takes, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from secateur.errors import UsageError
+from secateur.graph.capture import ExampleInputs, call_arguments
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of a forward pass: the median of repeated runs, and their quartiles.
+
+    Attributes:
+        median_ms: middle time, milliseconds.
+        low_ms: lower quartile, milliseconds.
+        high_ms: upper quartile, milliseconds.
+        runs: number of timed runs.
+        threads: CPU threads that PyTorch used within an operator.
+        device: where the network ran.
+        batch: number of examples in the inputs.
+
+    >>> print(Latency(12.34, 12.0, 12.9, 20, 1, "cpu", 8))
+    12.3 ms (12.0 to 12.9, 20 runs, batch 8, cpu, 1 thread)
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    threads: int
+    device: str
+    batch: int
+
+    @property
+    def spread_ms(self) -> float:
+        """Distance of the quartiles, milliseconds: the width of the noise."""
+        return self.high_ms - self.low_ms
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.device == "cpu" else ""
+        middle, low, high = _digits(self.median_ms, self.low_ms, self.high_ms)
+        return f"{middle} ms ({low} to {high}, {self.runs} runs, batch {self.batch}, {self.device}{threads})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latencies of several networks that were run in turn.
+
+    Attributes:
+        latencies: by name, in the order given; the first is what the others are held against.
+
+    >>> fast, slow = Latency(5, 4.9, 5.1, 9, 1, "cpu", 1), Latency(10, 9, 11, 9, 1, "cpu", 1)
+    >>> comparison = Comparison({"before": slow, "after": fast})
+    >>> comparison.speedup("after"), comparison.is_noise("after")
+    (2.0, False)
+    >>> print(comparison)
+    before  10.0 ms (9.0 to 11.0, 9 runs, batch 1, cpu, 1 thread)
+    after   5.00 ms (4.90 to 5.10, 9 runs, batch 1, cpu, 1 thread)  2.00 times as fast
+    """
+
+    latencies: Mapping[str, Latency]
+
+    @property
+    def reference(self) -> str:
+        """Name of the network that the others are held against."""
+        return next(iter(self.latencies))
+
+    def speedup(self, name: str) -> float:
+        """How many times as fast as the reference a network is."""
+        return self.latencies[self.reference].median_ms / self.latencies[name].median_ms
+
+    def is_noise(self, name: str) -> bool:
+        """Whether the difference to the reference is smaller than the larger spread of the two."""
+        one, other = self.latencies[self.reference], self.latencies[name]
+        return abs(one.median_ms - other.median_ms) < max(one.spread_ms, other.spread_ms)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.latencies))
+        return "\n".join(
+            f"{name:<{width}}  {latency}{self._verdict(name)}" for name, latency in self.latencies.items()
+        )
+
+    def _verdict(self, name: str) -> str:
+        if name == self.reference:
+            return ""
+        if self.is_noise(name):
+            return "  no difference beyond noise"
+        return f"  {self.speedup(name):.2f} times as fast"
+
+
+def measure_latency(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    warmup: int = 3,
+    min_runs: int = 10,
+    min_seconds: float = 1.0,
+    threads: int | None = None,
+) -> Latency:
+    """Measures the time of a forward pass in evaluation and inference mode.
+
+    Runs are repeated until there are ``min_runs`` of them and ``min_seconds`` have passed. On an
+    accelerator each run waits for the device. The network, its mode and the number of threads are
+    left as they were; inputs are moved to the network's device before the clock starts.
+
+    Args:
+        model: the network.
+        example_inputs: one tensor, a tuple of arguments, or a dict of named arguments.
+        warmup: runs before the clock starts.
+        min_runs: least number of timed runs.
+        min_seconds: least time spent on timed runs, seconds.
+        threads: CPU threads within an operator; by default what PyTorch is set to.
+
+    Returns:
+        Median, quartiles, and the conditions under which they hold.
+
+    Raises:
+        UsageError: if a number is out of range.
+
+    >>> latency = measure_latency(nn.Linear(4, 4), torch.ones(2, 4), min_runs=5, min_seconds=0)
+    >>> latency.runs, latency.batch, latency.low_ms <= latency.median_ms <= latency.high_ms
+    (5, 2, True)
+    """
+    comparison = compare_latency(
+        {"": model},
+        example_inputs,
+        warmup=warmup,
+        min_runs=min_runs,
+        min_seconds=min_seconds,
+        threads=threads,
+    )
+    return comparison.latencies[""]
+
+
+def compare_latency(
+    models: Mapping[str, nn.Module],
+    example_inputs: ExampleInputs,
+    *,
+    warmup: int = 3,
+    min_runs: int = 10,
+    min_seconds: float = 1.0,
+    threads: int | None = None,
+) -> Comparison:
+    """Measures several networks in turn, run by run, so that a busy machine slows all alike.
+
+    Args:
+        models: networks by name; the first is what the others are held against.
+        example_inputs: inputs that all of them take.
+        warmup: runs of each network before the clock starts.
+        min_runs: least number of timed runs of each network.
+        min_seconds: least time spent on timed runs, seconds per network.
+        threads: CPU threads within an operator; by default what PyTorch is set to.
+
+    Returns:
+        The latencies; differences smaller than the spread are called noise.
+
+    Raises:
+        UsageError: if there are no networks or a number is out of range.
+    """
+    if not models:
+        raise UsageError("there is no network to measure")
+    if warmup < 0 or min_runs < 1 or not min_seconds >= 0 or (threads is not None and threads < 1):
+        raise UsageError(
+            f"warmup ({warmup}) and min_seconds ({min_seconds}) are at least 0, "
+            f"min_runs ({min_runs}) and threads ({threads}) at least 1"
+        )
+    with _threads(threads), torch.inference_mode():
+        timers = {name: _timer(model, example_inputs) for name, model in models.items()}
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for name, model in models.items():
+            with evaluating(model):
+                for _ in range(warmup):
+                    timers[name]()
+        spent = 0.0
+        while len(times[next(iter(models))]) < min_runs or spent < min_seconds * len(models):
+            for name, model in models.items():
+                with evaluating(model):
+                    seconds = timers[name]()
+                times[name].append(seconds * 1e3)
+                spent += seconds
+        batch = next((leaf.shape[0] for leaf in tree_leaves(example_inputs) if _batched(leaf)), 1)
+        return Comparison(
+            {name: _summary(times[name], device_of(model), batch) for name, model in models.items()}
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every module, and after it the modes that they were in."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the network's first parameter or buffer, the CPU if it has none.
+
+    >>> device_of(nn.Linear(2, 2))
+    device(type='cpu')
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _timer(model: nn.Module, example_inputs: ExampleInputs) -> Callable[[], float]:
+    """A function that runs the network once and returns the seconds it took."""
+    device = device_of(model)
+    inputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), example_inputs)
+    args, kwargs = call_arguments(inputs)
+
+    def run() -> float:
+        _wait(device)
+        begin = time.perf_counter()
+        model(*args, **kwargs)
+        _wait(device)
+        return time.perf_counter() - begin
+
+    return run
+
+
+def _wait(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type == "xpu":
+        torch.xpu.synchronize(device)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _summary(times: list[float], device: torch.device, batch: int) -> Latency:
+    low, median, high = (float(value) for value in np.percentile(times, (25, 50, 75)))
+    return Latency(median, low, high, len(times), torch.get_num_threads(), str(device), batch)
+
+
+def _batched(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
+
+
+def _digits(*numbers: float) -> list[str]:
+    """Numbers with as many decimals as give the first three digits."""
+    size = int(np.floor(np.log10(max(abs(numbers[0]), 1e-9))))
+    return [f"{number:.{min(max(2 - size, 0), 6)}f}" for number in numbers]
