@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -129,7 +130,7 @@ def _swap(name: str, old: nn.Parameter, data: Tensor) -> _Swap:
     # A gradient of the old shape would refer to the old tensor and forbid the exchange.
     old.grad = None
     try:
-        torch.utils.swap_tensors(old, new)
+        _exchange(old, new)
     except RuntimeError as error:
         old.grad = grad
         raise SurgeryError(
@@ -138,6 +139,16 @@ def _swap(name: str, old: nn.Parameter, data: Tensor) -> _Swap:
             "Fabric wrapper before the cut, and wrap the network anew after it"
         ) from error
     return _Swap(old, new, grad)
+
+
+def _exchange(old: nn.Parameter, new: nn.Parameter) -> None:
+    """Swaps two parameters; what only unreachable objects hold on to is let go of first."""
+    try:
+        torch.utils.swap_tensors(old, new)
+    except RuntimeError:
+        # Tracing leaves cycles with weak references to the parameters.
+        gc.collect()
+        torch.utils.swap_tensors(old, new)
 
 
 def _holders(model: nn.Module, buffer: Tensor) -> list[tuple[nn.Module, str]]:

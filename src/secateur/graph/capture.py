@@ -193,6 +193,8 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     lifted = signature.inputs_to_lifted_tensor_constants
     placeholders: dict[str, Placeholder] = {}
     for node in exported.graph.nodes:
+        # Fake tensors refer to the network's parameters; plain shapes let go of them.
+        node.meta["val"] = tree_map_only(Tensor, _shape_only, node.meta.get("val"))
         if node.op != "placeholder":
             continue
         if node.name in tensors:
@@ -209,6 +211,10 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         training=training,
         batch=_batch(exported.graph, placeholders),
     )
+
+
+def _shape_only(value: Tensor) -> Tensor:
+    return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
 
 def module_path(node: Node) -> str:
