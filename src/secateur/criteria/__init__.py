@@ -19,7 +19,7 @@ from secateur.criteria.curvature import Obd
 from secateur.criteria.gates import GateCriterion
 from secateur.criteria.gradient import Fisher, Taylor, TaylorSquared
 from secateur.criteria.information import MutualInformation
-from secateur.criteria.normalise import NORMALIZERS, normalize
+from secateur.criteria.normalise import normalise
 from secateur.criteria.scores import Scores
 from secateur.criteria.scoring import score
 from secateur.criteria.watching import Watch, watch
@@ -27,7 +27,6 @@ from secateur.criteria.weight import BatchNormScale, Fpgm, Lamp, Magnitude, Weig
 from secateur.criteria.weight_gradient import TaylorWeight
 
 __all__ = [
-    "NORMALIZERS",
     "ActivationCriterion",
     "ActivationMean",
     "ActivationStd",
@@ -54,7 +53,7 @@ __all__ = [
     "channel_costs",
     "charged",
     "criterion_names",
-    "normalize",
+    "normalise",
     "register",
     "resolve",
     "score",

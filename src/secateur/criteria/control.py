@@ -29,7 +29,7 @@ class Random(DataFreeCriterion):
     seed: int = 0
     name: ClassVar[str] = "random"
 
-    def value(self, group: Group, subject: Subject) -> Tensor:  # noqa: ARG002
+    def value(self, group: Group, subject: Subject) -> Tensor:
         """A draw for each channel of the group."""
         digest = hashlib.sha256(f"{self.seed} {group.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.criteria.normalise import normalize
+from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
 
 
@@ -85,7 +85,7 @@ class Scores(Mapping[str, Tensor]):
 
         Args:
             how: ``l2``, ``l1``, ``max``, ``min-max`` or ``none``,
-                see :func:`secateur.criteria.normalise.normalize`.
+                see :func:`secateur.criteria.normalise.normalise`.
 
         Returns:
             New scores; a group of zeros stays zero.
@@ -93,7 +93,7 @@ class Scores(Mapping[str, Tensor]):
         Raises:
             UsageError: if ``how`` is unknown.
         """
-        values = {name: normalize(tensor, how) for name, tensor in self._values.items()}
+        values = normalise(self._values, how)
         return Scores(self.criterion, values, self.unscored, how)
 
     def to_dict(self) -> dict[str, Any]:

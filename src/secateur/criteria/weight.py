@@ -51,7 +51,7 @@ class DataFreeObserver(Observer):
         self._criterion = criterion
         self._subject = subject
 
-    def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:  # noqa: ARG002
+    def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Scores of all groups; every rank finds the same."""
         parts, unscored = [torch.zeros(0)], {}
         for group in self._subject.layout.groups:

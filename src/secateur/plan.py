@@ -1,0 +1,295 @@
+"""Pruning plans: which channels stay, as a value that can be printed, stored and applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, Cost, Group, Role
+from secateur.graph.channel_graph import AttributeValue as Edit
+from secateur.graph.costs import amount
+from secateur.graph.groups import IntArray
+
+__all__ = ["Edit", "PruningPlan", "plan_from"]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels of which groups stay. A plan does nothing by itself: ``apply_plan`` cuts.
+
+    Groups that would keep all their channels are left out, so that two plans that do the same
+    are equal.
+
+    Args:
+        graph: the graph of the network that the plan is for.
+        keep: indices of the channels that stay, in any order, for each group that loses some.
+
+    Attributes:
+        keep: indices of the channels that stay, ascending, by group in the order of the network.
+
+    Raises:
+        UsageError: if a group is unknown, frozen or would lose all its channels, or if an index
+            is out of range, given twice or no integer.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = PruningPlan(trace(net, torch.zeros(1, 4)), {"0": [7, 0, 2, 3, 4, 6]})
+        >>> plan.removed, plan.cost_before.params, plan.cost_after.params
+        ({'0': (1, 5)}, 58, 44)
+        >>> print(plan)
+        removes 2 of 8 prunable channels
+        <BLANKLINE>
+                     before  after   left
+        parameters       58     44  75.9%
+        MACs             48     36  75.0%
+        size          232 B  176 B  75.9%
+        activations    64 B   48 B  75.0%
+        <BLANKLINE>
+        group  before  after   left
+        0           8      6  75.0%
+    """
+
+    graph: ChannelGraph = field(repr=False, compare=False)
+    keep: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        given = {self.graph[name].name: channels for name, channels in self.keep.items()}
+        checked = {
+            group.name: _checked(group, given[group.name])
+            for group in self.graph.groups
+            if group.name in given
+        }
+        keep = {name: kept for name, kept in checked.items() if len(kept) < self.graph[name].channels}
+        object.__setattr__(self, "keep", MappingProxyType(keep))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.keep.items()))
+
+    def __reduce__(self) -> tuple[type[PruningPlan], tuple[ChannelGraph, dict[str, tuple[int, ...]]]]:
+        return PruningPlan, (self.graph, dict(self.keep))
+
+    @cached_property
+    def removed(self) -> dict[str, tuple[int, ...]]:
+        """Indices of the channels that go, ascending, for each group that loses some."""
+        return {
+            name: tuple(int(channel) for channel in _others(kept, self.graph[name].channels))
+            for name, kept in self.keep.items()
+        }
+
+    @cached_property
+    def channels_removed(self) -> int:
+        """Number of channels that go."""
+        return sum(self.graph[name].channels - len(kept) for name, kept in self.keep.items())
+
+    @cached_property
+    def cost_before(self) -> Cost:
+        """What the network needs as it is."""
+        return self.graph.cost()
+
+    @cached_property
+    def cost_after(self) -> Cost:
+        """What the network will need, exactly."""
+        return self.graph.cost({name: len(kept) for name, kept in self.keep.items()})
+
+    @cached_property
+    def kept_slots(self) -> dict[tuple[str, int], IntArray]:
+        """The positions that stay, ascending, for each (tensor, dimension) that loses some."""
+        stays: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
+        for name, channels in self.removed.items():
+            removed = np.array(channels, dtype=np.int64)
+            for member in self.graph[name].members:
+                place = member.tensor, member.dim
+                if place not in stays:
+                    stays[place] = np.ones(self.graph.tensors[member.tensor][member.dim], dtype=np.bool_)
+                stays[place][member.slots[removed]] = False
+        return {place: np.flatnonzero(mask) for place, mask in stays.items()}
+
+    @cached_property
+    def edits(self) -> tuple[Edit, ...]:
+        """The integer attributes of modules that change, such as ``out_channels``."""
+        return self.graph.attributes_after(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain lists and numbers, for JSON; ``from_dict`` reads it back."""
+        return {
+            "groups": {
+                name: {"channels": self.graph[name].channels, "keep": list(kept)}
+                for name, kept in self.keep.items()
+            }
+        }
+
+    @classmethod
+    def from_dict(cls, graph: ChannelGraph, data: Mapping[str, Any]) -> PruningPlan:
+        """Reads a plan back for a graph that it fits.
+
+        Args:
+            graph: the graph of the network that the plan was made for.
+            data: what ``to_dict`` gave.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UsageError: if the data is no plan, or its groups or their sizes are not those of the graph.
+        """
+        try:
+            groups = {
+                str(name): (int(entry["channels"]), entry["keep"]) for name, entry in data["groups"].items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"this is no stored plan: {type(error).__name__} ({error})") from error
+        for name, (channels, _) in groups.items():
+            if name not in graph or graph[name].channels != channels:
+                found = f"has {graph[name].channels}" if name in graph else "is not there"
+                raise UsageError(
+                    f"the plan is for another network: its group '{name}' has {channels} channels, here it {found}"
+                )
+        return cls(graph, {name: keep for name, (_, keep) in groups.items()})
+
+    def summary(self) -> str:
+        """One line: how much goes, and what remains."""
+        total = sum(group.channels for group in self.graph.prunable)
+        shares = self.cost_after.share_of(self.cost_before)
+        return (
+            f"removes {self.channels_removed:,} of {total:,} prunable channels; {self.cost_after} remain "
+            f"({shares['params']:.1%}, {shares['macs']:.1%}, {shares['bytes']:.1%}, {shares['memory']:.1%})"
+        )
+
+    def __str__(self) -> str:
+        total = sum(group.channels for group in self.graph.prunable)
+        before, after = self.cost_before, self.cost_after
+        costs = [
+            _row("parameters", before.params, after.params),
+            _row("MACs", before.macs, after.macs),
+            _row("size", before.bytes, after.bytes, "B"),
+            _row("activations", before.memory, after.memory, "B"),
+        ]
+        widths = [_row(name, self.graph[name].channels, len(kept)) for name, kept in self.keep.items()]
+        lines = [f"removes {self.channels_removed:,} of {total:,} prunable channels", ""]
+        lines += _table([("", "before", "after", "left"), *costs])
+        if widths:
+            lines += ["", *_table([("group", "before", "after", "left"), *widths])]
+        return "\n".join(lines)
+
+
+def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> PruningPlan:
+    """A plan that removes chosen channels, and all that hangs together with them.
+
+    Args:
+        graph: the graph of the network.
+        remove: for each module, the positions of its output that go (rows of the weight that it
+            writes its channels with; entries of its parameters where it only carries channels). A
+            name that is no such module is the name of a group, with indices of its channels.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UsageError: if a name is unknown, a position is out of range, given twice, belongs to no
+            channel or to a frozen group, or a group would lose all its channels.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan_from(trace(net, torch.zeros(1, 4)), {"0": [1, 5]}).removed
+        {'0': (1, 5)}
+    """
+    removed: dict[str, set[int]] = {}
+    for name, positions in remove.items():
+        chosen = _integers(positions, f"the positions of '{name}'")
+        for group, channel in _channels_at(graph, name, chosen):
+            removed.setdefault(group, set()).add(channel)
+    return PruningPlan(
+        graph, {name: _others(tuple(channels), graph[name].channels) for name, channels in removed.items()}
+    )
+
+
+def _channels_at(graph: ChannelGraph, name: str, positions: IntArray) -> list[tuple[str, int]]:
+    """The (group, channel) pairs that own positions of a module's output, or channels of a group."""
+    place = _output(graph, name)
+    size = graph[name].channels if place is None else graph.tensors[place[0]][place[1]]
+    outside = positions[(positions < 0) | (positions >= size)]
+    if len(outside):
+        raise UsageError(f"'{name}' has {size} positions, 0 to {size - 1}; there is no {outside[0]}")
+    if place is None:
+        return [(name, int(channel)) for channel in positions]
+    owner, channel = np.full(size, -1), np.full(size, -1)
+    for number, group in enumerate(graph.groups):
+        for member in group.members:
+            if (member.tensor, member.dim) == place:
+                owner[member.slots] = number
+                channel[member.slots] = np.arange(group.channels)[:, None]
+    for position in positions[owner[positions] < 0]:
+        raise UsageError(f"position {position} of '{name}' cannot be removed: it belongs to no channel group")
+    return [(graph.groups[owner[position]].name, int(channel[position])) for position in positions]
+
+
+def _output(graph: ChannelGraph, module: str) -> tuple[str, int] | None:
+    """The first (tensor, dimension) that holds what a module writes or carries; none if there is none."""
+    for role in (Role.PRODUCER, Role.CARRIER):
+        for group in graph.groups:
+            for member in group.roles(role):
+                if member.module == module:
+                    return member.tensor, member.dim
+    return None
+
+
+def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:
+    """Channels that stay in a group: ascending, valid, and all of them if the group is frozen."""
+    kept = np.sort(_integers(channels, f"the channels of '{group.name}'"))
+    if not len(kept):
+        raise UsageError(
+            f"group '{group.name}' would lose all its {group.channels} channels: keep at least one"
+        )
+    if kept[0] < 0 or kept[-1] >= group.channels:
+        wrong = kept[0] if kept[0] < 0 else kept[-1]
+        raise UsageError(f"group '{group.name}' has channels 0 to {group.channels - 1}; there is no {wrong}")
+    if not group.prunable and len(kept) < group.channels:
+        raise UsageError(f"group '{group.name}' must stay whole: {group.reason}")
+    return tuple(kept.tolist())
+
+
+def _integers(numbers: Iterable[int], what: str) -> IntArray:
+    """Distinct integers as an array."""
+    array = np.asarray(numbers if hasattr(numbers, "__len__") else list(numbers))
+    if array.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise UsageError(f"{what} must be a list of integers, not {numbers!r}")
+    distinct, counts = np.unique(array, return_counts=True)
+    if len(distinct) < len(array):
+        raise UsageError(f"{what} name {distinct[counts > 1][0]} twice")
+    return array.astype(np.int64)
+
+
+def _others(channels: Sequence[int], count: int) -> IntArray:
+    """The indices below ``count`` that are not among the channels."""
+    mask = np.ones(count, dtype=np.bool_)
+    mask[np.array(channels, dtype=np.int64)] = False
+    return np.flatnonzero(mask)
+
+
+def _row(name: str, before: int, after: int, unit: str = "") -> tuple[str, ...]:
+    share = after / before if before else 1.0
+    return name, amount(before, unit), amount(after, unit), f"{share:.1%}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns of equal width, names to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
