@@ -1,0 +1,225 @@
+"""The job that this project starts from: VGG16 on dogs and cats, 512 channels a step by Taylor.
+
+VGG16 (or VGG16 with batch norm) is trained from nothing on ``DATA/train``; then, step by step,
+512 channels go by their Taylor scores, collected during the fine-tuning epoch before the step, until
+a third of the channels is left. Everything is an ordinary training loop of one's own around four
+calls of the library: ``trace``, ``watch``, ``make_plan``, ``apply_plan`` (with ``verify`` after every cut).
+
+Against the original protocol: pictures of 48 px instead of 224, trained from nothing instead of
+from ImageNet weights, one epoch after each step instead of ten; hidden units of the linear layers are
+channels too, so there are more steps (``--filters-only`` cuts convolution filters alone).
+
+    python benchmarks/original.py --data cats_dogs --network vgg16_bn --work runs/original
+
+Training and pruning are kept apart, so that a second call goes on from the trained network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import secateur as sec
+from secateur._torchvision import torchvision
+
+MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+class Pictures:
+    """A folder of pictures per class, decoded once to squares a little larger than the network's input."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.size = size
+        side = size + size // 6
+        cache = folder.parent / f".{folder.name}-{side}.safetensors"
+        if cache.exists():
+            held = load_file(cache)
+        else:
+            held = self._decode(folder, side)
+            save_file(held, cache)
+        self.pixels, self.targets = held["pixels"], held["targets"]
+
+    @staticmethod
+    def _decode(folder: Path, side: int) -> dict[str, Tensor]:
+        resize = torchvision.transforms.v2.Compose(
+            [
+                torchvision.transforms.v2.Resize(side),
+                torchvision.transforms.v2.CenterCrop(side),
+                torchvision.transforms.v2.PILToTensor(),
+            ]
+        )
+        pixels, targets = [], []
+        for number, kind in enumerate(sorted(path.name for path in folder.iterdir() if path.is_dir())):
+            for path in sorted((folder / kind).iterdir()):
+                with Image.open(path) as picture:
+                    pixels.append(resize(picture.convert("RGB")))
+                targets.append(number)
+        return {"pixels": torch.stack(pixels), "targets": torch.tensor(targets)}
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels of 0 to 255 as the network wants them."""
+        return (pixels / 255 - MEAN.view(3, 1, 1)) / DEVIATION.view(3, 1, 1)
+
+    def training(self, epoch: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled batches, each picture cropped and mirrored at random; the same for one epoch number."""
+        draw = torch.Generator().manual_seed(epoch)
+        room = self.pixels.shape[-1] - self.size
+        for index in torch.randperm(len(self.targets), generator=draw).split(batch):
+            crops = []
+            for picture in self.pixels[index]:
+                top, left, mirror = torch.randint(0, room + 1, (3,), generator=draw).tolist()
+                crop = picture[:, top : top + self.size, left : left + self.size]
+                crops.append(crop.flip(-1) if mirror % 2 else crop)
+            yield self.normalised(torch.stack(crops)), self.targets[index]
+
+    def evaluation(self, batch: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
+        """All pictures in order, cropped in the middle."""
+        low = (self.pixels.shape[-1] - self.size) // 2
+        middle = self.pixels[:, :, low : low + self.size, low : low + self.size]
+        for pixels, targets in zip(middle.split(batch), self.targets.split(batch), strict=True):
+            yield self.normalised(pixels), targets
+
+
+def accuracy(model: nn.Module, pictures: Pictures) -> float:
+    """Share of pictures that are classified rightly, in percent."""
+    model.eval()
+    with torch.inference_mode():
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in pictures.evaluation())
+    return 100 * right / len(pictures.targets)
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> float:
+    """One epoch of ordinary training; returns the mean loss."""
+    model.train()
+    losses = []
+    for x, y in batches:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        losses.append(loss.item())
+    return sum(losses) / len(losses)
+
+
+def train(model: nn.Module, data: Pictures, options: argparse.Namespace) -> None:
+    """Trains from nothing with AdamW and one cycle of the learning rate."""
+    steps = options.epochs * -(-len(data.targets) // options.batch)
+    optimizer = torch.optim.AdamW(model.parameters(), options.peak / 25, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.peak, total_steps=steps)
+    for epoch in range(options.epochs):
+        start = time.perf_counter()
+        loss = train_epoch(model, optimizer, data.training(epoch, options.batch), schedule)
+        print(f"epoch {epoch + 1}: loss {loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def prune(
+    model: nn.Module, data: Pictures, test: Pictures, options: argparse.Namespace
+) -> list[dict[str, float]]:
+    """The original's loop: an epoch that ranks as it trains, a cut of 512 channels, and again."""
+    x = next(data.evaluation(2))[0]
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    graph = sec.trace(model, x, ignore=layers if options.filters_only else ())
+    total = sum(group.channels for group in graph.prunable)
+    goal = total // 3
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    epoch, history = 1000, []
+    with sec.watch(model, graph, "taylor") as watch:
+        train_epoch(model, optimizer, data.training(epoch, options.batch))
+    left = total
+    while left > goal:
+        start = time.perf_counter()
+        plan = sec.make_plan(graph, watch.scores(), sec.Budget(channels=max(goal, left - options.step)))
+        left -= plan.channels_removed
+        before = sec.Expectation.of(model, plan, x)
+        optimizer.zero_grad(set_to_none=True)
+        sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
+        check = before.check(model)
+        assert check.ok, str(check)
+        graph, epoch = graph.after(plan), epoch + 1
+        with sec.watch(model, graph, "taylor") as watch:
+            loss = train_epoch(model, optimizer, data.training(epoch, options.batch))
+        cost = graph.cost()
+        row = {"channels": left, "params": cost.params, "macs": cost.macs, "loss": loss}
+        row |= {"top1": accuracy(model, test), "seconds": time.perf_counter() - start}
+        history.append(row)
+        print(" ".join(f"{key} {value:.4g}" for key, value in row.items()), str(check), flush=True)
+    for _ in range(options.after):
+        epoch += 1
+        train_epoch(model, optimizer, data.training(epoch, options.batch))
+    return history
+
+
+def main() -> None:
+    """Trains if need be, prunes, measures both networks in turn and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument("--network", default="vgg16_bn", choices=["vgg16", "vgg16_bn"])
+    parser.add_argument("--work", type=Path, default=Path("runs/original"))
+    parser.add_argument("--size", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--peak", type=float, default=4e-4, help="largest learning rate of training")
+    parser.add_argument("--step", type=int, default=512, help="channels a step")
+    parser.add_argument("--after", type=int, default=3, help="epochs at the end")
+    parser.add_argument("--filters-only", action="store_true")
+    parser.add_argument("--only-train", action="store_true")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    data, test = (Pictures(options.data / split, options.size) for split in ("train", "test"))
+    model = torchvision.models.get_model(options.network, weights=None, num_classes=2)
+    trained = options.work / f"{options.network}.safetensors"
+    if trained.exists():
+        model.load_state_dict(load_file(trained))
+    else:
+        train(model, data, options)
+        save_file(model.state_dict(), trained)
+    print(f"trained: top-1 {accuracy(model, test):.2f}", flush=True)
+    if options.only_train:
+        return
+    report(model, data, test, options)
+
+
+def report(model: nn.Module, data: Pictures, test: Pictures, options: argparse.Namespace) -> None:
+    """Prunes and writes accuracy, costs, file size and latency before and after."""
+    original = torchvision.models.get_model(options.network, weights=None, num_classes=2)
+    original.load_state_dict(model.state_dict())
+    history = prune(model, data, test, options)
+    spec = f"torchvision:{options.network}"
+    x = next(data.evaluation(1))[0]
+    rows = {}
+    for name, network in {"before": original, "after": model}.items():
+        path = options.work / f"{options.network}-{name}.safetensors"
+        sec.save(path, network, builder=sec.ModelSpec.parse(spec, classes=2))
+        rows[name] = {"top1": accuracy(network, test), "file_bytes": path.stat().st_size}
+        rows[name] |= {"params": sec.cost(network, x).params, "macs": sec.cost(network, x).macs}
+    for batch in (1, 16):
+        inputs = next(data.evaluation(batch))[0]
+        for name, timing in sec.compare_latency({"before": original, "after": model}, inputs).items():
+            rows[name][f"ms_batch_{batch}"] = timing.median_ms
+    for key in rows["before"]:
+        before, after = rows["before"][key], rows["after"][key]
+        print(f"{key:12} {before:14.2f} -> {after:14.2f}   ÷{before / after:.2f}")
+    (options.work / f"{options.network}.json").write_text(json.dumps({**rows, "history": history}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
