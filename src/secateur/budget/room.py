@@ -60,8 +60,9 @@ class Rules:
         least = np.where(fixed | (least > widths), widths, least)
         most = np.where(fixed | (caps == widths), widths, caps // step * step)
         for index in np.flatnonzero(most < least)[:1]:
+            name = graph.groups[index].name
             raise UsageError(
-                f"group '{graph.groups[index].name}': from its floor {floors[index]} to its cap {caps[index]} "
+                f"group '{name}': from its floor {floors[index]} to its cap {caps[index]} "
                 f"no width is a multiple of {step} or all its {widths[index]} channels"
             )
         return Room(widths, least, most, step)
