@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -81,8 +81,7 @@ class PruningPlan:
     def removed(self) -> dict[str, tuple[int, ...]]:
         """Indices of the channels that go, ascending, for each group that loses some."""
         return {
-            name: tuple(int(channel) for channel in _others(kept, self.graph[name].channels))
-            for name, kept in self.keep.items()
+            name: tuple(_others(kept, self.graph[name].channels).tolist()) for name, kept in self.keep.items()
         }
 
     @cached_property
@@ -151,7 +150,8 @@ class PruningPlan:
             if name not in graph or graph[name].channels != channels:
                 found = f"has {graph[name].channels}" if name in graph else "is not there"
                 raise UsageError(
-                    f"the plan is for another network: its group '{name}' has {channels} channels, here it {found}"
+                    f"the plan is for another network: its group '{name}' has {channels} channels, "
+                    f"here it {found}"
                 )
         return cls(graph, {name: keep for name, (_, keep) in groups.items()})
 
@@ -209,9 +209,8 @@ def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> Pruni
         chosen = _integers(positions, f"the positions of '{name}'")
         for group, channel in _channels_at(graph, name, chosen):
             removed.setdefault(group, set()).add(channel)
-    return PruningPlan(
-        graph, {name: _others(tuple(channels), graph[name].channels) for name, channels in removed.items()}
-    )
+    keep = {name: _others(channels, graph[name].channels) for name, channels in removed.items()}
+    return PruningPlan(graph, {name: tuple(kept.tolist()) for name, kept in keep.items()})
 
 
 def _channels_at(graph: ChannelGraph, name: str, positions: IntArray) -> list[tuple[str, int]]:
@@ -261,8 +260,11 @@ def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:
 
 def _integers(numbers: Iterable[int], what: str) -> IntArray:
     """Distinct integers as an array."""
-    array = np.asarray(numbers if hasattr(numbers, "__len__") else list(numbers))
-    if array.size == 0:
+    try:
+        array = np.asarray(numbers if isinstance(numbers, np.ndarray | Sequence) else list(numbers))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what} must be a list of integers, not {numbers!r}") from error
+    if array.shape == (0,):
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise UsageError(f"{what} must be a list of integers, not {numbers!r}")
@@ -272,10 +274,10 @@ def _integers(numbers: Iterable[int], what: str) -> IntArray:
     return array.astype(np.int64)
 
 
-def _others(channels: Sequence[int], count: int) -> IntArray:
+def _others(channels: Collection[int], count: int) -> IntArray:
     """The indices below ``count`` that are not among the channels."""
     mask = np.ones(count, dtype=np.bool_)
-    mask[np.array(channels, dtype=np.int64)] = False
+    mask[np.fromiter(channels, dtype=np.int64)] = False
     return np.flatnonzero(mask)
 
 

@@ -1,0 +1,56 @@
+"""Why a budget cannot be met, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from secateur.budget.limits import WORDS, Meter
+from secateur.budget.room import Rules
+
+
+def shortfall(meter: Meter, rules: Rules) -> str:
+    """What would remain at least, against what may, and which rules are in the way; one line.
+
+    Args:
+        meter: the network and the limits, of which at least one cannot be met.
+        rules: what was asked of the widths.
+
+    Returns:
+        The line.
+    """
+    room = rules.room(meter.graph)
+    now, least = meter.named(room.widths), meter.named(room.least)
+    unmet = [name for name, allowed in meter.amounts.items() if least[name] > allowed]
+    parts = [
+        f"{WORDS[name]}: at most {_share(allowed, now[name])} may remain, "
+        f"{'but' if name in unmet else 'and'} the least possible is {_share(least[name], now[name])}"
+        for name, allowed in meter.amounts.items()
+    ]
+    return f"no plan meets the budget. {'; '.join(parts)}. {_causes(meter, rules, least, unmet)}"
+
+
+def _share(number: int, whole: int) -> str:
+    return f"{number:,} ({number / max(1, whole):.2%})"
+
+
+def _causes(meter: Meter, rules: Rules, least: dict[str, int], unmet: list[str]) -> str:
+    """The rules without which less of an unmet quantity would remain."""
+    free = Rules()
+    lifted = {
+        "round_to": replace(rules, round_to=1, caps=None),
+        "min_channels": replace(rules, min_channels=1, caps=None),
+        "floors": replace(rules, floors=None, caps=None),
+        "ignore": replace(rules, ignore=(), caps=None),
+    }
+
+    def gain(other: Rules) -> str:
+        found = meter.named(other.room(meter.graph).least)
+        return ", ".join(f"{found[name]:,} {WORDS[name]}" for name in unmet if found[name] < least[name])
+
+    single = [f"{name} (without it {gain(other)})" for name, other in lifted.items() if gain(other)]
+    if single:
+        return f"Held up by {' and '.join(single)}"
+    if gain(free):
+        strict = [name for name in lifted if getattr(rules, name) != getattr(free, name)]
+        return f"Held up by {' and '.join(strict)} together (without them {gain(free)})"
+    return "What is frozen, and one channel of every prunable group, need that much"
