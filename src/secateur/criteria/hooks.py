@@ -37,7 +37,13 @@ def attach(
 
     Returns:
         The handles of the hooks.
+
+    Raises:
+        UsageError: if reads are asked for and none can be watched.
     """
+    if on_read is not None and not layout.reads:
+        name, reason = next(iter(layout.hidden.items()))
+        raise UsageError(f"no channel can be watched where it is read ({name!r}: {reason}); use 'magnitude'")
     handles = [model.register_forward_pre_hook(_begin(on_forward), with_kwargs=True)]
     if on_read is not None:
         for read in layout.reads:

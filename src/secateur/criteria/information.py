@@ -19,6 +19,9 @@ from secateur.criteria.layout import Read
 from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
 
+_CELLS_AT_ONCE = 10_000_000
+"""Counters that are held at a time."""
+
 
 @register
 @dataclass(frozen=True)
@@ -138,8 +141,8 @@ def as_labels(targets: Any) -> Tensor:
     if not isinstance(targets, Tensor) or targets.ndim not in (1, 2):
         kind = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise UsageError(f"mutual-information needs one target per example as a tensor, not {kind}")
-    targets = targets.detach().cpu()
-    return targets.argmax(1) if targets.ndim == 2 else targets
+    labels: Tensor = targets.detach().cpu()
+    return labels.argmax(1) if labels.ndim == 2 else labels
 
 
 def quantise(values: Tensor, bins: int) -> Tensor:
@@ -157,7 +160,7 @@ def quantise(values: Tensor, bins: int) -> Tensor:
     """
     ranked = values.sort(0).values
     edges = ranked[[len(values) * k // bins for k in range(1, bins)]]
-    numbers: Tensor = torch.searchsorted(edges.T.contiguous(), values.T.contiguous(), right=True)
+    numbers = torch.searchsorted(edges.T.contiguous(), values.T.contiguous(), right=True)
     return numbers.T
 
 
@@ -177,10 +180,10 @@ def mutual_information(values: Tensor, targets: Tensor, bins: int) -> Tensor:
     """
     if targets.is_floating_point():
         targets = quantise(targets[:, None], bins)[:, 0]
-    classes, targets = torch.unique(targets, return_inverse=True)
+    classes, targets = targets.unique(return_inverse=True)
     cells = bins * len(classes)
-    chunk = max(1, 10_000_000 // cells)
-    return torch.cat([_information(part, targets, bins, cells) for part in torch.split(values, chunk, dim=1)])
+    chunk = max(1, _CELLS_AT_ONCE // cells)
+    return torch.cat([_information(part, targets, bins, cells) for part in values.split(chunk, dim=1)])
 
 
 def _information(values: Tensor, targets: Tensor, bins: int, cells: int) -> Tensor:

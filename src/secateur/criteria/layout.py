@@ -54,7 +54,7 @@ class Layout:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A flat vector of shape ``(channels,)`` cut up by group name."""
-        parts = torch.split(flat, [group.channels for group in self.groups])
+        parts = flat.split([group.channels for group in self.groups])
         return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
 
     def groups_of(self, reads: Iterable[Read]) -> set[str]:

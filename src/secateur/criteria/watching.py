@@ -131,4 +131,7 @@ def start(model: nn.Module, graph: ChannelGraph, criterion: Criterion, reduction
     if reduction not in get_args(Reduction):
         raise UsageError(f"reduction is 'mean' or 'sum', not {reduction!r}")
     inner, modules = modules_of(model, graph)
-    return Watch(criterion, Subject(inner, modules, lay_out(graph, modules), reduction))
+    layout = lay_out(graph, modules)
+    if not layout.groups:
+        raise UsageError("no channel group of this network may be pruned; print the graph to see the reasons")
+    return Watch(criterion, Subject(inner, modules, layout, reduction))

@@ -78,7 +78,7 @@ class WeightGradientObserver(Observer):
             )
         subject = self._subject
         handles = attach(subject.model, subject.modules, subject.layout, lambda _: self._fold())
-        return handles + [_listen(weight, self._listener(weight)) for weight in self.sources]
+        return handles + [weight.register_hook(self._listener(weight)) for weight in self.sources]
 
     def _listener(self, weight: Tensor) -> Callable[[Tensor], None]:
         key = id(weight)
@@ -123,9 +123,3 @@ class WeightGradientObserver(Observer):
         groups = self._subject.layout.groups
         unscored = {group.name: reason for group in groups if group.name not in self._seen}
         return ranks.sum(self._total) / steps, unscored
-
-
-def _listen(weight: Tensor, listener: Callable[[Tensor], None]) -> RemovableHandle:
-    """Has a leaf's gradient told before it is accumulated."""
-    handle: RemovableHandle = weight.register_hook(listener)  # type: ignore[no-untyped-call]
-    return handle

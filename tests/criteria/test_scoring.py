@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from secateur.criteria import criterion_names, resolve, score
+from secateur.criteria.base import Needs
+from secateur.errors import UsageError
+from secateur.graph import trace
+from tests.criteria.nets import Plain, data, make
+
+ALL = criterion_names()
+WITH_DATA = [name for name in ALL if resolve(name).needs is not Needs.NOTHING]
+
+
+def state(net: nn.Module) -> dict[str, object]:
+    """All that scoring must leave alone, comparable."""
+    return {
+        "tensors": {name: tensor.clone() for name, tensor in net.state_dict().items()},
+        "grads": {
+            name: None if p.grad is None else (id(p.grad), p.grad.clone())
+            for name, p in net.named_parameters()
+        },
+        "requires_grad": {name: p.requires_grad for name, p in net.named_parameters()},
+        "modes": {name: module.training for name, module in net.named_modules()},
+        "hooks": [
+            len(hooks or ())
+            for module in net.modules()
+            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks)
+        ]
+        + [len(p._backward_hooks or ()) for p in net.parameters()],
+        "random": torch.get_rng_state(),
+        "threads": torch.get_num_threads(),
+        "grad_enabled": torch.is_grad_enabled(),
+    }
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def used(seed: int = 0) -> nn.Module:
+    """A network in the middle of training: gradients, mixed modes, a frozen weight."""
+    net = make(Plain).train()
+    inputs, targets = data(4, seed=seed)
+    F.cross_entropy(net(inputs), targets).backward()
+    net.norm.eval()
+    net.b.weight.requires_grad_(False)
+    net.d.weight.grad = None
+    return net
+
+
+def loader(examples: int = 6) -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(TensorDataset(*data(examples)), batch_size=3, shuffle=True)
+
+
+@pytest.mark.parametrize("criterion", ALL)
+def test_the_network_is_left_exactly_as_it_was(criterion: str) -> None:
+    net = used()
+    graph = trace(net, data(2)[0])
+    before = state(net)
+    scores = score(net, graph, criterion, loader(), F.cross_entropy)
+    assert same(state(net), before)
+    assert {*scores, *scores.unscored} == {group.name for group in graph.prunable}
+    for group in graph.prunable:
+        if group.name in scores:
+            assert scores[group.name].shape == (group.channels,)
+            assert scores[group.name].dtype is torch.float32
+
+
+@pytest.mark.parametrize("criterion", WITH_DATA)
+def test_the_network_is_left_exactly_as_it_was_when_scoring_fails(criterion: str) -> None:
+    net = used()
+    graph = trace(net, data(2)[0])
+    before = state(net)
+
+    def broken() -> Iterator[tuple[Tensor, Tensor]]:
+        yield data(3)
+        torch.rand(3)
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        score(net, graph, criterion, broken(), F.cross_entropy)
+    assert same(state(net), before)
+
+
+@pytest.mark.parametrize("criterion", WITH_DATA)
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_scores_are_the_same_whatever_the_caller_has_switched_off(
+    criterion: str, context: type[torch.no_grad]
+) -> None:
+    net = make(Plain)
+    batch = data(4)
+    graph = trace(net, batch[0])
+    wanted = score(net, graph, criterion, [batch], F.cross_entropy)
+    with context():
+        assert score(net, graph, criterion, [batch], F.cross_entropy) == wanted
+
+
+def test_no_parameter_gradient_is_computed_for_gates() -> None:
+    net = make(Plain)
+    batch = data(4)
+    graph = trace(net, batch[0])
+    calls: list[int] = []
+    for parameter in net.parameters():
+        parameter.register_hook(lambda _: calls.append(1))
+    score(net, graph, "taylor", [batch], F.cross_entropy)
+    assert calls == []
+
+
+def test_batches_may_be_tuples_dicts_and_bare_tensors() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            return self.two(torch.tanh(self.one(x))) + shift
+
+    net = Two()
+    x, shift, targets = torch.randn(5, 3), torch.randn(5, 2), torch.randint(0, 2, (5,))
+    graph = trace(net, (x, shift))
+    tuples = score(net, graph, "taylor", [((x, shift), targets)], F.cross_entropy)
+    dicts = score(net, graph, "taylor", [({"shift": shift, "x": x}, targets)], F.cross_entropy)
+    assert tuples == dicts
+    plain = make(Plain)
+    inputs, labels = data(4)
+    graph = trace(plain, inputs)
+    assert score(plain, graph, "apoz", [inputs]) == score(plain, graph, "apoz", [(inputs, labels)])
+
+
+def test_max_batches_stops_early_and_takes_no_more() -> None:
+    net = make(Plain)
+    parts = [data(3, seed=seed) for seed in range(3)]
+    graph = trace(net, parts[0][0])
+    taken = iter(parts)
+    some = score(net, graph, "taylor", taken, F.cross_entropy, max_batches=2)
+    assert some == score(net, graph, "taylor", parts[:2], F.cross_entropy)
+    assert len(list(taken)) == 1
+
+
+@pytest.mark.parametrize(
+    ("criterion", "arguments", "message"),
+    [
+        ("taylor", {}, "taylor needs batches of data"),
+        ("taylor", {"batches": [data(2)]}, "taylor needs a loss"),
+        (
+            "taylor",
+            {"batches": [data(2)[0]], "loss_fn": F.cross_entropy},
+            "pairs .inputs, targets., not a Tensor of 2",
+        ),
+        ("taylor", {"batches": [(1, 2, 3)], "loss_fn": F.cross_entropy}, "not a tuple of 3"),
+        ("mutual-information", {"batches": [data(2)[0]]}, "pairs"),
+        ("taylor", {"batches": [], "loss_fn": F.cross_entropy}, "no backward pass"),
+        ("apoz", {"batches": []}, "no forward pass"),
+        ("tailor", {}, "did you mean 'taylor'"),
+        ("zzz", {}, "choose one of activation-mean"),
+        ("taylor", {"batches": [data(2)], "loss_fn": lambda *_: torch.ones(())}, "does not depend on"),
+    ],
+)
+def test_wrong_usage_says_what_to_do(criterion: str, arguments: dict[str, object], message: str) -> None:
+    net = make(Plain)
+    with pytest.raises(UsageError, match=message):
+        score(net, trace(net, data(2)[0]), criterion, **arguments)  # type: ignore[arg-type]
+
+
+def test_data_free_criteria_touch_no_data() -> None:
+    def explode() -> Iterator[Tensor]:
+        raise AssertionError("data was read")
+        yield
+
+    net = make(Plain)
+    state_before = random.getstate()
+    scores = score(net, trace(net, data(2)[0]), "magnitude", explode())
+    assert random.getstate() == state_before
+    assert len(scores) == 3
