@@ -1,0 +1,177 @@
+"""A data set: its splits, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur.data.decode import Decoder
+from secateur.data.folder import Files, listed, survey
+from secateur.data.loader import Loader
+from secateur.data.pictures import Pictures, read
+from secateur.data.settings import Augmentation, DataSettings, shorter_side
+from secateur.errors import DataError
+from secateur.models import InputSpec
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with their classes.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        pictures: uint8, shape (C, h, w) each.
+        targets: class indices, int64, shape (N,).
+        skipped: one line for each file that could not be read.
+    """
+
+    name: str
+    pictures: Pictures = field(repr=False)
+    targets: Tensor = field(repr=False)
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def counts(self, classes: int) -> tuple[int, ...]:
+        """Number of pictures of each class."""
+        return tuple(torch.bincount(self.targets, minlength=classes).tolist())
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Pictures in classes: a part to train on, a part to choose on, and a part to report on.
+
+    Each split is read when it is first asked for.
+
+    Attributes:
+        classes: their names; places are class indices.
+        input: size and normalisation of what is handed out.
+        settings: batch size, seed and the like.
+        augmentation: how training pictures are varied.
+        readers: what reads each split.
+    """
+
+    classes: tuple[str, ...]
+    input: InputSpec
+    settings: DataSettings
+    augmentation: Augmentation
+    readers: Mapping[str, Callable[[], Split]] = field(repr=False)
+
+    @cached_property
+    def train(self) -> Split:
+        """To train on."""
+        return self.readers["train"]()
+
+    @cached_property
+    def validation(self) -> Split:
+        """To choose on: ``val/``, or a part held out of ``train/``."""
+        return self.readers["val"]()
+
+    @cached_property
+    def test(self) -> Split:
+        """To report on: ``test/``, or ``val/`` where there is none."""
+        same = self.readers["test"] is self.readers.get("val")
+        return self.validation if same else self.readers["test"]()
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """One line for each file that could not be read, of the splits read so far."""
+        read_so_far = {id(split): split for split in vars(self).values() if isinstance(split, Split)}
+        return tuple(line for split in read_so_far.values() for line in split.skipped)
+
+    def training_batches(self, *, augment: bool = True) -> Loader:
+        """Shuffled and varied batches of the training part; a last batch that is not full is left out.
+
+        Args:
+            augment: whether pictures are varied; without, the middle of each is shown.
+        """
+        how = self.augmentation if augment else None
+        return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how)
+
+    def validation_batches(self) -> Loader:
+        """All pictures to choose on, always in the same order."""
+        return self._loader(self.validation)
+
+    def test_batches(self) -> Loader:
+        """All pictures to report on, always in the same order."""
+        return self._loader(self.test)
+
+    def _loader(
+        self,
+        split: Split,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        augmentation: Augmentation | None = None,
+    ) -> Loader:
+        return Loader(
+            pictures=split.pictures,
+            targets=split.targets,
+            input=self.input,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            shuffle=shuffle,
+            augmentation=augmentation,
+            drop_last=drop_last,
+        )
+
+
+def open_folder(
+    root: str | Path, spec: InputSpec, settings: DataSettings | None = None, *, training: bool = True
+) -> ImageData:
+    """A folder of pictures: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
+
+    Choosing and reporting are kept apart: where there is no ``val/``, a part of ``train/`` is held out to
+    choose on, and ``test/`` is only reported on. Where there is no ``test/``, ``val/`` serves for both.
+
+    Args:
+        root: the folder.
+        spec: size and normalisation that the network expects.
+        settings: batch size, seed and the like.
+        training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
+
+    Returns:
+        The data set; pictures are decoded when their split is first asked for.
+
+    Raises:
+        DataError: a split is missing, a class is empty, or the classes differ between splits; later, when a
+            split is read, if no picture of a class can be read or, with ``strict``, if any cannot.
+    """
+    settings = settings or DataSettings()
+    decoder = Decoder(spec.size[0], shorter_side(spec))
+    layout = survey(Path(root), held_out=settings.held_out, seed=settings.seed, training=training)
+    by_files = {
+        id(files): _Reader(files, layout.classes, decoder, settings) for files in layout.splits.values()
+    }
+    readers = {name: by_files[id(files)] for name, files in layout.splits.items()}
+    how = settings.augmentation or Augmentation.suited_to(spec)
+    return ImageData(layout.classes, spec, settings, how, readers)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Decodes one split."""
+
+    files: Files
+    classes: tuple[str, ...]
+    decoder: Decoder
+    settings: DataSettings
+
+    def __call__(self) -> Split:
+        reading = read(self.files.paths, self.decoder, self.settings.memory)
+        if reading.failures and self.settings.strict:
+            raise DataError(f"{len(reading.failures)} unreadable: {listed(reading.failures)}")
+        targets = torch.tensor([self.files.targets[index] for index in reading.kept], dtype=torch.int64)
+        split = Split(self.files.name, reading.pictures, targets, reading.failures)
+        for name, count in zip(self.classes, split.counts(len(self.classes)), strict=True):
+            if not count:
+                raise DataError(
+                    f"no picture of class {name!r} in {split.name} can be read: {listed(split.skipped)}"
+                )
+        return split

@@ -1,0 +1,161 @@
+"""The layout of a folder of pictures: splits, classes and files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from secateur.data.decode import is_picture
+from secateur.errors import DataError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Files:
+    """The pictures of one split.
+
+    Attributes:
+        name: of the split, for messages.
+        paths: files, sorted within each class.
+        targets: index of the class of each.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder holds.
+
+    Attributes:
+        classes: names of the classes, sorted; their places are the class indices.
+        splits: by name; ``train`` is there unless only judging was asked for, and ``test`` always.
+            ``val`` is there if it is in the folder, or else a held-out part of ``train``.
+    """
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, Files]
+
+
+def survey(root: Path, *, held_out: float, seed: int, training: bool = True) -> Layout:
+    """Look at a folder of pictures without decoding any.
+
+    Args:
+        root: holds ``train/``, and ``val/`` or ``test/`` or both; each holds one folder a class.
+        held_out: share of ``train/`` kept for choosing where there is no ``val/``.
+        seed: decides which pictures are held out.
+        training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
+
+    Returns:
+        Splits and classes. Where there is no ``test/``, ``val/`` stands in.
+
+    Raises:
+        DataError: a split is missing, a class is empty, or the classes differ between splits.
+    """
+    if not root.is_dir():
+        raise DataError(f"no folder {root}: give a folder with train/ and val/ or test/ in it")
+    wanted = ("train", "val", "test") if training else ("val", "test")
+    found = {name: _split(root / name) for name in wanted if (root / name).is_dir()}
+    if training and "train" not in found:
+        raise DataError(f"no train/ folder in {root}: put a folder of pictures for each class into train/")
+    if not {"val", "test"} & found.keys():
+        raise DataError(f"neither val/ nor test/ in {root}: accuracy cannot be measured on train/ itself")
+    classes = _same_classes(root, found)
+    splits = {name: _files(name, by_class) for name, by_class in found.items()}
+    if training and "val" not in splits:
+        splits["train"], splits["val"] = _hold_out(splits["train"], held_out, seed)
+    splits.setdefault("test", splits.get("val", splits.get("test")))  # type: ignore[arg-type]  # one is there
+    return Layout(classes, splits)
+
+
+def listed(lines: tuple[str, ...]) -> str:
+    """Lines as one, cut short if they are many.
+
+    >>> listed(tuple("abcdefg"))
+    'a; b; c; d; e; and 2 more'
+    """
+    rest = len(lines) - _SHOWN
+    return "; ".join(lines[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The pictures of each class; folders within a class are searched too, and links followed."""
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
+    if len(names) < 2:
+        have = f"only {names[0]}" if names else "none"
+        raise DataError(f"{folder} needs a folder for each of two or more classes, but has {have}")
+    return {name: _class(folder / name) for name in names}
+
+
+def _class(folder: Path) -> tuple[Path, ...]:
+    files = [
+        Path(place) / name
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if not name.startswith(".")
+    ]
+    pictures = tuple(sorted(path for path in files if is_picture(path)))
+    if not pictures:
+        have = f"none of the {len(files)} files in {folder} is a picture" if files else f"no file in {folder}"
+        raise DataError(f"class {folder.name!r} is empty: {have}")
+    return pictures
+
+
+def _same_classes(root: Path, found: Mapping[str, Mapping[str, object]]) -> tuple[str, ...]:
+    first, *others = found
+    for other in others:
+        for this, that in ((first, other), (other, first)):
+            lacking = tuple(sorted(found[this].keys() - found[that].keys()))
+            if lacking:
+                raise DataError(f"{root / that} lacks classes that {this}/ has: {listed(lacking)}")
+    return tuple(found[first])
+
+
+def _files(name: str, by_class: Mapping[str, tuple[Path, ...]]) -> Files:
+    paths = tuple(path for pictures in by_class.values() for path in pictures)
+    targets = tuple(target for target, pictures in enumerate(by_class.values()) for _ in pictures)
+    return Files(name, paths, targets)
+
+
+def _hold_out(files: Files, share: float, seed: int) -> tuple[Files, Files]:
+    """Two parts of a split: the rest, and the share, of each class alike."""
+    for target, count in Counter(files.targets).items():
+        if count < 2:
+            folder = files.paths[files.targets.index(target)].parent
+            raise DataError(f"{folder} has one picture, so none can be held out: add pictures, or a val/")
+    held = set(held_out_indices(files.targets, share, seed))
+    kept = [index for index in range(len(files.paths)) if index not in held]
+    return _pick(files, "train", kept), _pick(files, "val", sorted(held))
+
+
+def held_out_indices(targets: tuple[int, ...], share: float, seed: int) -> list[int]:
+    """A random share of each class, at least one and never all of it.
+
+    Args:
+        targets: class index of each example.
+        share: of each class, between 0 and 1.
+        seed: the same seed chooses the same examples.
+
+    Returns:
+        Indices of the chosen examples.
+    """
+    generator = np.random.default_rng([seed, len(targets)])
+    labels = np.asarray(targets)
+    chosen: list[int] = []
+    for target in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == target))
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        chosen += members[:count].tolist()
+    return chosen
+
+
+def _pick(files: Files, name: str, indices: list[int]) -> Files:
+    return Files(name, tuple(files.paths[i] for i in indices), tuple(files.targets[i] for i in indices))

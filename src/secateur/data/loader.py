@@ -1,0 +1,121 @@
+"""Batches in a reproducible order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.data.augment import DRAWS, middle, vary
+from secateur.data.pictures import OnDisk, Pictures, fetch, make_pool
+from secateur.data.settings import Augmentation
+from secateur.models import InputSpec
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Loader:
+    """Goes through a split in batches, as often as it is iterated.
+
+    Every pass has a number, from which follow its order and its augmentation: the same seed and number give
+    the same batches, bit for bit. To go on in the middle of a training, set ``epoch``.
+
+    Attributes:
+        pictures: of the split.
+        targets: class indices, int64, shape (N,).
+        input: size and normalisation of what is handed out.
+        batch_size: pictures in a batch.
+        seed: of all randomness.
+        shuffle: whether each pass has an order of its own.
+        augmentation: how pictures are varied; ``None`` shows the middle of each.
+        drop_last: whether a last batch that is not full is left out (unless it is the only one).
+        epoch: number of the next pass; counts itself up.
+    """
+
+    pictures: Pictures = field(repr=False)
+    targets: Tensor = field(repr=False)
+    input: InputSpec
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = False
+    augmentation: Augmentation | None = None
+    drop_last: bool = False
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.targets), self.batch_size)
+        return full if self.drop_last and full else full + bool(rest)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches: pictures, float32, shape (B, C, H, W), normalised; targets, int64, shape (B,)."""
+        order, draws = self._pass(self.epoch)
+        self.epoch += 1
+        chunks = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        with make_pool() as readers, ThreadPoolExecutor(1) as ahead:
+            yield from self._batches(chunks[: len(self)], draws, readers, ahead)
+
+    def share(self, index: int, count: int) -> Loader:
+        """The part of one of several processes: every ``count``-th picture from ``index`` on.
+
+        With ``drop_last`` all parts are of the same length, as distributed training needs.
+        """
+        longest = len(self.targets) // count * count if self.drop_last else len(self.targets)
+        chosen = range(index, longest, count)
+        pictures = self.pictures[index:longest:count]
+        return replace(self, pictures=pictures, targets=self.targets[list(chosen)])
+
+    def _pass(self, epoch: int) -> tuple[list[int], Tensor]:
+        """Order of the pictures and uniform numbers for each, shape (N, 5), of one pass."""
+        mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        count = len(self.targets)
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        return order.tolist(), torch.rand(count, DRAWS, generator=generator)
+
+    def _batches(
+        self, chunks: list[list[int]], draws: Tensor, readers: ThreadPoolExecutor, ahead: ThreadPoolExecutor
+    ) -> Iterator[Batch]:
+        if not isinstance(self.pictures, OnDisk):
+            yield from (self._batch(chunk, draws, readers) for chunk in chunks)
+            return
+        # The next batch is decoded while the network works on this one.
+        following: Future[Batch] | None = None
+        for chunk in chunks:
+            current, following = following, ahead.submit(self._batch, chunk, draws, readers)
+            if current is not None:
+                yield current.result()
+        if following is not None:
+            yield following.result()
+
+    def _batch(self, chunk: Sequence[int], draws: Tensor, readers: ThreadPoolExecutor) -> Batch:
+        height, width = self.input.size[1:]
+        pictures = fetch(self.pictures, chunk, readers)
+        if self.augmentation is None:
+            shown = [middle(picture, (height, width)) for picture in pictures]
+        else:
+            how = self.augmentation
+            rows = draws[list(chunk)]
+            shown = [vary(*pair, how, (height, width)) for pair in zip(pictures, rows, strict=True)]
+        return normalized(torch.stack(shown), self.input), self.targets[list(chunk)]
+
+
+def normalized(pictures: Tensor, spec: InputSpec) -> Tensor:
+    """Pictures as a network expects them.
+
+    Args:
+        pictures: uint8, shape (B, C, H, W).
+        spec: mean and deviation, of values in [0, 1].
+
+    Returns:
+        float32 of the same shape.
+
+    >>> normalized(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), InputSpec((1, 1, 1), (0.5,), (0.25,)))
+    tensor([[[[2.]]]])
+    """
+    mean, std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (spec.mean, spec.std))
+    return pictures.float().sub_(mean).div_(std)

@@ -1,0 +1,88 @@
+"""What can be chosen about a data set, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateur.errors import UsageError
+from secateur.models import InputSpec
+
+_SMALL = 64  # pixels; below, pictures are shifted, and not enlarged
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training pictures are varied, anew in each epoch.
+
+    Attributes:
+        area: share of the picture that a random crop shows, least and most; ``None`` for no crop.
+        aspect: widest ratio of the sides of the crop (and, inverted, the narrowest).
+        shift: most pixels by which a picture moves either way, with black behind it.
+        flip: whether every second picture is mirrored.
+
+    >>> Augmentation.suited_to(InputSpec((3, 32, 32))).shift
+    4
+    """
+
+    area: tuple[float, float] | None = None
+    aspect: float = 4 / 3
+    shift: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.area or (1.0, 1.0)
+        if not 0 < low <= high <= 1:
+            raise UsageError(
+                f"a crop shows between {low} and {high} of the picture: give 0 < least <= most <= 1"
+            )
+        if self.aspect < 1 or self.shift < 0:
+            raise UsageError(
+                f"aspect is {self.aspect} and must be at least 1; shift is {self.shift}, at least 0"
+            )
+
+    @classmethod
+    def suited_to(cls, spec: InputSpec) -> Augmentation:
+        """Random crops for photographs, small shifts for small pictures, mirroring for both."""
+        side = min(spec.size[1:])
+        return cls(shift=side // 8, flip=True) if side <= _SMALL else cls(area=(0.35, 1.0), flip=True)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How pictures are read and handed out.
+
+    Attributes:
+        batch_size: pictures in a batch.
+        seed: decides the order, the augmentation, and which pictures are held out.
+        held_out: share of ``train/`` that is kept for choosing where there is no ``val/``.
+        augmentation: of training pictures; ``None`` for what suits them.
+        strict: whether an unreadable picture is an error, and not only left out.
+        memory: most bytes for decoded pictures; a larger set is decoded again in each epoch.
+    """
+
+    batch_size: int = 32
+    seed: int = 0
+    held_out: float = 0.1
+    augmentation: Augmentation | None = None
+    strict: bool = False
+    memory: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch size {self.batch_size} must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} must not be negative")
+        if not 0 < self.held_out < 1:
+            raise UsageError(f"the held-out share {self.held_out} must lie between 0 and 1")
+
+
+def shorter_side(spec: InputSpec) -> int:
+    """Pixels of the shorter side of a decoded picture, of which the network sees the middle.
+
+    Photographs are cropped to seven eighths, as is usual since AlexNet; small pictures not at all.
+
+    >>> shorter_side(InputSpec()), shorter_side(InputSpec((3, 32, 32)))
+    (256, 32)
+    """
+    side = max(spec.size[1:])
+    return side if side <= _SMALL else round(side * 8 / 7)
