@@ -215,10 +215,8 @@ def _first(holds: Callable[[IntArray], npt.NDArray[np.bool_]], below: int, end: 
         tried = np.unique(np.linspace(below + 1, end - 1, _AT_ONCE).astype(np.int64))
         met = np.flatnonzero(holds(tried))
         place = int(met[0]) if len(met) else len(tried)
-        below, end = (
-            int(tried[place - 1]) if place else below,
-            int(tried[place]) if place < len(tried) else end,
-        )
+        edges = [below, *tried.tolist(), end]
+        below, end = edges[place], edges[place + 1]
     return end
 
 
