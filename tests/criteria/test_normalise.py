@@ -10,7 +10,7 @@ from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
 
 SCORES = st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=8)
-KINDS = ("l2", "l1", "max", "minmax", "none")
+KINDS = ("l2", "l1", "max", "min-max", "none")
 
 
 @given(SCORES)
@@ -24,7 +24,7 @@ def test_norms_are_one(scores: list[float]):
     assert np.linalg.norm(scaled["l2"]) == pytest.approx(1)
     assert np.abs(scaled["l1"]).sum() == pytest.approx(1)
     assert np.abs(scaled["max"]).max() == pytest.approx(1)
-    unit = scaled["minmax"]
+    unit = scaled["min-max"]
     assert (unit.min(), unit.max()) == (0, 1 if len(set(scores)) > 1 else 0)
     assert scaled["none"].tolist() == scores
 
@@ -63,6 +63,6 @@ def test_dtypes(given: torch.dtype, wanted: torch.dtype):
 
 def test_unknown_kind():
     with pytest.raises(
-        UsageError, match=r"Unknown normalisation 'l3': choose one of l2, l1, max, minmax, none"
+        UsageError, match=r"Unknown normalisation 'l3': choose one of l2, l1, max, min-max, none"
     ):
         normalise({}, "l3")

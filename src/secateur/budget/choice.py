@@ -50,7 +50,7 @@ def make_plan(
             that ``Scores`` names as unscored stay whole.
         budget: what may remain.
         normalize: how scores of different groups are made comparable: ``"l2"``, ``"l1"``,
-            ``"max"``, ``"minmax"`` or ``"none"``.
+            ``"max"``, ``"min-max"`` or ``"none"``.
         scope: ``"global"`` ranks the channels of all groups together; ``"uniform"`` takes the
             same share from every group, as nearly as the limits allow.
         round_to: kept widths are multiples of it, or the whole group. A unit of several channels

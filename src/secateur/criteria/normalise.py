@@ -15,9 +15,9 @@ def normalise(values: Mapping[str, Tensor], how: str = "l2") -> dict[str, Tensor
 
     The kinds are ``l2`` (divide by the Euclidean norm of the group; Molchanov et al. 2017,
     arXiv 1611.06440, section 2.2), ``l1`` (divide by the sum of absolute scores), ``max``
-    (divide by the largest absolute score), ``minmax`` (shift and scale to the range 0 to 1)
+    (divide by the largest absolute score), ``min-max`` (shift and scale to the range 0 to 1)
     and ``none``. None of them changes the order within a group. A group whose scores are all
-    zero stays zero; under ``minmax`` a group whose scores are all equal becomes zero.
+    zero stays zero; under ``min-max`` a group whose scores are all equal becomes zero.
 
     Args:
         values: scores per group, each of shape ``(channels,)``, finite.
@@ -67,6 +67,6 @@ _KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": _by_norm(2),
     "l1": _by_norm(1),
     "max": _by_largest,
-    "minmax": _to_unit_range,
+    "min-max": _to_unit_range,
     "none": torch.clone,
 }
