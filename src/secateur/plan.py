@@ -168,8 +168,8 @@ class PruningPlan:
         total = sum(group.channels for group in self.graph.prunable)
         before, after = self.cost_before, self.cost_after
         costs = [
-            _row("parameters", before.params, after.params),
-            _row("MACs", before.macs, after.macs),
+            _row("parameters", before.params, after.params, ""),
+            _row("MACs", before.macs, after.macs, ""),
             _row("size", before.bytes, after.bytes, "B"),
             _row("activations", before.memory, after.memory, "B"),
         ]
@@ -281,9 +281,10 @@ def _others(channels: Collection[int], count: int) -> IntArray:
     return np.flatnonzero(mask)
 
 
-def _row(name: str, before: int, after: int, unit: str = "") -> tuple[str, ...]:
-    share = after / before if before else 1.0
-    return name, amount(before, unit), amount(after, unit), f"{share:.1%}"
+def _row(name: str, before: int, after: int, unit: str | None = None) -> tuple[str, ...]:
+    """A line of a table; numbers are shortened if they have a unit, which may be empty."""
+    words = [f"{number:,}" if unit is None else amount(number, unit) for number in (before, after)]
+    return name, *words, f"{after / before if before else 1.0:.1%}"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -13,6 +13,7 @@ from secateur.budget.limits import Budget, Limit, Meter
 from secateur.budget.order import Order, Scope, comparable, removal_order
 from secateur.budget.room import Bounds, Room, Rules, bounds
 from secateur.budget.shortfall import shortfall
+from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Cost
 from secateur.graph.groups import IntArray
@@ -45,7 +46,8 @@ def make_plan(
     Args:
         graph: the graph of the network.
         scores: for each prunable group one number per channel, larger for channels that matter
-            more: ``Scores``, or a mapping of group names to tensors, arrays or sequences.
+            more: ``Scores``, or a mapping of group names to tensors, arrays or sequences. Groups
+            that ``Scores`` names as unscored stay whole.
         budget: what may remain.
         normalize: how scores of different groups are made comparable: ``"l2"``, ``"l1"``,
             ``"max"``, ``"min-max"`` or ``"none"``.
@@ -80,7 +82,7 @@ def make_plan(
     """
     if scope not in get_args(Scope):
         raise UsageError(f"unknown scope {scope!r}: choose one of {', '.join(get_args(Scope))}")
-    rules = Rules(round_to, min_channels, floors, caps, ignore)
+    rules = Rules(round_to, min_channels, floors, caps, ignore, _unscored(scores))
     room = rules.room(graph)
     meter = Meter(graph, budget.amounts(graph))
     order = removal_order(comparable(graph, scores, room, normalize), room, scope)
@@ -125,7 +127,7 @@ def uniform_plan(
         >>> uniform_plan(trace(net, torch.zeros(1, 4)), {"0": range(8)}, keep=0.5).removed
         {'0': (0, 1, 2, 3)}
     """
-    room = Rules(round_to, min_channels, floors, None, ignore).room(graph)
+    room = Rules(round_to, min_channels, floors, None, ignore, _unscored(scores)).room(graph)
     targets = bounds(graph, keep, "keep")
     order = removal_order(comparable(graph, scores, room, "none"), room, "uniform")
     return _plan(graph, order, room.below(targets))
@@ -163,6 +165,10 @@ def reachable(
     """
     least = Rules(round_to, min_channels, floors, caps, ignore).room(graph).least
     return graph.cost_model.cost(least), graph.cost()
+
+
+def _unscored(scores: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(scores.unscored) if isinstance(scores, Scores) else frozenset()
 
 
 def _widths(meter: Meter, order: Order, room: Room) -> IntArray:
@@ -209,10 +215,8 @@ def _first(holds: Callable[[IntArray], npt.NDArray[np.bool_]], below: int, end: 
         tried = np.unique(np.linspace(below + 1, end - 1, _AT_ONCE).astype(np.int64))
         met = np.flatnonzero(holds(tried))
         place = int(met[0]) if len(met) else len(tried)
-        below, end = (
-            int(tried[place - 1]) if place else below,
-            int(tried[place]) if place < len(tried) else end,
-        )
+        edges = [below, *tried.tolist(), end]
+        below, end = edges[place], edges[place + 1]
     return end
 
 

@@ -20,7 +20,15 @@ Bounds = Limit | Mapping[str, Limit] | None
 
 @dataclass(frozen=True)
 class Rules:
-    """What a user asks of the widths; the arguments of ``make_plan`` of the same names.
+    """What is asked of the widths: the arguments of ``make_plan`` of the same names.
+
+    Attributes:
+        round_to: what kept widths are multiples of, unless the group stays whole.
+        min_channels: what every group keeps.
+        floors: what must stay of groups.
+        caps: what may stay of groups.
+        ignore: groups and modules to leave alone.
+        unscored: names of groups to leave alone, since their channels could not be valued.
 
     Raises:
         UsageError: if ``round_to`` or ``min_channels`` is not an integer of at least 1.
@@ -30,7 +38,8 @@ class Rules:
     min_channels: int = 1
     floors: Bounds = None
     caps: Bounds = None
-    ignore: Iterable[str] = ()
+    ignore: str | Iterable[str] = ()
+    unscored: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("round_to", "min_channels"):
@@ -50,9 +59,8 @@ class Rules:
                 lies between the floor and the cap of a group.
         """
         widths = np.array([group.channels for group in graph.groups], dtype=np.int64)
-        fixed = ~np.array([group.prunable for group in graph.groups], dtype=np.bool_) | _ignored(
-            graph, self.ignore
-        )
+        open_ = [group.prunable and group.name not in self.unscored for group in graph.groups]
+        fixed = ~np.array(open_, dtype=np.bool_) | _ignored(graph, self.ignore)
         floors = np.maximum(bounds(graph, self.floors, "floors", lower=True), self.min_channels)
         caps = np.minimum(bounds(graph, self.caps, "caps"), widths)
         step = int(self.round_to)

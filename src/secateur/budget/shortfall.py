@@ -41,16 +41,17 @@ def _causes(meter: Meter, rules: Rules, least: dict[str, int], unmet: list[str])
         "min_channels": replace(rules, min_channels=1, caps=None),
         "floors": replace(rules, floors=None, caps=None),
         "ignore": replace(rules, ignore=(), caps=None),
+        "groups without scores": replace(rules, unscored=frozenset(), caps=None),
     }
 
     def gain(other: Rules) -> str:
         found = meter.named(other.room(meter.graph).least)
         return ", ".join(f"{found[name]:,} {WORDS[name]}" for name in unmet if found[name] < least[name])
 
-    single = [f"{name} (without it {gain(other)})" for name, other in lifted.items() if gain(other)]
+    single = [f"{name} (else {gain(other)})" for name, other in lifted.items() if gain(other)]
     if single:
         return f"Held up by {' and '.join(single)}"
     if gain(free):
-        strict = [name for name in lifted if getattr(rules, name) != getattr(free, name)]
-        return f"Held up by {' and '.join(strict)} together (without them {gain(free)})"
+        strict = [name for name, other in lifted.items() if other != replace(rules, caps=None)]
+        return f"Held up by {' and '.join(strict)} together (else {gain(free)})"
     return "What is frozen, and one channel of every prunable group, need that much"

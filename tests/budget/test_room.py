@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from secateur.budget.room import Rules
+from secateur.errors import UsageError
+from secateur.graph import trace
+from tests.fakes import FakeGraph, chain, graphs
+
+
+def allowed(width: int, step: int, low: int, high: int) -> list[int]:
+    """All widths that the rules allow, by trying each."""
+    fits = [w for w in range(1, width + 1) if w == width or w % step == 0]
+    return [w for w in fits if min(low, width) <= w <= high]
+
+
+@given(graphs(max_width=30), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))
+def test_widths_are_those_of_a_search(graph: FakeGraph, step: int, least: int, floor: int):
+    room = Rules(round_to=step, min_channels=least, floors=floor).room(graph)
+    for number, group in enumerate(graph.groups):
+        widths = allowed(group.channels, step, max(least, floor), group.channels) if group.prunable else []
+        reached = [group.channels, *(group.channels - np.cumsum(room.units(number))).tolist()]
+        assert reached == (sorted(widths, reverse=True) or [group.channels])
+        assert room.least[number] == reached[-1]
+        assert room.most[number] == group.channels
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 12), st.integers(1, 40))
+def test_caps_are_those_of_a_search(width: int, step: int, floor: int, cap: int):
+    rules = Rules(round_to=step, floors={"g0": floor}, caps={"g0": cap})
+    widths = allowed(width, step, floor, max(1, min(cap, width)))
+    if not widths:
+        with pytest.raises(UsageError, match="no width is a multiple"):
+            rules.room(chain(width))
+        return
+    room = rules.room(chain(width))
+    assert (room.least[0], room.most[0]) == (widths[0], widths[-1])
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 12), st.integers(1, 50))
+def test_the_width_below_a_target(width: int, step: int, floor: int, target: int):
+    widths = allowed(width, step, floor, width)
+    wanted = max((w for w in widths if w <= target), default=widths[0])
+    assert Rules(round_to=step, floors=floor).room(chain(width)).below(np.array([target]))[0] == wanted
+
+
+def test_shares_round_floors_up_and_caps_down():
+    room = Rules(floors={"g0": 0.3}, caps={"*": 0.71}).room(chain(7, 2))
+    assert room.least.tolist() == [3, 1]
+    assert room.most.tolist() == [4, 1]
+
+
+def test_the_strictest_of_several_bounds_holds():
+    rules = Rules(floors={"*": 2, "g0": 4, "g[01]": 3}, caps={"*": 9, "g0": 6, "g1": 0.5})
+    room = rules.room(chain(10, 10, 10))
+    assert room.least.tolist() == [4, 3, 2]
+    assert room.most.tolist() == [6, 5, 9]
+
+
+def test_one_bound_for_all_groups():
+    room = Rules(floors=2, caps=0.5).room(chain(10, 4, frozen=frozenset({1})))
+    assert (room.least.tolist(), room.most.tolist()) == ([2, 4], [5, 4])
+
+
+def test_ignore_by_group_module_and_pattern():
+    graph = chain(10, 10, 10)
+
+    def left_alone(ignore: object) -> list[int]:
+        return np.flatnonzero(Rules(ignore=ignore).room(graph).least == 10).tolist()  # type: ignore[arg-type]
+
+    assert left_alone("g1") == [1]
+    assert left_alone(["g1", "l2"]) == [1, 2]  # l2 writes g2 and reads g1
+    assert left_alone(["l2"]) == [2]
+    assert left_alone(["l[01]"]) == [0, 1]
+    assert left_alone(["l0.bias"]) == [0]
+    assert left_alone(name for name in ("*2",)) == [2]
+    assert left_alone([]) == []
+
+
+def test_a_containing_module_stands_for_all_inside_it():
+    net = nn.Sequential(
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5)),
+        nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2)),
+    )
+    graph = trace(net, torch.zeros(1, 3))
+    names = np.array([group.name for group in graph.groups])
+
+    def left_alone(ignore: str) -> list[str]:
+        room = Rules(ignore=ignore).room(graph)
+        return names[room.least == room.widths].tolist()
+
+    assert left_alone("0") == ["0.0", "0.2", "1.1"]
+    assert left_alone("1") == ["1.0", "1.1"]
+    assert left_alone("0.2") == ["0.2", "1.1"]
+    assert left_alone("*") == names.tolist()
+
+
+def test_names_that_do_not_exist():
+    with pytest.raises(UsageError, match="ignore: no group or module 'l9'; did you mean 'l"):
+        Rules(ignore=["l9"]).room(chain(3, 3))
+    for what in ("floors", "caps"):
+        with pytest.raises(UsageError, match=f"{what}: no group 'q7'$"):
+            Rules(**{what: {"q7": 2}}).room(chain(3, 3))
+
+
+@pytest.mark.parametrize("value", [0, -2, True, 1.5, "2", None])
+def test_settings_out_of_range(value: object):
+    for name in ("round_to", "min_channels"):
+        with pytest.raises(UsageError, match=f"{name} must be an integer of at least 1"):
+            Rules(**{name: value})  # type: ignore[arg-type]
+
+
+def test_bounds_out_of_range():
+    with pytest.raises(UsageError, match=r"floors\['g0'\]: 1.5 is neither"):
+        Rules(floors={"g0": 1.5}).room(chain(3))
+    with pytest.raises(UsageError, match="caps: 0 is neither"):
+        Rules(caps=0).room(chain(3))
