@@ -111,14 +111,17 @@ def watch(
     Raises:
         UsageError: if the criterion is unknown, cannot watch, or the graph is of another network.
 
-    Example::
-
-        with secateur.watch(model, graph, "taylor") as watch:
-            for images, labels in loader:
-                optimizer.zero_grad()
-                loss_fn(model(images), labels).backward()
-                optimizer.step()
-        scores = watch.scores()
+    >>> import torch
+    >>> from secateur.graph import trace
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with watch(model, trace(model, torch.ones(1, 3)), "taylor") as watching:
+    ...     for inputs in torch.ones(5, 8, 3):
+    ...         optimizer.zero_grad()
+    ...         model(inputs).square().mean().backward()
+    ...         optimizer.step()
+    >>> watching.scores()["0"].shape
+    torch.Size([4])
     """
     chosen = resolve(criterion)
     if chosen.needs is Needs.OWN_PASSES:
