@@ -135,7 +135,8 @@ class ActivationMean(ActivationCriterion):
 class ActivationStd(ActivationCriterion):
     """Standard deviation of what is read, over examples and positions.
 
-    As in Molchanov et al. (arXiv 1611.06440): the square root of the mean squared distance from the mean, without Bessel's correction.
+    As in Molchanov et al. (arXiv 1611.06440): the square root of the mean squared distance from
+    the mean, without Bessel's correction.
     """
 
     name = "activation-std"

@@ -96,7 +96,8 @@ def watch(
     accumulated over several; forward passes without a backward pass count only for criteria that
     need no gradients. Parameter gradients stay the same to the bit. The network may be in a
     distributed or precision wrapper, and activations may be recomputed (checkpointing).
-    A compiled network has to be watched before it is compiled.
+    A compiled network has to be watched before it is compiled. Whatever scales the loss (a float16
+    gradient scaler, a division by accumulation steps) scales the scores.
 
     Args:
         model: the network that was traced, or a wrapper with the network in its ``module``.
