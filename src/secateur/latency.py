@@ -166,6 +166,11 @@ def compare_latency(
 
     Raises:
         UsageError: if there are no networks or a number is out of range.
+
+    >>> nets = {"before": nn.Linear(64, 64), "after": nn.Linear(64, 8)}
+    >>> comparison = compare_latency(nets, torch.ones(2, 64), min_runs=5, min_seconds=0)
+    >>> list(comparison.latencies), comparison.speedup("before")
+    (['before', 'after'], 1.0)
     """
     if not models:
         raise UsageError("there is no network to measure")

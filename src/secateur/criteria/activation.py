@@ -117,7 +117,7 @@ class ActivationObserver(Observer):
 class ActivationMean(ActivationCriterion):
     """Mean of what is read, over examples and positions, with its sign.
 
-    The mean activation of Molchanov et al. (arXiv 1611.06440), section 2.2.
+    The mean activation of Molchanov et al. (arXiv 1611.06440).
     """
 
     name = "activation-mean"
@@ -133,16 +133,18 @@ class ActivationMean(ActivationCriterion):
 
 @register
 class ActivationStd(ActivationCriterion):
-    """Standard deviation of what is read, over examples and positions (arXiv 1611.06440, section 2.2).
+    """Standard deviation of what is read, over examples and positions.
 
-    The square root of the mean squared distance from the mean, without Bessel's correction.
+    As in Molchanov et al. (arXiv 1611.06440): the square root of the mean squared distance from
+    the mean, without Bessel's correction.
     """
 
     name = "activation-std"
 
     def moments(self, x: Tensor) -> Tensor:
         """The mean and the mean square."""
-        variance, mean = torch.var_mean(x.float(), (0, 2), correction=0)
+        mean = x.mean((0, 2), dtype=torch.float32)
+        variance = (x - mean[:, None]).square_().mean((0, 2), dtype=torch.float32)
         mean, variance = mean.to(wide(mean)), variance.to(wide(mean))
         return torch.stack([mean, variance + mean.square()])
 
@@ -157,7 +159,7 @@ class ActivationStd(ActivationCriterion):
 class Apoz(ActivationCriterion):
     """One less the average percentage of zeros: the share of values read that are not zero.
 
-    Hu et al., "Network Trimming" (arXiv 1607.03250), equation 1; turned round, so that larger is
+    Hu et al., "Network Trimming" (arXiv 1607.03250); turned round, so that larger is
     better here as everywhere. A channel that is always zero scores zero.
     """
 

@@ -22,8 +22,8 @@ def charged(scores: Scores, graph: ChannelGraph, per: Charge = "macs", lam: floa
     With c the cost of a channel, what the network needs less when its group has one channel
     fewer, in millions (of parameters, MACs per example, bytes):
 
-    - ``score - lam * c``, as in Molchanov et al. (arXiv 1611.06440), section 2.4, which charges
-      normalised Taylor scores with lambda = 1e-3; it may be negative;
+    - ``score - lam * c``, as Molchanov et al. (arXiv 1611.06440) charge Taylor scores, with
+      lambda = 1e-3; it may be negative;
     - ``score / c`` with ``lam=None``. Groups whose channels cost nothing are left out then.
 
     Charge normalised scores, ``charged(scores.normalized("l2"), graph)``, and do not normalise again.
@@ -39,6 +39,13 @@ def charged(scores: Scores, graph: ChannelGraph, per: Charge = "macs", lam: floa
 
     Raises:
         UsageError: if ``per`` is unknown or ``lam`` is no finite number.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from secateur.graph import trace
+    >>> graph = trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 3))
+    >>> print(charged(Scores("equal", {"0": torch.ones(4)}), graph, "params", lam=1000.0)["0"])
+    tensor([0.9940, 0.9940, 0.9940, 0.9940])
     """
     if per not in get_args(Charge):
         raise UsageError(f"channels are charged per {', '.join(get_args(Charge))}, not per {per!r}")

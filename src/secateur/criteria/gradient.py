@@ -17,8 +17,9 @@ class Taylor(GateCriterion):
     """First-order estimate of the loss change: mean over examples of abs(g_i).
 
     Equation 8 of Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
-    Inference" (arXiv 1611.06440). The absolute value is taken per example, after the sum over
-    positions and readers.
+    Inference" (arXiv 1611.06440), without its division by the number of positions, so that the
+    score is the estimated change of the loss itself. The absolute value is taken per example,
+    after the sum over positions and readers.
     """
 
     name = "taylor"
@@ -38,13 +39,18 @@ class TaylorSquared(GateCriterion):
     """Squared first-order estimate: mean over examples of g_i squared.
 
     The gate form of Molchanov et al., "Importance Estimation for Neural Network Pruning"
-    (CVPR 2019, arXiv 1906.10771), equation 8, with the square taken per example.
+    (CVPR 2019, arXiv 1906.10771), with the square taken per example.
     """
 
     name = "taylor-squared"
 
     def per_example(self, gate: Tensor) -> Tensor:
-        """The squared gate gradient."""
+        """The squared gate gradient.
+
+        >>> import torch
+        >>> TaylorSquared().per_example(torch.tensor([[-1.0, 2.0]]))
+        tensor([[1., 4.]])
+        """
         return gate.square()
 
 
@@ -53,15 +59,20 @@ class Fisher(GateCriterion):
     """Loss increase under the empirical Fisher information: half the sum over examples of g_i squared.
 
     Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (arXiv 1801.05787),
-    equation 8 without its division by the number of examples, summed over coupled channels inside
-    the square as in Liu et al., "Group Fisher Pruning" (ICML 2021, arXiv 2108.00708).
+    without the division by the number of examples, and with coupled channels summed inside the
+    square as in Liu et al., "Group Fisher Pruning" (ICML 2021, arXiv 2108.00708).
     It grows with the number of examples; the ranking is that of ``taylor-squared``.
     """
 
     name = "fisher"
 
     def per_example(self, gate: Tensor) -> Tensor:
-        """Half the squared gate gradient."""
+        """Half the squared gate gradient.
+
+        >>> import torch
+        >>> Fisher().per_example(torch.tensor([[-1.0, 2.0]]))
+        tensor([[0.5000, 2.0000]])
+        """
         return 0.5 * gate.square()
 
     def finish(self, total: Tensor, examples: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ _CELLS_AT_ONCE = 10_000_000
 class MutualInformation(Criterion):
     """Mutual information, in nats, between the quantised pooled activation and the target.
 
-    Molchanov et al. (arXiv 1611.06440), section 2.2: I(x; y) = H(x) + H(y) - H(x, y). The
+    Molchanov et al. (arXiv 1611.06440): I(x; y) = H(x) + H(y) - H(x, y). The
     activation of an example is averaged over positions, then over readers, and sorted into
     equally filled bins (the edges are order statistics of each channel, so the score does not
     depend on its scale; equal values always share a bin). Targets are class numbers; targets

@@ -61,10 +61,14 @@ def score(
         UsageError: if the criterion is unknown, batches or the loss are missing, the graph is of
             another network, or a score is NaN or infinite.
 
-    Example::
-
-        scores = secateur.score(model, graph, "taylor", loader, torch.nn.functional.cross_entropy)
-        scores = secateur.score(model, graph, "magnitude")
+    >>> from secateur.graph import trace
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> graph = trace(model, torch.ones(1, 3))
+    >>> score(model, graph, "magnitude")["0"].shape
+    torch.Size([4])
+    >>> batches = [(torch.ones(8, 3), torch.ones(8, 2))]
+    >>> score(model, graph, "taylor", batches, nn.functional.mse_loss)["0"].shape
+    torch.Size([4])
     """
     chosen = resolve(criterion)
     watch = start(model, graph, chosen, reduction)

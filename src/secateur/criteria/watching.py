@@ -96,7 +96,8 @@ def watch(
     accumulated over several; forward passes without a backward pass count only for criteria that
     need no gradients. Parameter gradients stay the same to the bit. The network may be in a
     distributed or precision wrapper, and activations may be recomputed (checkpointing).
-    A compiled network has to be watched before it is compiled.
+    A compiled network has to be watched before it is compiled. Whatever scales the loss (a float16
+    gradient scaler, a division by accumulation steps) scales the scores.
 
     Args:
         model: the network that was traced, or a wrapper with the network in its ``module``.
@@ -111,14 +112,17 @@ def watch(
     Raises:
         UsageError: if the criterion is unknown, cannot watch, or the graph is of another network.
 
-    Example::
-
-        with secateur.watch(model, graph, "taylor") as watch:
-            for images, labels in loader:
-                optimizer.zero_grad()
-                loss_fn(model(images), labels).backward()
-                optimizer.step()
-        scores = watch.scores()
+    >>> import torch
+    >>> from secateur.graph import trace
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with watch(model, trace(model, torch.ones(1, 3)), "taylor") as watching:
+    ...     for inputs in torch.ones(5, 8, 3):
+    ...         optimizer.zero_grad()
+    ...         model(inputs).square().mean().backward()
+    ...         optimizer.step()
+    >>> watching.scores()["0"].shape
+    torch.Size([4])
     """
     chosen = resolve(criterion)
     if chosen.needs is Needs.OWN_PASSES:

@@ -157,7 +157,7 @@ class Magnitude(WeightCriterion):
 class Fpgm(WeightCriterion):
     """Sum of the distances from a channel's weights to those of all channels of the group.
 
-    He et al., "Filter Pruning via Geometric Median" (CVPR 2019, arXiv 1811.00250), equation 5:
+    He et al., "Filter Pruning via Geometric Median" (CVPR 2019, arXiv 1811.00250):
     channels near the geometric median can be made up for by the others.
     """
 
