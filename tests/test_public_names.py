@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,17 @@ import secateur
 def test_every_public_name_has_a_home():
     assert set(secateur.__all__) == {*secateur._MODULE_OF, "__version__"}
     assert dir(secateur) == sorted(secateur.__all__)
+
+
+def test_type_checkers_and_the_interpreter_find_the_same_names():
+    tree = ast.parse(Path(secateur.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    typed = {alias.name: node.module for node in block.body for alias in node.names}
+    assert typed == {name: f"secateur.{module}" for name, module in secateur._MODULE_OF.items()}
+
+
+def test_a_name_is_imported_when_it_is_asked_for():
+    assert secateur.build is import_module("secateur.models").build
 
 
 def test_unknown_name_is_an_attribute_error():
