@@ -7,10 +7,11 @@ import pytest
 
 import secateur
 
-SOURCES = sorted(Path(secateur.__file__).parent.rglob("*.py"))
+ROOT = Path(secateur.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_one_idea_a_file_and_a_function(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 350
