@@ -26,6 +26,9 @@ class Note(Event):
 
     text: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Progress(Event):
