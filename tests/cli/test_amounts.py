@@ -8,7 +8,15 @@ from secateur.cli.amounts import amount, shape
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("0.25", 0.25), (".5", 0.5), ("1.0", 1.0), ("12.5%", 0.125), ("512", 512), ("2k", 2000), ("1.5G", 1_500_000_000)],
+    [
+        ("0.25", 0.25),
+        (".5", 0.5),
+        ("1.0", 1.0),
+        ("12.5%", 0.125),
+        ("512", 512),
+        ("2k", 2000),
+        ("1.5G", 1_500_000_000),
+    ],
 )
 def test_shares_are_floats_and_amounts_are_integers(text: str, value: float) -> None:
     result = amount(text)

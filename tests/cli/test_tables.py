@@ -12,7 +12,9 @@ def drawn(table: object) -> list[list[str]]:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table)
-    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in capture.get().splitlines()]
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in capture.get().splitlines()
+    ]
 
 
 def test_both_networks_and_the_factor_between_them_are_shown() -> None:

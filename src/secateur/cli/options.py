@@ -23,15 +23,23 @@ OptionalData = Annotated[
     str | None,
     typer.Option("--data", metavar="DIR", help="Folder of pictures as for train, or the word digits."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for everything that comes of the run.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="RUN", help="Folder for everything that comes of the run.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples in one step.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read pictures; as many as pay, if not given.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse unreadable pictures instead of skipping them.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes that read pictures; as many as pay, if not given.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse unreadable pictures instead of skipping them.")
+]
 Size = Annotated[
     int | None,
-    typer.Option("--size", min=1, help="Side of the square pictures in pixels; the network's own if not given."),
+    typer.Option(
+        "--size", min=1, help="Side of the square pictures in pixels; the network's own if not given."
+    ),
 ]
 Input = Annotated[
     str | None,
@@ -39,7 +47,9 @@ Input = Annotated[
 ]
 Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes of a network built anew.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bf16; auto takes bf16 where the device has units for it.")]
+Precision = Annotated[
+    str, typer.Option(help="auto, float32 or bf16; auto takes bf16 where the device has units for it.")
+]
 ChannelsLast = Annotated[
     str, typer.Option(help="auto, yes or no: memory layout with the channel innermost; auto where it gains.")
 ]

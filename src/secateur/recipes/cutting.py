@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from secateur.errors import VerificationError
-from secateur.inputs import Inputs
+from secateur.graph import ExampleInputs
 from secateur.plan import PruningPlan
 from secateur.surgery import apply_plan
 from secateur.training.events import Event
@@ -41,7 +41,7 @@ class Cut(Event):
         )
 
 
-def proved(model: nn.Module, plan: PruningPlan, inputs: Inputs) -> tuple[nn.Module, Verification]:
+def proved(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) -> tuple[nn.Module, Verification]:
     """A smaller copy of the network, and the proof that it is the same function without the channels.
 
     Args:
@@ -60,7 +60,7 @@ def proved(model: nn.Module, plan: PruningPlan, inputs: Inputs) -> tuple[nn.Modu
 
 
 def cut(
-    model: nn.Module, plan: PruningPlan, inputs: Inputs, optimizer: Optimizer | None = None
+    model: nn.Module, plan: PruningPlan, inputs: ExampleInputs, optimizer: Optimizer | None = None
 ) -> Verification:
     """Removes channels from a network in place, once a copy without them has been proved right.
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.budget import Budget
-from secateur.criteria import Needs, Scores, resolve, score, watch
-from secateur.graph import ChannelGraph, Cost, trace
+from secateur.criteria import Needs, Watch, resolve, score, watch
+from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
+from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
@@ -34,22 +33,30 @@ class IterativeResult:
         model: the network, now smaller.
         cuts: every cut, in order, with its plan and its proof.
         fits: every phase of fine-tuning, in order; the last follows the last cut.
+        graph_before: of the network as it was.
         graph: of the network as it is now.
-        cost_before: of the network as it was.
-        cost_after: of the network as it is now.
     """
 
     model: nn.Module
     cuts: tuple[Cut, ...]
     fits: tuple[Fit, ...]
+    graph_before: ChannelGraph
     graph: ChannelGraph
-    cost_before: Cost
-    cost_after: Cost
+
+    @property
+    def cost_before(self) -> Cost:
+        """What the network needed as it was."""
+        return self.graph_before.cost()
+
+    @property
+    def cost_after(self) -> Cost:
+        """What the network needs as it is now."""
+        return self.graph.cost()
 
 
 def prune_iteratively(
     model: nn.Module,
-    example_inputs: Any,
+    example_inputs: ExampleInputs,
     budget: Budget,
     batches: Batches,
     settings: PruneSettings | None = None,
@@ -58,7 +65,7 @@ def prune_iteratively(
     loss_fn: LossFunction | None = None,
     optimizer: Optimizer | None = None,
     ignore: Sequence[str] = (),
-    check_inputs: Any = None,
+    check_inputs: ExampleInputs | None = None,
     surroundings: Surroundings | None = None,
 ) -> IterativeResult:
     """Cuts a network down to a budget in steps, in place, with fine-tuning after each.
@@ -97,7 +104,7 @@ def prune_iteratively(
     work = _Work(
         model=model,
         graph=graph,
-        route=Route.plan(graph, budget, settings),
+        route=Route.to(budget, graph, settings),
         batches=batches,
         validation=validation,
         settings=settings,
@@ -106,14 +113,11 @@ def prune_iteratively(
         around=around,
         check_inputs=example_inputs if check_inputs is None else check_inputs,
     )
-    cost_before = graph.cost()
     work.cut_to_budget()
     if optimizer is None and settings.after.optimizer != settings.between.optimizer:
         work.optimizer = make_optimizer(model, settings.after.optimizer)
-    work.recover(settings.after)
-    return IterativeResult(
-        model, tuple(work.cuts), tuple(work.fits), work.graph, cost_before, work.graph.cost()
-    )
+    work.recover()
+    return IterativeResult(model, tuple(work.cuts), tuple(work.fits), graph, work.graph)
 
 
 @dataclass
@@ -129,35 +133,87 @@ class _Work:
     loss_fn: LossFunction | None
     optimizer: Optimizer
     around: Surroundings
-    check_inputs: Any
+    check_inputs: ExampleInputs
     cuts: list[Cut] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
 
     def cut_to_budget(self) -> None:
         """All cuts, and the fine-tuning between them."""
-        scores: Scores | None = None
-        number = 0
-        last = False
+        scores: Mapping[str, Tensor] | None = None
+        number, last = 0, False
         while not last:
             number += 1
-            step = self.route.step(self.graph, scores or self.score(), number)
+            scores = self.score() if scores is None else scores
+            step = self.route.step(self.graph, scores, number)
             last = step.last
-            if not step.plan.channels_removed:
-                continue  # the budget of this step was met already; its scores still hold
-            self.make(step.plan, number)
-            scores = None if last else self.tune_and_watch(self.settings.between)
+            if step.plan.channels_removed:  # else this step was reached before, and the scores still hold
+                self.make_cut(step.plan, number)
+                scores = None if last else self.tune()
 
-    def make(self, plan: Any, number: int) -> None:
-        """One cut, on the network, the graph and the optimizer."""
+    def make_cut(self, plan: PruningPlan, number: int) -> None:
+        """One cut: of the network, its optimizer and its graph."""
         verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         self.graph = self.graph.after(plan)
         done = Cut(number, self.route.steps, plan, verification)
         self.cuts.append(done)
-        self.around.keep("last", None)
         self.around.listener(done)
+        self.around.keep("last", None)
 
-    def score(self) -> Scores:
-        """Scores from a pass over the training examples that does nothing else."""
+    def score(self) -> Mapping[str, Tensor]:
+        """Scores from a look at the training examples that does nothing else."""
+        criterion = resolve(self.settings.criterion)
         loss_fn = with_auxiliaries(self.loss_fn or cross_entropy)
-        batches = None if self.criterion_needs is Needs.NOTHING else list_batches(self)
-        return score(self.model, self.graph, self.settings.criterion, batches, loss_fn)
+        if criterion.needs is Needs.NOTHING:
+            return score(self.model, self.graph, criterion)
+        limit = self.settings.scoring_batches
+        total = len(self.batches) if isinstance(self.batches, Sized) else None
+        if limit is not None and total is not None:
+            total = min(limit, total)
+        batches = tracked(
+            islice(self.batches, limit), "scoring", self.around.listener, self.around.interruption, total
+        )
+        return score(self.model, self.graph, criterion, batches, loss_fn)
+
+    def tune(self) -> Mapping[str, Tensor] | None:
+        """Fine-tunes after a cut; scores from its last epoch, if the criterion can watch training."""
+        settings = self.settings.between
+        if settings.epochs == 0 and settings.updates is None:
+            return None
+        criterion = resolve(self.settings.criterion)
+        can_watch = criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets
+        observer = watch(self.model, self.graph, criterion) if can_watch else None
+        # A few updates are not worth a look at the validation examples after each cut.
+        validation = self.validation if settings.updates is None else None
+        # The best network is looked for only among those within the budget.
+        around = replace(self.around, keep=self._keep_last)
+        self._fit(settings, f"after cut {len(self.cuts)}", around, validation, observer)
+        return observer.scores() if observer else None
+
+    def recover(self) -> None:
+        """Fine-tunes the network that meets the budget."""
+        self._fit(self.settings.after, "after the last cut", self.around, self.validation)
+
+    def _fit(
+        self,
+        settings: FitSettings,
+        phase: str,
+        around: Surroundings,
+        validation: Batches | None,
+        observer: Watch | None = None,
+    ) -> None:
+        done = fit(
+            self.model,
+            self.batches,
+            settings,
+            validation=validation,
+            optimizer=self.optimizer,
+            loss_fn=self.loss_fn,
+            observe=observer,
+            phase=phase,
+            surroundings=around,
+        )
+        self.fits.append(done)
+
+    def _keep_last(self, name: str, evaluation: Evaluation | None) -> None:
+        if name == "last":
+            self.around.keep(name, evaluation)

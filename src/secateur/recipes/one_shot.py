@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget, make_plan
 from secateur.criteria import score
-from secateur.graph import Cost, trace
-from secateur.inputs import Inputs
+from secateur.graph import Cost, ExampleInputs, trace
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import proved
 from secateur.surgery import apply_plan
@@ -43,7 +42,7 @@ class PruneResult:
 
 def prune(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: ExampleInputs,
     budget: Budget,
     criterion: str = "taylor",
     batches: Iterable[Any] | None = None,
@@ -90,9 +89,7 @@ def prune(
     """
     graph = trace(model, example_inputs, ignore=ignore)
     scores = score(model, graph, criterion, batches, loss_fn)
-    plan = make_plan(
-        graph, scores, budget, normalize=normalize, round_to=round_to, min_channels=min_channels
-    )
+    plan = make_plan(graph, scores, budget, normalize=normalize, round_to=round_to, min_channels=min_channels)
     smaller, verification = proved(model, plan, example_inputs)
     if inplace:
         smaller = apply_plan(model, plan, optimizer=optimizer, inplace=True)

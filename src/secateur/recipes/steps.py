@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from secateur.budget import Budget, make_plan
-from secateur.graph import ChannelGraph
+from secateur.graph import ChannelGraph, Group, Role
 from secateur.plan import PruningPlan
 from secateur.recipes.settings import PruneSettings
+
+_COSTS = ("macs", "params", "memory")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Step:
 
     Attributes:
         plan: for the graph as it is now.
-        last: whether nothing is left to remove after it.
+        last: whether no cut comes after it.
     """
 
     plan: PruningPlan
@@ -28,16 +31,108 @@ class Step:
 
 @dataclass(frozen=True)
 class Route:
-    """The way from a network to its budget, in steps.
+    """The way from a network to its budget; made by :meth:`to`.
 
     Attributes:
-        start: what the original needs, by limit of the budget.
-        goal: what may remain, by limit, in absolute amounts.
-        settings: how large steps are, and what plans must keep to.
+        start: what the network needs, by limit of the budget.
+        goal: what may remain in the end, by limit, as absolute amounts where there are any.
+        settings: how large the steps are, and what every plan keeps to.
         ignore: names of groups whose channels all stay.
     """
 
     start: Mapping[str, int]
-    goal: Mapping[str, int]
+    goal: Mapping[str, float]
     settings: PruneSettings
-    ignore: Sequence[str]
+    ignore: tuple[str, ...]
+
+    @classmethod
+    def to(cls, budget: Budget, graph: ChannelGraph, settings: PruneSettings) -> Route:
+        """Looks the way to a budget over before the first step is taken.
+
+        Args:
+            budget: what may remain of the network as it is in ``graph``.
+            graph: of the whole network.
+            settings: how large the steps are.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
+        limits = {field.name: getattr(budget, field.name) for field in fields(budget)}
+        given = {name: value for name, value in limits.items() if value is not None}
+        ignore = tuple(g.name for g in graph.prunable if settings.filters_only and not _is_filters(g, graph))
+        cost = graph.cost()
+        start = {name: getattr(cost, name) for name in _COSTS} | {"channels": _channels(graph)}
+        ignored = sum(graph[name].channels for name in ignore)
+        goal: dict[str, float] = {}
+        for name, value in given.items():
+            fixed = ignored if name == "channels" else 0
+            is_share = isinstance(value, float) and name in start
+            goal[name] = fixed + int((start[name] - fixed) * value) if is_share else value
+        route = cls(start, goal, settings, ignore)
+        route.plan(graph, {group.name: torch.ones(group.channels) for group in graph.prunable}, goal)
+        return route
+
+    @property
+    def steps(self) -> int | None:
+        """Number of cuts, if it is known beforehand."""
+        return None if self.settings.channels_per_step else self.settings.steps
+
+    def step(self, graph: ChannelGraph, scores: Mapping[str, Tensor], number: int) -> Step:
+        """The next plan.
+
+        Args:
+            graph: of the network as it is now.
+            scores: of its channels.
+            number: of this step, from 1.
+
+        Returns:
+            A plan that may remove nothing, if what the step should reach was reached before.
+        """
+        size = self.settings.channels_per_step
+        if size is None:
+            last = number >= self.settings.steps
+            limits = self.goal if last else self.milestone(number / self.settings.steps)
+            return Step(self.plan(graph, scores, limits), last)
+        whole = self.plan(graph, scores, self.goal)
+        if whole.channels_removed <= size:
+            return Step(whole, last=True)
+        return Step(self.plan(graph, scores, {"channels": _channels(graph) - size}), last=False)
+
+    def milestone(self, progress: float) -> dict[str, float]:
+        """What may remain after part of the way, each step leaving the same share.
+
+        Args:
+            progress: share of the steps that are over.
+
+        >>> route = Route({"macs": 1600}, {"macs": 100}, PruneSettings(), ())
+        >>> route.milestone(0.5)
+        {'macs': 400}
+        """
+        return {
+            name: round(self.start[name] * (goal / self.start[name]) ** progress)
+            for name, goal in self.goal.items()
+            if name in self.start and goal < self.start[name]
+        }
+
+    def plan(
+        self, graph: ChannelGraph, scores: Mapping[str, Tensor], limits: Mapping[str, float]
+    ) -> PruningPlan:
+        """The plan within limits that keeps to the settings."""
+        return make_plan(
+            graph,
+            scores,
+            Budget(**limits),
+            normalize=self.settings.normalize,
+            round_to=self.settings.round_to,
+            min_channels=self.settings.min_channels,
+            ignore=self.ignore,
+        )
+
+
+def _channels(graph: ChannelGraph) -> int:
+    return sum(group.channels for group in graph.prunable)
+
+
+def _is_filters(group: Group, graph: ChannelGraph) -> bool:
+    """Whether a convolution writes the channels: its weight has dimensions for positions."""
+    return any(len(graph.tensors[member.tensor]) > 2 for member in group.roles(Role.PRODUCER))
