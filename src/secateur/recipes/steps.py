@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from secateur.budget import Budget, make_plan
+from secateur.budget.limits import amount_of
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.plan import PruningPlan
 from secateur.recipes.settings import PruneSettings
@@ -34,14 +35,14 @@ class Route:
     """The way from a network to its budget; made by :meth:`to`.
 
     Attributes:
-        start: what the network needs, by limit of the budget.
-        goal: what may remain in the end, by limit, as absolute amounts where there are any.
+        start: what the network needs as it is, by limit.
+        goal: what may remain in the end, by limit, in absolute amounts.
         settings: how large the steps are, and what every plan keeps to.
         ignore: names of groups whose channels all stay.
     """
 
     start: Mapping[str, int]
-    goal: Mapping[str, float]
+    goal: Mapping[str, int]
     settings: PruneSettings
     ignore: tuple[str, ...]
 
@@ -57,17 +58,14 @@ class Route:
         Raises:
             BudgetError: the budget cannot be met.
         """
-        limits = {field.name: getattr(budget, field.name) for field in fields(budget)}
-        given = {name: value for name, value in limits.items() if value is not None}
         ignore = tuple(g.name for g in graph.prunable if settings.filters_only and not _is_filters(g, graph))
         cost = graph.cost()
         start = {name: getattr(cost, name) for name in _COSTS} | {"channels": _channels(graph)}
-        ignored = sum(graph[name].channels for name in ignore)
-        goal: dict[str, float] = {}
-        for name, value in given.items():
-            fixed = ignored if name == "channels" else 0
-            is_share = isinstance(value, float) and name in start
-            goal[name] = fixed + int((start[name] - fixed) * value) if is_share else value
+        goal = budget.amounts(graph)
+        if budget.channels is not None and ignore:
+            # A share, or an amount, of filters is meant; the other channels come on top.
+            others = sum(graph[name].channels for name in ignore)
+            goal["channels"] = others + amount_of(budget.channels, start["channels"] - others)
         route = cls(start, goal, settings, ignore)
         route.plan(graph, {group.name: torch.ones(group.channels) for group in graph.prunable}, goal)
         return route
@@ -98,7 +96,7 @@ class Route:
             return Step(whole, last=True)
         return Step(self.plan(graph, scores, {"channels": _channels(graph) - size}), last=False)
 
-    def milestone(self, progress: float) -> dict[str, float]:
+    def milestone(self, progress: float) -> dict[str, int]:
         """What may remain after part of the way, each step leaving the same share.
 
         Args:
@@ -115,7 +113,7 @@ class Route:
         }
 
     def plan(
-        self, graph: ChannelGraph, scores: Mapping[str, Tensor], limits: Mapping[str, float]
+        self, graph: ChannelGraph, scores: Mapping[str, Tensor], limits: Mapping[str, int]
     ) -> PruningPlan:
         """The plan within limits that keeps to the settings."""
         return make_plan(
