@@ -1,0 +1,118 @@
+"""What commands say while they work: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from secateur.cli.formats import duration, percent
+from secateur.training import events
+
+
+class Reporter:
+    """Shows what the library tells; use it as a context manager around the work.
+
+    Args:
+        as_json: keep standard output for the one JSON object, and talk on standard error.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Shows one event.
+
+        Args:
+            event: from the library; kinds that are not known here are shown as they print.
+        """
+        match event:
+            case events.Progress():
+                self._advance(event)
+            case events.EpochDone():
+                self.say(epoch_line(event))
+            case _:
+                self.say(str(event))
+
+    def say(self, text: RenderableType) -> None:
+        """Shows a line, or a table, above the bars.
+
+        Args:
+            text: plain text, or anything that rich can draw.
+        """
+        self.console.print(text, markup=False)
+
+    def finish(self, text: RenderableType, data: Mapping[str, object]) -> None:
+        """Shows the outcome: as a table, or as the one JSON object.
+
+        Args:
+            text: for people.
+            data: for programs.
+        """
+        if self.as_json:
+            sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
+        else:
+            self.say(text)
+
+    def _advance(self, event: events.Progress) -> None:
+        if event.task not in self._tasks:
+            self._tasks[event.task] = self._bars.add_task(event.task, total=event.total, loss="")
+        task = self._tasks[event.task]
+        loss = f"loss {event.loss:.3f}" if event.loss is not None else ""
+        self._bars.update(task, completed=event.done, total=event.total, loss=loss)
+        if event.done == event.total:
+            self._bars.remove_task(self._tasks.pop(event.task))
+
+
+def epoch_line(event: events.EpochDone) -> str:
+    """One epoch in one line.
+
+    Args:
+        event: the epoch.
+
+    >>> epoch_line(events.EpochDone("training", 1, 5, 0.51, 0.01, 3.2, top1=0.9, best=True))
+    'training  epoch 1/5  loss 0.510  top-1 90.00%  lr 0.01  3.2 s  best so far'
+    """
+    parts = [event.phase, f"epoch {event.epoch}/{event.epochs}", f"loss {event.loss:.3f}"]
+    if event.top1 is not None:
+        parts.append(f"top-1 {percent(event.top1)}")
+    parts += [f"lr {event.learning_rate:.3g}", duration(event.seconds)]
+    if event.best:
+        parts.append("best so far")
+    return "  ".join(parts)

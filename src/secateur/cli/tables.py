@@ -1,0 +1,67 @@
+"""Tables that say what a run has come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from secateur.cli.formats import count, milliseconds, percent, share, size
+
+Figures = Mapping[str, Any]
+
+_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("top1", "top-1 accuracy", percent),
+    ("params", "parameters", count),
+    ("macs", "MACs per example", count),
+    ("file_bytes", "file", size),
+    ("latency_ms", "latency", milliseconds),
+)
+
+
+def before_after(before: Figures, after: Figures) -> Table:
+    """Two networks beside each other, and how much smaller the second is.
+
+    Args:
+        before: ``top1``, ``params``, ``macs``, ``file_bytes`` and ``latency_ms``; absent ones are left out.
+        after: the same keys.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading, side in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for key, label, show in _ROWS:
+        if before.get(key) is not None and after.get(key) is not None:
+            table.add_row(label, show(before[key]), show(after[key]), _change(key, before[key], after[key]))
+    return table
+
+
+def side_by_side(networks: Sequence[tuple[str, Figures]]) -> Table:
+    """Any number of networks, one a row; factors are against the first.
+
+    Args:
+        networks: name and figures of each.
+    """
+    used = [row for row in _ROWS if any(figures.get(row[0]) is not None for _, figures in networks)]
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("network")
+    for _, label, _ in used:
+        table.add_column(label, justify="right")
+    first = networks[0][1]
+    for position, (name, figures) in enumerate(networks):
+        cells = []
+        for key, _, show in used:
+            value = figures.get(key)
+            change = _change(key, first.get(key), value) if position else ""
+            cells.append(f"{show(value)}  {change}".strip() if value is not None else "–")
+        table.add_row(name, *cells)
+    return table
+
+
+def _change(key: str, before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return ""
+    if key == "top1":
+        return f"{100 * (after - before):+.2f} points"
+    return share(after, before)

@@ -1,0 +1,18 @@
+"""Pruning from start to end: in one call, or cut by cut with fine-tuning between."""
+
+from __future__ import annotations
+
+from secateur.recipes.cutting import Cut
+from secateur.recipes.iterative import IterativeResult, prune_iteratively
+from secateur.recipes.one_shot import PruneResult, prune
+from secateur.recipes.settings import RECIPES, PruneSettings
+
+__all__ = [
+    "RECIPES",
+    "Cut",
+    "IterativeResult",
+    "PruneResult",
+    "PruneSettings",
+    "prune",
+    "prune_iteratively",
+]

@@ -1,0 +1,219 @@
+"""Rank, cut, fine-tune, repeat (arXiv 1611.06440, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from secateur.budget import Budget
+from secateur.criteria import Needs, Watch, resolve, score, watch
+from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
+from secateur.plan import PruningPlan
+from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.settings import PruneSettings
+from secateur.recipes.steps import Route
+from secateur.training.evaluate import Batches, Evaluation
+from secateur.training.events import tracked
+from secateur.training.fit import Fit, Surroundings, fit
+from secateur.training.losses import LossFunction, with_auxiliaries
+from secateur.training.optimizers import make_optimizer
+from secateur.training.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class IterativeResult:
+    """What came of pruning cut by cut.
+
+    Attributes:
+        model: the network, now smaller.
+        cuts: every cut, in order, with its plan and its proof.
+        fits: every phase of fine-tuning, in order; the last follows the last cut.
+        graph_before: of the network as it was.
+        graph: of the network as it is now.
+    """
+
+    model: nn.Module
+    cuts: tuple[Cut, ...]
+    fits: tuple[Fit, ...]
+    graph_before: ChannelGraph
+    graph: ChannelGraph
+
+    @property
+    def cost_before(self) -> Cost:
+        """What the network needed as it was."""
+        return self.graph_before.cost()
+
+    @property
+    def cost_after(self) -> Cost:
+        """What the network needs as it is now."""
+        return self.graph.cost()
+
+
+def prune_iteratively(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    budget: Budget,
+    batches: Batches,
+    settings: PruneSettings | None = None,
+    *,
+    validation: Batches | None = None,
+    loss_fn: LossFunction | None = None,
+    optimizer: Optimizer | None = None,
+    ignore: Sequence[str] = (),
+    check_inputs: ExampleInputs | None = None,
+    surroundings: Surroundings | None = None,
+) -> IterativeResult:
+    """Cuts a network down to a budget in steps, in place, with fine-tuning after each.
+
+    Scores are collected during the last epoch of the fine-tuning before a cut, which costs no pass of
+    its own. Only where there is none (before the first cut, or with no epochs between) the
+    training examples are looked at once for the scores alone. The network is traced once.
+
+    Args:
+        model: a trained network; cut and trained in place, its parameters keep their identity.
+        example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
+        budget: what may remain.
+        batches: pairs of inputs and class indices to rank and train with.
+        settings: the steps; those of the recipe ``default`` if not given.
+        validation: judged after each epoch; the best network after the last cut is kept.
+        loss_fn: mean loss of a batch; cross-entropy if not given.
+        optimizer: used throughout, its state cut alike; made from the settings if not given.
+        ignore: modules whose channels all stay.
+        check_inputs: what each cut is proved on; the example inputs if not given.
+        surroundings: where to compute and whom to tell; ``keep`` hears ``"best"`` only after the last cut.
+
+    Returns:
+        The network, every cut with its proof, and every phase of fine-tuning.
+
+    Raises:
+        TraceError: the network cannot be captured.
+        BudgetError: the budget cannot be met; nothing was cut.
+        VerificationError: a cut could not be proved; the network is left as it was before that cut.
+        TrainingError: the loss is not finite.
+        StoppedError: the user asked to stop.
+    """
+    settings = settings or PruneSettings()
+    around = surroundings or Surroundings()
+    model.to(around.machine.device)
+    graph = trace(model, example_inputs, ignore=ignore)
+    work = _Work(
+        model=model,
+        graph=graph,
+        route=Route.to(budget, graph, settings),
+        batches=batches,
+        validation=validation,
+        settings=settings,
+        loss_fn=loss_fn,
+        optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
+        around=around,
+        check_inputs=example_inputs if check_inputs is None else check_inputs,
+    )
+    work.cut_to_budget()
+    if optimizer is None and settings.after.optimizer != settings.between.optimizer:
+        work.optimizer = make_optimizer(model, settings.after.optimizer)
+    work.recover()
+    return IterativeResult(model, tuple(work.cuts), tuple(work.fits), graph, work.graph)
+
+
+@dataclass
+class _Work:
+    """The state of one call: what a resumed run would need besides network and optimizer."""
+
+    model: nn.Module
+    graph: ChannelGraph
+    route: Route
+    batches: Batches
+    validation: Batches | None
+    settings: PruneSettings
+    loss_fn: LossFunction | None
+    optimizer: Optimizer
+    around: Surroundings
+    check_inputs: ExampleInputs
+    cuts: list[Cut] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
+
+    def cut_to_budget(self) -> None:
+        """All cuts, and the fine-tuning between them."""
+        scores: Mapping[str, Tensor] | None = None
+        number, last = 0, False
+        while not last:
+            number += 1
+            scores = self.score() if scores is None else scores
+            step = self.route.step(self.graph, scores, number)
+            last = step.last
+            if step.plan.channels_removed:  # else this step was reached before, and the scores still hold
+                self.make_cut(step.plan, number)
+                scores = None if last else self.tune()
+
+    def make_cut(self, plan: PruningPlan, number: int) -> None:
+        """One cut: of the network, its optimizer and its graph."""
+        verification = cut(self.model, plan, self.check_inputs, self.optimizer)
+        self.graph = self.graph.after(plan)
+        done = Cut(number, self.route.steps, plan, verification)
+        self.cuts.append(done)
+        self.around.listener(done)
+        self.around.keep("last", None)
+
+    def score(self) -> Mapping[str, Tensor]:
+        """Scores from a look at the training examples that does nothing else."""
+        criterion = resolve(self.settings.criterion)
+        loss_fn = with_auxiliaries(self.loss_fn or cross_entropy)
+        if criterion.needs is Needs.NOTHING:
+            return score(self.model, self.graph, criterion)
+        limit = self.settings.scoring_batches
+        total = len(self.batches) if isinstance(self.batches, Sized) else None
+        if limit is not None and total is not None:
+            total = min(limit, total)
+        batches = tracked(
+            islice(self.batches, limit), "scoring", self.around.listener, self.around.interruption, total
+        )
+        return score(self.model, self.graph, criterion, batches, loss_fn)
+
+    def tune(self) -> Mapping[str, Tensor] | None:
+        """Fine-tunes after a cut; scores from its last epoch, if the criterion can watch training."""
+        settings = self.settings.between
+        if settings.epochs == 0 and settings.updates is None:
+            return None
+        criterion = resolve(self.settings.criterion)
+        can_watch = criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets
+        observer = watch(self.model, self.graph, criterion) if can_watch else None
+        # A few updates are not worth a look at the validation examples after each cut.
+        validation = self.validation if settings.updates is None else None
+        # The best network is looked for only among those within the budget.
+        around = replace(self.around, keep=self._keep_last)
+        self._fit(settings, f"after cut {len(self.cuts)}", around, validation, observer)
+        return observer.scores() if observer else None
+
+    def recover(self) -> None:
+        """Fine-tunes the network that meets the budget."""
+        self._fit(self.settings.after, "after the last cut", self.around, self.validation)
+
+    def _fit(
+        self,
+        settings: FitSettings,
+        phase: str,
+        around: Surroundings,
+        validation: Batches | None,
+        observer: Watch | None = None,
+    ) -> None:
+        done = fit(
+            self.model,
+            self.batches,
+            settings,
+            validation=validation,
+            optimizer=self.optimizer,
+            loss_fn=self.loss_fn,
+            observe=observer,
+            phase=phase,
+            surroundings=around,
+        )
+        self.fits.append(done)
+
+    def _keep_last(self, name: str, evaluation: Evaluation | None) -> None:
+        if name == "last":
+            self.around.keep(name, evaluation)

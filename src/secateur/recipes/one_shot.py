@@ -1,0 +1,96 @@
+"""The one call: trace, score, plan, cut, prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from secateur.budget import Budget, make_plan
+from secateur.criteria import score
+from secateur.graph import Cost, ExampleInputs, trace
+from secateur.plan import PruningPlan
+from secateur.recipes.cutting import proved
+from secateur.surgery import apply_plan
+from secateur.verify import Verification
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What came of pruning.
+
+    Attributes:
+        model: the smaller network.
+        plan: what was removed.
+        verification: the proof that it is the original without those channels.
+        cost_before: of the original.
+        cost_after: of the smaller network.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    verification: Verification
+    cost_before: Cost
+    cost_after: Cost
+
+    def __str__(self) -> str:
+        return f"{self.plan}\n{self.verification}"
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    budget: Budget,
+    criterion: str = "taylor",
+    batches: Iterable[Any] | None = None,
+    loss_fn: Callable[..., Tensor] | None = None,
+    *,
+    ignore: Sequence[str] = (),
+    normalize: str = "l2",
+    round_to: int = 1,
+    min_channels: int = 1,
+    optimizer: Optimizer | None = None,
+    inplace: bool = False,
+) -> PruneResult:
+    """Makes a trained network smaller by whole channels, and proves the cut.
+
+    Nothing is trained: fine-tune the result, or use :func:`prune_iteratively`.
+
+    Args:
+        model: any network that can be exported.
+        example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
+        budget: what may remain.
+        criterion: name of the rule that values a channel, such as ``"taylor"`` or ``"magnitude"``.
+        batches: pairs of inputs and targets, for criteria that look at data.
+        loss_fn: ``loss_fn(outputs, targets)``, for criteria that need gradients.
+        ignore: modules whose channels all stay.
+        normalize: how scores are made comparable between groups.
+        round_to: widths that stay are multiples of this.
+        min_channels: least channels left in a group.
+        optimizer: with ``inplace``, its state is cut alike, so that training can go on.
+        inplace: cut ``model`` itself, not a copy.
+
+    Returns:
+        The smaller network, the plan, its proof, and the costs.
+
+    Raises:
+        TraceError: the network cannot be captured.
+        BudgetError: the budget cannot be met; the message says what can.
+        VerificationError: the smaller network computes something else; ``model`` is left as it was.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> result = prune(model, torch.randn(2, 3, 9, 9), Budget(channels=0.5), criterion="magnitude")
+    >>> result.model[0].out_channels, result.verification.ok
+    (4, True)
+    """
+    graph = trace(model, example_inputs, ignore=ignore)
+    scores = score(model, graph, criterion, batches, loss_fn)
+    plan = make_plan(graph, scores, budget, normalize=normalize, round_to=round_to, min_channels=min_channels)
+    smaller, verification = proved(model, plan, example_inputs)
+    if inplace:
+        smaller = apply_plan(model, plan, optimizer=optimizer, inplace=True)
+    return PruneResult(smaller, plan, verification, plan.cost_before, plan.cost_after)

@@ -1,0 +1,1 @@
+"""Fitting and judging networks, and the folders that hold what came of it."""

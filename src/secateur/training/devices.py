@@ -1,0 +1,121 @@
+"""Devices, precision and memory layout: what pays on the machine at hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from secateur.training.settings import DeviceSettings
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training and judging happen.
+
+    Attributes:
+        fabric: devices, precision and the processes that share the work.
+        channels_last: whether pictures are laid out with the channel innermost.
+    """
+
+    fabric: Fabric
+    channels_last: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.fabric.device
+
+    def place(self, inputs: Tensor) -> Tensor:
+        """A batch of inputs on the device, in the layout of the network.
+
+        Args:
+            inputs: any tensor; only pictures (four dimensions) have a layout.
+        """
+        inputs = inputs.to(self.device)
+        if self.channels_last and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+
+def make_machine(settings: DeviceSettings | None = None) -> Machine:
+    """The machine at hand, as the settings ask for it.
+
+    Args:
+        settings: where and how to compute; the defaults if not given.
+
+    >>> make_machine(DeviceSettings(accelerator="cpu")).device
+    device(type='cpu')
+    """
+    settings = settings or DeviceSettings()
+    # Fabric warns of every device that is there and not asked for.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accelerator, devices = settings.accelerator, settings.devices
+        device = Fabric(accelerator=accelerator, devices=devices).device
+        precision: Literal["bf16-mixed", "32-true"] = (
+            "bf16-mixed" if uses_bf16(settings, device) else "32-true"
+        )
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+        fabric.launch()
+    return Machine(fabric, uses_channels_last(settings, device))
+
+
+def uses_bf16(settings: DeviceSettings, device: torch.device) -> bool:
+    """Whether products are computed in bfloat16.
+
+    Args:
+        settings: ``auto`` asks the device.
+        device: where to compute.
+    """
+    return settings.precision == "bf16" or (settings.precision == "auto" and has_bf16_units(device))
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware; emulation is slower than float32.
+
+    Args:
+        device: the device.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
+
+
+def uses_channels_last(settings: DeviceSettings, device: torch.device) -> bool:
+    """Whether pictures are laid out with the channel innermost.
+
+    Args:
+        settings: ``auto`` says yes where products are computed in bfloat16.
+        device: where to compute.
+    """
+    if settings.channels_last == "auto":
+        return uses_bf16(settings, device)
+    return settings.channels_last == "yes"
+
+
+@contextmanager
+def laid_out(model: nn.Module, channels_last: bool) -> Iterator[None]:
+    """Lays a network's weights out channels-last for a block, and back to contiguous afterwards.
+
+    Args:
+        model: changed in place; parameters keep their identity.
+        channels_last: whether to do anything.
+    """
+    if not channels_last:
+        yield
+        return
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

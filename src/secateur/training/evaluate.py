@@ -1,0 +1,109 @@
+"""How good a network is on labelled examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import secateur._torchvision  # noqa: F401  before torchmetrics, which imports torchvision
+
+# isort: split
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from secateur.errors import DataError
+from secateur.training.devices import Machine, make_machine
+from secateur.training.events import Listener, silent, tracked
+from secateur.training.interrupt import Interruption
+from secateur.training.losses import LossFunction, main_output
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of judging a network.
+
+    Attributes:
+        top1: share of examples whose class has the highest score, in [0, 1].
+        loss: mean over the examples.
+        examples: how many there were.
+    """
+
+    top1: float
+    loss: float
+    examples: int
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.2%}, loss {self.loss:.4f} over {self.examples:,} examples"
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Larger is better: accuracy first, then the loss."""
+        return self.top1, -self.loss
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    loss_fn: LossFunction = cross_entropy,
+    machine: Machine | None = None,
+    task: str = "evaluating",
+    listener: Listener = silent,
+    interruption: Interruption | None = None,
+) -> Evaluation:
+    """Judges a network in evaluation mode; each module's mode is put back afterwards.
+
+    Args:
+        model: returns class scores, shape ``(batch, classes)``.
+        batches: pairs of inputs and class indices.
+        loss_fn: mean loss of a batch.
+        machine: where to compute; made from default settings if not given.
+        task: name of this work in ``Progress`` events.
+        listener: hears ``Progress``.
+        interruption: asked after each batch.
+
+    Returns:
+        Accuracy and loss over all examples, each example counted once.
+
+    Raises:
+        DataError: there are no examples.
+        StoppedError: the user asked to stop.
+
+    >>> inputs = torch.eye(3)
+    >>> evaluate(nn.Identity(), [(inputs, torch.tensor([0, 1, 0]))]).top1  # doctest: +ELLIPSIS
+    0.666...
+    """
+    machine = machine or make_machine()
+    model.to(machine.device)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    accuracy, loss = None, MeanMetric().to(machine.device)
+    examples = 0
+    try:
+        with torch.inference_mode(), machine.fabric.autocast():
+            for inputs, targets in tracked(batches, task, listener, interruption):
+                scores = main_output(model(machine.place(inputs))).float()
+                targets = targets.to(machine.device)
+                if accuracy is None:
+                    accuracy = _accuracy(scores)
+                accuracy.update(scores, targets)
+                loss.update(loss_fn(scores, targets), len(targets))
+                examples += len(targets)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if accuracy is None:
+        raise DataError("there are no examples to evaluate on")
+    return Evaluation(float(accuracy.compute()), float(loss.compute()), examples)
+
+
+def _accuracy(scores: Tensor) -> MulticlassAccuracy:
+    """Counts right answers over all examples, not class by class."""
+    classes = scores.shape[-1]
+    return MulticlassAccuracy(classes, average="micro", validate_args=False).to(scores.device)

@@ -1,0 +1,245 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from secateur.errors import DataError, TrainingError
+from secateur.training.devices import Machine, laid_out, make_machine
+from secateur.training.evaluate import Batches, Evaluation, evaluate
+from secateur.training.events import EpochDone, Listener, Progress, silent
+from secateur.training.interrupt import Interruption, StoppedError
+from secateur.training.losses import LossFunction, with_auxiliaries
+from secateur.training.optimizers import make_optimizer, set_factor
+from secateur.training.schedules import factor
+from secateur.training.settings import FitSettings
+
+Keep = Callable[[str, Evaluation | None], None]
+"""Called with ``"last"`` or ``"best"`` when the network is worth writing to disk."""
+
+
+def keep_nothing(name: str, evaluation: Evaluation | None) -> None:
+    """Writes nothing to disk."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a fit may use and tell besides the network and the data; every part has a default.
+
+    Attributes:
+        machine: where to compute.
+        listener: hears ``Progress`` and ``EpochDone``.
+        interruption: asked after each step.
+        keep: called when the network is worth writing to disk.
+    """
+
+    machine: Machine = field(default_factory=make_machine)
+    listener: Listener = silent
+    interruption: Interruption = field(default_factory=Interruption)
+    keep: Keep = keep_nothing
+
+
+@dataclass
+class Fit:
+    """The state of a fit: all that changes from step to step besides network and optimizer.
+
+    Attributes:
+        epoch: epochs finished.
+        step: optimizer steps finished.
+        evaluation: of the last epoch, if there is validation data.
+        best: the best evaluation so far.
+        history: every epoch so far.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    evaluation: Evaluation | None = None
+    best: Evaluation | None = None
+    history: list[EpochDone] = field(default_factory=list)
+    best_weights: dict[str, Tensor] | None = field(default=None, repr=False)
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    settings: FitSettings,
+    *,
+    validation: Batches | None = None,
+    optimizer: Optimizer | None = None,
+    loss_fn: LossFunction | None = None,
+    observe: AbstractContextManager[Any] | None = None,
+    phase: str = "training",
+    surroundings: Surroundings | None = None,
+) -> Fit:
+    """Trains a network in place.
+
+    Before the first epoch, and after each, ``surroundings.keep`` is called, so that a good state is
+    on the disk whatever happens next.
+
+    Args:
+        model: returns class scores, or a tuple with auxiliary scores behind them in training mode.
+        batches: pairs of inputs and class indices; gone through once an epoch.
+        settings: epochs, schedule, and the optimizer if none is handed in.
+        validation: judged after each epoch.
+        optimizer: used, and its state kept, instead of a new one.
+        loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given.
+        observe: entered for the last epoch, for example to collect scores from its steps.
+        phase: name of this work in events.
+        surroundings: where to compute and whom to tell.
+
+    Returns:
+        The history. The network is as after the best epoch if ``settings.keep_best``
+        and there is validation data, else as after the last.
+
+    Raises:
+        TrainingError: the loss is not finite; the step is not taken.
+        DataError: there are no batches.
+        StoppedError: the user asked to stop; the step was finished and the state kept.
+    """
+    around = surroundings or Surroundings()
+    loop = _Loop(
+        model=model,
+        batches=batches,
+        settings=settings,
+        optimizer=optimizer or make_optimizer(model, settings.optimizer),
+        loss_fn=with_auxiliaries(loss_fn or partial(cross_entropy, label_smoothing=settings.label_smoothing)),
+        phase=phase,
+        around=around,
+    )
+    around.keep("last", None)
+    with laid_out(model, around.machine.channels_last):
+        try:
+            loop.run(validation, observe or nullcontext())
+        except StoppedError:
+            around.keep("last", None)
+            raise
+        finally:
+            set_factor(loop.optimizer, 1.0)  # the next phase begins at the base rate
+    if loop.state.best_weights is not None:
+        model.load_state_dict(loop.state.best_weights)
+    return loop.state
+
+
+@dataclass
+class _Loop:
+    """One call of :func:`fit`, taken apart."""
+
+    model: nn.Module
+    batches: Batches
+    settings: FitSettings
+    optimizer: Optimizer
+    loss_fn: Callable[[Any, Tensor], Tensor]
+    phase: str
+    around: Surroundings
+    state: Fit = field(default_factory=Fit)
+
+    def __post_init__(self) -> None:
+        fabric = self.around.machine.fabric
+        self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
+        per_epoch = len(self.batches) if isinstance(self.batches, Sized) else sum(1 for _ in self.batches)
+        if per_epoch == 0:
+            raise DataError("there are no batches to train on: the batch size is larger than the data set")
+        updates = self.settings.updates
+        self.steps = updates if updates is not None else self.settings.epochs * per_epoch
+        self.per_epoch = min(per_epoch, max(self.steps, 1))
+        self.epochs = math.ceil(self.steps / self.per_epoch)
+
+    def run(self, validation: Batches | None, observer: AbstractContextManager[Any]) -> None:
+        """All epochs."""
+        while self.state.epoch < self.epochs:
+            began = time.perf_counter()
+            last = self.state.epoch + 1 == self.epochs
+            with observer if last else nullcontext():
+                loss, rate = self.train_epoch()
+            self.state.epoch += 1
+            if validation is not None:
+                self.state.evaluation = self.judge(validation)
+            self.close_epoch(loss, rate, time.perf_counter() - began)
+
+    def train_epoch(self) -> tuple[float, float]:
+        """One pass, or what is left of the steps: mean loss and last learning rate."""
+        self.model.train()
+        total, examples, rate = 0.0, 0, 0.0
+        for inputs, targets in self.next_batches():
+            rate = set_factor(
+                self.optimizer,
+                factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup),
+            )
+            loss = self.train_step(inputs, targets)
+            total += loss * len(targets)
+            examples += len(targets)
+            self.around.listener(Progress(self.phase, self.state.step, self.steps, loss))
+            self.around.interruption.check()
+        return total / examples, rate
+
+    def next_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, but no more than steps are left."""
+        left = min(self.per_epoch, self.steps - self.state.step)
+        for _, batch in zip(range(left), self.batches, strict=False):
+            yield batch
+
+    def train_step(self, inputs: Tensor, targets: Tensor) -> float:
+        """One optimizer step on one batch; its loss."""
+        machine = self.around.machine
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss_fn(self.wrapped(machine.place(inputs)), targets.to(machine.device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            place = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
+            raise TrainingError(
+                f"{self.phase}: the loss is {value} at {place}; lower the learning rate, or clip the gradient"
+            )
+        machine.fabric.backward(loss)
+        if self.settings.clip_norm is not None:
+            machine.fabric.clip_gradients(self.wrapped, self.stepper, max_norm=self.settings.clip_norm)
+        self.stepper.step()
+        self.state.step += 1
+        return value
+
+    def judge(self, validation: Batches) -> Evaluation:
+        """The network's evaluation after an epoch."""
+        return evaluate(
+            self.model,
+            validation,
+            machine=self.around.machine,
+            task="validating",
+            listener=self.around.listener,
+            interruption=self.around.interruption,
+        )
+
+    def close_epoch(self, loss: float, rate: float, seconds: float) -> None:
+        """Writes the epoch down, keeps the network, and tells about it."""
+        state = self.state
+        evaluation = state.evaluation
+        best = evaluation is not None and (state.best is None or evaluation.rank > state.best.rank)
+        if best:
+            state.best = evaluation
+            self.around.keep("best", evaluation)
+            if self.settings.keep_best:
+                state.best_weights = {
+                    name: value.detach().clone() for name, value in self.model.state_dict().items()
+                }
+        self.around.keep("last", evaluation)
+        done = EpochDone(
+            phase=self.phase,
+            epoch=state.epoch,
+            epochs=self.epochs,
+            loss=loss,
+            learning_rate=rate,
+            seconds=seconds,
+            top1=evaluation.top1 if evaluation else None,
+            validation_loss=evaluation.loss if evaluation else None,
+            best=best,
+        )
+        state.history.append(done)
+        self.around.listener(done)

@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM as a request: finish the step, save, then stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from secateur.errors import SecateurError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(SecateurError):
+    """The user or the system asked the run to stop, and it did so in good order.
+
+    Attributes:
+        number: of the signal, 2 for Ctrl-C and 15 for SIGTERM.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by SIGTERM")
+        self.number = number
+
+
+class Interruption:
+    """Whether somebody asked to stop; filled by :func:`interruptible`.
+
+    >>> interruption = Interruption()
+    >>> interruption.check()
+    >>> interruption.request(signal.SIGTERM)
+    >>> interruption.check()
+    Traceback (most recent call last):
+    secateur.training.interrupt.StoppedError: stopped by SIGTERM
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def request(self, number: int) -> None:
+        """Asks to stop.
+
+        Args:
+            number: of the signal.
+        """
+        self.number = number
+
+    def check(self) -> None:
+        """Does nothing until somebody has asked to stop.
+
+        Raises:
+            StoppedError: somebody has.
+        """
+        if self.number is not None:
+            raise StoppedError(self.number)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turns Ctrl-C and SIGTERM into a request for the length of a block.
+
+    A second Ctrl-C is not caught: it raises ``KeyboardInterrupt`` at once. Outside the main
+    thread, where Python allows no signal handlers, nothing is caught at all.
+
+    Yields:
+        The request, to be asked between steps.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if interruption.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        interruption.request(number)
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

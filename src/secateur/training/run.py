@@ -1,0 +1,238 @@
+"""The run folder: what was asked, what happened, what came of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from secateur.errors import SecateurError
+from secateur.training import toml
+from secateur.training.files import write_text
+
+CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK = (
+    "config.toml",
+    "metrics.jsonl",
+    "summary.json",
+    "checkpoints",
+    ".lock",
+)
+_OWN = frozenset((CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK))
+
+
+class RunError(SecateurError):
+    """A run folder is in use, holds something already, or cannot be read or written."""
+
+
+class Run:
+    """A folder that one process fills while it works; readable by others at any moment.
+
+    ``config.toml`` holds what is needed to repeat the run, ``metrics.jsonl`` one JSON object a
+    line, ``summary.json`` the outcome so far, ``checkpoints/`` the networks. Every write is atomic.
+    Use it as a context manager: it is locked against other processes until it is closed.
+
+    Args:
+        path: the folder; made, with its parents, if it does not exist.
+        overwrite: remove an earlier run in this folder. Only files that a run makes are removed.
+
+    Raises:
+        RunError: the folder is in use, is not empty, or cannot be made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Run(Path(folder) / "first") as run:
+    ...         run.log({"epoch": 1, "loss": 0.5})
+    ...     read_metrics(run.path)
+    [{'epoch': 1, 'loss': 0.5}]
+    """
+
+    def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._records: list[str] = []
+        self._summary: dict[str, Any] = {}
+        self._lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            self._claim(overwrite)
+        except OSError as error:
+            raise RunError(
+                f"cannot write the run folder {self.path}: {error.strerror}; choose another with --out"
+            ) from error
+
+    def _claim(self, overwrite: bool) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; give --out a folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _OWN)
+        if strangers:
+            raise RunError(f"{self.path} holds other files ({strangers[0]}); give --out a new folder")
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is in use by another process; wait for it or choose another --out"
+            ) from error
+        try:
+            self._clear(overwrite)
+            (self.path / CHECKPOINTS).mkdir()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _clear(self, overwrite: bool) -> None:
+        earlier = [entry for entry in self.path.iterdir() if entry.name != LOCK]
+        if earlier and not overwrite:
+            raise RunError(
+                f"{self.path} holds an earlier run; choose another --out, or replace it with --overwrite"
+            )
+        for entry in earlier:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes use the folder. The files stay."""
+        self._lock.release()
+        (self.path / LOCK).unlink(missing_ok=True)
+
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Writes ``config.toml``.
+
+        Args:
+            settings: everything needed to repeat the run, as plain values in nested tables.
+        """
+        self._write(CONFIG, toml.dumps(settings))
+
+    def log(self, record: Mapping[str, object]) -> None:
+        """Adds one line to ``metrics.jsonl``.
+
+        Args:
+            record: plain values; numbers that are not finite are written as ``null``.
+        """
+        self._records.append(json.dumps(_plain(record), allow_nan=False) + "\n")
+        # Rewritten as a whole: a line is then never torn, and these files stay small.
+        self._write(METRICS, "".join(self._records))
+
+    def summarise(self, **entries: object) -> None:
+        """Adds or replaces entries of ``summary.json``.
+
+        Args:
+            **entries: plain values, in nested mappings and lists.
+        """
+        self._summary.update(entries)
+        self._write(SUMMARY, json.dumps(_plain(self._summary), indent=2, allow_nan=False) + "\n")
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What ``summary.json`` holds."""
+        return self._summary
+
+    def checkpoint(self, name: str) -> Path:
+        """Where the checkpoint of that name belongs.
+
+        Args:
+            name: without folder and ending, such as ``"best"``.
+        """
+        return self.path / CHECKPOINTS / f"{name}.safetensors"
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_text(self.path / name, text)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path / name}: {error.strerror}; what was there is kept"
+            ) from error
+
+
+def find_checkpoint(path: Path | str) -> Path:
+    """The network that a path stands for: a checkpoint itself, or the best or last of a run folder.
+
+    Args:
+        path: a checkpoint file or a run folder.
+
+    Returns:
+        The path of a file that exists.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise RunError(f"{path} does not exist; give a checkpoint or a run folder")
+    for name in ("best", "last"):
+        file = path / CHECKPOINTS / f"{name}.safetensors"
+        if file.is_file():
+            return file
+    raise RunError(
+        f"{path} holds no checkpoint; looked for best.safetensors and last.safetensors in {CHECKPOINTS}/"
+    )
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``, oldest first.
+
+    Args:
+        path: the run folder.
+    """
+    file = Path(path) / METRICS
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def read_summary(path: Path | str) -> dict[str, Any]:
+    """A run's ``summary.json``.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        RunError: there is none.
+    """
+    file = Path(path) / SUMMARY
+    if not file.is_file():
+        raise RunError(f"{path} holds no {SUMMARY}; is it a run folder?")
+    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return summary
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """A run's ``config.toml``.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        RunError: there is none.
+    """
+    file = Path(path) / CONFIG
+    if not file.is_file():
+        raise RunError(f"{path} holds no {CONFIG}; is it a run folder?")
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _plain(value: object) -> object:
+    """``value`` with numbers that JSON cannot hold replaced by ``None``, and paths by text."""
+    match value:
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return None
+        case Path():
+            return str(value)
+    return value

@@ -1,0 +1,108 @@
+"""What can be chosen about a fit, checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from secateur.errors import UsageError
+
+SettingsType = TypeVar("SettingsType", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def checked(cls: type[SettingsType], **values: Any) -> SettingsType:
+        """The settings, or one error that names everything wrong with them.
+
+        Args:
+            **values: by field; absent fields keep their defaults.
+
+        Raises:
+            UsageError: at least one value is wrong.
+
+        >>> FitSettings.checked(epochs=-1, warmup=2)
+        Traceback (most recent call last):
+        secateur.errors.UsageError: epochs: Input should be greater than or equal to 0 (is -1); \
+warmup: Input should be less than 1 (is 2)
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise UsageError("; ".join(_line(dict(item)) for item in error.errors())) from None
+
+
+def _line(item: dict[str, Any]) -> str:
+    where = ".".join(str(part).replace("_", "-") for part in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message} (is {item['input']!r})" if where else message
+
+
+class OptimizerSettings(Settings):
+    """Which optimizer, and its constants.
+
+    Attributes:
+        name: stochastic gradient descent, or Adam with decoupled weight decay.
+        learning_rate: base learning rate; schedules multiply it.
+        momentum: of ``sgd``.
+        nesterov: whether ``sgd`` looks ahead.
+        weight_decay: on weights; biases and normalisations are left alone.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> OptimizerSettings:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above zero")
+        return self
+
+
+class FitSettings(Settings):
+    """One phase of training.
+
+    Attributes:
+        epochs: passes over the training examples.
+        updates: optimizer steps instead of whole epochs, if given.
+        optimizer: used if no optimizer object is handed in.
+        schedule: how the learning rate changes over the phase.
+        warmup: share of the phase that climbs to the base learning rate.
+        label_smoothing: weight of the uniform distribution in the target (arXiv 1512.00567, section 7).
+        clip_norm: largest Euclidean norm of the gradient of all parameters together, if any.
+        keep_best: leave the network as it was at its best validation accuracy, not as it was last.
+    """
+
+    epochs: int = Field(default=10, ge=0)
+    updates: int | None = Field(default=None, ge=1)
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    keep_best: bool = True
+
+
+class DeviceSettings(Settings):
+    """Where and how numbers are computed.
+
+    Attributes:
+        accelerator: ``auto`` takes a GPU if there is one.
+        devices: how many of them.
+        precision: ``bf16`` keeps weights in float32 and multiplies in bfloat16;
+            ``auto`` does so where the device has units for it.
+        channels_last: memory layout of pictures with the channel innermost; ``auto`` where it gains.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    channels_last: Literal["auto", "yes", "no"] = "auto"

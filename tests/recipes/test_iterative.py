@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import signal
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sec
+from secateur.errors import BudgetError, TrainingError
+from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively
+from secateur.training.evaluate import Evaluation
+from secateur.training.events import EpochDone, Event, Progress
+from secateur.training.fit import Surroundings
+from secateur.training.interrupt import StoppedError, interruptible
+from secateur.training.settings import FitSettings, OptimizerSettings
+
+Batch = tuple[Tensor, Tensor]
+SHORT = PruneSettings(steps=3, after=FitSettings(epochs=2))
+
+
+def run(
+    net: nn.Module, example: Tensor, batches: list[Batch], settings: PruneSettings
+) -> tuple[IterativeResult, list[Event], list[str]]:
+    heard: list[Event] = []
+    kept: list[str] = []
+
+    def keep(name: str, evaluation: Evaluation | None) -> None:
+        kept.append(name)
+
+    result = prune_iteratively(
+        net,
+        example,
+        sec.Budget(channels=0.5),
+        batches,
+        settings,
+        validation=batches,
+        surroundings=Surroundings(listener=heard.append, keep=keep),
+    )
+    return result, heard, kept
+
+
+def test_the_network_itself_is_cut_to_the_budget_in_proved_steps(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    weight = net[0].weight
+    result, heard, kept = run(net, example, batches, SHORT)
+    assert result.model is net
+    assert net[0].weight is weight
+    assert sum(group.channels for group in result.graph.prunable) == 18
+    assert sec.cost(net, example) == result.cost_after
+    assert [cut.number for cut in result.cuts] == [1, 2, 3]
+    assert all(cut.verification.ok for cut in result.cuts)
+    phases = [event.phase for event in heard if isinstance(event, EpochDone)]
+    assert phases == ["after cut 1", "after cut 2", "after the last cut", "after the last cut"]
+    assert [event for event in heard if isinstance(event, Cut)] == list(result.cuts)
+    # A larger network than the budget allows is never the best.
+    last_cut = len(kept) - 1 - kept[::-1].index("best")
+    assert kept.index("best") > kept.index("last")
+    assert kept[: kept.index("best")].count("last") >= 5
+    assert last_cut >= 0
+
+
+def test_the_network_is_traced_once_and_looked_at_once(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    with patch.object(iterative, "trace", wraps=iterative.trace) as trace:
+        _, heard, _ = run(net, example, batches, SHORT)
+    assert trace.call_count == 1
+    scoring = [event for event in heard if isinstance(event, Progress) and event.task == "scoring"]
+    assert len(scoring) == len(batches)  # one pass before the first cut, none between
+
+
+def test_scores_come_from_the_last_epoch_of_training(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    """The second cut must go by what a hand-written watch over the same steps finds."""
+    settings = PruneSettings(steps=2, after=FitSettings(epochs=0))
+    watched: list[sec.Scores] = []
+    original = iterative.Watch.scores
+
+    def scores(self: iterative.Watch, **options: bool) -> sec.Scores:
+        found = original(self, **options)
+        watched.append(found)
+        return found
+
+    with patch.object(iterative.Watch, "scores", scores):
+        result, _, _ = run(net, example, batches, settings)
+    second = result.cuts[1].plan
+    for name, removed in second.removed.items():
+        ranked = watched[-1][name].argsort(stable=True)[: len(removed)]
+        assert sorted(ranked.tolist()) == list(removed)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "mutual-information", "activation-mean"])
+def test_criteria_that_cannot_watch_training_get_what_they_need(
+    net: nn.Module, example: Tensor, batches: list[Batch], criterion: str
+) -> None:
+    _, heard, _ = run(net, example, batches, SHORT.model_copy(update={"criterion": criterion}))
+    scoring = sum(isinstance(event, Progress) and event.task == "scoring" for event in heard)
+    expected = {"magnitude": 0, "mutual-information": 3, "activation-mean": 1}[criterion]
+    assert scoring == expected * len(batches)
+
+
+def test_the_optimizer_goes_through_every_cut(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+    for parameter in net.parameters():
+        assert optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape
+        assert optimizer.state[parameter]["momentum_buffer"].abs().sum() > 0
+
+
+def test_without_epochs_between_the_examples_are_looked_at_before_each_cut(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    settings = SHORT.model_copy(update={"between": FitSettings(epochs=0), "scoring_batches": 2})
+    _, heard, _ = run(net, example, batches, settings)
+    scoring = [event for event in heard if isinstance(event, Progress) and event.task == "scoring"]
+    assert [event.done for event in scoring] == [1, 2] * 3
+    assert {event.total for event in scoring} == {2}
+
+
+def test_the_original_protocol_by_its_name(net: nn.Sequential, example: Tensor, batches: list[Batch]) -> None:
+    original = RECIPES["original"]
+    assert original.channels_per_step == 512
+    assert (original.between.epochs, original.after.epochs) == (10, 15)
+    assert original.between.optimizer == OptimizerSettings(name="sgd", learning_rate=1e-3, momentum=0.9)
+    assert original.between.optimizer == original.after.optimizer
+    assert original.between.schedule == original.after.schedule == "constant"
+    small = original.model_copy(update={"channels_per_step": 5})
+    result = prune_iteratively(net, example, sec.Budget(channels=1 / 3), batches, small)
+    assert [cut.plan.channels_removed for cut in result.cuts] == [5, 5, 4]
+    assert net[7].out_features == 16
+    assert [fit.step for fit in result.fits] == [40, 40, 60]
+
+
+def test_the_protocol_of_the_paper_by_its_name(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
+    paper = RECIPES["paper"]
+    assert (paper.channels_per_step, paper.between.updates) == (1, 30)
+    short = paper.model_copy(update={"after": FitSettings(epochs=0)})
+    result = prune_iteratively(net, example, sec.Budget(channels=32), batches, short)
+    assert [cut.plan.channels_removed for cut in result.cuts] == [1] * 4
+    assert [fit.step for fit in result.fits] == [30] * 3 + [0]
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_done(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    before = sec.cost(net, example)
+    with pytest.raises(BudgetError, match="least possible"):
+        prune_iteratively(net, example, sec.Budget(macs=1), batches)
+    assert sec.cost(net, example) == before
+
+
+def test_a_loss_that_is_not_a_number_leaves_a_network_that_works(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    calls = 0
+
+    def loss_fn(scores: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = nn.functional.cross_entropy(scores, targets)
+        return loss * float("nan") if calls > 6 else loss
+
+    with pytest.raises(TrainingError, match="after cut 1: the loss is nan"):
+        prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, loss_fn=loss_fn)
+    assert net(example).isfinite().all()
+
+
+def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
+    kept: list[str] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Cut):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with interruptible() as interruption:
+        around = Surroundings(
+            listener=listener, interruption=interruption, keep=lambda name, _: kept.append(name)
+        )
+        with pytest.raises(StoppedError):
+            prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, surroundings=around)
+    assert kept[-1] == "last"
+    assert net(example).shape == (2, 3)

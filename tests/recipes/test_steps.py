@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from secateur.budget import Budget
+from secateur.errors import BudgetError
+from secateur.graph import ChannelGraph, trace
+from secateur.recipes.settings import PruneSettings
+from secateur.recipes.steps import Route, Step
+
+_CHANNELS = 8 + 12 + 16
+
+
+def even(graph: ChannelGraph) -> dict[str, Tensor]:
+    return {group.name: torch.linspace(0.5, 1.5, group.channels) for group in graph.prunable}
+
+
+def walk(graph: ChannelGraph, route: Route) -> list[Step]:
+    steps: list[Step] = []
+    while not steps or not steps[-1].last:
+        steps.append(route.step(graph, even(graph), len(steps) + 1))
+        graph = graph.after(steps[-1].plan)
+    return steps
+
+
+@pytest.fixture
+def graph(net: nn.Module, example: Tensor) -> ChannelGraph:
+    return trace(net, example)
+
+
+def test_a_number_of_channels_goes_at_each_step_and_the_rest_at_the_last(graph: ChannelGraph) -> None:
+    route = Route.to(Budget(channels=0.25), graph, PruneSettings(channels_per_step=10))
+    assert [step.plan.channels_removed for step in walk(graph, route)] == [10, 10, 7]
+    assert route.steps is None
+
+
+def test_a_number_of_steps_ends_exactly_at_the_budget(graph: ChannelGraph) -> None:
+    budget = Budget(macs=0.3, params=0.5)
+    route = Route.to(budget, graph, PruneSettings(steps=4))
+    steps = walk(graph, route)
+    assert len(steps) == 4 == route.steps
+    macs = [graph.cost().macs, *(step.plan.cost_after.macs for step in steps)]
+    assert macs == sorted(macs, reverse=True)
+    for before, after in pairwise(macs):
+        assert after / before == pytest.approx(0.3**0.25, abs=0.15)
+    assert steps[-1].plan.cost_after.macs <= 0.3 * macs[0]
+    assert steps[-1].plan.cost_after.params <= 0.5 * graph.cost().params
+
+
+def test_filters_only_means_a_share_of_the_filters(graph: ChannelGraph) -> None:
+    route = Route.to(Budget(channels=0.25), graph, PruneSettings(steps=1, filters_only=True))
+    plan = route.step(graph, even(graph), 1).plan
+    assert plan.channels_removed == 15  # of 8 + 12 filters
+    assert "7" not in plan.keep
+
+
+def test_an_impossible_budget_is_an_error_before_the_first_step(graph: ChannelGraph) -> None:
+    with pytest.raises(BudgetError):
+        Route.to(Budget(params=1), graph, PruneSettings())
+
+
+def test_a_budget_that_is_met_already_takes_one_empty_step(graph: ChannelGraph) -> None:
+    for settings in (PruneSettings(steps=1), PruneSettings(channels_per_step=5)):
+        (step,) = walk(graph, Route.to(Budget(channels=_CHANNELS), graph, settings))
+        assert step.plan.channels_removed == 0
+
+
+@given(
+    start=st.integers(1, 10**12),
+    share=st.floats(0.01, 1.0),
+    steps=st.integers(1, 20),
+)
+def test_milestones_fall_steadily_and_never_below_the_goal(start: int, share: float, steps: int) -> None:
+    goal = max(1, int(start * share))
+    route = Route({"macs": start}, {"macs": goal}, PruneSettings(), ())
+    stones = [route.milestone(step / steps).get("macs", goal) for step in range(1, steps + 1)]
+    assert stones == sorted(stones, reverse=True)
+    assert stones[-1] == pytest.approx(goal, rel=1e-9)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections import namedtuple
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from secateur.errors import TrainingError
+from secateur.training.losses import main_output, with_auxiliaries
+
+Answers = namedtuple("Answers", "logits aux2 aux1")
+scores = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+targets = torch.tensor([0, 3, 1, 1])
+
+
+def test_two_heads_count_three_tenths_each() -> None:
+    expected = sum(w * cross_entropy(s, targets) for w, s in zip((1, 0.3, 0.3), scores, strict=True))
+    torch.testing.assert_close(with_auxiliaries(cross_entropy)(Answers(*scores), targets), expected)
+
+
+def test_one_head_counts_four_tenths_and_absent_heads_nothing() -> None:
+    expected = cross_entropy(scores[0], targets) + 0.4 * cross_entropy(scores[1], targets)
+    loss = with_auxiliaries(cross_entropy)
+    torch.testing.assert_close(loss((scores[0], scores[1]), targets), expected)
+    torch.testing.assert_close(loss((scores[0], None), targets), cross_entropy(scores[0], targets))
+    torch.testing.assert_close(loss(scores[0], targets), cross_entropy(scores[0], targets))
+
+
+def test_other_answers_are_refused() -> None:
+    assert torch.equal(main_output([scores[0]]), scores[0])
+    for answer in ({"out": scores[0]}, (), None):
+        with pytest.raises(TrainingError, match="wrap the network"):
+            main_output(answer)  # type: ignore[arg-type]

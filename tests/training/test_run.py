@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secateur.training.run import (
+    Run,
+    RunError,
+    find_checkpoint,
+    read_config,
+    read_metrics,
+    read_summary,
+)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    with Run(tmp_path / "new" / "run") as run:
+        run.configure({"command": "train", "fit": {"epochs": 3, "clip_norm": None}})
+        run.log({"epoch": 1, "loss": 0.5})
+        run.log({"epoch": 2, "loss": float("nan")})
+        run.summarise(model="a", seconds={"training": 1.0})
+        run.summarise(model="b")
+    assert read_config(run.path) == {"command": "train", "fit": {"epochs": 3}}
+    assert read_metrics(run.path) == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": None}]
+    assert read_summary(run.path) == {"model": "b", "seconds": {"training": 1.0}} == run.summary
+
+
+def test_the_folder_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    with Run(tmp_path / "run") as run:
+        run.log({"epoch": 1})
+        assert read_metrics(run.path) == [{"epoch": 1}]
+
+
+def test_an_earlier_run_is_kept_unless_overwriting_is_asked_for(tmp_path: Path) -> None:
+    with Run(tmp_path / "run") as run:
+        run.summarise(model="first")
+        run.checkpoint("best").write_bytes(b"weights")
+    with pytest.raises(RunError, match="--overwrite"):
+        Run(tmp_path / "run")
+    assert read_summary(run.path) == {"model": "first"}
+    with Run(tmp_path / "run", overwrite=True) as again:
+        assert not again.checkpoint("best").exists()
+        assert not (again.path / "summary.json").exists()
+
+
+def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"dear")
+    with pytest.raises(RunError, match=r"holds other files \(holiday.jpg\)"):
+        Run(tmp_path, overwrite=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from secateur.training.run import Run\n"
+        "with Run(sys.argv[1]): print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(RunError, match="in use by another process"):
+        Run(tmp_path / "run", overwrite=True)
+    other.kill()
+    other.communicate()
+    with Run(tmp_path / "run", overwrite=True):  # a killed process leaves no lock behind
+        pass
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="is a file"):
+        Run(tmp_path / "file")
+    with pytest.raises(RunError, match="cannot write the run folder"):
+        Run(tmp_path / "file" / "run")
+
+
+def test_the_best_checkpoint_stands_for_the_run(tmp_path: Path) -> None:
+    with Run(tmp_path / "run") as run:
+        with pytest.raises(RunError, match="holds no checkpoint"):
+            find_checkpoint(run.path)
+        run.checkpoint("last").write_bytes(b"")
+        assert find_checkpoint(run.path) == run.checkpoint("last")
+        run.checkpoint("best").write_bytes(b"")
+        assert find_checkpoint(run.path) == run.checkpoint("best")
+        assert find_checkpoint(run.checkpoint("last")) == run.checkpoint("last")
+    with pytest.raises(RunError, match="does not exist"):
+        find_checkpoint(tmp_path / "absent")
+
+
+def test_reading_what_is_not_there_says_so(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    with pytest.raises(RunError, match=r"no summary.json"):
+        read_summary(tmp_path)
+    with pytest.raises(RunError, match=r"no config.toml"):
+        read_config(tmp_path)
+
+
+def test_a_write_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Run(tmp_path / "run") as run:
+        run.summarise(model="kept")
+
+        def full(*arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="No space left on device; what was there is kept"):
+            run.summarise(model="lost")
+        assert json.loads((run.path / "summary.json").read_text()) == {"model": "kept"}
