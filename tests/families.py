@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from secateur._torchvision import torchvision
+from secateur.models import ModelSpec
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "alexnet": ("alexnet",),
@@ -48,10 +48,15 @@ def example(name: str, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 3, size, size)
 
 
-def build(name: str, classes: int = 10) -> nn.Module:
+def spec(name: str) -> ModelSpec:
+    """What builds the network, with ten classes."""
+    return ModelSpec.parse(name, classes=10, **_BARE.get(name, {}))
+
+
+def build(name: str) -> nn.Module:
     """A network with random weights and random normalisation statistics, so that a wrong cut shows."""
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None, num_classes=classes, **_BARE.get(name, {}))
+    model = spec(name).build()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import secateur as sec
-from tests.families import QUICK, REST, build, example
+from tests.families import QUICK, REST, build, example, spec
 
 
 def cut_in_half(name: str, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def cut_in_half(name: str, tmp_path: Path) -> None:
     train_a_step(small, x)
 
     path = tmp_path / "small.safetensors"
-    sec.save(path, small, builder=f"torchvision:{name}", builder_arguments={"num_classes": 10})
+    sec.save(path, small, builder=spec(name))
     again = sec.load(path)
     saved, loaded = small.state_dict(), again.state_dict()
     assert saved.keys() == loaded.keys()

@@ -36,6 +36,6 @@ def test_figures_that_are_not_known_are_left_out() -> None:
 
 def test_networks_beside_each_other_are_compared_with_the_first() -> None:
     lines = drawn(side_by_side([("big", BIG), ("small", SMALL)]))
-    assert ["small", "98.06%", "-0.55 points", "60.0 k", "÷6.5"] == lines[-1][:5] or any(
+    assert lines[-1][:5] == ["small", "98.06%", "-0.55 points", "60.0 k", "÷6.5"] or any(
         line[:5] == ["small", "98.06%", "-0.55 points", "60.0 k", "÷6.5"] for line in lines
     )

@@ -1,0 +1,141 @@
+"""Reading a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from secateur.checkpoint import anatomy
+from secateur.checkpoint.metadata import Metadata
+from secateur.checkpoint.seal import check_seal, unsealed
+from secateur.errors import CheckpointError, UsageError
+
+
+def load(
+    path: str | Path, model: nn.Module | None = None, *, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Load a network that :func:`save` wrote.
+
+    Reading runs no code: a builder is looked up by name, existing integer attributes are set, and tensors are
+    filled in, after all names, shapes and types have been checked.
+
+    Args:
+        path: the file.
+        model: the network at its full size, for example ``MyNet()``; it becomes the smaller one, with new
+            parameters, or stays as it is if the file does not fit. By default the file's builder makes it.
+        device: where the tensors go.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CheckpointError: if the file is damaged, foreign, of a later format or does not fit the network; or
+            if it names no builder that is known here and no model is given.
+    """
+    path = Path(path)
+    try:
+        metadata, stored = _read(path)
+        target = model if model is not None else _built(metadata)
+        fitting = anatomy.fitting(_with_aliases(stored, metadata.aliases), metadata.transient, target)
+        _check_aliases(metadata.aliases, fitting, target)
+        anatomy.check_attributes(metadata.attributes, target)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    anatomy.set_attributes(metadata.attributes, target)
+    _fill(target, fitting, metadata, torch.device(device))
+    return target.eval()
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """What a checkpoint says about its network, without reading the tensors.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or Secateur did not write it.
+    """
+    path = Path(path)
+    try:
+        with _opened(path) as file:
+            return Metadata.from_json(unsealed(file.metadata()))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+
+
+def _read(path: Path) -> tuple[Metadata, dict[str, Tensor]]:
+    with _opened(path) as file:
+        header = file.metadata()
+        metadata = Metadata.from_json(unsealed(header))
+        try:
+            # Copies, since the file may be replaced or cut short while the network is in use.
+            stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+        except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+            raise CheckpointError(f"its tensors cannot be read ({error})") from error
+    check_seal(header, stored)
+    return metadata, stored
+
+
+def _opened(path: Path) -> safe_open:
+    if not path.is_file():
+        raise CheckpointError("there is no such file")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        if _looks_pickled(path):
+            raise CheckpointError(
+                "it is a pickle, which may hold code: give it as weights instead"
+            ) from error
+        raise CheckpointError(f"it is no safetensors file, or is incomplete ({error})") from error
+
+
+def _looks_pickled(path: Path) -> bool:
+    """Whether a file begins like a zip archive or a pickle, as those of ``torch.save`` do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+    except OSError:
+        return False
+
+
+def _built(metadata: Metadata) -> nn.Module:
+    spec = metadata.builder
+    if spec is None:
+        raise CheckpointError("it names no builder: pass model=, the network at its full size")
+    if spec.is_file:
+        raise CheckpointError(
+            f"its builder {spec.name} is code, which is not run: pass model=, what it builds"
+        )
+    try:
+        return anatomy.blank(spec)
+    except UsageError as error:
+        raise CheckpointError(f"its network cannot be built here ({error}): pass model=") from error
+
+
+def _with_aliases(stored: dict[str, Tensor], aliases: dict[str, str]) -> dict[str, Tensor]:
+    for alias, name in aliases.items():
+        if name not in stored or alias in stored:
+            raise CheckpointError(f"it calls {alias} another name of {name}, which cannot be")
+    return stored | {alias: stored[name] for alias, name in aliases.items()}
+
+
+def _check_aliases(aliases: dict[str, str], fitting: dict[str, Tensor], model: nn.Module) -> None:
+    for alias, name in aliases.items():
+        kinds = {anatomy.is_parameter(model, each) if each in fitting else None for each in (alias, name)}
+        if len(kinds) > 1:
+            raise CheckpointError(f"it calls {alias} another name of {name}, which it is not in this network")
+
+
+def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, device: torch.device) -> None:
+    placed: dict[str, Tensor] = {}
+    for name in values.keys() - metadata.aliases.keys():
+        value = values[name].to(device)
+        if anatomy.is_parameter(model, name):
+            needs_gradient = name not in metadata.frozen and (value.is_floating_point() or value.is_complex())
+            value = nn.Parameter(value, requires_grad=needs_gradient)
+        placed[name] = value
+    for name in values:
+        anatomy.set_tensor(model, name, placed[metadata.aliases.get(name, name)])

@@ -1,0 +1,131 @@
+"""Writing a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from secateur import __version__
+from secateur.checkpoint import anatomy
+from secateur.checkpoint.metadata import Metadata
+from secateur.checkpoint.seal import seal
+from secateur.errors import CheckpointError, UsageError
+from secateur.files import replacing
+from secateur.models import ModelSpec
+from secateur.models.inputs import Json
+
+
+def save(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    builder: ModelSpec | str | None = None,
+    input_size: Sequence[int] | None = None,
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    classes: Sequence[str] | None = None,
+    metrics: Mapping[str, Json] | None = None,
+    history: Sequence[Json] = (),
+) -> None:
+    """Save a network, pruned or not, so that :func:`load` brings it back bit for bit.
+
+    The file holds tensors and JSON, and no code. An older file of the name is replaced at once and only when
+    the new one is complete and on the disk.
+
+    Args:
+        path: the file, by convention ending in ``.safetensors``.
+        model: the network.
+        builder: what built it at its full size, for example ``torchvision:resnet18``; with it, :func:`load`
+            needs nothing else. Without, :func:`load` is given the network of full size.
+        input_size: shape of one input, without the batch; by default the builder's.
+        normalization: mean and deviation per channel; by default the builder's.
+        classes: names of the outputs.
+        metrics: figures such as accuracy; plain values.
+        history: what was done to the network, oldest first; plain values, such as ``plan.to_dict()``.
+
+    Raises:
+        UsageError: if metrics or history are no plain values, or the builder is unknown.
+        CheckpointError: if the network is not a smaller version of what the builder builds, or the file
+            cannot be written.
+    """
+    path = Path(path)
+    spec = ModelSpec.parse(builder) if isinstance(builder, str) else builder
+    stored, aliases = _distinct(anatomy.tensors(model))
+    metadata = Metadata(
+        builder=spec,
+        attributes=_attributes(model, spec),
+        aliases=aliases,
+        transient=anatomy.transient_buffers(model),
+        frozen=tuple(name for name, p in model.named_parameters() if not p.requires_grad),
+        input_size=_tuple(input_size, spec.input.size if spec else None),
+        normalization=_pair(normalization, spec),
+        classes=tuple(map(str, classes)) if classes is not None else None,
+        metrics=dict(metrics or {}),
+        history=tuple(history),
+        version=__version__,
+    )
+    plain = _separate(stored)
+    sealed = seal(metadata.to_json(), plain)
+    try:
+        with replacing(path) as part:
+            save_file(plain, part, metadata=sealed)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} cannot be written: {reason}") from error
+
+
+def _distinct(everything: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and the first name of those with several."""
+    first: dict[int, str] = {}
+    aliases = {}
+    for name, tensor in everything.items():
+        if id(tensor) in first:
+            aliases[name] = first[id(tensor)]
+        else:
+            first[id(tensor)] = name
+    return {name: everything[name] for name in first.values()}, aliases
+
+
+def _attributes(model: nn.Module, spec: ModelSpec | None) -> dict[str, dict[str, int | list[int]]]:
+    """The attributes that differ from the builder's network, or all where there is no builder."""
+    attributes = anatomy.integer_attributes(model)
+    if spec is None or spec.is_file:
+        return attributes
+    reference = anatomy.blank(spec)
+    try:
+        anatomy.fitting(anatomy.tensors(model), anatomy.transient_buffers(model), reference)
+    except CheckpointError as error:
+        raise CheckpointError(f"{spec.name} builds no network that this is a part of: {error}") from error
+    return anatomy.changed(attributes, anatomy.integer_attributes(reference))
+
+
+def _separate(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, dense, and none overlapping another, as the format wants them."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in stored.items():
+        if tensor.is_meta or tensor.layout != torch.strided:
+            raise CheckpointError(f"{name} is {tensor.layout} on {tensor.device}, and cannot be saved")
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if storage in seen else value
+        seen.add(storage)
+    return plain
+
+
+def _tuple(given: Sequence[int] | None, default: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return tuple(map(int, given)) if given is not None else default
+
+
+def _pair(
+    given: tuple[Sequence[float], Sequence[float]] | None, spec: ModelSpec | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if given is not None:
+        if len(given) != 2:
+            raise UsageError(f"normalization is a pair of means and deviations, not {len(given)} values")
+        return tuple(map(float, given[0])), tuple(map(float, given[1]))
+    return (spec.input.mean, spec.input.std) if spec else None

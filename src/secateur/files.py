@@ -1,0 +1,68 @@
+"""Files that are either the old ones or the new ones, never half of each."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends well.
+
+    The data are on the disk before the name points to them, so that a reader finds the old file or the new
+    one at any moment, also after a kill or a power cut. If the block fails, the temporary file is removed
+    and ``path`` is untouched.
+
+    Args:
+        path: the file to make or to replace; its folder must exist.
+
+    Yields:
+        The path to write to: an empty file, which may be replaced by another.
+
+    Raises:
+        OSError: if the folder is missing, read-only or full.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        mode = part.stat().st_mode
+        yield part
+        part.chmod(mode)  # whoever wrote may have made a file of their own, for the owner alone
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, all or nothing.
+
+    Args:
+        path: the file to make or to replace.
+        text: its whole content.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(Path(folder) / "note.txt", "one")
+    ...     write_text(Path(folder) / "note.txt", "two")
+    ...     [file.read_text() for file in Path(folder).iterdir()]
+    ['two']
+    """
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
