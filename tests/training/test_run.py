@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from secateur.training.interrupt import StoppedError
 from secateur.training.run import (
     Run,
     RunError,
@@ -27,7 +27,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         run.summarise(model="b")
     assert read_config(run.path) == {"command": "train", "fit": {"epochs": 3}}
     assert read_metrics(run.path) == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": None}]
-    assert read_summary(run.path) == {"model": "b", "seconds": {"training": 1.0}} == run.summary
+    assert read_summary(run.path) == {"status": "done", "model": "b", "seconds": {"training": 1.0}}
+    assert run.summary == read_summary(run.path)
 
 
 def test_the_folder_can_be_read_while_it_is_written(tmp_path: Path) -> None:
@@ -42,10 +43,10 @@ def test_an_earlier_run_is_kept_unless_overwriting_is_asked_for(tmp_path: Path) 
         run.checkpoint("best").write_bytes(b"weights")
     with pytest.raises(RunError, match="--overwrite"):
         Run(tmp_path / "run")
-    assert read_summary(run.path) == {"model": "first"}
+    assert read_summary(run.path)["model"] == "first"
     with Run(tmp_path / "run", overwrite=True) as again:
         assert not again.checkpoint("best").exists()
-        assert not (again.path / "summary.json").exists()
+        assert read_summary(again.path) == {"status": "running"}
 
 
 def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
@@ -53,6 +54,29 @@ def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds other files \(holiday.jpg\)"):
         Run(tmp_path, overwrite=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_run_that_came_to_nothing_is_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two\nlines"), Run(tmp_path / "run"):
+        raise ValueError("two\nlines")
+    assert read_summary(tmp_path / "run") == {"status": "failed", "error": "two lines"}
+    (tmp_path / "run" / ".summary.json.0a1b.part").write_text("half-written when killed")
+    with Run(tmp_path / "run") as run:
+        assert not list(run.path.glob(".*.part"))
+
+
+@pytest.mark.parametrize("error", [StoppedError(2), KeyboardInterrupt()])
+def test_the_summary_says_how_a_run_ended(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), Run(tmp_path / "run"):
+        raise error
+    assert read_summary(tmp_path / "run") == {"status": "interrupted"}
+
+
+def test_a_folder_with_files_of_the_same_names_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("mine = true")
+    with pytest.raises(RunError, match=r"holds other files \(config.toml\)"):
+        Run(tmp_path, overwrite=True)
+    assert (tmp_path / "config.toml").read_text() == "mine = true"
 
 
 def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
@@ -115,4 +139,5 @@ def test_a_write_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(RunError, match="No space left on device; what was there is kept"):
             run.summarise(model="lost")
-        assert json.loads((run.path / "summary.json").read_text()) == {"model": "kept"}
+        assert read_summary(run.path) == {"status": "running", "model": "kept"}
+        monkeypatch.undo()

@@ -22,6 +22,9 @@ from rich.progress import (
 from secateur.cli.formats import duration, percent
 from secateur.training import events
 
+_WIDE = 120
+"""Columns where there is no terminal that says how many it has."""
+
 
 class Reporter:
     """Shows what the library tells; use it as a context manager around the work.
@@ -32,7 +35,9 @@ class Reporter:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(stderr=as_json, highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = _WIDE
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -76,7 +81,16 @@ class Reporter:
         Args:
             text: plain text, or anything that rich can draw.
         """
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
+
+    def tell(self, text: str) -> None:
+        """Shows a line that belongs to the outcome for people, and not to the JSON object.
+
+        Args:
+            text: the line.
+        """
+        if not self.as_json:
+            self.say(text)
 
     def finish(self, text: RenderableType, data: Mapping[str, object]) -> None:
         """Shows the outcome: as a table, or as the one JSON object.
@@ -86,7 +100,7 @@ class Reporter:
             data: for programs.
         """
         if self.as_json:
-            sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(data, allow_nan=False, default=str) + "\n")
         else:
             self.say(text)
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they amount to."""
 
 from __future__ import annotations
 
@@ -7,57 +7,90 @@ from typing import Annotated
 
 import typer
 
+_DATA, _TRAINING, _MACHINE = "Data", "Training", "Machine"
+
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
 ]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for everything that comes of it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")]
+Builder = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE:FUNCTION",
+        help="What builds the checkpoint's network, if a file of yours does.",
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="MODULE", help="Leave this module whole; may be given several times."),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Examples in the forward pass that is timed.")]
+
 Data = Annotated[
     str,
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Folder with train/ and val/ (or test/), each with one folder of pictures per class; "
-        "or the word digits for handwritten digits that need no download.",
+        help="Folder with train/ and val/ or test/, in each a folder of pictures per class; "
+        "or the word digits, for handwritten digits that need no download.",
+        rich_help_panel=_DATA,
     ),
 ]
 OptionalData = Annotated[
     str | None,
-    typer.Option("--data", metavar="DIR", help="Folder of pictures as for train, or the word digits."),
+    typer.Option("--data", metavar="DIR", help="As for train: a folder, or digits.", rich_help_panel=_DATA),
 ]
-Out = Annotated[
-    Path, typer.Option("--out", metavar="RUN", help="Folder for everything that comes of the run.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Examples in one step.")]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes that read pictures; as many as pay, if not given.")
-]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures in one step.", rich_help_panel=_DATA)]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse unreadable pictures instead of skipping them.")
+    bool,
+    typer.Option(
+        "--strict", help="Refuse unreadable pictures instead of leaving them out.", rich_help_panel=_DATA
+    ),
 ]
 Size = Annotated[
     int | None,
     typer.Option(
-        "--size", min=1, help="Side of the square pictures in pixels; the network's own if not given."
+        "--size",
+        min=1,
+        help="Side of the square pictures, in pixels; the network's own if not given.",
+        rich_help_panel=_DATA,
     ),
 ]
-Input = Annotated[
-    str | None,
-    typer.Option("--input", metavar="C,H,W", help="Shape of one example, such as 3,224,224."),
+
+Optimizer = Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[float, typer.Option("--lr", help="Base learning rate.", rich_help_panel=_TRAINING)]
+Momentum = Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)]
+WeightDecay = Annotated[
+    float,
+    typer.Option(help="On weights; biases and normalisations are left alone.", rich_help_panel=_TRAINING),
 ]
-Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes of a network built anew.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Schedule = Annotated[str, typer.Option(help="constant, cosine or one-cycle.", rich_help_panel=_TRAINING)]
+Warmup = Annotated[
+    float,
+    typer.Option(help="Share of the steps that climb to the base learning rate.", rich_help_panel=_TRAINING),
+]
+LabelSmoothing = Annotated[
+    float, typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING)
+]
+ClipNorm = Annotated[
+    float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_TRAINING)
+]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_MACHINE)]
 Precision = Annotated[
-    str, typer.Option(help="auto, float32 or bf16; auto takes bf16 where the device has units for it.")
+    str,
+    typer.Option(
+        help="auto, float32 or bf16; auto takes bf16 where the device has units for it.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 ChannelsLast = Annotated[
-    str, typer.Option(help="auto, yes or no: memory layout with the channel innermost; auto where it gains.")
+    str,
+    typer.Option(
+        help="auto, yes or no: the memory layout with the channel innermost; auto where it gains.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
-Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
-LearningRate = Annotated[float, typer.Option("--lr", help="Base learning rate.")]
-Momentum = Annotated[float, typer.Option(help="Momentum of sgd.")]
-WeightDecay = Annotated[float, typer.Option(help="Decay of weights, not of biases and normalisations.")]
-Schedule = Annotated[str, typer.Option(help="constant, cosine or one-cycle.")]
-Warmup = Annotated[float, typer.Option(help="Share of the steps that climb to the base learning rate.")]
-LabelSmoothing = Annotated[float, typer.Option(help="Weight of the uniform distribution in the target.")]
-ClipNorm = Annotated[float | None, typer.Option(help="Largest norm of the gradient.")]

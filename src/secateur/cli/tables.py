@@ -37,6 +37,42 @@ def before_after(before: Figures, after: Figures) -> Table:
     return table
 
 
+def figures_of_one(figures: Figures) -> Table:
+    """One network.
+
+    Args:
+        figures: as for :func:`before_after`.
+    """
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for key, label, show in _ROWS:
+        if figures.get(key) is not None:
+            table.add_row(label, show(figures[key]))
+    return table
+
+
+def proof_line(verification: Mapping[str, Any]) -> str:
+    """All proofs of a run in one line.
+
+    Args:
+        verification: as in ``summary.json``.
+
+    >>> proof_line({"ok": True, "cuts": 2, "channels_removed": 9, "max_error": 2e-7, "tolerance": 1e-4})
+    'proof: each of 2 cuts (9 channels) left the network that it should; largest relative difference \
+2.0e-07, allowed 1e-04'
+    """
+    cuts, channels = verification["cuts"], verification["channels_removed"]
+    if not cuts:
+        return "the network met the budget as it was; nothing was cut"
+    which = f"each of {cuts} cuts" if cuts > 1 else "the cut"
+    error, tolerance = verification["max_error"], verification["tolerance"]
+    return (
+        f"proof: {which} ({channels:,} channels) left the network that it should; "
+        f"largest relative difference {error:.1e}, allowed {tolerance:.0e}"
+    )
+
+
 def side_by_side(networks: Sequence[tuple[str, Figures]]) -> Table:
     """Any number of networks, one a row; factors are against the first.
 
@@ -65,3 +101,17 @@ def _change(key: str, before: float | None, after: float | None) -> str:
     if key == "top1":
         return f"{100 * (after - before):+.2f} points"
     return share(after, before)
+
+
+def conditions_line(latency: Mapping[str, Any]) -> str:
+    """Under which conditions times were measured.
+
+    Args:
+        latency: as in ``summary.json``.
+
+    >>> conditions_line({"device": "cpu", "threads": 2, "batch": 1, "runs": 50})
+    'latency: median of 50 runs each, taken in turn; batch 1, cpu, 2 threads'
+    """
+    threads = latency["threads"]
+    where = f"{latency['device']}, {threads} thread{'s' * (threads != 1)}"
+    return f"latency: median of {latency['runs']} runs each, taken in turn; batch {latency['batch']}, {where}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from secateur.recipes.cutting import Cut
 from secateur.recipes.iterative import IterativeResult, prune_iteratively
 from secateur.recipes.one_shot import PruneResult, prune
-from secateur.recipes.settings import RECIPES, PruneSettings
+from secateur.recipes.settings import CHANNELS_LEFT, RECIPES, PruneSettings, recipe
 
 __all__ = [
+    "CHANNELS_LEFT",
     "RECIPES",
     "Cut",
     "IterativeResult",
@@ -15,4 +16,5 @@ __all__ = [
     "PruneSettings",
     "prune",
     "prune_iteratively",
+    "recipe",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from secateur.errors import UsageError
 from secateur.training.settings import FitSettings, OptimizerSettings, Settings
 
 
@@ -69,5 +71,59 @@ RECIPES: MappingProxyType[str, PruneSettings] = MappingProxyType(
 arXiv 1611.06440 (512 filters a step, 10 epochs after each, 15 at the end); ``paper``, the protocol
 of its section 3.1 (one channel a step, 30 updates between, batches of 32)."""
 
-ORIGINAL_CHANNELS_LEFT = 1 / 3
-"""Share of the filters at which the ``original`` recipe stops, unless a budget is given."""
+CHANNELS_LEFT: MappingProxyType[str, float] = MappingProxyType({"original": 1 / 3})
+"""Share of the channels that a recipe leaves where no budget is given."""
+
+
+def recipe(
+    name: str = "default",
+    *,
+    steps: int | None = None,
+    channels_per_step: int | None = None,
+    epochs_between: int | None = None,
+    updates_between: int | None = None,
+    epochs_after: int | None = None,
+    schedule: str | None = None,
+    optimizer: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> PruneSettings:
+    """A named recipe with some of its settings changed; what is ``None`` stays as it is.
+
+    Args:
+        name: a name in ``RECIPES``.
+        steps: number of cuts.
+        channels_per_step: channels in one cut, instead of ``steps``.
+        epochs_between: epochs after each cut but the last.
+        updates_between: optimizer steps, instead of ``epochs_between``.
+        epochs_after: epochs after the last cut.
+        schedule: of the learning rate after the last cut.
+        optimizer: changes to the optimizer, of both phases.
+        **changes: of any other setting.
+
+    Raises:
+        UsageError: there is no such recipe, or a value is wrong; all mistakes are named at once.
+
+    >>> recipe("original", channels_per_step=100, optimizer={"learning_rate": 0.1}).after.optimizer
+    OptimizerSettings(name='sgd', learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.0)
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+    if steps is not None and channels_per_step is not None:
+        raise UsageError("steps and channels per step exclude each other; give one of them")
+    if epochs_between is not None and updates_between is not None:
+        raise UsageError("epochs and updates between cuts exclude each other; give one of them")
+    values = RECIPES[name].model_dump()
+    if steps is not None or channels_per_step is not None:
+        values["channels_per_step"] = channels_per_step
+    if epochs_between is not None or updates_between is not None:
+        values["between"]["updates"] = updates_between
+    _change(values, {"steps": steps, **changes})
+    _change(values["between"], {"epochs": epochs_between})
+    _change(values["after"], {"epochs": epochs_after, "schedule": schedule})
+    for phase in ("between", "after"):
+        _change(values[phase]["optimizer"], optimizer or {})
+    return PruneSettings.checked(**values)
+
+
+def _change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    values.update({key: value for key, value in changes.items() if value is not None})

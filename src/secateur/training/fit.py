@@ -24,7 +24,7 @@ from secateur.training.optimizers import make_optimizer, set_factor
 from secateur.training.schedules import factor
 from secateur.training.settings import FitSettings
 
-Keep = Callable[[str, Evaluation | None], None]
+Keep = Callable[[str, Evaluation | None], object]
 """Called with ``"last"`` or ``"best"`` when the network is worth writing to disk."""
 
 

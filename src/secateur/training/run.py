@@ -13,8 +13,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from secateur.errors import SecateurError
+from secateur.files import write_text
 from secateur.training import toml
-from secateur.training.files import write_text
+from secateur.training.interrupt import StoppedError
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK = (
     "config.toml",
@@ -35,7 +36,8 @@ class Run:
 
     ``config.toml`` holds what is needed to repeat the run, ``metrics.jsonl`` one JSON object a
     line, ``summary.json`` the outcome so far, ``checkpoints/`` the networks. Every write is atomic.
-    Use it as a context manager: it is locked against other processes until it is closed.
+    Use it as a context manager: until its end the folder is locked against other processes, and the
+    status in ``summary.json`` is ``running``; afterwards it is ``done``, ``interrupted`` or ``failed``.
 
     Args:
         path: the folder; made, with its parents, if it does not exist.
@@ -68,9 +70,10 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give --out a folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _OWN)
-        if strangers:
-            raise RunError(f"{self.path} holds other files ({strangers[0]}); give --out a new folder")
+        strangers = sorted(entry.name for entry in self.path.iterdir() if not _is_own(entry.name))
+        if strangers or (_entries(self.path) and not _is_run(self.path)):
+            other = strangers[0] if strangers else _entries(self.path)[0].name
+            raise RunError(f"{self.path} holds other files ({other}); give --out a new folder")
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -80,17 +83,18 @@ class Run:
         try:
             self._clear(overwrite)
             (self.path / CHECKPOINTS).mkdir()
+            self.summarise(status="running")
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def _clear(self, overwrite: bool) -> None:
-        earlier = [entry for entry in self.path.iterdir() if entry.name != LOCK]
-        if earlier and not overwrite:
+        # A run that never came to a checkpoint holds nothing to lose.
+        if not overwrite and any((self.path / CHECKPOINTS).glob("*.safetensors")):
             raise RunError(
                 f"{self.path} holds an earlier run; choose another --out, or replace it with --overwrite"
             )
-        for entry in earlier:
+        for entry in _entries(self.path):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def __enter__(self) -> Self:
@@ -99,7 +103,15 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if error is None:
+                self.summarise(status="done")
+            elif isinstance(error, StoppedError | KeyboardInterrupt):
+                self.summarise(status="interrupted")
+            else:
+                self.summarise(status="failed", error=" ".join(str(error).split()))
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Lets other processes use the folder. The files stay."""
@@ -153,6 +165,24 @@ class Run:
             raise RunError(
                 f"cannot write {self.path / name}: {error.strerror}; what was there is kept"
             ) from error
+
+
+def _is_own(name: str) -> bool:
+    """Whether a run makes files of that name, finished or (after a kill) half-written."""
+    return name in _OWN or (name.startswith(".") and name.endswith(".part"))
+
+
+def _entries(path: Path) -> list[Path]:
+    """What lies in a run folder besides the lock."""
+    return sorted(entry for entry in path.iterdir() if entry.name != LOCK)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run wrote the folder's summary."""
+    try:
+        return "status" in read_summary(path)
+    except (RunError, ValueError):
+        return False
 
 
 def find_checkpoint(path: Path | str) -> Path:

@@ -1,0 +1,66 @@
+"""The command line: the only place that prints.
+
+``secateur --help`` answers at once because commands import what they work with only when they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import cleandoc
+from typing import Annotated
+
+import typer
+
+import secateur
+from secateur.cli.demo import demo
+from secateur.cli.errors import reported
+from secateur.cli.evaluate import evaluate
+from secateur.cli.inspect import inspect
+from secateur.cli.measure import measure
+from secateur.cli.prune import prune
+from secateur.cli.train import train
+
+app = typer.Typer(
+    name="secateur",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"secateur {secateur.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Makes trained PyTorch networks smaller and faster by whole channels, and proves every cut.
+
+    Begin with [bold]secateur demo[/bold]: it trains, prunes and measures a small network in a minute.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+
+
+def _help(command: Callable[..., None]) -> str:
+    """A command's docstring: paragraphs as one line each, but those that are indented line by line."""
+    paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(
+        f"\b\n{text}" if "\n  " in text or text.startswith("  ") else " ".join(text.split())
+        for text in paragraphs
+    )
+
+
+for command in (demo, inspect, train, prune, evaluate, measure):
+    app.command(help=_help(command))(reported(command))
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

@@ -1,0 +1,46 @@
+"""``secateur evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur.cli import options
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network; of a run, its best.")
+    ],
+    data: options.Data,
+    weights: Annotated[
+        str | None, typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train.")
+    ] = None,
+    model: options.Builder = None,
+    size: options.Size = None,
+    batch_size: options.BatchSize = 32,
+    strict: options.Strict = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "float32",
+    json: options.Json = False,
+) -> None:
+    """Judge a network on the test pictures of a folder.
+
+    Examples:
+      secateur evaluate runs/digits --data digits
+      secateur evaluate runs/digits-small/checkpoints/best.safetensors --data digits --json
+    """
+    from secateur.cli.console import Reporter
+    from secateur.cli.formats import percent
+    from secateur.jobs.evaluate import evaluate as work
+    from secateur.jobs.settings import DataChoice, NetworkChoice
+    from secateur.training.settings import DeviceSettings
+
+    network = NetworkChoice.checked(source=checkpoint, weights=weights, size=size, builder=model)
+    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
+    machine = DeviceSettings.checked(accelerator=device, precision=precision)
+    with Reporter(as_json=json) as reporter:
+        found = work(network, pictures, machine, reporter)
+        line = f"{found['model']}: top-1 {percent(found['top1'])}, loss {found['loss']:.4f}"
+        reporter.finish(f"{line} over {found['examples']:,} pictures", found)

@@ -1,0 +1,43 @@
+"""``secateur inspect``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur.cli import options
+from secateur.cli.amounts import shape
+
+
+def inspect(
+    network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network to look at.")],
+    input: Annotated[  # noqa: A002  the option's name
+        str | None,
+        typer.Option("--input", metavar="C,H,W", help="Shape of one example, such as 3,224,224."),
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Outputs of a MODEL.")] = None,
+    ignore: options.Ignore = None,
+    whole: Annotated[bool, typer.Option("--all", help="Show every layer, not only the costliest.")] = False,
+    model: options.Builder = None,
+    json: options.Json = False,
+) -> None:
+    """Show which channels hang together, what is frozen and why, and what each layer costs.
+
+    Examples:
+      secateur inspect torchvision:resnet18
+      secateur inspect mobilenet_v2 --input 3,96,96 --json
+    """
+    from secateur.cli.console import Reporter
+    from secateur.cli.structure import structure
+    from secateur.jobs.inspect import inspect as work
+    from secateur.jobs.networks import is_checkpoint
+    from secateur.jobs.settings import NetworkChoice
+
+    size = shape(input) if input else None
+    # What hangs together does not depend on the weights, so none are fetched.
+    weights = None if is_checkpoint(network) else "none"
+    choice = NetworkChoice.checked(source=network, weights=weights, classes=classes, builder=model)
+    with Reporter(as_json=json) as reporter:
+        found = work(choice, size, ignore or ())
+        reporter.finish(structure(found, whole=whole), found)

@@ -1,0 +1,175 @@
+"""``secateur prune``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur.cli import options
+from secateur.cli.amounts import amount
+
+_BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
+_RECIPE, _TRAINING = "Recipe", "Training"
+
+
+def prune(
+    network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="What to make smaller.")],
+    out: options.Out,
+    data: options.OptionalData = None,
+    macs: Annotated[
+        float | None,
+        typer.Option(
+            parser=amount,
+            metavar="LIMIT",
+            help="Multiply-accumulates of one example.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    params: Annotated[
+        float | None,
+        typer.Option(parser=amount, metavar="LIMIT", help="Parameters.", rich_help_panel=_BUDGET),
+    ] = None,
+    channels: Annotated[
+        float | None,
+        typer.Option(
+            parser=amount, metavar="LIMIT", help="Channels of the prunable groups.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            parser=amount, metavar="LIMIT", help="Peak bytes of activations.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="default; original: 512 filters a step until a third is left, 10 epochs after each and 15 "
+            "at the end, SGD 1e-3 with momentum 0.9; paper: one channel a step, 30 updates between. "
+            "The options below change single settings of it.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = "default",
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            help="Rule that values a channel; taylor with --data, magnitude without.", rich_help_panel=_RECIPE
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of cuts.", rich_help_panel=_RECIPE)] = None,
+    channels_per_step: Annotated[
+        int | None, typer.Option(help="Channels in one cut, instead of --steps.", rich_help_panel=_RECIPE)
+    ] = None,
+    epochs_between: Annotated[
+        int | None, typer.Option(help="Epochs after each cut but the last.", rich_help_panel=_RECIPE)
+    ] = None,
+    updates_between: Annotated[
+        int | None, typer.Option(help="Optimizer steps instead of --epochs-between.", rich_help_panel=_RECIPE)
+    ] = None,
+    epochs_after: Annotated[
+        int | None, typer.Option(help="Epochs after the last cut.", rich_help_panel=_RECIPE)
+    ] = None,
+    filters_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--filters-only/--all-layers",
+            help="Cut convolution filters only, or linear layers alike.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    scoring_batches: Annotated[
+        int | None,
+        typer.Option(help="Batches looked at where no training comes before a cut.", rich_help_panel=_RECIPE),
+    ] = None,
+    round_to: Annotated[
+        int | None, typer.Option(help="Widths are multiples of this.", rich_help_panel=_RECIPE)
+    ] = None,
+    min_channels: Annotated[
+        int | None, typer.Option(help="Least channels of a group.", rich_help_panel=_RECIPE)
+    ] = None,
+    ignore: options.Ignore = None,
+    size: options.Size = None,
+    batch_size: options.BatchSize = 32,
+    strict: options.Strict = False,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Base learning rate.", rich_help_panel=_TRAINING)
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="On weights.", rich_help_panel=_TRAINING)] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="After the last cut: constant, cosine or one-cycle.", rich_help_panel=_TRAINING),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train."),
+    ] = None,
+    model: options.Builder = None,
+    batch: options.Batch = 1,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    channels_last: options.ChannelsLast = "auto",
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Cut a network down to a budget by whole channels, prove each cut, and fine-tune.
+
+    With --data: rank, cut, fine-tune, repeat. Without: one cut by the size of the weights, and no training.
+    The result is RUN/checkpoints/best.safetensors.
+
+    Examples:
+      secateur prune runs/digits --data digits --macs 0.25 --out runs/digits-small
+      secateur prune runs/vgg16 --data pictures --recipe original --out runs/vgg16-small
+      secateur prune torchvision:resnet18 --weights none --macs 0.5 --round-to 8 --out runs/half
+    """
+    from secateur.cli.console import Reporter
+    from secateur.cli.tables import before_after, proof_line
+    from secateur.jobs.prune import DATA_FREE
+    from secateur.jobs.prune import prune as work
+    from secateur.jobs.settings import PruneJob
+    from secateur.recipes import CHANNELS_LEFT
+    from secateur.recipes import recipe as named_recipe
+
+    limits = {"macs": macs, "params": params, "channels": channels, "memory": memory}
+    if not any(limits.values()) and recipe in CHANNELS_LEFT:
+        limits["channels"] = CHANNELS_LEFT[recipe]
+    settings = named_recipe(
+        recipe,
+        steps=steps,
+        channels_per_step=channels_per_step,
+        epochs_between=epochs_between,
+        updates_between=updates_between,
+        epochs_after=epochs_after,
+        schedule=schedule,
+        optimizer={
+            "name": optimizer,
+            "learning_rate": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+        },
+        criterion=criterion or (None if data else DATA_FREE),
+        filters_only=filters_only,
+        scoring_batches=scoring_batches,
+        round_to=round_to,
+        min_channels=min_channels,
+    )
+    job = PruneJob.checked(
+        network={"source": network, "weights": weights, "size": size, "builder": model},
+        data={"source": data, "batch_size": batch_size, "strict": strict} if data else None,
+        out=out,
+        overwrite=overwrite,
+        seed=seed,
+        limits=limits,
+        recipe=settings,
+        ignore=tuple(ignore or ()),
+        device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        latency_batch=batch,
+    )
+    with Reporter(as_json=json) as reporter:
+        summary = work(job, reporter)
+        reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
+        reporter.tell(proof_line(summary["verification"]))
+        reporter.tell(f"network: {summary['checkpoint']}")

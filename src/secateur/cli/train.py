@@ -1,0 +1,91 @@
+"""``secateur train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur.cli import options
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="torchvision:resnet18, timm:resnet50, path/to/file.py:function, a bare torchvision name, "
+            "or a run or checkpoint to train on.",
+        ),
+    ],
+    data: options.Data,
+    out: options.Out,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="default|none|FILE",
+            help="Published weights, none, or a file; the published ones if there are any.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Passes over the training pictures.")] = 10,
+    size: options.Size = None,
+    batch_size: options.BatchSize = 32,
+    strict: options.Strict = False,
+    optimizer: options.Optimizer = "sgd",
+    lr: options.LearningRate = 0.01,
+    momentum: options.Momentum = 0.9,
+    nesterov: Annotated[bool, typer.Option("--nesterov", rich_help_panel="Training")] = False,
+    weight_decay: options.WeightDecay = 5e-4,
+    schedule: options.Schedule = "cosine",
+    warmup: options.Warmup = 0.0,
+    label_smoothing: options.LabelSmoothing = 0.0,
+    clip_norm: options.ClipNorm = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    channels_last: options.ChannelsLast = "auto",
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Train a network on a folder of pictures, from published weights, a file, or nothing.
+
+    The classifier is made anew for the folder's classes. The best network on the validation pictures is
+    kept in RUN/checkpoints/best.safetensors and judged on the test pictures.
+
+    Examples:
+      secateur train --model secateur:digits --data digits --out runs/digits
+      secateur train --model resnet18 --data pictures --out runs/resnet18 --epochs 20
+      secateur train --model vgg16 --weights none --size 96 --data pictures --out runs/vgg16
+    """
+    from secateur.cli.console import Reporter
+    from secateur.cli.tables import figures_of_one
+    from secateur.jobs.settings import TrainJob
+    from secateur.jobs.train import train as work
+
+    job = TrainJob.checked(
+        network={"source": model, "weights": weights, "size": size},
+        data={"source": data, "batch_size": batch_size, "strict": strict},
+        out=out,
+        overwrite=overwrite,
+        seed=seed,
+        fit={
+            "epochs": epochs,
+            "schedule": schedule,
+            "warmup": warmup,
+            "label_smoothing": label_smoothing,
+            "clip_norm": clip_norm,
+            "optimizer": {
+                "name": optimizer,
+                "learning_rate": lr,
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "weight_decay": weight_decay,
+            },
+        },
+        device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+    )
+    with Reporter(as_json=json) as reporter:
+        summary = work(job, reporter)
+        reporter.finish(figures_of_one(summary["network"]), summary)
+        reporter.tell(f"network: {summary['checkpoint']}")

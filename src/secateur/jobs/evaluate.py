@@ -1,0 +1,58 @@
+"""Judge a network on pictures: the job behind ``secateur evaluate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.jobs.networks import check_outputs, input_of, open_network
+from secateur.jobs.pictures import open_pictures, tell_skipped
+from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.training.devices import make_machine
+from secateur.training.evaluate import evaluate as judge
+from secateur.training.events import Listener, silent
+from secateur.training.interrupt import interruptible
+from secateur.training.settings import DeviceSettings
+
+
+def evaluate(
+    choice: NetworkChoice,
+    data_choice: DataChoice,
+    device: DeviceSettings | None = None,
+    listener: Listener = silent,
+) -> dict[str, Any]:
+    """Accuracy and loss of a network on the test pictures.
+
+    Args:
+        choice: the network.
+        data_choice: the pictures; only ``test/`` (or ``val/``) is needed.
+        device: where to compute.
+        listener: hears how it goes.
+
+    Returns:
+        ``network``, ``model``, ``top1``, ``loss``, ``examples`` and ``skipped``.
+
+    Raises:
+        SecateurError: the message says what is wrong.
+    """
+    data = open_pictures(data_choice, input_of(choice), seed=0, training=False)
+    with interruptible() as interruption:
+        network = open_network(choice, data.classes)
+        machine = make_machine(device)
+        network.model.to(machine.device)
+        check_outputs(network, data.classes)
+        found = judge(
+            network.model,
+            data.test_batches(),
+            machine=machine,
+            listener=listener,
+            interruption=interruption,
+        )
+    tell_skipped(data, listener)
+    return {
+        "network": choice.source,
+        "model": network.name,
+        "top1": found.top1,
+        "loss": found.loss,
+        "examples": found.examples,
+        "skipped": list(data.skipped),
+    }

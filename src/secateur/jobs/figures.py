@@ -1,0 +1,101 @@
+"""The figures by which networks are compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.cost import cost
+from secateur.latency import compare_latency
+from secateur.training.evaluate import Evaluation
+
+Figures = dict[str, Any]
+
+
+class Clock:
+    """Seconds by part of a job.
+
+    >>> clock = Clock()
+    >>> with clock("sleeping"):
+    ...     time.sleep(0.01)
+    >>> 0.01 <= clock.seconds["sleeping"] < 5
+    True
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Times a block.
+
+        Args:
+            part: of the job; several blocks of one part add up.
+        """
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.seconds[part] = round(self.seconds.get(part, 0.0) + spent, 3)
+
+    def total(self) -> dict[str, float]:
+        """All parts, and under ``total`` the time since the clock was made."""
+        return {**self.seconds, "total": round(time.perf_counter() - self._began, 3)}
+
+
+def figures(
+    model: nn.Module, inputs: Tensor, file: Path | None = None, evaluation: Evaluation | None = None
+) -> Figures:
+    """What a network needs, and how good it is; milliseconds come from :func:`latencies`.
+
+    Args:
+        model: the network.
+        inputs: an example batch.
+        file: its checkpoint.
+        evaluation: its accuracy, if it was judged.
+
+    Returns:
+        ``top1`` in [0, 1], ``params``, ``macs`` of one example, ``file_bytes``, ``latency_ms``; what is
+        not known is ``None``.
+    """
+    needs = cost(model, inputs)
+    return {
+        "top1": evaluation.top1 if evaluation else None,
+        "params": needs.params,
+        "macs": needs.macs,
+        "file_bytes": file.stat().st_size if file else None,
+        "latency_ms": None,
+    }
+
+
+def latencies(
+    models: Mapping[str, nn.Module], inputs: Tensor, seconds: float = 1.0
+) -> tuple[dict[str, float], Figures]:
+    """Measured times of networks that take turns.
+
+    Args:
+        models: by name.
+        inputs: an example batch that all of them take.
+        seconds: spent on each.
+
+    Returns:
+        Median milliseconds by name, and the conditions: quartiles, runs, threads, device, batch.
+    """
+    comparison = compare_latency(models, inputs, min_seconds=seconds)
+    measured = comparison.latencies
+    first = next(iter(measured.values()))
+    conditions = {
+        "device": first.device,
+        "threads": first.threads,
+        "batch": first.batch,
+        "runs": first.runs,
+        "quartiles_ms": {name: [item.low_ms, item.high_ms] for name, item in measured.items()},
+    }
+    return {name: item.median_ms for name, item in measured.items()}, conditions

@@ -1,0 +1,65 @@
+"""What a network is made of: the job behind ``secateur inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from secateur.graph import ChannelGraph, Group, Role, trace
+from secateur.graph.describe import hanging_shares
+from secateur.jobs.layers import layers
+from secateur.jobs.networks import open_network
+from secateur.jobs.settings import NetworkChoice
+
+
+def inspect(
+    choice: NetworkChoice, input_size: tuple[int, ...] | None = None, ignore: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The channel groups of a network, and what its layers cost.
+
+    Args:
+        choice: the network.
+        input_size: shape of one example; the network's own if not given.
+        ignore: modules to leave alone.
+
+    Returns:
+        ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
+        or ``None``), ``written_by``, ``read_by``, and the shares of ``params`` and ``macs`` that
+        hang on it; ``layers``, each with ``name``, ``kind``, ``params`` and ``macs``.
+
+    Raises:
+        TraceError: the network cannot be captured.
+    """
+    network = open_network(choice)
+    size = input_size or network.input.size
+    graph = trace(network.model, torch.zeros(2, *size), ignore=ignore)
+    return {
+        "model": network.name,
+        "input": list(size),
+        "cost": asdict(graph.cost()),
+        "groups": _groups(graph),
+        "layers": [asdict(layer) for layer in layers(network.model, graph)],
+    }
+
+
+def _groups(graph: ChannelGraph) -> list[dict[str, Any]]:
+    shares = hanging_shares(graph)
+    return [
+        {
+            "name": group.name,
+            "channels": group.channels,
+            "frozen": group.reason,
+            "written_by": _modules(group, Role.PRODUCER),
+            "read_by": _modules(group, Role.CONSUMER),
+            "params": float(shares[number, 0]),
+            "macs": float(shares[number, 1]),
+        }
+        for number, group in enumerate(graph.groups)
+    ]
+
+
+def _modules(group: Group, role: Role) -> list[str]:
+    return list(dict.fromkeys(member.module or member.tensor for member in group.roles(role)))

@@ -1,0 +1,233 @@
+"""Networks by what a user calls them: a run, a checkpoint, or a name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur.checkpoint import load, read_metadata, save
+from secateur.errors import CheckpointError, DataError, UsageError
+from secateur.jobs.settings import NetworkChoice
+from secateur.latency import evaluating
+from secateur.models import InputSpec, LoadedWeights, ModelSpec, load_weights
+from secateur.models.inputs import Json
+from secateur.training.losses import main_output
+from secateur.training.run import find_checkpoint
+
+_PUBLISHED = ("torchvision:", "timm:")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and all that has to be known to save it again.
+
+    Attributes:
+        model: the network itself.
+        name: of what builds it, or of its class.
+        spec: what builds it at its full size; ``None`` for a class of the user's.
+        input: size and normalisation of its inputs.
+        classes: names of its outputs, if known.
+        history: what was done to it, oldest first.
+        file: the checkpoint that it came from, if any.
+        weights: which tensors were filled with weights, if any were asked for.
+    """
+
+    model: nn.Module
+    name: str
+    spec: ModelSpec | None
+    input: InputSpec
+    classes: tuple[str, ...] | None = None
+    history: tuple[Json, ...] = ()
+    file: Path | None = None
+    weights: LoadedWeights | None = field(default=None, repr=False)
+
+    def example(self, batch: int = 2) -> Tensor:
+        """Inputs of the right shape on the network's device, always the same."""
+        device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
+        return self.input.example(batch).to(device)
+
+    def save(self, path: Path, metrics: dict[str, Json] | None = None) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            path: the file.
+            metrics: figures to put beside the tensors.
+        """
+        save(
+            path,
+            self.model,
+            builder=self.spec,
+            input_size=self.input.size,
+            normalization=(self.input.mean, self.input.std),
+            classes=self.classes,
+            metrics=metrics,
+            history=self.history,
+        )
+
+    def reload(self, path: Path) -> nn.Module:
+        """Reads a checkpoint of this network back and holds it against the network, bit for bit.
+
+        Args:
+            path: a file that :meth:`save` has just written.
+
+        Raises:
+            CheckpointError: a tensor differs.
+        """
+        full = self.spec.build() if self.spec is not None and self.spec.is_file else None
+        again = load(path, full)
+        expected, found = self.model.state_dict(), again.state_dict()
+        same = expected.keys() == found.keys() and all(
+            same_bits(tensor, found[name]) for name, tensor in expected.items()
+        )
+        if not same:
+            raise CheckpointError(
+                f"{path} does not give back the network that was saved; keep it and report this"
+            )
+        return again
+
+    def copy(self) -> Network:
+        """The same with a copy of the model."""
+        return replace(self, model=copy.deepcopy(self.model))
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same in shape, type and every bit, NaN included.
+
+    >>> nothing = torch.tensor([float("nan")])
+    >>> same_bits(nothing, nothing.clone()), same_bits(torch.ones(1), torch.ones(2))
+    (True, False)
+    """
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    pair = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return torch.equal(*pair)
+
+
+def is_checkpoint(source: str) -> bool:
+    """Whether a word names a file or folder, and not a network.
+
+    Args:
+        source: what the user wrote.
+
+    >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
+    (False, True)
+    """
+    return source.endswith(".safetensors") or (Path(source).exists() and not source.endswith(".py"))
+
+
+def input_of(choice: NetworkChoice) -> InputSpec:
+    """What a network expects to be fed, before it is built.
+
+    Args:
+        choice: as for :func:`open_network`.
+
+    Raises:
+        UsageError: there is no such network.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    if is_checkpoint(choice.source):
+        metadata = read_metadata(find_checkpoint(choice.source))
+        known = metadata.input or (metadata.builder.input if metadata.builder else InputSpec())
+    else:
+        known = ModelSpec.parse(choice.source).input
+    return sized(known, choice.size)
+
+
+def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) -> Network:
+    """The network that a user asks for.
+
+    Args:
+        choice: a run folder, a checkpoint, or a name and the weights for it.
+        classes: names of the classes that it is to tell apart, if there is data.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        UsageError: there is no such network.
+        CheckpointError: the checkpoint or the weights cannot be used.
+        DataError: a checkpoint tells other classes apart.
+    """
+    if is_checkpoint(choice.source):
+        return _from_checkpoint(choice, classes)
+    return _from_name(choice, classes)
+
+
+def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
+    if choice.weights is not None:
+        raise UsageError(f"{choice.source} has weights of its own; leave --weights out")
+    path = find_checkpoint(choice.source)
+    metadata = read_metadata(path)
+    known = metadata.classes
+    if known is not None and classes is not None and tuple(classes) != known:
+        raise DataError(f"{path} tells {_listed(known)} apart, but the data has {_listed(classes)}")
+    spec = metadata.builder
+    if choice.builder is not None:
+        spec = ModelSpec.parse(choice.builder, classes=len(known) if known else None)
+    model = load(path, spec.build() if spec is not None and choice.builder is not None else None)
+    return Network(
+        model=model,
+        name=spec.name if spec else type(model).__name__,
+        spec=spec,
+        input=input_of(choice),
+        classes=known or (tuple(classes) if classes is not None else None),
+        history=metadata.history,
+        file=path,
+    )
+
+
+def _from_name(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
+    count = len(classes) if classes is not None else choice.classes
+    spec = ModelSpec.parse(choice.source, classes=count)
+    model = spec.build()
+    weights = choice.weights
+    if weights is None:
+        weights = "default" if spec.name.startswith(_PUBLISHED) else "none"
+    loaded = None
+    if weights != "none":
+        loaded = load_weights(model, spec.default_weights() if weights == "default" else weights)
+    names = tuple(classes) if classes is not None else None
+    return Network(model, spec.name, spec, input_of(choice), names, weights=loaded)
+
+
+def check_outputs(network: Network, classes: Sequence[str]) -> None:
+    """Makes sure that a network tells as many classes apart as the data has.
+
+    Args:
+        network: any network.
+        classes: of the data.
+
+    Raises:
+        DataError: it does not.
+        TrainingError: its output is no tensor of class scores.
+    """
+    with evaluating(network.model), torch.inference_mode():
+        scores = main_output(network.model(network.example()))
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise DataError(
+            f"{network.name} returns scores of shape {tuple(scores.shape)} for 2 examples, the data has "
+            f"{len(classes)} classes; train it on these classes first"
+        )
+
+
+def sized(spec: InputSpec, side: int | None) -> InputSpec:
+    """An input specification for square pictures of another size.
+
+    Args:
+        spec: the network's own.
+        side: in pixels; ``None`` changes nothing.
+
+    >>> sized(InputSpec(), 64).size
+    (3, 64, 64)
+    """
+    return spec if side is None else replace(spec, size=(spec.size[0], side, side))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

@@ -1,0 +1,149 @@
+"""Make a network smaller: the job behind ``secateur prune``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from secateur.criteria import Needs, resolve
+from secateur.data import ImageData
+from secateur.errors import UsageError
+from secateur.jobs.networks import Network, check_outputs, input_of, open_network
+from secateur.jobs.pictures import open_pictures, read_all
+from secateur.jobs.records import cut_record
+from secateur.jobs.settings import PruneJob
+from secateur.jobs.workplace import Workplace, at_work
+from secateur.models.inputs import Json
+from secateur.recipes import Cut, prune_iteratively
+from secateur.recipes import prune as prune_at_once
+from secateur.training.evaluate import Evaluation
+from secateur.training.events import Event, Listener, Note, silent
+
+DATA_FREE = "magnitude"
+"""The criterion where there is nothing to look at but the weights."""
+
+
+def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
+    """Cuts a network down to a budget.
+
+    With data: rank, cut, fine-tune, repeat, and judge before and after on the test pictures. Without:
+    one cut by the weights alone. Every cut is proved; the result is read back bit for bit.
+
+    Args:
+        job: what to prune, to what, with what, and where to.
+        listener: hears how it goes.
+
+    Returns:
+        What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
+
+    Raises:
+        SecateurError: the message says what is wrong; nothing but the run folder was touched.
+    """
+    spec, criterion = input_of(job.network), resolve(job.recipe.criterion)
+    if job.data is None and criterion.needs is not Needs.NOTHING:
+        raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
+    data = open_pictures(job.data, spec, job.seed) if job.data else None
+    with at_work("prune", job, listener) as place:
+        network = open_network(job.network, data.classes if data else None)
+        network.model.to(place.machine.device)
+        original = network.copy()
+        if original.file is None:
+            original = replace(original, file=place.save("original", original))
+        evaluations: dict[str, Evaluation] = {}
+        if data is None:
+            cuts = _without_data(job, place, network)
+        else:
+            cuts, evaluations = _with_data(job, place, network, data)
+        network = replace(network, history=_history(network, cuts))
+        network = replace(network, file=place.finish(network))
+        figures, conditions = place.compare({"baseline": original, "pruned": network}, evaluations)
+        place.run.summarise(
+            model=network.name,
+            criterion=criterion.name,
+            **figures,
+            verification=_verification(cuts),
+            checkpoint=network.file,
+            latency=conditions,
+        )
+    return dict(place.run.summary)
+
+
+def _with_data(
+    job: PruneJob, place: Workplace, network: Network, data: ImageData
+) -> tuple[Sequence[Cut], dict[str, Evaluation]]:
+    """Cuts in steps, with fine-tuning; judges before and after."""
+    check_outputs(network, data.classes)
+    with place.clock("reading"):
+        read_all(data, place.listener)
+    before = place.evaluate(network.model, data.test_batches())
+    place.listener(Note(f"before: {before}"))
+    cuts: list[Cut] = []
+
+    def keep(name: str, evaluation: Evaluation | None) -> None:
+        place.save(name, replace(network, history=_history(network, cuts)), evaluation)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Cut):
+            cuts.append(event)
+        place.listener(event)
+
+    first_pictures = next(iter(data.validation_batches()))[0]
+    with place.clock("pruning"):
+        prune_iteratively(
+            network.model,
+            network.example(),
+            job.limits.budget,
+            data.training_batches(),
+            job.recipe,
+            validation=data.validation_batches(),
+            ignore=job.ignore,
+            check_inputs=first_pictures.to(place.machine.device),
+            surroundings=replace(place.surroundings(keep), listener=hear),
+        )
+    after = place.evaluate(network.model, data.test_batches())
+    place.listener(Note(f"after: {after}"))
+    place.run.summarise(classes=data.classes, skipped=data.skipped)
+    return cuts, {"baseline": before, "pruned": after}
+
+
+def _without_data(job: PruneJob, place: Workplace, network: Network) -> Sequence[Cut]:
+    """One cut by the weights alone, and no training."""
+    place.listener(
+        Note(
+            f"no --data: channels are valued by their weights alone ({job.recipe.criterion}), nothing is "
+            "trained, and accuracy is not measured; fine-tune the result before use"
+        )
+    )
+    with place.clock("pruning"):
+        result = prune_at_once(
+            network.model,
+            network.example(),
+            job.limits.budget,
+            job.recipe.criterion,
+            ignore=job.ignore,
+            normalize=job.recipe.normalize,
+            round_to=job.recipe.round_to,
+            min_channels=job.recipe.min_channels,
+            inplace=True,
+        )
+    made = Cut(1, 1, result.plan, result.verification)
+    place.listener(made)
+    return [made]
+
+
+def _history(network: Network, cuts: Sequence[Cut]) -> tuple[Json, ...]:
+    """What was done to the network, the cuts of this job last."""
+    return (*network.history, *(dict(cut_record(cut)) for cut in cuts))
+
+
+def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:
+    """All proofs together: as good as the worst of them."""
+    proofs = [cut.verification for cut in cuts]
+    return {
+        "ok": all(proof.ok for proof in proofs),
+        "max_error": max((proof.max_error for proof in proofs), default=0.0),
+        "tolerance": max((proof.tolerance for proof in proofs), default=0.0),
+        "cuts": len(proofs),
+        "channels_removed": sum(proof.channels_removed for proof in proofs),
+    }

@@ -1,0 +1,117 @@
+"""What a job is told, checked as a whole before anything is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from secateur.budget import Budget
+from secateur.recipes import PruneSettings
+from secateur.training.settings import DeviceSettings, FitSettings, Settings
+
+
+class DataChoice(Settings):
+    """Which pictures, and how they are handed out.
+
+    Attributes:
+        source: a folder, or ``digits``.
+        batch_size: pictures in a batch.
+        strict: refuse unreadable pictures instead of leaving them out.
+    """
+
+    source: str
+    batch_size: int = Field(default=32, ge=1)
+    strict: bool = False
+
+
+class NetworkChoice(Settings):
+    """Which network, and where its weights come from.
+
+    Attributes:
+        source: a run folder, a checkpoint, or a name such as ``torchvision:resnet18``.
+        weights: ``default`` for the published ones, ``none``, or a file; for a name only. If not given,
+            the published ones where there are any.
+        size: side of the square pictures in pixels; the network's own if not given.
+        classes: outputs of a network that is built by name, where no data says it.
+        builder: ``path/to/file.py:function`` for a checkpoint of a network that a file of the user's builds.
+    """
+
+    source: str
+    weights: str | None = None
+    size: int | None = Field(default=None, ge=1)
+    classes: int | None = Field(default=None, ge=1)
+    builder: str | None = None
+
+
+class Limits(Settings):
+    """What may remain: a share (a float up to 1), or an absolute amount (an integer).
+
+    Attributes:
+        macs: multiply-accumulates of one example.
+        params: parameters.
+        channels: channels of the prunable groups.
+        memory: peak bytes of activations.
+    """
+
+    macs: int | float | None = None
+    params: int | float | None = None
+    channels: int | float | None = None
+    memory: int | float | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """As the library takes it.
+
+        Raises:
+            UsageError: no limit is given, or one is neither a share nor an amount.
+        """
+        return Budget(**self.model_dump())
+
+
+class Job(Settings):
+    """What every job that fills a run folder is told.
+
+    Attributes:
+        network: what to work on.
+        out: the run folder.
+        overwrite: replace an earlier run there.
+        seed: start of all random numbers.
+        device: where to compute.
+        latency_batch: examples in the forward pass whose time is measured.
+    """
+
+    network: NetworkChoice
+    out: Path
+    overwrite: bool = False
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: DeviceSettings = DeviceSettings()
+    latency_batch: int = Field(default=1, ge=1)
+
+
+class TrainJob(Job):
+    """Train a network on pictures.
+
+    Attributes:
+        data: what to train on.
+        fit: the training itself.
+    """
+
+    data: DataChoice
+    fit: FitSettings = FitSettings()
+
+
+class PruneJob(Job):
+    """Make a network smaller.
+
+    Attributes:
+        data: what to rank and fine-tune on; without, weights alone decide and nothing is trained.
+        limits: what may remain.
+        recipe: how to get there.
+        ignore: modules whose channels all stay.
+    """
+
+    data: DataChoice | None = None
+    limits: Limits
+    recipe: PruneSettings = PruneSettings()
+    ignore: tuple[str, ...] = ()

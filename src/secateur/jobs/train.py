@@ -1,0 +1,70 @@
+"""Train a network on pictures: the job behind ``secateur train``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from secateur.jobs.networks import Network, check_outputs, input_of, open_network
+from secateur.jobs.pictures import open_pictures, read_all
+from secateur.jobs.settings import TrainJob
+from secateur.jobs.workplace import at_work
+from secateur.training.events import Listener, Note, silent
+from secateur.training.fit import fit
+
+
+def train(job: TrainJob, listener: Listener = silent) -> dict[str, Any]:
+    """Trains a network, keeps the best of it, and judges that on the test pictures.
+
+    Args:
+        job: what to train, on what, where to, and how.
+        listener: hears how it goes.
+
+    Returns:
+        What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
+
+    Raises:
+        SecateurError: the message says what is wrong; nothing but the run folder was touched.
+    """
+    data = open_pictures(job.data, input_of(job.network), job.seed)
+    with at_work("train", job, listener) as place:
+        network = open_network(job.network, data.classes)
+        place.listener(Note(origin(network)))
+        network.model.to(place.machine.device)
+        check_outputs(network, data.classes)
+        with place.clock("reading"):
+            read_all(data, place.listener)
+        with place.clock("training"):
+            state = fit(
+                network.model,
+                data.training_batches(),
+                job.fit,
+                validation=data.validation_batches(),
+                surroundings=place.surroundings(lambda name, found: place.save(name, network, found)),
+            )
+        evaluation = place.evaluate(network.model, data.test_batches())
+        network = replace(network, file=place.finish(network))
+        figures, conditions = place.compare({"network": network}, {"network": evaluation})
+        place.run.summarise(
+            model=network.name,
+            network=figures["network"],
+            checkpoint=network.file,
+            validation_top1=state.best.top1 if state.best else None,
+            classes=data.classes,
+            skipped=data.skipped,
+            latency=conditions,
+        )
+    return dict(place.run.summary)
+
+
+def origin(network: Network) -> str:
+    """Where a network's weights come from, and which tensors have none, in one line.
+
+    Args:
+        network: just opened.
+    """
+    if network.file is not None:
+        return f"weights from {network.file}"
+    if network.weights is None:
+        return f"{network.name} without weights: training starts from nothing"
+    return f"weights of {network.name}: {network.weights}"
