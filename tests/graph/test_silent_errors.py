@@ -136,3 +136,18 @@ def test_a_cut_network_trains(name: str) -> None:
     moved = [not torch.equal(old, new) for old, new in zip(before, small.parameters(), strict=True)]
     assert sum(moved) > len(moved) // 2
     assert all(math.isfinite(float(parameter.detach().sum())) for parameter in small.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readers_name_their_module_and_weight(name: str) -> None:
+    model = build(name)
+    graph = trace(model, torch.randn(2, 3, 8, 8))
+    tensors, modules = named_tensors(model), dict(model.named_modules())
+    assert graph.readers
+    for reader in graph.readers:
+        weight = tensors[reader.tensor]
+        assert modules[reader.module].weight is weight
+        assert len(reader.group) == len(reader.channel)
+        groups = getattr(modules[reader.module], "groups", 1)
+        side = 0 if isinstance(modules[reader.module], torch.nn.ConvTranspose2d) else 1
+        assert len(reader.group) == weight.shape[side] * groups

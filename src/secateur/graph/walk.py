@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,7 +47,14 @@ def walk(
             env[node] = _call(node, env, slots, notes, modules, choices)
         else:
             env[node] = None
+    notes.reads = [replace(read, tensor=_tensor_name(program, read.tensor)) for read in notes.reads]
     return env, notes
+
+
+def _tensor_name(program: Program, node: str) -> str:
+    """The parameter or buffer that a node of the program stands for; empty for computed values."""
+    item = program.placeholders.get(node)
+    return item.name if item is not None and item.origin is Origin.TENSOR else ""
 
 
 def _placeholder(program: Program, node: Node, slots: SlotTable) -> Any:
