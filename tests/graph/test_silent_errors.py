@@ -143,7 +143,7 @@ def test_readers_name_their_module_and_weight(name: str) -> None:
     model = build(name)
     graph = trace(model, torch.randn(2, 3, 8, 8))
     tensors, modules = named_tensors(model), dict(model.named_modules())
-    assert graph.readers
+    assert graph.readers or not EXPECTED_GROUPS[name]
     for reader in graph.readers:
         weight = tensors[reader.tensor]
         assert modules[reader.module].weight is weight
