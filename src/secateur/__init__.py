@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secateur.budget import Budget, make_plan
+    from secateur.budget import Budget, make_plan, reachable, uniform_plan
     from secateur.checkpoint import load, save
     from secateur.cost import cost
-    from secateur.criteria import Scores, score, watch
+    from secateur.criteria import Scores, charged, score, watch
     from secateur.errors import (
         BudgetError,
         CheckpointError,
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, trace
-    from secateur.latency import Latency, measure_latency
-    from secateur.models import build
+    from secateur.latency import Latency, compare_latency, measure_latency
+    from secateur.models import ModelSpec, build, load_weights
     from secateur.plan import Edit, PruningPlan, plan_from
-    from secateur.recipes import prune
+    from secateur.recipes import prune, prune_iteratively
     from secateur.surgery import apply_plan
-    from secateur.verify import Verification, verify
+    from secateur.verify import Expectation, Verification, verify
 
 __version__ = "0.1.0"
 
@@ -46,9 +46,11 @@ __all__ = [
     "Cost",
     "DataError",
     "Edit",
+    "Expectation",
     "Group",
     "Latency",
     "Member",
+    "ModelSpec",
     "PruningPlan",
     "Reader",
     "Role",
@@ -63,35 +65,41 @@ __all__ = [
     "__version__",
     "apply_plan",
     "build",
+    "charged",
+    "compare_latency",
     "cost",
     "load",
+    "load_weights",
     "make_plan",
     "measure_latency",
     "plan_from",
     "prune",
+    "prune_iteratively",
+    "reachable",
     "save",
     "score",
     "trace",
+    "uniform_plan",
     "verify",
     "watch",
 ]
 
 _HOME = {
-    "budget": "Budget make_plan",
+    "budget": "Budget make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
-    "criteria": "Scores score watch",
+    "criteria": "Scores charged score watch",
     "errors": (
         "BudgetError CheckpointError DataError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
     ),
     "graph": "ChannelGraph Cost Group Member Reader Role trace",
-    "latency": "Latency measure_latency",
-    "models": "build",
+    "latency": "Latency compare_latency measure_latency",
+    "models": "ModelSpec build load_weights",
     "plan": "Edit PruningPlan plan_from",
-    "recipes": "prune",
+    "recipes": "prune prune_iteratively",
     "surgery": "apply_plan",
-    "verify": "Verification verify",
+    "verify": "Expectation Verification verify",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
