@@ -127,6 +127,7 @@ def prune(
     """
     from secateur.cli.console import Reporter
     from secateur.cli.tables import before_after, proof_line
+    from secateur.errors import UsageError
     from secateur.jobs.prune import DATA_FREE
     from secateur.jobs.prune import prune as work
     from secateur.jobs.settings import PruneJob
@@ -134,7 +135,11 @@ def prune(
     from secateur.recipes import recipe as named_recipe
 
     limits = {"macs": macs, "params": params, "channels": channels, "memory": memory}
-    if not any(limits.values()) and recipe in CHANNELS_LEFT:
+    if not any(limits.values()):
+        if recipe not in CHANNELS_LEFT:
+            raise UsageError(
+                "say what may remain: give at least one of --macs, --params, --channels, --memory"
+            )
         limits["channels"] = CHANNELS_LEFT[recipe]
     settings = named_recipe(
         recipe,
@@ -172,4 +177,3 @@ def prune(
         summary = work(job, reporter)
         reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
         reporter.tell(proof_line(summary["verification"]))
-        reporter.tell(f"network: {summary['checkpoint']}")

@@ -88,4 +88,3 @@ def train(
     with Reporter(as_json=json) as reporter:
         summary = work(job, reporter)
         reporter.finish(figures_of_one(summary["network"]), summary)
-        reporter.tell(f"network: {summary['checkpoint']}")

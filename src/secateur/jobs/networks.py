@@ -117,7 +117,8 @@ def is_checkpoint(source: str) -> bool:
     >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
     (False, True)
     """
-    return source.endswith(".safetensors") or (Path(source).exists() and not source.endswith(".py"))
+    is_path = "/" in source or Path(source).exists() or source.endswith(".safetensors")
+    return is_path and ".py:" not in source
 
 
 def input_of(choice: NetworkChoice) -> InputSpec:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from secateur.budget import Budget
 from secateur.criteria import Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import UsageError
@@ -40,10 +41,10 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; nothing but the run folder was touched.
     """
-    spec, criterion = input_of(job.network), resolve(job.recipe.criterion)
+    budget, criterion = job.limits.budget, resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
-    data = open_pictures(job.data, spec, job.seed) if job.data else None
+    data = open_pictures(job.data, input_of(job.network), job.seed) if job.data else None
     with at_work("prune", job, listener) as place:
         network = open_network(job.network, data.classes if data else None)
         network.model.to(place.machine.device)
@@ -52,9 +53,9 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
             original = replace(original, file=place.save("original", original))
         evaluations: dict[str, Evaluation] = {}
         if data is None:
-            cuts = _without_data(job, place, network)
+            cuts = _without_data(job, place, network, budget)
         else:
-            cuts, evaluations = _with_data(job, place, network, data)
+            cuts, evaluations = _with_data(job, place, network, data, budget)
         network = replace(network, history=_history(network, cuts))
         network = replace(network, file=place.finish(network))
         figures, conditions = place.compare({"baseline": original, "pruned": network}, evaluations)
@@ -70,7 +71,7 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
 
 
 def _with_data(
-    job: PruneJob, place: Workplace, network: Network, data: ImageData
+    job: PruneJob, place: Workplace, network: Network, data: ImageData, budget: Budget
 ) -> tuple[Sequence[Cut], dict[str, Evaluation]]:
     """Cuts in steps, with fine-tuning; judges before and after."""
     check_outputs(network, data.classes)
@@ -93,7 +94,7 @@ def _with_data(
         prune_iteratively(
             network.model,
             network.example(),
-            job.limits.budget,
+            budget,
             data.training_batches(),
             job.recipe,
             validation=data.validation_batches(),
@@ -107,7 +108,7 @@ def _with_data(
     return cuts, {"baseline": before, "pruned": after}
 
 
-def _without_data(job: PruneJob, place: Workplace, network: Network) -> Sequence[Cut]:
+def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Budget) -> Sequence[Cut]:
     """One cut by the weights alone, and no training."""
     place.listener(
         Note(
@@ -119,7 +120,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network) -> Sequence
         result = prune_at_once(
             network.model,
             network.example(),
-            job.limits.budget,
+            budget,
             job.recipe.criterion,
             ignore=job.ignore,
             normalize=job.recipe.normalize,

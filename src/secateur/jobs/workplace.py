@@ -17,7 +17,7 @@ from secateur.jobs.settings import Job
 from secateur.models.inputs import Json
 from secateur.training.devices import Machine, make_machine
 from secateur.training.evaluate import Batches, Evaluation, evaluate
-from secateur.training.events import Listener
+from secateur.training.events import Listener, Note, Progress
 from secateur.training.fit import Keep, Surroundings
 from secateur.training.interrupt import Interruption, interruptible
 from secateur.training.run import Run
@@ -84,7 +84,7 @@ class Workplace:
         return file
 
     def finish(self, network: Network) -> Path:
-        """Makes sure that the best checkpoint is this network, bit for bit.
+        """Makes sure that the best checkpoint gives back this network, bit for bit.
 
         Args:
             network: as it came out of the job.
@@ -96,6 +96,7 @@ class Workplace:
         if not file.is_file():
             self.save("best", network)
         network.reload(file)
+        self.listener(Note(f"saved and read back bit for bit: {file}"))
         return file
 
     def compare(
@@ -110,17 +111,20 @@ class Workplace:
         Returns:
             The figures by name, and the conditions under which the times hold.
         """
+        self.listener(Progress("measuring", 0, 1))
         with self.clock("measuring"):
             models = {name: network.model for name, network in networks.items()}
             inputs = next(iter(networks.values())).example(self.job.latency_batch)
             milliseconds, conditions = latencies(models, inputs)
-            return {
+            rows = {
                 name: {
                     **figures(network.model, network.example(), network.file, evaluations.get(name)),
                     "latency_ms": milliseconds[name],
                 }
                 for name, network in networks.items()
-            }, conditions
+            }
+        self.listener(Progress("measuring", 1, 1))
+        return rows, conditions
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
-from secateur.training.evaluate import Batches, Evaluation
-from secateur.training.events import tracked
+from secateur.training.evaluate import Batches
+from secateur.training.events import Progress, tracked
 from secateur.training.fit import Fit, Surroundings, fit
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
@@ -100,7 +100,9 @@ def prune_iteratively(
     settings = settings or PruneSettings()
     around = surroundings or Surroundings()
     model.to(around.machine.device)
+    around.listener(Progress("tracing", 0, 1))
     graph = trace(model, example_inputs, ignore=ignore)
+    around.listener(Progress("tracing", 1, 1))
     work = _Work(
         model=model,
         graph=graph,
@@ -185,19 +187,18 @@ class _Work:
         # A few updates are not worth a look at the validation examples after each cut.
         validation = self.validation if settings.updates is None else None
         # The best network is looked for only among those within the budget.
-        around = replace(self.around, keep=self._keep_last)
-        self._fit(settings, f"after cut {len(self.cuts)}", around, validation, observer)
+        settings = settings.model_copy(update={"keep_best": False})
+        self._fit(settings, f"after cut {len(self.cuts)}", validation, observer)
         return observer.scores() if observer else None
 
     def recover(self) -> None:
         """Fine-tunes the network that meets the budget."""
-        self._fit(self.settings.after, "after the last cut", self.around, self.validation)
+        self._fit(self.settings.after, "after the last cut", self.validation)
 
     def _fit(
         self,
         settings: FitSettings,
         phase: str,
-        around: Surroundings,
         validation: Batches | None,
         observer: Watch | None = None,
     ) -> None:
@@ -210,10 +211,6 @@ class _Work:
             loss_fn=self.loss_fn,
             observe=observer,
             phase=phase,
-            surroundings=around,
+            surroundings=self.around,
         )
         self.fits.append(done)
-
-    def _keep_last(self, name: str, evaluation: Evaluation | None) -> None:
-        if name == "last":
-            self.around.keep(name, evaluation)

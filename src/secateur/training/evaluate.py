@@ -100,7 +100,8 @@ def evaluate(
             module.training = training
     if accuracy is None:
         raise DataError("there are no examples to evaluate on")
-    return Evaluation(float(accuracy.compute()), float(loss.compute()), examples)
+    # Metrics are single precision; further digits of a share of examples would be noise.
+    return Evaluation(round(float(accuracy.compute()), 6), float(loss.compute()), examples)
 
 
 def _accuracy(scores: Tensor) -> MulticlassAccuracy:

@@ -60,7 +60,7 @@ class EpochDone(Event):
         seconds: time for the epoch, validation included.
         top1: share of validation examples classified rightly, if there are any.
         validation_loss: mean over them.
-        best: whether this is the best epoch of the phase so far.
+        best: whether this is the best epoch so far, of a phase that keeps its best.
     """
 
     phase: str

@@ -25,7 +25,8 @@ from secateur.training.schedules import factor
 from secateur.training.settings import FitSettings
 
 Keep = Callable[[str, Evaluation | None], object]
-"""Called with ``"last"`` or ``"best"`` when the network is worth writing to disk."""
+"""Called when the network is worth writing to disk: with ``"last"`` before the first epoch, after each and
+when stopped; before that with ``"best"`` if it is the best so far and settings say to keep that."""
 
 
 def keep_nothing(name: str, evaluation: Evaluation | None) -> None:
@@ -221,14 +222,14 @@ class _Loop:
         """Writes the epoch down, keeps the network, and tells about it."""
         state = self.state
         evaluation = state.evaluation
-        best = evaluation is not None and (state.best is None or evaluation.rank > state.best.rank)
-        if best:
+        found = evaluation is not None and (state.best is None or evaluation.rank > state.best.rank)
+        best = found and self.settings.keep_best
+        if found:
             state.best = evaluation
+        if best:
             self.around.keep("best", evaluation)
-            if self.settings.keep_best:
-                state.best_weights = {
-                    name: value.detach().clone() for name, value in self.model.state_dict().items()
-                }
+            weights = self.model.state_dict()
+            state.best_weights = {name: value.detach().clone() for name, value in weights.items()}
         self.around.keep("last", evaluation)
         done = EpochDone(
             phase=self.phase,

@@ -1,0 +1,58 @@
+"""The whole road on handwritten digits: the job behind ``secateur demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from secateur.jobs.prune import prune
+from secateur.jobs.settings import PruneJob, TrainJob
+from secateur.jobs.train import train
+from secateur.recipes import recipe
+from secateur.training.events import Listener, Note, silent
+
+EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT = 12, 10, 5, 0.2
+
+
+def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any]:
+    """Trains a network, then prunes it: two ordinary jobs, with settings that suit digits.
+
+    Args:
+        out: folder for the two run folders, ``trained`` and ``pruned``; those of an earlier
+            demonstration are replaced.
+        seed: start of all random numbers.
+        listener: hears how it goes.
+
+    Returns:
+        The summaries of both runs, under ``trained`` and ``pruned``.
+
+    Raises:
+        RunError: the folder cannot be used.
+    """
+    data = {"source": "digits", "batch_size": 32}
+    trained, pruned = out / "trained", out / "pruned"
+    train_job = TrainJob.checked(
+        network={"source": "secateur:digits", "weights": "none"},
+        data=data,
+        out=trained,
+        overwrite=True,
+        seed=seed,
+        fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
+    )
+    prune_job = PruneJob.checked(
+        network={"source": str(trained)},
+        data=data,
+        out=pruned,
+        overwrite=True,
+        seed=seed,
+        limits={"macs": MACS_LEFT},
+        recipe=recipe(
+            steps=STEPS,
+            epochs_after=EPOCHS_AFTER,
+            optimizer={"learning_rate": 0.02, "weight_decay": 5e-4},
+        ),
+    )
+    listener(Note("first a network is trained, far larger than the task needs"))
+    first = train(train_job, listener)
+    listener(Note(f"now it is cut to {MACS_LEFT:.0%} of its MACs in {STEPS} steps, and fine-tuned"))
+    return {"trained": first, "pruned": prune(prune_job, listener)}
