@@ -7,20 +7,27 @@ from pathlib import Path
 from secateur.cli import options
 
 
-def demo(
-    out: options.Out = Path("runs/demo"),
-    seed: options.Seed = 0,
-    overwrite: options.Overwrite = True,
-    json: options.Json = False,
-) -> None:
+def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: options.Json = False) -> None:
     """Train, prune, prove, save, reload and measure a small network on real digits, in about a minute.
 
-    Nothing is downloaded. It does what these two commands do:
+    Nothing is downloaded. It does what these two commands do, and replaces what it left before:
 
-      secateur train --model secateur:digits --data digits --out runs/demo/trained ...
-      secateur prune runs/demo/trained --data digits --macs 0.2 --out runs/demo/pruned ...
+      secateur train --model secateur:digits --data digits --out runs/demo/trained
+      secateur prune runs/demo/trained --data digits --macs 0.2 --out runs/demo/pruned
 
     Examples:
       secateur demo
-      secateur demo --out /tmp/demo --seed 7
+      secateur demo --out runs/seven --seed 7
     """
+    from secateur.cli.console import Reporter
+    from secateur.cli.tables import before_after, conditions_line, proof_line
+    from secateur.jobs.demo import demo as work
+
+    with Reporter(as_json=json) as reporter:
+        found = work(out, seed, reporter)
+        trained, pruned = found["trained"], found["pruned"]
+        reporter.finish(before_after(pruned["baseline"], pruned["pruned"]), found)
+        reporter.tell(conditions_line(pruned["latency"]))
+        reporter.tell(proof_line(pruned["verification"]))
+        reporter.tell(f"before: {trained['checkpoint']}\nafter:  {pruned['checkpoint']}")
+        reporter.tell(f"next:   secateur measure {trained['checkpoint']} {pruned['checkpoint']}")
