@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -38,6 +39,5 @@ def test_operators_are_declared_only_when_missing():
     assert hasattr(torch.ops.torchvision, "nms")
 
 
-def test_a_second_import_is_the_same_module():
-    code = "from secateur._torchvision import torchvision as a; import torchvision as b; assert a is b"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+def test_a_later_import_is_the_same_module():
+    assert importlib.import_module("torchvision") is torchvision
