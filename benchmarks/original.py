@@ -213,7 +213,9 @@ def report(model: nn.Module, data: Pictures, test: Pictures, options: argparse.N
         rows[name] |= {"params": sec.cost(network, x).params, "macs": sec.cost(network, x).macs}
     for batch in (1, 16):
         inputs = next(data.evaluation(batch))[0]
-        for name, timing in sec.compare_latency({"before": original, "after": model}, inputs).items():
+        compared = sec.compare_latency({"before": original, "after": model}, inputs)
+        print(compared)
+        for name, timing in compared.latencies.items():
             rows[name][f"ms_batch_{batch}"] = timing.median_ms
     for key in rows["before"]:
         before, after = rows["before"][key], rows["after"][key]
