@@ -1,10 +1,11 @@
-"""The job that this project starts from: VGG16 on dogs and cats, 512 channels a step by Taylor.
+"""The job that this project starts from: VGG16 on dogs and cats, 512 filters a step by Taylor.
 
 VGG16 (or VGG16 with batch norm) is trained from nothing on ``DATA/train``; then, step by step,
 512 filters go by their Taylor scores, collected during the fine-tuning epoch before the step, until
 a third of the filters is left; then hidden units of the linear layers, until an eighth is left
-(``--hidden-left 1`` leaves them alone, as the original did). Everything is an ordinary training loop of one's own around four
-calls of the library: ``trace``, ``watch``, ``make_plan``, ``apply_plan`` (with ``verify`` after every cut).
+(``--hidden-left 1`` leaves them alone, as the original did). Everything is an ordinary training
+loop of one's own around four calls of the library: ``trace``, ``watch``, ``make_plan`` and
+``apply_plan``, with a proof after every cut.
 
 Against the original protocol: pictures of 48 px instead of 224, trained from nothing instead of
 from ImageNet weights, one epoch after each step instead of ten, three at the end instead of fifteen.
