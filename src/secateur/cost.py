@@ -10,6 +10,7 @@ from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
 from secateur.graph.cutting import named_tensors
 from secateur.graph.labels import SlotTable
+from secateur.graph.site import Hints
 from secateur.graph.walk import walk
 from secateur.graph.wiring import Channels
 
@@ -39,7 +40,7 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     slots = SlotTable(shapes)
-    env, notes = walk(program, dict(model.named_modules()), slots, {})
+    env, notes = walk(program, dict(model.named_modules()), slots, Hints())
     nowhere = np.full(slots.size, -1, dtype=np.int64)
     costing = Costing(Channels((), nowhere, nowhere))
     parameters = frozenset(name for name, _ in model.named_parameters())

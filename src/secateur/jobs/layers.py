@@ -9,6 +9,7 @@ from torch import nn
 
 from secateur.graph import ChannelGraph
 from secateur.graph.labels import SlotTable
+from secateur.graph.site import Hints
 from secateur.graph.walk import walk
 
 
@@ -47,7 +48,7 @@ def layers(model: nn.Module, graph: ChannelGraph) -> tuple[Layer, ...]:
     """
     modules = dict(model.named_modules())
     program = graph.wiring.program
-    _, notes = walk(program, modules, SlotTable(graph.wiring.shapes), {})
+    _, notes = walk(program, modules, SlotTable(graph.wiring.shapes), Hints())
     macs: dict[str, int] = {}
     for item in notes.work:
         product = item.coefficient * math.prod(len(labels) for labels in item.extents)
