@@ -57,6 +57,14 @@ def prune(
             help="Rule that values a channel; taylor with --data, magnitude without.", rich_help_panel=_RECIPE
         ),
     ] = None,
+    allocate: Annotated[
+        str | None,
+        typer.Option(
+            help="How the budget is shared out: global ranks all channels together, uniform takes the same "
+            "share from every group.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of cuts.", rich_help_panel=_RECIPE)] = None,
     channels_per_step: Annotated[
         int | None, typer.Option(help="Channels in one cut, instead of --steps.", rich_help_panel=_RECIPE)
@@ -157,6 +165,7 @@ def prune(
         },
         criterion=criterion or (None if data else DATA_FREE),
         filters_only=filters_only,
+        allocate=allocate,
         scoring_batches=scoring_batches,
         round_to=round_to,
         min_channels=min_channels,

@@ -121,6 +121,7 @@ class Route:
             scores,
             Budget(**limits),
             normalize=self.settings.normalize,
+            scope=self.settings.allocate,
             round_to=self.settings.round_to,
             min_channels=self.settings.min_channels,
             ignore=self.ignore,
