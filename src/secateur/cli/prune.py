@@ -143,7 +143,7 @@ def prune(
     from secateur.recipes import recipe as named_recipe
 
     limits = {"macs": macs, "params": params, "channels": channels, "memory": memory}
-    if not any(limits.values()):
+    if all(limit is None for limit in limits.values()):
         if recipe not in CHANNELS_LEFT:
             raise UsageError(
                 "say what may remain: give at least one of --macs, --params, --channels, --memory"

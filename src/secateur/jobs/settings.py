@@ -79,6 +79,7 @@ class Job(Settings):
         seed: start of all random numbers.
         device: where to compute.
         latency_batch: examples in the forward pass whose time is measured.
+        latency_seconds: time spent on measuring each network.
     """
 
     network: NetworkChoice
@@ -87,6 +88,7 @@ class Job(Settings):
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: DeviceSettings = DeviceSettings()
     latency_batch: int = Field(default=1, ge=1)
+    latency_seconds: float = Field(default=1.0, ge=0)
 
 
 class TrainJob(Job):

@@ -115,7 +115,7 @@ class Workplace:
         with self.clock("measuring"):
             models = {name: network.model for name, network in networks.items()}
             inputs = next(iter(networks.values())).example(self.job.latency_batch)
-            milliseconds, conditions = latencies(models, inputs)
+            milliseconds, conditions = latencies(models, inputs, self.job.latency_seconds)
             rows = {
                 name: {
                     **figures(network.model, network.example(), network.file, evaluations.get(name)),

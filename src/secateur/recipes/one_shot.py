@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.budget import Budget, make_plan
@@ -15,6 +16,7 @@ from secateur.graph import Cost, ExampleInputs, trace
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import proved
 from secateur.surgery import apply_plan
+from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
 
 
@@ -65,7 +67,7 @@ def prune(
         budget: what may remain.
         criterion: name of the rule that values a channel, such as ``"taylor"`` or ``"magnitude"``.
         batches: pairs of inputs and targets, for criteria that look at data.
-        loss_fn: ``loss_fn(outputs, targets)``, for criteria that need gradients.
+        loss_fn: ``loss_fn(outputs, targets)``, for criteria that need gradients; cross-entropy if not given.
         ignore: modules whose channels all stay.
         normalize: how scores are made comparable between groups.
         round_to: widths that stay are multiples of this.
@@ -88,7 +90,7 @@ def prune(
     (4, True)
     """
     graph = trace(model, example_inputs, ignore=ignore)
-    scores = score(model, graph, criterion, batches, loss_fn)
+    scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
     plan = make_plan(graph, scores, budget, normalize=normalize, round_to=round_to, min_channels=min_channels)
     smaller, verification = proved(model, plan, example_inputs)
     if inplace:

@@ -31,7 +31,7 @@ class PruneSettings(Settings):
     """
 
     criterion: str = "taylor"
-    normalize: Literal["l2", "l1", "max", "none"] = "l2"
+    normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
     allocate: Literal["global", "uniform"] = "global"
     steps: int = Field(default=5, ge=1)
     channels_per_step: int | None = Field(default=None, ge=1)

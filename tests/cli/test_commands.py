@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+import secateur as sec
+from secateur.training.run import read_config, read_summary
+
+Command = Callable[..., Result]
+COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure")
+
+
+def test_the_version_is_that_of_the_package(secateur: Command) -> None:
+    result = secateur("--version")
+    assert result.stdout.strip() == f"secateur {sec.__version__}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained_and_every_example_is_valid(secateur: Command, command: str) -> None:
+    result = secateur(command, "--help")
+    assert result.exit_code == 0
+    examples = re.findall(rf"^ +secateur ({command} .*)$", _wide(result.stdout), re.MULTILINE)
+    assert examples or command == "demo"
+    for example in examples:
+        words = example.split()
+        known = re.findall(r"(--[a-z-]+)", result.stdout)
+        assert all(word in known for word in words if word.startswith("--")), example
+
+
+def _wide(text: str) -> str:
+    return re.sub(r" +\n", "\n", text)
+
+
+def test_pruning_ends_with_a_comparison_and_a_proof(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    words = ("--macs", "25%", "--steps", 2, "--epochs-after", 1, "--lr", 0.02, "--batch-size", 64)
+    result = secateur("prune", trained, "--data", "digits", *words, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("equals the original with") == 2
+    assert "proof: each of 2 cuts" in result.stdout
+    assert re.search(r"MACs per example +4.87 M +\S+ \S +÷4", result.stdout)
+    config = read_config(out)
+    assert config["recipe"]["steps"] == 2
+    assert config["recipe"]["after"]["epochs"] == 1
+    assert config["recipe"]["between"]["optimizer"]["learning_rate"] == 0.02
+    assert config["limits"] == {"macs": 0.25}
+    measured = secateur("measure", trained, out, "--seconds", 0, "--json")
+    first, second = json.loads(measured.stdout)["networks"]
+    assert second["macs"] == read_summary(out)["pruned"]["macs"] <= first["macs"] / 4
+
+
+def test_json_is_one_object_on_standard_output_and_nothing_else(
+    secateur: Command, trained: Path, tmp_path: Path
+) -> None:
+    words = {
+        "evaluate": (trained, "--data", "digits"),
+        "measure": (trained, "--seconds", 0),
+        "inspect": (trained,),
+        "prune": (trained, "--macs", 0.5, "--out", tmp_path / "small"),
+        "train": ("--model", trained, "--data", "digits", "--epochs", 0, "--out", tmp_path / "again"),
+    }
+    for command, arguments in words.items():
+        result = secateur(command, *arguments, "--json")
+        assert result.exit_code == 0, result.output
+        assert isinstance(json.loads(result.stdout), dict)
+        assert result.stdout.count("\n") == 1
+    assert json.loads(secateur("evaluate", *words["evaluate"], "--json").stdout)["examples"] == 450
+    assert (tmp_path / "small" / "summary.json").is_file()
+
+
+def test_without_data_it_says_what_is_not_done(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    result = secateur("prune", trained, "--params", "0.5", "--out", tmp_path / "small")
+    assert result.exit_code == 0, result.output
+    assert "nothing is trained" in result.stdout
+    assert "top-1" not in result.stdout.split("nothing is trained")[1]
+
+
+def test_inspect_shows_layers_groups_and_reasons(secateur: Command) -> None:
+    result = secateur("inspect", "secateur:digits")
+    assert "features.10" in result.stdout
+    assert "features.7 → features.10" in result.stdout
+    assert "is an output of the network" in result.stdout
+    assert "smaller ones" not in result.stdout
+
+
+def test_measure_and_evaluate_for_people(secateur: Command, trained: Path) -> None:
+    result = secateur("measure", trained, "secateur:digits", "--seconds", 0, "--batch", 2)
+    assert "batch 2, cpu" in result.stdout
+    assert "÷1.0" in result.stdout
+    result = secateur("evaluate", trained, "--data", "digits")
+    top1 = read_summary(trained)["network"]["top1"]
+    assert f"top-1 {top1:.2%}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "runs/absent", "--data", "digits"), "runs/absent does not exist"),
+        (("evaluate", "secateur:digits", "--data", "absent"), "no folder absent"),
+        (("train", "--model", "secateur:digits", "--data", "digits", "--out", __file__), "is a file"),
+        (("measure", "runs/absent"), "does not exist"),
+    ],
+)
+def test_failures_are_one_line_and_exit_code_1(
+    secateur: Command, words: tuple[str, ...], message: str
+) -> None:
+    result = secateur(*words)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("inspect", "resnet81"), "did you mean"),
+        (("inspect", "resnet18", "--input", "3,a"), "is no shape"),
+        (("prune", "secateur:digits", "--out", "x"), "at least one of --macs"),
+        (("prune", "secateur:digits", "--out", "x", "--macs", "half"), "neither a share"),
+        (("prune", "secateur:digits", "--out", "x", "--macs", "0.0"), "neither a share"),
+        (("prune", "secateur:digits", "--out", "x", "--macs", "0.5", "--recipe", "stew"), "no recipe"),
+        (
+            ("prune", "secateur:digits", "--out", "x", "--macs", "0.5", "--criterion", "taylor"),
+            "looks at data",
+        ),
+        (
+            ("prune", "secateur:digits", "--out", "x", "--macs", "1", "--steps", 2, "--channels-per-step", 3),
+            "exclude each other",
+        ),
+        (
+            ("train", "--model", "x", "--data", "x", "--out", "x", "--lr", 0, "--schedule", "linear"),
+            "schedule",
+        ),
+        (("train", "--model", "x", "--data", "x"), "--out"),
+        (("prune", "secateur:digits", "--macs", "0.5", "--out", "x", "--round-to", 0), "round-to"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(secateur: Command, words: tuple[object, ...], message: str) -> None:
+    result = secateur(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not Path("x").exists()
+
+
+def test_an_earlier_run_is_kept(secateur: Command, trained: Path) -> None:
+    before = read_summary(trained)
+    words = ("train", "--model", "secateur:digits", "--data", "digits", "--epochs", 0, "--out", trained)
+    result = secateur(*words)
+    assert result.exit_code == 1
+    assert "--overwrite" in result.stderr
+    assert read_summary(trained) == before
+
+
+def test_a_budget_that_cannot_be_met_says_what_can(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    result = secateur("prune", trained, "--macs", 5, "--out", tmp_path / "small")
+    assert result.exit_code == 1
+    assert "the least possible is" in result.stderr
+
+
+def test_a_loss_that_is_not_a_number_says_where_the_last_good_state_is(
+    secateur: Command, tmp_path: Path
+) -> None:
+    words = ("--data", "digits", "--lr", "1e20", "--out", tmp_path / "run")
+    result = secateur("train", "--model", "secateur:digits", *words)
+    assert result.exit_code == 1
+    assert "the loss is" in result.stderr
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    assert str(last) in result.stderr
+    assert all(parameter.isfinite().all() for parameter in sec.load(last).parameters())

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import secateur as sec
+from secateur.errors import BudgetError, DataError, UsageError
+from secateur.jobs.prune import prune
+from secateur.jobs.settings import PruneJob
+from secateur.jobs.train import train
+from secateur.recipes import Cut, recipe
+from secateur.training.events import Event, Note
+from secateur.training.run import read_metrics, read_summary
+from tests.jobs.test_train import job as train_job
+
+
+def job(out: Path, network: Path | str | dict[str, Any], **changes: Any) -> PruneJob:
+    values: dict[str, Any] = {
+        "network": network if isinstance(network, dict) else {"source": str(network)},
+        "data": {"source": "digits", "batch_size": 64},
+        "out": out,
+        "limits": {"macs": 0.25},
+        "latency_seconds": 0,
+        "recipe": recipe(steps=2, epochs_after=1, optimizer={"learning_rate": 0.02}),
+    }
+    return PruneJob.checked(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "pruned"
+    prune(job(out, trained))
+    return out
+
+
+def test_the_summary_compares_before_and_after(trained: Path, pruned: Path) -> None:
+    summary = read_summary(pruned)
+    keys = {"top1", "params", "macs", "file_bytes", "latency_ms"}
+    assert summary["baseline"].keys() == summary["pruned"].keys() == keys
+    before = read_summary(trained)["network"]
+    assert {k: v for k, v in summary["baseline"].items() if k != "latency_ms"} == {
+        k: v for k, v in before.items() if k != "latency_ms"
+    }
+    assert summary["pruned"]["macs"] <= 0.25 * summary["baseline"]["macs"]
+    assert summary["pruned"]["file_bytes"] < 0.5 * summary["baseline"]["file_bytes"]
+    assert summary["model"] == "secateur:digits"
+    assert summary["criterion"] == "taylor"
+    assert summary["verification"]["ok"] is True
+    assert summary["verification"]["cuts"] == 2
+    assert {"pruning", "evaluation", "measuring", "total"} <= summary["seconds"].keys()
+
+
+def test_the_checkpoint_is_the_smaller_network_with_its_history(pruned: Path) -> None:
+    file = pruned / "checkpoints" / "best.safetensors"
+    summary = read_summary(pruned)
+    assert summary["checkpoint"] == str(file)
+    assert sec.cost(sec.load(file), torch.zeros(2, 1, 8, 8)).macs == summary["pruned"]["macs"]
+    history = sec.checkpoint.read_metadata(file).history
+    written = [record for record in read_metrics(pruned) if record["event"] == "cut"]
+    assert [entry["removed"] for entry in history] == [record["removed"] for record in written]
+    assert [entry["verification"]["ok"] for entry in history] == [True, True]
+
+
+def test_a_pruned_run_can_be_pruned_again(pruned: Path, tmp_path: Path) -> None:
+    summary = prune(job(tmp_path / "run", pruned, recipe=recipe(steps=1, epochs_after=0)))
+    assert summary["baseline"]["macs"] == read_summary(pruned)["pruned"]["macs"]
+    history = sec.checkpoint.read_metadata(summary["checkpoint"]).history
+    assert len(history) == 3
+
+
+def test_without_data_weights_decide_and_nothing_is_trained(trained: Path, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    free = recipe(criterion="magnitude")
+    summary = prune(job(tmp_path / "run", trained, data=None, recipe=free), heard.append)
+    notes = " ".join(event.text for event in heard if isinstance(event, Note))
+    assert "no --data" in notes
+    assert "nothing is trained" in notes
+    assert summary["pruned"]["top1"] is None
+    assert summary["criterion"] == "magnitude"
+    (cut,) = (event for event in heard if isinstance(event, Cut))
+    full = sec.load(trained / "checkpoints" / "best.safetensors")
+    small = sec.load(summary["checkpoint"])
+    kept = [c for c in range(256) if c not in cut.plan.removed["classifier.1"]]
+    torch.testing.assert_close(small.classifier[1].bias, full.classifier[1].bias[kept])
+    with pytest.raises(UsageError, match="taylor looks at data"):
+        prune(job(tmp_path / "other", trained, data=None))
+
+
+def test_a_network_by_name_is_kept_beside_the_smaller_one(tmp_path: Path) -> None:
+    summary = prune(job(tmp_path / "run", "secateur:digits", data=None, recipe=recipe(criterion="magnitude")))
+    original = tmp_path / "run" / "checkpoints" / "original.safetensors"
+    assert summary["baseline"]["file_bytes"] == original.stat().st_size
+
+
+def test_a_users_own_network_goes_the_whole_road(small_network: str, tmp_path: Path) -> None:
+    train(train_job(tmp_path / "big", small_network))
+    network = {"source": str(tmp_path / "big"), "builder": small_network}
+    summary = prune(job(tmp_path / "small", network))
+    assert summary["pruned"]["macs"] <= 0.25 * summary["baseline"]["macs"]
+    small = sec.load(summary["checkpoint"], sec.build(small_network))
+    assert small(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+
+
+def test_named_modules_stay_whole(trained: Path, tmp_path: Path) -> None:
+    summary = prune(
+        job(
+            tmp_path / "run",
+            trained,
+            data=None,
+            limits={"macs": 0.5},
+            ignore=("features.3", "classifier.1"),
+            recipe=recipe(criterion="magnitude"),
+        )
+    )
+    small = sec.load(summary["checkpoint"])
+    assert small.features[3].weight.shape[:2] == (64, 32)
+    assert small.classifier[1].out_features == 256
+
+
+def test_what_cannot_be_is_refused(trained: Path, small_network: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least one limit"):
+        prune(job(tmp_path / "a", trained, limits={}))
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(BudgetError, match="least possible"):
+        prune(job(tmp_path / "b", trained, limits={"macs": 10}))
+    assert read_summary(tmp_path / "b")["status"] == "failed"
+    # A network whose builder takes no number of classes has the outputs that it has.
+    text = Path(small_network.partition(":")[0]).read_text()
+    (tmp_path / "seven.py").write_text(text.replace("num_classes=10", "").replace("num_classes", "7"))
+    seven = {"source": f"{tmp_path / 'seven.py'}:small", "size": 8}
+    with pytest.raises(DataError, match=r"scores of shape \(2, 7\).*10 classes; train it"):
+        prune(job(tmp_path / "c", seven))

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import secateur as sec
+from secateur.errors import CheckpointError, DataError, TrainingError
+from secateur.jobs.settings import TrainJob
+from secateur.jobs.train import train
+from secateur.training.events import EpochDone, Event, Note
+from secateur.training.run import RunError, read_config, read_metrics, read_summary
+
+
+def job(out: Path, network: str | dict[str, Any], **changes: Any) -> TrainJob:
+    values: dict[str, Any] = {
+        "network": {"source": network, "size": 8} if isinstance(network, str) else network,
+        "data": {"source": "digits", "batch_size": 64},
+        "out": out,
+        "fit": {"epochs": 1},
+        "latency_seconds": 0,
+    }
+    return TrainJob.checked(**(values | changes))
+
+
+def test_a_run_says_all_that_is_needed_to_repeat_it(trained: Path) -> None:
+    config = read_config(trained)
+    assert config["command"] == "train"
+    assert config["version"] == sec.__version__
+    again = {key: value for key, value in config.items() if key not in ("command", "version")}
+    assert TrainJob.checked(**again).model_dump(mode="json") == TrainJob.checked(
+        network={"source": "secateur:digits"},
+        data={"source": "digits", "batch_size": 64},
+        out=trained,
+        latency_seconds=0,
+        fit={"epochs": 1, "optimizer": {"learning_rate": 0.05}},
+    ).model_dump(mode="json")
+
+
+def test_the_summary_holds_the_figures_of_the_best_checkpoint(trained: Path) -> None:
+    summary = read_summary(trained)
+    assert summary["status"] == "done"
+    assert summary["model"] == "secateur:digits"
+    best = trained / "checkpoints" / "best.safetensors"
+    model = sec.load(best)
+    figures = summary["network"]
+    assert figures["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert figures["macs"] == sec.cost(model, torch.zeros(2, 1, 8, 8)).macs
+    assert figures["file_bytes"] == best.stat().st_size
+    assert figures["latency_ms"] > 0
+    assert 0.5 < figures["top1"] <= 1
+    assert summary["classes"] == list("0123456789")
+    assert {"reading", "training", "evaluation", "total"} <= summary["seconds"].keys()
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_callers_numbers_go_on(
+    tmp_path: Path, small_network: str
+) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(job(tmp_path / name, small_network, seed=seed))
+    assert torch.equal(torch.rand(2), expected)
+    files = [(tmp_path / name / "checkpoints" / "last.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -> None:
+    heard: list[Event] = []
+    train(job(tmp_path / "run", small_network, fit={"epochs": 2}), heard.append)
+    epochs = [event for event in heard if isinstance(event, EpochDone)]
+    written = [record for record in read_metrics(tmp_path / "run") if record["event"] == "epoch"]
+    assert [record["loss"] for record in written] == [event.loss for event in epochs]
+    assert len(epochs) == 2
+
+
+def test_tensors_without_weights_are_named(tmp_path: Path, small_network: str) -> None:
+    full = sec.build(small_network, classes=10)
+    weights = {name: value for name, value in full.state_dict().items() if not name.startswith("7")}
+    torch.save(weights, tmp_path / "features.pth")
+    heard: list[Event] = []
+    choice = {"source": small_network, "size": 8, "weights": str(tmp_path / "features.pth")}
+    train(job(tmp_path / "run", choice, fit={"epochs": 0}), heard.append)
+    notes = [event.text for event in heard if isinstance(event, Note)]
+    assert any("7.weight and 7.bias are new" in note for note in notes)
+    stored = sec.load(tmp_path / "run" / "checkpoints" / "last.safetensors", sec.build(small_network))
+    assert torch.equal(stored[0].weight, full[0].weight)
+
+
+def test_training_goes_on_from_a_run(tmp_path: Path, trained: Path) -> None:
+    heard: list[Event] = []
+    train(job(tmp_path / "run", {"source": str(trained)}, fit={"epochs": 0}), heard.append)
+    assert any(isinstance(event, Note) and "weights from" in event.text for event in heard)
+    first, second = (
+        sec.load(path / "checkpoints" / "best.safetensors") for path in (trained, tmp_path / "run")
+    )
+    assert all(
+        torch.equal(one, two) for one, two in zip(first.parameters(), second.parameters(), strict=True)
+    )
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_last_good_state(tmp_path: Path, small_network: str) -> None:
+    out = tmp_path / "run"
+    fit = {"epochs": 3, "schedule": "constant", "optimizer": {"learning_rate": 1e20}}
+    with pytest.raises(TrainingError, match=r"the loss is .* the last good state is .*last.safetensors"):
+        train(job(out, small_network, fit=fit))
+    model = sec.load(out / "checkpoints" / "last.safetensors", sec.build(small_network))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    summary = read_summary(out)
+    assert summary["status"] == "failed"
+    assert "the loss is" in summary["error"]
+
+
+def test_bad_places_are_refused_before_anything_is_done(tmp_path: Path, small_network: str) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        train(job(tmp_path / "run", small_network, data={"source": str(tmp_path / "absent")}))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="other files"):
+        train(job(tmp_path / "full", small_network, overwrite=True))
+    with pytest.raises(RunError, match="does not exist"):
+        train(job(tmp_path / "run", {"source": str(tmp_path / "no" / "run")}))
+    (tmp_path / "broken.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        train(job(tmp_path / "run", {"source": str(tmp_path / "broken.safetensors")}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight pictures of two classes in each split; one of them is broken."""
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for number, name in enumerate(("dark", "light")):
+            place = tmp_path / "pictures" / split / name
+            place.mkdir(parents=True)
+            for index in range(10):
+                pixels = torch.randint(128, (16, 16, 3), generator=generator) + 127 * number
+                Image.fromarray(pixels.byte().numpy()).save(place / f"{index}.png")
+    (tmp_path / "pictures" / "test" / "dark" / "0.png").write_bytes(b"\x89PNG broken")
+    return tmp_path / "pictures"
+
+
+def test_unreadable_pictures_are_named_and_counted_or_refused(
+    tmp_path: Path, folder: Path, small_network: str
+) -> None:
+    heard: list[Event] = []
+    choice = {"source": str(folder), "batch_size": 4}
+    network = {"source": small_network, "size": 16}
+    summary = train(job(tmp_path / "run", network, data=choice), heard.append)
+    notes = [event.text for event in heard if isinstance(event, Note)]
+    assert any("left out" in note and "0.png" in note for note in notes)
+    assert any(note.startswith("1 pictures could not be read") or "1 picture " in note for note in notes)
+    assert len(summary["skipped"]) == 1
+    assert summary["classes"] == ("dark", "light") or summary["classes"] == ["dark", "light"]
+    json.dumps(read_summary(tmp_path / "run"))
+    strict = choice | {"strict": True}
+    with pytest.raises(DataError, match=r"0.png"):
+        train(job(tmp_path / "other", network, data=strict))
