@@ -1,0 +1,8 @@
+"""Recovery: what brings accuracy back after a cut."""
+
+from __future__ import annotations
+
+from secateur.recovery.recalibrate import recalibrate
+from secateur.recovery.reconstruct import Repair, reconstruct
+
+__all__ = ["Repair", "recalibrate", "reconstruct"]

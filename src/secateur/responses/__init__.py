@@ -1,0 +1,9 @@
+"""Responses: what a consumer answers to what it reads, and the linear algebra of repairing it."""
+
+from __future__ import annotations
+
+from secateur.responses.moments import Moments
+from secateur.responses.solve import Fit, fit_dual, fit_moments
+from secateur.responses.window import Window
+
+__all__ = ["Fit", "Moments", "Window", "fit_dual", "fit_moments"]
