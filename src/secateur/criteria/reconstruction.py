@@ -62,7 +62,9 @@ class ReconstructionObserver(Observer):
     def __init__(self, criterion: Reconstruction, subject: Subject) -> None:
         self._criterion = criterion
         self._subject = subject
-        self._windows = {read: Window.of_module(subject.modules[read.module]) for read in subject.layout.reads}
+        self._windows = {
+            read: Window.of_module(subject.modules[read.module]) for read in subject.layout.reads
+        }
         self._moments: dict[Read, Moments] = {}
         self._generator = torch.Generator().manual_seed(0)
 

@@ -86,7 +86,9 @@ def find_consumers(script: Script) -> list[Consumer]:
         weight = _own(options["weight"], names)
         source = options["input"]
         kernel = tuple(options["weight"].meta["val"].shape[2:])
-        if weight is None or source.meta["val"].dim() != (len(kernel) + 2 if kernel else max(2, source.meta["val"].dim())):
+        if weight is None or source.meta["val"].dim() != (
+            len(kernel) + 2 if kernel else max(2, source.meta["val"].dim())
+        ):
             continue
         window = _window(kernel, options)
         bias = _own(options["bias"], names)
@@ -104,6 +106,12 @@ def arguments(node: Node) -> dict[str, Any]:
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((item.name for item in schema), node.args, strict=False))
     return {**{item.name: item.default_value for item in schema}, **given, **node.kwargs}
+
+
+def _batched(source: Node, kernel: tuple[int, ...]) -> bool:
+    """Whether the input has a first dimension for the examples."""
+    dims = source.meta["val"].dim()
+    return bool(dims == len(kernel) + 2 if kernel else dims >= 2)
 
 
 def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:

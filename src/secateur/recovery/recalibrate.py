@@ -32,8 +32,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
 
     One pass, each batch normalised by its own statistics as in training; the statistics over all
     batches are exact (sums over all values, not an average of averages), with Bessel's correction
-    for the variance, as :class:`torch.nn.BatchNorm2d` has it. Only batch norms are in training mode meanwhile:
-    dropout stays off. Modes, momenta, hooks and counters are left as they were.
+    for the variance, as :class:`torch.nn.BatchNorm2d` has it. Only batch norms are in training mode
+    meanwhile: dropout stays off. Modes, momenta, hooks and counters are left as they were.
 
     Args:
         model: the network; only running statistics of its batch norms change.

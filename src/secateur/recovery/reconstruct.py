@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from secateur.graph import ChannelGraph
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
-from secateur.graph.masked import Removed
 from secateur.recovery.consumers import Consumer, find_consumers
+from secateur.recovery.gather import blocks, positions
 from secateur.recovery.recalibrate import recalibrate as recalibrate_norms
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, kept_mask, write_script
@@ -22,8 +21,6 @@ from secateur.responses import Fit, Moments, fit_dual, fit_moments
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
-
-_BLOCK = 1 << 23  # numbers of patches that are unfolded at once
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,7 @@ def reconstruct(
     return tuple(repairs)
 
 
-def laid_out(
-    whole: dict[str, Tensor], pruned: dict[str, Tensor], plan: PruningPlan
-) -> dict[str, Tensor]:
+def laid_out(whole: dict[str, Tensor], pruned: dict[str, Tensor], plan: PruningPlan) -> dict[str, Tensor]:
     """Tensors of the cut network in the sizes of the original, whose values fill the gaps."""
     kept = by_tensor(plan.kept_slots)
     result = {}
@@ -119,7 +114,12 @@ def _write(pruned: nn.Module, laid: dict[str, Tensor], plan: PruningPlan) -> Non
 
 
 def _refit(
-    consumer: Consumer, graph: ChannelGraph, original: Run, small: Run, laid: dict[str, Tensor], options: Options
+    consumer: Consumer,
+    graph: ChannelGraph,
+    original: Run,
+    small: Run,
+    laid: dict[str, Tensor],
+    options: Options,
 ) -> Fit:
     removed = small.removed
     window, weight = consumer.window, laid[consumer.weight]
@@ -171,19 +171,8 @@ def _pairs(
         if compensate:
             y = y + _compensation(consumer, original, small, number, laid)[: len(y)]
         y = y.index_select(consumer.dim, outputs)
-        count = window.positions(tuple(x.shape))
-        chosen = None
-        if share < 1:
-            chosen = torch.randperm(count, generator=generator)[: ceil(count * share)].sort().values
-        places = count if chosen is None else len(chosen)
-        step = max(1, _BLOCK // max(1, places * x.shape[consumer.dim] * int(np.prod(window.kernel))))
-        for start in range(0, len(x), step):
-            yield (
-                window.patches(x[start : start + step], chosen),
-                window.single.patches(y[start : start + step], chosen)
-                if window.kernel
-                else window.patches(y[start : start + step], chosen),
-            )
+        chosen = positions(window.positions(tuple(x.shape)), share, generator)
+        yield from blocks(window, x, y, chosen)
 
 
 def _compensation(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
@@ -69,6 +69,24 @@ class Script:
         """Number of examples."""
         return sum(portion.count for portion in self.portions)
 
+    def split(self, share: float) -> tuple[Script, Script]:
+        """Two scripts of the same forward pass: the first examples, about a share of them, and the others."""
+        total = self.examples
+        first = max(1, min(total - 1, round(total * share)))
+        leaves = [
+            torch.cat(
+                [self.trimmed(item, portion) for item, portion in zip(items, self.portions, strict=True)]
+            )
+            if isinstance(items[0], Tensor)
+            else items[0]
+            for items in zip(*(portion.leaves for portion in self.portions), strict=True)
+        ]
+        parts = (slice(0, first), slice(first, total))
+        return (
+            replace(self, portions=_portions([_part(leaf, parts[0]) for leaf in leaves], self.size)),
+            replace(self, portions=_portions([_part(leaf, parts[1]) for leaf in leaves], self.size)),
+        )
+
     def trimmed(self, value: Tensor, portion: Portion) -> Tensor:
         """The rows of a value that belong to examples that count; an example's rows lie together."""
         return value[: value.shape[0] * portion.count // self.size]
@@ -92,21 +110,36 @@ def write_script(
         UsageError: there are no examples, or the forward pass depends on the number of examples.
     """
     leaves, spec = gathered(batches, device_of(model), max_examples)
-    total = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor))
-    size = min(_PORTION, total)
-    portions = []
-    for start in range(0, total, size):
-        index = torch.arange(start, start + size).clamp(max=total - 1)
-        part = tree_map_only(Tensor, lambda leaf, index=index: leaf[index.to(leaf.device)], tuple(leaves))
-        portions.append(Portion(part, min(size, total - start)))
+    size = min(_PORTION, _count(leaves))
+    portions = _portions(leaves, size)
     wiring = _current(graph, _program(model, graph, portions[0].leaves, spec, size))
     nodes = tuple(node for node in wiring.program.graph.nodes if node.op != "placeholder")
     index_of = {node: index for index, node in enumerate(nodes)}
     last = {
-        node: max((index_of[user] for user in node.users), default=-1)
-        for node in wiring.program.graph.nodes
+        node: max((index_of[user] for user in node.users), default=-1) for node in wiring.program.graph.nodes
     }
     return Script(wiring, nodes, last, tuple(portions), size)
+
+
+def _count(leaves: Sequence[Any]) -> int:
+    return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _part(leaf: Any, part: slice) -> Any:
+    return leaf[part] if isinstance(leaf, Tensor) else leaf
+
+
+def _portions(leaves: Sequence[Any], size: int) -> tuple[Portion, ...]:
+    """Examples in portions; the last is filled up with the last example."""
+    total, portions = _count(leaves), []
+    for start in range(0, total, size):
+        index = torch.arange(start, start + size).clamp(max=total - 1)
+        part = tuple(
+            leaf.index_select(0, index.to(leaf.device)) if isinstance(leaf, Tensor) else leaf
+            for leaf in leaves
+        )
+        portions.append(Portion(part, min(size, total - start)))
+    return tuple(portions)
 
 
 def gathered(
@@ -134,9 +167,7 @@ def gathered(
     return joined, spec
 
 
-def _program(
-    model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int
-) -> Program:
+def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int) -> Program:
     """The program for a portion; the traced one if it has the right sizes."""
     traced = graph.wiring.program
     shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
@@ -186,17 +217,10 @@ def _current(graph: ChannelGraph, program: Program) -> Wiring:
 
 def tensors_of(program: Program) -> dict[str, str]:
     """For each placeholder of a parameter or buffer, the tensor's qualified name."""
-    return {
-        name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR
-    }
+    return {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
 
 
 def kept_mask(graph: ChannelGraph, removed: np.ndarray[Any, Any], tensor: str, dim: int) -> Tensor:
     """Positions along a tensor's dimension, in current numbering, that are not removed."""
     span = graph.span(tensor, dim)
     return torch.from_numpy(~removed[span][~graph.removed[span]])
-
-
-def leaves_of(value: Any) -> list[Tensor]:
-    """The tensors in a value."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from secateur.responses.elimination import Elimination, nested_errors
 from secateur.responses.moments import Moments
-from secateur.responses.solve import Fit, fit_dual, fit_moments
+from secateur.responses.solve import Fit, fit_dual, fit_moments, fit_restricted
 from secateur.responses.window import Window
 
-__all__ = ["Elimination", "Fit", "Moments", "Window", "fit_dual", "fit_moments", "nested_errors"]
+__all__ = [
+    "Elimination",
+    "Fit",
+    "Moments",
+    "Window",
+    "fit_dual",
+    "fit_moments",
+    "fit_restricted",
+    "nested_errors",
+]

@@ -95,6 +95,35 @@ def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool 
     return Fit(weight, shift[:, 0], float(missing.square().sum()) / energy, left / energy)
 
 
+def fit_restricted(
+    second: Tensor, mean: Tensor, weight: Tensor, columns: Tensor, ridge: float, *, constant: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Fits the responses of whole weights with some of their columns: no data is read again.
+
+    The responses are linear in the patches, so the patches' second moments are all that is needed,
+    for any choice of columns.
+
+    Args:
+        second: E[x xᵀ], centred if a constant is fitted, shape ``(G, U, U)``.
+        mean: E[x], shape ``(G, 1, U)``.
+        weight: the whole weights, shape ``(G, O, U)``.
+        columns: the columns that stay, shape ``(K,)``, the same in each group.
+        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        constant: whether a constant is fitted too.
+
+    Returns:
+        Weights of the columns that stay, shape ``(G, O, K)``, and what to add to the responses,
+        shape ``(G, O)``, both float64.
+    """
+    weight = weight.double()
+    old = weight[..., columns]
+    some = second[:, :, columns]
+    matrix = some[:, columns]
+    fitted = old + _solve(matrix, weight @ some - old @ matrix, ridge)
+    shift = mean @ weight.mT - mean[..., columns] @ fitted.mT
+    return fitted, shift[:, 0] * float(constant)
+
+
 def _solve(matrix: Tensor, right: Tensor, ridge: float, scale: float = 1.0) -> Tensor:
     """``right (matrix + ridge · scale · mean diagonal · 1)⁻¹`` for symmetric matrices."""
     diagonal = matrix.diagonal(dim1=1, dim2=2)
