@@ -165,7 +165,8 @@ def _order(scores: Any, group: Group) -> tuple[int, ...]:
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (group.channels,) or not np.isfinite(values).all():
         raise UsageError(
-            f"group '{group.name}' needs {group.channels} finite scores, one per channel, not shape {values.shape}"
+            f"group '{group.name}' needs {group.channels} finite scores, one per channel, "
+            f"not an array of shape {values.shape}"
         )
     return tuple(int(channel) for channel in np.argsort(values, kind="stable"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secateur.recovery.recalibrate import recalibrate
-from secateur.recovery.reconstruct import Repair, reconstruct
+from secateur.recovery.reconstruct import reconstruct
+from secateur.recovery.refit import Repair
 
 __all__ = ["Repair", "recalibrate", "reconstruct"]

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ChannelGraph
+from secateur.errors import UsageError
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
-from secateur.recovery.consumers import Consumer, find_consumers
-from secateur.recovery.gather import blocks, positions
-from secateur.recovery.recalibrate import recalibrate as recalibrate_norms
+from secateur.recovery.consumers import find_consumers
+from secateur.recovery.refit import Refit, Repair
 from secateur.recovery.run import Run
-from secateur.recovery.script import Script, kept_mask, write_script
-from secateur.responses import Fit, Moments, fit_dual, fit_moments
+from secateur.recovery.script import write_script
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What refitting one consumer did.
-
-    Attributes:
-        module: path of the consumer.
-        error_before: share of the energy of the original responses that was missed before, the
-            best constant granted.
-        error: share that is missed now.
-    """
-
-    module: str
-    error_before: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Options:
-    """How consumers are refitted; see :func:`reconstruct`."""
-
-    ridge: float
-    rows_per_unknown: int
-    compensate: bool
-    behind: bool
 
 
 def reconstruct(
@@ -57,138 +28,107 @@ def reconstruct(
     *,
     ridge: float = 1e-3,
     rows_per_unknown: int = 20,
-    compensate: bool = True,
     behind: bool = True,
-    recalibrate: bool = False,
+    compensate: bool = True,
     max_examples: int | None = None,
 ) -> tuple[Repair, ...]:
-    """Refits the consumers of cut channels so that they respond as those of the original network."""
-    graph = plan.graph
-    data = list(batches)
-    script = write_script(model, graph, data, max_examples)
+    """Refits the consumers of cut channels so that they respond as those of the original network.
+
+    In the order of the forward pass, each convolution (of any kernel, stride, dilation and groups)
+    and each linear layer that reads cut channels gets the weights W and the constant b with
+
+        min E ‖y − W x − b‖² + λ ‖W − W₀‖²,   λ = ridge · mean diagonal of E[x xᵀ],
+
+    x being the patches that it reads in the cut network, repaired so far, y the original network's
+    responses at the same place, W₀ its weights as they are (He et al., "Channel Pruning for Accelerating
+    Very Deep Neural Networks", arXiv 1707.06168, section 3). The constant goes into the bias; a
+    consumer without one that a batch norm follows hands it to the running mean; else it is left out.
+
+    A few hundred examples are enough and labels are not needed. Both networks run in evaluation
+    mode, step by step, all examples side by side, and only values at one place of the network are held.
+    Not refitted: weights that several steps share, weights that are computed, transposed
+    convolutions, matrix products, and depthwise convolutions, which hand each channel on by itself.
+    Batch-norm statistics stay but for that constant; see :func:`secateur.recovery.recalibrate`.
+
+    Args:
+        model: the network before the cut; left as it is.
+        pruned: the network after the cut; its weights, biases and running means are changed in place.
+        plan: the plan that led from one to the other.
+        batches: inputs, or pairs of inputs and targets (which are not used), batch first.
+        ridge: strength of the pull toward the old weights; 0 for plain least squares.
+        rows_per_unknown: output positions are drawn (the same ones at every call) where the examples
+            give more than so many rows for each unknown of a consumer.
+        behind: refit also consumers of whole channels that come after the first cut, since what
+            they read has changed too.
+        compensate: where a response is added to another value (a shortcut), it makes up for what that
+            value misses already.
+        max_examples: how many examples to use; all by default.
+
+    Returns:
+        For each consumer that was refitted, in order, what it missed before and misses now.
+
+    Raises:
+        UsageError: there are no examples, or the networks and the plan do not belong together.
+
+    Example:
+        >>> from secateur.graph import trace
+        >>> from secateur.plan import plan_from
+        >>> from secateur.surgery import apply_plan
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(64, 4)
+        >>> plan = plan_from(trace(net, x), {"0": [1, 5]})
+        >>> small = apply_plan(net, plan)
+        >>> repair = reconstruct(net, small, plan, [x])[0]
+        >>> repair.module, repair.error <= repair.error_before
+        ('2', True)
+    """
+    if ridge < 0:
+        raise UsageError(f"ridge is a number of at least 0, not {ridge!r}")
+    graph, found = plan.graph, named_tensors(pruned)
+    _check_fit(found, plan)
+    script = write_script(model, graph, batches, max_examples)
     removed = graph.after(plan).removed
     whole = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    laid = laid_out(whole, named_tensors(pruned), plan)
+    laid = _laid_out(whole, found, plan)
     original, small = Run(script, graph.removed, whole), Run(script, removed, laid)
-    options = Options(ridge, rows_per_unknown, compensate, behind)
-    repairs = []
-    started = False
+    repairs: list[Repair] = []
     with torch.no_grad():
         for consumer in find_consumers(script):
-            cut = bool(removed[consumer.labels].any())
-            if not cut and not (behind and started):
-                continue
-            started = True
-            original.advance(consumer.step + 1)
-            small.advance(consumer.step)
-            fit = _refit(consumer, graph, original, small, laid, options)
-            repairs.append(Repair(consumer.module, fit.error_before, fit.error))
-        _write(pruned, laid, plan)
-    if recalibrate:
-        recalibrate_norms(pruned, data)
+            if removed[consumer.labels].any() or (behind and repairs):
+                original.advance(consumer.step + 1)
+                small.advance(consumer.step)
+                refit = Refit(consumer, graph, original, small, ridge, rows_per_unknown, compensate)
+                repairs.append(refit.apply(laid))
+        kept = by_tensor(plan.kept_slots)
+        for name, tensor in found.items():
+            tensor.copy_(cut_tensor(laid[name], kept.get(name, {})))
     return tuple(repairs)
 
 
-def laid_out(whole: dict[str, Tensor], pruned: dict[str, Tensor], plan: PruningPlan) -> dict[str, Tensor]:
+def _check_fit(tensors: Mapping[str, Tensor], plan: PruningPlan) -> None:
+    """Refuses a cut network that is not what the plan leaves."""
+    for name, shape in plan.graph.after(plan).tensors.items():
+        found = tensors.get(name)
+        if found is None or tuple(found.shape) != shape:
+            what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            raise UsageError(
+                f"the cut network is not what the plan leaves: '{name}' {what}, expected {shape}; "
+                "pass the network that apply_plan returned for this plan"
+            )
+
+
+def _laid_out(
+    whole: Mapping[str, Tensor], pruned: Mapping[str, Tensor], plan: PruningPlan
+) -> dict[str, Tensor]:
     """Tensors of the cut network in the sizes of the original, whose values fill the gaps."""
     kept = by_tensor(plan.kept_slots)
     result = {}
     for name, tensor in pruned.items():
-        if name not in kept:
-            result[name] = tensor.detach().clone()
-            continue
         wide = whole[name].clone()
-        wide[_grid(kept[name], tuple(wide.shape))] = tensor.detach()
+        places = (kept.get(name, {}).get(dim, np.arange(size)) for dim, size in enumerate(wide.shape))
+        if wide.dim():
+            wide[tuple(torch.from_numpy(place) for place in np.ix_(*places))] = tensor.detach()
+        else:
+            wide.copy_(tensor)
         result[name] = wide
     return result
-
-
-def _grid(kept: dict[int, Any], shape: tuple[int, ...]) -> tuple[Any, ...]:
-    return np.ix_(*(kept.get(dim, np.arange(size)) for dim, size in enumerate(shape)))
-
-
-def _write(pruned: nn.Module, laid: dict[str, Tensor], plan: PruningPlan) -> None:
-    kept = by_tensor(plan.kept_slots)
-    for name, tensor in named_tensors(pruned).items():
-        tensor.copy_(cut_tensor(laid[name], kept.get(name, {})))
-
-
-def _refit(
-    consumer: Consumer,
-    graph: ChannelGraph,
-    original: Run,
-    small: Run,
-    laid: dict[str, Tensor],
-    options: Options,
-) -> Fit:
-    removed = small.removed
-    window, weight = consumer.window, laid[consumer.weight]
-    inputs = torch.from_numpy(np.flatnonzero(~removed[consumer.labels]))
-    outputs = kept_mask(graph, removed, consumer.weight, 0).nonzero()[:, 0]
-    columns = inputs[: len(inputs) // window.groups]
-    old = weight.index_select(0, outputs).index_select(1, columns)
-    flat = old.reshape(window.groups, len(outputs) // window.groups, -1)
-    unknowns = flat.shape[2]
-    script = small.script
-    total = script.examples * window.positions(tuple(consumer.source.meta["val"].shape))
-    share = min(1.0, max(4096, options.rows_per_unknown * unknowns) / total)
-    pairs = _pairs(consumer, original, small, inputs, outputs, laid, share, options.compensate)
-    if total < unknowns:
-        blocks = list(pairs)
-        x, y = (torch.cat([block[item] for block in blocks], 1) for item in (0, 1))
-        fit = fit_dual(x, y, flat, options.ridge, constant=consumer.constant)
-    else:
-        moments = Moments()
-        for x, y in pairs:
-            moments.add(x, y)
-        fit = fit_moments(moments, flat, options.ridge, constant=consumer.constant)
-    weight[torch.meshgrid(outputs, columns, indexing="ij")] = fit.weight.reshape(old.shape).to(weight.dtype)
-    constant = fit.constant.reshape(-1)
-    if consumer.bias is not None:
-        laid[consumer.bias][outputs] = constant.to(weight.dtype)
-    elif consumer.mean is not None:
-        laid[consumer.mean][outputs] -= constant.to(weight.dtype)
-    return fit
-
-
-def _pairs(
-    consumer: Consumer,
-    original: Run,
-    small: Run,
-    inputs: Tensor,
-    outputs: Tensor,
-    laid: dict[str, Tensor],
-    share: float,
-    compensate: bool,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Patches of the cut network and responses wanted, block by block."""
-    script: Script = small.script
-    window = consumer.window
-    generator = torch.Generator().manual_seed(0)
-    for number, portion in enumerate(script.portions):
-        x = script.trimmed(small.value(number, consumer.source), portion).index_select(consumer.dim, inputs)
-        y = script.trimmed(original.value(number, consumer.node), portion)
-        if compensate:
-            y = y + _compensation(consumer, original, small, number, laid)[: len(y)]
-        y = y.index_select(consumer.dim, outputs)
-        chosen = positions(window.positions(tuple(x.shape)), share, generator)
-        yield from blocks(window, x, y, chosen)
-
-
-def _compensation(
-    consumer: Consumer, original: Run, small: Run, number: int, laid: dict[str, Tensor]
-) -> Tensor:
-    meeting = consumer.meeting
-    if meeting is None:
-        return torch.zeros(1)
-    try:
-        gap = original.value(number, meeting.other) - small.value(number, meeting.other)
-    except KeyError:
-        return torch.zeros(1)
-    if meeting.norm is None:
-        return gap
-    scale_name, variance_name = meeting.norm
-    deviation = (laid[variance_name] + meeting.epsilon).sqrt()
-    scale = laid[scale_name] if scale_name is not None else torch.ones_like(deviation)
-    factor = torch.where(scale.abs() > 1e-3, deviation / scale, 0.0)
-    return gap * factor.reshape(1, -1, *[1] * (gap.dim() - 2))

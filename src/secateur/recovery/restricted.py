@@ -12,14 +12,12 @@ from torch import Tensor
 from secateur.graph import ChannelGraph
 from secateur.graph.masked import Removed
 from secateur.recovery.consumers import Consumer, find_consumers
-from secateur.recovery.gather import blocks, positions
+from secateur.recovery.gather import blocks, positions, rows_to_take
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
 from secateur.responses import Moments, fit_dual, fit_restricted
 
 _ROWS_PER_UNKNOWN = 20
-_LEAST_ROWS = 4096
-_LARGEST = 8192  # unknowns of which a full matrix is kept; rows are kept where there are more
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +108,17 @@ def _gathered(consumer: Consumer, run: Run, ridge: float) -> Restricted:
     script, window = run.script, consumer.window
     unknowns = len(consumer.labels) // window.groups * int(np.prod(window.kernel))
     total = script.examples * window.positions(tuple(consumer.source.meta["val"].shape))
-    few = total < unknowns or unknowns > _LARGEST
-    wanted = min(unknowns, _LEAST_ROWS) if few else max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns)
+    share, dual = rows_to_take(total, unknowns, _ROWS_PER_UNKNOWN)
     generator = torch.Generator().manual_seed(0)
     moments, rows = Moments(), []
     for number, portion in enumerate(script.portions):
         x = script.trimmed(run.value(number, consumer.source), portion)
-        chosen = positions(window.positions(tuple(x.shape)), wanted / total, generator)
+        chosen = positions(window.positions(tuple(x.shape)), share, generator)
         for block, nothing in blocks(window, x, None, chosen):
-            if few:
+            if dual:
                 rows.append(block)
             else:
                 moments.add(block, nothing)
-    if few:
+    if dual:
         return Restricted(consumer, ridge, None, torch.cat(rows, 1))
     return Restricted(consumer, ridge, moments, None)

@@ -43,6 +43,10 @@ class Run:
         """A value that the current step or a later one needs."""
         return self._values[portion][node]
 
+    def holds(self, node: Node) -> bool:
+        """Whether a value is known and needed at the current step or later."""
+        return node in self._values[0]
+
     def advance(self, stop: int) -> None:
         """Runs all portions up to, but without, a step."""
         with torch.no_grad():

@@ -74,18 +74,18 @@ class Script:
         total = self.examples
         first = max(1, min(total - 1, round(total * share)))
         leaves = [
-            torch.cat(
-                [self.trimmed(item, portion) for item, portion in zip(items, self.portions, strict=True)]
-            )
-            if isinstance(items[0], Tensor)
-            else items[0]
-            for items in zip(*(portion.leaves for portion in self.portions), strict=True)
+            self._joined(items) for items in zip(*(portion.leaves for portion in self.portions), strict=True)
         ]
-        parts = (slice(0, first), slice(first, total))
-        return (
-            replace(self, portions=_portions([_part(leaf, parts[0]) for leaf in leaves], self.size)),
-            replace(self, portions=_portions([_part(leaf, parts[1]) for leaf in leaves], self.size)),
-        )
+        return self._with(leaves, slice(0, first)), self._with(leaves, slice(first, total))
+
+    def _joined(self, items: Sequence[Any]) -> Any:
+        if not isinstance(items[0], Tensor):
+            return items[0]
+        return torch.cat([self.trimmed(item, part) for item, part in zip(items, self.portions, strict=True)])
+
+    def _with(self, leaves: Sequence[Any], part: slice) -> Script:
+        taken = [leaf[part] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return replace(self, portions=_portions(taken, self.size))
 
     def trimmed(self, value: Tensor, portion: Portion) -> Tensor:
         """The rows of a value that belong to examples that count; an example's rows lie together."""
@@ -123,10 +123,6 @@ def write_script(
 
 def _count(leaves: Sequence[Any]) -> int:
     return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-
-
-def _part(leaf: Any, part: slice) -> Any:
-    return leaf[part] if isinstance(leaf, Tensor) else leaf
 
 
 def _portions(leaves: Sequence[Any], size: int) -> tuple[Portion, ...]:
