@@ -31,6 +31,9 @@ Divergence = Literal["kl", "mse"]
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 """The ladder: shares of a group's channels at which the damage is measured, besides all of them."""
 
+_LEAST_EXAMPLES = 2
+_UNREAD = "nothing in the forward pass reads its channels"
+
 Progress = Callable[[WidthCurves, int], None]
 """Told after each group: the curves so far, and how many there will be."""
 
@@ -99,32 +102,21 @@ def width_curves(
         raise UsageError(f"divergence is 'kl' or 'mse', not {divergence!r}")
     if not 0 < held_back < 1:
         raise UsageError(f"held_back is a share between 0 and 1, not {held_back!r}")
-    repairing, measuring = _halves(model, graph, batches, held_back, max_examples)
-    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    restricted = gather_moments(repairing, graph, tensors, ridge)
-    whole = Run(measuring, graph.removed, tensors)
-    expected = Run(measuring, graph.removed, tensors).outputs()
-    kind: Divergence = divergence or ("kl" if expected.dim() == 2 and expected.shape[1] > 1 else "mse")
-    known = resume if resume is not None and resume.divergence == kind else WidthCurves({}, kind)
-    measured: dict[str, WidthCurve] = {}
+    bench = _Bench.of(model, graph, _scripts(model, graph, batches, held_back, max_examples), divergence, ridge)
+    known = resume if resume is not None and resume.divergence == bench.kind else {}
+    starts = {group.name: bench.first_step(group) for group in graph.prunable if group.name in scores}
     unmeasured = dict(scores.unscored) if isinstance(scores, Scores) else {}
-    todo = [group for group in graph.prunable if group.name in scores]
-    for group in sorted(todo, key=lambda group: _first_step(measuring, graph, group)):
-        order, widths = _order(scores[group.name], group), _ladder(group.channels, shares)
-        old = known.get(group.name)
-        if old is not None and old.order == order and old.widths == widths:
-            measured[group.name] = old
-        else:
-            whole.advance(_first_step(measuring, graph, group))
-            damages = [
-                _damage(whole, graph, group, order[len(order) - width :], restricted, expected, kind)
-                for width in widths[:-1]
-            ]
-            measured[group.name] = WidthCurve(order, widths, (*damages, 0.0))
+    unmeasured |= {name: _UNREAD for name, start in starts.items() if start is None}
+    todo = {name: start for name, start in starts.items() if start is not None}
+    measured: dict[str, WidthCurve] = {}
+    for name in sorted(todo, key=todo.__getitem__):
+        order, widths = _order(scores[name], graph[name]), _ladder(graph[name].channels, shares)
+        old = known.get(name)
+        again = old is None or (old.order, old.widths) != (order, widths)
+        measured[name] = bench.curve(graph[name], order, widths, todo[name]) if again or old is None else old
         if progress is not None:
-            progress(WidthCurves(measured, kind, unmeasured), len(todo))
-    in_order = {group.name: measured[group.name] for group in todo}
-    return WidthCurves(in_order, kind, unmeasured)
+            progress(WidthCurves(measured, bench.kind, unmeasured), len(todo))
+    return WidthCurves({name: measured[name] for name in todo}, bench.kind, unmeasured)
 
 
 def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
@@ -149,15 +141,14 @@ def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
     return max(0.0, float((p.exp() * (p - q)).sum(1).mean()))
 
 
-def _halves(
+def _scripts(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], held_back: float, most: int | None
 ) -> tuple[Script, Script]:
     """Scripts for the examples that repair and for those that are held back."""
     script = write_script(model, graph, batches, most)
-    parts = script.split(1 - held_back)
-    if min(part.examples for part in parts) < 1:
+    if script.examples < _LEAST_EXAMPLES:
         raise UsageError("width curves need at least two examples: one to repair with, one to measure on")
-    return parts
+    return script.split(1 - held_back)
 
 
 def _order(scores: Any, group: Group) -> tuple[int, ...]:
@@ -180,33 +171,62 @@ def _ladder(channels: int, shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(sorted({min(channels, max(1, round(channels * share))) for share in shares} | {channels}))
 
 
-def _cut(graph: ChannelGraph, group: Group, kept: Sequence[int]) -> Removed:
-    return graph.after(_Keep({group.name: sorted(kept)})).removed
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """The whole network on its way through the held-back examples, and all that cuts need.
 
+    Attributes:
+        graph: its channel graph.
+        whole: the network; goes forward as groups are measured.
+        restricted: its consumers, ready to be refitted.
+        expected: its outputs.
+        kind: how damage is measured.
+    """
 
-def _first_step(script: Script, graph: ChannelGraph, group: Group) -> int:
-    """The first step that feels a cut of the group."""
-    removed = _cut(graph, group, ())
-    wiring = script.wiring
-    felt = {read.node for read in wiring.reads if removed[read.labels].any()}
-    for item in wiring.statistics:
-        vectors = [labels for _, value in item.arguments for labels in value.labels if labels is not None]
-        if any(removed[labels].any() for labels in vectors):
-            felt.add(item.node)
-    return next((step for step, node in enumerate(script.nodes) if node.name in felt), len(script.nodes) - 1)
+    graph: ChannelGraph
+    whole: Run
+    restricted: Sequence[Restricted]
+    expected: Tensor
+    kind: Divergence
 
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        graph: ChannelGraph,
+        scripts: tuple[Script, Script],
+        kind: Divergence | None,
+        ridge: float,
+    ) -> _Bench:
+        """Gathers moments on the first script's examples and outputs on the second's."""
+        tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+        restricted = gather_moments(scripts[0], graph, tensors, ridge)
+        expected = Run(scripts[1], graph.removed, tensors).outputs()
+        if kind is None:
+            kind = "kl" if expected.dim() == 2 and expected.shape[1] > 1 else "mse"
+        return cls(graph, Run(scripts[1], graph.removed, tensors), restricted, expected, kind)
 
-def _damage(
-    whole: Run,
-    graph: ChannelGraph,
-    group: Group,
-    kept: Sequence[int],
-    restricted: Sequence[Restricted],
-    expected: Tensor,
-    kind: Divergence,
-) -> float:
-    removed = _cut(graph, group, kept)
-    tensors = dict(whole.tensors)
-    for consumer in restricted:
-        tensors.update(consumer.repaired(removed, whole.tensors))
-    return diverge(whole.fork(removed, tensors).outputs(), expected, kind)
+    def first_step(self, group: Group) -> int | None:
+        """The first step that feels a cut of the group; ``None`` if none does."""
+        removed, wiring = self._cut(group, ()), self.whole.script.wiring
+        felt = {read.node for read in wiring.reads if removed[read.labels].any()}
+        for item in wiring.statistics:
+            vectors = (labels for _, value in item.arguments for labels in value.labels)
+            if any(labels is not None and removed[labels].any() for labels in vectors):
+                felt.add(item.node)
+        return next((step for step, node in enumerate(self.whole.script.nodes) if node.name in felt), None)
+
+    def curve(self, group: Group, order: tuple[int, ...], widths: tuple[int, ...], start: int) -> WidthCurve:
+        """Measures a group at a ladder of widths, of which the last is the whole group."""
+        self.whole.advance(start)
+        damages = [self._damage(self._cut(group, order[len(order) - width :])) for width in widths[:-1]]
+        return WidthCurve(order, widths, (*damages, 0.0))
+
+    def _cut(self, group: Group, kept: Sequence[int]) -> Removed:
+        return self.graph.after(_Keep({group.name: sorted(kept)})).removed
+
+    def _damage(self, removed: Removed) -> float:
+        tensors = dict(self.whole.tensors)
+        for consumer in self.restricted:
+            tensors.update(consumer.repaired(removed, self.whole.tensors))
+        return diverge(self.whole.fork(removed, tensors).outputs(), self.expected, self.kind)

@@ -5,9 +5,9 @@ Shapes: C channels of a group, U columns of a consumer's weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from secateur.criteria.hooks import attach
 from secateur.criteria.layout import Read
 from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
-from secateur.responses import Elimination, Moments, Window, nested_errors
+from secateur.responses import Elimination, Moments, Window, blocks, nested_errors, positions
 
 _LARGEST = 8192  # unknowns of a consumer of which a full matrix is kept
-_BLOCK = 1 << 23  # numbers of patches that are unfolded at once
+_LEAST_ROWS, _ROWS_PER_UNKNOWN = 4096, 4  # rows that one forward pass adds, at most
 
 
 @register
@@ -80,34 +80,29 @@ class ReconstructionObserver(Observer):
         layout = self._subject.layout
         covariances = {read: _covariance(moments, ranks) for read, moments in self._moments.items()}
         unscored = {**layout.unscored(self._moments), **self._unfit()}
-        start, parts = 0, []
+        start, parts = 0, [torch.zeros(0)]
         for group in layout.groups:
             stop = start + group.channels
-            if group.name in unscored:
-                parts.append(torch.zeros(group.channels))
-            else:
-                parts.append(self._score(start, stop, covariances))
+            values = None if group.name in unscored else self._score(start, stop, covariances)
+            if values is None:
+                unscored.setdefault(group.name, "its channels lie unevenly in the groups of a convolution")
+                values = torch.zeros(group.channels)
+            parts.append(values)
             start = stop
-        return torch.cat([torch.zeros(0), *parts]), unscored
+        return torch.cat(parts), unscored
 
     def _read(self, read: Read, x: Tensor) -> None:
         window = self._windows[read]
         if window is None or not x.numel() or _unknowns(read, window) > _LARGEST:
             return
         with torch.no_grad():
-            x = x.detach().float()
+            x = x.detach()
             unknowns, count = _unknowns(read, window), window.positions(tuple(x.shape))
-            share = min(1.0, max(4096, 4 * unknowns) / (count * len(x)))
-            chosen = None
-            if share < 1:
-                order = torch.randperm(count, generator=self._generator)
-                chosen = order[: ceil(share * count)].sort().values.to(x.device)
+            share = max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns) / (count * len(x))
+            chosen = positions(count, share, self._generator)
             moments = self._moments.setdefault(read, Moments())
-            places = count if chosen is None else len(chosen)
-            step = max(1, _BLOCK // max(1, places * unknowns * window.groups))
-            for first in range(0, len(x), step):
-                rows = window.patches(x[first : first + step], chosen)
-                moments.add(rows, rows[..., :0])
+            for rows, nothing in blocks(window, x, None, chosen):
+                moments.add(rows, nothing)
 
     def _unfit(self) -> dict[str, str]:
         """Groups with a consumer that has no window, or too wide a one."""
@@ -124,33 +119,50 @@ class ReconstructionObserver(Observer):
                 reasons.setdefault(name, reason)
         return reasons
 
-    def _score(self, start: int, stop: int, covariances: Mapping[Read, Tensor]) -> Tensor:
-        parts = []
+    def _score(self, start: int, stop: int, covariances: Mapping[Read, Tensor]) -> Tensor | None:
+        """The scores of one group; ``None`` if its channels have unequal numbers of columns."""
+        parts: list[tuple[Elimination, float]] = []
         for read, covariance in covariances.items():
             window = self._windows[read]
-            if window is not None and bool(((read.index >= start) & (read.index < stop)).any()):
-                weight = _weight(self._subject.modules[read.module])
-                parts += list(self._parts(read, window, covariance, weight, (start, stop)))
+            if window is None:
+                continue
+            weight = _weight(self._subject.modules[read.module])
+            rows = weight.detach().cpu().double().reshape(window.groups, len(weight) // window.groups, -1)
+            energy = float((rows @ covariance * rows).sum())
+            for number, inputs in enumerate(read.index.reshape(window.groups, -1)):
+                columns = _columns(inputs, start, stop, prod(window.kernel))
+                if columns is None:
+                    return None
+                if columns.numel():
+                    part = Elimination(covariance[number], rows[number], columns, self._criterion.ridge)
+                    parts.append((part, 1 / energy if energy > 0 else 0.0))
         if self._criterion.nested:
             return nested_errors(parts, stop - start)
         return sum((part.errors() * scale for part, scale in parts), torch.zeros(stop - start).double())
 
-    def _parts(
-        self, read: Read, window: Window, covariance: Tensor, weight: Tensor, span: tuple[int, int]
-    ) -> Iterator[tuple[Elimination, float]]:
-        """One elimination for each group of the consumer, with the weight of its error."""
-        taps, groups = prod(window.kernel), window.groups
-        rows = weight.detach().cpu().double().reshape(groups, weight.shape[0] // groups, -1)
-        energy = float((rows @ covariance * rows).sum())
-        positions = read.index.reshape(groups, -1)
-        for number in range(groups):
-            here = ((positions[number] >= span[0]) & (positions[number] < span[1])).nonzero()[:, 0]
-            order = here[positions[number][here].argsort(stable=True)]
-            columns = (order[:, None] * taps + torch.arange(taps)).reshape(span[1] - span[0], -1)
-            yield (
-                Elimination(covariance[number], rows[number], columns, self._criterion.ridge),
-                1 / energy if energy > 0 else 0.0,
-            )
+
+def _columns(index: Tensor, start: int, stop: int, taps: int) -> Tensor | None:
+    """The columns of each channel from ``start`` to ``stop``, shape ``(channels, columns)``.
+
+    Args:
+        index: for each input of a group of the consumer, the place of its channel.
+        start: place of the first channel.
+        stop: place behind the last channel.
+        taps: columns of one input.
+
+    Returns:
+        The columns, none at all if no channel is read; ``None`` if some have more than others.
+
+    >>> _columns(torch.tensor([9, 4, 3, 4, 3]), 3, 5, 1)
+    tensor([[2, 4],
+            [1, 3]])
+    """
+    here = ((index >= start) & (index < stop)).nonzero()[:, 0]
+    counts = torch.bincount(index[here] - start, minlength=stop - start)
+    if (counts != counts[0]).any():
+        return None
+    order = here[index[here].argsort(stable=True)]
+    return (order[:, None] * taps + torch.arange(taps)).reshape(stop - start, int(counts[0]) * taps)
 
 
 def _unknowns(read: Read, window: Window) -> int:

@@ -47,6 +47,11 @@ class Consumer:
         """The dimension of the input that holds the channels."""
         return 1 if self.window.kernel else -1
 
+    def rows(self, script: Script) -> int:
+        """Number of output positions that the examples of a script give."""
+        shape = tuple(self.source.meta["val"].shape)
+        return script.examples * shape[0] // script.size * self.window.positions(shape)
+
     @property
     def constant(self) -> bool:
         """Whether a constant can be added to its responses."""

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from secateur.graph import ChannelGraph
 from secateur.recovery.consumers import Consumer
-from secateur.recovery.gather import blocks, positions, rows_to_take
 from secateur.recovery.run import Run
 from secateur.recovery.script import kept_mask
-from secateur.responses import Fit, Moments, fit_dual, fit_moments
+from secateur.responses import Fit, Moments, blocks, fit_dual, fit_moments, positions, rows_to_take
 
 _LEAST_SCALE = 1e-3  # a batch norm's scale below which a response cannot make up for anything
 
@@ -95,8 +94,7 @@ class Refit:
 
     def _fit(self, old: Tensor, inputs: Tensor, outputs: Tensor, tensors: dict[str, Tensor]) -> Fit:
         """Gathers rows and fits, by the smaller of the two systems."""
-        shape = tuple(self.consumer.source.meta["val"].shape)
-        total = len(self.small.script.portions) * self.consumer.window.positions(shape) * shape[0]
+        total = self.consumer.rows(self.small.script)
         share, dual = rows_to_take(total, old.shape[2], self.rows_per_unknown)
         pairs = self._pairs(inputs, outputs, tensors, share)
         if dual:

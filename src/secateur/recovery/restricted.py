@@ -12,10 +12,9 @@ from torch import Tensor
 from secateur.graph import ChannelGraph
 from secateur.graph.masked import Removed
 from secateur.recovery.consumers import Consumer, find_consumers
-from secateur.recovery.gather import blocks, positions, rows_to_take
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
-from secateur.responses import Moments, fit_dual, fit_restricted
+from secateur.responses import Moments, blocks, fit_dual, fit_restricted, positions, rows_to_take
 
 _ROWS_PER_UNKNOWN = 20
 
@@ -107,8 +106,7 @@ def gather_moments(
 def _gathered(consumer: Consumer, run: Run, ridge: float) -> Restricted:
     script, window = run.script, consumer.window
     unknowns = len(consumer.labels) // window.groups * int(np.prod(window.kernel))
-    total = script.examples * window.positions(tuple(consumer.source.meta["val"].shape))
-    share, dual = rows_to_take(total, unknowns, _ROWS_PER_UNKNOWN)
+    share, dual = rows_to_take(consumer.rows(script), unknowns, _ROWS_PER_UNKNOWN)
     generator = torch.Generator().manual_seed(0)
     moments, rows = Moments(), []
     for number, portion in enumerate(script.portions):

@@ -8,7 +8,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from secateur.responses import Window
+from secateur.responses.window import Window
 
 _BLOCK = 1 << 23  # numbers of patches that are unfolded at once: 32 MB in float32
 _LEAST_ROWS = 4096
