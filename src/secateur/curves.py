@@ -102,7 +102,9 @@ def width_curves(
         raise UsageError(f"divergence is 'kl' or 'mse', not {divergence!r}")
     if not 0 < held_back < 1:
         raise UsageError(f"held_back is a share between 0 and 1, not {held_back!r}")
-    bench = _Bench.of(model, graph, _scripts(model, graph, batches, held_back, max_examples), divergence, ridge)
+    bench = _Bench.of(
+        model, graph, _scripts(model, graph, batches, held_back, max_examples), divergence, ridge
+    )
     known = resume if resume is not None and resume.divergence == bench.kind else {}
     starts = {group.name: bench.first_step(group) for group in graph.prunable if group.name in scores}
     unmeasured = dict(scores.unscored) if isinstance(scores, Scores) else {}

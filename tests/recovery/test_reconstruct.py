@@ -73,7 +73,9 @@ def test_a_grouped_convolution_is_fitted_group_by_group() -> None:
     half = read.shape[1] // 2
     for group in range(2):
         part = read[:, group * half : (group + 1) * half]
-        weight, bias = lstsq(F.unfold(part, 3).transpose(1, 2).flatten(0, 1), rows(wanted[:, group * 2 :][:, :2]))
+        weight, bias = lstsq(
+            F.unfold(part, 3).transpose(1, 2).flatten(0, 1), rows(wanted[:, group * 2 :][:, :2])
+        )
         assert torch.allclose(small[2].weight[group * 2 :][:2].flatten(1), weight, atol=1e-6)
         assert torch.allclose(small[2].bias[group * 2 :][:2], bias, atol=1e-6)
 
