@@ -61,23 +61,22 @@ def test_a_convolution_answers_like_dense_least_squares(options: dict[str, objec
 
 def test_a_grouped_convolution_is_fitted_group_by_group() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 4, 3, groups=2), nn.Conv2d(4, 2, 1))
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Sigmoid(), nn.Conv2d(12, 8, 3, groups=2), nn.Conv2d(8, 2, 1))
     net = net.double().eval()
     x = torch.randn(40, 3, 6, 6, dtype=torch.float64)
     graph = trace(net, x[:2])
     name = graph.prunable[0].name
-    small, plan = cut(net, x, {name: [0, 3]})
+    small, plan = cut(net, x, {name: [0, 3, 4]})
     with torch.no_grad():
         read, wanted = small[1](small[0](x)), net[2](net[1](net[0](x)))
     reconstruct(net, small, plan, [x], ridge=0.0, behind=False)
-    half = read.shape[1] // 2
+    assert read.shape[1] == 6
     for group in range(2):
-        part = read[:, group * half : (group + 1) * half]
-        weight, bias = lstsq(
-            F.unfold(part, 3).transpose(1, 2).flatten(0, 1), rows(wanted[:, group * 2 :][:, :2])
-        )
-        assert torch.allclose(small[2].weight[group * 2 :][:2].flatten(1), weight, atol=1e-6)
-        assert torch.allclose(small[2].bias[group * 2 :][:2], bias, atol=1e-6)
+        inputs, outputs = slice(group * 3, group * 3 + 3), slice(group * 4, group * 4 + 4)
+        patched = F.unfold(read[:, inputs], 3).transpose(1, 2).flatten(0, 1)
+        weight, bias = lstsq(patched, rows(wanted[:, outputs]))
+        assert torch.allclose(small[2].weight[outputs].flatten(1), weight, atol=1e-6)
+        assert torch.allclose(small[2].bias[outputs], bias, atol=1e-6)
 
 
 def test_a_linear_layer_after_flatten() -> None:
@@ -222,12 +221,13 @@ def test_nothing_else_is_touched() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in small.parameters())
 
 
-def test_the_number_of_examples_in_a_portion_does_not_matter() -> None:
+def test_the_number_of_examples_in_a_portion_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = block()
     first, plan = cut(net, x, {"a": [0, 3, 4]})
     second, third = copy.deepcopy(first), copy.deepcopy(first)
     reconstruct(net, first, plan, [x[:23]])
-    reconstruct(net, second, plan, x[:23].split(5))
+    monkeypatch.setattr("secateur.recovery.script._PORTION", 5)
+    reconstruct(net, second, plan, x[:23].split(7))
     reconstruct(net, third, plan, [x], max_examples=23)
     for one, other, last in zip(first.parameters(), second.parameters(), third.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-8)

@@ -20,6 +20,7 @@ from secateur.budget.limits import Meter
 from secateur.graph.groups import IntArray
 
 _ROUNDS = 12  # programmes solved at most; ordinary networks settle after two to five
+_SWEEPS = 3  # rounds of exchanges behind the last programme
 _SECONDS = 10.0  # for one programme; the best answer found by then is taken
 
 FloatArray = npt.NDArray[np.float64]
@@ -57,7 +58,7 @@ def least_damage(meter: Meter, choices: Sequence[Choice]) -> IntArray:
         if np.array_equal(answer, places):
             break
         places = answer
-    return _widths(choices, _corrected(meter, choices, best))
+    return _widths(choices, _exchanged(meter, choices, _corrected(meter, choices, best)))
 
 
 def _widths(choices: Sequence[Choice], places: IntArray) -> IntArray:
@@ -128,6 +129,22 @@ def _corrected(meter: Meter, choices: Sequence[Choice], places: IntArray) -> Int
         places = wider
 
 
+def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray:
+    """Narrows one group by a step wherever that makes room for others that undo more damage."""
+    damage = _damage(choices, places)
+    for _ in range(_SWEEPS):
+        before = damage
+        for group in np.flatnonzero(places > 0):
+            trial = places.copy()
+            trial[group] -= 1
+            trial = _corrected(meter, choices, trial)
+            if _damage(choices, trial) < damage:
+                places, damage = trial, _damage(choices, trial)
+        if damage == before:
+            break
+    return places
+
+
 def _step(meter: Meter, choices: Sequence[Choice], places: IntArray, direction: int) -> IntArray:
     """One group one step narrower or wider: the one with the least damage for its cost.
 
@@ -137,17 +154,25 @@ def _step(meter: Meter, choices: Sequence[Choice], places: IntArray, direction: 
     movable = np.flatnonzero((places + direction >= 0) & (places + direction <= ends))
     trials = np.repeat(places[None], len(movable), axis=0)
     trials[np.arange(len(movable)), movable] += direction
-    widths = np.array([_widths(choices, trial) for trial in trials]).reshape(len(trials), len(choices))
+    current = _widths(choices, places)
+    widths = np.repeat(current[None], len(movable), axis=0)
+    rows = np.arange(len(movable))
+    widths[rows, movable] = [choices[group].widths[places[group] + direction] for group in movable]
+    damage = np.array(
+        [
+            choices[group].damages[places[group] + direction] - choices[group].damages[places[group]]
+            for group in movable
+        ]
+    )
     if direction > 0:
         fits = np.asarray(meter.within(widths), dtype=np.bool_) if len(widths) else np.zeros(0, np.bool_)
-        trials, widths = trials[fits], widths[fits]
+        trials, widths, damage = trials[fits], widths[fits], damage[fits]
         if not len(trials):
             return places
-    now = meter.limited(_widths(choices, places)).astype(np.float64)
+    now = meter.limited(current).astype(np.float64)
     saved = (now - meter.limited(widths)) / np.maximum(meter.allowed, 1)
     if direction < 0:
         saved = saved[:, now > meter.allowed]
     cost = np.abs(saved).sum(axis=1) + 1e-12
-    damage = np.array([_damage(choices, trial) for trial in trials]) - _damage(choices, places)
     # Narrower: least damage for what it saves. Wider: most damage undone for what it costs.
     return np.asarray(trials[int(np.argmin(damage / cost))], dtype=np.int64)
