@@ -114,8 +114,9 @@ def width_curves(
     for name in sorted(todo, key=todo.__getitem__):
         order, widths = _order(scores[name], graph[name]), _ladder(graph[name].channels, shares)
         old = known.get(name)
-        again = old is None or (old.order, old.widths) != (order, widths)
-        measured[name] = bench.curve(graph[name], order, widths, todo[name]) if again or old is None else old
+        if old is None or (old.order, old.widths) != (order, widths):
+            old = bench.curve(graph[name], order, widths, todo[name])
+        measured[name] = old
         if progress is not None:
             progress(WidthCurves(measured, bench.kind, unmeasured), len(todo))
     return WidthCurves({name: measured[name] for name in todo}, bench.kind, unmeasured)
