@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secateur.budget import Budget, make_plan, reachable, uniform_plan
+    from secateur.budget import Budget, WidthCurve, WidthCurves, make_plan, reachable, uniform_plan
     from secateur.checkpoint import load, save
     from secateur.cost import cost
     from secateur.criteria import Scores, charged, score, watch
+    from secateur.curves import width_curves
     from secateur.errors import (
         BudgetError,
         CheckpointError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from secateur.models import ModelSpec, build, load_weights
     from secateur.plan import Edit, PruningPlan, plan_from
     from secateur.recipes import prune, prune_iteratively
+    from secateur.recovery import Repair, recalibrate, reconstruct
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
 
@@ -53,6 +55,7 @@ __all__ = [
     "ModelSpec",
     "PruningPlan",
     "Reader",
+    "Repair",
     "Role",
     "Scores",
     "SecateurError",
@@ -62,6 +65,8 @@ __all__ = [
     "UsageError",
     "Verification",
     "VerificationError",
+    "WidthCurve",
+    "WidthCurves",
     "__version__",
     "apply_plan",
     "build",
@@ -76,19 +81,23 @@ __all__ = [
     "prune",
     "prune_iteratively",
     "reachable",
+    "recalibrate",
+    "reconstruct",
     "save",
     "score",
     "trace",
     "uniform_plan",
     "verify",
     "watch",
+    "width_curves",
 ]
 
 _HOME = {
-    "budget": "Budget make_plan reachable uniform_plan",
+    "budget": "Budget WidthCurve WidthCurves make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
     "criteria": "Scores charged score watch",
+    "curves": "width_curves",
     "errors": (
         "BudgetError CheckpointError DataError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
@@ -98,6 +107,7 @@ _HOME = {
     "models": "ModelSpec build load_weights",
     "plan": "Edit PruningPlan plan_from",
     "recipes": "prune prune_iteratively",
+    "recovery": "Repair recalibrate reconstruct",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",
 }

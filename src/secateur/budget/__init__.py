@@ -1,12 +1,14 @@
 """Budgets: what may remain of a network, and which channels to give up for it.
 
 ``limits`` holds the ``Budget``, ``room`` the widths that a group may have, ``order`` the order in
-which channels go, ``choice`` the plan that meets all limits.
+which channels go, ``choice`` the plan that meets all limits by scores; ``damage`` holds width curves,
+``curved`` and ``knapsack`` the plan of least measured damage.
 """
 
 from __future__ import annotations
 
 from secateur.budget.choice import make_plan, reachable, uniform_plan
+from secateur.budget.damage import WidthCurve, WidthCurves
 from secateur.budget.limits import Budget
 
-__all__ = ["Budget", "make_plan", "reachable", "uniform_plan"]
+__all__ = ["Budget", "WidthCurve", "WidthCurves", "make_plan", "reachable", "uniform_plan"]

@@ -9,6 +9,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from secateur.budget.curved import plan_by_curves
+from secateur.budget.damage import WidthCurves
 from secateur.budget.limits import Budget, Limit, Meter
 from secateur.budget.order import Order, Scope, comparable, removal_order
 from secateur.budget.room import Bounds, Room, Rules, bounds
@@ -47,7 +49,8 @@ def make_plan(
         graph: the graph of the network.
         scores: for each prunable group one number per channel, larger for channels that matter
             more: ``Scores``, or a mapping of group names to tensors, arrays or sequences. Groups
-            that ``Scores`` names as unscored stay whole.
+            that ``Scores`` names as unscored stay whole. Or ``WidthCurves``: then the widths of
+            least measured damage are chosen, and ``normalize`` and ``scope`` mean nothing.
         budget: what may remain.
         normalize: how scores of different groups are made comparable: ``"l2"``, ``"l1"``,
             ``"max"``, ``"min-max"`` or ``"none"``.
@@ -83,6 +86,8 @@ def make_plan(
     if scope not in get_args(Scope):
         raise UsageError(f"unknown scope {scope!r}: choose one of {', '.join(get_args(Scope))}")
     rules = Rules(round_to, min_channels, floors, caps, ignore, _unscored(scores))
+    if isinstance(scores, WidthCurves):
+        return plan_by_curves(graph, scores, budget, rules)
     room = rules.room(graph)
     meter = Meter(graph, budget.amounts(graph))
     order = removal_order(comparable(graph, scores, room, normalize), room, scope)
@@ -168,6 +173,8 @@ def reachable(
 
 
 def _unscored(scores: Mapping[str, Any]) -> frozenset[str]:
+    if isinstance(scores, WidthCurves):
+        return frozenset(scores.unmeasured)
     return frozenset(scores.unscored) if isinstance(scores, Scores) else frozenset()
 
 

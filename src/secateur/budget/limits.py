@@ -127,6 +127,15 @@ class Meter:
         """Whether widths (..., groups) keep to all limits; shape (...)."""
         return np.asarray((self.needs(widths) <= self._bounds).all(axis=-1))
 
+    def limited(self, widths: IntArray) -> IntArray:
+        """What widths (..., groups) need of the limited quantities; shape (..., limits)."""
+        return self.needs(widths)[..., [_COLUMNS.index(name) for name in self.amounts]]
+
+    @property
+    def allowed(self) -> IntArray:
+        """The limits, in the order of :meth:`limited`; shape (limits,)."""
+        return np.array(list(self.amounts.values()), dtype=np.int64)
+
     def named(self, widths: IntArray) -> dict[str, int]:
         """What one choice of widths needs, by quantity."""
         return dict(zip(_COLUMNS, self.needs(widths).tolist(), strict=True))

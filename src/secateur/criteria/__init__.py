@@ -20,6 +20,7 @@ from secateur.criteria.gates import GateCriterion
 from secateur.criteria.gradient import Fisher, Taylor, TaylorSquared
 from secateur.criteria.information import MutualInformation
 from secateur.criteria.normalise import normalise
+from secateur.criteria.reconstruction import Reconstruction
 from secateur.criteria.scores import Scores
 from secateur.criteria.scoring import score
 from secateur.criteria.watching import Watch, watch
@@ -43,6 +44,7 @@ __all__ = [
     "Obd",
     "Observer",
     "Random",
+    "Reconstruction",
     "Scores",
     "Subject",
     "Taylor",

@@ -54,10 +54,10 @@ def run_masked(
             value = next(flat)
             values.append(value.clone() if isinstance(value, Tensor) else value)
     with torch.no_grad():
-        return tuple(_Masked(wiring, removed).run(*values, enable_io_processing=False))
+        return tuple(MaskedInterpreter(wiring, removed).run(*values, enable_io_processing=False))
 
 
-class _Masked(Interpreter):
+class MaskedInterpreter(Interpreter):
     """Runs a program operator by operator, silencing what the readers see."""
 
     def __init__(self, wiring: Wiring, removed: Removed) -> None:

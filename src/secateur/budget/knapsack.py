@@ -1,0 +1,178 @@
+"""The choice of widths by measured damage: a multiple-choice knapsack under all limits at once.
+
+Each group takes one of its widths; damages add up; every limited quantity must fit. Costs are
+not linear: a convolution's is the product of two widths. So they are taken as they change when
+one group alone changes from the current widths, the integer programme is solved, and the same
+again from its answer, until it settles. Each answer is then corrected with the exact costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from secateur.budget.limits import Meter
+from secateur.graph.groups import IntArray
+
+_ROUNDS = 12  # programmes solved at most; ordinary networks settle after two to five
+_SWEEPS = 3  # rounds of exchanges behind the last programme
+_SECONDS = 10.0  # for one programme; the best answer found by then is taken
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The widths that one group may take, ascending, and the damage at each, descending."""
+
+    widths: IntArray
+    damages: FloatArray
+
+
+def least_damage(meter: Meter, choices: Sequence[Choice]) -> IntArray:
+    """The widths of least total damage within all limits.
+
+    Args:
+        meter: the network and the limits, which the least widths must meet.
+        choices: one per group of the network.
+
+    Returns:
+        Widths, shape ``(groups,)``. They keep to the limits exactly, and no single group could be
+        widened by a step without breaking one.
+    """
+    places = _start(meter, choices)
+    best, best_damage = places, _damage(choices, places)
+    for _ in range(_ROUNDS):
+        answer = _solve(meter, choices, places)
+        if answer is None:
+            break
+        corrected = _corrected(meter, choices, answer)
+        damage = _damage(choices, corrected)
+        if damage < best_damage:
+            best, best_damage = corrected, damage
+        if np.array_equal(answer, places):
+            break
+        places = answer
+    return _widths(choices, _exchanged(meter, choices, _corrected(meter, choices, best)))
+
+
+def _widths(choices: Sequence[Choice], places: IntArray) -> IntArray:
+    return np.array(
+        [choice.widths[place] for choice, place in zip(choices, places, strict=True)], dtype=np.int64
+    )
+
+
+def _damage(choices: Sequence[Choice], places: IntArray) -> float:
+    return float(sum(choice.damages[place] for choice, place in zip(choices, places, strict=True)))
+
+
+def _start(meter: Meter, choices: Sequence[Choice]) -> IntArray:
+    """About the same share of every group, as large as the limits allow."""
+    ends = np.array([len(choice.widths) - 1 for choice in choices], dtype=np.int64)
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        if meter.within(_widths(choices, (ends * middle).astype(np.int64))):
+            low = middle
+        else:
+            high = middle
+    return (ends * low).astype(np.int64)
+
+
+def _solve(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray | None:
+    """The best places by costs as they are around the current ones; ``None`` if there are none."""
+    current = _widths(choices, places)
+    sizes = [len(choice.widths) for choice in choices]
+    owner = np.repeat(np.arange(len(choices)), sizes)
+    trials = np.repeat(current[None], len(owner), axis=0)
+    trials[np.arange(len(owner)), owner] = np.concatenate([choice.widths for choice in choices])
+    now = meter.limited(current)
+    changes = (meter.limited(trials) - now).astype(np.float64)
+    room = (meter.allowed - now).astype(np.float64)
+    scale = np.maximum(np.abs(meter.allowed), 1).astype(np.float64)
+    one_each = sparse.csr_array(
+        (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(choices), len(owner))
+    )
+    result = milp(
+        np.concatenate([choice.damages for choice in choices]),
+        integrality=np.ones(len(owner)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint((changes / scale).T, -np.inf, room / scale),
+        ],
+        options={"time_limit": _SECONDS, "mip_rel_gap": 1e-4},
+    )
+    if result.x is None:
+        return None
+    starts = np.cumsum([0, *sizes[:-1]])
+    return np.array(
+        [int(np.argmax(result.x[start : start + size])) for start, size in zip(starts, sizes, strict=True)],
+        dtype=np.int64,
+    )
+
+
+def _corrected(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray:
+    """Places changed step by step until the exact costs keep to the limits and use them up."""
+    places = places.copy()
+    while not meter.within(_widths(choices, places)):
+        places = _step(meter, choices, places, -1)
+    while True:
+        wider = _step(meter, choices, places, +1)
+        if np.array_equal(wider, places):
+            return places
+        places = wider
+
+
+def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray:
+    """Narrows one group by a step wherever that makes room for others that undo more damage."""
+    damage = _damage(choices, places)
+    for _ in range(_SWEEPS):
+        before = damage
+        for group in np.flatnonzero(places > 0):
+            trial = places.copy()
+            trial[group] -= 1
+            trial = _corrected(meter, choices, trial)
+            if _damage(choices, trial) < damage:
+                places, damage = trial, _damage(choices, trial)
+        if damage == before:
+            break
+    return places
+
+
+def _step(meter: Meter, choices: Sequence[Choice], places: IntArray, direction: int) -> IntArray:
+    """One group one step narrower or wider: the one with the least damage for its cost.
+
+    Wider only where the limits allow it, else the places stay; narrower always.
+    """
+    ends = np.array([len(choice.widths) - 1 for choice in choices])
+    movable = np.flatnonzero((places + direction >= 0) & (places + direction <= ends))
+    trials = np.repeat(places[None], len(movable), axis=0)
+    trials[np.arange(len(movable)), movable] += direction
+    current = _widths(choices, places)
+    widths = np.repeat(current[None], len(movable), axis=0)
+    rows = np.arange(len(movable))
+    widths[rows, movable] = [choices[group].widths[places[group] + direction] for group in movable]
+    damage = np.array(
+        [
+            choices[group].damages[places[group] + direction] - choices[group].damages[places[group]]
+            for group in movable
+        ]
+    )
+    if direction > 0:
+        fits = np.asarray(meter.within(widths), dtype=np.bool_) if len(widths) else np.zeros(0, np.bool_)
+        trials, widths, damage = trials[fits], widths[fits], damage[fits]
+        if not len(trials):
+            return places
+    now = meter.limited(current).astype(np.float64)
+    saved = (now - meter.limited(widths)) / np.maximum(meter.allowed, 1)
+    if direction < 0:
+        saved = saved[:, now > meter.allowed]
+    cost = np.abs(saved).sum(axis=1) + 1e-12
+    # Narrower: least damage for what it saves. Wider: most damage undone for what it costs.
+    return np.asarray(trials[int(np.argmin(damage / cost))], dtype=np.int64)

@@ -1,0 +1,184 @@
+"""The reconstruction criterion: what the consumers miss after their best repair.
+
+Shapes: C channels of a group, U columns of a consumer's weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur.criteria.hooks import attach
+from secateur.criteria.layout import Read
+from secateur.criteria.ranks import Ranks
+from secateur.errors import UsageError
+from secateur.responses import Elimination, Moments, Window, blocks, nested_errors, positions
+
+_LARGEST = 8192  # unknowns of a consumer of which a full matrix is kept
+_LEAST_ROWS, _ROWS_PER_UNKNOWN = 4096, 4  # rows that one forward pass adds, at most
+
+
+@register
+@dataclass(frozen=True)
+class Reconstruction(Criterion):
+    """What a channel's consumers miss once their other weights have been refitted without it.
+
+    ``tr(W_cᵀ ([H⁻¹]_cc)⁻¹ W_c)`` with H the (centred) second moment of a consumer's patches
+    and c the columns of the channel, see :mod:`secateur.responses.elimination`, as a share of the
+    energy of the consumer's responses, added up over the consumers.
+
+    Args:
+        ridge: what is added to the diagonal of H, relative to its mean.
+        nested: the least costly channel is taken away, the consumers are repaired, and so
+            on; a channel scores what it cost when its turn came, so that the scores rank the channels
+            of a group in nested order. Otherwise each is valued with all others in place.
+    """
+
+    name = "reconstruction"
+    needs = Needs.FORWARD
+
+    ridge: float = 1e-3
+    nested: bool = True
+
+    def observe(self, subject: Subject) -> Observer:
+        """An observer that gathers second moments at every consumer."""
+        return ReconstructionObserver(self, subject)
+
+
+class ReconstructionObserver(Observer):
+    """Gathers the second moments of what each consumer's window sees.
+
+    Args:
+        criterion: its settings.
+        subject: the network and its layout.
+    """
+
+    def __init__(self, criterion: Reconstruction, subject: Subject) -> None:
+        self._criterion = criterion
+        self._subject = subject
+        self._windows = {
+            read: Window.of_module(subject.modules[read.module]) for read in subject.layout.reads
+        }
+        self._moments: dict[Read, Moments] = {}
+        self._generator = torch.Generator().manual_seed(0)
+
+    def attach(self) -> list[RemovableHandle]:
+        """Listens at all readers."""
+        subject = self._subject
+        return attach(subject.model, subject.modules, subject.layout, lambda _: None, self._read)
+
+    def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
+        """Scores from all forward passes."""
+        if not self._moments:
+            raise UsageError("reconstruction has seen no forward pass; call the network while it is watched")
+        layout = self._subject.layout
+        covariances = {read: _covariance(moments, ranks) for read, moments in self._moments.items()}
+        unscored = {**layout.unscored(self._moments), **self._unfit()}
+        start, parts = 0, [torch.zeros(0)]
+        for group in layout.groups:
+            stop = start + group.channels
+            values = None if group.name in unscored else self._score(start, stop, covariances)
+            if values is None:
+                unscored.setdefault(group.name, "its channels lie unevenly in the groups of a convolution")
+                values = torch.zeros(group.channels)
+            parts.append(values)
+            start = stop
+        return torch.cat(parts), unscored
+
+    def _read(self, read: Read, x: Tensor) -> None:
+        window = self._windows[read]
+        if window is None or not x.numel() or _unknowns(read, window) > _LARGEST:
+            return
+        with torch.no_grad():
+            x = x.detach()
+            unknowns, count = _unknowns(read, window), window.positions(tuple(x.shape))
+            share = max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns) / (count * len(x))
+            chosen = positions(count, share, self._generator)
+            moments = self._moments.setdefault(read, Moments())
+            for rows, nothing in blocks(window, x, None, chosen):
+                moments.add(rows, nothing)
+
+    def _unfit(self) -> dict[str, str]:
+        """Groups with a consumer that has no window, or too wide a one."""
+        reasons = {}
+        for read, window in self._windows.items():
+            kind = type(self._subject.modules[read.module]).__name__
+            if window is None:
+                reason = f"module {read.module!r} ({kind}) is neither a convolution nor a linear layer"
+            elif _unknowns(read, window) > _LARGEST:
+                reason = f"module {read.module!r} ({kind}) has too many inputs for a full second moment"
+            else:
+                continue
+            for name in self._subject.layout.groups_of([read]):
+                reasons.setdefault(name, reason)
+        return reasons
+
+    def _score(self, start: int, stop: int, covariances: Mapping[Read, Tensor]) -> Tensor | None:
+        """The scores of one group; ``None`` if its channels have unequal numbers of columns."""
+        parts: list[tuple[Elimination, float]] = []
+        for read, covariance in covariances.items():
+            window = self._windows[read]
+            if window is None:
+                continue
+            weight = _weight(self._subject.modules[read.module])
+            rows = weight.detach().cpu().double().reshape(window.groups, len(weight) // window.groups, -1)
+            energy = float((rows @ covariance * rows).sum())
+            for number, inputs in enumerate(read.index.reshape(window.groups, -1)):
+                columns = _columns(inputs, start, stop, prod(window.kernel))
+                if columns is None:
+                    return None
+                if columns.numel():
+                    part = Elimination(covariance[number], rows[number], columns, self._criterion.ridge)
+                    parts.append((part, 1 / energy if energy > 0 else 0.0))
+        if self._criterion.nested:
+            return nested_errors(parts, stop - start)
+        return sum((part.errors() * scale for part, scale in parts), torch.zeros(stop - start).double())
+
+
+def _columns(index: Tensor, start: int, stop: int, taps: int) -> Tensor | None:
+    """The columns of each channel from ``start`` to ``stop``, shape ``(channels, columns)``.
+
+    Args:
+        index: for each input of a group of the consumer, the place of its channel.
+        start: place of the first channel.
+        stop: place behind the last channel.
+        taps: columns of one input.
+
+    Returns:
+        The columns, none at all if no channel is read; ``None`` if some have more than others.
+
+    >>> _columns(torch.tensor([9, 4, 3, 4, 3]), 3, 5, 1)
+    tensor([[2, 4],
+            [1, 3]])
+    """
+    here = ((index >= start) & (index < stop)).nonzero()[:, 0]
+    counts = torch.bincount(index[here] - start, minlength=stop - start)
+    if (counts != counts[0]).any():
+        return None
+    order = here[index[here].argsort(stable=True)]
+    return (order[:, None] * taps + torch.arange(taps)).reshape(stop - start, int(counts[0]) * taps)
+
+
+def _unknowns(read: Read, window: Window) -> int:
+    return len(read.index) // window.groups * prod(window.kernel)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _covariance(moments: Moments, ranks: Ranks) -> Tensor:
+    """The covariance over all ranks, float64 on the CPU, shape ``(G, U, U)``."""
+    mean = moments.x_mean
+    count = ranks.sum(mean.new_tensor(float(moments.count)))
+    total = ranks.sum(mean * moments.count) / count
+    second = ranks.sum((moments.covariance + mean.mT @ mean) * moments.count) / count
+    return (second - total.mT @ total).cpu()

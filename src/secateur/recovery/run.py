@@ -1,0 +1,130 @@
+"""Runs: a script played step by step, with some channels silenced and some weights changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from secateur.graph.capture import Origin
+from secateur.graph.masked import MaskedInterpreter, Removed
+from secateur.recovery.script import Portion, Script
+
+Values = dict[Node, Any]
+"""What is known at one point of the forward pass: the values that later steps still need."""
+
+
+class Run:
+    """One network on its way through a script: all portions stand before the same step.
+
+    Only values that are needed later are held, so memory is that of one place of the network,
+    not of all of it.
+
+    Args:
+        script: the forward pass and the examples.
+        removed: per slot, whether its channel is silenced.
+        tensors: parameters and buffers by name; looked up at each step, so they may be changed
+            on the way.
+    """
+
+    def __init__(self, script: Script, removed: Removed, tensors: Mapping[str, Tensor]) -> None:
+        self.script = script
+        self.removed = removed
+        self.tensors = tensors
+        self.at = 0
+        self._interpreter = MaskedInterpreter(script.wiring, removed)
+        self._values = [self._begin(portion) for portion in script.portions]
+
+    def value(self, portion: int, node: Node) -> Any:
+        """A value that the current step or a later one needs."""
+        return self._values[portion][node]
+
+    def holds(self, node: Node) -> bool:
+        """Whether a value is known and needed at the current step or later."""
+        return node in self._values[0]
+
+    def advance(self, stop: int) -> None:
+        """Runs all portions up to, but without, a step."""
+        with torch.no_grad():
+            for values in self._values:
+                self._play(values, self.at, stop)
+        self.at = max(self.at, stop)
+
+    def outputs(self) -> Tensor:
+        """Runs to the end.
+
+        Returns:
+            The first output, for all examples, shape ``(examples, ...)``.
+        """
+        final = len(self.script.nodes) - 1
+        self.advance(final)
+        results = []
+        for portion, values in zip(self.script.portions, self._values, strict=True):
+            arguments = [values.get(item, item) for item in tree_leaves(self.script.nodes[final].args)]
+            first = next(item for item in arguments if isinstance(item, Tensor))
+            results.append(self.script.trimmed(first, portion))
+        return torch.cat(results)
+
+    def fork(self, removed: Removed, tensors: Mapping[str, Tensor]) -> Run:
+        """Another network that stands at the same step with the same values.
+
+        Args:
+            removed: what it silences; must not matter before this step.
+            tensors: its parameters and buffers; must not differ before this step.
+        """
+        other = Run.__new__(Run)
+        other.script, other.removed, other.tensors, other.at = self.script, removed, tensors, self.at
+        other._interpreter = MaskedInterpreter(self.script.wiring, removed)
+        # Operators that work in place must not reach the values of this run.
+        copied: dict[int, Tensor] = {}
+        other._values = [
+            {
+                node: tree_map_only(Tensor, lambda leaf: copied.setdefault(id(leaf), leaf.clone()), value)
+                for node, value in values.items()
+            }
+            for values in self._values
+        ]
+        return other
+
+    def _begin(self, portion: Portion) -> Values:
+        program = self.script.program
+        leaves = iter(portion.leaves)
+        values: Values = {}
+        for node in program.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            item = program.placeholders[node.name]
+            if item.origin is Origin.CONSTANT:
+                values[node] = program.constants[item.name]
+            elif item.origin is Origin.INPUT:
+                values[node] = next(leaves)
+        # The program must not change the caller's batches, nor the captured constants.
+        return tree_map_only(Tensor, torch.clone, values)  # type: ignore[no-any-return]
+
+    def _play(self, values: Values, start: int, stop: int) -> None:
+        interpreter, last = self._interpreter, self.script.last
+        interpreter.env = values
+        for index in range(start, stop):
+            node = self.script.nodes[index]
+            sources = node.all_input_nodes
+            lent = self._lend(values, sources)
+            values[node] = interpreter.run_node(node)
+            for source in lent:
+                del values[source]
+            for source in (*sources, node):
+                if last[source] <= index:
+                    values.pop(source, None)
+
+    def _lend(self, values: Values, sources: list[Node]) -> list[Node]:
+        """Puts the parameters and buffers that a step reads among the values; they are taken out again."""
+        placeholders = self.script.program.placeholders
+        lent = []
+        for source in sources:
+            if source.op == "placeholder" and placeholders[source.name].origin is Origin.TENSOR:
+                values[source] = self.tensors[placeholders[source.name].name]
+                lent.append(source)
+        return lent

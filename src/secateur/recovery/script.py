@@ -1,0 +1,222 @@
+"""Scripts: a network's captured forward pass, laid out for a few hundred examples.
+
+Repairing a network layer by layer, and measuring what a cut does, need values from the middle of
+the forward pass, over and over. So the pass is captured once for a portion of examples, and run
+step by step from there (:mod:`secateur.recovery.run`), in the sizes that the network has now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph
+from secateur.graph.capture import Origin, Program, call_arguments, capture
+from secateur.graph.groups import IntArray
+from secateur.graph.labels import Labels, Value
+from secateur.graph.wiring import Wiring
+from secateur.latency import device_of
+
+_PORTION = 64  # examples that run at once: enough to keep the device busy, little to hold
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Examples that run together.
+
+    Attributes:
+        leaves: the input tensors (and other arguments), flat, filled up to the portion's size.
+        count: number of examples that count; those behind them only fill up.
+    """
+
+    leaves: tuple[Any, ...]
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Script:
+    """A forward pass for portions of one size.
+
+    Attributes:
+        wiring: the network's wiring with the program of this script, in current sizes.
+        nodes: the steps, without placeholders.
+        last: for each value, the index of the last step that needs it.
+        portions: the examples.
+        size: number of examples in a portion.
+    """
+
+    wiring: Wiring
+    nodes: tuple[Node, ...]
+    last: dict[Node, int]
+    portions: tuple[Portion, ...]
+    size: int
+
+    @property
+    def program(self) -> Program:
+        """The captured forward pass."""
+        return self.wiring.program
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return sum(portion.count for portion in self.portions)
+
+    def split(self, share: float) -> tuple[Script, Script]:
+        """Two scripts of the same forward pass: the first examples, about a share of them, and the others."""
+        total = self.examples
+        first = max(1, min(total - 1, round(total * share)))
+        leaves = [
+            self._joined(items) for items in zip(*(portion.leaves for portion in self.portions), strict=True)
+        ]
+        return self._with(leaves, slice(0, first)), self._with(leaves, slice(first, total))
+
+    def _joined(self, items: Sequence[Any]) -> Any:
+        if not isinstance(items[0], Tensor):
+            return items[0]
+        return torch.cat([self.trimmed(item, part) for item, part in zip(items, self.portions, strict=True)])
+
+    def _with(self, leaves: Sequence[Any], part: slice) -> Script:
+        taken = [leaf[part] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return replace(self, portions=_portions(taken, self.size))
+
+    def trimmed(self, value: Tensor, portion: Portion) -> Tensor:
+        """The rows of a value that belong to examples that count; an example's rows lie together."""
+        return value[: value.shape[0] * portion.count // self.size]
+
+
+def write_script(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], max_examples: int | None = None
+) -> Script:
+    """Captures the forward pass of a network for the examples of some batches.
+
+    Args:
+        model: the network that the graph describes, left as it was.
+        graph: its channel graph.
+        batches: inputs, or pairs of inputs and targets (which are not used); batch first.
+        max_examples: how many examples to use; all by default.
+
+    Returns:
+        The script.
+
+    Raises:
+        UsageError: there are no examples, or the forward pass depends on the number of examples.
+    """
+    leaves, spec = gathered(batches, device_of(model), max_examples)
+    size = min(_PORTION, _count(leaves))
+    portions = _portions(leaves, size)
+    wiring = _current(graph, _program(model, graph, portions[0].leaves, spec, size))
+    nodes = tuple(node for node in wiring.program.graph.nodes if node.op != "placeholder")
+    index_of = {node: index for index, node in enumerate(nodes)}
+    last = {
+        node: max((index_of[user] for user in node.users), default=-1) for node in wiring.program.graph.nodes
+    }
+    return Script(wiring, nodes, last, tuple(portions), size)
+
+
+def _count(leaves: Sequence[Any]) -> int:
+    return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _portions(leaves: Sequence[Any], size: int) -> tuple[Portion, ...]:
+    """Examples in portions; the last is filled up with the last example."""
+    total, portions = _count(leaves), []
+    for start in range(0, total, size):
+        index = torch.arange(start, start + size).clamp(max=total - 1)
+        part = tuple(
+            leaf.index_select(0, index.to(leaf.device)) if isinstance(leaf, Tensor) else leaf
+            for leaf in leaves
+        )
+        portions.append(Portion(part, min(size, total - start)))
+    return tuple(portions)
+
+
+def gathered(
+    batches: Iterable[Any], device: torch.device, max_examples: int | None = None
+) -> tuple[list[Any], Any]:
+    """The inputs of all batches, joined: flat arguments, and how they are called."""
+    parts: list[list[Any]] = []
+    spec, count = None, 0
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+        flat, spec = tree_flatten(call_arguments(inputs))
+        tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+        if not tensors or len({leaf.shape[:1] for leaf in tensors}) != 1:
+            raise UsageError("a batch needs tensors with the examples in their first dimension")
+        parts.append([leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in flat])
+        count += tensors[0].shape[0]
+        if max_examples is not None and count >= max_examples:
+            break
+    if not count:
+        raise UsageError("there are no examples; pass batches with at least one")
+    joined = [
+        torch.cat(items)[:max_examples] if isinstance(items[0], Tensor) else items[0]
+        for items in map(list, zip(*parts, strict=True))
+    ]
+    return joined, spec
+
+
+def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int) -> Program:
+    """The program for a portion; the traced one if it has the right sizes."""
+    traced = graph.wiring.program
+    shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+    if traced.input_shapes == shapes and not graph.removed.any():
+        return traced
+    args, kwargs = tree_unflatten(list(leaves), spec)
+    program = capture(model, kwargs or args)
+    if _steps(program) != _steps(traced):
+        raise UsageError(
+            f"the forward pass for {size} examples is not the one that was traced; "
+            "trace the network with inputs of this shape"
+        )
+    return program
+
+
+def _steps(program: Program) -> list[tuple[str, str]]:
+    return [(node.name, str(node.target)) for node in program.graph.nodes if node.op != "placeholder"]
+
+
+def _current(graph: ChannelGraph, program: Program) -> Wiring:
+    """The wiring with another program, its labels without what has been cut already."""
+    gone = graph.removed
+
+    def left(labels: IntArray) -> IntArray:
+        return labels[(labels < 0) | ~gone[labels]]
+
+    def value(item: Value) -> Value:
+        labels: tuple[Labels, ...] = tuple(None if vector is None else left(vector) for vector in item.labels)
+        shape = tuple(
+            size if vector is None else len(vector) for size, vector in zip(item.shape, labels, strict=True)
+        )
+        return Value(shape, labels)
+
+    wiring = graph.wiring
+    reads = tuple(replace(read, labels=left(read.labels)) for read in wiring.reads)
+    statistics = tuple(
+        replace(
+            item,
+            arguments=tuple((place, value(argument)) for place, argument in item.arguments),
+            result=value(item.result),
+            sizes=tuple((place, within, left(labels)) for place, within, labels in item.sizes),
+        )
+        for item in wiring.statistics
+    )
+    return replace(wiring, program=program, reads=reads, statistics=statistics)
+
+
+def tensors_of(program: Program) -> dict[str, str]:
+    """For each placeholder of a parameter or buffer, the tensor's qualified name."""
+    return {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
+
+
+def kept_mask(graph: ChannelGraph, removed: np.ndarray[Any, Any], tensor: str, dim: int) -> Tensor:
+    """Positions along a tensor's dimension, in current numbering, that are not removed."""
+    span = graph.span(tensor, dim)
+    return torch.from_numpy(~removed[span][~graph.removed[span]])

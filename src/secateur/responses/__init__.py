@@ -1,0 +1,23 @@
+"""Responses: what a consumer answers to what it reads, and the linear algebra of repairing it."""
+
+from __future__ import annotations
+
+from secateur.responses.elimination import Elimination, nested_errors
+from secateur.responses.gather import blocks, positions, rows_to_take
+from secateur.responses.moments import Moments
+from secateur.responses.solve import Fit, fit_dual, fit_moments, fit_restricted
+from secateur.responses.window import Window
+
+__all__ = [
+    "Elimination",
+    "Fit",
+    "Moments",
+    "Window",
+    "blocks",
+    "fit_dual",
+    "fit_moments",
+    "fit_restricted",
+    "nested_errors",
+    "positions",
+    "rows_to_take",
+]

@@ -1,0 +1,141 @@
+"""Least squares with a ridge toward the old weights.
+
+With patches x, wanted responses y, old weights W₀ and a constant b that is free or zero, the fit
+is the minimum of
+
+    E ‖y − W x − b‖² + λ ‖W − W₀‖²,    λ = ridge · mean of the diagonal of E[x xᵀ],
+
+that is ``W = W₀ + (E[y xᵀ] − W₀ E[x xᵀ]) (E[x xᵀ] + λ 1)⁻¹`` and ``b = E[y] − W E[x]``, where the
+moments are centred if b is free. Shapes as in :mod:`secateur.responses.moments`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.responses.moments import Moments
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fitted weights.
+
+    Attributes:
+        weight: shape ``(G, O, U)``, float64.
+        constant: what to add to the responses, shape ``(G, O)``, float64; zero if it was not free.
+        error_before: share of the responses' energy that the old weights, with their best
+            constant if it is free, miss.
+        error: share that the fitted weights miss.
+    """
+
+    weight: Tensor
+    constant: Tensor
+    error_before: float
+    error: float
+
+
+def fit_moments(moments: Moments, old: Tensor, ridge: float, *, constant: bool = True) -> Fit:
+    """Fits weights from second moments: for more rows than unknowns.
+
+    Args:
+        moments: of patches and wanted responses.
+        old: old weights, shape ``(G, O, U)``.
+        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        constant: whether a constant is fitted too.
+
+    Returns:
+        The fit.
+
+    Example:
+        >>> x, true = torch.randn(1, 100, 3), torch.tensor([[[1.0, -2.0, 0.5]]])
+        >>> moments = Moments()
+        >>> moments.add(x, x @ true.mT + 7)
+        >>> fit = fit_moments(moments, torch.zeros(1, 1, 3), ridge=0.0)
+        >>> fit.weight.round(decimals=3).tolist(), fit.constant.round(decimals=3).tolist()
+        ([[[1.0, -2.0, 0.5]]], [[7.0]])
+    """
+    xx, yx, yy = moments.second(centred=constant)
+    old = old.double()
+    step = _solve(xx, yx - old @ xx, ridge)
+    weight = old + step
+    shift = moments.y_mean - moments.x_mean @ weight.mT if constant else moments.y_mean * 0
+    return Fit(weight, shift[:, 0], _missed(xx, yx, yy, old), _missed(xx, yx, yy, weight))
+
+
+def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool = True) -> Fit:
+    """Fits weights from the rows themselves: for fewer rows than unknowns.
+
+    The same minimum by ``W = W₀ + (y − W₀ x)ᵀ (x xᵀ + R λ 1)⁻¹ x``, with a matrix of the size of
+    the rows, not of the unknowns.
+
+    Args:
+        x: patches, shape ``(G, R, U)``.
+        y: wanted responses, shape ``(G, R, O)``.
+        old: old weights, shape ``(G, O, U)``.
+        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        constant: whether a constant is fitted too.
+
+    Returns:
+        The fit.
+    """
+    x, y, old = x.double(), y.double(), old.double()
+    x_mean, y_mean = (item.mean(1, keepdim=True) * float(constant) for item in (x, y))
+    x, y = x - x_mean, y - y_mean
+    missing = y - x @ old.mT
+    kernel = x @ x.mT
+    # The mean of the diagonal of x xᵀ over rows, told as that of the patches' moments over unknowns.
+    scale = x.shape[1] / x.shape[2]
+    weight = old + _solve(kernel, missing.mT, ridge, scale) @ x
+    shift = y_mean - x_mean @ weight.mT
+    energy = float(y.square().sum()) or 1.0
+    left = float((y - x @ weight.mT).square().sum())
+    return Fit(weight, shift[:, 0], float(missing.square().sum()) / energy, left / energy)
+
+
+def fit_restricted(
+    second: Tensor, mean: Tensor, weight: Tensor, columns: Tensor, ridge: float, *, constant: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Fits the responses of whole weights with some of their columns: no data is read again.
+
+    The responses are linear in the patches, so the patches' second moments are all that is needed,
+    for any choice of columns.
+
+    Args:
+        second: E[x xᵀ], centred if a constant is fitted, shape ``(G, U, U)``.
+        mean: E[x], shape ``(G, 1, U)``.
+        weight: the whole weights, shape ``(G, O, U)``.
+        columns: the columns that stay, shape ``(K,)``, the same in each group.
+        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        constant: whether a constant is fitted too.
+
+    Returns:
+        Weights of the columns that stay, shape ``(G, O, K)``, and what to add to the responses,
+        shape ``(G, O)``, both float64.
+    """
+    weight = weight.double()
+    old = weight[..., columns]
+    some = second[:, :, columns]
+    matrix = some[:, columns]
+    fitted = old + _solve(matrix, weight @ some - old @ matrix, ridge)
+    shift = mean @ weight.mT - mean[..., columns] @ fitted.mT
+    return fitted, shift[:, 0] * float(constant)
+
+
+def _solve(matrix: Tensor, right: Tensor, ridge: float, scale: float = 1.0) -> Tensor:
+    """``right (matrix + ridge · scale · mean diagonal · 1)⁻¹`` for symmetric matrices."""
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    damped = matrix.clone()
+    damped.diagonal(dim1=1, dim2=2).add_(ridge * scale * diagonal.mean(1, keepdim=True))
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if not bool(failed.any()) and ridge > 0:
+        return torch.cholesky_solve(right.mT, factor).mT
+    return right @ torch.linalg.pinv(damped, hermitian=True)
+
+
+def _missed(xx: Tensor, yx: Tensor, yy: Tensor, weight: Tensor) -> float:
+    """Share of the energy of the responses that weights miss."""
+    left = yy.sum() - 2 * (weight * yx).sum() + (weight @ xx * weight).sum()
+    return max(0.0, float(left)) / (float(yy.sum()) or 1.0)
