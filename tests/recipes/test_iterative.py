@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from unittest.mock import patch
@@ -187,3 +188,19 @@ def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches
             prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, surroundings=around)
     assert kept[-1] == "last"
     assert net(example).shape == (2, 3)
+
+
+def test_repair_brings_responses_back_before_any_training(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    inputs = torch.cat([x for x, _ in batches])
+    with torch.no_grad():
+        wanted = net.eval()(inputs)
+    gaps = []
+    for repair in (False, True):
+        twin = copy.deepcopy(net)
+        settings = PruneSettings(steps=1, repair=repair, after=FitSettings(epochs=0))
+        prune_iteratively(twin, example, sec.Budget(channels=0.7), batches, settings)
+        with torch.no_grad():
+            gaps.append(float((twin.eval()(inputs) - wanted).square().mean()))
+    assert gaps[1] < 0.5 * gaps[0]

@@ -65,6 +65,14 @@ def prune(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    repair: Annotated[
+        bool | None,
+        typer.Option(
+            "--repair/--no-repair",
+            help="Refit what reads the cut channels by least squares after each cut, before any training.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of cuts.", rich_help_panel=_RECIPE)] = None,
     channels_per_step: Annotated[
         int | None, typer.Option(help="Channels in one cut, instead of --steps.", rich_help_panel=_RECIPE)
@@ -166,6 +174,7 @@ def prune(
         criterion=criterion or (None if data else DATA_FREE),
         filters_only=filters_only,
         allocate=allocate,
+        repair=repair,
         scoring_batches=scoring_batches,
         round_to=round_to,
         min_channels=min_channels,

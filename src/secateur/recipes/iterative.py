@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +18,7 @@ from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
+from secateur.recovery import reconstruct
 from secateur.training.evaluate import Batches
 from secateur.training.events import Progress, tracked
 from secateur.training.fit import Fit, Surroundings, fit
@@ -154,7 +156,10 @@ class _Work:
 
     def make_cut(self, plan: PruningPlan, number: int) -> None:
         """One cut: of the network, its optimizer and its graph."""
+        before = copy.deepcopy(self.model) if self.settings.repair else None
         verification = cut(self.model, plan, self.check_inputs, self.optimizer)
+        if before is not None:
+            reconstruct(before, self.model, plan, islice(self.batches, self.settings.repair_batches))
         self.graph = self.graph.after(plan)
         done = Cut(number, self.route.steps, plan, verification)
         self.cuts.append(done)

@@ -20,6 +20,8 @@ class PruneSettings(Settings):
         normalize: how scores are made comparable between groups.
         allocate: how the budget is shared out: ``global`` ranks the channels of all groups together,
             ``uniform`` takes the same share from every group and ranks within it.
+        repair: refit the consumers of cut channels by least squares after each cut, before any training.
+        repair_batches: batches that the refitting looks at; a few hundred examples are enough.
         steps: number of cuts; each leaves the same share of what the one before left.
         channels_per_step: remove so many channels at a time instead, until the budget is met.
         scoring_batches: batches looked at where no training comes before a cut; all if not given.
@@ -33,6 +35,8 @@ class PruneSettings(Settings):
     criterion: str = "taylor"
     normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
     allocate: Literal["global", "uniform"] = "global"
+    repair: bool = False
+    repair_batches: int = Field(default=10, ge=1)
     steps: int = Field(default=5, ge=1)
     channels_per_step: int | None = Field(default=None, ge=1)
     scoring_batches: int | None = Field(default=None, ge=1)
