@@ -10,16 +10,20 @@ from torch import Tensor
 
 from secateur.errors import CheckpointError
 
-_TEXT, _SUM = "secateur", "secateur.crc32"
+_KEY, _OPENING, _CLOSING = "secateur", '{"crc32": "', '", '
+_DIGITS = 8
 
 
 def seal(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The description together with a checksum of it and the tensors, as safetensors metadata.
+    """The description with a checksum of it and the tensors, as safetensors metadata.
 
-    >>> seal("{}", {"a": torch.zeros(2)})
-    {'secateur': '{}', 'secateur.crc32': 'c2d4cc31'}
+    One entry and not two: the library writes entries in no fixed order, and equal networks should
+    give equal files.
+
+    >>> seal('{"format": 1}', {"a": torch.zeros(2)})
+    {'secateur': '{"crc32": "55f2f246", "format": 1}'}
     """
-    return {_TEXT: text, _SUM: _checksum(text, tensors)}
+    return {_KEY: f"{_OPENING}{_checksum(text, tensors)}{_CLOSING}{text[1:]}"}
 
 
 def unsealed(metadata: Mapping[str, str] | None) -> str:
@@ -28,9 +32,9 @@ def unsealed(metadata: Mapping[str, str] | None) -> str:
     Raises:
         CheckpointError: if Secateur did not write the file.
     """
-    if not metadata or not {_TEXT, _SUM} <= metadata.keys():
+    if not metadata or not metadata.get(_KEY, "").startswith(_OPENING):
         raise CheckpointError("it holds tensors, but Secateur did not write it: give it as weights instead")
-    return metadata[_TEXT]
+    return "{" + metadata[_KEY][len(_OPENING) + _DIGITS + len(_CLOSING) :]
 
 
 def check_seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
@@ -39,7 +43,8 @@ def check_seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> No
     Raises:
         CheckpointError: if anything has.
     """
-    if metadata[_SUM] != _checksum(metadata[_TEXT], tensors):
+    text = unsealed(metadata)
+    if metadata != seal(text, tensors):
         raise CheckpointError("its checksum is wrong: the file was damaged or changed after it was written")
 
 
