@@ -183,7 +183,7 @@ class SoftmaxOverChannels(nn.Module):
 
 
 class PixelShuffled(nn.Module):
-    """Channels become positions: no rule, so they must be left alone."""
+    """Channels become positions: four of them go together."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ EXPECTED_GROUPS = {
     "squeezeexcite": {"conv": 8, "down": 4},
     "layerscale": {"stem": 8, "wide": 16},
     "softmaxoverchannels": {"conv": 8},
-    "pixelshuffled": {},
+    "pixelshuffled": {"conv": 2},
     "paddedshortcut": {"stem": 8},
     "selectivekernels": {"one": 6},
     "shared": {"stem": 6},

@@ -82,7 +82,13 @@ class _Masked(Interpreter):
             return self.call_function(n.target, tuple(changed), kwargs)
         return self._among_kept(n, statistic, changed, kwargs)
 
-    def _silence(self, value: Tensor, read: Read) -> Tensor:
+    def _silence(self, value: Any, read: Read) -> Any:
+        if read.place is not None:
+            item = self._silenced(value[read.place], read)
+            return [*value[: read.place], item, *value[read.place + 1 :]]
+        return self._silenced(value, read)
+
+    def _silenced(self, value: Tensor, read: Read) -> Tensor:
         shape = [1] * value.dim()
         shape[read.dim] = -1
         keep = torch.from_numpy(~self._removed[read.labels]).to(value.device)

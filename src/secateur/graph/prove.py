@@ -31,7 +31,9 @@ class _Keep:
     keep: Mapping[str, Sequence[int]]
 
 
-def prove(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> dict[str, str]:
+def prove(
+    model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs, *, apart: bool = True
+) -> dict[str, str]:
     """Cuts every prunable group on trial and holds the result against the masked original.
 
     All groups are tried at once; only if that fails are they tried apart.
@@ -40,12 +42,17 @@ def prove(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> dict[
         model: the network; not changed.
         graph: its channel graph.
         inputs: example inputs.
+        apart: find out which groups fail; otherwise all count as failed together.
 
     Returns:
         For the producing tensors of groups that failed, the reason; empty if all is well.
     """
     trial = _Trial(model, graph, inputs)
-    failed = _bisect(trial, [group for group in graph.prunable if group.channels > 1])
+    groups = [group for group in graph.prunable if group.channels > 1]
+    reason = trial.run(groups) if groups else None
+    if reason is None:
+        return {}
+    failed = _bisect(trial, groups, reason) if apart else [(group, reason) for group in groups]
     return {
         member.tensor: f"could not be proved: {reason}"
         for group, reason in failed
@@ -53,21 +60,18 @@ def prove(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> dict[
     }
 
 
-def _bisect(trial: _Trial, groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    """The groups that fail, found with few trials when few fail."""
-    if not groups:
-        return []
-    reason = trial.run(groups)
-    if reason is None:
-        return []
+def _bisect(trial: _Trial, groups: Sequence[Group], reason: str) -> list[tuple[Group, str]]:
+    """The groups that fail, found with few trials when few fail; together they do, for a reason."""
     if len(groups) == 1:
         return [(groups[0], reason)]
     half = len(groups) // 2
-    failed = [*_bisect(trial, groups[:half]), *_bisect(trial, groups[half:])]
-    if failed:
-        return failed
-    # Each half passes alone: what fails is the two together, so the later half is given up.
-    return [(group, reason) for group in groups[half:]]
+    failed: list[tuple[Group, str]] = []
+    for part in (groups[:half], groups[half:]):
+        found = trial.run(part)
+        if found is not None:
+            failed += _bisect(trial, part, found)
+    # Where each half passes alone, what fails is the two together, so the later half is given up.
+    return failed or [(group, reason) for group in groups[half:]]
 
 
 class _Trial:
@@ -80,16 +84,15 @@ class _Trial:
         self._tensors = scrambled(named_tensors(model))
 
     def run(self, groups: Sequence[Group]) -> str | None:
-        """Cuts half the channels of some groups.
+        """Cuts about half the channels of some groups, of each group another share.
+
+        With one share for all, sizes that only fit together by accident would pass.
 
         Returns:
             Why the cut is wrong, ``None`` if it is right.
         """
         generator = np.random.default_rng(0)
-        keep = {
-            group.name: np.sort(generator.permutation(group.channels)[: max(1, group.channels // 2)]).tolist()
-            for group in groups
-        }
+        keep = {group.name: _some(generator, group.channels) for group in groups}
         plan = _Keep(keep)
         after = self._graph.after(plan)
         cuts = by_tensor(positions_left(self._graph, after))
@@ -115,6 +118,13 @@ class _Trial:
         if error is None or _training_error(self._model, self._inputs) is not None:
             return None
         return f"the training-mode forward pass fails ({error})"
+
+
+def _some(generator: np.random.Generator, channels: int) -> list[int]:
+    """About half of a number of channels, at least one, never all."""
+    count = round(channels * generator.uniform(0.3, 0.7))
+    kept: list[int] = np.sort(generator.permutation(channels)[: min(max(1, count), channels - 1)]).tolist()
+    return kept
 
 
 def scrambled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

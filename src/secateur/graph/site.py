@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.fx import Node
 from secateur.graph.capture import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
+from secateur.graph.sizes import Source
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Read:
     labels: IntArray
     module: str
     tensor: str
+    place: int | None = None
+    """Which tensor, where the argument is a list of them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,33 @@ class Attribute:
     labels: IntArray
 
 
+@dataclass(frozen=True)
+class Equation:
+    """A size that an operator was given, where it comes from, and the labels that it counts."""
+
+    source: Source
+    size: int
+    labels: Labels
+    place: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rectangle of channels, of which one axis is free and the others are coupled.
+
+    Attributes:
+        node: the operator.
+        units: for each axis that may be free, how many channels it would leave.
+        chosen: the axis that was left free, as an index of ``units``.
+        labels: what is left of the rectangle.
+    """
+
+    node: str
+    units: tuple[int, ...]
+    chosen: int
+    labels: IntArray
+
+
 @dataclass
 class Notes:
     """What a walk finds besides equalities."""
@@ -66,6 +96,27 @@ class Notes:
     statistics: list[Statistic] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    objections: set[str] = field(default_factory=set)
+    """Operators whose choice of an axis does not suit a later operator."""
+    proposals: set[str] = field(default_factory=set)
+    """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known before a walk.
+
+    Attributes:
+        axes: for operators that split a rectangle, the axis to leave free, by node name.
+        sizes: for operators that take sizes, where these come from, by node name.
+        refused: operators whose fixed numbers were shown not to follow the widths.
+    """
+
+    axes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
 
 
 class Site:
@@ -77,7 +128,7 @@ class Site:
         slots: the table that collects equalities.
         notes: where reads, work and attributes are collected.
         modules: the modules of the network by path.
-        choices: for operators that split a rectangle, the axis to leave free, by node name.
+        hints: axes to leave free, and where sizes come from.
     """
 
     def __init__(
@@ -87,7 +138,7 @@ class Site:
         slots: SlotTable,
         notes: Notes,
         modules: Mapping[str, nn.Module],
-        choices: Mapping[str, int],
+        hints: Hints,
     ) -> None:
         self.node = node
         self.slots = slots
@@ -95,7 +146,7 @@ class Site:
         self._env = env
         self._notes = notes
         self._modules = modules
-        self._choices = choices
+        self._hints = hints
         self._names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
@@ -109,6 +160,10 @@ class Site:
     def option(self, name: str) -> Any:
         """The value of an argument that is not a tensor."""
         return self._arguments[name]
+
+    def option_or(self, name: str, default: Any) -> Any:
+        """The value of an argument that is not a tensor, or a default where there is no such argument."""
+        return self._arguments.get(name, default)
 
     def value(self, name: str) -> Value:
         """The value of a tensor argument; a number counts as a value without dimensions."""
@@ -168,6 +223,7 @@ class Site:
         """Forbids the removal of these channels."""
         if labels is not None:
             self.slots.freeze(labels, reason)
+            self.object(labels)
 
     def claim(self, labels: Labels, role: Role) -> None:
         """Says what a parameter's dimension does with its channels."""
@@ -188,6 +244,12 @@ class Site:
         argument = self._names.index(name)
         tensor = self._arguments[weight].name if weight else ""
         self._notes.reads.append(Read(self.node.name, argument, dim, labels, self.module, tensor))
+
+    def read_item(self, name: str, place: int, dim: int, labels: Labels) -> None:
+        """As :meth:`read`, of one tensor of an argument that is a list of tensors."""
+        if labels is not None:
+            argument = self._names.index(name)
+            self._notes.reads.append(Read(self.node.name, argument, dim, labels, self.module, "", place))
 
     def statistic(self, result: Value, *sizes: tuple[int, int | None, IntArray]) -> Value:
         """Notes that the operator's result depends on all channels of its arguments at once.
@@ -247,8 +309,63 @@ class Site:
 
     def choose(self, units: Sequence[int]) -> int:
         """The axis of a rectangle that stays free: the one with most units, unless told otherwise."""
-        chosen = self._choices.get(self.node.name)
+        chosen = self._hints.axes.get(self.node.name)
         return int(np.argmax(units)) if chosen is None else chosen
+
+    def chose(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
+        """Notes a choice, so that a later operator can object to it."""
+        self._notes.choices.append(Choice(self.node.name, tuple(units), chosen, labels))
+
+    def object(self, labels: Labels) -> None:
+        """Objects to the choice that left these channels free: another axis would suit better."""
+        if labels is None:
+            return
+        made = [choice for choice in self._notes.choices if np.isin(labels[:1], choice.labels).any()]
+        nearest = min((len(choice.labels) for choice in made), default=0)
+        self._notes.objections |= {choice.node for choice in made if len(choice.labels) == nearest}
+
+    def object_unless_alike(self, one: Value, other: Value, dims: Iterable[tuple[int, int]]) -> None:
+        """Objects to all choices in the one of two values that lacks the channels that the other has.
+
+        Args:
+            one: a value.
+            other: the value that it meets.
+            dims: pairs of dimensions in which they meet.
+        """
+        for left, right in dims:
+            if (one.labels[left] is None) == (other.labels[right] is None):
+                continue
+            poorer = one if one.labels[left] is None else other
+            for labels in poorer.labels:
+                self.object(labels)
+
+    def propose(self) -> bool:
+        """Asks whether fixed numbers may be taken to follow the widths, for a trial to prove."""
+        if self.node.name in self._hints.refused:
+            return False
+        self._notes.proposals.add(self.node.name)
+        return True
+
+    @property
+    def sources(self) -> tuple[Source | None, ...]:
+        """Where the sizes that the operator was given come from; empty if that is not known."""
+        return self._hints.sizes.get(self.node.name, ())
+
+    def follower(self, place: int, size: int) -> Labels:
+        """Labels for contents that are repeated as often as a size says that may change."""
+        known = place < len(self.sources) and self.sources[place] is not None
+        return self.slots.fresh(size) if known and size > 1 else None
+
+    def settle(self, vectors: Sequence[Labels], counts: Sequence[int]) -> None:
+        """Notes where the sizes that the operator was given come from.
+
+        Args:
+            vectors: for each size, the labels that it counts, ``None`` if it cannot change.
+            counts: the sizes.
+        """
+        for source, labels, count in zip(self.sources, vectors, counts, strict=False):
+            if source is not None:
+                self._notes.equations.append(Equation(source, count, labels, self.place))
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -261,3 +378,21 @@ class Site:
             if isinstance(found, Value):
                 return found
         return Value.plain(())
+
+
+def other_axes(notes: Sequence[Notes], tried: Mapping[str, int]) -> dict[str, int]:
+    """Another free axis for every choice that was objected to, once: the one before it, or else after it.
+
+    Args:
+        notes: what the walks found.
+        tried: axes that were asked for already; they stay.
+
+    Returns:
+        The axes to ask for in another walk, empty if nobody objects.
+    """
+    return {
+        choice.node: choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
+        for note in notes
+        for choice in note.choices
+        if choice.node in note.objections and choice.node not in tried
+    }

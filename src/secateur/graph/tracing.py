@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -15,7 +16,10 @@ from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
 from secateur.graph.labels import SlotTable
 from secateur.graph.prove import prove
-from secateur.graph.walk import walk
+from secateur.graph.site import Hints, Notes, other_axes
+from secateur.graph.sizes import Sizes
+from secateur.graph.walk import Environment, walk
+from secateur.graph.watching import watch_sizes
 from secateur.graph.wiring import Wiring, distinct_attributes, distinct_reads, find_channels
 
 Ignore = Iterable[str | nn.Module]
@@ -56,58 +60,106 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     reached = programs[0].tensors
     if any(name not in reached for name, _ in model.named_parameters()):
         programs.append(capture(model, example_inputs, training=True))
-    graph = ChannelGraph.whole(_wire(model, programs, left_alone, {}))
-    failures = prove(model, graph, example_inputs)
-    if failures:
-        graph = ChannelGraph.whole(_wire(model, programs, left_alone, failures))
+    sizes = [watch_sizes(model, example_inputs, program) for program in programs]
+    captured = _Captured(model, programs, sizes, left_alone)
+    graph, proposals = captured.wired({}, frozenset())
+    failures = prove(model, graph, example_inputs, apart=not proposals)
+    if failures and proposals:
+        graph, _ = captured.wired({}, proposals)
+        failures = prove(model, graph, example_inputs)
+    found = dict(failures)
+    while failures:
+        graph, _ = captured.wired(found, proposals)
+        failures = prove(model, graph, example_inputs)
+        found |= failures
     return graph
 
 
-def _wire(
-    model: nn.Module, programs: list[Program], left_alone: Mapping[str, str], failures: Mapping[str, str]
-) -> Wiring:
-    """Walks the programs and resolves what was found.
+@dataclass(frozen=True)
+class _Captured:
+    """All that is known of a network before any rule is asked.
 
-    Args:
+    Attributes:
         model: the network.
         programs: its captured forward passes, the evaluation-mode one first.
+        sizes: for each program, where its sizes come from.
         left_alone: for each tensor that must keep its shape, the reason.
-        failures: for each producing tensor whose channels could not be proved, the reason.
-
-    Returns:
-        The wiring.
     """
-    tensors = named_tensors(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    model: nn.Module
+    programs: Sequence[Program]
+    sizes: Sequence[Sizes]
+    left_alone: Mapping[str, str]
+
+    def wired(
+        self, failures: Mapping[str, str], refused: frozenset[str]
+    ) -> tuple[ChannelGraph, frozenset[str]]:
+        """Walks the programs and resolves what was found.
+
+        Args:
+            failures: for each producing tensor whose channels could not be proved, the reason.
+            refused: operators whose fixed numbers were shown not to follow the widths.
+
+        Returns:
+            The graph of the whole network, and the operators whose fixed numbers were taken to follow.
+        """
+        tensors = named_tensors(self.model)
+        slots, walked = self._walked(
+            {name: tuple(item.shape) for name, item in tensors.items()}, failures, refused
+        )
+        env, notes = walked[0]
+        channels = find_channels(slots, label_vectors(env, notes))
+        costing = Costing(channels)
+        parameters = frozenset(name for name, _ in self.model.named_parameters())
+        costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
+        costing.work(notes, self.programs[0].batch)
+        costing.activations(self.programs[0], env)
+        every = [found for _, found in walked]
+        wiring = Wiring(
+            program=self.programs[0],
+            shapes={name: tuple(item.shape) for name, item in tensors.items()},
+            aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
+            groups=channels.groups,
+            group_of=channels.group_of,
+            channel_of=channels.channel_of,
+            spans=slots.spans,
+            reads=tuple(notes.reads),
+            places=distinct_reads(every),
+            statistics=tuple(notes.statistics),
+            attributes=distinct_attributes(every),
+            cost_model=costing.build(),
+        )
+        return ChannelGraph.whole(wiring), frozenset().union(*(note.proposals for note in every))
+
+    def _walked(
+        self, shapes: Mapping[str, tuple[int, ...]], failures: Mapping[str, str], refused: frozenset[str]
+    ) -> tuple[SlotTable, list[tuple[Environment, Notes]]]:
+        """Walks until no operator objects to the axis that an earlier one left free."""
+        modules = dict(self.model.named_modules())
+        axes: dict[str, int] = {}
+        while True:
+            slots = _frozen_slots(shapes, self.left_alone, failures)
+            walked = [
+                walk(program, modules, slots, Hints(axes, sizes, refused))
+                for program, sizes in zip(self.programs, self.sizes, strict=True)
+            ]
+            better = other_axes([notes for _, notes in walked], axes)
+            if not better:
+                return slots, walked
+            axes |= better
+
+
+def _frozen_slots(
+    shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str], failures: Mapping[str, str]
+) -> SlotTable:
+    """The slots of all tensors, with those frozen that must stay whatever the walk finds."""
     slots = SlotTable(shapes)
     for name, reason in left_alone.items():
         for dim in range(len(shapes[name])):
             slots.freeze(slots.span(name, dim), reason)
     for name, reason in failures.items():
         slots.freeze(slots.span(name, 0), reason)
-    modules = dict(model.named_modules())
-    walked = [walk(program, modules, slots, {}) for program in programs]
-    env, notes = walked[0]
-    channels = find_channels(slots, label_vectors(env, notes))
-    costing = Costing(channels)
-    parameters = frozenset(name for name, _ in model.named_parameters())
-    costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
-    costing.work(notes, programs[0].batch)
-    costing.activations(programs[0], env)
-    return Wiring(
-        program=programs[0],
-        shapes=shapes,
-        aliases={name: first for name, first in canonical_names(model).items() if name != first},
-        groups=channels.groups,
-        group_of=channels.group_of,
-        channel_of=channels.channel_of,
-        spans=slots.spans,
-        reads=tuple(notes.reads),
-        places=distinct_reads([found for _, found in walked]),
-        statistics=tuple(notes.statistics),
-        attributes=distinct_attributes([found for _, found in walked]),
-        cost_model=costing.build(),
-    )
+    return slots
 
 
 def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture import Origin, Program
+from secateur.graph.equations import settle
 from secateur.graph.labels import SlotTable, Value
+from secateur.graph.multihead import tie_multihead
 from secateur.graph.rules import find_rule
-from secateur.graph.site import Notes, Site
+from secateur.graph.site import Hints, Notes, Site
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
@@ -23,7 +25,7 @@ def walk(
     program: Program,
     modules: Mapping[str, nn.Module],
     slots: SlotTable,
-    choices: Mapping[str, int],
+    hints: Hints,
 ) -> tuple[Environment, Notes]:
     """Gives every value of a program its labels and collects what the rules say.
 
@@ -31,7 +33,7 @@ def walk(
         program: the captured forward pass.
         modules: the modules of the network by path.
         slots: the table that collects equalities; shared by several programs of one network.
-        choices: for operators that split a rectangle, the axis to leave free, by node name.
+        hints: axes to leave free, and where sizes come from.
 
     Returns:
         The value of every node, and what was noted on the way.
@@ -44,10 +46,12 @@ def walk(
         elif node.op == "output":
             _freeze_values(env, node, slots, "is an output of the network")
         elif node.op == "call_function":
-            env[node] = _call(node, env, slots, notes, modules, choices)
+            env[node] = _call(node, env, slots, notes, modules, hints)
         else:
             env[node] = None
     notes.reads = [replace(read, tensor=_tensor_name(program, read.tensor)) for read in notes.reads]
+    tie_multihead(modules, slots, notes)
+    settle(notes, slots, env)
     return env, notes
 
 
@@ -70,7 +74,7 @@ def _call(
     slots: SlotTable,
     notes: Notes,
     modules: Mapping[str, nn.Module],
-    choices: Mapping[str, int],
+    hints: Hints,
 ) -> Any:
     if node.target is operator.getitem:
         source, index = node.args
@@ -83,7 +87,7 @@ def _call(
         path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
         _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
         return _plain(node)
-    return rule(Site(node, env, slots, notes, modules, choices))
+    return rule(Site(node, env, slots, notes, modules, hints))
 
 
 def _plain(node: Node) -> Any:

@@ -57,11 +57,16 @@ def find_rule(operator: str) -> Rule | None:
 def _load() -> None:
     """Fills the table; the families import this module, so they are imported only when needed."""
     from secateur.graph.rules import (  # noqa: F401
+        attention,
         convolution,
+        einsum,
         elementwise,
+        indexing,
         linear,
         normalisation,
+        parametrised,
         pooling,
+        rearrange,
         reduction,
         shape,
         split,

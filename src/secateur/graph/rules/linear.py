@@ -53,6 +53,8 @@ def matmul(site: Site) -> Value:
     inner_left, inner_right = left.labels[-1], right.labels[-2]
     site.claim(inner_right, Role.CONSUMER)
     site.join(inner_left, inner_right)
+    site.object(inner_left)
+    site.object(inner_right)
     names = [argument for argument in ("self", "input") if site.has(argument)]
     site.read(names[0], -1, inner_left)
     batch = math.prod(site.shape[:-2])
@@ -74,5 +76,7 @@ def _stacked(site: Site, left: Value, right: Value) -> Value:
     """Leading dimensions meet as in broadcasting."""
     lead = site.shape[:-2]
     stacks = [Value(item.shape[:-2], item.labels[:-2]) for item in (left, right)]
+    if len(left.shape) == len(right.shape):
+        site.object_unless_alike(left, right, [(dim, dim) for dim in range(len(lead))])
     joined = combine(site, stacks, lead)
     return Value(site.shape, (*joined.labels, left.labels[-2], right.labels[-1]))

@@ -29,6 +29,7 @@ def reshape(site: Site) -> Value:
     for before, after in _segments(value.shape, site.shape):
         merged = _merge(site, value, before)
         labels.extend(_split(site, merged, [site.shape[dim] for dim in after]))
+    site.settle(labels, site.shape)
     return Value(site.shape, tuple(labels))
 
 
@@ -84,13 +85,15 @@ def _split(site: Site, labels: Labels, sizes: list[int]) -> list[Labels]:
             site.freeze(labels, f"one channel spread over several dimensions ({site.place})")
             return [None] * len(sizes)
         return [labels if axis == free else None for axis in range(len(sizes))]
-    free = varying[0]
-    if len(varying) > 1:
-        free = varying[site.choose([sizes[axis] for axis in varying])]
+    units = [sizes[axis] for axis in varying]
+    place = site.choose(units) if len(varying) > 1 else 0
+    free = varying[place]
     rows = np.moveaxis(block, free, 0).reshape(sizes[free], -1)
-    for place in range(1, rows.shape[1] if len(varying) > 1 else 1):
-        site.join(rows[:, place], rows[:, 0])
+    for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
+        site.join(rows[:, column], rows[:, 0])
     kept = np.ascontiguousarray(rows[:, 0])
+    if len(varying) > 1:
+        site.chose(units, place, kept)
     return [kept if axis == free else None for axis in range(len(sizes))]
 
 
@@ -159,18 +162,33 @@ def squeeze(site: Site) -> Value:
     return Value(site.shape, kept)
 
 
-@rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+@rule("aten.expand", "aten.broadcast_to")
 def expand(site: Site) -> Value:
     """Dimensions of size one are repeated; the others keep their labels."""
     value = site.first()
     lead = len(site.shape) - len(value.shape)
-    labels: list[Labels] = [None] * lead
+    labels = [site.follower(place, size) for place, size in enumerate(site.shape[:lead])]
     for dim, size in enumerate(value.shape):
         if size == site.shape[lead + dim]:
             labels.append(value.labels[dim])
         else:
             site.freeze(value.labels[dim], f"one channel is repeated ({site.place})")
-            labels.append(None)
+            labels.append(site.follower(lead + dim, site.shape[lead + dim]))
+    site.settle(labels, site.shape)
+    return Value(site.shape, tuple(labels))
+
+
+@rule("aten.expand_as")
+def expand_as(site: Site) -> Value:
+    """Dimensions of size one are repeated as often as another tensor has channels."""
+    value, other = site.value("self"), site.value("other")
+    lead = len(site.shape) - len(value.shape)
+    labels = list(other.labels)
+    for dim, size in enumerate(value.shape):
+        if size == site.shape[lead + dim]:
+            labels[lead + dim] = site.join(value.labels[dim], other.labels[lead + dim])
+        else:
+            site.freeze(value.labels[dim], f"one channel is repeated ({site.place})")
     return Value(site.shape, tuple(labels))
 
 

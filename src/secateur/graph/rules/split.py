@@ -70,7 +70,14 @@ def pieces(site: Site) -> Sequence[Value]:
     if labels is None:
         return [Value(shape, value.labels) for shape in site.shapes]
     cuts = np.split(labels, np.cumsum(sizes)[:-1])
-    if len(set(sizes)) == 1:
+    known = site.sources[: len(cuts)]
+    if len(known) == len(cuts) and (len(cuts) > 1 and any(known)):
+        site.settle(cuts, sizes)
+        for cut, source in zip(cuts, known, strict=True):
+            if source is None:
+                site.freeze(cut, f"split at fixed places ({site.place})")
+    elif len(set(sizes)) == 1:
+        site.settle(cuts[:1], sizes[:1])
         for cut in cuts[1:]:
             site.join(cut, cuts[0])
     else:
@@ -103,14 +110,46 @@ def select(site: Site) -> Value:
 
 @rule("aten.slice", "aten.narrow")
 def cut_out(site: Site) -> Value:
-    """A range of a dimension: the whole of it, or fixed borders."""
+    """A range of a dimension: the whole of it, or between borders that follow the widths or are fixed."""
     value = site.first()
     dim = site.option("dim") % len(value.shape)
     labels = value.labels[dim]
     if site.shape[dim] == value.shape[dim]:
         return value
-    site.freeze(labels, f"cut at fixed places ({site.place})")
-    return _with(value, site.shape, dim, None)
+    piece = _between(site, labels, dim)
+    if piece is None:
+        piece = _equal_piece(site, labels, dim)
+    if piece is None:
+        site.freeze(labels, f"cut at fixed places ({site.place})")
+    return _with(value, site.shape, dim, piece)
+
+
+def _between(site: Site, labels: Labels, dim: int) -> Labels:
+    """A range whose borders are known to come from attributes or other sizes, or are the ends."""
+    if labels is None or len(site.sources) != 2 or site.option_or("step", 1) != 1:
+        return None
+    start = (site.option("start") or 0) % len(labels)
+    stop = start + site.shape[dim]
+    before, through = site.sources
+    if (before is None and start > 0) or (through is None and stop < len(labels)):
+        return None
+    site.settle([labels[:start], labels[:stop]], [start, stop])
+    return labels[start:stop]
+
+
+def _equal_piece(site: Site, labels: Labels, dim: int) -> Labels:
+    """One of several equal pieces, if borders are where equal pieces end; that they follow is a proposal."""
+    size = site.shape[dim]
+    start = site.option("start") or 0
+    if labels is None or site.option_or("step", 1) != 1 or len(labels) % size or not isinstance(start, int):
+        return None
+    start = start % len(labels)
+    if start % size or not site.propose():
+        return None
+    rows = labels.reshape(-1, size)
+    for row in rows[1:]:
+        site.join(row, rows[0])
+    return labels[start : start + size]
 
 
 @rule("aten.pad", "aten.constant_pad_nd")

@@ -1,0 +1,49 @@
+"""Attention as one operator."""
+
+from __future__ import annotations
+
+from secateur.graph.labels import Labels, Value
+from secateur.graph.rules import rule
+from secateur.graph.rules.elementwise import combine
+from secateur.graph.site import Site
+
+
+@rule("aten.scaled_dot_product_attention")
+def attention(site: Site) -> Value:
+    """Queries meet keys and are contracted; values are handed on; heads are dimensions that meet.
+
+    Without a scale of its own the operator divides by the root of the width of a head, so that
+    width has to stay as it is, and whole heads go.
+    """
+    query, key, value = (site.value(name) for name in ("query", "key", "value"))
+    width = site.join(query.labels[-1], key.labels[-1])
+    if site.option("scale") is None:
+        for item in (query, key, value):
+            site.object(item.labels[-1])
+        site.freeze(width, f"the scale of attention depends on the width of a head ({site.place})")
+    else:
+        site.read("query", -1, width)
+    for labels in (query.labels[-2], key.labels[-2], value.labels[-2]):
+        site.freeze(labels, f"used as a position of attention ({site.place})")
+    lead = site.shape[:-2]
+    stacks = [Value(item.shape[:-2], item.labels[:-2]) for item in (query, key, value)]
+    if site.has("attn_mask"):
+        stacks.append(_mask(site))
+    joined = combine(site, stacks, lead)
+    positions = query.shape[-2] * key.shape[-2]
+    extents = [_extent(size, labels) for size, labels in zip(lead, joined.labels, strict=True)]
+    site.work(positions, *extents, _extent(query.shape[-1], width))
+    site.work(positions, *extents, _extent(value.shape[-1], value.labels[-1]))
+    return Value(site.shape, (*joined.labels, None, value.labels[-1]))
+
+
+def _mask(site: Site) -> Value:
+    """The mask or bias without its positions."""
+    mask = site.value("attn_mask")
+    for labels in mask.labels[-2:]:
+        site.freeze(labels, f"used as a position of attention ({site.place})")
+    return Value(mask.shape[:-2], mask.labels[:-2])
+
+
+def _extent(size: int, labels: Labels) -> Labels | int:
+    return size if labels is None else labels

@@ -1,0 +1,48 @@
+"""Where a size in a program comes from: an attribute, another tensor's size, or arithmetic with these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FromAttribute:
+    """An integer attribute of a module, or an entry of a list or tuple of them."""
+
+    module: str
+    name: str
+    index: int | None
+
+
+@dataclass(frozen=True)
+class FromTensor:
+    """The size of a dimension of an operator's result, or of a parameter or buffer.
+
+    Attributes:
+        node: name of the operator in the program, empty for a parameter or buffer.
+        tensor: qualified name of the parameter or buffer, empty for an operator.
+        place: which result, for operators with several.
+        dim: the dimension.
+    """
+
+    node: str
+    tensor: str
+    place: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A sum, difference, product, quotient or remainder of sizes."""
+
+    operator: str
+    left: Source | int
+    right: Source | int
+
+
+Source = FromAttribute | FromTensor | Computed
+"""Where an integer comes from."""
+
+Sizes = Mapping[str, tuple[Source | None, ...]]
+"""For each operator that takes sizes, by node name, where each of them comes from."""

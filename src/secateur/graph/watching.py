@@ -1,0 +1,281 @@
+"""Where sizes come from: the integers that a network's code reshapes with, and what they were made of.
+
+A captured program holds bare numbers: ``reshape(1, 197, 3, 6, 64)``. Whether the 6 is an attribute
+of a module, the size of another tensor or a number in the code decides what a cut must change.
+So the network is run once more, on shapes alone, with integers that remember their making.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
+from secateur.graph.cutting import copy_with, named_tensors
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Sizes, Source
+
+
+class Size(int):
+    """An integer that remembers where it comes from, through arithmetic with other integers."""
+
+    source: Source | _Made
+
+    def __new__(cls, value: int, source: Any) -> Size:
+        """A number and its source."""
+        size = super().__new__(cls, value)
+        size.source = source
+        return size
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Size:
+        return self
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+
+def _arithmetic(operator: str) -> None:
+    plain: Callable[[int, int], Any] = getattr(int, operator)
+    reflected: Callable[[int, int], Any] = getattr(int, operator.replace("__", "__r", 1))
+
+    def forward(self: Size, other: Any) -> Any:
+        return _computed(plain(self, other), operator, self, other)
+
+    def backward(self: Size, other: Any) -> Any:
+        return _computed(reflected(self, other), operator, other, self)
+
+    setattr(Size, operator, forward)
+    setattr(Size, operator.replace("__", "__r", 1), backward)
+
+
+for _operator in ("__add__", "__sub__", "__mul__", "__floordiv__", "__mod__"):
+    _arithmetic(_operator)
+
+
+def _computed(result: Any, operator: str, left: Any, right: Any) -> Any:
+    if result is NotImplemented:
+        return result
+    sources = [item.source if isinstance(item, Size) else int(item) for item in (left, right)]
+    return Size(result, Computed(operator.strip("_"), *sources))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One operator as the network's code called it."""
+
+    key: tuple[str, str, tuple[int, ...]]
+    sizes: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The size of a dimension of something that was made: by a call, or a named tensor."""
+
+    maker: _Call | str
+    place: int
+    dim: int
+
+
+def watch_sizes(model: nn.Module, inputs: ExampleInputs, program: Program) -> Sizes:
+    """Finds out where the sizes in a program come from.
+
+    Args:
+        model: the network; not changed.
+        inputs: what it was captured with.
+        program: the captured forward pass.
+
+    Returns:
+        The sources of sizes, for the operators for which they are known. A network that does
+        not run on shapes alone gives none.
+    """
+    shapes = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
+    watch = _Watch()
+    state = torch.get_rng_state()
+    try:
+        copied = copy_with(model, shapes, ())
+        _label(copied)
+        args, kwargs = call_arguments(doubled(inputs) if program.training else inputs)
+        args, kwargs = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (args, kwargs))
+        with _paths(copied, watch), mode_of(copied, training=program.training), torch.no_grad(), watch:
+            copied(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - the user's code may fail in any way; nothing is known then
+        return {}
+    finally:
+        torch.set_rng_state(state)
+    return _aligned(watch.calls, program)
+
+
+def _label(model: nn.Module) -> None:
+    """Replaces the integers in attributes by such that remember, and marks tensors with their names."""
+    for path, module in model.named_modules():
+        for name, value in list(vars(module).items()):
+            if name.startswith("_") or name == "training":
+                continue
+            if type(value) is int:
+                setattr(module, name, Size(value, FromAttribute(path, name, None)))
+            elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
+                sizes = [Size(item, FromAttribute(path, name, i)) for i, item in enumerate(value)]
+                setattr(module, name, type(value)(sizes))
+    for name, tensor in named_tensors(model).items():
+        tensor._secateur_maker = (name, 0)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _paths(model: nn.Module, watch: _Watch) -> Iterator[None]:
+    """Lets the watch know which module is running."""
+    handles = []
+
+    def entering(path: str) -> Callable[..., None]:
+        return lambda *_: watch.path.append(path)
+
+    def leaving(*_: Any) -> None:
+        watch.path.pop()
+
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(entering(path)))
+        handles.append(module.register_forward_hook(leaving))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Watch(TorchFunctionMode):
+    """Records every call of an operator and hands out sizes that remember."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = [""]
+        self.calls: list[_Call] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs one operator."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Size):
+            return torch.Size([_sized(args[0], dim, size) for dim, size in enumerate(result)])
+        name = getattr(func, "__name__", "")
+        if name == "size" and type(result) is int:
+            dim = args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)
+            return _sized(args[0], dim % args[0].dim(), result)
+        if name == "numel" and args[0].dim() == 1:
+            return _sized(args[0], 0, result)
+        results = result if isinstance(result, tuple | list) else [result]
+        if results and isinstance(results[0], Tensor):
+            name = _normal(name)
+            sizes = _sizes(name, args, kwargs or {})
+            key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
+            call = _Call(key, sizes)
+            self.calls.append(call)
+            for place, item in enumerate(results):
+                if isinstance(item, Tensor):
+                    item._secateur_maker = (call, place)  # type: ignore[attr-defined]
+        return result
+
+
+def _sized(tensor: Tensor, dim: int, size: int) -> int:
+    maker, place = getattr(tensor, "_secateur_maker", (None, 0))
+    return size if maker is None else Size(size, _Made(maker, place, dim))
+
+
+_SAME = {
+    "split_with_sizes": "split",
+    "_unsafe_view": "view",
+    "truediv": "div",
+    "concat": "cat",
+    "concatenate": "cat",
+}
+
+
+def _normal(name: str) -> str:
+    """One name for the forms of an operator: ``__iadd__``, ``add_`` and ``add``."""
+    if name.startswith("__"):
+        name = name.strip("_")
+        name = name[1:] if name[:1] in "ir" and name not in ("invert", "rshift") else name
+    name = name.removesuffix("_")
+    return _SAME.get(name, name)
+
+
+def _sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The sizes that a call was given, one per dimension of the result or per piece."""
+    if name in ("view", "reshape", "expand", "broadcast_to"):
+        given = args[1:] or tuple(kwargs.get(key, ()) for key in ("shape", "size") if key in kwargs)
+    elif name == "getitem":
+        return _borders(args[1])
+    elif name == "split":
+        given = args[1:2] or (kwargs.get("split_size_or_sections", ()),)
+    else:
+        return ()
+    listed = given[0] if given and isinstance(given[0], Sequence) else given
+    return tuple(item if isinstance(item, int) else None for item in listed)
+
+
+def _borders(index: Any) -> tuple[Any, ...]:
+    """Where a range of one dimension begins and ends."""
+    ranges = [
+        item
+        for item in (index if isinstance(index, tuple) else (index,))
+        if isinstance(item, slice) and (item.start is not None or item.stop is not None)
+    ]
+    return (ranges[0].start, ranges[0].stop) if len(ranges) == 1 else ()
+
+
+def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
+    """Matches calls with the operators of the program: same module, same name, same shape, same order."""
+    made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
+    found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for call in calls:
+        made[call.key].append(call)
+    for node in program.graph.nodes:
+        key = _key(node)
+        if key is not None:
+            found[key].append(node.name)
+    nodes = {
+        call: name
+        for key, names in found.items()
+        if len(made[key]) == len(names)
+        for call, name in zip(made[key], names, strict=True)
+    }
+    return {
+        name: tuple(_resolved(size.source, nodes) if isinstance(size, Size) else None for size in call.sizes)
+        for call, name in nodes.items()
+        if any(isinstance(size, Size) for size in call.sizes)
+    }
+
+
+def _key(node: Node) -> tuple[str, str, tuple[int, ...]] | None:
+    result = node.meta.get("val")
+    first = result[0] if isinstance(result, Sequence) and result else result
+    if node.op != "call_function" or not isinstance(first, Tensor):
+        return None
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    return module_path(node), _normal(name), tuple(first.shape)
+
+
+def _resolved(source: Any, nodes: Mapping[_Call, str]) -> Source | None:
+    """The source with calls replaced by operators of the program; ``None`` where that is not possible."""
+    if isinstance(source, FromAttribute):
+        return source
+    if isinstance(source, _Made):
+        if isinstance(source.maker, str):
+            return FromTensor("", source.maker, source.place, source.dim)
+        node = nodes.get(source.maker)
+        return None if node is None else FromTensor(node, "", source.place, source.dim)
+    if isinstance(source, Computed):
+        parts = [
+            item if type(item) is int else _resolved(item, nodes) for item in (source.left, source.right)
+        ]
+        if parts[0] is None or parts[1] is None:
+            return None
+        return Computed(source.operator, parts[0], parts[1])
+    return None
