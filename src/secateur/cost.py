@@ -10,7 +10,7 @@ from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
 from secateur.graph.cutting import named_tensors
 from secateur.graph.labels import SlotTable
-from secateur.graph.site import Hints
+from secateur.graph.notes import Hints
 from secateur.graph.walk import walk
 from secateur.graph.wiring import Channels
 

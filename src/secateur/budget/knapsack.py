@@ -157,11 +157,14 @@ def _step(meter: Meter, choices: Sequence[Choice], places: IntArray, direction: 
     current = _widths(choices, places)
     widths = np.repeat(current[None], len(movable), axis=0)
     rows = np.arange(len(movable))
-    widths[rows, movable] = [choices[group].widths[places[group] + direction] for group in movable]
+    widths[rows, movable] = [
+        choices[group].widths[int(places[group]) + direction] for group in movable.tolist()
+    ]
     damage = np.array(
         [
-            choices[group].damages[places[group] + direction] - choices[group].damages[places[group]]
-            for group in movable
+            choices[group].damages[int(places[group]) + direction]
+            - choices[group].damages[int(places[group])]
+            for group in movable.tolist()
         ]
     )
     if direction > 0:

@@ -106,7 +106,7 @@ class ReconstructionObserver(Observer):
 
     def _unfit(self) -> dict[str, str]:
         """Groups with a consumer that has no window, or too wide a one."""
-        reasons = {}
+        reasons: dict[str, str] = {}
         for read, window in self._windows.items():
             kind = type(self._subject.modules[read.module]).__name__
             if window is None:

@@ -13,7 +13,7 @@ from secateur.graph.capture import Origin, Program
 from secateur.graph.costs import CostModel, CostModelBuilder
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable, Value
-from secateur.graph.site import Notes
+from secateur.graph.notes import Notes
 from secateur.graph.walk import Environment
 from secateur.graph.wiring import Channels
 

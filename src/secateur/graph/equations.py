@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.site import Attribute, Equation, Notes
+from secateur.graph.notes import Attribute, Equation, Notes
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Source
 
 

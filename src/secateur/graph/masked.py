@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.graph.capture import ExampleInputs, Origin, call_arguments
 from secateur.graph.labels import Labels, Value
-from secateur.graph.site import Read, Statistic
+from secateur.graph.notes import Read, Statistic
 from secateur.graph.wiring import Wiring
 
 Removed = np.ndarray[tuple[int], np.dtype[np.bool_]]

@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
-from secateur.graph.site import Attribute, Notes
+from secateur.graph.notes import Attribute, Notes
 
 
 def tie_multihead(modules: Mapping[str, nn.Module], slots: SlotTable, notes: Notes) -> None:

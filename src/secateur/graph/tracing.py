@@ -15,8 +15,8 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
 from secateur.graph.labels import SlotTable
+from secateur.graph.notes import Hints, Notes, other_axes
 from secateur.graph.prove import prove
-from secateur.graph.site import Hints, Notes, other_axes
 from secateur.graph.sizes import Sizes
 from secateur.graph.walk import Environment, walk
 from secateur.graph.watching import watch_sizes

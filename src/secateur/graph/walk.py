@@ -14,8 +14,9 @@ from secateur.graph.capture import Origin, Program
 from secateur.graph.equations import settle
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.multihead import tie_multihead
+from secateur.graph.notes import Hints, Notes
 from secateur.graph.rules import find_rule
-from secateur.graph.site import Hints, Notes, Site
+from secateur.graph.site import Site
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""

@@ -16,7 +16,7 @@ from secateur.graph.capture import Program
 from secateur.graph.costs import CostModel
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
-from secateur.graph.site import Attribute, Notes, Read, Statistic
+from secateur.graph.notes import Attribute, Notes, Read, Statistic
 
 
 @dataclass(frozen=True)

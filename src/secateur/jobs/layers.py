@@ -9,7 +9,7 @@ from torch import nn
 
 from secateur.graph import ChannelGraph
 from secateur.graph.labels import SlotTable
-from secateur.graph.site import Hints
+from secateur.graph.notes import Hints
 from secateur.graph.walk import walk
 
 

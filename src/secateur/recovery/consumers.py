@@ -49,7 +49,7 @@ class Consumer:
 
     def rows(self, script: Script) -> int:
         """Number of output positions that the examples of a script give."""
-        shape = tuple(self.source.meta["val"].shape)
+        shape: tuple[int, ...] = tuple(self.source.meta["val"].shape)
         return script.examples * shape[0] // script.size * self.window.positions(shape)
 
     @property

@@ -132,7 +132,8 @@ def _solve(matrix: Tensor, right: Tensor, ridge: float, scale: float = 1.0) -> T
     factor, failed = torch.linalg.cholesky_ex(damped)
     if not bool(failed.any()) and ridge > 0:
         return torch.cholesky_solve(right.mT, factor).mT
-    return right @ torch.linalg.pinv(damped, hermitian=True)
+    solved: Tensor = right @ torch.linalg.pinv(damped, hermitian=True)
+    return solved
 
 
 def _missed(xx: Tensor, yx: Tensor, yy: Tensor, weight: Tensor) -> float:

@@ -111,7 +111,8 @@ class Window:
         if chosen is None:
             taken = seen.flatten(2, 1 + dims) if dims > 1 else seen
         else:
-            taken = seen[(slice(None), slice(None), *torch.unravel_index(chosen, sizes))]
+            every = slice(None)
+            taken = seen[(every, every, *torch.unravel_index(chosen, sizes))]  # type: ignore[index]
         count, channels, places = taken.shape[:3]
         taken = taken.reshape(count, self.groups, channels // self.groups, places, -1)
         return taken.permute(1, 0, 3, 2, 4).reshape(self.groups, count * places, -1)

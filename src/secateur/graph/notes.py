@@ -1,0 +1,131 @@
+"""What a walk is told before it starts, and what it finds besides equalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from secateur.graph.groups import IntArray
+from secateur.graph.labels import Labels, Value
+from secateur.graph.sizes import Source
+
+
+@dataclass(frozen=True)
+class Read:
+    """An operator contracts over channels: its argument's dimension is where silence is felt."""
+
+    node: str
+    argument: int
+    dim: int
+    labels: IntArray
+    module: str
+    tensor: str
+    place: int | None = None
+    """Which tensor, where the argument is a list of them."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """An operator takes a statistic over channels: it must only see the kept ones."""
+
+    node: str
+    arguments: tuple[tuple[int, Value], ...]
+    result: Value
+    sizes: tuple[tuple[int, int | None, IntArray], ...] = ()
+    """Arguments (and the place in them, if they are lists) that count kept labels."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one operator: a coefficient times the sizes of dimensions."""
+
+    node: str
+    module: str
+    coefficient: int
+    extents: tuple[IntArray, ...]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An integer attribute of a module that equals the number of kept labels of a vector."""
+
+    module: str
+    name: str
+    index: int | None
+    labels: IntArray
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A size that an operator was given, where it comes from, and the labels that it counts."""
+
+    source: Source
+    size: int
+    labels: Labels
+    place: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rectangle of channels, of which one axis is free and the others are coupled.
+
+    Attributes:
+        node: the operator.
+        units: for each axis that may be free, how many channels it would leave.
+        chosen: the axis that was left free, as an index of ``units``.
+        labels: what is left of the rectangle.
+    """
+
+    node: str
+    units: tuple[int, ...]
+    chosen: int
+    labels: IntArray
+
+
+@dataclass
+class Notes:
+    """What a walk finds besides equalities."""
+
+    reads: list[Read] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    attributes: list[Attribute] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    objections: set[str] = field(default_factory=set)
+    """Operators whose choice of an axis does not suit a later operator."""
+    proposals: set[str] = field(default_factory=set)
+    """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known before a walk.
+
+    Attributes:
+        axes: for operators that split a rectangle, the axis to leave free, by node name.
+        sizes: for operators that take sizes, where these come from, by node name.
+        refused: operators whose fixed numbers were shown not to follow the widths.
+    """
+
+    axes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+
+
+def other_axes(notes: Sequence[Notes], tried: Mapping[str, int]) -> dict[str, int]:
+    """Another free axis for every choice that was objected to, once: the one before it, or else after it.
+
+    Args:
+        notes: what the walks found.
+        tried: axes that were asked for already; they stay.
+
+    Returns:
+        The axes to ask for in another walk, empty if nobody objects.
+    """
+    return {
+        choice.node: choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
+        for note in notes
+        for choice in note.choices
+        if choice.node in note.objections and choice.node not in tried
+    }
