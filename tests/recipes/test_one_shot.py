@@ -43,6 +43,11 @@ def test_in_place_the_network_itself_and_its_optimizer_are_cut(net: nn.Sequentia
     assert optimizer.state[weight]["exp_avg"].shape == weight.shape
 
 
+def test_views_serve_as_example_inputs(net: nn.Sequential, batches: list[Batch]) -> None:
+    prune(net, batches[0][0][:2], sec.Budget(channels=0.5), "magnitude", inplace=True)
+    assert sum((net[0].out_channels, net[3].out_channels, net[7].out_features)) == 18
+
+
 def test_the_optimizer_moves_over_to_the_copy(net: nn.Sequential, example: Tensor) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     result = prune(net, example, sec.Budget(channels=0.5), "magnitude", optimizer=optimizer)

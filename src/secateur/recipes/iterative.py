@@ -12,13 +12,12 @@ from itertools import islice
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
 from secateur.budget import Budget
 from secateur.criteria import Needs, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.cutting import Cut, cut, owned
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recovery import reconstruct
@@ -109,9 +108,7 @@ def prune_iteratively(
     around = surroundings or Surroundings()
     device = around.machine.device
     model.to(device)
-    example_inputs, check_inputs = tree_map_only(
-        Tensor, lambda tensor: tensor.to(device), (example_inputs, check_inputs)
-    )
+    example_inputs = owned(example_inputs, device)
     around.listener(Progress("tracing", 0, 1))
     graph = trace(model, example_inputs, ignore=ignore)
     around.listener(Progress("tracing", 1, 1))
@@ -125,7 +122,7 @@ def prune_iteratively(
         loss_fn=loss_fn,
         optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
         around=around,
-        check_inputs=example_inputs if check_inputs is None else check_inputs,
+        check_inputs=example_inputs if check_inputs is None else owned(check_inputs, device),
     )
     try:
         work.cut_to_budget()

@@ -14,8 +14,9 @@ from secateur.budget import Budget, make_plan
 from secateur.budget.order import Scope
 from secateur.criteria import Criterion, score
 from secateur.graph import Cost, ExampleInputs, trace
+from secateur.latency import device_of
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import proved
+from secateur.recipes.cutting import owned, proved
 from secateur.surgery import apply_plan
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
@@ -93,6 +94,7 @@ def prune(
     >>> result.model[0].out_channels, result.verification.ok
     (4, True)
     """
+    example_inputs = owned(example_inputs, device_of(model))
     graph = trace(model, example_inputs, ignore=ignore)
     scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
     plan = make_plan(
