@@ -173,6 +173,17 @@ def test_a_loss_that_is_not_a_number_leaves_a_network_that_works(
     assert net(example).isfinite().all()
 
 
+def test_few_updates_are_worth_neither_a_file_nor_a_look_at_the_validation_examples(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    paper = RECIPES["paper"].model_copy(update={"after": FitSettings(epochs=1)})
+    _, heard, kept = run(net, example, batches, paper)
+    assert len([event for event in heard if isinstance(event, Cut)]) == 18
+    # After the first cut, and around the epoch at the end.
+    assert kept == ["last", "last", "best", "last"]
+    assert sum(isinstance(event, Progress) and event.task == "validating" for event in heard) == len(batches)
+
+
 def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
     kept: list[str] = []
 

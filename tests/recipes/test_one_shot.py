@@ -43,6 +43,37 @@ def test_in_place_the_network_itself_and_its_optimizer_are_cut(net: nn.Sequentia
     assert optimizer.state[weight]["exp_avg"].shape == weight.shape
 
 
+def test_views_serve_as_example_inputs(net: nn.Sequential, batches: list[Batch]) -> None:
+    prune(net, batches[0][0][:2], sec.Budget(channels=0.5), "magnitude", inplace=True)
+    assert sum((net[0].out_channels, net[3].out_channels, net[7].out_features)) == 18
+
+
+def test_the_optimizer_moves_over_to_the_copy(net: nn.Sequential, example: Tensor) -> None:
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    result = prune(net, example, sec.Budget(channels=0.5), "magnitude", optimizer=optimizer)
+    assert isinstance(result.model, nn.Sequential)
+    before = result.model[0].weight.detach().clone()
+    result.model(example).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(result.model[0].weight, before)
+    assert net[0].weight.grad is None
+
+
+def test_uniform_takes_the_same_share_from_every_group(net: nn.Sequential, example: Tensor) -> None:
+    result = prune(net, example, sec.Budget(channels=0.5), "magnitude", allocate="uniform")
+    widths = [result.model[0].out_channels, result.model[3].out_channels, result.model[7].out_features]
+    assert widths == [4, 6, 8]
+
+
+def test_cross_entropy_is_the_loss_if_none_is_given(
+    net: nn.Module, batches: list[Batch], example: Tensor
+) -> None:
+    budget = sec.Budget(channels=0.5)
+    plain = prune(net, example, budget, batches=batches)
+    given = prune(net, example, budget, batches=batches, loss_fn=cross_entropy)
+    assert plain.plan == given.plan
+
+
 def test_options_reach_the_plan(net: nn.Sequential, example: Tensor) -> None:
     result = prune(
         net, example, sec.Budget(channels=0.6), "magnitude", ignore=["3"], round_to=4, min_channels=8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from secateur.data import DataSettings, ImageData, open_data
 from secateur.jobs.settings import DataChoice
 from secateur.models import InputSpec
-from secateur.training.events import Listener, Note
+from secateur.training.events import Listener, Note, Progress
 
 _SHOWN = 10
 
@@ -38,7 +38,8 @@ def tell_skipped(data: ImageData, listener: Listener) -> None:
         listener(Note(f"left out {line}"))
     if skipped:
         more = f", of which the first {_SHOWN} are named above" if len(skipped) > _SHOWN else ""
-        listener(Note(f"{len(skipped)} pictures could not be read and were left out{more}"))
+        noun = "picture" if len(skipped) == 1 else "pictures"
+        listener(Note(f"left out {len(skipped)} {noun} that could not be read{more}"))
 
 
 def read_all(data: ImageData, listener: Listener) -> None:
@@ -51,7 +52,9 @@ def read_all(data: ImageData, listener: Listener) -> None:
     Raises:
         DataError: a picture cannot be read and none may be left out, or a class has none left.
     """
+    listener(Progress("reading pictures", 0, 1))
     train, validation, test = len(data.train), len(data.validation), len(data.test)
+    listener(Progress("reading pictures", 1, 1))
     tell_skipped(data, listener)
     same = " (the same)" if data.test is data.validation else ""
     listener(

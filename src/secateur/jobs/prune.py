@@ -124,6 +124,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
             job.recipe.criterion,
             ignore=job.ignore,
             normalize=job.recipe.normalize,
+            allocate=job.recipe.allocate,
             round_to=job.recipe.round_to,
             min_channels=job.recipe.min_channels,
             inplace=True,

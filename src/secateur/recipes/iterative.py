@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+import time
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from torch import Tensor, nn
@@ -15,16 +17,19 @@ from secateur.budget import Budget
 from secateur.criteria import Needs, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.cutting import Cut, cut, owned
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recovery import reconstruct
 from secateur.training.evaluate import Batches
 from secateur.training.events import Progress, tracked
-from secateur.training.fit import Fit, Surroundings, fit
+from secateur.training.fit import Fit, Surroundings, fit, keep_nothing
+from secateur.training.interrupt import StoppedError
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.settings import FitSettings
+
+_SECONDS_BETWEEN_WRITES = 30.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ def prune_iteratively(
     """
     settings = settings or PruneSettings()
     around = surroundings or Surroundings()
-    model.to(around.machine.device)
+    device = around.machine.device
+    model.to(device)
+    example_inputs = owned(example_inputs, device)
     around.listener(Progress("tracing", 0, 1))
     graph = trace(model, example_inputs, ignore=ignore)
     around.listener(Progress("tracing", 1, 1))
@@ -115,12 +122,16 @@ def prune_iteratively(
         loss_fn=loss_fn,
         optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
         around=around,
-        check_inputs=example_inputs if check_inputs is None else check_inputs,
+        check_inputs=example_inputs if check_inputs is None else owned(check_inputs, device),
     )
-    work.cut_to_budget()
-    if optimizer is None and settings.after.optimizer != settings.between.optimizer:
-        work.optimizer = make_optimizer(model, settings.after.optimizer)
-    work.recover()
+    try:
+        work.cut_to_budget()
+        if optimizer is None and settings.after.optimizer != settings.between.optimizer:
+            work.optimizer = make_optimizer(model, settings.after.optimizer)
+        work.recover()
+    except StoppedError:
+        around.keep("last", None)
+        raise
     return IterativeResult(model, tuple(work.cuts), tuple(work.fits), graph, work.graph)
 
 
@@ -140,6 +151,7 @@ class _Work:
     check_inputs: ExampleInputs
     cuts: list[Cut] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
+    kept_at: float = -math.inf
 
     def cut_to_budget(self) -> None:
         """All cuts, and the fine-tuning between them."""
@@ -164,7 +176,10 @@ class _Work:
         done = Cut(number, self.route.steps, plan, verification)
         self.cuts.append(done)
         self.around.listener(done)
-        self.around.keep("last", None)
+        # With few updates after each cut, writing would take longer than training.
+        if time.monotonic() - self.kept_at > _SECONDS_BETWEEN_WRITES:
+            self.around.keep("last", None)
+            self.kept_at = time.monotonic()
 
     def score(self) -> Mapping[str, Tensor]:
         """Scores from a look at the training examples that does nothing else."""
@@ -189,21 +204,25 @@ class _Work:
         criterion = resolve(self.settings.criterion)
         can_watch = criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets
         observer = watch(self.model, self.graph, criterion) if can_watch else None
-        # A few updates are not worth a look at the validation examples after each cut.
-        validation = self.validation if settings.updates is None else None
+        phase = f"after cut {len(self.cuts)}"
         # The best network is looked for only among those within the budget.
         settings = settings.model_copy(update={"keep_best": False})
-        self._fit(settings, f"after cut {len(self.cuts)}", validation, observer)
+        if settings.updates is None:
+            self._fit(settings, phase, self.around, self.validation, observer)
+        else:
+            # A few updates are worth neither a look at the validation examples nor a file.
+            self._fit(settings, phase, replace(self.around, keep=keep_nothing), None, observer)
         return observer.scores() if observer else None
 
     def recover(self) -> None:
         """Fine-tunes the network that meets the budget."""
-        self._fit(self.settings.after, "after the last cut", self.validation)
+        self._fit(self.settings.after, "after the last cut", self.around, self.validation)
 
     def _fit(
         self,
         settings: FitSettings,
         phase: str,
+        around: Surroundings,
         validation: Batches | None,
         observer: Watch | None = None,
     ) -> None:
@@ -216,6 +235,6 @@ class _Work:
             loss_fn=self.loss_fn,
             observe=observer,
             phase=phase,
-            surroundings=self.around,
+            surroundings=around,
         )
         self.fits.append(done)

@@ -11,10 +11,12 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.budget import Budget, make_plan
-from secateur.criteria import score
+from secateur.budget.order import Scope
+from secateur.criteria import Criterion, score
 from secateur.graph import Cost, ExampleInputs, trace
+from secateur.latency import device_of
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import proved
+from secateur.recipes.cutting import owned, proved
 from secateur.surgery import apply_plan
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
@@ -46,12 +48,13 @@ def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     budget: Budget,
-    criterion: str = "taylor",
+    criterion: str | Criterion = "taylor",
     batches: Iterable[Any] | None = None,
     loss_fn: Callable[..., Tensor] | None = None,
     *,
     ignore: Sequence[str] = (),
     normalize: str = "l2",
+    allocate: Scope = "global",
     round_to: int = 1,
     min_channels: int = 1,
     optimizer: Optimizer | None = None,
@@ -65,14 +68,16 @@ def prune(
         model: any network that can be exported.
         example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
         budget: what may remain.
-        criterion: name of the rule that values a channel, such as ``"taylor"`` or ``"magnitude"``.
+        criterion: the rule that values a channel, by name such as ``"taylor"``, or one of your own.
         batches: pairs of inputs and targets, for criteria that look at data.
         loss_fn: ``loss_fn(outputs, targets)``, for criteria that need gradients; cross-entropy if not given.
         ignore: modules whose channels all stay.
         normalize: how scores are made comparable between groups.
+        allocate: ``"global"`` ranks the channels of all groups together, ``"uniform"`` takes the same
+            share from every group.
         round_to: widths that stay are multiples of this.
         min_channels: least channels left in a group.
-        optimizer: with ``inplace``, its state is cut alike, so that training can go on.
+        optimizer: its state is cut alike, so that training of the smaller network can go on with it.
         inplace: cut ``model`` itself, not a copy.
 
     Returns:
@@ -89,10 +94,19 @@ def prune(
     >>> result.model[0].out_channels, result.verification.ok
     (4, True)
     """
+    example_inputs = owned(example_inputs, device_of(model))
     graph = trace(model, example_inputs, ignore=ignore)
     scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
-    plan = make_plan(graph, scores, budget, normalize=normalize, round_to=round_to, min_channels=min_channels)
+    plan = make_plan(
+        graph,
+        scores,
+        budget,
+        normalize=normalize,
+        scope=allocate,
+        round_to=round_to,
+        min_channels=min_channels,
+    )
     smaller, verification = proved(model, plan, example_inputs)
-    if inplace:
-        smaller = apply_plan(model, plan, optimizer=optimizer, inplace=True)
+    if inplace or optimizer is not None:
+        smaller = apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
     return PruneResult(smaller, plan, verification, plan.cost_before, plan.cost_after)

@@ -21,27 +21,33 @@ class Machine:
 
     Attributes:
         fabric: devices, precision and the processes that share the work.
-        channels_last: whether pictures are laid out with the channel innermost.
+        settings: what was asked for.
     """
 
     fabric: Fabric
-    channels_last: bool = False
+    settings: DeviceSettings
 
     @property
     def device(self) -> torch.device:
         """The device of this process."""
         return self.fabric.device
 
-    def place(self, inputs: Tensor) -> Tensor:
-        """A batch of inputs on the device, in the layout of the network.
+    def lays_channels_last(self, model: nn.Module) -> bool:
+        """Whether to train a network on pictures with the channel innermost.
+
+        ``auto`` does so where products are in bfloat16, and on a CPU for networks of which at least
+        half of the convolutions are 1 by 1: measured gains were 1.4 for SqueezeNet and MobileNet v2,
+        and none for ResNet-18 and VGG.
 
         Args:
-            inputs: any tensor; only pictures (four dimensions) have a layout.
+            model: the network.
         """
-        inputs = inputs.to(self.device)
-        if self.channels_last and inputs.ndim == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+        if self.settings.channels_last != "auto":
+            return self.settings.channels_last == "yes"
+        kernels = [module.kernel_size for module in model.modules() if isinstance(module, nn.Conv2d)]
+        if not kernels or uses_bf16(self.settings, self.device):
+            return bool(kernels)
+        return self.device.type == "cpu" and 2 * kernels.count((1, 1)) >= len(kernels)
 
 
 def make_machine(settings: DeviceSettings | None = None) -> Machine:
@@ -64,7 +70,7 @@ def make_machine(settings: DeviceSettings | None = None) -> Machine:
         )
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
         fabric.launch()
-    return Machine(fabric, uses_channels_last(settings, device))
+    return Machine(fabric, settings)
 
 
 def uses_bf16(settings: DeviceSettings, device: torch.device) -> bool:
@@ -91,18 +97,6 @@ def has_bf16_units(device: torch.device) -> bool:
     return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
 
 
-def uses_channels_last(settings: DeviceSettings, device: torch.device) -> bool:
-    """Whether pictures are laid out with the channel innermost.
-
-    Args:
-        settings: ``auto`` says yes where products are computed in bfloat16.
-        device: where to compute.
-    """
-    if settings.channels_last == "auto":
-        return uses_bf16(settings, device)
-    return settings.channels_last == "yes"
-
-
 @contextmanager
 def laid_out(model: nn.Module, channels_last: bool) -> Iterator[None]:
     """Lays a network's weights out channels-last for a block, and back to contiguous afterwards.
@@ -119,3 +113,15 @@ def laid_out(model: nn.Module, channels_last: bool) -> Iterator[None]:
         yield
     finally:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def arranged(inputs: Tensor, channels_last: bool) -> Tensor:
+    """A batch of inputs in the layout of the network.
+
+    Args:
+        inputs: any tensor; only pictures (four dimensions) have a layout.
+        channels_last: as given to :func:`laid_out`.
+    """
+    if channels_last and inputs.ndim == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs

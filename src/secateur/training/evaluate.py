@@ -88,7 +88,7 @@ def evaluate(
     try:
         with torch.inference_mode(), machine.fabric.autocast():
             for inputs, targets in tracked(batches, task, listener, interruption):
-                scores = main_output(model(machine.place(inputs))).float()
+                scores = main_output(model(inputs.to(machine.device))).float()
                 targets = targets.to(machine.device)
                 if accuracy is None:
                     accuracy = _accuracy(scores)

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.errors import DataError, TrainingError
-from secateur.training.devices import Machine, laid_out, make_machine
+from secateur.training.devices import Machine, arranged, laid_out, make_machine
 from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
@@ -118,7 +118,7 @@ def fit(
         around=around,
     )
     around.keep("last", None)
-    with laid_out(model, around.machine.channels_last):
+    with laid_out(model, loop.channels_last):
         try:
             loop.run(validation, observe or nullcontext())
         except StoppedError:
@@ -147,6 +147,7 @@ class _Loop:
     def __post_init__(self) -> None:
         fabric = self.around.machine.fabric
         self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
+        self.channels_last = self.around.machine.lays_channels_last(self.model)
         per_epoch = len(self.batches) if isinstance(self.batches, Sized) else sum(1 for _ in self.batches)
         if per_epoch == 0:
             raise DataError("there are no batches to train on: the batch size is larger than the data set")
@@ -193,7 +194,8 @@ class _Loop:
         """One optimizer step on one batch; its loss."""
         machine = self.around.machine
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss_fn(self.wrapped(machine.place(inputs)), targets.to(machine.device))
+        inputs = arranged(inputs.to(machine.device), self.channels_last)
+        loss = self.loss_fn(self.wrapped(inputs), targets.to(machine.device))
         value = float(loss.detach())
         if not math.isfinite(value):
             place = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"

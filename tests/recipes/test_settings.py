@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from secateur.errors import UsageError
+from secateur.recipes import RECIPES, recipe
+
+
+def test_a_name_alone_is_the_recipe_itself() -> None:
+    for name, settings in RECIPES.items():
+        assert recipe(name) == settings
+
+
+def test_single_settings_can_be_changed_and_all_others_stay() -> None:
+    changed = recipe(
+        "original", epochs_between=2, epochs_after=3, optimizer={"learning_rate": 0.1}, round_to=8
+    )
+    original = RECIPES["original"]
+    assert (changed.between.epochs, changed.after.epochs) == (2, 3)
+    assert changed.between.optimizer.learning_rate == changed.after.optimizer.learning_rate == 0.1
+    assert changed.between.optimizer.momentum == original.between.optimizer.momentum
+    assert (changed.channels_per_step, changed.filters_only, changed.round_to) == (512, True, 8)
+
+
+def test_steps_and_channels_per_step_replace_each_other() -> None:
+    assert recipe("original", steps=4).channels_per_step is None
+    assert recipe(channels_per_step=7).channels_per_step == 7
+    assert recipe("paper", epochs_between=1).between.updates is None
+    assert recipe(updates_between=9).between.updates == 9
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UsageError, match="choose one of default, original, paper"):
+        recipe("stew")
+    with pytest.raises(UsageError, match="steps and channels per step exclude"):
+        recipe(steps=1, channels_per_step=1)
+    with pytest.raises(UsageError, match="epochs and updates between"):
+        recipe(epochs_between=1, updates_between=1)
+    with pytest.raises(UsageError, match=r"steps: .*between.optimizer.name: .*after.schedule: "):
+        recipe(steps=0, optimizer={"name": "adam"}, schedule="linear")
