@@ -89,6 +89,7 @@ def width_curves(
         UsageError: there are too few examples, or scores that do not fit the graph.
 
     Example:
+        >>> import torch
         >>> from secateur.criteria import score
         >>> from secateur.graph import trace
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -132,15 +133,16 @@ def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
             squared difference over the variance of ``expected``.
 
     Example:
+        >>> import torch
         >>> diverge(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]]), "kl")
         0.0
         >>> diverge(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0]), "mse")
         1.0
     """
     if kind == "mse":
-        variance = float(expected.float().var(correction=0)) or 1.0
-        return float((found - expected).float().square().mean()) / variance
-    p, q = F.log_softmax(expected.float(), 1), F.log_softmax(found.float(), 1)
+        variance = float(expected.double().var(correction=0)) or 1.0
+        return float((found - expected).double().square().mean()) / variance
+    p, q = F.log_softmax(expected.double(), 1), F.log_softmax(found.double(), 1)
     return max(0.0, float((p.exp() * (p - q)).sum(1).mean()))
 
 

@@ -21,7 +21,7 @@ Answer = tuple[Tensor, Tensor]
 def lstsq(x: Tensor, y: Tensor) -> Answer:
     """Weights (O, U) and constants (O,) of dense least squares, rows of patches and responses."""
     ones = torch.ones(len(x), 1, dtype=x.dtype)
-    solution = torch.linalg.lstsq(torch.cat([x, ones], 1), y).solution
+    solution = torch.linalg.lstsq(torch.cat([x, ones], 1), y, driver="gelsd").solution
     return solution[:-1].T, solution[-1]
 
 
@@ -193,7 +193,8 @@ def test_a_later_branch_makes_up_for_what_the_stream_misses() -> None:
         deviation = (norm.running_var + norm.eps).sqrt()[:, None, None]
         asked = (expected - stream - norm.bias[:, None, None]) * deviation / norm.weight[:, None, None]
         weight, _ = lstsq(patches(read, small.d), rows(asked))
-        assert torch.allclose(small.d.weight.flatten(1), weight, atol=1e-6)
+        alive = read.amax((0, 2, 3)) > 0  # what is always zero may have any weight
+        assert torch.allclose(small.d.weight.flatten(1)[:, alive], weight[:, alive], atol=1e-6)
         assert (small(x) - expected).square().sum() < (plain(x) - expected).square().sum()
 
 
