@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -165,8 +164,8 @@ def test_shares():
     assert shares == {"params": 0.25, "macs": 1.0, "bytes": 1.5, "memory": math.inf}
 
 
-def test_a_large_model_evaluates_fast():
-    groups, terms, batch = 1000, 5000, 300
+def test_a_large_model_in_one_batch_is_as_row_by_row():
+    groups, terms, batch = 300, 1000, 20
     rng = np.random.default_rng(0)
     builder = CostModelBuilder(groups)
     ids = [builder.extent(int(rng.integers(3)), {group: 1}) for group in range(groups)]
@@ -178,6 +177,5 @@ def test_a_large_model_evaluates_fast():
     builder.live(values[start : start + 4] for start in range(0, terms, 2))
     model = builder.build()
     widths = rng.integers(1, 512, size=(batch, groups))
-    start = time.perf_counter()
-    model.evaluate(widths)
-    assert time.perf_counter() - start < 2  # 0.05 s where nothing else runs
+    rows = [model.evaluate(width) for width in widths]
+    np.testing.assert_array_equal(model.evaluate(widths), np.stack(rows))
