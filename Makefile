@@ -8,7 +8,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test test-slow lint types install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -29,8 +29,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-test: lint types  ## all checks, then all tests
-	$(BIN)/pytest -n $(JOBS)
+test: lint types  ## all checks, then all tests but the slow ones
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(STAMP)  ## the slow tests alone: every size of every family
+	$(BIN)/pytest -n $(JOBS) -m slow
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
