@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 import secateur as sec
 from secateur.training.run import read_config, read_summary
@@ -176,3 +177,60 @@ def test_a_loss_that_is_not_a_number_says_where_the_last_good_state_is(
     last = tmp_path / "run" / "checkpoints" / "last.safetensors"
     assert str(last) in result.stderr
     assert all(parameter.isfinite().all() for parameter in sec.load(last).parameters())
+
+
+def failure(result: Result) -> str:
+    """The one line that a failed command leaves."""
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (9, 9)).save(path)
+
+
+def test_folders_that_are_not_as_they_should_be(secateur: Command, tmp_path: Path) -> None:
+    words = ("train", "--model", "secateur:resnet20", "--out", tmp_path / "run", "--data")
+    for name in ("cats", "dogs"):
+        picture(tmp_path / "a" / "test" / name / "1.png")
+    assert "no train/ folder" in failure(secateur(*words, tmp_path / "a"))
+    (tmp_path / "a" / "train" / "cats").mkdir(parents=True)
+    picture(tmp_path / "a" / "train" / "dogs" / "1.png")
+    assert "class 'cats' is empty" in failure(secateur(*words, tmp_path / "a"))
+    picture(tmp_path / "a" / "train" / "cats" / "1.png")
+    picture(tmp_path / "a" / "train" / "owls" / "1.png")
+    assert "owls" in failure(secateur(*words, tmp_path / "a"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_captured_names_the_module_and_the_line(
+    secateur: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Fickle(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x if x.sum() > 0 else -x\n"
+        "def network():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), Fickle())\n"
+    )
+    result = secateur("inspect", f"{file}:network", "--input", "3,8,8")
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert "Fickle" in line
+    assert "mine.py:4" in line
+
+
+def test_damaged_checkpoints_are_refused(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    whole = (trained / "checkpoints" / "best.safetensors").read_bytes()
+    file = tmp_path / "cut.safetensors"
+    file.write_bytes(whole[: len(whole) // 2])
+    assert "incomplete" in failure(secateur("evaluate", file, "--data", "digits"))
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "checksum" in failure(secateur("measure", file))
+    file.write_bytes(b"PK\x03\x04 a pickle in a zip")
+    assert "pickle" in failure(secateur("prune", file, "--macs", 0.5, "--out", tmp_path / "run"))

@@ -13,7 +13,7 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
     Nothing is downloaded. It does what these two commands do, and replaces what it left before:
 
       secateur train --model secateur:digits --data digits --out runs/demo/trained
-      secateur prune runs/demo/trained --data digits --macs 0.2 --out runs/demo/pruned
+      secateur prune runs/demo/trained --data digits --macs 0.1 --out runs/demo/pruned
 
     Examples:
       secateur demo
@@ -30,4 +30,4 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
         reporter.tell(conditions_line(pruned["latency"]))
         reporter.tell(proof_line(pruned["verification"]))
         reporter.tell(f"before: {trained['checkpoint']}\nafter:  {pruned['checkpoint']}")
-        reporter.tell(f"next:   secateur measure {trained['checkpoint']} {pruned['checkpoint']}")
+        reporter.tell(f"next:   secateur measure {out / 'trained'} {out / 'pruned'} --data digits")

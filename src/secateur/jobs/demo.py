@@ -11,7 +11,7 @@ from secateur.jobs.train import train
 from secateur.recipes import recipe
 from secateur.training.events import Listener, Note, silent
 
-EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT = 12, 10, 5, 0.2
+EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT, BATCH = 12, 10, 5, 0.1, 64
 
 
 def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any
         overwrite=True,
         seed=seed,
         limits={"macs": MACS_LEFT},
+        latency_batch=BATCH,
         recipe=recipe(
             steps=STEPS,
             epochs_after=EPOCHS_AFTER,
