@@ -99,6 +99,16 @@ def test_in_place_keeps_identities_and_clears_gradients():
     assert model.head.in_features == 4
 
 
+def test_tracing_with_a_view_does_not_forbid_cutting_in_place():
+    model = build("residual")
+    pictures = torch.randn(8, 3, 8, 8)
+    graph = sec.trace(model, pictures[:2])
+    plan = every_second(graph)
+    sec.apply_plan(model, plan, inplace=True)
+    sec.trace(model, pictures[2:4])
+    assert sec.cost(model, pictures[:1]).params == plan.cost_after.params
+
+
 def test_a_copy_shares_nothing_with_the_original():
     model = build("residual")
     before = copy.deepcopy(model.state_dict())

@@ -111,6 +111,24 @@ def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, An
     return tuple(inputs), {}
 
 
+def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
+    """Inputs with memory of their own.
+
+    Capturing a network with a view of another tensor leaves weak references to its parameters behind,
+    which forbid cutting them in place.
+
+    Args:
+        inputs: a tensor, a tuple of arguments or a dict of named ones.
+        device: where to; where they are if not given.
+    """
+
+    def copied(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device or tensor.device, copy=True)
+
+    copies: ExampleInputs = tree_map_only(Tensor, copied, inputs)
+    return copies
+
+
 def doubled(inputs: ExampleInputs) -> ExampleInputs:
     """The inputs with single examples repeated: batch statistics need more than one.
 

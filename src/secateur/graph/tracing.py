@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, Program, canonical_names, capture
+from secateur.graph.capture import ExampleInputs, Program, canonical_names, capture, owned
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
@@ -56,6 +56,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
         [('0', 8, None), ('2', 4, 'is an output of the network')]
     """
     left_alone = _left_alone(model, ignore)
+    example_inputs = owned(example_inputs)
     programs = [capture(model, example_inputs)]
     reached = programs[0].tensors
     if any(name not in reached for name, _ in model.named_parameters()):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
 from secateur.errors import VerificationError
 from secateur.graph import ExampleInputs
@@ -41,22 +39,6 @@ class Cut(Event):
             f"{before.macs:,} to {after.macs:,} MACs, {before.params:,} to {after.params:,} parameters\n"
             f"  {self.verification}"
         )
-
-
-def owned(inputs: ExampleInputs, device: torch.device) -> ExampleInputs:
-    """Inputs with memory of their own, on a device.
-
-    Capturing a network with a view of another tensor leaves weak references to its parameters behind,
-    which forbid cutting them in place.
-
-    Args:
-        inputs: a tensor, a tuple of arguments or a dict of named ones.
-        device: where to.
-    """
-    copied: ExampleInputs = tree_map_only(
-        Tensor, lambda tensor: tensor.detach().to(device, copy=True), inputs
-    )
-    return copied
 
 
 def proved(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) -> tuple[nn.Module, Verification]:

@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from secateur.budget import Budget
 from secateur.criteria import Needs, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
+from secateur.graph.capture import owned
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import Cut, cut, owned
+from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recovery import reconstruct

@@ -14,9 +14,10 @@ from secateur.budget import Budget, make_plan
 from secateur.budget.order import Scope
 from secateur.criteria import Criterion, score
 from secateur.graph import Cost, ExampleInputs, trace
+from secateur.graph.capture import owned
 from secateur.latency import device_of
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import owned, proved
+from secateur.recipes.cutting import proved
 from secateur.surgery import apply_plan
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
