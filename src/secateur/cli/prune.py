@@ -61,7 +61,7 @@ def prune(
         str | None,
         typer.Option(
             help="How the budget is shared out: global ranks all channels together, uniform takes the same "
-            "share from every group.",
+            "share from every group, curves measures what each width of each group does to the outputs.",
             rich_help_panel=_RECIPE,
         ),
     ] = None,
@@ -70,6 +70,14 @@ def prune(
         typer.Option(
             "--repair/--no-repair",
             help="Refit what reads the cut channels by least squares after each cut, before any training.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the loss in fine-tuning that the answers of the unpruned network make up.",
             rich_help_panel=_RECIPE,
         ),
     ] = None,
@@ -175,6 +183,7 @@ def prune(
         filters_only=filters_only,
         allocate=allocate,
         repair=repair,
+        distill=distill,
         scoring_batches=scoring_batches,
         round_to=round_to,
         min_channels=min_channels,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -19,9 +20,11 @@ from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.ranking import measured_curves
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recovery import reconstruct
+from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches
 from secateur.training.events import Progress, tracked
 from secateur.training.fit import Fit, Surroundings, fit, keep_nothing
@@ -123,6 +126,7 @@ def prune_iteratively(
         loss_fn=loss_fn,
         optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
         around=around,
+        teacher=_teacher(model, settings),
         check_inputs=example_inputs if check_inputs is None else owned(check_inputs, device),
     )
     try:
@@ -149,6 +153,7 @@ class _Work:
     loss_fn: LossFunction | None
     optimizer: Optimizer
     around: Surroundings
+    teacher: Teacher | None
     check_inputs: ExampleInputs
     cuts: list[Cut] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
@@ -161,18 +166,28 @@ class _Work:
         while not last:
             number += 1
             scores = self.score() if scores is None else scores
-            step = self.route.step(self.graph, scores, number)
+            step = self.route.step(self.graph, self.ranking(scores), number)
             last = step.last
             if step.plan.channels_removed:  # else this step was reached before, and the scores still hold
                 self.make_cut(step.plan, number)
                 scores = None if last else self.tune()
+
+    def ranking(self, scores: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """What the plan goes by: the scores, or the width curves of groups that shrink in their order."""
+        if self.settings.allocate != "curves":
+            return scores
+        return measured_curves(self.model, self.graph, scores, self.few_batches(), self.around.listener)
+
+    def few_batches(self) -> Iterator[Any]:
+        """A few hundred examples, to repair with and to measure widths on."""
+        return islice(iter(self.batches), self.settings.repair_batches)
 
     def make_cut(self, plan: PruningPlan, number: int) -> None:
         """One cut: of the network, its optimizer and its graph."""
         before = copy.deepcopy(self.model) if self.settings.repair else None
         verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
-            reconstruct(before, self.model, plan, islice(self.batches, self.settings.repair_batches))
+            reconstruct(before, self.model, plan, self.few_batches())
         self.graph = self.graph.after(plan)
         done = Cut(number, self.route.steps, plan, verification)
         self.cuts.append(done)
@@ -234,8 +249,16 @@ class _Work:
             validation=validation,
             optimizer=self.optimizer,
             loss_fn=self.loss_fn,
+            teacher=self.teacher,
             observe=observer,
             phase=phase,
             surroundings=around,
         )
         self.fits.append(done)
+
+
+def _teacher(model: nn.Module, settings: PruneSettings) -> Teacher | None:
+    """The network as it is before the first cut, if it is to be learnt from."""
+    if not settings.distill:
+        return None
+    return Teacher(copy.deepcopy(model), settings.distill, settings.temperature)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,16 +12,19 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.budget import Budget, make_plan
-from secateur.budget.order import Scope
 from secateur.criteria import Criterion, score
+from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
 from secateur.latency import device_of
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import proved
+from secateur.recipes.ranking import Allocate, measured_curves, scope_of
 from secateur.surgery import apply_plan
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
+
+_BATCHES_FOR_CURVES = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def prune(
     *,
     ignore: Sequence[str] = (),
     normalize: str = "l2",
-    allocate: Scope = "global",
+    allocate: Allocate = "global",
     round_to: int = 1,
     min_channels: int = 1,
     optimizer: Optimizer | None = None,
@@ -75,7 +79,8 @@ def prune(
         ignore: modules whose channels all stay.
         normalize: how scores are made comparable between groups.
         allocate: ``"global"`` ranks the channels of all groups together, ``"uniform"`` takes the same
-            share from every group.
+            share from every group, ``"curves"`` measures on the batches what each width of each group
+            does to the outputs and takes the least damage.
         round_to: widths that stay are multiples of this.
         min_channels: least channels left in a group.
         optimizer: its state is cut alike, so that training of the smaller network can go on with it.
@@ -87,6 +92,7 @@ def prune(
     Raises:
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; the message says what can.
+        UsageError: ``allocate`` asks for batches that are not there.
         VerificationError: the smaller network computes something else; ``model`` is left as it was.
 
     >>> import torch
@@ -97,13 +103,21 @@ def prune(
     """
     example_inputs = owned(example_inputs, device_of(model))
     graph = trace(model, example_inputs, ignore=ignore)
-    scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
+    if allocate == "curves" and (batches is None or iter(batches) is batches):
+        raise UsageError(
+            "allocate: to measure widths, give batches that can be gone through twice: a list or a loader"
+        )
+    ranking: Mapping[str, Any] = score(
+        model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy)
+    )
+    if allocate == "curves":
+        ranking = measured_curves(model, graph, ranking, islice(batches or (), _BATCHES_FOR_CURVES))
     plan = make_plan(
         graph,
-        scores,
+        ranking,
         budget,
         normalize=normalize,
-        scope=allocate,
+        scope=scope_of(allocate),
         round_to=round_to,
         min_channels=min_channels,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from secateur.errors import UsageError
+from secateur.recipes.ranking import Allocate
 from secateur.training.settings import FitSettings, OptimizerSettings, Settings
 
 
@@ -19,9 +20,13 @@ class PruneSettings(Settings):
         criterion: name of the rule that values a channel.
         normalize: how scores are made comparable between groups.
         allocate: how the budget is shared out: ``global`` ranks the channels of all groups together,
-            ``uniform`` takes the same share from every group and ranks within it.
+            ``uniform`` takes the same share from every group and ranks within it, ``curves`` measures
+            what each width of each group does to the outputs and takes the least damage.
         repair: refit the consumers of cut channels by least squares after each cut, before any training.
-        repair_batches: batches that the refitting looks at; a few hundred examples are enough.
+        repair_batches: batches that the refitting, and the measuring of widths, look at; a few hundred
+            examples are enough.
+        distill: share of the loss that the answers of the network before the first cut make up.
+        temperature: of the soft-max of those answers.
         steps: number of cuts; each leaves the same share of what the one before left.
         channels_per_step: remove so many channels at a time instead, until the budget is met.
         scoring_batches: batches looked at where no training comes before a cut; all if not given.
@@ -34,9 +39,11 @@ class PruneSettings(Settings):
 
     criterion: str = "taylor"
     normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
-    allocate: Literal["global", "uniform"] = "global"
+    allocate: Allocate = "global"
     repair: bool = False
     repair_batches: int = Field(default=10, ge=1)
+    distill: float = Field(default=0.0, ge=0, le=1)
+    temperature: float = Field(default=2.0, gt=0)
     steps: int = Field(default=5, ge=1)
     channels_per_step: int | None = Field(default=None, ge=1)
     scoring_batches: int | None = Field(default=None, ge=1)

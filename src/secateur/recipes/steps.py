@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from secateur.budget import Budget, make_plan
 from secateur.budget.limits import amount_of
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.plan import PruningPlan
+from secateur.recipes.ranking import scope_of
 from secateur.recipes.settings import PruneSettings
 
 _COSTS = ("macs", "params", "memory")
@@ -75,12 +76,12 @@ class Route:
         """Number of cuts, if it is known beforehand."""
         return None if self.settings.channels_per_step else self.settings.steps
 
-    def step(self, graph: ChannelGraph, scores: Mapping[str, Tensor], number: int) -> Step:
+    def step(self, graph: ChannelGraph, scores: Mapping[str, Any], number: int) -> Step:
         """The next plan.
 
         Args:
             graph: of the network as it is now.
-            scores: of its channels.
+            scores: of its channels, or the width curves of its groups.
             number: of this step, from 1.
 
         Returns:
@@ -112,16 +113,14 @@ class Route:
             if name in self.start and goal < self.start[name]
         }
 
-    def plan(
-        self, graph: ChannelGraph, scores: Mapping[str, Tensor], limits: Mapping[str, int]
-    ) -> PruningPlan:
+    def plan(self, graph: ChannelGraph, scores: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
         """The plan within limits that keeps to the settings."""
         return make_plan(
             graph,
             scores,
             Budget(**limits),
             normalize=self.settings.normalize,
-            scope=self.settings.allocate,
+            scope=scope_of(self.settings.allocate),
             round_to=self.settings.round_to,
             min_channels=self.settings.min_channels,
             ignore=self.ignore,

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from secateur.errors import DataError, TrainingError
 from secateur.training.devices import Machine, arranged, laid_out, make_machine
+from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
@@ -78,6 +79,7 @@ def fit(
     validation: Batches | None = None,
     optimizer: Optimizer | None = None,
     loss_fn: LossFunction | None = None,
+    teacher: Teacher | None = None,
     observe: AbstractContextManager[Any] | None = None,
     phase: str = "training",
     surroundings: Surroundings | None = None,
@@ -94,6 +96,7 @@ def fit(
         validation: judged after each epoch.
         optimizer: used, and its state kept, instead of a new one.
         loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given.
+        teacher: a network whose answers count beside the targets.
         observe: entered for the last epoch, for example to collect scores from its steps.
         phase: name of this work in events.
         surroundings: where to compute and whom to tell.
@@ -114,11 +117,12 @@ def fit(
         settings=settings,
         optimizer=optimizer or make_optimizer(model, settings.optimizer),
         loss_fn=with_auxiliaries(loss_fn or partial(cross_entropy, label_smoothing=settings.label_smoothing)),
+        teacher=teacher,
         phase=phase,
         around=around,
     )
     around.keep("last", None)
-    with laid_out(model, loop.channels_last):
+    with laid_out(model, loop.channels_last), teacher.teaching() if teacher else nullcontext():
         try:
             loop.run(validation, observe or nullcontext())
         except StoppedError:
@@ -140,6 +144,7 @@ class _Loop:
     settings: FitSettings
     optimizer: Optimizer
     loss_fn: Callable[[Any, Tensor], Tensor]
+    teacher: Teacher | None
     phase: str
     around: Surroundings
     state: Fit = field(default_factory=Fit)
@@ -195,7 +200,11 @@ class _Loop:
         machine = self.around.machine
         self.optimizer.zero_grad(set_to_none=True)
         inputs = arranged(inputs.to(machine.device), self.channels_last)
-        loss = self.loss_fn(self.wrapped(inputs), targets.to(machine.device))
+        outputs = self.wrapped(inputs)
+        loss = self.loss_fn(outputs, targets.to(machine.device))
+        if self.teacher is not None:
+            with machine.fabric.autocast():
+                loss = self.teacher.join(loss, outputs, inputs)
         value = float(loss.detach())
         if not math.isfinite(value):
             place = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"

@@ -1,0 +1,48 @@
+"""What a plan goes by: scores of channels, or measured curves of widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from secateur.budget import WidthCurves
+from secateur.budget.order import Scope
+from secateur.curves import width_curves
+from secateur.graph import ChannelGraph
+from secateur.training.events import Listener, Progress, silent
+
+Allocate = Literal["global", "uniform", "curves"]
+"""How a budget is shared out between groups."""
+
+
+def scope_of(allocate: Allocate) -> Scope:
+    """Between which channels scores are compared; width curves compare none."""
+    return "uniform" if allocate == "uniform" else "global"
+
+
+def measured_curves(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Mapping[str, Any],
+    batches: Iterable[Any],
+    listener: Listener = silent,
+) -> WidthCurves:
+    """Width curves of a network, with progress told.
+
+    Args:
+        model: the network that was traced.
+        graph: its channel graph.
+        scores: in whose order the channels of each group go.
+        batches: a few hundred examples.
+        listener: hears ``Progress``.
+
+    Returns:
+        The curves of all groups that can be measured.
+    """
+
+    def tell(curves: WidthCurves, total: int) -> None:
+        listener(Progress("measuring widths", len(curves), total))
+
+    return width_curves(model, graph, scores, batches, progress=tell)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sec
+from secateur.errors import UsageError
+from secateur.recipes import PruneSettings, prune_iteratively
+from secateur.recipes.ranking import measured_curves
+from secateur.training.events import Event, Progress
+from secateur.training.fit import Surroundings
+from secateur.training.settings import FitSettings
+
+Batch = tuple[Tensor, Tensor]
+
+
+def test_allocation_by_curves_cuts_what_a_plan_by_measured_curves_cuts(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    twin = copy.deepcopy(net)
+    settings = PruneSettings(steps=1, allocate="curves", after=FitSettings(epochs=0))
+    heard: list[Event] = []
+    around = Surroundings(listener=heard.append)
+    result = prune_iteratively(net, example, sec.Budget(macs=0.6), batches, settings, surroundings=around)
+    graph = sec.trace(twin, example)
+    scores = sec.score(twin, graph, "taylor", batches, nn.functional.cross_entropy)
+    plan = sec.make_plan(graph, sec.width_curves(twin, graph, scores, batches), sec.Budget(macs=0.6))
+    assert result.cuts[0].plan.removed == plan.removed
+    measured = [event for event in heard if isinstance(event, Progress) and event.task == "measuring widths"]
+    assert [event.done for event in measured] == list(range(1, len(graph.prunable) + 1))
+    assert {event.total for event in measured} == {len(graph.prunable)}
+
+
+def test_curves_in_one_call(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
+    budget = sec.Budget(macs=0.6)
+    result = sec.prune(net, example, budget, batches=batches, allocate="curves")
+    graph = sec.trace(net, example)
+    scores = sec.score(net, graph, "taylor", batches, nn.functional.cross_entropy)
+    assert (
+        result.plan.removed
+        == sec.make_plan(graph, measured_curves(net, graph, scores, batches), budget).removed
+    )
+    assert result.verification.ok
+
+
+@pytest.mark.parametrize("given", ["nothing", "an iterator"])
+def test_curves_in_one_call_need_batches_that_last(
+    net: nn.Module, example: Tensor, batches: list[Batch], given: str
+) -> None:
+    once = None if given == "nothing" else iter(batches)
+    with pytest.raises(UsageError, match="gone through twice"):
+        sec.prune(net, example, sec.Budget(macs=0.6), "magnitude", once, allocate="curves")
+
+
+def test_the_teacher_is_the_network_before_the_first_cut(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    """With nothing but the teacher's answers to learn from, wrong targets change nothing."""
+    inputs = torch.cat([x for x, _ in batches])
+    with torch.no_grad():
+        wanted = torch.softmax(net.eval()(inputs), 1)
+    settings = PruneSettings(
+        steps=2,
+        distill=1.0,
+        between=FitSettings(epochs=1, optimizer=PruneSettings().between.optimizer),
+        after=FitSettings(epochs=30),
+    )
+    ends = []
+    for shift in (0, 1):
+        twin = copy.deepcopy(net)
+        shifted = [(x, (y + shift) % 3) for x, y in batches]
+        settled = settings.model_copy(update={"criterion": "magnitude"})
+        prune_iteratively(twin, example, sec.Budget(channels=0.7), shifted, settled)
+        with torch.no_grad():
+            ends.append(torch.softmax(twin.eval()(inputs), 1))
+    assert torch.equal(ends[0], ends[1])
+    assert float((ends[0] - wanted).abs().mean()) < 0.1
+
+
+def test_watched_scores_do_not_hear_the_teacher(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    """Distilling by next to nothing must change nothing: only the student's own gates are looked at."""
+    removed = []
+    for distill in (0.0, 1e-6):
+        twin = copy.deepcopy(net)
+        settings = PruneSettings(steps=2, distill=distill, after=FitSettings(epochs=0))
+        result = prune_iteratively(twin, example, sec.Budget(channels=0.5), batches, settings)
+        removed.append([cut.plan.removed for cut in result.cuts])
+    assert removed[0] == removed[1]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from secateur.errors import UsageError
+from secateur.training.distillation import Teacher
+from secateur.training.fit import fit
+from secateur.training.settings import FitSettings, OptimizerSettings
+
+
+def batches(count: int = 4) -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(8, 5, generator=draw), torch.randint(0, 3, (8,), generator=draw)) for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_loss_is_that_of_the_paper(weight: float, temperature: float) -> None:
+    teacher, (inputs, targets) = nn.Linear(5, 3), batches(1)[0]
+    outputs = torch.randn(8, 3, dtype=torch.float64).float()
+    own = cross_entropy(outputs, targets)
+    found = Teacher(teacher, weight, temperature).join(own, outputs, inputs)
+    p = torch.softmax(teacher(inputs).double() / temperature, 1)
+    q = torch.softmax(outputs.double() / temperature, 1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    expected = (1 - weight) * own + weight * temperature**2 * divergence
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_a_student_learns_the_answers_and_not_the_targets() -> None:
+    teacher = nn.Linear(5, 3)
+    student = nn.Linear(5, 3)
+    data = batches()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    settings = FitSettings(epochs=200, optimizer=OptimizerSettings(learning_rate=0.1))
+    fit(student, data, settings, teacher=Teacher(teacher, weight=1.0))
+    inputs = torch.cat([x for x, _ in data])
+    with torch.no_grad():
+        wanted, found = (torch.softmax(net(inputs), 1) for net in (teacher, student))
+    assert float((wanted - found).abs().max()) < 0.02
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_teacher_answers_in_evaluation_mode_and_gets_its_modes_back() -> None:
+    seen: list[bool] = []
+    teacher = nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5))
+    teacher.train()
+    teacher[0].eval()
+    teacher[1].register_forward_hook(lambda module, *_: seen.append(module.training))
+    fit(nn.Linear(5, 3), batches(), FitSettings(epochs=1), teacher=Teacher(teacher))
+    assert seen == [False] * 4
+    assert (teacher.training, teacher[0].training, teacher[1].training) == (True, False, True)
+
+
+def test_only_the_main_answer_of_a_network_with_auxiliary_heads_is_taught() -> None:
+    teacher, (inputs, _) = nn.Linear(5, 3), batches(1)[0]
+    lesson, outputs = Teacher(teacher, 0.5), torch.randn(8, 3)
+    own = torch.tensor(1.0)
+    assert lesson.join(own, (outputs, None), inputs) == lesson.join(own, outputs, inputs)
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.0)])
+def test_senseless_constants_are_refused(weight: float, temperature: float) -> None:
+    with pytest.raises(UsageError, match="weight|temperature"):
+        Teacher(nn.Linear(1, 1), weight, temperature)
