@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
+from secateur.graph.memory import clone, fresh
 
 Cuts = Mapping[tuple[str, int], IntArray]
 """Positions that stay, for every (tensor, dimension) that is cut."""
@@ -39,9 +41,32 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
     result = tensor.detach()
     # The dimension that loses most goes first: everything after it has less to copy.
     for dim in sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim])):
-        index = torch.as_tensor(kept[dim], device=tensor.device)
-        result = result.index_select(dim, index)
-    return result if kept else result.clone()
+        result = _selected(result, dim, kept[dim])
+    return result if kept else clone(result)
+
+
+def _selected(tensor: Tensor, dim: int, kept: IntArray) -> Tensor:
+    """The kept positions of one dimension, copied in the largest blocks that stay whole."""
+    shape = list(tensor.shape)
+    block = _block(kept, shape[dim])
+    blocks = tensor.unflatten(dim, (shape[dim] // block, block))
+    shape[dim : dim + 1] = [len(kept) // block, block]
+    index = torch.as_tensor(kept[::block] // block, device=tensor.device)
+    selected = torch.index_select(blocks, dim, index, out=fresh(shape, tensor))
+    return selected.flatten(dim, dim + 1)
+
+
+def _block(kept: IntArray, size: int) -> int:
+    """The largest length of which every run of positions is a whole number, and lies on a grid of it.
+
+    >>> _block(np.array([0, 1, 2, 6, 7, 8]), 9), _block(np.array([1, 2, 3]), 9)
+    (3, 1)
+    """
+    if not len(kept):
+        return 1
+    starts = np.flatnonzero(np.diff(kept, prepend=-2) != 1)
+    lengths = np.diff(starts, append=len(kept))
+    return int(np.gcd.reduce([size, *kept[starts], *lengths]))
 
 
 def by_tensor(cuts: Cuts) -> dict[str, dict[int, IntArray]]:
@@ -87,6 +112,8 @@ def copy_with(
         if name in tensors:
             new = tensors[name]
             memo[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        elif type(old) is nn.Parameter and old.is_contiguous():
+            memo[id(old)] = nn.Parameter(clone(old), old.requires_grad)
     try:
         result = copy.deepcopy(model, memo)
     except Exception as error:
