@@ -8,7 +8,9 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint types install clean
+ZOO ?= ../shared/zoo.json
+
+.PHONY: demo test test-slow zoo lint types install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -34,6 +36,9 @@ test: lint types  ## all checks, then all tests but the slow ones
 
 test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 	$(BIN)/pytest -n $(JOBS) -m slow
+
+zoo: $(STAMP)  ## every network of a list (ZOO=FILE) cut to half its channels and proved, an hour or so
+	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
