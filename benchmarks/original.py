@@ -26,6 +26,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -140,7 +141,7 @@ def folded(model: nn.Module) -> nn.Module:
     layers = list(model.features)
     fused = [
         torch.nn.utils.fusion.fuse_conv_bn_eval(layer.eval(), following.eval())
-        for layer, following in zip(layers, layers[1:], strict=False)
+        for layer, following in pairwise(layers)
         if isinstance(layer, nn.Conv2d)
     ]
     convolutions = [layer for layer in plain.features if isinstance(layer, nn.Conv2d)]

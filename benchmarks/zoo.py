@@ -137,9 +137,9 @@ def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """A row for every network, and the sums below, in Markdown."""
+    head = "network | proved | params left | MACs left | groups | frozen | s: trace | plan | surgery | proof"
     rows = [
-        "| network | proved | parameters left | MACs left | groups | frozen | seconds: trace | plan | surgery | "
-        + "proof | peer: parameters, MACs left |",
+        f"| {head} | peer: params, MACs left |",
         "|---" * 11 + "|",
     ]
     for item in results:
@@ -171,8 +171,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines += [
             f"{small} with at least 60% of the parameters removed",
             f"MACs left, median: {statistics.median(item['macs_left'] for item in proved):.3f}",
-            f"seconds a network, median: {statistics.median(seconds):.1f}, most: {max(seconds):.1f}, "
-            + f"over {SLOW:.0f}: {sum(value > SLOW for value in seconds)}",
+            f"seconds a network, median: {statistics.median(seconds):.1f}, most: {max(seconds):.1f}",
+            f"over {SLOW:.0f} seconds: {sum(value > SLOW for value in seconds)}",
             f"predicted cost is not the counted cost: {sum(not item['counted'] for item in proved)}",
         ]
     return [f"- {line}" for line in lines]
