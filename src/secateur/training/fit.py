@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.errors import DataError, TrainingError
+from secateur.training.averaging import Average
 from secateur.training.devices import Machine, arranged, laid_out, make_machine
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, evaluate
@@ -160,6 +161,8 @@ class _Loop:
         self.steps = updates if updates is not None else self.settings.epochs * per_epoch
         self.per_epoch = min(per_epoch, max(self.steps, 1))
         self.epochs = math.ceil(self.steps / self.per_epoch)
+        decay = self.settings.average
+        self.average = Average(self.model, decay) if decay else None
 
     def run(self, validation: Batches | None, observer: AbstractContextManager[Any]) -> None:
         """All epochs."""
@@ -169,9 +172,12 @@ class _Loop:
             with observer if last else nullcontext():
                 loss, rate = self.train_epoch()
             self.state.epoch += 1
-            if validation is not None:
-                self.state.evaluation = self.judge(validation)
-            self.close_epoch(loss, rate, time.perf_counter() - began)
+            with self.average.applied() if self.average else nullcontext():
+                if validation is not None:
+                    self.state.evaluation = self.judge(validation)
+                self.close_epoch(loss, rate, time.perf_counter() - began)
+        if self.average is not None:
+            self.model.load_state_dict(self.average.weights())
 
     def train_epoch(self) -> tuple[float, float]:
         """One pass, or what is left of the steps: mean loss and last learning rate."""
@@ -215,6 +221,8 @@ class _Loop:
         if self.settings.clip_norm is not None:
             machine.fabric.clip_gradients(self.wrapped, self.stepper, max_norm=self.settings.clip_norm)
         self.stepper.step()
+        if self.average is not None:
+            self.average.update()
         self.state.step += 1
         return value
 
