@@ -133,3 +133,32 @@ def test_what_cannot_be_is_refused(trained: Path, small_network: str, tmp_path: 
     seven = {"source": f"{tmp_path / 'seven.py'}:small", "size": 8}
     with pytest.raises(DataError, match=r"scores of shape \(2, 7\).*10 classes; train it"):
         prune(job(tmp_path / "c", seven))
+
+
+def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    settings = recipe(
+        steps=2,
+        allocate="curves",
+        repair=True,
+        repair_batches=4,
+        distill=0.9,
+        average=0.9,
+        epochs_after=1,
+        optimizer={"learning_rate": 0.01},
+    )
+    summary = prune(job(tmp_path / "run", trained, recipe=settings), heard.append)
+    assert summary["verification"]["ok"]
+    assert summary["pruned"]["macs"] <= 0.25 * summary["baseline"]["macs"]
+    assert summary["pruned"]["top1"] > 0.9
+    again = sec.load(tmp_path / "run" / "checkpoints" / "best.safetensors")
+    assert sec.cost(again, torch.zeros(2, 1, 8, 8)).macs == summary["pruned"]["macs"]
+    assert sum(isinstance(event, Cut) for event in heard) == 2
+
+
+def test_curves_without_data_are_refused(tmp_path: Path) -> None:
+    network = {"source": "secateur:digits"}
+    settings = recipe(allocate="curves", criterion="magnitude")
+    with pytest.raises(UsageError, match="give --data"):
+        prune(job(tmp_path / "run", network, data=None, recipe=settings))
+    assert not (tmp_path / "run").exists()

@@ -73,6 +73,10 @@ def prune(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    repair_batches: Annotated[
+        int | None,
+        typer.Option(help="Batches that refitting and measuring look at.", rich_help_panel=_RECIPE),
+    ] = None,
     distill: Annotated[
         float | None,
         typer.Option(
@@ -126,6 +130,14 @@ def prune(
         str | None,
         typer.Option(help="After the last cut: constant, cosine or one-cycle.", rich_help_panel=_TRAINING),
     ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DECAY",
+            help="After the last cut, keep the moving average of the weights (0.98: about 50 steps).",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train."),
@@ -173,6 +185,7 @@ def prune(
         updates_between=updates_between,
         epochs_after=epochs_after,
         schedule=schedule,
+        average=average,
         optimizer={
             "name": optimizer,
             "learning_rate": lr,
@@ -183,6 +196,7 @@ def prune(
         filters_only=filters_only,
         allocate=allocate,
         repair=repair,
+        repair_batches=repair_batches,
         distill=distill,
         scoring_batches=scoring_batches,
         round_to=round_to,

@@ -44,6 +44,8 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
     budget, criterion = job.limits.budget, resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
+    if job.data is None and job.recipe.allocate == "curves":
+        raise UsageError("curves are measured on data; give --data, or take --allocate global or uniform")
     data = open_pictures(job.data, input_of(job.network), job.seed) if job.data else None
     with at_work("prune", job, listener) as place:
         network = open_network(job.network, data.classes if data else None)

@@ -98,6 +98,7 @@ def recipe(
     updates_between: int | None = None,
     epochs_after: int | None = None,
     schedule: str | None = None,
+    average: float | None = None,
     optimizer: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> PruneSettings:
@@ -111,6 +112,7 @@ def recipe(
         updates_between: optimizer steps, instead of ``epochs_between``.
         epochs_after: epochs after the last cut.
         schedule: of the learning rate after the last cut.
+        average: decay of the average of the weights after the last cut.
         optimizer: changes to the optimizer, of both phases.
         **changes: of any other setting.
 
@@ -133,7 +135,7 @@ def recipe(
         values["between"]["updates"] = updates_between
     _change(values, {"steps": steps, **changes})
     _change(values["between"], {"epochs": epochs_between})
-    _change(values["after"], {"epochs": epochs_after, "schedule": schedule})
+    _change(values["after"], {"epochs": epochs_after, "schedule": schedule, "average": average})
     for phase in ("between", "after"):
         _change(values[phase]["optimizer"], optimizer or {})
     return PruneSettings.checked(**values)
