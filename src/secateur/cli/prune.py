@@ -75,7 +75,7 @@ def prune(
     ] = None,
     repair_batches: Annotated[
         int | None,
-        typer.Option(help="Batches that refitting and measuring look at.", rich_help_panel=_RECIPE),
+        typer.Option(help="Batches that refitting looks at.", rich_help_panel=_RECIPE),
     ] = None,
     distill: Annotated[
         float | None,

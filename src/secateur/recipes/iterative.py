@@ -176,18 +176,24 @@ class _Work:
         """What the plan goes by: the scores, or the width curves of groups that shrink in their order."""
         if self.settings.allocate != "curves":
             return scores
-        return measured_curves(self.model, self.graph, scores, self.few_batches(), self.around.listener)
+        return measured_curves(
+            self.model,
+            self.graph,
+            scores,
+            self.some_batches(self.settings.curve_batches),
+            self.around.listener,
+        )
 
-    def few_batches(self) -> Iterator[Any]:
-        """A few hundred examples, to repair with and to measure widths on."""
-        return islice(iter(self.batches), self.settings.repair_batches)
+    def some_batches(self, count: int) -> Iterator[Any]:
+        """The first batches of a pass, to repair with or to measure widths on."""
+        return islice(iter(self.batches), count)
 
     def make_cut(self, plan: PruningPlan, number: int) -> None:
         """One cut: of the network, its optimizer and its graph."""
         before = copy.deepcopy(self.model) if self.settings.repair else None
         verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
-            reconstruct(before, self.model, plan, self.few_batches())
+            reconstruct(before, self.model, plan, self.some_batches(self.settings.repair_batches))
         self.graph = self.graph.after(plan)
         done = Cut(number, self.route.steps, plan, verification)
         self.cuts.append(done)

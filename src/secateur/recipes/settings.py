@@ -23,8 +23,8 @@ class PruneSettings(Settings):
             ``uniform`` takes the same share from every group and ranks within it, ``curves`` measures
             what each width of each group does to the outputs and takes the least damage.
         repair: refit the consumers of cut channels by least squares after each cut, before any training.
-        repair_batches: batches that the refitting, and the measuring of widths, look at; a few hundred
-            examples are enough.
+        repair_batches: batches that the refitting looks at; the more, the better it holds for others.
+        curve_batches: batches that the measuring of widths looks at; a few hundred examples are enough.
         distill: share of the loss that the answers of the network before the first cut make up.
         temperature: of the soft-max of those answers.
         steps: number of cuts; each leaves the same share of what the one before left.
@@ -42,6 +42,7 @@ class PruneSettings(Settings):
     allocate: Allocate = "global"
     repair: bool = False
     repair_batches: int = Field(default=10, ge=1)
+    curve_batches: int = Field(default=8, ge=1)
     distill: float = Field(default=0.0, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
     steps: int = Field(default=5, ge=1)
