@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import SurgeryError
-from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, set_attributes
+from secateur.graph.cutting import (
+    by_tensor,
+    copy_with,
+    cut_tensor,
+    forget_flat_weights,
+    named_tensors,
+    renew_flat_weights,
+    set_attributes,
+)
 from secateur.graph.groups import IntArray
 
 if TYPE_CHECKING:
@@ -101,6 +109,7 @@ def _cut_in_place(
     swaps: list[_Swap] = []
     buffers: list[tuple[nn.Module, str, Tensor]] = []
     attributes = set_attributes(model, plan.edits)
+    forget_flat_weights(model)
     try:
         for name, dims in kept.items():
             old = tensors[name]
@@ -119,6 +128,8 @@ def _cut_in_place(
             module._buffers[leaf] = old
         set_attributes(model, attributes)
         raise
+    finally:
+        renew_flat_weights(model)
     if optimizer is not None:
         for parameter, entries in state.items():
             optimizer.state[parameter].update(entries)

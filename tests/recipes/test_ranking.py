@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from secateur.recipes import PruneSettings, prune_iteratively
 from secateur.recipes.ranking import measured_curves
 from secateur.training.events import Event, Progress
 from secateur.training.fit import Surroundings
+from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.settings import FitSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -32,6 +35,21 @@ def test_allocation_by_curves_cuts_what_a_plan_by_measured_curves_cuts(
     measured = [event for event in heard if isinstance(event, Progress) and event.task == "measuring widths"]
     assert [event.done for event in measured] == list(range(1, len(graph.prunable) + 1))
     assert {event.total for event in measured} == {len(graph.prunable)}
+
+
+def test_measuring_can_be_interrupted(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
+    heard: list[Event] = []
+    graph = sec.trace(net, example)
+    scores = sec.score(net, graph, "magnitude")
+    with interruptible() as interruption:
+
+        def stop(event: Event) -> None:
+            heard.append(event)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(StoppedError):
+            measured_curves(net, graph, scores, batches, stop, interruption)
+    assert len(heard) == 1
 
 
 def test_curves_in_one_call(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:

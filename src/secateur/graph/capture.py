@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -198,7 +199,9 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     """
     args, kwargs = call_arguments(doubled(inputs) if training else inputs)
     random_state = torch.get_rng_state()
-    with mode_of(model, training=training):
+    with mode_of(model, training=training), warnings.catch_warnings():
+        # Recurrent layers keep a list of their weights, which export replaces for its own time.
+        warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:

@@ -121,7 +121,22 @@ def copy_with(
             f"{type(model).__name__} cannot be copied ({error}); cut it in place (inplace=True)"
         ) from error
     set_attributes(result, attributes)
+    renew_flat_weights(result)
     return result
+
+
+def renew_flat_weights(model: nn.Module) -> None:
+    """Lets recurrent layers look their weights up anew: they keep a list of them, and weak references."""
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+
+
+def forget_flat_weights(model: nn.Module) -> None:
+    """Lets go of the weak references of recurrent layers to their weights, which forbid an exchange."""
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module._flat_weight_refs = []
 
 
 def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> list[AttributeValue]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class Site:
     def __init__(
         self,
         node: Node,
-        env: Mapping[Node, Any],
+        env: MutableMapping[Node, Any],
         slots: SlotTable,
         notes: Notes,
         modules: Mapping[str, nn.Module],
@@ -98,6 +98,20 @@ class Site:
     def place(self) -> str:
         """The operator and its module, for messages."""
         return f"{self.operator} in '{self.module}'" if self.module else self.operator
+
+    def made_here(self, name: str, labels: IntArray) -> None:
+        """Lets zeros that the module itself made as wide as its channels follow them in size.
+
+        Args:
+            name: an argument that is a tensor, or a list of them; others than such zeros stay as they are.
+            labels: of the last dimension.
+        """
+        found = self._arguments[name]
+        for node in found if isinstance(found, Sequence) else [found]:
+            value = self._value(node)
+            made = str(node.target).startswith("aten.zeros") and module_path(node) == self.module
+            if made and value.shape[-1] == len(labels):
+                self._env[node] = value.replaced(len(value.shape) - 1, labels)
 
     # -- what a rule may say ---------------------------------------------------------------
 

@@ -53,8 +53,6 @@ def walk(
     tie_multihead(modules, slots, notes)
     settle(notes, slots, env)
     notes.reads = [replace(read, tensor=_tensor_name(program, read.tensor)) for read in notes.reads]
-    tie_multihead(modules, slots, notes)
-    settle(notes, slots, env)
     return env, notes
 
 

@@ -176,13 +176,9 @@ class _Work:
         """What the plan goes by: the scores, or the width curves of groups that shrink in their order."""
         if self.settings.allocate != "curves":
             return scores
-        return measured_curves(
-            self.model,
-            self.graph,
-            scores,
-            self.some_batches(self.settings.curve_batches),
-            self.around.listener,
-        )
+        batches = self.some_batches(self.settings.curve_batches)
+        around = self.around
+        return measured_curves(self.model, self.graph, scores, batches, around.listener, around.interruption)
 
     def some_batches(self, count: int) -> Iterator[Any]:
         """The first batches of a pass, to repair with or to measure widths on."""

@@ -12,6 +12,7 @@ from secateur.budget.order import Scope
 from secateur.curves import width_curves
 from secateur.graph import ChannelGraph
 from secateur.training.events import Listener, Progress, silent
+from secateur.training.interrupt import Interruption
 
 Allocate = Literal["global", "uniform", "curves"]
 """How a budget is shared out between groups."""
@@ -28,6 +29,7 @@ def measured_curves(
     scores: Mapping[str, Any],
     batches: Iterable[Any],
     listener: Listener = silent,
+    interruption: Interruption | None = None,
 ) -> WidthCurves:
     """Width curves of a network, with progress told.
 
@@ -37,12 +39,18 @@ def measured_curves(
         scores: in whose order the channels of each group go.
         batches: a few hundred examples.
         listener: hears ``Progress``.
+        interruption: asked after each group.
 
     Returns:
         The curves of all groups that can be measured.
+
+    Raises:
+        StoppedError: the user asked to stop.
     """
 
     def tell(curves: WidthCurves, total: int) -> None:
         listener(Progress("measuring widths", len(curves), total))
+        if interruption is not None:
+            interruption.check()
 
     return width_curves(model, graph, scores, batches, progress=tell)

@@ -67,6 +67,7 @@ def _load() -> None:
         parametrised,
         pooling,
         rearrange,
+        recurrent,
         reduction,
         shape,
         split,
