@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import TraceError
+from secateur.graph.inlining import lay_regions_open
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a network is called with: one tensor, positional arguments, or keyword arguments."""
@@ -208,6 +209,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
             raise TraceError(_explain(model, error)) from error
         finally:
             torch.set_rng_state(random_state)
+    lay_regions_open(exported.graph_module)
     names = canonical_names(model)
     signature = exported.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
