@@ -16,11 +16,15 @@ def lay_regions_open(module: GraphModule) -> None:
     Args:
         module: a captured program.
     """
-    regions = [(node, region) for node in module.graph.nodes if (region := _region(module, node)) is not None]
-    for node, region in regions:
-        lay_regions_open(region[0])
-        _inline(module.graph, node, *region)
-    if regions:
+    found = False
+    for node in list(module.graph.nodes):
+        # Asked for one at a time: what a region is called with may be the result of the one before.
+        region = _region(module, node)
+        if region is not None:
+            found = True
+            lay_regions_open(region[0])
+            _inline(module.graph, node, *region)
+    if found:
         for node in list(module.graph.nodes):
             if node.op == "get_attr" and not node.users:
                 module.graph.erase_node(node)
