@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import secateur as sec
 from secateur.budget.room import Rules
-from secateur.errors import UsageError
+from secateur.errors import BudgetError, UsageError
 from secateur.graph import trace
 from tests.fakes import FakeGraph, chain, graphs
 
@@ -120,3 +121,22 @@ def test_bounds_out_of_range():
         Rules(floors={"g0": 1.5}).room(chain(3))
     with pytest.raises(UsageError, match="caps: 0 is neither"):
         Rules(caps=0).room(chain(3))
+
+
+@pytest.mark.parametrize("only", ["2", ["2"], ["2*"]])
+def test_only_what_is_named_is_cut(only: str | list[str]) -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    graph = sec.trace(net, torch.zeros(1, 4))
+    scores = {"0": range(8), "2": range(8)}
+    assert sec.uniform_plan(graph, scores, 0.5, only=only).removed == {"2": (0, 1, 2, 3)}
+    plan = sec.make_plan(graph, scores, sec.Budget(channels=13), only=only)
+    assert plan.removed == {"2": (0, 1, 2)}
+    assert sec.uniform_plan(graph, scores, 0.5, only=only, ignore=only).removed == {}
+    with pytest.raises(BudgetError, match=r"Held up by only \(else 2 channels\)"):
+        sec.make_plan(graph, scores, sec.Budget(channels=8), only=only)
+
+
+def test_only_something_that_is_not_there_is_refused() -> None:
+    graph = sec.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4))
+    with pytest.raises(UsageError, match="only: no group or module '7'"):
+        sec.uniform_plan(graph, {"0": range(8)}, 0.5, only="7")

@@ -36,6 +36,7 @@ def make_plan(
     floors: Bounds = None,
     caps: Bounds = None,
     ignore: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
 ) -> PruningPlan:
     """The plan that removes the channels of the lowest scores until the budget is met.
 
@@ -66,6 +67,7 @@ def make_plan(
         ignore: groups to leave alone, by name; or modules, by path or pattern (``"layer4.*"``):
             the channels that they, and all modules inside them, write or carry stay whole. To
             keep what a module reads as well, give it to ``trace``.
+        only: groups or modules to cut, named likewise; all others stay whole. All, if not given.
 
     Returns:
         The plan; it removes nothing if the budget is met already.
@@ -85,7 +87,7 @@ def make_plan(
     """
     if scope not in get_args(Scope):
         raise UsageError(f"unknown scope {scope!r}: choose one of {', '.join(get_args(Scope))}")
-    rules = Rules(round_to, min_channels, floors, caps, ignore, _unscored(scores))
+    rules = Rules(round_to, min_channels, floors, caps, ignore, only, _unscored(scores))
     if isinstance(scores, WidthCurves):
         return plan_by_curves(graph, scores, budget, rules)
     room = rules.room(graph)
@@ -105,6 +107,7 @@ def uniform_plan(
     min_channels: int = 1,
     floors: Bounds = None,
     ignore: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
 ) -> PruningPlan:
     """The plan that keeps the same share of every group, whatever that costs.
 
@@ -118,6 +121,7 @@ def uniform_plan(
         min_channels: every group keeps at least so many.
         floors: as for ``make_plan``; they win over ``keep``.
         ignore: as for ``make_plan``.
+        only: as for ``make_plan``.
 
     Returns:
         The plan.
@@ -132,7 +136,7 @@ def uniform_plan(
         >>> uniform_plan(trace(net, torch.zeros(1, 4)), {"0": range(8)}, keep=0.5).removed
         {'0': (0, 1, 2, 3)}
     """
-    room = Rules(round_to, min_channels, floors, None, ignore, _unscored(scores)).room(graph)
+    room = Rules(round_to, min_channels, floors, None, ignore, only, _unscored(scores)).room(graph)
     targets = bounds(graph, keep, "keep")
     order = removal_order(comparable(graph, scores, room, "none"), room, "uniform")
     return _plan(graph, order, room.below(targets))
@@ -146,6 +150,7 @@ def reachable(
     floors: Bounds = None,
     caps: Bounds = None,
     ignore: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
 ) -> tuple[Cost, Cost]:
     """The range of costs that plans can reach.
 
@@ -156,6 +161,7 @@ def reachable(
         floors: what must stay of groups.
         caps: what may stay of groups.
         ignore: groups and modules to leave alone.
+        only: groups and modules to cut, if not all.
 
     Returns:
         The least cost (every quantity has its least there), and the cost of the network as it is.
@@ -168,7 +174,7 @@ def reachable(
         >>> least.params, now.params
         (16, 58)
     """
-    least = Rules(round_to, min_channels, floors, caps, ignore).room(graph).least
+    least = Rules(round_to, min_channels, floors, caps, ignore, only).room(graph).least
     return graph.cost_model.cost(least), graph.cost()
 
 

@@ -28,6 +28,7 @@ class Rules:
         floors: what must stay of groups.
         caps: what may stay of groups.
         ignore: groups and modules to leave alone.
+        only: groups and modules to cut, if not all.
         unscored: names of groups to leave alone, since their channels could not be valued.
 
     Raises:
@@ -39,6 +40,7 @@ class Rules:
     floors: Bounds = None
     caps: Bounds = None
     ignore: str | Iterable[str] = ()
+    only: str | Iterable[str] = ()
     unscored: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -47,9 +49,9 @@ class Rules:
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name} must be an integer of at least 1, not {value!r}")
         # A generator would be empty at the second look.
-        object.__setattr__(
-            self, "ignore", (self.ignore,) if isinstance(self.ignore, str) else tuple(self.ignore)
-        )
+        for name in ("ignore", "only"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
     def room(self, graph: ChannelGraph) -> Room:
         """The widths that these rules leave to the groups of a network.
@@ -60,7 +62,9 @@ class Rules:
         """
         widths = np.array([group.channels for group in graph.groups], dtype=np.int64)
         open_ = [group.prunable and group.name not in self.unscored for group in graph.groups]
-        fixed = ~np.array(open_, dtype=np.bool_) | _ignored(graph, self.ignore)
+        fixed = ~np.array(open_, dtype=np.bool_) | _named(graph, self.ignore, "ignore")
+        if self.only:
+            fixed |= ~_named(graph, self.only, "only")
         floors = np.maximum(bounds(graph, self.floors, "floors", lower=True), self.min_channels)
         caps = np.minimum(bounds(graph, self.caps, "caps"), widths)
         step = int(self.round_to)
@@ -141,13 +145,15 @@ def _fits(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def _ignored(graph: ChannelGraph, patterns: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which groups are to be left alone."""
-    ignored = np.zeros(len(graph.groups), dtype=np.bool_)
+def _named(
+    graph: ChannelGraph, patterns: Iterable[str], what: str
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which groups are meant by names of groups and of the modules that write or carry them."""
+    named = np.zeros(len(graph.groups), dtype=np.bool_)
     everything = {path for tensor in graph.tensors for path in _paths(tensor)}
     for pattern in patterns:
         if pattern in graph:
-            ignored[[group.name == pattern for group in graph.groups]] = True
+            named[[group.name == pattern for group in graph.groups]] = True
             continue
         found = [
             fnmatchcase(group.name, pattern)
@@ -156,9 +162,9 @@ def _ignored(graph: ChannelGraph, patterns: Iterable[str]) -> np.ndarray[tuple[i
         ]
         if not any(found) and not any(_fits(path, pattern) for path in everything):
             known = [*everything, *(group.name for group in graph.groups)]
-            raise UsageError(f"ignore: no group or module '{pattern}'{_hint(pattern, known)}")
-        ignored |= np.array(found, dtype=np.bool_)
-    return ignored
+            raise UsageError(f"{what}: no group or module '{pattern}'{_hint(pattern, known)}")
+        named |= np.array(found, dtype=np.bool_)
+    return named
 
 
 def _output_paths(group: Group) -> set[str]:

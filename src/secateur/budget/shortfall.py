@@ -41,6 +41,7 @@ def _causes(meter: Meter, rules: Rules, least: dict[str, int], unmet: list[str])
         "min_channels": replace(rules, min_channels=1, caps=None),
         "floors": replace(rules, floors=None, caps=None),
         "ignore": replace(rules, ignore=(), caps=None),
+        "only": replace(rules, only=(), caps=None),
         "groups without scores": replace(rules, unscored=frozenset(), caps=None),
     }
 

@@ -27,6 +27,12 @@ Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="MODULE", help="Leave this module whole; may be given several times."),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only", metavar="MODULE", help="Cut this group or module and no others; may be given several times."
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Examples in the forward pass that is timed.")]
 
 Data = Annotated[

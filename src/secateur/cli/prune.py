@@ -117,6 +117,7 @@ def prune(
         int | None, typer.Option(help="Least channels of a group.", rich_help_panel=_RECIPE)
     ] = None,
     ignore: options.Ignore = None,
+    only: options.Only = None,
     size: options.Size = None,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
@@ -211,6 +212,7 @@ def prune(
         limits=limits,
         recipe=settings,
         ignore=tuple(ignore or ()),
+        only=tuple(only or ()),
         device={"accelerator": device, "precision": precision, "channels_last": channels_last},
         latency_batch=batch,
     )

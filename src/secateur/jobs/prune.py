@@ -101,6 +101,7 @@ def _with_data(
             job.recipe,
             validation=data.validation_batches(),
             ignore=job.ignore,
+            only=job.only,
             check_inputs=first_pictures.to(place.machine.device),
             surroundings=replace(place.surroundings(keep), listener=hear),
         )
@@ -125,6 +126,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
             budget,
             job.recipe.criterion,
             ignore=job.ignore,
+            only=job.only,
             normalize=job.recipe.normalize,
             allocate=job.recipe.allocate,
             round_to=job.recipe.round_to,

@@ -111,9 +111,11 @@ class PruneJob(Job):
         limits: what may remain.
         recipe: how to get there.
         ignore: modules whose channels all stay.
+        only: groups or modules to cut, if not all.
     """
 
     data: DataChoice | None = None
     limits: Limits
     recipe: PruneSettings = PruneSettings()
     ignore: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()

@@ -76,6 +76,7 @@ def prune_iteratively(
     loss_fn: LossFunction | None = None,
     optimizer: Optimizer | None = None,
     ignore: Sequence[str] = (),
+    only: Sequence[str] = (),
     check_inputs: ExampleInputs | None = None,
     surroundings: Surroundings | None = None,
 ) -> IterativeResult:
@@ -95,6 +96,7 @@ def prune_iteratively(
         loss_fn: mean loss of a batch; cross-entropy if not given.
         optimizer: used throughout, its state cut alike; made from the settings if not given.
         ignore: modules whose channels all stay.
+        only: groups or modules to cut, by name or pattern, if not all.
         check_inputs: what each cut is proved on; the example inputs if not given.
         surroundings: where to compute and whom to tell; ``keep`` hears ``"best"`` only after the last cut.
 
@@ -119,7 +121,7 @@ def prune_iteratively(
     work = _Work(
         model=model,
         graph=graph,
-        route=Route.to(budget, graph, settings),
+        route=Route.to(budget, graph, settings, tuple(only)),
         batches=batches,
         validation=validation,
         settings=settings,

@@ -58,6 +58,7 @@ def prune(
     loss_fn: Callable[..., Tensor] | None = None,
     *,
     ignore: Sequence[str] = (),
+    only: Sequence[str] = (),
     normalize: str = "l2",
     allocate: Allocate = "global",
     round_to: int = 1,
@@ -77,6 +78,7 @@ def prune(
         batches: pairs of inputs and targets, for criteria that look at data.
         loss_fn: ``loss_fn(outputs, targets)``, for criteria that need gradients; cross-entropy if not given.
         ignore: modules whose channels all stay.
+        only: groups or modules to cut, by name or pattern, if not all.
         normalize: how scores are made comparable between groups.
         allocate: ``"global"`` ranks the channels of all groups together, ``"uniform"`` takes the same
             share from every group, ``"curves"`` measures on the batches what each width of each group
@@ -120,6 +122,7 @@ def prune(
         scope=scope_of(allocate),
         round_to=round_to,
         min_channels=min_channels,
+        only=only,
     )
     smaller, verification = proved(model, plan, example_inputs)
     if inplace or optimizer is not None:

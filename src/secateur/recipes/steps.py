@@ -40,21 +40,26 @@ class Route:
         goal: what may remain in the end, by limit, in absolute amounts.
         settings: how large the steps are, and what every plan keeps to.
         ignore: names of groups whose channels all stay.
+        only: names of groups or modules to cut, if not all.
     """
 
     start: Mapping[str, int]
     goal: Mapping[str, int]
     settings: PruneSettings
     ignore: tuple[str, ...]
+    only: tuple[str, ...] = ()
 
     @classmethod
-    def to(cls, budget: Budget, graph: ChannelGraph, settings: PruneSettings) -> Route:
+    def to(
+        cls, budget: Budget, graph: ChannelGraph, settings: PruneSettings, only: tuple[str, ...] = ()
+    ) -> Route:
         """Looks the way to a budget over before the first step is taken.
 
         Args:
             budget: what may remain of the network as it is in ``graph``.
             graph: of the whole network.
             settings: how large the steps are.
+            only: names of groups or modules to cut, if not all.
 
         Raises:
             BudgetError: the budget cannot be met.
@@ -67,7 +72,7 @@ class Route:
             # A share, or an amount, of filters is meant; the other channels come on top.
             others = sum(graph[name].channels for name in ignore)
             goal["channels"] = others + amount_of(budget.channels, start["channels"] - others)
-        route = cls(start, goal, settings, ignore)
+        route = cls(start, goal, settings, ignore, only)
         route.plan(graph, {group.name: torch.ones(group.channels) for group in graph.prunable}, goal)
         return route
 
@@ -124,6 +129,7 @@ class Route:
             round_to=self.settings.round_to,
             min_channels=self.settings.min_channels,
             ignore=self.ignore,
+            only=self.only,
         )
 
 
