@@ -49,7 +49,10 @@ def matmul(site: Site) -> Value:
                 site.freeze(labels, f"a product with a vector ({site.place})")
         return Value.plain(site.shape)
     inner_left, inner_right = left.labels[-1], right.labels[-2]
-    site.claim(inner_right, Role.CONSUMER)
+    for labels in (inner_left, inner_right):
+        site.claim(labels, Role.CONSUMER)
+    for labels in (left.labels[-2], right.labels[-1]):
+        site.claim(labels, Role.PRODUCER)
     site.join(inner_left, inner_right)
     site.object(inner_left)
     site.object(inner_right)
