@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.criteria import score
 from secateur.criteria.layout import lay_out, modules_of
 from secateur.errors import UsageError
+from secateur.graph import trace
 from secateur.graph.groups import Group, Member, Reader, Role
 
 
@@ -20,9 +21,12 @@ def group(name: str, channels: int, reason: str | None = None) -> Group:
     return Group(name, (Member(f"{name}.weight", 0, Role.PRODUCER, slots),), reason)
 
 
-def reader(module: str, places: list[tuple[int, int]], tensor: str | None = None, dim: int = -1) -> Reader:
+def reader(
+    module: str, places: list[tuple[int, int]], tensor: str | None = None, *, at_input: bool = True
+) -> Reader:
     numbers = np.array(places, dtype=np.int64)
-    return Reader(module, f"{module}.weight" if tensor is None else tensor, dim, numbers[:, 0], numbers[:, 1])
+    weight = f"{module}.weight" if tensor is None else tensor
+    return Reader(module, weight, -1, numbers[:, 0], numbers[:, 1], at_input)
 
 
 def graph(groups: list[Group], readers: list[Reader]) -> Any:
@@ -77,7 +81,7 @@ def test_what_is_read_inside_a_forward_pass_is_left_out_and_named() -> None:
         [group("a", 2), group("b", 2), group("att.out", 2)],
         [
             reader("att", [(0, 0), (0, 1)], tensor="att.into"),
-            reader("att", [(1, 0), (1, 1)], tensor="att.out.weight"),
+            reader("att", [(1, 0), (1, 1)], tensor="att.out.weight", at_input=False),
             reader("b", [(0, 0), (0, 1)]),
         ],
     )
@@ -91,15 +95,11 @@ def test_what_is_read_inside_a_forward_pass_is_left_out_and_named() -> None:
 
 def test_weights_that_are_computed_count_as_their_modules() -> None:
     """Weight normalisation: the layer's own weight is made of two parameters."""
-    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": layer, "c": nn.Linear(2, 2)})
-    original = "b.parametrizations.weight.original1"
-    for tensor in (original, "b.weight"):
-        made = graph([group("a", 2)], [reader("b", [(0, 0), (0, 1)], tensor=tensor)])
-        layout = lay_out(made, dict(net.named_modules()))
-        assert [read.module for read in layout.reads] == (["b"] if tensor == original else [])
-    made = graph([group("a", 2)], [reader("c", [(0, 0), (0, 1)], tensor="")])
-    assert [read.module for read in lay_out(made, dict(net.named_modules())).reads] == ["c"]
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    net = nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(3, 2))
+    layout = lay_out(trace(net, torch.ones(1, 2)), dict(net.named_modules()))
+    assert [read.module for read in layout.reads] == ["1", "2"]
+    assert layout.hidden == {}
 
 
 def test_a_network_of_which_nothing_can_be_watched_is_told() -> None:

@@ -81,8 +81,8 @@ class Layout:
 def lay_out(graph: ChannelGraph, modules: Mapping[str, nn.Module]) -> Layout:
     """The layout of a graph's prunable groups.
 
-    A reader is watched at the input of its module, so only readers whose weight belongs to the
-    module itself can be watched: what is contracted in the middle of a forward pass is not seen.
+    A reader is watched at the input of its module, so only readers that read this input can be watched:
+    what is contracted in the middle of a forward pass is not seen.
 
     Args:
         graph: the channel graph.
@@ -103,27 +103,11 @@ def lay_out(graph: ChannelGraph, modules: Mapping[str, nn.Module]) -> Layout:
         index = torch.from_numpy(np.where(scored, start[reader.group] + reader.channel, channels))
         read = Read(reader.module, reader.dim, index)
         module = modules[reader.module]
-        known = watched.setdefault(id(module), read) if _at_input(reader, module, modules) else None
+        known = watched.setdefault(id(module), read) if reader.at_input else None
         if known is None or not _same(known, read):
             hidden.append(read)
     layout = Layout(groups, channels, tuple(read for read in watched.values() if _any(read, channels)), {})
     return Layout(groups, channels, layout.reads, _reasons(layout, hidden))
-
-
-def _at_input(reader: Reader, module: nn.Module, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether what the reader contracts is the input of its module, as far as can be told.
-
-    It is if the module owns the weight, itself or through a parametrization; a weight that is
-    computed counts as that of a module without children.
-    """
-    owner, _, attribute = reader.tensor.rpartition(".")
-    weight = getattr(modules.get(owner), attribute, None)
-    if not isinstance(weight, Tensor):
-        return not any(True for _ in module.children()) and any(True for _ in module.parameters())
-    if any(weight is own for own in module.parameters(recurse=False)):
-        return True
-    parametrizations = getattr(module, "parametrizations", None)
-    return parametrizations is not None and any(weight is part for part in parametrizations.parameters())
 
 
 def _same(one: Read, other: Read) -> bool:

@@ -117,7 +117,7 @@ class ChannelGraph:
             labels = read.labels[(read.labels < 0) | ~self.removed[read.labels]]
             group = np.where(labels >= 0, self.wiring.group_of[labels], -1)
             channel = np.where(group >= 0, place[labels], -1)
-            readers.append(Reader(read.module, read.tensor, read.dim, group, channel))
+            readers.append(Reader(read.module, read.tensor, read.dim, group, channel, read.at_input))
         return tuple(readers)
 
     @property

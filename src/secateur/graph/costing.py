@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Costing:
         self._channels = channels
         self._sizes = np.array([group.channels for group in channels.groups], dtype=np.int64)
         self._builder = CostModelBuilder(len(channels.groups))
-        self._known: dict[bytes, int] = {}
+        self._known: dict[tuple[bytes, int], int] = {}
 
     def tensors(self, slots: SlotTable, parameters: frozenset[str], item_sizes: Mapping[str, int]) -> None:
         """Counts the elements and bytes of all parameters and buffers."""
@@ -56,8 +57,16 @@ class Costing:
     def work(self, notes: Notes, batch: int) -> None:
         """Counts multiply-accumulates, for one example."""
         for item in notes.work:
-            share = item.coefficient // batch if item.coefficient % batch == 0 else item.coefficient
-            self._builder.macs(share, [self._extent(labels) for labels in item.extents])
+            common = gcd(item.coefficient, batch)
+            share, rest = item.coefficient // common, batch // common
+            extents = []
+            for labels in item.extents:
+                # Examples that were merged with channels are counted by a label vector.
+                whole, many = self._counts(labels)
+                factor = gcd(rest, whole, *many.values())
+                extents.append(self._extent(labels, factor))
+                rest //= factor
+            self._builder.macs(share, extents)
 
     def activations(self, program: Program, env: Environment) -> None:
         """Counts the bytes of values, and when each is alive."""
@@ -94,18 +103,23 @@ class Costing:
                 numbers.append(self._builder.value(result.element_size(), extents))
         return numbers
 
-    def _extent(self, labels: IntArray) -> int:
-        """The size of a labelled dimension: a constant plus a multiple of each group's width."""
-        key = labels.tobytes()
+    def _extent(self, labels: IntArray, divisor: int = 1) -> int:
+        """The size of a labelled dimension, or an exact share of it: a constant plus multiples of widths."""
+        key = labels.tobytes(), divisor
         if key not in self._known:
-            group = np.where(labels >= 0, self._channels.group_of[labels], -1)
-            counts = np.bincount(group + 1, minlength=len(self._sizes) + 1)
-            multiples = {
-                number: int(counts[number + 1] // self._sizes[number])
-                for number in np.flatnonzero(counts[1:]).tolist()
-            }
-            self._known[key] = self._builder.extent(int(counts[0]), multiples)
+            constant, multiples = self._counts(labels)
+            shares = {number: count // divisor for number, count in multiples.items()}
+            self._known[key] = self._builder.extent(constant // divisor, shares)
         return self._known[key]
+
+    def _counts(self, labels: IntArray) -> tuple[int, dict[int, int]]:
+        """How many labels belong to no group, and how many to each channel of every group."""
+        group = np.where(labels >= 0, self._channels.group_of[labels], -1)
+        counts = np.bincount(group + 1, minlength=len(self._sizes) + 1)
+        return int(counts[0]), {
+            number: int(counts[number + 1] // self._sizes[number])
+            for number in np.flatnonzero(counts[1:]).tolist()
+        }
 
 
 def _values(found: Any) -> list[Value]:

@@ -88,7 +88,7 @@ class Reader:
     Depthwise filters and normalisations hand a channel on, so they are no readers.
 
     Attributes:
-        module: path of the module whose (first) input is read.
+        module: path of the module that reads.
         tensor: qualified name of the weight that is contracted with, empty if there is none.
         dim: dimension of the input that holds the channels, counted from the end for linear
             layers (-1), and from the front for convolutions (1).
@@ -96,6 +96,8 @@ class Reader:
             ``graph.groups``; -1 where the position is not a channel.
         channel: for each position, the index of the channel within its group; -1 likewise.
             A channel may hold several positions (a flattened picture).
+        at_input: whether what is read is the (only) input of the module, and only read there; if not, it
+            is made inside its forward pass, as the queries of an attention are.
     """
 
     module: str
@@ -103,6 +105,7 @@ class Reader:
     dim: int
     group: IntArray = field(repr=False, compare=False)
     channel: IntArray = field(repr=False, compare=False)
+    at_input: bool = True
 
 
 def by_name(groups: Iterable[Group]) -> dict[str, Group]:

@@ -22,6 +22,8 @@ class Read:
     tensor: str
     place: int | None = None
     """Which tensor, where the argument is a list of them."""
+    at_input: bool = False
+    """Whether it is the input of the module that is read."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture import Origin, Program
+from secateur.graph.entrances import at_input
 from secateur.graph.equations import settle
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.multihead import tie_multihead
@@ -52,7 +53,10 @@ def walk(
             env[node] = None
     tie_multihead(modules, slots, notes)
     settle(notes, slots, env)
-    notes.reads = [replace(read, tensor=_tensor_name(program, read.tensor)) for read in notes.reads]
+    notes.reads = [
+        replace(read, tensor=_tensor_name(program, read.tensor), at_input=enters)
+        for read, enters in zip(notes.reads, at_input(program, env, notes.reads), strict=True)
+    ]
     return env, notes
 
 

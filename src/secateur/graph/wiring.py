@@ -179,7 +179,9 @@ def distinct_reads(notes: Sequence[Notes]) -> tuple[Read, ...]:
     found: dict[tuple[str, str], Read] = {}
     for note in notes:
         for read in note.reads:
-            found.setdefault((read.module, read.tensor or read.node), read)
+            known = found.setdefault((read.module, read.tensor or read.node), read)
+            if known.at_input and not read.at_input:
+                found[read.module, read.tensor or read.node] = read
     return tuple(found.values())
 
 

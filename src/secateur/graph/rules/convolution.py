@@ -27,8 +27,7 @@ def convolution(site: Site) -> Value:
     result = Value.plain(site.shape).replaced(dim, outgoing)
     if dim == 1:
         result = result.replaced(0, value.labels[0])
-    positions = math.prod(site.shape) // site.shape[dim] * math.prod(weight.shape[2:])
-    site.work(positions, _extent(weight, 0), _extent(weight, 1))
+    site.work(math.prod(weight.shape[2:]), *_positions(result, dim), _extent(weight, 0), _extent(weight, 1))
     return result
 
 
@@ -88,14 +87,19 @@ def transposed(site: Site) -> Value:
     site.carry("bias", outgoing)
     site.attribute("out_channels", outgoing)
     site.attribute("in_channels", incoming)
-    positions = math.prod(value.shape) // value.shape[dim] * math.prod(weight.shape[2:])
-    site.work(positions, _extent(weight, 0), _extent(weight, 1))
-    return Value.plain(site.shape).replaced(dim, outgoing)
+    site.work(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
+    result = Value.plain(site.shape).replaced(dim, outgoing)
+    return result.replaced(0, value.labels[0]) if dim == 1 else result
 
 
 def _leave_space_alone(site: Site, value: Value, dim: int) -> None:
     for space in range(dim + 1, len(value.shape)):
         site.freeze(value.labels[space], f"used as a spatial dimension ({site.place})")
+
+
+def _positions(value: Value, dim: int) -> list[Labels | int]:
+    """Every dimension but the channels."""
+    return [_extent(value, other) for other in range(len(value.shape)) if other != dim]
 
 
 def _extent(value: Value, dim: int) -> Labels | int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
@@ -51,25 +49,20 @@ def matmul(site: Site) -> Value:
                 site.freeze(labels, f"a product with a vector ({site.place})")
         return Value.plain(site.shape)
     inner_left, inner_right = left.labels[-1], right.labels[-2]
-    site.claim(inner_right, Role.CONSUMER)
+    for labels in (inner_left, inner_right):
+        site.claim(labels, Role.CONSUMER)
+    for labels in (left.labels[-2], right.labels[-1]):
+        site.claim(labels, Role.PRODUCER)
     site.join(inner_left, inner_right)
     site.object(inner_left)
     site.object(inner_right)
     names = [argument for argument in ("self", "input") if site.has(argument)]
     site.read(names[0], -1, inner_left)
-    batch = math.prod(site.shape[:-2])
-    site.work(
-        batch,
-        *(
-            size if labels is None else labels
-            for size, labels in (
-                (left.shape[-2], left.labels[-2]),
-                (left.shape[-1], inner_left),
-                (right.shape[-1], right.labels[-1]),
-            )
-        ),
-    )
-    return _stacked(site, left, right)
+    result = _stacked(site, left, right)
+    lead = zip(site.shape[:-2], result.labels[:-2], strict=True)
+    inner = ((left.shape[-2], left.labels[-2]), (left.shape[-1], inner_left), (right.shape[-1], right.labels[-1]))
+    site.work(1, *(size if labels is None else labels for size, labels in (*lead, *inner)))
+    return result
 
 
 def _stacked(site: Site, left: Value, right: Value) -> Value:

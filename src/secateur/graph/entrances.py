@@ -1,0 +1,92 @@
+"""Entrances: whether what an operator reads is what its module was called with.
+
+A hook sees what a module is called with, not what is made inside its forward pass. So silence can be felt,
+or watched, at the input of a module only where the operator reads that very input, and where nothing else
+in the module touches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.fx import Node
+
+from secateur.graph.capture import Origin, Program
+from secateur.graph.labels import Value
+from secateur.graph.notes import Read
+
+_ORDER = {"transpose", "permute", "movedim", "swapaxes", "contiguous", "clone", "to", "_to_copy", "alias"}
+"""Operators that keep every number and every channel, at other positions."""
+
+
+def at_input(program: Program, env: Mapping[Node, Any], reads: Sequence[Read]) -> list[bool]:
+    """Finds out which reads are of the input of their module.
+
+    Args:
+        program: the captured forward pass.
+        env: the value of every node.
+        reads: what operators read.
+
+    Returns:
+        For each read, whether its module was called with what it reads, its channels in the same dimension,
+        with no other tensor beside it, and whether the module does nothing else with it than to read it.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    known = {
+        nodes[name] for name, item in program.placeholders.items() if item.origin is not Origin.INPUT
+    }
+    arguments = {(nodes[read.node], read.argument) for read in reads if read.place is None}
+    entering: dict[str, set[Node]] = {}
+    for node in program.graph.nodes:
+        for call in _calls(node):
+            outside = {source for source in node.all_input_nodes if call not in _calls(source)}
+            entering.setdefault(call, set()).update(outside - known)
+    return [_is_input(nodes[read.node], read, env, entering, arguments) for read in reads]
+
+
+def _is_input(
+    node: Node,
+    read: Read,
+    env: Mapping[Node, Any],
+    entering: Mapping[str, Collection[Node]],
+    arguments: Collection[tuple[Node, int]],
+) -> bool:
+    calls = _calls(node)
+    source = node.args[read.argument]
+    if not calls or read.place is not None or not isinstance(source, Node):
+        return False
+    call = calls[-1]
+    while call in _calls(source) and _name(source) in _ORDER:
+        source = source.all_input_nodes[0]
+    value = env.get(source)
+    if set(entering[call]) != {source} or not isinstance(value, Value):
+        return False
+    if not -len(value.shape) <= read.dim < len(value.shape):
+        return False
+    labels = value.labels[read.dim]
+    if labels is None or not np.array_equal(labels, read.labels):
+        return False
+    return all(use in arguments for use in _uses(source, call))
+
+
+def _uses(source: Node, call: str) -> Iterator[tuple[Node, int]]:
+    """Every operator of a call that is given a value, however ordered, and as which argument."""
+    for user in source.users:
+        if call not in _calls(user):
+            continue
+        if _name(user) in _ORDER:
+            yield from _uses(user, call)
+            continue
+        places = [place for place, item in enumerate(user.args) if item is source]
+        yield from ((user, place) for place in places or [-1])
+
+
+def _calls(node: Node) -> list[str]:
+    """The calls of modules that an operator is part of, the innermost last; each call has a name of its own."""
+    return list(node.meta.get("nn_module_stack") or {})
+
+
+def _name(node: Node) -> str:
+    return str(node.target).removeprefix("aten.").partition(".")[0]

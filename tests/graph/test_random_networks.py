@@ -1,0 +1,83 @@
+"""Networks that nobody thought of: drawn at random, cut at random, proved after every round.
+
+``SECATEUR_EXAMPLES=1000`` draws that many, and other ones each time.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import secateur as sec
+from secateur.graph.cutting import named_tensors
+from tests.graph.random_networks import STATISTICS, Recipe, build, recipes
+from tests.graph.test_silent_errors import zeroed
+
+EXAMPLES = int(os.environ.get("SECATEUR_EXAMPLES", "0"))
+SHARE = {1: 0.2, 2: 0.6, 3: 0.2}
+"""How many of the examples have one, two and three spatial dimensions."""
+
+
+@pytest.mark.parametrize("dims", SHARE)
+def test_random_networks_are_cut_and_proved(dims: int) -> None:
+    @settings(
+        max_examples=max(1, round((EXAMPLES or 100) * SHARE[dims])),
+        deadline=None,
+        derandomize=not EXAMPLES,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(recipe=recipes(dims), rounds=st.integers(1, 3))
+    def example(recipe: Recipe, rounds: int) -> None:
+        prune_in_rounds(recipe, rounds)
+
+    example()
+
+
+def prune_in_rounds(recipe: Recipe, rounds: int) -> None:
+    model, x = build(recipe)
+    graph = sec.trace(model, x)
+    assert all(group.reason for group in graph.frozen)
+    generator = np.random.default_rng(recipe.seed)
+    for number in range(rounds):
+        plan = sec.PruningPlan(graph, {group.name: some(generator, group) for group in graph.prunable})
+        small = sec.apply_plan(model, plan)
+        assert sec.verify(model, small, plan, x, tolerance=1e-9).ok, sec.verify(model, small, plan, x)
+        if number == 0 and not any(step.kind in STATISTICS for step in recipe.steps):
+            same_as_with_columns_zeroed(model, small, plan, x)
+        graph, model = graph.after(plan), small
+        assert graph.tensors == {name: tuple(item.shape) for name, item in named_tensors(model).items()}
+    assert graph.cost() == sec.cost(model, x)
+    trains(model, x)
+
+
+def some(generator: np.random.Generator, group: sec.Group) -> list[int]:
+    """Between one and all channels of a group."""
+    count = int(generator.integers(1, group.channels + 1))
+    return generator.permutation(group.channels)[:count].tolist()
+
+
+def same_as_with_columns_zeroed(
+    model: nn.Module, small: nn.Module, plan: sec.PruningPlan, x: torch.Tensor
+) -> None:
+    """The answer that needs no engine: what weights read of removed channels is held at zero."""
+    silent = zeroed(model, plan.graph, {name: list(kept) for name, kept in plan.keep.items()})
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silent(x), rtol=1e-9, atol=1e-9)
+
+
+def trains(model: nn.Module, x: torch.Tensor) -> None:
+    """A training step reaches the parameters, with finite gradients."""
+    model.train()
+    model(x).square().sum().backward()
+    reached = [item.grad for item in model.parameters() if item.grad is not None]
+    assert reached
+    assert all(torch.isfinite(grad).all() for grad in reached)
+    model.zero_grad()
+    model.eval()
