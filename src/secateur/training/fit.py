@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -123,7 +123,7 @@ def fit(
         around=around,
     )
     around.keep("last", None)
-    with laid_out(model, loop.channels_last), teacher.teaching() if teacher else nullcontext():
+    with laid_out(model, loop.channels_last), loop.taught():
         try:
             loop.run(validation, observe or nullcontext())
         except StoppedError:
@@ -163,6 +163,15 @@ class _Loop:
         self.epochs = math.ceil(self.steps / self.per_epoch)
         decay = self.settings.average
         self.average = Average(self.model, decay) if decay else None
+
+    @contextmanager
+    def taught(self) -> Iterator[None]:
+        """The teacher, if there is one, made ready for a block: in the layout of the network."""
+        if self.teacher is None:
+            yield
+            return
+        with laid_out(self.teacher.model, self.channels_last), self.teacher.teaching():
+            yield
 
     def run(self, validation: Batches | None, observer: AbstractContextManager[Any]) -> None:
         """All epochs."""
