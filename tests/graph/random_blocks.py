@@ -304,7 +304,9 @@ class Attention(nn.Module):
             shape = (batch, count, 3, self.heads, -1 if self.inferred else self.width)
             query, key, value = self.qkv(tokens).reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
         else:
-            shape = (batch, count, -1, self.width) if self.inferred else (batch, count, self.heads, self.width)
+            shape = (
+                (batch, count, -1, self.width) if self.inferred else (batch, count, self.heads, self.width)
+            )
             query, key, value = (side(tokens).view(shape).transpose(1, 2) for side in self.sides)
         if self.fused:
             mixed = F.scaled_dot_product_attention(query, key, value)

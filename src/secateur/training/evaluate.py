@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -45,6 +46,17 @@ class Evaluation:
     def rank(self) -> tuple[float, float]:
         """Larger is better: accuracy first, then the loss."""
         return self.top1, -self.loss
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy: how far chance alone moves it with so many examples.
+
+        >>> round(Evaluation(top1=0.9, loss=0.3, examples=98).error, 2)
+        0.03
+        """
+        # One example more on either side, so that a perfect score on ten is not taken for certain.
+        share = (self.top1 * self.examples + 1) / (self.examples + 2)
+        return math.sqrt(share * (1 - share) / (self.examples + 2))
 
 
 def evaluate(

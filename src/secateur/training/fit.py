@@ -246,11 +246,21 @@ class _Loop:
             interruption=self.around.interruption,
         )
 
+    def is_better(self, evaluation: Evaluation) -> bool:
+        """Whether the network is worth keeping instead of the best so far."""
+        best = self.state.best
+        if best is None:
+            return True
+        if self.settings.schedule == "constant":
+            return evaluation.rank > best.rank
+        highest = max(done.top1 for done in self.state.history if done.top1 is not None)
+        return evaluation.top1 > highest - best.error
+
     def close_epoch(self, loss: float, rate: float, seconds: float) -> None:
         """Writes the epoch down, keeps the network, and tells about it."""
         state = self.state
         evaluation = state.evaluation
-        found = evaluation is not None and (state.best is None or evaluation.rank > state.best.rank)
+        found = evaluation is not None and self.is_better(evaluation)
         best = found and self.settings.keep_best
         if found:
             state.best = evaluation

@@ -80,7 +80,9 @@ class FitSettings(Settings):
         clip_norm: largest Euclidean norm of the gradient of all parameters together, if any.
         average: judge, and leave behind, the moving average of the weights instead of the last ones: the
             share of it that one step keeps (0.99 reaches back about 100 steps).
-        keep_best: leave the network as it was at its best validation accuracy, not as it was last.
+        keep_best: leave the network as it was at its best validation accuracy, not as it was last. Where
+            the learning rate ends at zero, an epoch less than a standard error below the best so far
+            counts as the better one: it has learnt longer, and the difference is chance.
     """
 
     epochs: int = Field(default=10, ge=0)
