@@ -55,6 +55,24 @@ def test_pruning_ends_with_a_comparison_and_a_proof(secateur: Command, trained: 
     assert second["macs"] == read_summary(out)["pruned"]["macs"] <= first["macs"] / 4
 
 
+def test_pruning_without_training_repairs(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    words = ("--macs", "60%", "--no-finetune", "--allocate", "curves", "--batch-size", 64)
+    result = secateur("prune", trained, "--data", "digits", *words, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "epoch" not in result.stdout
+    recipe = read_config(out)["recipe"]
+    assert (recipe["steps"], recipe["repair"], recipe["allocate"]) == (1, True, "curves")
+    assert (recipe["between"]["epochs"], recipe["after"]["epochs"]) == (0, 0)
+    summary = read_summary(out)
+    assert summary["pruned"]["top1"] > summary["baseline"]["top1"] - 0.05
+    refused = secateur(
+        "prune", trained, "--data", "digits", *words, "--epochs-after", 3, "--out", tmp_path / "other"
+    )
+    assert refused.exit_code == 2
+    assert "--no-finetune" in refused.output
+
+
 def test_json_is_one_object_on_standard_output_and_nothing_else(
     secateur: Command, trained: Path, tmp_path: Path
 ) -> None:

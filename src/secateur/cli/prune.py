@@ -98,6 +98,14 @@ def prune(
     epochs_after: Annotated[
         int | None, typer.Option(help="Epochs after the last cut.", rich_help_panel=_RECIPE)
     ] = None,
+    finetune: Annotated[
+        bool,
+        typer.Option(
+            "--finetune/--no-finetune",
+            help="Whether to train; if not, one cut is repaired by least squares, which takes minutes.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = True,
     filters_only: Annotated[
         bool | None,
         typer.Option(
@@ -160,6 +168,7 @@ def prune(
     Examples:
       secateur prune runs/digits --data digits --macs 0.25 --out runs/digits-small
       secateur prune runs/vgg16 --data pictures --recipe original --out runs/vgg16-small
+      secateur prune runs/resnet18 --data pictures --macs 0.6 --no-finetune --allocate curves --out runs/quick
       secateur prune torchvision:resnet18 --weights none --macs 0.5 --round-to 8 --out runs/half
     """
     from secateur.cli.console import Reporter
@@ -178,6 +187,11 @@ def prune(
                 "say what may remain: give at least one of --macs, --params, --channels, --memory"
             )
         limits["channels"] = CHANNELS_LEFT[recipe]
+    if not finetune:
+        if epochs_between or updates_between or epochs_after:
+            raise UsageError("--no-finetune and epochs or updates exclude each other; give one of them")
+        steps, repair = steps or 1, True if repair is None else repair
+        epochs_between, updates_between, epochs_after = 0, None, 0
     settings = named_recipe(
         recipe,
         steps=steps,
