@@ -183,7 +183,9 @@ def _pixels(at: At) -> nn.Module | None:
     """Positions become channels and, after a convolution, positions again."""
     if at.dims != 2:
         return None
-    return nn.Sequential(nn.PixelUnshuffle(2), at.conv(4 * at.width, into=4 * at.channels), nn.PixelShuffle(2))
+    return nn.Sequential(
+        nn.PixelUnshuffle(2), at.conv(4 * at.width, into=4 * at.channels), nn.PixelShuffle(2)
+    )
 
 
 KINDS: dict[str, Callable[[At], nn.Module | None]] = {

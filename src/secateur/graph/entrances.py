@@ -34,9 +34,7 @@ def at_input(program: Program, env: Mapping[Node, Any], reads: Sequence[Read]) -
         with no other tensor beside it, and whether the module does nothing else with it than to read it.
     """
     nodes = {node.name: node for node in program.graph.nodes}
-    known = {
-        nodes[name] for name, item in program.placeholders.items() if item.origin is not Origin.INPUT
-    }
+    known = {nodes[name] for name, item in program.placeholders.items() if item.origin is not Origin.INPUT}
     arguments = {(nodes[read.node], read.argument) for read in reads if read.place is None}
     entering: dict[str, set[Node]] = {}
     for node in program.graph.nodes:

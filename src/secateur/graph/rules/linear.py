@@ -60,7 +60,11 @@ def matmul(site: Site) -> Value:
     site.read(names[0], -1, inner_left)
     result = _stacked(site, left, right)
     lead = zip(site.shape[:-2], result.labels[:-2], strict=True)
-    inner = ((left.shape[-2], left.labels[-2]), (left.shape[-1], inner_left), (right.shape[-1], right.labels[-1]))
+    inner = (
+        (left.shape[-2], left.labels[-2]),
+        (left.shape[-1], inner_left),
+        (right.shape[-1], right.labels[-1]),
+    )
     site.work(1, *(size if labels is None else labels for size, labels in (*lead, *inner)))
     return result
 
