@@ -123,9 +123,9 @@ class _Trial:
 def _some(generator: np.random.Generator, channels: int) -> list[int]:
     """About half of a number of channels, at least one, never all.
 
-    What is kept never maps onto itself where channels change places in pairs, neighbours, halves or from end to
-    end: such a coupling could be overlooked. An odd number of them cannot; where one channel is its own
-    partner, it is the middle one.
+    What is kept never maps onto itself where channels change places in pairs (neighbours, halves, ends):
+    such a coupling could be overlooked. An odd number of them cannot; where one channel is its own partner,
+    it is the middle one.
     """
     count = min(max(1, round(channels * generator.uniform(0.3, 0.7))), channels - 1)
     if channels % 2 == 0:

@@ -107,8 +107,8 @@ def _checked(node: Node, found: Value | Sequence[Value]) -> Value | Sequence[Val
         ]
         if isinstance(tensor, Tensor) and sizes != list(tensor.shape):
             raise TraceError(
-                f"the rule of operator '{node.target}' gives labels for a result of shape {tuple(sizes)}, but "
-                f"in '{module_path(node)}' its result has shape {tuple(tensor.shape)}; correct the rule"
+                f"the rule of operator '{node.target}' gives labels for a result of shape {tuple(sizes)}, "
+                f"but in '{module_path(node)}' its result has shape {tuple(tensor.shape)}; correct the rule"
             )
     return found
 
