@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, trace
+    from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
     from secateur.latency import Latency, compare_latency, measure_latency
     from secateur.models import ModelSpec, build, load_weights
     from secateur.plan import Edit, PruningPlan, plan_from
@@ -83,6 +83,7 @@ __all__ = [
     "reachable",
     "recalibrate",
     "reconstruct",
+    "register_rule",
     "save",
     "score",
     "trace",
@@ -102,7 +103,7 @@ _HOME = {
         "BudgetError CheckpointError DataError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
     ),
-    "graph": "ChannelGraph Cost Group Member Reader Role trace",
+    "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
     "latency": "Latency compare_latency measure_latency",
     "models": "ModelSpec build load_weights",
     "plan": "Edit PruningPlan plan_from",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -304,9 +302,7 @@ class Attention(nn.Module):
             shape = (batch, count, 3, self.heads, -1 if self.inferred else self.width)
             query, key, value = self.qkv(tokens).reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
         else:
-            shape = (
-                (batch, count, -1, self.width) if self.inferred else (batch, count, self.heads, self.width)
-            )
+            shape = (batch, count, -1 if self.inferred else self.heads, self.width)
             query, key, value = (side(tokens).view(shape).transpose(1, 2) for side in self.sides)
         if self.fused:
             mixed = F.scaled_dot_product_attention(query, key, value)
@@ -354,8 +350,3 @@ class Pooled(nn.Module):
 def widths(channels: int) -> list[int]:
     """The numbers above one that divide a number of channels."""
     return [count for count in range(2, channels + 1) if channels % count == 0]
-
-
-def elements(shape: tuple[int, ...]) -> int:
-    """How many numbers a tensor of a shape holds."""
-    return math.prod(shape)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.errors import UsageError
 
 if TYPE_CHECKING:
-    from secateur.graph import ChannelGraph, Group, Reader
+    from secateur.graph import ChannelGraph, Group
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,21 @@ from secateur.graph.capture import ExampleInputs
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import Cost
 from secateur.graph.groups import Group, Member, Reader, Role
+from secateur.graph.labels import Value
+from secateur.graph.rules import register_rule
+from secateur.graph.site import Site
 from secateur.graph.tracing import trace
 
-__all__ = ["ChannelGraph", "Cost", "ExampleInputs", "Group", "Member", "Reader", "Role", "trace"]
+__all__ = [
+    "ChannelGraph",
+    "Cost",
+    "ExampleInputs",
+    "Group",
+    "Member",
+    "Reader",
+    "Role",
+    "Site",
+    "Value",
+    "register_rule",
+    "trace",
+]

@@ -82,7 +82,7 @@ def _uses(source: Node, call: str) -> Iterator[tuple[Node, int]]:
 
 
 def _calls(node: Node) -> list[str]:
-    """The calls of modules that an operator is part of, the innermost last; each call has a name of its own."""
+    """The calls of modules that an operator is part of, the innermost last; each has a name of its own."""
     return list(node.meta.get("nn_module_stack") or {})
 
 

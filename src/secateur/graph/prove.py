@@ -121,10 +121,20 @@ class _Trial:
 
 
 def _some(generator: np.random.Generator, channels: int) -> list[int]:
-    """About half of a number of channels, at least one, never all."""
-    count = round(channels * generator.uniform(0.3, 0.7))
-    kept: list[int] = np.sort(generator.permutation(channels)[: min(max(1, count), channels - 1)]).tolist()
-    return kept
+    """About half of a number of channels, at least one, never all.
+
+    What is kept never maps onto itself where channels change places in pairs (neighbours, halves, ends):
+    such a coupling could be overlooked. An odd number of them cannot; where one channel is its own partner,
+    it is the middle one.
+    """
+    count = min(max(1, round(channels * generator.uniform(0.3, 0.7))), channels - 1)
+    if channels % 2 == 0:
+        count |= 1
+    while True:
+        kept = np.sort(generator.permutation(channels)[:count])
+        if not np.array_equal(channels - 1 - kept[::-1], kept):
+            some: list[int] = kept.tolist()
+            return some
 
 
 def scrambled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture import Origin, Program
+from secateur.errors import TraceError
+from secateur.graph.capture import Origin, Program, module_path
 from secateur.graph.entrances import at_input
 from secateur.graph.equations import settle
 from secateur.graph.labels import SlotTable, Value
@@ -92,7 +93,24 @@ def _call(
         path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
         _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
         return _plain(node)
-    return rule(Site(node, env, slots, notes, modules, hints))
+    return _checked(node, rule(Site(node, env, slots, notes, modules, hints)))
+
+
+def _checked(node: Node, found: Value | Sequence[Value]) -> Value | Sequence[Value]:
+    """Refuses labels that do not fit the result of an operator: its rule is wrong."""
+    result = node.meta.get("val")
+    results = result if isinstance(result, Sequence) else [result]
+    values = found if isinstance(found, Sequence) else [found]
+    for value, tensor in zip(values, results, strict=False):
+        sizes = [
+            size if own is None else len(own) for size, own in zip(value.shape, value.labels, strict=True)
+        ]
+        if isinstance(tensor, Tensor) and sizes != list(tensor.shape):
+            raise TraceError(
+                f"the rule of operator '{node.target}' gives labels for a result of shape {tuple(sizes)}, "
+                f"but in '{module_path(node)}' its result has shape {tuple(tensor.shape)}; correct the rule"
+            )
+    return found
 
 
 def _plain(node: Node) -> Any:

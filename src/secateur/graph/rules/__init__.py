@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from secateur.errors import UsageError
 from secateur.graph.labels import Value
 
 if TYPE_CHECKING:
@@ -38,6 +39,39 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Rule]:
+    """Registers a rule for operators of one's own.
+
+    Whatever such an operator touches is frozen until it has a rule. A wrong rule cuts nothing wrong: every
+    group is proved by a trial cut, and frozen if the numbers differ.
+
+    Args:
+        operators: qualified names, ``"library::operator"`` or ``"library.operator"``, without overload.
+        replace: whether rules that are there already may be replaced.
+
+    Returns:
+        A decorator for a function that is given a :class:`secateur.graph.Site` and hands back the
+        :class:`secateur.graph.Value` of the result, or a list of them for several results.
+
+    Raises:
+        UsageError: a name is not qualified, or has a rule.
+
+    Example:
+        >>> @register_rule("doctest::scaled")
+        ... def scaled(site):
+        ...     return site.first()
+        >>> find_rule("doctest.scaled.default") is scaled
+        True
+    """
+    names = [operator.replace("::", ".") for operator in operators]
+    for name in names:
+        if name.count(".") != 1:
+            raise UsageError(f"'{name}' names no operator; write 'library::operator', without overload")
+        if find_rule(name) is not None and not replace:
+            raise UsageError(f"operator '{name}' has a rule; pass replace=True to put another in its place")
+    return rule(*names)
 
 
 def find_rule(operator: str) -> Rule | None:

@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
+from secateur.graph.rules.elementwise import combine
 from secateur.graph.site import Site
 
 
@@ -65,6 +66,8 @@ def repeat_interleave(site: Site) -> Value:
 @rule("aten.max", "aten.min", "aten.topk", "aten.sort", "aten.argmax", "aten.argmin", "aten.cummax")
 def ranked(site: Site) -> Value | Sequence[Value]:
     """Places count here, so channels in the ranked dimension are fixed; the others are handed on."""
+    if len(site.tensors()) == 2:  # the larger of two tensors, index by index
+        return combine(site, site.tensors(), site.shape)
     value = site.first()
     names = [argument.name for argument in site.node.target._schema.arguments]  # type: ignore[union-attr]
     dim = site.option("dim") % len(value.shape) if "dim" in names and site.has("dim") else None
