@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from secateur.agreement import Agreement, agreement
     from secateur.budget import Budget, WidthCurve, WidthCurves, make_plan, reachable, uniform_plan
     from secateur.checkpoint import load, save
     from secateur.cost import cost
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
     from secateur.latency import Latency, compare_latency, measure_latency
     from secateur.models import ModelSpec, build, load_weights
+    from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
     from secateur.recipes import prune, prune_iteratively
     from secateur.recovery import Repair, recalibrate, reconstruct
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agreement",
     "Budget",
     "BudgetError",
     "ChannelGraph",
@@ -53,6 +56,7 @@ __all__ = [
     "Latency",
     "Member",
     "ModelSpec",
+    "Oracle",
     "PruningPlan",
     "Reader",
     "Repair",
@@ -68,6 +72,7 @@ __all__ = [
     "WidthCurve",
     "WidthCurves",
     "__version__",
+    "agreement",
     "apply_plan",
     "build",
     "charged",
@@ -77,6 +82,7 @@ __all__ = [
     "load_weights",
     "make_plan",
     "measure_latency",
+    "oracle",
     "plan_from",
     "prune",
     "prune_iteratively",
@@ -94,6 +100,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "agreement": "Agreement agreement",
     "budget": "Budget WidthCurve WidthCurves make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
@@ -106,6 +113,7 @@ _HOME = {
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
     "latency": "Latency compare_latency measure_latency",
     "models": "ModelSpec build load_weights",
+    "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
     "recipes": "prune prune_iteratively",
     "recovery": "Repair recalibrate reconstruct",

@@ -25,6 +25,7 @@ from secateur.graph.masked import Removed
 from secateur.recovery.restricted import Restricted, gather_moments
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
+from secateur.recovery.trial import cut_alone, first_step
 
 Divergence = Literal["kl", "mse"]
 
@@ -36,13 +37,6 @@ _UNREAD = "nothing in the forward pass reads its channels"
 
 Progress = Callable[[WidthCurves, int], None]
 """Told after each group: the curves so far, and how many there will be."""
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """A plan in its barest form."""
-
-    keep: Mapping[str, Sequence[int]]
 
 
 def width_curves(
@@ -213,22 +207,15 @@ class _Bench:
 
     def first_step(self, group: Group) -> int | None:
         """The first step that feels a cut of the group; ``None`` if none does."""
-        removed, wiring = self._cut(group, ()), self.whole.script.wiring
-        felt = {read.node for read in wiring.reads if removed[read.labels].any()}
-        for item in wiring.statistics:
-            vectors = (labels for _, value in item.arguments for labels in value.labels)
-            if any(labels is not None and removed[labels].any() for labels in vectors):
-                felt.add(item.node)
-        return next((step for step, node in enumerate(self.whole.script.nodes) if node.name in felt), None)
+        return first_step(self.whole.script, cut_alone(self.graph, group, ()))
 
     def curve(self, group: Group, order: tuple[int, ...], widths: tuple[int, ...], start: int) -> WidthCurve:
         """Measures a group at a ladder of widths, of which the last is the whole group."""
         self.whole.advance(start)
-        damages = [self._damage(self._cut(group, order[len(order) - width :])) for width in widths[:-1]]
+        damages = [
+            self._damage(cut_alone(self.graph, group, order[len(order) - width :])) for width in widths[:-1]
+        ]
         return WidthCurve(order, widths, (*damages, 0.0))
-
-    def _cut(self, group: Group, kept: Sequence[int]) -> Removed:
-        return self.graph.after(_Keep({group.name: sorted(kept)})).removed
 
     def _damage(self, removed: Removed) -> float:
         tensors = dict(self.whole.tensors)

@@ -26,6 +26,8 @@ from secateur.training.optimizers import make_optimizer, set_factor
 from secateur.training.schedules import factor
 from secateur.training.settings import FitSettings
 
+_BEYOND_CHANCE = 2.0  # standard errors, about one case in twenty
+
 Keep = Callable[[str, Evaluation | None], object]
 """Called when the network is worth writing to disk: with ``"last"`` before the first epoch, after each and
 when stopped; before that with ``"best"`` if it is the best so far and settings say to keep that."""
@@ -254,7 +256,7 @@ class _Loop:
         if self.settings.schedule == "constant":
             return evaluation.rank > best.rank
         highest = max(done.top1 for done in self.state.history if done.top1 is not None)
-        return evaluation.top1 > highest - best.error
+        return evaluation.top1 > highest - _BEYOND_CHANCE * best.error
 
     def close_epoch(self, loss: float, rate: float, seconds: float) -> None:
         """Writes the epoch down, keeps the network, and tells about it."""

@@ -81,7 +81,7 @@ class FitSettings(Settings):
         average: judge, and leave behind, the moving average of the weights instead of the last ones: the
             share of it that one step keeps (0.99 reaches back about 100 steps).
         keep_best: leave the network as it was at its best validation accuracy, not as it was last. Where
-            the learning rate ends at zero, an epoch less than a standard error below the best so far
+            the learning rate ends at zero, an epoch less than two standard errors below the best so far
             counts as the better one: it has learnt longer, and the difference is chance.
     """
 

@@ -1,0 +1,234 @@
+"""The oracle: what the removal of each channel really does to the loss (arXiv 1611.06440, section 2.2).
+
+It is what every criterion tries to guess, and far too slow to prune by: one forward pass for each channel.
+Here the pass begins at the first step that feels the removal, with the values that the whole network has
+there, so a channel near the output costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria import Scores
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, Group
+from secateur.graph.cutting import named_tensors
+from secateur.recovery.run import Run
+from secateur.recovery.script import Script, write_script
+from secateur.recovery.trial import cut_alone, first_step
+
+_UNREAD = "nothing in the forward pass reads its channels"
+_SINGLE = "has a single channel"
+
+Told = Callable[["Oracle", int], None]
+"""Told after each channel: what is known so far, and how many channels there will be."""
+
+
+class Oracle(Mapping[str, Tensor]):
+    """The change of the loss for every channel, each silenced alone; an immutable mapping by group.
+
+    ``oracle[group.name]`` has shape ``(channels,)``, float64: loss without the channel minus loss with all;
+    NaN for channels that are not measured yet.
+
+    Attributes:
+        loss: of the whole network.
+        examples: how many the losses are means over.
+        unmeasured: for each prunable group without changes, the reason.
+
+    >>> oracle = Oracle({"conv": torch.tensor([0.5, -0.1])}, loss=1.0, examples=8)
+    >>> Oracle.from_dict(oracle.to_dict()) == oracle, oracle.magnitude()["conv"]
+    (True, tensor([0.5000, 0.1000]))
+    """
+
+    def __init__(
+        self,
+        changes: Mapping[str, Tensor],
+        loss: float,
+        examples: int,
+        unmeasured: Mapping[str, str] | None = None,
+    ) -> None:
+        self._changes = {name: tensor.detach().double().clone() for name, tensor in changes.items()}
+        self.loss = loss
+        self.examples = examples
+        self.unmeasured: Mapping[str, str] = MappingProxyType(dict(unmeasured or {}))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._changes[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._changes)
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Oracle) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def measured(self) -> int:
+        """Number of channels whose change is known."""
+        return sum(int((~values.isnan()).sum()) for values in self._changes.values())
+
+    def magnitude(self) -> Scores:
+        """The absolute changes, as scores to make a plan with (the paper's ``oracle-abs``)."""
+        return Scores(
+            "oracle", {name: tensor.abs() for name, tensor in self._changes.items()}, self.unmeasured
+        )
+
+    def signed(self) -> Scores:
+        """The changes as they are: a channel whose removal helps goes first (the paper's ``oracle-loss``)."""
+        return Scores("oracle-loss", self._changes, self.unmeasured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and lists only; ``None`` for what is not measured yet."""
+        return {
+            "loss": self.loss,
+            "examples": self.examples,
+            "changes": {
+                name: [None if math.isnan(value) else value for value in tensor.tolist()]
+                for name, tensor in self._changes.items()
+            },
+            "unmeasured": dict(self.unmeasured),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Oracle:
+        """The inverse of :meth:`to_dict`."""
+        changes = {}
+        for name, values in data["changes"].items():
+            numbers = [math.nan if value is None else value for value in values]
+            changes[name] = torch.tensor(numbers, dtype=torch.float64)
+        return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"])
+
+
+def oracle(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    *,
+    max_examples: int | None = None,
+    resume: Oracle | None = None,
+    progress: Told | None = None,
+) -> Oracle:
+    """Measures what the removal of each single channel does to the loss.
+
+    Args:
+        model: the network that was traced; left as it is.
+        graph: its channel graph.
+        batches: pairs of inputs and targets; the same ones are used for every channel.
+        loss_fn: mean loss of a batch of outputs against targets.
+        max_examples: how many examples to use; all by default.
+        resume: what was measured before on the same examples; only what is missing is measured.
+        progress: told after each channel.
+
+    Returns:
+        The changes of all prunable groups.
+
+    Raises:
+        UsageError: a batch has no targets, or ``resume`` belongs to other examples or another network.
+
+    Example:
+        >>> from secateur.graph import trace
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> x, y = torch.randn(8, 2), torch.randn(8, 1)
+        >>> found = oracle(net, trace(net, x), [(x, y)], nn.functional.mse_loss)
+        >>> found["0"].shape, found.examples
+        (torch.Size([3]), 8)
+    """
+    inputs, targets = _pairs(batches, max_examples)
+    script = write_script(model, graph, inputs, max_examples)
+    bench = _Bench(graph, script, named_tensors(model), targets, loss_fn)
+    return bench.measure(resume, progress)
+
+
+def _pairs(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Tensor]:
+    inputs, targets, count = [], [], 0
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise UsageError("the oracle needs batches that are pairs of inputs and targets")
+        inputs.append(batch)
+        targets.append(batch[1])
+        count += len(batch[1])
+        if most is not None and count >= most:
+            break
+    if not targets:
+        raise UsageError("there are no examples; pass batches with at least one")
+    return inputs, torch.cat(targets)[:most]
+
+
+class _Bench:
+    """The whole network on its way through the examples, forked wherever a channel is first felt."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        script: Script,
+        tensors: Mapping[str, Tensor],
+        targets: Tensor,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self._graph = graph
+        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._whole = Run(script, graph.removed, self._tensors)
+        self._script = script
+        self._targets = targets
+        self._loss_fn = loss_fn
+
+    def measure(self, resume: Oracle | None, progress: Told | None) -> Oracle:
+        """All channels of all groups, those that are felt first first."""
+        start: dict[str, int] = {}
+        unmeasured: dict[str, str] = {}
+        for group in self._graph.prunable:
+            step = None if group.channels == 1 else first_step(self._script, self._without(group, 0))
+            if step is None:
+                unmeasured[group.name] = _SINGLE if group.channels == 1 else _UNREAD
+            else:
+                start[group.name] = step
+        whole = Run(self._script, self._graph.removed, self._tensors)
+        loss = self._loss(whole)
+        changes = self._known(start, resume, loss)
+        total = sum(len(values) for values in changes.values())
+        for name in sorted(start, key=start.__getitem__):
+            for channel in changes[name].isnan().nonzero().flatten().tolist():
+                self._whole.advance(start[name])
+                removed = self._without(self._graph[name], channel)
+                changes[name][channel] = self._loss(self._whole.fork(removed, self._tensors)) - loss
+                if progress is not None:
+                    progress(Oracle(changes, loss, self._script.examples, unmeasured), total)
+        return Oracle(changes, loss, self._script.examples, unmeasured)
+
+    def _known(self, start: Mapping[str, int], resume: Oracle | None, loss: float) -> dict[str, Tensor]:
+        """Changes that were measured before, NaN for the others."""
+        unknown = {
+            group.name: torch.full((group.channels,), math.nan, dtype=torch.float64)
+            for group in self._graph.prunable
+            if group.name in start
+        }
+        if resume is None:
+            return unknown
+        shapes = {name: tensor.shape for name, tensor in unknown.items()}
+        if {name: resume[name].shape for name in resume} != shapes:
+            raise UsageError("resume: what was measured before belongs to another network")
+        if resume.examples != self._script.examples or abs(resume.loss - loss) > 1e-6 * max(1.0, abs(loss)):
+            raise UsageError(
+                "resume: what was measured before belongs to other examples or weights "
+                f"(loss {resume.loss:.6g} over {resume.examples} examples, "
+                f"now {loss:.6g} over {self._script.examples})"
+            )
+        return {name: resume[name] for name in unknown}
+
+    def _without(self, group: Group, channel: int) -> Any:
+        return cut_alone(self._graph, group, [other for other in range(group.channels) if other != channel])
+
+    def _loss(self, run: Run) -> float:
+        outputs = run.outputs()
+        return float(self._loss_fn(outputs, self._targets.to(outputs.device)).double())
