@@ -37,6 +37,19 @@ def test_allocation_by_curves_cuts_what_a_plan_by_measured_curves_cuts(
     assert {event.total for event in measured} == {len(graph.prunable)}
 
 
+def test_scores_widths_and_repair_come_from_the_calibration_examples(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    """With other training examples, and no training, nothing changes."""
+    settings = PruneSettings(steps=1, allocate="curves", repair=True, after=FitSettings(epochs=0))
+    ends = []
+    for training in (batches, [(torch.zeros_like(x), y) for x, y in batches]):
+        twin = copy.deepcopy(net)
+        prune_iteratively(twin, example, sec.Budget(macs=0.6), training, settings, calibration=batches)
+        ends.append(twin.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_measuring_can_be_interrupted(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
     heard: list[Event] = []
     graph = sec.trace(net, example)

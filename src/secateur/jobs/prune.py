@@ -99,6 +99,7 @@ def _with_data(
             budget,
             data.training_batches(),
             job.recipe,
+            calibration=data.training_batches(augment=False),
             validation=data.validation_batches(),
             ignore=job.ignore,
             only=job.only,

@@ -72,6 +72,7 @@ def prune_iteratively(
     batches: Batches,
     settings: PruneSettings | None = None,
     *,
+    calibration: Batches | None = None,
     validation: Batches | None = None,
     loss_fn: LossFunction | None = None,
     optimizer: Optimizer | None = None,
@@ -92,6 +93,8 @@ def prune_iteratively(
         budget: what may remain.
         batches: pairs of inputs and class indices to rank and train with.
         settings: the steps; those of the recipe ``default`` if not given.
+        calibration: what is scored, measured and repaired on where nothing is trained: training
+            examples without augmentation; ``batches`` if not given.
         validation: judged after each epoch; the best network after the last cut is kept.
         loss_fn: mean loss of a batch; cross-entropy if not given.
         optimizer: used throughout, its state cut alike; made from the settings if not given.
@@ -123,6 +126,7 @@ def prune_iteratively(
         graph=graph,
         route=Route.to(budget, graph, settings, tuple(only)),
         batches=batches,
+        calibration=batches if calibration is None else calibration,
         validation=validation,
         settings=settings,
         loss_fn=loss_fn,
@@ -150,6 +154,7 @@ class _Work:
     graph: ChannelGraph
     route: Route
     batches: Batches
+    calibration: Batches
     validation: Batches | None
     settings: PruneSettings
     loss_fn: LossFunction | None
@@ -184,7 +189,7 @@ class _Work:
 
     def some_batches(self, count: int) -> Iterator[Any]:
         """The first batches of a pass, to repair with or to measure widths on."""
-        return islice(iter(self.batches), count)
+        return islice(iter(self.calibration), count)
 
     def make_cut(self, plan: PruningPlan, number: int) -> None:
         """One cut: of the network, its optimizer and its graph."""
@@ -208,11 +213,11 @@ class _Work:
         if criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, criterion)
         limit = self.settings.scoring_batches
-        total = len(self.batches) if isinstance(self.batches, Sized) else None
+        total = len(self.calibration) if isinstance(self.calibration, Sized) else None
         if limit is not None and total is not None:
             total = min(limit, total)
         batches = tracked(
-            islice(self.batches, limit), "scoring", self.around.listener, self.around.interruption, total
+            islice(self.calibration, limit), "scoring", self.around.listener, self.around.interruption, total
         )
         return score(self.model, self.graph, criterion, batches, loss_fn)
 
