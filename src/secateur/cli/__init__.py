@@ -17,6 +17,7 @@ from secateur.cli.errors import reported
 from secateur.cli.evaluate import evaluate
 from secateur.cli.inspect import inspect
 from secateur.cli.measure import measure
+from secateur.cli.oracle import oracle
 from secateur.cli.prune import prune
 from secateur.cli.train import train
 
@@ -57,7 +58,7 @@ def _help(command: Callable[..., None]) -> str:
     )
 
 
-for command in (demo, inspect, train, prune, evaluate, measure):
+for command in (demo, inspect, train, prune, evaluate, measure, oracle):
     app.command(help=_help(command))(reported(command))
 
 

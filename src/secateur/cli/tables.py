@@ -115,3 +115,19 @@ def conditions_line(latency: Mapping[str, Any]) -> str:
     threads = latency["threads"]
     where = f"{latency['device']}, {threads} thread{'s' * (threads != 1)}"
     return f"latency: median of {latency['runs']} runs each, taken in turn; batch {latency['batch']}, {where}"
+
+
+def agreements(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """How well criteria guess the oracle, the best within groups first.
+
+    Args:
+        rows: ``criterion``, ``per_group`` (or ``None``), ``raw`` and ``normalized`` of each.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title="rank correlation with the loss change")
+    table.add_column("criterion")
+    for heading in ("within groups", "all channels", "normalised"):
+        table.add_column(heading, justify="right")
+    for row in sorted(rows, key=lambda row: 2.0 if row["per_group"] is None else -row["per_group"]):
+        within = "-" if row["per_group"] is None else f"{row['per_group']:.3f}"
+        table.add_row(row["criterion"], within, f"{row['raw']:.3f}", f"{row['normalized']:.3f}")
+    return table

@@ -1,0 +1,57 @@
+"""``secateur oracle``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli import options
+
+
+def oracle(
+    network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="The trained network.")],
+    data: options.Data,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where the changes go, as JSON; what it holds is not measured again."
+        ),
+    ],
+    criteria: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Criteria to compare; those of the paper if not given."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Training pictures to look at.")] = 256,
+    weights: Annotated[
+        str | None, typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train.")
+    ] = None,
+    model: options.Builder = None,
+    size: options.Size = None,
+    batch_size: options.BatchSize = 32,
+    strict: options.Strict = False,
+    json: options.Json = False,
+) -> None:
+    """Silence every channel in turn, and see which criterion guesses best what that does to the loss.
+
+    The slowest command by far: one forward pass for each channel, from the layer that feels it on. It can be
+    interrupted; the same command goes on.
+
+    Examples:
+      secateur oracle runs/digits --data digits --out digits-oracle.json
+      secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,fisher --out oracle.json
+    """
+    from secateur.cli.console import Reporter
+    from secateur.cli.tables import agreements
+    from secateur.jobs.oracle import CRITERIA
+    from secateur.jobs.oracle import oracle as work
+    from secateur.jobs.settings import DataChoice, NetworkChoice
+
+    choice = NetworkChoice.checked(source=network, weights=weights, size=size, builder=model)
+    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
+    names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
+    with Reporter(as_json=json) as reporter:
+        found = work(choice, pictures, out, names, examples, reporter)
+        reporter.finish(agreements(found["agreement"]), found)
+        reporter.tell(f"{sum(map(len, found['changes'].values())):,} channels in {out}")

@@ -1,0 +1,150 @@
+"""What each channel is really worth, and which criterion guesses it: the job behind ``secateur oracle``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch.nn.functional import cross_entropy
+
+from secateur.agreement import agreement
+from secateur.criteria import score
+from secateur.data import ImageData
+from secateur.errors import DataError, UsageError
+from secateur.files import write_text
+from secateur.graph import ChannelGraph, trace
+from secateur.jobs.networks import Network, check_outputs, input_of, open_network
+from secateur.jobs.pictures import open_pictures, tell_skipped
+from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.oracle import Oracle
+from secateur.oracle import oracle as measure
+from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.interrupt import Interruption, interruptible
+
+CRITERIA = ("taylor", "magnitude", "activation-mean", "apoz", "mutual-information", "random")
+"""The criteria of the paper's comparison, and chance."""
+
+_SECONDS_BETWEEN_WRITES = 20.0
+
+
+def oracle(
+    choice: NetworkChoice,
+    data_choice: DataChoice,
+    out: Path,
+    criteria: Sequence[str] = CRITERIA,
+    examples: int = 256,
+    listener: Listener = silent,
+) -> dict[str, Any]:
+    """Silences every channel in turn, and holds criteria against what that does to the loss.
+
+    What is measured is written to ``out`` again and again; a second call goes on from there.
+
+    Args:
+        choice: the network.
+        data_choice: the pictures; training pictures without augmentation are used.
+        out: a JSON file.
+        criteria: names of criteria.
+        examples: how many pictures.
+        listener: hears how it goes.
+
+    Returns:
+        What the file holds: the changes of the loss, and the rank correlations of each criterion.
+
+    Raises:
+        SecateurError: the message says what is wrong.
+        StoppedError: the user asked to stop; what was measured is in the file.
+    """
+    data = open_pictures(data_choice, input_of(choice), seed=0)
+    known = _known(out)
+    with interruptible() as interruption:
+        network = open_network(choice, data.classes)
+        check_outputs(network, data.classes)
+        network.model.eval()
+        graph = trace(network.model, network.example())
+        batches = _batches(data, examples)
+        if known is not None:
+            listener(Note(f"goes on from {out}: {known.measured:,} channels are measured"))
+        watch = _Watch(out, listener, interruption)
+        found = measure(
+            network.model, graph, batches, cross_entropy, max_examples=examples, resume=known, progress=watch
+        )
+        rows = _agreements(network, graph, found, batches, criteria, listener)
+    tell_skipped(data, listener)
+    result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
+    _write(out, result)
+    return result
+
+
+class _Watch:
+    """Tells how far the measuring is, writes it down now and then, and stops it when asked to."""
+
+    def __init__(self, out: Path, listener: Listener, interruption: Interruption) -> None:
+        self._out, self._listener, self._interruption = out, listener, interruption
+        self._written = time.monotonic()
+
+    def __call__(self, found: Oracle, total: int) -> None:
+        self._listener(Progress("measuring channels", found.measured, total))
+        stopping = self._interruption.number is not None
+        if stopping or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            _write(self._out, found.to_dict())
+            self._written = time.monotonic()
+        self._interruption.check()
+
+
+def _batches(data: ImageData, examples: int) -> list[Any]:
+    """Enough batches of training pictures as they are."""
+    found, count = [], 0
+    for batch in data.training_batches(augment=False):
+        found.append(batch)
+        count += len(batch[1])
+        if count >= examples:
+            return found
+    return found
+
+
+def _agreements(
+    network: Network,
+    graph: ChannelGraph,
+    found: Oracle,
+    batches: Sequence[Any],
+    criteria: Sequence[str],
+    listener: Listener,
+) -> list[dict[str, Any]]:
+    """The rank correlations of each criterion, on the pictures that the oracle saw."""
+    left, same = found.examples, []
+    for inputs, targets in batches:
+        same.append((inputs[:left], targets[:left]))
+        left -= len(same[-1][1])
+    rows = []
+    for number, name in enumerate(criteria):
+        listener(Progress("criteria", number, len(criteria)))
+        scores = score(network.model, graph, name, [batch for batch in same if len(batch[1])], cross_entropy)
+        row = agreement(found, scores)
+        mean = None if math.isnan(row.per_group) else row.per_group
+        rows.append({**asdict(row), "groups": dict(row.groups), "per_group": mean})
+    listener(Progress("criteria", len(criteria), len(criteria)))
+    return rows
+
+
+def _known(out: Path) -> Oracle | None:
+    """What an earlier call has measured."""
+    if not out.exists():
+        if not out.parent.is_dir():
+            raise UsageError(f"{out}: there is no folder {out.parent}")
+        return None
+    try:
+        held: Mapping[str, Any] = json.loads(out.read_text())
+        return Oracle.from_dict(held)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{out} holds no measured channels ({type(error).__name__}); choose another --out"
+        ) from error
+
+
+def _write(out: Path, result: Mapping[str, Any]) -> None:
+    write_text(out, json.dumps(result, indent=1))
