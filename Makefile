@@ -9,6 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 ZOO ?= ../shared/zoo.json
+EXAMPLES ?= 1000
 
 .PHONY: demo test test-slow zoo lint types install clean
 .DEFAULT_GOAL := test
@@ -37,7 +38,8 @@ test: lint types  ## all checks, then all tests but the slow ones
 test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 	$(BIN)/pytest -n $(JOBS) -m slow
 
-zoo: $(STAMP)  ## every network of a list (ZOO=FILE) cut to half its channels and proved, an hour or so
+zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and proved: an hour or so
+	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py
 	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
 
 clean:
