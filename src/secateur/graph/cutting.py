@@ -14,6 +14,8 @@ from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.graph.memory import clone, fresh
 
+_AT_ONCE = 1 << 20  # bytes that stay in the cache of a core
+
 Cuts = Mapping[tuple[str, int], IntArray]
 """Positions that stay, for every (tensor, dimension) that is cut."""
 
@@ -38,22 +40,46 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
         >>> cut_tensor(torch.arange(6).view(2, 3), {1: np.array([0, 2])}).tolist()
         [[0, 2], [3, 5]]
     """
-    result = tensor.detach()
+    source = tensor.detach()
+    if not kept:
+        return clone(source)
     # The dimension that loses most goes first: everything after it has less to copy.
-    for dim in sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim])):
-        result = _selected(result, dim, kept[dim])
-    return result if kept else clone(result)
+    dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim]))
+    whole = {dim: _selection(kept[dim], tensor.shape[dim], source.device) for dim in dims}
+    result = fresh([len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.shape)], source)
+    if len(dims) == 1:
+        _select(source, dims[0], whole[dims[0]], result)
+        return result
+    # Some rows at a time, so that what is copied twice stays in the cache meanwhile.
+    rows = torch.as_tensor(kept.get(0, np.arange(tensor.shape[0])), device=source.device)
+    step = max(1, _AT_ONCE // max(1, source[:1].nbytes))
+    for start in range(0, len(rows), step):
+        piece = source.index_select(0, rows[start : start + step])
+        *first, last = [dim for dim in dims if dim != 0]
+        for dim in first:
+            piece = _select(piece, dim, whole[dim])
+        _select(piece, last, whole[last], result[start : start + step])
+    return result
 
 
-def _selected(tensor: Tensor, dim: int, kept: IntArray) -> Tensor:
-    """The kept positions of one dimension, copied in the largest blocks that stay whole."""
-    shape = list(tensor.shape)
-    block = _block(kept, shape[dim])
-    blocks = tensor.unflatten(dim, (shape[dim] // block, block))
-    shape[dim : dim + 1] = [len(kept) // block, block]
-    index = torch.as_tensor(kept[::block] // block, device=tensor.device)
-    selected = torch.index_select(blocks, dim, index, out=fresh(shape, tensor))
-    return selected.flatten(dim, dim + 1)
+_Selection = tuple[int, Tensor]
+"""Length of the blocks that stay whole, and which of them stay."""
+
+
+def _selection(kept: IntArray, size: int, device: torch.device) -> _Selection:
+    block = _block(kept, size)
+    return block, torch.as_tensor(kept[::block] // block, device=device)
+
+
+def _select(tensor: Tensor, dim: int, selection: _Selection, out: Tensor | None = None) -> Tensor:
+    """The blocks of one dimension that stay, in new memory or in a given tensor."""
+    block, index = selection
+    blocks = tensor.unflatten(dim, (tensor.shape[dim] // block, block))
+    if out is None:
+        selected: Tensor = blocks.index_select(dim, index).flatten(dim, dim + 1)
+        return selected
+    torch.index_select(blocks, dim, index, out=out.unflatten(dim, (len(index), block)))
+    return out
 
 
 def _block(kept: IntArray, size: int) -> int:
