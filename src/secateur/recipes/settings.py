@@ -25,7 +25,8 @@ class PruneSettings(Settings):
         repair: refit the consumers of cut channels by least squares after each cut, before any training.
         repair_batches: batches that the refitting looks at; the more, the better it holds for others.
         curve_batches: batches that the measuring of widths looks at; a few hundred examples are enough.
-        distill: share of the loss that the answers of the network before the first cut make up.
+        distill: share of the loss that the answers of the network before the first cut make up; of use
+            where that network is well trained, and a hindrance where it is not.
         temperature: of the soft-max of those answers.
         steps: number of cuts; each leaves the same share of what the one before left.
         channels_per_step: remove so many channels at a time instead, until the budget is met.
