@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,13 @@ def compare_latency(
         timers = {name: _timer(model, example_inputs) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
         for name, model in models.items():
-            with evaluating(model):
+            with mode_of(model, training=False):
                 for _ in range(warmup):
                     timers[name]()
         spent = 0.0
         while len(times[next(iter(models))]) < min_runs or spent < min_seconds * len(models):
             for name, model in models.items():
-                with evaluating(model):
+                with mode_of(model, training=False):
                     seconds = timers[name]()
                 times[name].append(seconds * 1e3)
                 spent += seconds
@@ -197,18 +197,6 @@ def compare_latency(
         return Comparison(
             {name: _summary(times[name], device_of(model), batch) for name, model in models.items()}
         )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module, and after it the modes that they were in."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -14,9 +14,7 @@ def evaluate(
         str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network; of a run, its best.")
     ],
     data: options.Data,
-    weights: Annotated[
-        str | None, typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train.")
-    ] = None,
+    weights: options.Weights = None,
     model: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = 32,

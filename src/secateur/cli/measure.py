@@ -15,9 +15,7 @@ def measure(
         typer.Argument(metavar="RUN|CHECKPOINT|MODEL...", help="Networks; the first is the yardstick."),
     ],
     data: options.OptionalData = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train.")
-    ] = "none",
+    weights: options.Weights = "none",
     model: options.Builder = None,
     size: options.Size = None,
     batch: options.Batch = 1,

@@ -23,6 +23,9 @@ Builder = Annotated[
         help="What builds the checkpoint's network, if a file of yours does.",
     ),
 ]
+Weights = Annotated[
+    str | None, typer.Option("--weights", metavar="default|none|FILE", help="For a MODEL: as for train.")
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="MODULE", help="Leave this module whole; may be given several times."),

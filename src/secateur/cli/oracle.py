@@ -24,9 +24,7 @@ def oracle(
         typer.Option(metavar="NAME,...", help="Criteria to compare; those of the paper if not given."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Training pictures to look at.")] = 256,
-    weights: Annotated[
-        str | None, typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train.")
-    ] = None,
+    weights: options.Weights = None,
     model: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = 32,

@@ -147,10 +147,7 @@ def prune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="default|none|FILE", help="For a MODEL: as for train."),
-    ] = None,
+    weights: options.Weights = None,
     model: options.Builder = None,
     batch: options.Batch = 1,
     device: options.Device = "auto",

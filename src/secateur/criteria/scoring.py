@@ -15,8 +15,8 @@ from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
 from secateur.errors import UsageError
-from secateur.graph.capture import call_arguments
-from secateur.latency import device_of, evaluating
+from secateur.graph.capture import call_arguments, mode_of
+from secateur.latency import device_of
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
@@ -82,7 +82,7 @@ def score(
     inner = watch.model
     place = torch.device(device) if device is not None else device_of(inner)
     with ExitStack() as stack:
-        stack.enter_context(evaluating(inner))
+        stack.enter_context(mode_of(inner, training=False))
         stack.enter_context(_same_random_state(place))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(needs_loss))

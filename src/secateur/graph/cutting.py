@@ -45,20 +45,20 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
         return clone(source)
     # The dimension that loses most goes first: everything after it has less to copy.
     dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim]))
-    whole = {dim: _selection(kept[dim], tensor.shape[dim], source.device) for dim in dims}
+    selections = {dim: _selection(kept[dim], tensor.shape[dim], source.device) for dim in dims}
     result = fresh([len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.shape)], source)
     if len(dims) == 1:
-        _select(source, dims[0], whole[dims[0]], result)
+        _select(source, dims[0], selections[dims[0]], result)
         return result
     # Some rows at a time, so that what is copied twice stays in the cache meanwhile.
     rows = torch.as_tensor(kept.get(0, np.arange(tensor.shape[0])), device=source.device)
+    *first, last = [dim for dim in dims if dim != 0]
     step = max(1, _AT_ONCE // max(1, source[:1].nbytes))
     for start in range(0, len(rows), step):
         piece = source.index_select(0, rows[start : start + step])
-        *first, last = [dim for dim in dims if dim != 0]
         for dim in first:
-            piece = _select(piece, dim, whole[dim])
-        _select(piece, last, whole[last], result[start : start + step])
+            piece = _select(piece, dim, selections[dim])
+        _select(piece, last, selections[last], result[start : start + step])
     return result
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from secateur.checkpoint import load, read_metadata, save
 from secateur.errors import CheckpointError, DataError, UsageError
+from secateur.graph.capture import mode_of
 from secateur.jobs.settings import NetworkChoice
-from secateur.latency import evaluating
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, load_weights
 from secateur.models.inputs import Json
 from secateur.training.losses import main_output
@@ -207,7 +207,7 @@ def check_outputs(network: Network, classes: Sequence[str]) -> None:
         DataError: it does not.
         TrainingError: its output is no tensor of class scores.
     """
-    with evaluating(network.model), torch.inference_mode():
+    with mode_of(network.model, training=False), torch.inference_mode():
         scores = main_output(network.model(network.example()))
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise DataError(

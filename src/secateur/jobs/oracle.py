@@ -70,9 +70,7 @@ def oracle(
         if known is not None:
             listener(Note(f"goes on from {out}: {known.measured:,} channels are measured"))
         watch = _Watch(out, listener, interruption)
-        found = measure(
-            network.model, graph, batches, cross_entropy, max_examples=examples, resume=known, progress=watch
-        )
+        found = measure(network.model, graph, batches, cross_entropy, resume=known, progress=watch)
         rows = _agreements(network, graph, found, batches, criteria, listener)
     tell_skipped(data, listener)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
@@ -97,13 +95,13 @@ class _Watch:
 
 
 def _batches(data: ImageData, examples: int) -> list[Any]:
-    """Enough batches of training pictures as they are."""
-    found, count = [], 0
-    for batch in data.training_batches(augment=False):
-        found.append(batch)
-        count += len(batch[1])
-        if count >= examples:
-            return found
+    """So many training pictures as they are, or all of them."""
+    found, left = [], examples
+    for inputs, targets in data.training_batches(augment=False):
+        found.append((inputs[:left], targets[:left]))
+        left -= len(found[-1][1])
+        if not left:
+            break
     return found
 
 
@@ -116,14 +114,10 @@ def _agreements(
     listener: Listener,
 ) -> list[dict[str, Any]]:
     """The rank correlations of each criterion, on the pictures that the oracle saw."""
-    left, same = found.examples, []
-    for inputs, targets in batches:
-        same.append((inputs[:left], targets[:left]))
-        left -= len(same[-1][1])
     rows = []
     for number, name in enumerate(criteria):
         listener(Progress("criteria", number, len(criteria)))
-        scores = score(network.model, graph, name, [batch for batch in same if len(batch[1])], cross_entropy)
+        scores = score(network.model, graph, name, batches, cross_entropy)
         row = agreement(found, scores)
         mean = None if math.isnan(row.per_group) else row.per_group
         rows.append({**asdict(row), "groups": dict(row.groups), "per_group": mean})

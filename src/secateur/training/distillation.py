@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from secateur.errors import UsageError
+from secateur.graph.capture import mode_of
 from secateur.training.losses import main_output
 
 
@@ -37,13 +38,8 @@ class Teacher:
     @contextmanager
     def teaching(self) -> Iterator[None]:
         """Puts the teacher into evaluation mode for a block; every module gets its own mode back."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
+        with mode_of(self.model, training=False):
             yield
-        finally:
-            for module, training in modes:
-                module.training = training
 
     def join(self, loss: Tensor, outputs: Tensor | Sequence[Tensor | None], inputs: Tensor) -> Tensor:
         """The loss against the targets and against the teacher together.

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from secateur.errors import DataError
+from secateur.graph.capture import mode_of
 from secateur.training.devices import Machine, make_machine
 from secateur.training.events import Listener, silent, tracked
 from secateur.training.interrupt import Interruption
@@ -93,23 +94,17 @@ def evaluate(
     """
     machine = machine or make_machine()
     model.to(machine.device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     accuracy, loss = None, MeanMetric().to(machine.device)
     examples = 0
-    try:
-        with torch.inference_mode(), machine.fabric.autocast():
-            for inputs, targets in tracked(batches, task, listener, interruption):
-                scores = main_output(model(inputs.to(machine.device))).float()
-                targets = targets.to(machine.device)
-                if accuracy is None:
-                    accuracy = _accuracy(scores)
-                accuracy.update(scores, targets)
-                loss.update(loss_fn(scores, targets), len(targets))
-                examples += len(targets)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with mode_of(model, training=False), torch.inference_mode(), machine.fabric.autocast():
+        for inputs, targets in tracked(batches, task, listener, interruption):
+            scores = main_output(model(inputs.to(machine.device))).float()
+            targets = targets.to(machine.device)
+            if accuracy is None:
+                accuracy = _accuracy(scores)
+            accuracy.update(scores, targets)
+            loss.update(loss_fn(scores, targets), len(targets))
+            examples += len(targets)
     if accuracy is None:
         raise DataError("there are no examples to evaluate on")
     # Metrics are single precision; further digits of a share of examples would be noise.
