@@ -3,14 +3,14 @@
 A CIFAR-10 residual network is cut to several shares of its MACs, and evaluated on test pictures.
 Every way sees the same few pictures and is never trained:
 
-- torch-pruning: global Taylor, as its own examples drive it;
+- torch-pruning: global Taylor and group norm, as its own examples drive them;
 - Taylor, global: ours, cut only, and with least-squares reconstruction;
 - uniform widths by L1 norm, and by the reconstruction criterion, both reconstructed;
 - width curves, reconstructed: in full, and with single elements left out.
 
 "inner" cuts only the channels inside residual blocks, "all" also the residual streams.
 
-    python benchmarks/accuracy.py --no-training --data cifar10 --weights resnet20.th
+    python benchmarks/accuracy.py --data cifar10 --weights resnet20.th
         [--network resnet20] [--pictures 512] [--test 2500] [--seeds 1] [--json FILE]
 
 ``--data`` is a folder with ``train`` and ``test``, in each a folder of pictures per class.
@@ -19,76 +19,30 @@ Every way sees the same few pictures and is never trained:
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+from cifar import Setting, accuracy, pictures
+from peer import torch_pruning
+from torch import nn
 
 import secateur as sec
 
 SHARES = (0.75, 0.6, 0.5, 0.4)
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Pictures = tuple[Tensor, Tensor]
 Cut = Callable[[float], nn.Module]
 
 
-def pictures(folder: Path, count: int, seed: int) -> Pictures:
-    """Pictures drawn at random, normalised, and their classes."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    files = [(file, number) for number, path in enumerate(classes) for file in sorted(path.iterdir())]
-    chosen = random.Random(seed).sample(files, min(count, len(files)))
-    raw = np.stack([np.asarray(Image.open(file).convert("RGB")) for file, _ in chosen])
-    x = torch.from_numpy(raw).permute(0, 3, 1, 2).float() / 255
-    mean, deviation = (torch.tensor(item).view(1, 3, 1, 1) for item in (MEAN, DEVIATION))
-    return (x - mean) / deviation, torch.tensor([number for _, number in chosen])
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, data: Pictures) -> float:
-    """Share of the pictures that are classified rightly, in percent."""
-    right = sum(
-        int((model(x).argmax(1) == y).sum())
-        for x, y in zip(data[0].split(250), data[1].split(250), strict=True)
-    )
-    return 100 * right / len(data[1])
-
-
-@dataclass
-class Setting:
-    """A network, its graph, and the pictures that all ways may look at."""
-
-    model: nn.Module
-    graph: sec.ChannelGraph
-    pictures: Pictures
-    inner: bool
-
-    @property
-    def batches(self) -> list[Pictures]:
-        """The pictures, 64 at a time."""
-        return list(zip(self.pictures[0].split(64), self.pictures[1].split(64), strict=True))
-
-    @property
-    def left_alone(self) -> list[str]:
-        """The residual streams, unless they are cut too."""
-        streams = [group.name for group in self.graph.prunable if len(group.roles(sec.Role.PRODUCER)) > 1]
-        return streams if self.inner else []
-
-    def cut(self, plan: sec.PruningPlan, repair: dict[str, bool] | None) -> nn.Module:
-        """Applies a plan, and reconstructs if there are options for it."""
-        small = sec.apply_plan(self.model, plan)
-        if repair is not None:
-            sec.reconstruct(self.model, small, plan, self.batches, **repair)
-        return small
+def cut_by(setting: Setting, plan: sec.PruningPlan, repair: dict[str, bool] | None) -> nn.Module:
+    """Applies a plan, and reconstructs if there are options for it."""
+    small = sec.apply_plan(setting.model, plan)
+    if repair is not None:
+        sec.reconstruct(setting.model, small, plan, setting.batches, **repair)
+    return small
 
 
 def by_scores(setting: Setting, criterion: str, scope: str, repair: dict[str, bool] | None) -> Cut:
@@ -99,7 +53,7 @@ def by_scores(setting: Setting, criterion: str, scope: str, repair: dict[str, bo
         plan = sec.make_plan(
             setting.graph, scores, sec.Budget(macs=share), scope=scope, ignore=setting.left_alone
         )
-        return setting.cut(plan, repair)
+        return cut_by(setting, plan, repair)
 
     return cut
 
@@ -112,47 +66,7 @@ def by_curves(setting: Setting, criterion: str, repair: dict[str, bool] | None) 
 
     def cut(share: float) -> nn.Module:
         plan = sec.make_plan(setting.graph, curves, sec.Budget(macs=share), ignore=setting.left_alone)
-        return setting.cut(plan, repair)
-
-    return cut
-
-
-def by_peer(setting: Setting) -> Cut:
-    """torch-pruning, global Taylor: the smallest pruning ratio whose network keeps to the budget."""
-    import torch_pruning as tp
-
-    x = setting.pictures[0][:1]
-    cut_by_us = [group for group in setting.graph.prunable if group.name not in setting.left_alone]
-    inside = {member.module for group in cut_by_us for member in group.roles(sec.Role.PRODUCER)}
-    original = sec.cost(setting.model, x).macs
-
-    def attempt(ratio: float) -> nn.Module:
-        model = copy.deepcopy(setting.model)
-        F.cross_entropy(model(setting.pictures[0]), setting.pictures[1]).backward()
-        left = [
-            module
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear) and name not in inside
-        ]
-        pruner = tp.pruner.BasePruner(
-            model,
-            x,
-            importance=tp.importance.GroupTaylorImportance(),
-            global_pruning=True,
-            pruning_ratio=ratio,
-            ignored_layers=left,
-        )
-        pruner.step()
-        model.zero_grad()
-        return model
-
-    def cut(share: float) -> nn.Module:
-        low, high = 0.0, 0.98
-        for _ in range(7):
-            middle = (low + high) / 2
-            fits = sec.cost(attempt(middle), x).macs <= share * original
-            low, high = (low, middle) if fits else (middle, high)
-        return attempt(high)
+        return cut_by(setting, plan, repair)
 
     return cut
 
@@ -161,7 +75,10 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     """All ways by name; nothing is computed before it is its turn."""
     full: dict[str, bool] = {}
     plain = {"behind": False, "compensate": False}
-    yield "torch-pruning, global Taylor, cut only", lambda: by_peer(setting)
+    yield (
+        "torch-pruning, global Taylor, cut only",
+        lambda: lambda share: torch_pruning(setting, share, "taylor"),
+    )
     yield "Taylor, global, cut only", lambda: by_scores(setting, "taylor", "global", None)
     yield "Taylor, global, reconstructed", lambda: by_scores(setting, "taylor", "global", full)
     yield "L1, uniform, reconstructed", lambda: by_scores(setting, "magnitude", "uniform", full)
@@ -180,7 +97,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--no-training", action="store_true", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--network", default="resnet20")

@@ -1,0 +1,63 @@
+"""torch-pruning 1.6.1, driven as its own examples do: one pruner, many small steps, until the cost fits."""
+
+from __future__ import annotations
+
+import copy
+
+import torch.nn.functional as F
+from cifar import Setting
+from torch import nn
+
+import secateur as sec
+
+STEPS = 40
+"""Steps from the whole network to nothing; its examples take up to 400, which changes little."""
+
+
+def torch_pruning(setting: Setting, share: float, criterion: str) -> nn.Module:
+    """A copy cut until it needs no more than a share of the MACs.
+
+    Args:
+        setting: the network, and the pictures for gradients.
+        share: of the MACs that may remain.
+        criterion: ``"taylor"``, with the gradient of all the pictures before each step, or ``"group norm"``.
+
+    Returns:
+        The network after the first step that is within the budget.
+    """
+    import torch_pruning as tp
+
+    model, x = copy.deepcopy(setting.model), setting.pictures[0][:1]
+    importance = {
+        "taylor": tp.importance.GroupTaylorImportance,
+        "group norm": tp.importance.GroupMagnitudeImportance,
+    }[criterion]()
+    pruner = tp.pruner.BasePruner(
+        model,
+        x,
+        importance=importance,
+        global_pruning=True,
+        pruning_ratio=1.0,
+        iterative_steps=STEPS,
+        ignored_layers=_left_alone(setting, model),
+    )
+    goal = share * sec.cost(setting.model, x).macs
+    while sec.cost(model, x).macs > goal:
+        model.zero_grad()
+        if criterion == "taylor":
+            for inputs, targets in setting.batches:
+                F.cross_entropy(model(inputs), targets, reduction="sum").backward()
+        pruner.step()
+    model.zero_grad()
+    return model
+
+
+def _left_alone(setting: Setting, model: nn.Module) -> list[nn.Module]:
+    """Layers whose outputs all stay: the classifier, and whatever writes a stream that is left alone."""
+    cut = [group for group in setting.graph.prunable if group.name not in setting.left_alone]
+    inside = {member.module for group in cut for member in group.roles(sec.Role.PRODUCER)}
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and name not in inside
+    ]
