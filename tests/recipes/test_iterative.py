@@ -215,3 +215,36 @@ def test_repair_brings_responses_back_before_any_training(
         with torch.no_grad():
             gaps.append(float((twin.eval()(inputs) - wanted).square().mean()))
     assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_a_training_loop_and_a_metric_of_ones_own(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    trained: list[tuple[int, int]] = []
+
+    def train(model: nn.Module, settings: FitSettings) -> None:
+        trained.append((sum(p.numel() for p in model.parameters()), settings.epochs))
+
+    result = prune_iteratively(net, example, sec.Budget(channels=0.5), batches, SHORT, train=train)
+    assert [epochs for _, epochs in trained] == [1, 1, 2]
+    assert [size for size, _ in trained] == [cut.plan.cost_after.params for cut in result.cuts]
+    assert result.fits == ()
+
+
+def test_a_metric_chooses_the_epoch_and_sees_the_network_in_evaluation_mode(
+    net: nn.Module, example: Tensor, batches: list[Batch]
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def metric(model: nn.Module) -> float:
+        assert not any(module.training for module in model.modules())
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return float(-abs(len(seen) - 3))  # the third look is the best
+
+    after = FitSettings(epochs=4, schedule="constant", optimizer=OptimizerSettings(learning_rate=0.1))
+    settings = PruneSettings(steps=1, after=after)
+    result = prune_iteratively(net, example, sec.Budget(channels=0.5), batches, settings, metric=metric)
+    assert [epoch.top1 for epoch in result.fits[-1].history] == [-2, -1, 0, -1]
+    left = net.state_dict()
+    assert all(torch.equal(left[name], tensor) for name, tensor in seen[2].items())
+    assert not all(torch.equal(left[name], tensor) for name, tensor in seen[3].items())

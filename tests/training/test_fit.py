@@ -210,7 +210,9 @@ def test_a_later_epoch_that_is_as_good_within_chance_is_kept(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]], schedule: str, examples: int, kept: list[int]
 ) -> None:
     found = iter([0.93, 0.94, 0.90, 0.93])
-    judge = patch.object(_Loop, "judge", lambda *_: Evaluation(top1=next(found), loss=0.2, examples=examples))
+    judge = patch.object(
+        _Loop, "evaluate", lambda *_: Evaluation(top1=next(found), loss=0.2, examples=examples)
+    )
     settings = CONSTANT.model_copy(update={"epochs": 4, "schedule": schedule})
     with judge:
         result = fit(model, batches, settings, validation=batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from secateur.recipes.cutting import Cut
 from secateur.recipes.iterative import IterativeResult, prune_iteratively
+from secateur.recipes.measured import Measured
 from secateur.recipes.one_shot import PruneResult, prune
 from secateur.recipes.settings import CHANNELS_LEFT, RECIPES, PruneSettings, recipe
 
@@ -12,6 +13,7 @@ __all__ = [
     "RECIPES",
     "Cut",
     "IterativeResult",
+    "Measured",
     "PruneResult",
     "PruneSettings",
     "prune",

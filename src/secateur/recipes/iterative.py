@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -15,17 +15,18 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.budget import Budget
-from secateur.criteria import Needs, Watch, resolve, score, watch
+from secateur.criteria import Needs, Scores, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.ranking import measured_curves
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recovery import reconstruct
 from secateur.training.distillation import Teacher
-from secateur.training.evaluate import Batches
+from secateur.training.evaluate import Batches, Metric
 from secateur.training.events import Progress, tracked
 from secateur.training.fit import Fit, Surroundings, fit, keep_nothing
 from secateur.training.interrupt import StoppedError
@@ -34,6 +35,9 @@ from secateur.training.optimizers import make_optimizer
 from secateur.training.settings import FitSettings
 
 _SECONDS_BETWEEN_WRITES = 30.0
+
+Train = Callable[[nn.Module, FitSettings], object]
+"""A training loop of one's own: trains a network in place for one phase."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class IterativeResult:
         fits: every phase of fine-tuning, in order; the last follows the last cut.
         graph_before: of the network as it was.
         graph: of the network as it is now.
+        measured: scores and width curves of the network as it was, for another budget.
     """
 
     model: nn.Module
@@ -53,6 +58,7 @@ class IterativeResult:
     fits: tuple[Fit, ...]
     graph_before: ChannelGraph
     graph: ChannelGraph
+    measured: Measured | None = None
 
     @property
     def cost_before(self) -> Cost:
@@ -75,10 +81,13 @@ def prune_iteratively(
     calibration: Batches | None = None,
     validation: Batches | None = None,
     loss_fn: LossFunction | None = None,
+    metric: Metric | None = None,
+    train: Train | None = None,
     optimizer: Optimizer | None = None,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     check_inputs: ExampleInputs | None = None,
+    measured: Measured | None = None,
     surroundings: Surroundings | None = None,
 ) -> IterativeResult:
     """Cuts a network down to a budget in steps, in place, with fine-tuning after each.
@@ -96,11 +105,17 @@ def prune_iteratively(
         calibration: what is scored, measured and repaired on where nothing is trained: training
             examples without augmentation; ``batches`` if not given.
         validation: judged after each epoch; the best network after the last cut is kept.
-        loss_fn: mean loss of a batch; cross-entropy if not given.
+        loss_fn: mean loss of a batch of outputs against targets; cross-entropy if not given.
+        metric: judges the network after each epoch, larger being better, instead of its accuracy on
+            ``validation``: for tasks other than classification.
+        train: called with the network and the settings of the phase after each cut, instead of the
+            training loop that comes with Secateur. Scores are then collected in a pass of their own.
         optimizer: used throughout, its state cut alike; made from the settings if not given.
         ignore: modules whose channels all stay.
         only: groups or modules to cut, by name or pattern, if not all.
         check_inputs: what each cut is proved on; the example inputs if not given.
+        measured: scores and curves of this network that an earlier call measured; what is there is not
+            measured again.
         surroundings: where to compute and whom to tell; ``keep`` hears ``"best"`` only after the last cut.
 
     Returns:
@@ -109,6 +124,7 @@ def prune_iteratively(
     Raises:
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; nothing was cut.
+        UsageError: ``measured`` belongs to another network.
         VerificationError: a cut could not be proved; the network is left as it was before that cut.
         TrainingError: the loss is not finite.
         StoppedError: the user asked to stop.
@@ -118,6 +134,8 @@ def prune_iteratively(
     device = around.machine.device
     model.to(device)
     example_inputs = owned(example_inputs, device)
+    if measured is not None:
+        measured.check(model, resolve(settings.criterion).name)
     around.listener(Progress("tracing", 0, 1))
     graph = trace(model, example_inputs, ignore=ignore)
     around.listener(Progress("tracing", 1, 1))
@@ -130,6 +148,9 @@ def prune_iteratively(
         validation=validation,
         settings=settings,
         loss_fn=loss_fn,
+        metric=metric,
+        train=train,
+        measured=measured,
         optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
         around=around,
         teacher=_teacher(model, settings),
@@ -143,7 +164,7 @@ def prune_iteratively(
     except StoppedError:
         around.keep("last", None)
         raise
-    return IterativeResult(model, tuple(work.cuts), tuple(work.fits), graph, work.graph)
+    return IterativeResult(model, tuple(work.cuts), tuple(work.fits), graph, work.graph, work.measured)
 
 
 @dataclass
@@ -158,6 +179,9 @@ class _Work:
     validation: Batches | None
     settings: PruneSettings
     loss_fn: LossFunction | None
+    metric: Metric | None
+    train: Train | None
+    measured: Measured | None
     optimizer: Optimizer
     around: Surroundings
     teacher: Teacher | None
@@ -172,20 +196,43 @@ class _Work:
         number, last = 0, False
         while not last:
             number += 1
-            scores = self.score() if scores is None else scores
-            step = self.route.step(self.graph, self.ranking(scores), number)
+            if not self.cuts:
+                ranking = self.first_ranking()
+            else:
+                ranking = self.ranking(self.score() if scores is None else scores)
+            step = self.route.step(self.graph, ranking, number)
             last = step.last
             if step.plan.channels_removed:  # else this step was reached before, and the scores still hold
                 self.make_cut(step.plan, number)
                 scores = None if last else self.tune()
 
+    def first_ranking(self) -> Mapping[str, Any]:
+        """The ranking of the network as it is; what is known of it already is not measured again."""
+        if self.measured is None:
+            self.tell(Measured(fingerprint(self.model), self.score()))
+        assert self.measured is not None
+        return self.ranking(self.measured.scores)
+
+    def tell(self, measured: Measured) -> None:
+        """Keeps what was measured on the whole network, and lets it be known."""
+        self.measured = measured
+        self.around.listener(measured)
+
     def ranking(self, scores: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """What the plan goes by: the scores, or the width curves of groups that shrink in their order."""
         if self.settings.allocate != "curves":
             return scores
-        batches = self.some_batches(self.settings.curve_batches)
-        around = self.around
-        return measured_curves(self.model, self.graph, scores, batches, around.listener, around.interruption)
+        whole = self.measured if not self.cuts else None
+        return measured_curves(
+            self.model,
+            self.graph,
+            scores,
+            self.some_batches(self.settings.curve_batches),
+            self.around.listener,
+            self.around.interruption,
+            resume=whole.curves if whole else None,
+            tell=(lambda curves: self.tell(replace(whole, curves=curves))) if whole else None,
+        )
 
     def some_batches(self, count: int) -> Iterator[Any]:
         """The first batches of a pass, to repair with or to measure widths on."""
@@ -206,7 +253,7 @@ class _Work:
             self.around.keep("last", None)
             self.kept_at = time.monotonic()
 
-    def score(self) -> Mapping[str, Tensor]:
+    def score(self) -> Scores:
         """Scores from a look at the training examples that does nothing else."""
         criterion = resolve(self.settings.criterion)
         loss_fn = with_auxiliaries(self.loss_fn or cross_entropy)
@@ -226,6 +273,9 @@ class _Work:
         settings = self.settings.between
         if settings.epochs == 0 and settings.updates is None:
             return None
+        if self.train is not None:
+            self.train(self.model, settings)
+            return None
         criterion = resolve(self.settings.criterion)
         can_watch = criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets
         observer = watch(self.model, self.graph, criterion) if can_watch else None
@@ -241,6 +291,9 @@ class _Work:
 
     def recover(self) -> None:
         """Fine-tunes the network that meets the budget."""
+        if self.train is not None:
+            self.train(self.model, self.settings.after)
+            return
         self._fit(self.settings.after, "after the last cut", self.around, self.validation)
 
     def _fit(
@@ -256,6 +309,7 @@ class _Work:
             self.batches,
             settings,
             validation=validation,
+            metric=self.metric,
             optimizer=self.optimizer,
             loss_fn=self.loss_fn,
             teacher=self.teacher,

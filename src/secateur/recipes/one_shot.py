@@ -19,12 +19,10 @@ from secateur.graph.capture import owned
 from secateur.latency import device_of
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import proved
-from secateur.recipes.ranking import Allocate, measured_curves, scope_of
+from secateur.recipes.ranking import CURVE_BATCHES, Allocate, measured_curves, scope_of
 from secateur.surgery import apply_plan
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
-
-_BATCHES_FOR_CURVES = 10
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def prune(
         model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy)
     )
     if allocate == "curves":
-        ranking = measured_curves(model, graph, ranking, islice(batches or (), _BATCHES_FOR_CURVES))
+        ranking = measured_curves(model, graph, ranking, islice(batches or (), CURVE_BATCHES))
     plan = make_plan(
         graph,
         ranking,

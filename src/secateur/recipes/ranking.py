@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -17,6 +17,9 @@ from secateur.training.interrupt import Interruption
 Allocate = Literal["global", "uniform", "curves"]
 """How a budget is shared out between groups."""
 
+CURVE_BATCHES = 8
+"""Batches on which widths are measured where nobody says how many: a few hundred examples are enough."""
+
 
 def scope_of(allocate: Allocate) -> Scope:
     """Between which channels scores are compared; width curves compare none."""
@@ -30,6 +33,9 @@ def measured_curves(
     batches: Iterable[Any],
     listener: Listener = silent,
     interruption: Interruption | None = None,
+    *,
+    resume: WidthCurves | None = None,
+    tell: Callable[[WidthCurves], object] | None = None,
 ) -> WidthCurves:
     """Width curves of a network, with progress told.
 
@@ -40,6 +46,8 @@ def measured_curves(
         batches: a few hundred examples.
         listener: hears ``Progress``.
         interruption: asked after each group.
+        resume: curves that were measured before on the same network.
+        tell: told the curves so far after each group that was measured.
 
     Returns:
         The curves of all groups that can be measured.
@@ -47,10 +55,13 @@ def measured_curves(
     Raises:
         StoppedError: the user asked to stop.
     """
+    known = 0 if resume is None else len(resume)
 
-    def tell(curves: WidthCurves, total: int) -> None:
+    def hear(curves: WidthCurves, total: int) -> None:
         listener(Progress("measuring widths", len(curves), total))
+        if tell is not None and len(curves) > known:
+            tell(curves)
         if interruption is not None:
             interruption.check()
 
-    return width_curves(model, graph, scores, batches, progress=tell)
+    return width_curves(model, graph, scores, batches, resume=resume, progress=hear)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from secateur.errors import UsageError
-from secateur.recipes.ranking import Allocate
+from secateur.recipes.ranking import CURVE_BATCHES, Allocate
 from secateur.training.settings import FitSettings, OptimizerSettings, Settings
 
 
@@ -43,7 +43,7 @@ class PruneSettings(Settings):
     allocate: Allocate = "global"
     repair: bool = False
     repair_batches: int = Field(default=10, ge=1)
-    curve_batches: int = Field(default=8, ge=1)
+    curve_batches: int = Field(default=CURVE_BATCHES, ge=1)
     distill: float = Field(default=0.0, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
     steps: int = Field(default=5, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,15 +25,19 @@ from secateur.training.losses import LossFunction, main_output
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
+Metric = Callable[[nn.Module], float]
+"""A judgement of one's own: how good a network is, larger being better."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """What came of judging a network.
 
     Attributes:
-        top1: share of examples whose class has the highest score, in [0, 1].
-        loss: mean over the examples.
-        examples: how many there were.
+        top1: share of examples whose class has the highest score, in [0, 1]; or what a metric of the
+            user's says.
+        loss: mean over the examples; zero beside a metric of the user's.
+        examples: how many there were; zero beside a metric of the user's.
     """
 
     top1: float
@@ -41,6 +45,8 @@ class Evaluation:
     examples: int
 
     def __str__(self) -> str:
+        if not self.examples:
+            return f"metric {self.top1:.6g}"
         return f"top-1 {self.top1:.2%}, loss {self.loss:.4f} over {self.examples:,} examples"
 
     @property
@@ -52,9 +58,13 @@ class Evaluation:
     def error(self) -> float:
         """Standard error of the accuracy: how far chance alone moves it with so many examples.
 
+        Of a metric of the user's nothing is known; it is taken at its word.
+
         >>> round(Evaluation(top1=0.9, loss=0.3, examples=98).error, 2)
         0.03
         """
+        if not self.examples:
+            return 0.0
         # One example more on either side, so that a perfect score on ten is not taken for certain.
         share = (self.top1 * self.examples + 1) / (self.examples + 2)
         return math.sqrt(share * (1 - share) / (self.examples + 2))

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.errors import DataError, TrainingError
+from secateur.graph.capture import mode_of
 from secateur.training.averaging import Average
 from secateur.training.devices import Machine, arranged, laid_out, make_machine
 from secateur.training.distillation import Teacher
-from secateur.training.evaluate import Batches, Evaluation, evaluate
+from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
 from secateur.training.losses import LossFunction, with_auxiliaries
@@ -31,6 +33,9 @@ _BEYOND_CHANCE = 2.0  # standard errors, about one case in twenty
 Keep = Callable[[str, Evaluation | None], object]
 """Called when the network is worth writing to disk: with ``"last"`` before the first epoch, after each and
 when stopped; before that with ``"best"`` if it is the best so far and settings say to keep that."""
+
+
+Judge = Callable[[], Evaluation]
 
 
 def keep_nothing(name: str, evaluation: Evaluation | None) -> None:
@@ -80,6 +85,7 @@ def fit(
     settings: FitSettings,
     *,
     validation: Batches | None = None,
+    metric: Metric | None = None,
     optimizer: Optimizer | None = None,
     loss_fn: LossFunction | None = None,
     teacher: Teacher | None = None,
@@ -97,6 +103,7 @@ def fit(
         batches: pairs of inputs and class indices; gone through once an epoch.
         settings: epochs, schedule, and the optimizer if none is handed in.
         validation: judged after each epoch.
+        metric: judges the network after each epoch instead; larger is better.
         optimizer: used, and its state kept, instead of a new one.
         loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given.
         teacher: a network whose answers count beside the targets.
@@ -106,7 +113,7 @@ def fit(
 
     Returns:
         The history. The network is as after the best epoch if ``settings.keep_best``
-        and there is validation data, else as after the last.
+        and there is something to judge by, else as after the last.
 
     Raises:
         TrainingError: the loss is not finite; the step is not taken.
@@ -127,7 +134,7 @@ def fit(
     around.keep("last", None)
     with laid_out(model, loop.channels_last), loop.taught():
         try:
-            loop.run(validation, observe or nullcontext())
+            loop.run(loop.judge_of(validation, metric), observe or nullcontext())
         except StoppedError:
             around.keep("last", None)
             raise
@@ -175,7 +182,7 @@ class _Loop:
         with laid_out(self.teacher.model, self.channels_last), self.teacher.teaching():
             yield
 
-    def run(self, validation: Batches | None, observer: AbstractContextManager[Any]) -> None:
+    def run(self, judge: Judge | None, observer: AbstractContextManager[Any]) -> None:
         """All epochs."""
         while self.state.epoch < self.epochs:
             began = time.perf_counter()
@@ -184,8 +191,8 @@ class _Loop:
                 loss, rate = self.train_epoch()
             self.state.epoch += 1
             with self.average.applied() if self.average else nullcontext():
-                if validation is not None:
-                    self.state.evaluation = self.judge(validation)
+                if judge is not None:
+                    self.state.evaluation = judge()
                 self.close_epoch(loss, rate, time.perf_counter() - began)
         if self.average is not None:
             self.model.load_state_dict(self.average.weights())
@@ -237,8 +244,19 @@ class _Loop:
         self.state.step += 1
         return value
 
-    def judge(self, validation: Batches) -> Evaluation:
-        """The network's evaluation after an epoch."""
+    def judge_of(self, validation: Batches | None, metric: Metric | None) -> Judge | None:
+        """What judges the network after an epoch, if anything does."""
+        if metric is not None:
+            return partial(self.measure, metric)
+        return None if validation is None else partial(self.evaluate, validation)
+
+    def measure(self, metric: Metric) -> Evaluation:
+        """The network by a metric of the user's."""
+        with mode_of(self.model, training=False), torch.no_grad():
+            return Evaluation(float(metric(self.model)), 0.0, 0)
+
+    def evaluate(self, validation: Batches) -> Evaluation:
+        """The network by its accuracy."""
         return evaluate(
             self.model,
             validation,

@@ -1,0 +1,96 @@
+"""What was measured on a network before its first cut, to be used again for other budgets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.budget import WidthCurves
+from secateur.criteria import Scores
+from secateur.errors import UsageError
+from secateur.graph.cutting import named_tensors
+from secateur.training.events import Event
+
+
+@dataclass(frozen=True)
+class Measured(Event):
+    """Scores, and as many width curves as are finished.
+
+    Scores and curves belong to a network, not to a budget: with them a new budget takes a second.
+
+    Attributes:
+        network: what :func:`fingerprint` says of the network.
+        scores: of its channels.
+        curves: of its groups, as far as they are measured; ``None`` where none were asked for.
+    """
+
+    network: str
+    scores: Scores
+    curves: WidthCurves | None = None
+
+    def check(self, model: nn.Module, criterion: str) -> None:
+        """Refuses measurements of something else.
+
+        Args:
+            model: the network that is to be cut.
+            criterion: name of the rule that is asked for.
+
+        Raises:
+            UsageError: the network has other weights, or the scores are of another criterion.
+        """
+        if self.network != fingerprint(model):
+            raise UsageError(
+                "what was measured belongs to a network with other weights: measure this one anew, or start "
+                "from the network that was measured"
+            )
+        if self.scores.criterion != criterion:
+            raise UsageError(
+                f"what was measured are {self.scores.criterion} scores, and {criterion} is asked for: take "
+                "the same criterion, or measure anew"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; :meth:`from_dict` gives the same back."""
+        curves = None if self.curves is None else self.curves.to_dict()
+        return {"network": self.network, "scores": self.scores.to_dict(), "curves": curves}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Measured:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UsageError: the data is something else.
+
+        >>> scores = Scores("magnitude", {"0": torch.tensor([1.0, 2.0])})
+        >>> kept = Measured(fingerprint(nn.Linear(1, 2)), scores)
+        >>> Measured.from_dict(kept.to_dict()) == kept
+        True
+        """
+        try:
+            curves = None if data["curves"] is None else WidthCurves.from_dict(data["curves"])
+            return cls(str(data["network"]), Scores.from_dict(data["scores"]), curves)
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"this is nothing that was measured on a network: no {error}") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of names, shapes and bits of all parameters and buffers.
+
+    Args:
+        model: the network.
+
+    >>> one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    >>> fingerprint(one) == fingerprint(other), fingerprint(one) == fingerprint(one)
+    (False, True)
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(model).items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
