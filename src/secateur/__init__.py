@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from secateur.models import ModelSpec, build, load_weights
     from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
-    from secateur.recipes import prune, prune_iteratively
+    from secateur.recipes import Measured, SearchResult, prune, prune_iteratively, smallest_within
     from secateur.recovery import Repair, recalibrate, reconstruct
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
@@ -54,6 +54,7 @@ __all__ = [
     "Expectation",
     "Group",
     "Latency",
+    "Measured",
     "Member",
     "ModelSpec",
     "Oracle",
@@ -62,6 +63,7 @@ __all__ = [
     "Repair",
     "Role",
     "Scores",
+    "SearchResult",
     "SecateurError",
     "SurgeryError",
     "TraceError",
@@ -92,6 +94,7 @@ __all__ = [
     "register_rule",
     "save",
     "score",
+    "smallest_within",
     "trace",
     "uniform_plan",
     "verify",
@@ -115,7 +118,7 @@ _HOME = {
     "models": "ModelSpec build load_weights",
     "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
-    "recipes": "prune prune_iteratively",
+    "recipes": "Measured SearchResult prune prune_iteratively smallest_within",
     "recovery": "Repair recalibrate reconstruct",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import secateur as sec
+from secateur.checkpoint import load, read_metadata
 from secateur.errors import BudgetError, DataError, UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.train import train
-from secateur.recipes import Cut, recipe
-from secateur.training.events import Event, Note
-from secateur.training.run import read_metrics, read_summary
+from secateur.recipes import Cut, Tried, recipe
+from secateur.training.events import Event, Note, Progress
+from secateur.training.run import RunError, read_metrics, read_summary
 from tests.jobs.test_train import job as train_job
 
 
@@ -143,7 +144,7 @@ def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Pat
         repair=True,
         repair_batches=4,
         distill=0.9,
-        average=0.9,
+        after={"average": 0.9},
         epochs_after=1,
         optimizer={"learning_rate": 0.01},
     )
@@ -163,3 +164,51 @@ def test_curves_without_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give --data"):
         prune(job(tmp_path / "run", network, data=None, recipe=settings))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_keeps_its_path_and_hands_over_the_smallest_that_holds(
+    trained: Path, tmp_path: Path
+) -> None:
+    heard: list[Event] = []
+    settings = recipe(steps=1, epochs_after=0, criterion="random")
+    search = {"max_drop": 1.0, "of": "params", "tries": 4}
+    summary = prune(job(tmp_path / "run", trained, recipe=settings, limits=None, search=search), heard.append)
+    path = summary["path"]
+    tried = [event for event in heard if isinstance(event, Tried)]
+    assert [point["number"] for point in path] == list(range(len(tried) + 1))
+    assert [event.share for event in tried] == [point["share"] for point in path[1:]]
+    baseline = path[0]["validation_top1"]
+    for point in path[1:]:
+        assert point["held"] == (point["validation_top1"] >= baseline - 0.01)
+        left = load(point["checkpoint"])
+        assert sum(p.numel() for p in left.parameters()) == point["cost"]["params"]
+        assert point["cost"]["params"] <= point["share"] * summary["baseline"]["params"]
+    best = min((point for point in path if point["held"]), key=lambda point: point["share"])
+    assert summary["pruned"]["params"] == (best["cost"] or summary["baseline"])["params"]
+    assert not all(point["held"] for point in path[1:])
+    kept = load(summary["checkpoint"]).state_dict()
+    wanted = load(best["checkpoint"] or trained / "checkpoints" / "best.safetensors").state_dict()
+    assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
+    metadata = read_metadata(summary["checkpoint"])
+    assert [entry["number"] for entry in metadata.history if "number" in entry] == [1]
+
+
+def test_earlier_measurements_are_used_again_and_foreign_ones_refused(trained: Path, tmp_path: Path) -> None:
+    settings = recipe(steps=1, epochs_after=0, allocate="curves", curve_batches=2)
+    prune(job(tmp_path / "first", trained, recipe=settings))
+    heard: list[Event] = []
+    again = job(tmp_path / "again", trained, recipe=settings, measured=tmp_path / "first")
+    summary = prune(again, heard.append)
+    assert not any(isinstance(event, Progress) and event.task == "scoring" for event in heard)
+    assert summary["verification"]["ok"]
+    other = job(tmp_path / "other", tmp_path / "first", recipe=settings, measured=tmp_path / "first")
+    with pytest.raises(UsageError, match="other weights"):
+        prune(other)
+    (tmp_path / "first" / "measured.json").write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        prune(job(tmp_path / "broken", trained, recipe=settings, measured=tmp_path / "first"))
+
+
+def test_either_a_budget_or_a_search(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not both"):
+        job(tmp_path / "run", trained, search={"max_drop": 1.0})

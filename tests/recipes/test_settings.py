@@ -37,4 +37,10 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="epochs and updates between"):
         recipe(epochs_between=1, updates_between=1)
     with pytest.raises(UsageError, match=r"steps: .*between.optimizer.name: .*after.schedule: "):
-        recipe(steps=0, optimizer={"name": "adam"}, schedule="linear")
+        recipe(steps=0, optimizer={"name": "adam"}, after={"schedule": "linear"})
+
+
+def test_both_phases_or_only_the_last_are_changed() -> None:
+    changed = recipe(both={"clip_norm": 2.0}, after={"average": 0.9, "warmup": None})
+    assert (changed.between.clip_norm, changed.after.clip_norm) == (2.0, 2.0)
+    assert (changed.between.average, changed.after.average, changed.after.warmup) == (0.0, 0.9, 0.0)

@@ -17,6 +17,7 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from secateur.budget.limits import Meter
+from secateur.budget.quiet import silent_output
 from secateur.graph.groups import IntArray
 
 _ROUNDS = 12  # programmes solved at most; ordinary networks settle after two to five
@@ -98,16 +99,17 @@ def _solve(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArra
     one_each = sparse.csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(choices), len(owner))
     )
-    result = milp(
-        np.concatenate([choice.damages for choice in choices]),
-        integrality=np.ones(len(owner)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint((changes / scale).T, -np.inf, room / scale),
-        ],
-        options={"time_limit": _SECONDS, "mip_rel_gap": 1e-4},
-    )
+    with silent_output():
+        result = milp(
+            np.concatenate([choice.damages for choice in choices]),
+            integrality=np.ones(len(owner)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint((changes / scale).T, -np.inf, room / scale),
+            ],
+            options={"time_limit": _SECONDS, "mip_rel_gap": 1e-4},
+        )
     if result.x is None:
         return None
     starts = np.cumsum([0, *sizes[:-1]])

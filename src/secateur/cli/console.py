@@ -72,6 +72,8 @@ class Reporter:
                 self._advance(event)
             case events.EpochDone():
                 self.say(epoch_line(event))
+            case events.Fact():
+                pass
             case _:
                 self.say(str(event))
 
@@ -83,11 +85,11 @@ class Reporter:
         """
         self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
 
-    def tell(self, text: str) -> None:
-        """Shows a line that belongs to the outcome for people, and not to the JSON object.
+    def tell(self, text: RenderableType) -> None:
+        """Shows a line, or a table, that belongs to the outcome for people, and not to the JSON object.
 
         Args:
-            text: the line.
+            text: as for :meth:`say`.
         """
         if not self.as_json:
             self.say(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +12,7 @@ from secateur.cli import options
 from secateur.cli.amounts import amount
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
-_RECIPE, _TRAINING = "Recipe", "Training"
+_SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
 
 
 def prune(
@@ -40,6 +42,29 @@ def prune(
         float | None,
         typer.Option(
             parser=amount, metavar="LIMIT", help="Peak bytes of activations.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Instead of a budget: look for the smallest network that loses no more accuracy on the "
+            "validation pictures than so many percentage points.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    shrink: Annotated[
+        str, typer.Option(help="What to make small: macs, params, channels, memory.", rich_help_panel=_SEARCH)
+    ] = "macs",
+    tries: Annotated[
+        int, typer.Option(help="Most networks to make on the way.", rich_help_panel=_SEARCH)
+    ] = 6,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="An earlier run on the same network: its scores and width curves are used again.",
+            rich_help_panel=_RECIPE,
         ),
     ] = None,
     recipe: Annotated[
@@ -147,6 +172,27 @@ def prune(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCHS",
+            help="After the last cut, stop after so many epochs without a better one.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the updates after the last cut that climb to the base rate.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING),
+    ] = None,
+    clip_norm: options.ClipNorm = None,
     weights: options.Weights = None,
     model: options.Builder = None,
     batch: options.Batch = 1,
@@ -166,10 +212,11 @@ def prune(
       secateur prune runs/digits --data digits --macs 0.25 --out runs/digits-small
       secateur prune runs/vgg16 --data pictures --recipe original --out runs/vgg16-small
       secateur prune runs/resnet18 --data pictures --macs 0.6 --no-finetune --allocate curves --out runs/quick
+      secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
       secateur prune torchvision:resnet18 --weights none --macs 0.5 --round-to 8 --out runs/half
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.tables import before_after, proof_line
+    from secateur.cli.tables import before_after, path_table, proof_line
     from secateur.errors import UsageError
     from secateur.jobs.prune import DATA_FREE
     from secateur.jobs.prune import prune as work
@@ -178,10 +225,14 @@ def prune(
     from secateur.recipes import recipe as named_recipe
 
     limits = {"macs": macs, "params": params, "channels": channels, "memory": memory}
-    if all(limit is None for limit in limits.values()):
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    if max_drop is not None and limits:
+        raise UsageError("--max-drop looks for the budget by itself; leave " + _options(limits) + " out")
+    if max_drop is None and not limits:
         if recipe not in CHANNELS_LEFT:
             raise UsageError(
-                "say what may remain: give at least one of --macs, --params, --channels, --memory"
+                "say what may remain: give at least one of --macs, --params, --channels, --memory; or what "
+                "may be lost: --max-drop"
             )
         limits["channels"] = CHANNELS_LEFT[recipe]
     if not finetune:
@@ -196,8 +247,8 @@ def prune(
         epochs_between=epochs_between,
         updates_between=updates_between,
         epochs_after=epochs_after,
-        schedule=schedule,
-        average=average,
+        both={"clip_norm": clip_norm, "label_smoothing": label_smoothing},
+        after={"schedule": schedule, "warmup": warmup, "average": average, "patience": patience},
         optimizer={
             "name": optimizer,
             "learning_rate": lr,
@@ -220,7 +271,9 @@ def prune(
         out=out,
         overwrite=overwrite,
         seed=seed,
-        limits=limits,
+        limits=limits or None,
+        search=None if max_drop is None else {"max_drop": max_drop, "of": shrink, "tries": tries},
+        measured=measured,
         recipe=settings,
         ignore=tuple(ignore or ()),
         only=tuple(only or ()),
@@ -230,4 +283,11 @@ def prune(
     with Reporter(as_json=json) as reporter:
         summary = work(job, reporter)
         reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
+        if summary.get("path"):
+            reporter.tell(path_table(summary["path"]))
         reporter.tell(proof_line(summary["verification"]))
+
+
+def _options(limits: Iterable[str]) -> str:
+    """Limits as they are given on the command line."""
+    return ", ".join(f"--{name}" for name in limits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -130,4 +131,29 @@ def agreements(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in sorted(rows, key=lambda row: 2.0 if row["per_group"] is None else -row["per_group"]):
         within = "-" if row["per_group"] is None else f"{row['per_group']:.3f}"
         table.add_row(row["criterion"], within, f"{row['raw']:.3f}", f"{row['normalized']:.3f}")
+    return table
+
+
+def path_table(path: Sequence[Mapping[str, Any]]) -> Table:
+    """Every network that a search made, the largest first.
+
+    Args:
+        path: as in ``summary.json``.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading, side in (("left", "right"), ("MACs", "right"), ("parameters", "right")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    table.add_column("top-1 on validation pictures", justify="right")
+    table.add_column("")
+    table.add_column("checkpoint")
+    for point in sorted(path, key=lambda item: -item["share"]):
+        cost, top1 = point["cost"], point["validation_top1"]
+        table.add_row(
+            percent(point["share"]),
+            count(cost["macs"]) if cost else "",
+            count(cost["params"]) if cost else "",
+            percent(top1),
+            "holds" if point["held"] else "out of reach" if top1 is None else "too bad",
+            Path(point["checkpoint"]).name if point["checkpoint"] else "the original",
+        )
     return table

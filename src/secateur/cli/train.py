@@ -41,6 +41,14 @@ def train(
     warmup: options.Warmup = 0.0,
     label_smoothing: options.LabelSmoothing = 0.0,
     clip_norm: options.ClipNorm = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCHS",
+            help="Stop after so many epochs without a better one.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     channels_last: options.ChannelsLast = "auto",
@@ -75,6 +83,7 @@ def train(
             "warmup": warmup,
             "label_smoothing": label_smoothing,
             "clip_norm": clip_norm,
+            "patience": patience,
             "optimizer": {
                 "name": optimizer,
                 "learning_rate": lr,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,6 +89,14 @@ class Network:
                 f"{path} does not give back the network that was saved; keep it and report this"
             )
         return again
+
+    def after(self, records: Iterable[Mapping[str, Json]]) -> Network:
+        """The same with more done to it.
+
+        Args:
+            records: what was done, oldest first.
+        """
+        return replace(self, history=(*self.history, *map(dict, records)))
 
     def copy(self) -> Network:
         """The same with a copy of the model."""

@@ -10,16 +10,16 @@ from secateur.budget import Budget
 from secateur.criteria import Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import UsageError
+from secateur.jobs.bench import Bench, search
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.workplace import Workplace, at_work
-from secateur.models.inputs import Json
-from secateur.recipes import Cut, prune_iteratively
+from secateur.recipes import Cut
 from secateur.recipes import prune as prune_at_once
 from secateur.training.evaluate import Evaluation
-from secateur.training.events import Event, Listener, Note, silent
+from secateur.training.events import Listener, Note, silent
 
 DATA_FREE = "magnitude"
 """The criterion where there is nothing to look at but the weights."""
@@ -41,7 +41,8 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; nothing but the run folder was touched.
     """
-    budget, criterion = job.limits.budget, resolve(job.recipe.criterion)
+    criterion = resolve(job.recipe.criterion)
+    budget = job.limits.budget if job.limits is not None else None
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
     if job.data is None and job.recipe.allocate == "curves":
@@ -54,11 +55,12 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
         if original.file is None:
             original = replace(original, file=place.save("original", original))
         evaluations: dict[str, Evaluation] = {}
-        if data is None:
-            cuts = _without_data(job, place, network, budget)
+        if data is not None:
+            network, cuts, evaluations = _with_data(job, place, network, data, budget)
         else:
-            cuts, evaluations = _with_data(job, place, network, data, budget)
-        network = replace(network, history=_history(network, cuts))
+            assert budget is not None  # a search needs data
+            cuts = _without_data(job, place, network, budget)
+        network = network.after(cut_record(cut) for cut in cuts)
         network = replace(network, file=place.finish(network))
         figures, conditions = place.compare({"baseline": original, "pruned": network}, evaluations)
         place.run.summarise(
@@ -73,43 +75,26 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
 
 
 def _with_data(
-    job: PruneJob, place: Workplace, network: Network, data: ImageData, budget: Budget
-) -> tuple[Sequence[Cut], dict[str, Evaluation]]:
+    job: PruneJob, place: Workplace, network: Network, data: ImageData, budget: Budget | None
+) -> tuple[Network, Sequence[Cut], dict[str, Evaluation]]:
     """Cuts in steps, with fine-tuning; judges before and after."""
     check_outputs(network, data.classes)
     with place.clock("reading"):
         read_all(data, place.listener)
     before = place.evaluate(network.model, data.test_batches())
     place.listener(Note(f"before: {before}"))
-    cuts: list[Cut] = []
-
-    def keep(name: str, evaluation: Evaluation | None) -> None:
-        place.save(name, replace(network, history=_history(network, cuts)), evaluation)
-
-    def hear(event: Event) -> None:
-        if isinstance(event, Cut):
-            cuts.append(event)
-        place.listener(event)
-
-    first_pictures = next(iter(data.validation_batches()))[0]
+    bench = Bench(job, place, network, data)
     with place.clock("pruning"):
-        prune_iteratively(
-            network.model,
-            network.example(),
-            budget,
-            data.training_batches(),
-            job.recipe,
-            calibration=data.training_batches(augment=False),
-            validation=data.validation_batches(),
-            ignore=job.ignore,
-            only=job.only,
-            check_inputs=first_pictures.to(place.machine.device),
-            surroundings=replace(place.surroundings(keep), listener=hear),
-        )
+        if budget is not None:
+            cuts: Sequence[Cut] = bench.cut(network.model, budget)
+        else:
+            assert job.search is not None
+            network, cuts, path = search(job.search, bench)
+            place.run.summarise(path=path)
     after = place.evaluate(network.model, data.test_batches())
     place.listener(Note(f"after: {after}"))
     place.run.summarise(classes=data.classes, skipped=data.skipped)
-    return cuts, {"baseline": before, "pruned": after}
+    return network, cuts, {"baseline": before, "pruned": after}
 
 
 def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Budget) -> Sequence[Cut]:
@@ -137,11 +122,6 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
     made = Cut(1, 1, result.plan, result.verification)
     place.listener(made)
     return [made]
-
-
-def _history(network: Network, cuts: Sequence[Cut]) -> tuple[Json, ...]:
-    """What was done to the network, the cuts of this job last."""
-    return (*network.history, *(dict(cut_record(cut)) for cut in cuts))
 
 
 def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:

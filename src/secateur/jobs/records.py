@@ -13,7 +13,7 @@ import torch
 import secateur
 from secateur.errors import SecateurError
 from secateur.jobs.settings import Job
-from secateur.recipes import Cut
+from secateur.recipes import Cut, Tried
 from secateur.training.events import EpochDone, Event, Listener, Note
 from secateur.training.run import Run
 
@@ -88,6 +88,8 @@ def as_record(event: Event) -> Mapping[str, Any] | None:
             return {"event": "epoch", **asdict(event)}
         case Cut():
             return {"event": "cut", **cut_record(event)}
+        case Tried():
+            return {"event": "try", **asdict(event)}
         case Note():
             return {"event": "note", "text": event.text}
     return None

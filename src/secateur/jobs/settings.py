@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from secateur.budget import Budget
-from secateur.recipes import PruneSettings
+from secateur.recipes import PruneSettings, Unit
 from secateur.training.settings import DeviceSettings, FitSettings, Settings
 
 
@@ -103,19 +103,45 @@ class TrainJob(Job):
     fit: FitSettings = FitSettings()
 
 
+class Search(Settings):
+    """Look for the smallest network that is good enough.
+
+    Attributes:
+        max_drop: percentage points of accuracy on the validation pictures that may be lost.
+        of: what is made small.
+        tries: how many networks are made at most.
+    """
+
+    max_drop: float = Field(ge=0, lt=100)
+    of: Unit = "macs"
+    tries: int = Field(default=6, ge=1)
+
+
 class PruneJob(Job):
     """Make a network smaller.
 
     Attributes:
         data: what to rank and fine-tune on; without, weights alone decide and nothing is trained.
         limits: what may remain.
+        search: what may be lost instead.
         recipe: how to get there.
         ignore: modules whose channels all stay.
         only: groups or modules to cut, if not all.
+        measured: an earlier run whose scores and width curves are used again.
     """
 
     data: DataChoice | None = None
-    limits: Limits
+    limits: Limits | None = None
+    search: Search | None = None
     recipe: PruneSettings = PruneSettings()
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    measured: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> PruneJob:
+        if (self.limits is None) == (self.search is None):
+            raise ValueError("say either what may remain or what may be lost, and not both")
+        if self.data is None and (self.search is not None or self.measured is not None):
+            raise ValueError("a search, and earlier measurements, need data")
+        return self

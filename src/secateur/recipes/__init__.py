@@ -6,6 +6,7 @@ from secateur.recipes.cutting import Cut
 from secateur.recipes.iterative import IterativeResult, prune_iteratively
 from secateur.recipes.measured import Measured
 from secateur.recipes.one_shot import PruneResult, prune
+from secateur.recipes.search import SearchResult, Tried, Unit, smallest_within
 from secateur.recipes.settings import CHANNELS_LEFT, RECIPES, PruneSettings, recipe
 
 __all__ = [
@@ -16,7 +17,11 @@ __all__ = [
     "Measured",
     "PruneResult",
     "PruneSettings",
+    "SearchResult",
+    "Tried",
+    "Unit",
     "prune",
     "prune_iteratively",
     "recipe",
+    "smallest_within",
 ]

@@ -281,7 +281,7 @@ class _Work:
         observer = watch(self.model, self.graph, criterion) if can_watch else None
         phase = f"after cut {len(self.cuts)}"
         # The best network is looked for only among those within the budget.
-        settings = settings.model_copy(update={"keep_best": False})
+        settings = settings.model_copy(update={"keep_best": False, "patience": None})
         if settings.updates is None:
             self._fit(settings, phase, self.around, self.validation, observer)
         else:

@@ -12,6 +12,9 @@ from secateur.errors import UsageError
 from secateur.recipes.ranking import CURVE_BATCHES, Allocate
 from secateur.training.settings import FitSettings, OptimizerSettings, Settings
 
+_CLIP_NORM = 5.0
+"""Above what a sound network's gradients come to; a network just cut may start far worse, and diverge."""
+
 
 class PruneSettings(Settings):
     """Rank, cut, fine-tune, repeat.
@@ -52,8 +55,8 @@ class PruneSettings(Settings):
     filters_only: bool = False
     round_to: int = Field(default=1, ge=1)
     min_channels: int = Field(default=1, ge=1)
-    between: FitSettings = FitSettings(epochs=1, schedule="constant", keep_best=False)
-    after: FitSettings = FitSettings(epochs=10)
+    between: FitSettings = FitSettings(epochs=1, schedule="constant", keep_best=False, clip_norm=_CLIP_NORM)
+    after: FitSettings = FitSettings(epochs=10, clip_norm=_CLIP_NORM)
 
 
 def _constant(
@@ -99,9 +102,9 @@ def recipe(
     epochs_between: int | None = None,
     updates_between: int | None = None,
     epochs_after: int | None = None,
-    schedule: str | None = None,
-    average: float | None = None,
     optimizer: Mapping[str, Any] | None = None,
+    both: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> PruneSettings:
     """A named recipe with some of its settings changed; what is ``None`` stays as it is.
@@ -113,9 +116,9 @@ def recipe(
         epochs_between: epochs after each cut but the last.
         updates_between: optimizer steps, instead of ``epochs_between``.
         epochs_after: epochs after the last cut.
-        schedule: of the learning rate after the last cut.
-        average: decay of the average of the weights after the last cut.
         optimizer: changes to the optimizer, of both phases.
+        both: changes to the fine-tuning of both phases, such as ``clip_norm``.
+        after: changes to the fine-tuning after the last cut, such as ``schedule`` or ``average``.
         **changes: of any other setting.
 
     Raises:
@@ -137,8 +140,9 @@ def recipe(
         values["between"]["updates"] = updates_between
     _change(values, {"steps": steps, **changes})
     _change(values["between"], {"epochs": epochs_between})
-    _change(values["after"], {"epochs": epochs_after, "schedule": schedule, "average": average})
+    _change(values["after"], {"epochs": epochs_after, **(after or {})})
     for phase in ("between", "after"):
+        _change(values[phase], both or {})
         _change(values[phase]["optimizer"], optimizer or {})
     return PruneSettings.checked(**values)
 

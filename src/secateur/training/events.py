@@ -31,6 +31,11 @@ class Note(Event):
 
 
 @dataclass(frozen=True)
+class Fact(Event):
+    """Base of what is for the records, and not worth a line to a person."""
+
+
+@dataclass(frozen=True)
 class Progress(Event):
     """Work that takes a while has come a step further.
 

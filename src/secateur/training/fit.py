@@ -68,6 +68,7 @@ class Fit:
         step: optimizer steps finished.
         evaluation: of the last epoch, if there is validation data.
         best: the best evaluation so far.
+        best_epoch: its number.
         history: every epoch so far.
     """
 
@@ -75,6 +76,7 @@ class Fit:
     step: int = 0
     evaluation: Evaluation | None = None
     best: Evaluation | None = None
+    best_epoch: int = 0
     history: list[EpochDone] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = field(default=None, repr=False)
 
@@ -184,7 +186,7 @@ class _Loop:
 
     def run(self, judge: Judge | None, observer: AbstractContextManager[Any]) -> None:
         """All epochs."""
-        while self.state.epoch < self.epochs:
+        while self.state.epoch < self.epochs and not self.out_of_patience():
             began = time.perf_counter()
             last = self.state.epoch + 1 == self.epochs
             with observer if last else nullcontext():
@@ -276,6 +278,11 @@ class _Loop:
         highest = max(done.top1 for done in self.state.history if done.top1 is not None)
         return evaluation.top1 > highest - _BEYOND_CHANCE * best.error
 
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs have gone by without a better one."""
+        state, patience = self.state, self.settings.patience
+        return patience is not None and state.best is not None and state.epoch - state.best_epoch >= patience
+
     def close_epoch(self, loss: float, rate: float, seconds: float) -> None:
         """Writes the epoch down, keeps the network, and tells about it."""
         state = self.state
@@ -283,7 +290,7 @@ class _Loop:
         found = evaluation is not None and self.is_better(evaluation)
         best = found and self.settings.keep_best
         if found:
-            state.best = evaluation
+            state.best, state.best_epoch = evaluation, state.epoch
         if best:
             self.around.keep("best", evaluation)
             weights = self.model.state_dict()

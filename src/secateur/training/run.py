@@ -17,14 +17,15 @@ from secateur.files import write_text
 from secateur.training import toml
 from secateur.training.interrupt import StoppedError
 
-CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK = (
+CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "config.toml",
     "metrics.jsonl",
     "summary.json",
+    "measured.json",
     "checkpoints",
     ".lock",
 )
-_OWN = frozenset((CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK))
+_OWN = frozenset((CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK))
 
 
 class RunError(SecateurError):
@@ -35,7 +36,8 @@ class Run:
     """A folder that one process fills while it works; readable by others at any moment.
 
     ``config.toml`` holds what is needed to repeat the run, ``metrics.jsonl`` one JSON object a
-    line, ``summary.json`` the outcome so far, ``checkpoints/`` the networks. Every write is atomic.
+    line, ``summary.json`` the outcome so far, ``measured.json`` what was found out about the network
+    on the way, ``checkpoints/`` the networks. Every write is atomic.
     Use it as a context manager: until its end the folder is locked against other processes, and the
     status in ``summary.json`` is ``running``; afterwards it is ``done``, ``interrupted`` or ``failed``.
 
@@ -145,6 +147,14 @@ class Run:
         self._summary.update(entries)
         self._write(SUMMARY, json.dumps(_plain(self._summary), indent=2, allow_nan=False) + "\n")
 
+    def remember(self, measured: Mapping[str, object]) -> None:
+        """Writes ``measured.json``.
+
+        Args:
+            measured: plain values, in nested mappings and lists.
+        """
+        self._write(MEASURED, json.dumps(_plain(measured), allow_nan=False) + "\n")
+
     @property
     def summary(self) -> Mapping[str, Any]:
         """What ``summary.json`` holds."""
@@ -237,6 +247,26 @@ def read_summary(path: Path | str) -> dict[str, Any]:
         raise RunError(f"{path} holds no {SUMMARY}; is it a run folder?")
     summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return summary
+
+
+def read_measured(path: Path | str) -> dict[str, Any]:
+    """A run's ``measured.json``.
+
+    Args:
+        path: the run folder, or the file itself.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    file = Path(path)
+    file = file / MEASURED if file.is_dir() else file
+    if not file.is_file():
+        raise RunError(f"{path} holds no {MEASURED}; give the folder of a run that measured something")
+    try:
+        measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}); measure anew") from error
+    return measured
 
 
 def read_config(path: Path | str) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class FitSettings(Settings):
         keep_best: leave the network as it was at its best validation accuracy, not as it was last. Where
             the learning rate ends at zero, an epoch less than two standard errors below the best so far
             counts as the better one: it has learnt longer, and the difference is chance.
+        patience: stop after so many epochs without a better one, if given; of use with a constant
+            learning rate, since schedules are laid out for all epochs.
     """
 
     epochs: int = Field(default=10, ge=0)
@@ -94,6 +96,7 @@ class FitSettings(Settings):
     clip_norm: float | None = Field(default=None, gt=0)
     average: float = Field(default=0.0, ge=0, lt=1)
     keep_best: bool = True
+    patience: int | None = Field(default=None, ge=1)
 
 
 class DeviceSettings(Settings):

@@ -1,0 +1,184 @@
+"""Where the networks of a pruning job are cut: once, or as often as a search asks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.budget import Budget
+from secateur.data import ImageData
+from secateur.jobs.networks import Network
+from secateur.jobs.records import cut_record
+from secateur.jobs.settings import PruneJob, Search
+from secateur.jobs.workplace import Workplace
+from secateur.recipes import Cut, Measured, Tried, prune_iteratively, smallest_within
+from secateur.training.evaluate import Evaluation, evaluate
+from secateur.training.events import Event, Note
+from secateur.training.run import read_measured
+
+_SECONDS_BETWEEN_WRITES = 5.0
+
+
+@dataclass
+class Bench:
+    """Cuts networks the way a job says, and writes down what it finds out.
+
+    Attributes:
+        job: what to do.
+        place: where.
+        network: the network as it was.
+        data: to rank, fine-tune and choose on.
+        measured: scores and curves of the network as it was, once they are known.
+    """
+
+    job: PruneJob
+    place: Workplace
+    network: Network
+    data: ImageData
+    measured: Measured | None = None
+    _cuts: list[Cut] = field(default_factory=list)
+    _written: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.job.measured is not None:
+            self.measured = Measured.from_dict(read_measured(self.job.measured))
+
+    def cut(self, model: nn.Module, budget: Budget) -> tuple[Cut, ...]:
+        """Cuts a network to a budget in place, with fine-tuning; a checkpoint is kept all along.
+
+        Args:
+            model: the network as it was, or a copy.
+            budget: what may remain.
+
+        Returns:
+            The cuts.
+        """
+        self._cuts.clear()
+        result = prune_iteratively(
+            model,
+            self.network.example(),
+            budget,
+            self.data.training_batches(),
+            self.job.recipe,
+            calibration=self.data.training_batches(augment=False),
+            validation=self.data.validation_batches(),
+            ignore=self.job.ignore,
+            only=self.job.only,
+            check_inputs=self._check_inputs(),
+            measured=self.measured,
+            surroundings=replace(
+                self.place.surroundings(lambda name, found: self.keep(name, model, found)),
+                listener=self._hear,
+            ),
+        )
+        self._remember(result.measured)
+        return result.cuts
+
+    def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
+        """Writes a network to the run's checkpoints, with the cuts so far.
+
+        Args:
+            name: of the checkpoint.
+            model: the network.
+            evaluation: of it on the validation pictures.
+        """
+        network = replace(self.network, model=model).after(cut_record(cut) for cut in self._cuts)
+        return self.place.save(name, network, evaluation)
+
+    def judge(self, model: nn.Module) -> Evaluation:
+        """A network on the validation pictures, which nothing is reported on."""
+        return evaluate(
+            model,
+            self.data.validation_batches(),
+            machine=self.place.machine,
+            task="validating",
+            listener=self.place.listener,
+            interruption=self.place.interruption,
+        )
+
+    def _check_inputs(self) -> Tensor:
+        pictures = next(iter(self.data.validation_batches()))[0]
+        return pictures.to(self.place.machine.device)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Cut):
+            self._cuts.append(event)
+        if isinstance(event, Measured) and time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self._remember(event)
+        self.place.listener(event)
+
+    def _remember(self, measured: Measured | None) -> None:
+        if measured is not None and measured != self.measured:
+            self.measured = measured
+            self.place.run.remember(measured.to_dict())
+            self._written = time.monotonic()
+
+
+def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list[dict[str, Any]]]:
+    """Looks for the smallest network that loses no more accuracy than it may.
+
+    Args:
+        settings: what may be lost, and how long to look.
+        bench: cuts and judges.
+
+    Returns:
+        The network, its cuts, and every point of the path, with its checkpoint.
+    """
+    start = bench.judge(bench.network.model)
+    bench.place.listener(
+        Note(
+            f"the network as it is: {start}, standard error {100 * start.error:.1f} points; "
+            f"at most {settings.max_drop:g} points may be lost"
+        )
+    )
+    tries: list[_Try] = [_Try(())]
+
+    def attempt(model: nn.Module, share: float) -> nn.Module:
+        tries.append(_Try(()))
+        tries[-1] = _Try(bench.cut(model, Budget(**{settings.of: share})))
+        return model
+
+    def judge(model: nn.Module) -> float:
+        found = start if model is bench.network.model else bench.judge(model)
+        if model is not bench.network.model:
+            tries[-1] = replace(tries[-1], file=bench.keep(f"try-{len(tries) - 1}", model, found))
+        return 100 * found.top1
+
+    result = smallest_within(
+        bench.network.model,
+        settings.max_drop,
+        attempt,
+        judge,
+        tries=settings.tries,
+        listener=bench.place.listener,
+    )
+    path = [_point(tried, tries[tried.number]) for tried in result.path]
+    best = tries[result.best.number]
+    network = replace(bench.network, model=result.model)
+    bench.place.save("best", network.after(cut_record(cut) for cut in best.cuts))
+    return network, best.cuts, path
+
+
+@dataclass(frozen=True)
+class _Try:
+    """What a search made of one budget."""
+
+    cuts: tuple[Cut, ...]
+    file: Path | None = None
+
+
+def _point(tried: Tried, made: _Try) -> dict[str, Any]:
+    return {
+        "number": tried.number,
+        "share": tried.share,
+        "validation_top1": tried.score / 100 if math.isfinite(tried.score) else None,
+        "held": tried.held,
+        "cost": asdict(made.cuts[-1].plan.cost_after) if made.cuts else None,
+        "checkpoint": made.file,
+    }

@@ -1,0 +1,144 @@
+"""How small a network can become before it is too bad: a search over budgets."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from secateur.errors import BudgetError, UsageError
+from secateur.training.evaluate import Metric
+from secateur.training.events import Event, Listener, silent
+
+Unit = Literal["macs", "params", "channels", "memory"]
+"""What is made small."""
+
+Attempt = Callable[[nn.Module, float], nn.Module]
+"""Cuts the copy that it is given to a share of the original's cost, wins accuracy back, and returns it."""
+
+_FIRST = 0.5
+
+
+@dataclass(frozen=True)
+class Tried(Event):
+    """One point of the path: a share, and how good the network was there.
+
+    Attributes:
+        number: from 1; 0 for the network as it was.
+        share: of the cost that was left.
+        score: how good the network was, larger being better.
+        held: whether that is within the allowed drop.
+    """
+
+    number: int
+    share: float
+    score: float
+    held: bool
+
+    def __str__(self) -> str:
+        if self.score == -math.inf:
+            return f"try {self.number}: {self.share:.1%} cannot be reached"
+        verdict = "holds" if self.held else "is too bad"
+        return f"try {self.number}: {self.share:.1%} left scores {self.score:.4g} and {verdict}"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What came of a search.
+
+    Attributes:
+        model: the smallest network that held; a copy of the original if none did.
+        best: its point.
+        path: every point that was tried, in order, the original first.
+    """
+
+    model: nn.Module
+    best: Tried
+    path: tuple[Tried, ...]
+
+    @property
+    def front(self) -> tuple[Tried, ...]:
+        """The points that no other beats in both size and score, the largest first."""
+        ordered = sorted(self.path, key=lambda point: (point.share, -point.score))
+        front: list[Tried] = []
+        for point in ordered:
+            if not front or point.score > front[-1].score:
+                front.append(point)
+        return tuple(reversed(front))
+
+
+def smallest_within(
+    model: nn.Module,
+    max_drop: float,
+    attempt: Attempt,
+    judge: Metric,
+    *,
+    tries: int = 6,
+    ratio: float = 1.05,
+    listener: Listener = silent,
+) -> SearchResult:
+    """Finds the smallest share of the cost at which a network is still good enough.
+
+    The first try leaves half; as long as tries hold, each leaves half of the one before. Between the
+    smallest share that held and the largest that did not, the next try lies at the geometric mean, until
+    the two are within ``ratio`` or the tries are used up. Each try starts from the original network, so that
+    every point is what that budget alone would give. A budget that cannot be met counts as too bad.
+
+    Args:
+        model: the original; left as it is.
+        max_drop: by how much the score may fall, in the unit of ``judge``.
+        attempt: for example ``lambda net, share: prune_iteratively(net, x, Budget(macs=share), ...).model``.
+        judge: how good a network is, larger being better; on examples that nothing is reported on.
+        tries: how many networks are made at most.
+        ratio: how close to the border is close enough.
+        listener: hears ``Tried``.
+
+    Returns:
+        The smallest network that held, and every point on the way.
+
+    Raises:
+        UsageError: ``max_drop`` is negative, or there is no try.
+
+    >>> net = nn.Linear(1, 1)
+    >>> sizes = {id(net): 1.0}
+    >>> def attempt(copy, share):
+    ...     sizes[id(copy)] = share
+    ...     return copy
+    >>> def judge(network):  # gets bad below 0.3
+    ...     return min(1.0, sizes[id(network)] / 0.3)
+    >>> result = smallest_within(net, 0.0, attempt, judge)
+    >>> [round(point.share, 3) for point in result.path]
+    [1.0, 0.5, 0.25, 0.354, 0.297, 0.324, 0.31]
+    >>> round(result.best.share, 3)
+    0.31
+    """
+    if not max_drop >= 0 or tries < 1:
+        raise UsageError(
+            f"a search needs an allowed drop of at least 0 and a try, not {max_drop} and {tries}"
+        )
+    origin = Tried(0, 1.0, float(judge(model)), held=True)
+    path, best, kept, too_small = [origin], origin, model, 0.0
+    while len(path) <= tries and best.share > ratio * too_small:
+        share = math.sqrt(best.share * too_small) if too_small else best.share * _FIRST
+        found = _attempted(copy.deepcopy(model), share, attempt)
+        score = -math.inf if found is None else float(judge(found))
+        point = Tried(len(path), share, score, held=score >= origin.score - max_drop)
+        path.append(point)
+        listener(point)
+        if found is not None and point.held:
+            best, kept = point, found
+        else:
+            too_small = share
+    return SearchResult(copy.deepcopy(model) if kept is model else kept, best, tuple(path))
+
+
+def _attempted(model: nn.Module, share: float, attempt: Attempt) -> nn.Module | None:
+    """The smaller network, or nothing where the budget cannot be met."""
+    try:
+        return attempt(model, share)
+    except BudgetError:
+        return None
