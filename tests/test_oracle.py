@@ -94,6 +94,59 @@ def test_a_change_is_that_of_the_cut_network(name: str) -> None:
             assert float(found[group.name][0]) == pytest.approx(change, abs=1e-5 * max(1.0, whole))
 
 
+@pytest.mark.parametrize("at_once", [2, 3, 50])
+def test_channels_that_share_a_pass_change_as_they_do_alone(
+    net: Coupled, batches: list[Batch], at_once: int
+) -> None:
+    graph = sec.trace(net, batches[0][0][:2])
+    alone = sec.oracle(net, graph, batches, cross_entropy, at_once=1)
+    passes: list[int] = []
+    found = sec.oracle(
+        net,
+        graph,
+        batches,
+        cross_entropy,
+        at_once=at_once,
+        progress=lambda now, _: passes.append(now.measured),
+    )
+    assert found.loss == pytest.approx(alone.loss, rel=1e-6)
+    for name in alone:
+        assert found[name].tolist() == pytest.approx(alone[name].tolist(), abs=2e-6)
+    groups = [group.channels for group in graph.prunable]
+    assert len(passes) == sum(-(-channels // at_once) for channels in groups)
+
+
+class Mixed(nn.Module):
+    """Examples in the second dimension while channels are mixed, and a norm over channels behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(5, 6), nn.Linear(6, 6), nn.LayerNorm(6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).transpose(0, 1).relu()
+        return self.last(self.norm(self.second(x))).transpose(0, 1).mean(1)
+
+
+def test_where_examples_do_not_lie_in_front_channels_get_passes_of_their_own() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Mixed().eval()
+        x = torch.randn(3, 12, 5)
+    graph, targets = sec.trace(net, x[:2]), torch.tensor([0, 1, 2])
+    alone = sec.oracle(net, graph, [(x, targets)], cross_entropy, at_once=1)
+    shared = sec.oracle(net, graph, [(x, targets)], cross_entropy, at_once=4)
+    assert set(alone) == {"first", "second"}
+    for name in alone:
+        assert shared[name].tolist() == pytest.approx(alone[name].tolist(), abs=1e-6)
+
+
+def test_a_number_of_channels_below_one_is_refused(net: Coupled, batches: list[Batch]) -> None:
+    with pytest.raises(UsageError, match="at_once"):
+        sec.oracle(net, sec.trace(net, batches[0][0][:2]), batches, cross_entropy, at_once=0)
+
+
 def test_what_was_measured_before_is_not_measured_again(net: Coupled, batches: list[Batch]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
     told: list[tuple[int, int]] = []
@@ -103,13 +156,13 @@ def test_what_was_measured_before_is_not_measured_again(net: Coupled, batches: l
         told.append((found.measured, total))
         kept.append(found)
 
-    full = sec.oracle(net, graph, batches, cross_entropy, progress=progress)
+    full = sec.oracle(net, graph, batches, cross_entropy, at_once=1, progress=progress)
     total = full.measured
     assert told == [(done, total) for done in range(1, total + 1)]
     half = sec.Oracle.from_dict(json.loads(json.dumps(kept[3].to_dict())))
     assert half.measured == 4
     told.clear()
-    again = sec.oracle(net, graph, batches, cross_entropy, resume=half, progress=progress)
+    again = sec.oracle(net, graph, batches, cross_entropy, at_once=1, resume=half, progress=progress)
     assert [done for done, _ in told] == list(range(5, total + 1))
     assert again == full
 

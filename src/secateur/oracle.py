@@ -2,7 +2,8 @@
 
 It is what every criterion tries to guess, and far too slow to prune by: one forward pass for each channel.
 Here the pass begins at the first step that feels the removal, with the values that the whole network has
-there, so a channel near the output costs next to nothing.
+there, so a channel near the output costs next to nothing; and where there are few examples, several
+channels share a pass.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Scores
-from secateur.errors import UsageError
+from secateur.errors import TraceError, UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
+from secateur.graph.masked import Removed
+from secateur.latency import device_of
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
 from secateur.recovery.trial import cut_alone, first_step
 
 _UNREAD = "nothing in the forward pass reads its channels"
 _SINGLE = "has a single channel"
+_BUSY_CPU, _BUSY_GPU = 64, 2048  # examples in a pass, copies counted
 
 Told = Callable[["Oracle", int], None]
-"""Told after each channel: what is known so far, and how many channels there will be."""
+"""Told after each pass: what is known so far, and how many channels there will be."""
 
 
 class Oracle(Mapping[str, Tensor]):
@@ -116,6 +121,7 @@ def oracle(
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     *,
     max_examples: int | None = None,
+    at_once: int | None = None,
     resume: Oracle | None = None,
     progress: Told | None = None,
 ) -> Oracle:
@@ -127,8 +133,10 @@ def oracle(
         batches: pairs of inputs and targets; the same ones are used for every channel.
         loss_fn: mean loss of a batch of outputs against targets.
         max_examples: how many examples to use; all by default.
+        at_once: how many channels share a pass; by default as many as keep the device busy. Memory grows
+            with it. Where a network mixes its examples, channels get passes of their own.
         resume: what was measured before on the same examples; only what is missing is measured.
-        progress: told after each channel.
+        progress: told after each pass.
 
     Returns:
         The changes of all prunable groups.
@@ -145,9 +153,30 @@ def oracle(
         (torch.Size([3]), 8)
     """
     inputs, targets = _pairs(batches, max_examples)
-    script = write_script(model, graph, inputs, max_examples)
+    copies = at_once if at_once is not None else _at_once(model, len(targets))
+    if copies < 1:
+        raise UsageError(f"at_once is a number of channels of at least 1, not {copies}")
+    script = _script(model, graph, inputs, max_examples, copies)
     bench = _Bench(graph, script, named_tensors(model), targets, loss_fn)
     return bench.measure(resume, progress)
+
+
+def _at_once(model: nn.Module, examples: int) -> int:
+    """Channels that share a pass, so that there is enough to do at once."""
+    busy = _BUSY_CPU if device_of(model).type == "cpu" else _BUSY_GPU
+    return max(1, busy // examples)
+
+
+def _script(
+    model: nn.Module, graph: ChannelGraph, inputs: list[Any], most: int | None, copies: int
+) -> Script:
+    """The forward pass for so many copies, or for one where it cannot be captured for more."""
+    try:
+        return write_script(model, graph, inputs, most, copies)
+    except (UsageError, TraceError):
+        if copies == 1:
+            raise
+    return write_script(model, graph, inputs, most)
 
 
 def _pairs(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Tensor]:
@@ -193,15 +222,14 @@ class _Bench:
                 unmeasured[group.name] = _SINGLE if group.channels == 1 else _UNREAD
             else:
                 start[group.name] = step
-        whole = Run(self._script, self._graph.removed, self._tensors)
-        loss = self._loss(whole)
+        outputs = Run(self._script, self._graph.removed, self._tensors).outputs()
+        loss = self._losses_of(outputs[:1] if self._script.copies > 1 else outputs[None])[0]
         changes = self._known(start, resume, loss)
         total = sum(len(values) for values in changes.values())
         for name in sorted(start, key=start.__getitem__):
-            for channel in changes[name].isnan().nonzero().flatten().tolist():
-                self._whole.advance(start[name])
-                removed = self._without(self._graph[name], channel)
-                changes[name][channel] = self._loss(self._whole.fork(removed, self._tensors)) - loss
+            self._whole.advance(start[name])
+            for channels, losses in self._losses(self._graph[name], changes[name].isnan()):
+                changes[name][channels] = torch.tensor(losses, dtype=torch.float64) - loss
                 if progress is not None:
                     progress(Oracle(changes, loss, self._script.examples, unmeasured), total)
         return Oracle(changes, loss, self._script.examples, unmeasured)
@@ -226,9 +254,32 @@ class _Bench:
             )
         return {name: resume[name] for name in unknown}
 
-    def _without(self, group: Group, channel: int) -> Any:
-        return cut_alone(self._graph, group, [other for other in range(group.channels) if other != channel])
+    def _losses(self, group: Group, unknown: Tensor) -> Iterator[tuple[list[int], list[float]]]:
+        """Channels whose removal is not measured yet, some at a time, and the losses without each."""
+        waiting = unknown.nonzero().flatten().tolist()
+        together = self._script.copies > 1 and self._can_share(group)
+        step = self._script.copies if together else 1
+        for at in range(0, len(waiting), step):
+            channels = waiting[at : at + step]
+            yield channels, self._losses_of(self._pass(group, channels, together))[: len(channels)]
 
-    def _loss(self, run: Run) -> float:
-        outputs = run.outputs()
-        return float(self._loss_fn(outputs, self._targets.to(outputs.device)).double())
+    def _can_share(self, group: Group) -> bool:
+        """Whether channels of a group that share a pass come out as they do alone."""
+        together, alone = (self._pass(group, [0, 1], shared)[0] for shared in (True, False))
+        return torch.allclose(together, alone, rtol=1e-4, atol=1e-6 * float(alone.abs().max()))
+
+    def _pass(self, group: Group, channels: list[int], together: bool) -> Tensor:
+        """Outputs without each of some channels, shape ``(copies, examples, ...)``."""
+        rows = [self._without(group, channel) for channel in channels]
+        # Copies that are left over are silenced like the last.
+        rows += rows[-1:] * (self._script.copies - len(rows))
+        removed = np.stack(rows) if together else rows[0]
+        outputs = self._whole.fork(removed, self._tensors).outputs()
+        return outputs if self._script.copies > 1 else outputs[None]
+
+    def _losses_of(self, outputs: Tensor) -> list[float]:
+        targets = self._targets.to(outputs.device)
+        return [float(self._loss_fn(one, targets).double()) for one in outputs]
+
+    def _without(self, group: Group, channel: int) -> Removed:
+        return cut_alone(self._graph, group, [other for other in range(group.channels) if other != channel])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.budget import Budget
+from secateur.criteria import Scores, channel_costs
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, trace
 from secateur.recipes.settings import PruneSettings
@@ -82,3 +83,16 @@ def test_milestones_fall_steadily_and_never_below_the_goal(start: int, share: fl
     stones = [route.milestone(step / steps).get("macs", goal) for step in range(1, steps + 1)]
     assert stones == sorted(stones, reverse=True)
     assert stones[-1] == pytest.approx(goal, rel=1e-9)
+
+
+def test_charges_move_the_cut_to_dear_channels(graph: ChannelGraph) -> None:
+    """With equal scores, a high rate cuts where a channel saves most, as the charged scores say."""
+    equal = Scores("equal", {group.name: torch.ones(group.channels) for group in graph.prunable})
+    settings = PruneSettings(steps=1, charge="params", charge_rate=1e6)
+    plan = Route.to(Budget(channels=0.7), graph, settings).step(graph, equal, 1).plan
+    costs = channel_costs(graph, "params")
+    dearest = max(costs, key=lambda name: costs[name] * 1e6 - float(equal.normalized("l2")[name][0]))
+    assert set(plan.removed) == {dearest}
+    free = PruneSettings(steps=1, charge="params", charge_rate=0)
+    plain = Route.to(Budget(channels=0.7), graph, PruneSettings(steps=1)).step(graph, equal, 1).plan
+    assert Route.to(Budget(channels=0.7), graph, free).step(graph, equal, 1).plan.removed == plain.removed

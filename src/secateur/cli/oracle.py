@@ -23,6 +23,10 @@ def oracle(
         str | None,
         typer.Option(metavar="NAME,...", help="Criteria to compare; those of the paper if not given."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to draw it too, as one HTML page that needs no network."),
+    ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Training pictures to look at.")] = 256,
     weights: options.Weights = None,
     model: options.Builder = None,
@@ -37,19 +41,26 @@ def oracle(
     interrupted; the same command goes on.
 
     Examples:
-      secateur oracle runs/digits --data digits --out digits-oracle.json
+      secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html
       secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,fisher --out oracle.json
     """
     from secateur.cli.console import Reporter
     from secateur.cli.tables import agreements
+    from secateur.errors import UsageError
+    from secateur.files import write_text
     from secateur.jobs.oracle import CRITERIA
     from secateur.jobs.oracle import oracle as work
     from secateur.jobs.settings import DataChoice, NetworkChoice
+    from secateur.report import agreement_page
 
+    if page is not None and not page.absolute().parent.is_dir():
+        raise UsageError(f"{page}: there is no folder {page.parent}")
     choice = NetworkChoice.checked(source=network, weights=weights, size=size, builder=model)
     pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
     names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
     with Reporter(as_json=json) as reporter:
         found = work(choice, pictures, out, names, examples, reporter)
+        if page is not None:
+            write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)
         reporter.tell(f"{sum(map(len, found['changes'].values())):,} channels in {out}")

@@ -82,6 +82,15 @@ def prune(
             help="Rule that values a channel; taylor with --data, magnitude without.", rich_help_panel=_RECIPE
         ),
     ] = None,
+    charge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNIT",
+            help="Charge each channel for what it costs: macs, params, bytes or memory, 1e-3 of normalised "
+            "score per million.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     allocate: Annotated[
         str | None,
         typer.Option(
@@ -257,6 +266,7 @@ def prune(
         },
         criterion=criterion or (None if data else DATA_FREE),
         filters_only=filters_only,
+        charge=charge,
         allocate=allocate,
         repair=repair,
         repair_batches=repair_batches,

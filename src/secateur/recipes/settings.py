@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from secateur.criteria.charge import Charge
 from secateur.errors import UsageError
 from secateur.recipes.ranking import CURVE_BATCHES, Allocate
 from secateur.training.settings import FitSettings, OptimizerSettings, Settings
@@ -22,6 +23,8 @@ class PruneSettings(Settings):
     Attributes:
         criterion: name of the rule that values a channel.
         normalize: how scores are made comparable between groups.
+        charge: charge each channel for what it costs in this unit, before scores are compared between groups.
+        charge_rate: score per million of that unit (arXiv 1611.06440 has 1e-3 on normalised scores).
         allocate: how the budget is shared out: ``global`` ranks the channels of all groups together,
             ``uniform`` takes the same share from every group and ranks within it, ``curves`` measures
             what each width of each group does to the outputs and takes the least damage.
@@ -43,6 +46,8 @@ class PruneSettings(Settings):
 
     criterion: str = "taylor"
     normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
+    charge: Charge | None = None
+    charge_rate: float = Field(default=1e-3, ge=0)
     allocate: Allocate = "global"
     repair: bool = False
     repair_batches: int = Field(default=10, ge=1)

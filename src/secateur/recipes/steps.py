@@ -10,6 +10,7 @@ import torch
 
 from secateur.budget import Budget, make_plan
 from secateur.budget.limits import amount_of
+from secateur.criteria import Scores, charged
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.plan import PruningPlan
 from secateur.recipes.ranking import scope_of
@@ -120,11 +121,16 @@ class Route:
 
     def plan(self, graph: ChannelGraph, scores: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
         """The plan within limits that keeps to the settings."""
+        settings, normalize = self.settings, self.settings.normalize
+        if settings.charge is not None and isinstance(scores, Scores):
+            # Charges are in units of normalised scores, which must not be normalised again.
+            scores = charged(scores.normalized(normalize), graph, settings.charge, settings.charge_rate)
+            normalize = "none"
         return make_plan(
             graph,
             scores,
             Budget(**limits),
-            normalize=self.settings.normalize,
+            normalize=normalize,
             scope=scope_of(self.settings.allocate),
             round_to=self.settings.round_to,
             min_channels=self.settings.min_channels,

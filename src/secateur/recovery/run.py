@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.graph.capture import Origin
 from secateur.graph.masked import MaskedInterpreter, Removed
+from secateur.recovery.abreast import AbreastInterpreter
 from secateur.recovery.script import Portion, Script
 
 Values = dict[Node, Any]
@@ -26,7 +27,8 @@ class Run:
 
     Args:
         script: the forward pass and the examples.
-        removed: per slot, whether its channel is silenced.
+        removed: per slot, whether its channel is silenced; or one such row for each of several copies
+            of the examples that lie behind each other in every portion.
         tensors: parameters and buffers by name; looked up at each step, so they may be changed
             on the way.
     """
@@ -36,7 +38,7 @@ class Run:
         self.removed = removed
         self.tensors = tensors
         self.at = 0
-        self._interpreter = MaskedInterpreter(script.wiring, removed)
+        self._interpreter = _interpreter(script, removed)
         self._values = [self._begin(portion) for portion in script.portions]
 
     def value(self, portion: int, node: Node) -> Any:
@@ -67,7 +69,7 @@ class Run:
             arguments = [values.get(item, item) for item in tree_leaves(self.script.nodes[final].args)]
             first = next(item for item in arguments if isinstance(item, Tensor))
             results.append(self.script.trimmed(first, portion))
-        return torch.cat(results)
+        return torch.cat(results, 1 if self.script.copies > 1 else 0)
 
     def fork(self, removed: Removed, tensors: Mapping[str, Tensor]) -> Run:
         """Another network that stands at the same step with the same values.
@@ -78,7 +80,7 @@ class Run:
         """
         other = Run.__new__(Run)
         other.script, other.removed, other.tensors, other.at = self.script, removed, tensors, self.at
-        other._interpreter = MaskedInterpreter(self.script.wiring, removed)
+        other._interpreter = _interpreter(self.script, removed)
         # Operators that work in place must not reach the values of this run.
         copied: dict[int, Tensor] = {}
         other._values = [
@@ -128,3 +130,8 @@ class Run:
                 values[source] = self.tensors[placeholders[source.name].name]
                 lent.append(source)
         return lent
+
+
+def _interpreter(script: Script, removed: Removed) -> MaskedInterpreter:
+    kind = MaskedInterpreter if removed.ndim == 1 else AbreastInterpreter
+    return kind(script.wiring, removed)

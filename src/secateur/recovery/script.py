@@ -51,6 +51,7 @@ class Script:
         last: for each value, the index of the last step that needs it.
         portions: the examples.
         size: number of examples in a portion.
+        copies: how often each portion holds its examples, one copy behind the other.
     """
 
     wiring: Wiring
@@ -58,6 +59,7 @@ class Script:
     last: dict[Node, int]
     portions: tuple[Portion, ...]
     size: int
+    copies: int = 1
 
     @property
     def program(self) -> Program:
@@ -88,12 +90,22 @@ class Script:
         return replace(self, portions=_portions(taken, self.size))
 
     def trimmed(self, value: Tensor, portion: Portion) -> Tensor:
-        """The rows of a value that belong to examples that count; an example's rows lie together."""
+        """The rows of a value that belong to examples that count; an example's rows lie together.
+
+        With several copies, the result has one more dimension in front, for the copies.
+        """
+        if self.copies > 1:
+            value = value.unflatten(0, (self.copies, value.shape[0] // self.copies))
+            return value[:, : value.shape[1] * portion.count // self.size]
         return value[: value.shape[0] * portion.count // self.size]
 
 
 def write_script(
-    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], max_examples: int | None = None
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    max_examples: int | None = None,
+    copies: int = 1,
 ) -> Script:
     """Captures the forward pass of a network for the examples of some batches.
 
@@ -102,6 +114,7 @@ def write_script(
         graph: its channel graph.
         batches: inputs, or pairs of inputs and targets (which are not used); batch first.
         max_examples: how many examples to use; all by default.
+        copies: how often each portion holds its examples.
 
     Returns:
         The script.
@@ -111,14 +124,14 @@ def write_script(
     """
     leaves, spec = gathered(batches, device_of(model), max_examples)
     size = min(_PORTION, _count(leaves))
-    portions = _portions(leaves, size)
-    wiring = _current(graph, _program(model, graph, portions[0].leaves, spec, size))
+    portions = _copied(_portions(leaves, size), copies)
+    wiring = _current(graph, _program(model, graph, portions[0].leaves, spec, size * copies))
     nodes = tuple(node for node in wiring.program.graph.nodes if node.op != "placeholder")
     index_of = {node: index for index, node in enumerate(nodes)}
     last = {
         node: max((index_of[user] for user in node.users), default=-1) for node in wiring.program.graph.nodes
     }
-    return Script(wiring, nodes, last, tuple(portions), size)
+    return Script(wiring, nodes, last, portions, size, copies)
 
 
 def _count(leaves: Sequence[Any]) -> int:
@@ -136,6 +149,20 @@ def _portions(leaves: Sequence[Any], size: int) -> tuple[Portion, ...]:
         )
         portions.append(Portion(part, min(size, total - start)))
     return tuple(portions)
+
+
+def _copied(portions: tuple[Portion, ...], copies: int) -> tuple[Portion, ...]:
+    if copies == 1:
+        return portions
+    return tuple(
+        replace(
+            portion,
+            leaves=tuple(
+                torch.cat([leaf] * copies) if isinstance(leaf, Tensor) else leaf for leaf in portion.leaves
+            ),
+        )
+        for portion in portions
+    )
 
 
 def gathered(
