@@ -4,7 +4,7 @@ A CIFAR-10 residual network is first adapted to the pictures; that is the baseli
 share of its MACs and trains it: same pictures, epochs, batches, augmentation, optimizer and schedule for all.
 
     python benchmarks/recovery.py --data cifar10 --weights resnet56.th --work runs/recovery
-        [--network resnet56] [--shares 0.4] [--seeds 3] [--epochs 6] [--rates 0.03] [--only NAME ...]
+        [--network resnet56] [--shares 0.4] [--seeds 0 1 2] [--epochs 3] [--rates 0.03] [--only NAME ...]
 
 Rows that ``WORK/rows.jsonl`` holds already are not run again. Accuracy is that of the last epoch on test
 pictures; nothing is chosen by them.
@@ -46,12 +46,20 @@ class Way:
     Attributes:
         cut: makes the smaller network.
         distill: weight of the baseline's answers in the loss.
+        temperature: of those answers.
         average: decay of the average of the weights.
     """
 
     cut: Cut
     distill: float = 0.0
+    temperature: float = 4.0
     average: float = 0.0
+
+    def teacher(self, model: nn.Module | None) -> Teacher | None:
+        """The baseline, if it is to be learnt from."""
+        if model is None or not self.distill:
+            return None
+        return Teacher(copy.deepcopy(model), self.distill, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,7 @@ class Bench:
             epochs=row.epochs,
             schedule="one-cycle",
             average=way.average,
+            clip_norm=5.0,
             keep_best=False,
             optimizer=OptimizerSettings(learning_rate=row.rate, nesterov=True, weight_decay=5e-4),
         )
@@ -181,7 +190,7 @@ class Bench:
                 training(self.train, self.batch, row.seed),
                 settings,
                 validation=batches(self.test, 250),
-                teacher=Teacher(copy.deepcopy(teacher), way.distill) if teacher and way.distill else None,
+                teacher=way.teacher(teacher),
                 surroundings=around,
             )
         model.eval()
@@ -230,11 +239,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--network", default="resnet56")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[6])
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
-    parser.add_argument("--adapt", type=int, default=6, help="epochs of adaptation before all else")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.03])
+    parser.add_argument("--adapt", type=int, default=5, help="epochs of adaptation before all else")
     parser.add_argument("--adapt-rate", type=float, default=0.02)
-    parser.add_argument("--train", type=int, default=5000)
+    parser.add_argument("--train", type=int, default=6000)
     parser.add_argument("--test", type=int, default=2500)
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--batch", type=int, default=64)

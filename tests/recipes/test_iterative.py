@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.errors import BudgetError, TrainingError
-from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively
+from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively, work
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Event, Progress
 from secateur.training.fit import Surroundings
@@ -80,14 +80,14 @@ def test_scores_come_from_the_last_epoch_of_training(
     """The second cut must go by what a hand-written watch over the same steps finds."""
     settings = PruneSettings(steps=2, after=FitSettings(epochs=0))
     watched: list[sec.Scores] = []
-    original = iterative.Watch.scores
+    original = work.Watch.scores
 
-    def scores(self: iterative.Watch, **options: bool) -> sec.Scores:
+    def scores(self: work.Watch, **options: bool) -> sec.Scores:
         found = original(self, **options)
         watched.append(found)
         return found
 
-    with patch.object(iterative.Watch, "scores", scores):
+    with patch.object(work.Watch, "scores", scores):
         result, _, _ = run(net, example, batches, settings)
     second = result.cuts[1].plan
     for name, removed in second.removed.items():

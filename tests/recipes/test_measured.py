@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.recipes import Measured, PruneSettings, iterative, prune_iteratively
+from secateur.recipes import IterativeResult, Measured, PruneSettings, prune_iteratively, work
 from secateur.training.events import Event
 from secateur.training.fit import Surroundings
 from secateur.training.settings import FitSettings
@@ -21,7 +21,7 @@ CURVES = PruneSettings(
 
 def cut_to(
     share: float, net: nn.Module, example: Tensor, batches: list, measured: Measured | None = None
-) -> tuple[iterative.IterativeResult, list[Measured]]:
+) -> tuple[IterativeResult, list[Measured]]:
     heard: list[Event] = []
     result = prune_iteratively(
         copy.deepcopy(net),
@@ -41,7 +41,7 @@ def test_another_budget_measures_nothing_and_comes_to_the_same(
     first, _ = cut_to(0.75, net, example, batches)
     assert first.measured is not None
     kept = Measured.from_dict(json.loads(json.dumps(first.measured.to_dict())))
-    with patch.object(iterative, "score", side_effect=AssertionError("scored again")):
+    with patch.object(work, "score", side_effect=AssertionError("scored again")):
         again, told = cut_to(0.5, net, example, batches, kept)
     fresh, _ = cut_to(0.5, net, example, batches)
     assert told == []

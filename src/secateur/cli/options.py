@@ -14,6 +14,10 @@ Json = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for everything that comes of it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in --out that was stopped or killed; same options."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")]
 Builder = Annotated[
     str | None,

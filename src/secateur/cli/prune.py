@@ -210,6 +210,7 @@ def prune(
     channels_last: options.ChannelsLast = "auto",
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
     """Cut a network down to a budget by whole channels, prove each cut, and fine-tune.
@@ -280,6 +281,7 @@ def prune(
         data={"source": data, "batch_size": batch_size, "strict": strict} if data else None,
         out=out,
         overwrite=overwrite,
+        resume=resume,
         seed=seed,
         limits=limits or None,
         search=None if max_drop is None else {"max_drop": max_drop, "of": shrink, "tries": tries},

@@ -54,6 +54,7 @@ def train(
     channels_last: options.ChannelsLast = "auto",
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
     """Train a network on a folder of pictures, from published weights, a file, or nothing.
@@ -76,6 +77,7 @@ def train(
         data={"source": data, "batch_size": batch_size, "strict": strict},
         out=out,
         overwrite=overwrite,
+        resume=resume,
         seed=seed,
         fit={
             "epochs": epochs,

@@ -17,10 +17,10 @@ from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob, Search
 from secateur.jobs.workplace import Workplace
-from secateur.recipes import Cut, Measured, Tried, prune_iteratively, smallest_within
+from secateur.recipes import Cut, Measured, Resumed, Tried, prune_iteratively, smallest_within
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import Event, Note
-from secateur.training.run import read_measured
+from secateur.training.run import MEASURED, read_measured
 
 _SECONDS_BETWEEN_WRITES = 5.0
 
@@ -46,8 +46,10 @@ class Bench:
     _written: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.job.measured is not None:
-            self.measured = Measured.from_dict(read_measured(self.job.measured))
+        own = self.place.run.path / MEASURED
+        source = own if self.job.resume and own.is_file() else self.job.measured
+        if source is not None:
+            self.measured = Measured.from_dict(read_measured(source))
 
     def cut(self, model: nn.Module, budget: Budget) -> tuple[Cut, ...]:
         """Cuts a network to a budget in place, with fine-tuning; a checkpoint is kept all along.
@@ -109,6 +111,9 @@ class Bench:
     def _hear(self, event: Event) -> None:
         if isinstance(event, Cut):
             self._cuts.append(event)
+        if isinstance(event, Resumed):
+            self._cuts[:] = event.cuts
+            self.place.listener(Note(f"goes on after {len(event.cuts)} cuts"))
         if isinstance(event, Measured) and time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self._remember(event)
         self.place.listener(event)

@@ -6,16 +6,23 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import secateur
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, UsageError
 from secateur.jobs.settings import Job
 from secateur.recipes import Cut, Tried
 from secateur.training.events import EpochDone, Event, Listener, Note
-from secateur.training.run import Run
+from secateur.training.interrupt import StoppedError
+from secateur.training.run import CONFIG, Run, read_config
+
+STATE = "state"
+"""Name of the file beside the checkpoints that an interrupted run goes on from."""
+
+_NOT_SETTINGS = {"overwrite", "resume"}
 
 
 @contextmanager
@@ -33,17 +40,57 @@ def recorded(command: str, job: Job) -> Iterator[Run]:
         RunError: the folder cannot be used.
         SecateurError: what stopped the job; the message ends with where the last good state lies.
     """
-    with Run(job.out, overwrite=job.overwrite) as run:
-        settings = job.model_dump(mode="json", exclude_none=True)
-        run.configure({"command": command, "version": secateur.__version__, **settings})
+    settings = job.model_dump(mode="json", exclude_none=True, exclude=_NOT_SETTINGS)
+    settings = {"command": command, **settings}
+    if job.resume:
+        check_same(settings, job.out)
+    with Run(job.out, overwrite=job.overwrite, resume=job.resume) as run:
+        run.configure({**settings, "version": secateur.__version__})
         run.summarise(command=command, environment=environment())
         try:
             yield run
         except SecateurError as error:
             last = run.checkpoint("last")
-            if last.is_file():
-                error.args = (f"{error}; the last good state is {last}",)
+            where = f"; the last good state is {last}" if last.is_file() else ""
+            goes_on = isinstance(error, StoppedError) or run.checkpoint(STATE).is_file()
+            how = "; the same command with --resume goes on" if goes_on else ""
+            error.args = (f"{error}{where}{how}",)
             raise
+
+
+def check_same(settings: Mapping[str, Any], out: Path) -> None:
+    """Refuses to go on with a run that was told something else.
+
+    Args:
+        settings: of the command.
+        out: the run folder.
+
+    Raises:
+        UsageError: a setting differs.
+    """
+    if not (out / CONFIG).is_file():
+        return  # there is no run; that is said where the folder is opened
+    before, now = (_flat(tree) for tree in (read_config(out), settings))
+    before.pop("version", None)
+    different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if different:
+        shown = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in different[:3])
+        raise UsageError(f"--resume needs the settings that {out} began with: {shown}")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted names.
+
+    >>> _flat({"fit": {"epochs": 3}, "seed": 0})
+    {'fit.epochs': 3, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def environment() -> dict[str, Any]:

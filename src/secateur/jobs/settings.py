@@ -76,6 +76,7 @@ class Job(Settings):
         network: what to work on.
         out: the run folder.
         overwrite: replace an earlier run there.
+        resume: go on with an earlier run there.
         seed: start of all random numbers.
         device: where to compute.
         latency_batch: examples in the forward pass whose time is measured.
@@ -85,6 +86,7 @@ class Job(Settings):
     network: NetworkChoice
     out: Path
     overwrite: bool = False
+    resume: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: DeviceSettings = DeviceSettings()
     latency_batch: int = Field(default=1, ge=1)
@@ -142,6 +144,8 @@ class PruneJob(Job):
     def _one_goal(self) -> PruneJob:
         if (self.limits is None) == (self.search is None):
             raise ValueError("say either what may remain or what may be lost, and not both")
+        if self.search is not None and self.resume:
+            raise ValueError("a search cannot be gone on with; start it anew with --measured and this run")
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("a search, and earlier measurements, need data")
         return self

@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
-from secateur.jobs.records import recorded, recording
+from secateur.jobs.records import STATE, recorded, recording
 from secateur.jobs.settings import Job
 from secateur.models.inputs import Json
 from secateur.training.devices import Machine, make_machine
@@ -20,6 +20,7 @@ from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import Listener, Note, Progress
 from secateur.training.fit import Keep, Surroundings
 from secateur.training.interrupt import Interruption, interruptible
+from secateur.training.journal import Journal
 from secateur.training.run import Run
 from secateur.training.seeds import seeded
 
@@ -35,6 +36,7 @@ class Workplace:
         listener: hears how it goes, and writes it down.
         interruption: asked between steps.
         clock: seconds by part of the job.
+        journal: keeps what is needed to go on after a kill.
     """
 
     job: Job
@@ -43,6 +45,7 @@ class Workplace:
     listener: Listener
     interruption: Interruption
     clock: Clock
+    journal: Journal
 
     def surroundings(self, keep: Keep) -> Surroundings:
         """The workplace as a fit sees it.
@@ -50,7 +53,7 @@ class Workplace:
         Args:
             keep: writes the network to disk.
         """
-        return Surroundings(self.machine, self.listener, self.interruption, keep)
+        return Surroundings(self.machine, self.listener, self.interruption, keep, self.journal)
 
     def evaluate(self, model: nn.Module, batches: Batches) -> Evaluation:
         """Judges a network.
@@ -145,5 +148,11 @@ def at_work(command: str, job: Job, listener: Listener) -> Iterator[Workplace]:
     clock = Clock()
     with recorded(command, job) as run, seeded(job.seed), interruptible() as interruption:
         machine = make_machine(job.device)
-        yield Workplace(job, run, machine, recording(run, listener), interruption, clock)
+        file = run.checkpoint(STATE)
+        if not job.resume:
+            file.unlink(missing_ok=True)
+        journal = Journal(file, lambda: {"metrics": run.logged})
+        run.forget(int(journal.about.get("metrics", 0)))
+        yield Workplace(job, run, machine, recording(run, listener), interruption, clock, journal)
         run.summarise(seed=job.seed, seconds=clock.total())
+        journal.close()

@@ -6,6 +6,7 @@ from secateur.recipes.cutting import Cut
 from secateur.recipes.iterative import IterativeResult, prune_iteratively
 from secateur.recipes.measured import Measured
 from secateur.recipes.one_shot import PruneResult, prune
+from secateur.recipes.progress import Resumed
 from secateur.recipes.search import SearchResult, Tried, Unit, smallest_within
 from secateur.recipes.settings import CHANNELS_LEFT, RECIPES, PruneSettings, recipe
 
@@ -17,6 +18,7 @@ __all__ = [
     "Measured",
     "PruneResult",
     "PruneSettings",
+    "Resumed",
     "SearchResult",
     "Tried",
     "Unit",

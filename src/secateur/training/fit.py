@@ -23,10 +23,13 @@ from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
+from secateur.training.journal import Entry, Journal
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer, set_factor
 from secateur.training.schedules import factor
 from secateur.training.settings import FitSettings
+from secateur.training.snapshot import restore, snapshot, under
+from secateur.training.state import BEST, Fit, passes, prefixed, recalled, set_passes
 
 _BEYOND_CHANCE = 2.0  # standard errors, about one case in twenty
 
@@ -51,34 +54,20 @@ class Surroundings:
         listener: hears ``Progress`` and ``EpochDone``.
         interruption: asked after each step.
         keep: called when the network is worth writing to disk.
+        journal: keeps what is needed to go on after a kill.
     """
 
     machine: Machine = field(default_factory=make_machine)
     listener: Listener = silent
     interruption: Interruption = field(default_factory=Interruption)
     keep: Keep = keep_nothing
+    journal: Journal = field(default_factory=Journal)
 
 
-@dataclass
-class Fit:
-    """The state of a fit: all that changes from step to step besides network and optimizer.
+FIT = "fit"
+"""Name of this part of a journal."""
 
-    Attributes:
-        epoch: epochs finished.
-        step: optimizer steps finished.
-        evaluation: of the last epoch, if there is validation data.
-        best: the best evaluation so far.
-        best_epoch: its number.
-        history: every epoch so far.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    evaluation: Evaluation | None = None
-    best: Evaluation | None = None
-    best_epoch: int = 0
-    history: list[EpochDone] = field(default_factory=list)
-    best_weights: dict[str, Tensor] | None = field(default=None, repr=False)
+_AVERAGE = "average."
 
 
 def fit(
@@ -121,6 +110,9 @@ def fit(
         TrainingError: the loss is not finite; the step is not taken.
         DataError: there are no batches.
         StoppedError: the user asked to stop; the step was finished and the state kept.
+
+    With a journal in the surroundings, the state is kept after each epoch but the last; a call with the same
+    arguments then goes on from there, to the same bits.
     """
     around = surroundings or Surroundings()
     loop = _Loop(
@@ -133,12 +125,14 @@ def fit(
         phase=phase,
         around=around,
     )
+    loop.take_up()
     around.keep("last", None)
     with laid_out(model, loop.channels_last), loop.taught():
         try:
             loop.run(loop.judge_of(validation, metric), observe or nullcontext())
         except StoppedError:
             around.keep("last", None)
+            around.journal.flush()
             raise
         finally:
             set_factor(loop.optimizer, 1.0)  # the next phase begins at the base rate
@@ -187,6 +181,7 @@ class _Loop:
     def run(self, judge: Judge | None, observer: AbstractContextManager[Any]) -> None:
         """All epochs."""
         while self.state.epoch < self.epochs and not self.out_of_patience():
+            self.take_down()
             began = time.perf_counter()
             last = self.state.epoch + 1 == self.epochs
             with observer if last else nullcontext():
@@ -198,6 +193,29 @@ class _Loop:
                 self.close_epoch(loss, rate, time.perf_counter() - began)
         if self.average is not None:
             self.model.load_state_dict(self.average.weights())
+
+    def take_up(self) -> None:
+        """Goes on where an earlier call was when it was killed, if there was one."""
+        entry = self.around.journal.recall(FIT)
+        if entry is None or entry.facts["phase"] != self.phase:
+            return
+        restore(entry, self.model, self.optimizer)
+        self.state = recalled(entry)
+        if self.average is not None:
+            self.average.averaged.load_state_dict(under(_AVERAGE, entry.tensors))
+        set_passes(self.batches, entry.facts["passes"])
+
+    def take_down(self) -> None:
+        """Keeps the state before an epoch."""
+        journal = self.around.journal
+        if not journal:
+            return
+        taken = snapshot(self.model, self.optimizer)
+        tensors = {**taken.tensors, **prefixed(BEST, self.state.best_weights or {})}
+        if self.average is not None:
+            tensors |= prefixed(_AVERAGE, self.average.averaged.state_dict())
+        facts = {"phase": self.phase, "passes": passes(self.batches), **taken.facts, **self.state.facts()}
+        journal.record(FIT, Entry(facts, tensors))
 
     def train_epoch(self) -> tuple[float, float]:
         """One pass, or what is left of the steps: mean loss and last learning rate."""

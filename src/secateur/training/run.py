@@ -44,9 +44,10 @@ class Run:
     Args:
         path: the folder; made, with its parents, if it does not exist.
         overwrite: remove an earlier run in this folder. Only files that a run makes are removed.
+        resume: go on with the earlier run in this folder.
 
     Raises:
-        RunError: the folder is in use, is not empty, or cannot be made.
+        RunError: the folder is in use, is not empty, cannot be made, or holds nothing to go on with.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -56,19 +57,21 @@ class Run:
     [{'epoch': 1, 'loss': 0.5}]
     """
 
-    def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path | str, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(path)
         self._records: list[str] = []
         self._summary: dict[str, Any] = {}
         self._lock = FileLock(self.path / LOCK, timeout=0)
+        if resume:
+            _check_unfinished(self.path)
         try:
-            self._claim(overwrite)
+            self._claim(overwrite, resume)
         except OSError as error:
             raise RunError(
                 f"cannot write the run folder {self.path}: {error.strerror}; choose another with --out"
             ) from error
 
-    def _claim(self, overwrite: bool) -> None:
+    def _claim(self, overwrite: bool, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give --out a folder")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -83,8 +86,13 @@ class Run:
                 f"{self.path} is in use by another process; wait for it or choose another --out"
             ) from error
         try:
-            self._clear(overwrite)
-            (self.path / CHECKPOINTS).mkdir()
+            if resume:
+                self._records = _lines(self.path)
+                for part in self.path.rglob(".*.part"):  # half-written when the run was killed
+                    part.unlink()
+            else:
+                self._clear(overwrite)
+            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
             self.summarise(status="running")
         except BaseException:
             self.close()
@@ -137,6 +145,19 @@ class Run:
         self._records.append(json.dumps(_plain(record), allow_nan=False) + "\n")
         # Rewritten as a whole: a line is then never torn, and these files stay small.
         self._write(METRICS, "".join(self._records))
+
+    @property
+    def logged(self) -> int:
+        """Number of lines in ``metrics.jsonl``."""
+        return len(self._records)
+
+    def forget(self, lines: int) -> None:
+        """Leaves only the first lines of ``metrics.jsonl``: what a resumed run does again is logged again.
+
+        Args:
+            lines: how many stay.
+        """
+        self._records = self._records[:lines]
 
     def summarise(self, **entries: object) -> None:
         """Adds or replaces entries of ``summary.json``.
@@ -193,6 +214,20 @@ def _is_run(path: Path) -> bool:
         return "status" in read_summary(path)
     except (RunError, ValueError):
         return False
+
+
+def _check_unfinished(path: Path) -> None:
+    """Refuses to go on with what is no run, or is finished."""
+    if not path.is_dir() or not _is_run(path):
+        raise RunError(f"{path} holds no run to go on with; leave --resume out to start one")
+    if read_summary(path)["status"] == "done":
+        raise RunError(f"the run in {path} is finished; there is nothing to go on with")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of ``metrics.jsonl`` as they are."""
+    file = path / METRICS
+    return file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
 
 
 def find_checkpoint(path: Path | str) -> Path:
