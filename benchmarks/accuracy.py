@@ -79,6 +79,10 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
         "torch-pruning, global Taylor, cut only",
         lambda: lambda share: torch_pruning(setting, share, "taylor"),
     )
+    yield (
+        "torch-pruning, group norm, cut only",
+        lambda: lambda share: torch_pruning(setting, share, "group norm"),
+    )
     yield "Taylor, global, cut only", lambda: by_scores(setting, "taylor", "global", None)
     yield "Taylor, global, reconstructed", lambda: by_scores(setting, "taylor", "global", full)
     yield "L1, uniform, reconstructed", lambda: by_scores(setting, "magnitude", "uniform", full)
