@@ -1,4 +1,4 @@
-"""Networks of the benchmarks that no library builds; ``secateur train --model benchmarks/networks.py:vgg11``."""
+"""Networks of the benchmarks that no library builds: ``--model benchmarks/networks.py:vgg11``."""
 
 from __future__ import annotations
 
