@@ -1,4 +1,4 @@
-"""Another task: segmentation, with a loss and a metric of its own; made pictures of bright discs."""
+"""Another task: segmentation, with a loss and a metric of its own; pictures of bright discs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from secateur.recipes import recipe
 
 def discs(count: int, side: int = 24) -> tuple[Tensor, Tensor]:
     """Noisy pictures of a disc each, and where it is; shapes (count, 1, side, side)."""
-    grid = torch.arange(side).float()
-    middle, radius = torch.rand(2, count, 1, 1) * (side - 8) + 4, torch.rand(count, 1, 1) * 4 + 3
+    grid, radius = torch.arange(side).float(), torch.rand(count, 1, 1) * 4 + 3
+    middle = torch.rand(2, count, 1, 1) * (side - 8) + 4
     far = (grid[:, None] - middle[0]) ** 2 + (grid[None, :] - middle[1]) ** 2
     inside = (far < radius**2).float()[:, None]
     return inside + torch.randn_like(inside), inside
@@ -65,15 +65,14 @@ def main() -> None:
             dice(model(pictures), where).backward()
             optimizer.step()
 
-    model = Hourglass()
-    train(model)
+    train(model := Hourglass())
     before, settings = overlap(model), recipe(steps=3, repair=True)
     result = sec.prune_iteratively(
         model, x[:2], sec.Budget(macs=0.3), batches, settings, loss_fn=dice, metric=overlap, train=train
     )
+    rows = {"before": (before, result.cost_before), "after": (overlap(result.model), result.cost_after)}
     print(f"{'':10}{'overlap':>10}{'parameters':>14}{'MACs':>14}")
-    after = overlap(result.model)
-    for name, score, need in (("before", before, result.cost_before), ("after", after, result.cost_after)):
+    for name, (score, need) in rows.items():
         print(f"{name:10}{score:>10.3f}{need.params:>14,}{need.macs:>14,}")
 
 

@@ -19,7 +19,7 @@ QUICK = {
     "own_loop": ["--epochs", "3"],
     "resnet_adam": ["--epochs", "2", "--cuts", "2", "--model", "secateur:resnet20", "--size", "8"],
     "segmentation": ["--epochs", "1"],
-    "timm_network": ["--epochs", "1"],
+    "timm_network": ["--epochs", "1", "--size", "16"],
     "transfer_learning": ["pictures", "--epochs", "1", "--size", "32"],
 }
 
