@@ -16,8 +16,7 @@ def discs(count: int, side: int = 24) -> tuple[Tensor, Tensor]:
     """Noisy pictures of a disc each, and where it is; shapes (count, 1, side, side)."""
     grid, radius = torch.arange(side).float(), torch.rand(count, 1, 1) * 4 + 3
     middle = torch.rand(2, count, 1, 1) * (side - 8) + 4
-    far = (grid[:, None] - middle[0]) ** 2 + (grid[None, :] - middle[1]) ** 2
-    inside = (far < radius**2).float()[:, None]
+    inside = ((grid[:, None] - middle[0]) ** 2 + (grid - middle[1]) ** 2 < radius**2).float()[:, None]
     return inside + torch.randn_like(inside), inside
 
 

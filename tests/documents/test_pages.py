@@ -19,7 +19,7 @@ PAGES = [
     for path in [ROOT / "README.md", *DOCS]
     if any(block.language in ("python", "sh") for block in blocks(path.read_text(encoding="utf-8")))
 ]
-SLOW: set[str] = set()
+SLOW = {"docs/tutorials/pictures.md"}
 """Pages that take more than about ten seconds."""
 
 
