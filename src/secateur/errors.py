@@ -35,6 +35,10 @@ class CheckpointError(SecateurError):
     """A file is truncated, foreign, tampered with, or does not fit the network."""
 
 
+class ExportError(SecateurError):
+    """A network cannot be written in a format: it has an operator, or a shape, that the format lacks."""
+
+
 class DataError(SecateurError):
     """A data set is missing, empty, inconsistent or unreadable."""
 
