@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from secateur.latency import Latency
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 def take_turns(
-    runs: Mapping[str, Callable[[], object]],
+    runs: Mapping[Key, Callable[[], object]],
     *,
     batch: int,
     threads: int | None = None,
-    devices: Mapping[str, str] | None = None,
+    devices: Mapping[Key, str] | None = None,
     warmup: int = 3,
     min_runs: int = 10,
     min_seconds: float = 1.0,
-) -> dict[str, Latency]:
+) -> dict[Key, Latency]:
     """Times of several things that run one after the other, again and again.
 
     So a machine that is busy for a while slows all of them alike. A round is over when each has run once;
@@ -49,7 +52,7 @@ def take_turns(
         for run in runs.values():
             for _ in range(warmup):
                 run()
-        times: dict[str, list[float]] = {name: [] for name in runs}
+        times: dict[Key, list[float]] = {name: [] for name in runs}
         rounds, spent = 0, 0.0
         while rounds < min_runs or spent < min_seconds * len(runs):
             for name, run in runs.items():
