@@ -86,9 +86,9 @@ def test_a_file_tells_nothing_of_the_machine(exported, kind):
     [
         ("onnx", "float16", 0.55, 1e-3),
         ("onnx", "int8", 0.4, 0.2),
-        ("openvino", "int8", 0.45, 0.2),
-        ("openvino", "float16", 0.6, 1e-3),
-        ("pt2", "bfloat16", 0.7, 1e-2),
+        pytest.param("openvino", "int8", 0.5, 0.2, marks=pytest.mark.slow),
+        pytest.param("openvino", "float16", 0.6, 1e-3, marks=pytest.mark.slow),
+        ("pt2", "bfloat16", 0.75, 1e-2),
     ],
 )
 def test_fewer_bits_make_smaller_files_that_are_near(exported, kind, weights_as, share, error):
@@ -110,6 +110,21 @@ def test_the_network_is_left_as_it_was(pruned, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.pt2"}
 
 
+@pytest.mark.parametrize(
+    "suffix", [".pt2", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".onnx", ".xml"))]
+)
+def test_a_network_that_was_exported_can_still_be_cut_in_place(tmp_path, suffix):
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x = torch.zeros(8, 3)[::4]
+    plan = sec.plan_from(sec.trace(net, torch.zeros(2, 3)), {"0": [1, 5]})
+    expected = sec.apply_plan(net, plan)(torch.ones(1, 3))
+    done = sec.export(tmp_path / f"net{suffix}", net, x)
+    sec.apply_plan(net, plan, inplace=True)
+    assert net[0].out_features == 4
+    torch.testing.assert_close(net(torch.ones(1, 3)), expected)
+    assert done.card.params == 3 * 6 + 6 + 6 * 2 + 2
+
+
 class Pair(nn.Module):
     """Two inputs, and two outputs in a dictionary."""
 
@@ -122,7 +137,7 @@ class Pair(nn.Module):
         return {"sum": a + b, "nothing": None, "product": (a * b).sum(1)}
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", pytest.param(".xml", marks=pytest.mark.slow)])
 def test_several_inputs_and_outputs(tmp_path, suffix):
     net, inputs = Pair(), (torch.randn(1, 3), torch.randn(1, 5))
     done = sec.export(tmp_path / f"pair{suffix}", net, inputs)
@@ -267,7 +282,7 @@ def test_files_that_are_cut_short_are_refused(exported, tmp_path, kind):
     file = tmp_path / whole.name
     beside = whole.with_suffix(".bin")
     for share in (0.2, 0.9):
-        if beside.exists():
+        if whole.suffix == ".xml":
             file.write_bytes(whole.read_bytes())
             data = beside.read_bytes()
             file.with_suffix(".bin").write_bytes(data[: int(share * len(data))])

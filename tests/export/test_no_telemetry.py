@@ -3,7 +3,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 CODE = """
 import socket, sys, warnings
@@ -23,6 +26,13 @@ print(telemetry_utils.tm.__name__, "openvino_telemetry" in sys.modules)
 """
 
 
+def test_openvino_uses_its_stand_in_for_telemetry(exported):
+    exported("openvino")
+    assert import_module("openvino.tools.ovc.telemetry_utils").tm.__name__.endswith("telemetry_stub")
+    assert sys.modules.get("openvino_telemetry") is None
+
+
+@pytest.mark.slow
 def test_openvino_is_kept_from_calling_home(tmp_path):
     home = tmp_path / "home"
     home.mkdir()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -85,6 +85,7 @@ def test_times_are_those_of_the_clock():
     assert 20 <= found.low_ms <= found.median_ms <= found.high_ms < 200
 
 
+@settings(max_examples=40)
 @given(
     st.text(),
     st.sampled_from(["float32", "int8"]),

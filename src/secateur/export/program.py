@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.errors import ExportError, UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled
-from secateur.latency import device_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Subject:
     """A network on the CPU in evaluation mode, and what it takes and returns.
 
     Attributes:
-        model: a copy, or the network itself if it was so already.
+        model: a copy.
         inputs: an example batch of at least two.
         arguments: names of its inputs, in order.
         outputs: number of tensors that it returns.
@@ -52,9 +51,9 @@ class Subject:
         sizes = {item.shape[0] if item.ndim else None for item in positional}
         if len(sizes) > 1 or None in sizes:
             raise UsageError("every input of an exported network has the batch as its first dimension")
-        moved = any(module.training for module in model.modules()) or device_of(model).type != "cpu"
-        model = copy.deepcopy(model).cpu().eval() if moved else model
-        inputs = tuple(item.detach().cpu() for item in positional)
+        # A copy, since exporters leave references to parameters behind that forbid later cuts in place.
+        model = copy.deepcopy(model).cpu().eval()
+        inputs = tuple(item.detach().to("cpu", copy=True) for item in positional)
         with torch.inference_mode():
             returned = [leaf for leaf in tree_leaves(model(*inputs)) if leaf is not None]
         if not returned or not all(isinstance(leaf, Tensor) for leaf in returned):

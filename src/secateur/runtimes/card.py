@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur import __version__
 from secateur.data.settings import shorter_side
+from secateur.errors import UsageError
 from secateur.models import InputSpec
 
 KEY = "secateur"
@@ -71,7 +72,7 @@ class Card:
             return None
         try:
             return _card(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError):
             return None
 
 

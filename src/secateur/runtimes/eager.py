@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -75,17 +76,25 @@ def _bf16(model: nn.Module) -> Call:
 
 
 def _compile(model: nn.Module) -> Call:
-    compiled = torch.compile(model)
+    with _unwarned():
+        compiled = torch.compile(model)
 
     def call(inputs: Batch) -> object:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _unwarned():
                 return compiled(*inputs)
         except Exception as error:  # a missing C++ compiler shows itself in many ways
             raise UsageError(f"torch.compile cannot run this network here: {first_line(error)}") from error
 
     return call
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """What the compiler deprecates within itself is not for our users to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 _WAYS: dict[str, Callable[[nn.Module], Call]] = {

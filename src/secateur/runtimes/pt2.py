@@ -37,7 +37,7 @@ def open_pt2(path: str | Path, threads: int | None = None) -> Runner:  # noqa: A
 
     def run(inputs: Batch) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return tuple(tree_leaves(module(*inputs)))
+            return tuple(leaf for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, Tensor))
 
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     shapes = [values.get(name) for name in program.graph_signature.user_inputs]
