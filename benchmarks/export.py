@@ -84,12 +84,18 @@ def original(name: str) -> tuple[nn.Module, sec.ModelSpec]:
 
 def files(name: str, folder: Path, lines: Lines) -> None:
     """Prunes a network, and writes it and the original for every runtime."""
-    model, spec = original(name)
-    inputs = spec.input.example(2)
-    cut = sec.prune(model, inputs, sec.Budget(macs=SHARE), criterion="magnitude", round_to=8)
-    for version, network in zip(VERSIONS, (model, cut.model), strict=True):
-        sec.save(folder / f"{name}-{version}.safetensors", network, builder=spec)
+    saved = {version: folder / f"{name}-{version}.safetensors" for version in VERSIONS}
+    inputs = sec.ModelSpec.parse(NETWORKS[name]).input.example(2)
+    if not saved["pruned"].exists():
+        model, spec = original(name)
+        cut = sec.prune(model, inputs, sec.Budget(macs=SHARE), criterion="magnitude", round_to=8)
+        sec.save(saved["original"], model, builder=spec)
+        sec.save(saved["pruned"], cut.model, builder=spec)
+    for version, checkpoint in saved.items():
         for runtime, suffix in SUFFIX.items():
+            if lines.has(part="files", network=name, version=version, runtime=runtime):
+                continue
+            network, spec = sec.load(checkpoint), sec.ModelSpec.parse(NETWORKS[name])
             done = sec.export(folder / f"{name}-{version}{suffix}", network, inputs, pictures=spec.input)
             lines.add(
                 {
@@ -226,8 +232,7 @@ def main() -> None:
     names = options.networks or list(NETWORKS)
     if options.part == "files":
         for name in names:
-            if not lines.has(part="files", network=name, version="pruned", runtime="openvino"):
-                files(name, options.out, lines)
+            files(name, options.out, lines)
     elif options.part == "latency":
         for name in names:
             for batch in BATCHES:
