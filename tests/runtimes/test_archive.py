@@ -146,6 +146,18 @@ def test_calls_that_do_more_than_compute_are_refused(good, tmp_path, target):
         sec.open_exported(bad)
 
 
+@pytest.mark.parametrize("argument", [{"as_operator": "torch.hub.load"}, {"as_custom_obj": {"name": "x"}}])
+def test_functions_among_the_arguments_are_refused(good, tmp_path, argument):
+    def handing(program: dict) -> None:
+        node = program["graph_module"]["graph"]["nodes"][0]
+        node["target"] = "torch.ops.higher_order.wrap_with_set_grad_enabled"
+        node["inputs"][0]["arg"] = argument
+
+    bad = changed(good, tmp_path / "bad.pt2", "models/model.json", edited(handing))
+    with pytest.raises(sec.CheckpointError, match="hands functions or objects"):
+        sec.open_exported(bad)
+
+
 def test_guards_are_not_run(good, tmp_path):
     mark = tmp_path / "mark"
 

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.export.program import Subject, captured
-from secateur.runtimes.archive import CARD
+from secateur.runtimes.archive import CARD, objects
 from secateur.runtimes.card import Card
+
+_KEPT = ("nn_module_stack", "torch_fn")
+"""What a file says of where an operator comes from: modules and functions, but no places in files."""
 
 
 def write_pt2(path: Path, subject: Subject, card: Card, calibration: Sequence[Tensor] | None) -> None:
@@ -80,8 +83,10 @@ def _without_places(archive: io.BytesIO) -> bytes:
             data = old.read(name)
             if name.endswith("models/model.json"):
                 program = json.loads(data)
-                for node in program["graph_module"]["graph"]["nodes"]:
-                    node["metadata"].pop("stack_trace", None)
+                for entry in objects(program):
+                    told = entry.get("metadata")
+                    if isinstance(told, dict):
+                        entry["metadata"] = {key: told[key] for key in _KEPT if key in told}
                 data = json.dumps(program).encode()
             new.writestr(name, data)
     return fresh.getvalue()

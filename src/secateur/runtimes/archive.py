@@ -38,6 +38,7 @@ _PLAIN = ("archive_format", "archive_version", "byteorder", ".data/version")
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, (positive|nonnegative|integer)=True)*\)")
 _FUNCTION = re.compile(r"\b(FloorDiv|CeilDiv|CleanDiv|ModularIndexing|PythonMod|Mod|Max|Min|Integer)\b")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/%(),]*|true|false|True|False|-?int_oo|oo|-oo")
+_FOREIGN = frozenset({"as_operator", "as_custom_obj"})
 _CONTAINERS = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 _SCALARS = re.compile(
     r"_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge)|math\.(trunc|floor|ceil)"
@@ -117,12 +118,15 @@ def _harmless(program: dict[str, Any]) -> dict[str, Any]:
         CheckpointError: it holds text that would be run, or calls what does more than compute.
     """
     program["guards_code"] = []
-    for entry in _objects(program):
+    for entry in objects(program):
         if isinstance(entry.get("metadata"), dict):
             entry["metadata"] = {}
         if "expr_str" in entry and not _is_arithmetic(str(entry["expr_str"])):
             raise CheckpointError(f"it holds a size that is no formula: {str(entry['expr_str'])[:80]}")
-        if "target" in entry and "outputs" in entry and not _computes(str(entry["target"])):
+        if not _FOREIGN.isdisjoint(entry):
+            raise CheckpointError("it hands functions or objects to its operators")
+        is_call = "target" in entry and ("inputs" in entry or "outputs" in entry)
+        if is_call and not _computes(str(entry["target"])):
             raise CheckpointError(f"it calls {str(entry['target'])[:80]}, which does more than compute")
         for name in ("in_spec", "out_spec"):
             if isinstance(entry.get(name), str):
@@ -130,8 +134,15 @@ def _harmless(program: dict[str, Any]) -> dict[str, Any]:
     return program
 
 
-def _objects(data: Any) -> Iterator[dict[str, Any]]:
-    """All objects within a piece of JSON."""
+def objects(data: Any) -> Iterator[dict[str, Any]]:
+    """All objects within a piece of JSON, however deep.
+
+    Args:
+        data: as ``json.loads`` returns it.
+
+    >>> [sorted(item) for item in objects([{"a": {"b": 1}}])]
+    [['a'], ['b']]
+    """
     waiting = [data]
     while waiting:
         item = waiting.pop()
@@ -147,7 +158,7 @@ def _is_arithmetic(text: str) -> bool:
 
 
 def _check_containers(spec: Any) -> None:
-    for node in _objects(spec):
+    for node in objects(spec):
         if "type" in node and node["type"] not in _CONTAINERS:
             raise CheckpointError(f"it takes or returns a {str(node['type'])[:80]}")
 
