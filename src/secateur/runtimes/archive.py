@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from secateur.errors import CheckpointError
-from secateur.graph.rules import find_rule
 from secateur.runtimes.base import first_line
 
 CARD = "secateur.json"
@@ -43,6 +42,10 @@ _CONTAINERS = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict
 _SCALARS = re.compile(
     r"_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge)|math\.(trunc|floor|ceil)"
     r"|torch\.(sym_(max|min|int|float|not|ite))"
+)
+_CHOICES = frozenset(
+    ("approximate", "assert_msg", "equation", "indexing", "interpolation", "mode", "norm", "ord", "p")
+    + ("pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side", "UPLO", "driver")
 )
 _REGIONS = ("torch.ops.higher_order.wrap_with_set_grad_enabled", "torch.ops.higher_order.wrap_with_autocast")
 
@@ -166,7 +169,7 @@ def _check_containers(spec: Any) -> None:
 def _computes(target: str) -> bool:
     """Whether a call can do nothing but compute.
 
-    Operators of ATen that take text may open files, so of these only those that have a rule are known.
+    Operators of ATen that take text may open files: all but those to whom it is a choice between ways.
     """
     if _SCALARS.fullmatch(target) or target in _REGIONS:
         return True
@@ -178,5 +181,5 @@ def _computes(target: str) -> bool:
         operator = getattr(getattr(getattr(torch.ops, namespace), name), overload)
     except AttributeError:
         return False
-    takes_text = any("str" in str(argument.type) for argument in operator._schema.arguments)
-    return not takes_text or find_rule(f"{namespace}.{name}.{overload}") is not None
+    texts = {argument.name for argument in operator._schema.arguments if "str" in str(argument.type)}
+    return texts <= _CHOICES
