@@ -44,9 +44,11 @@ _SCALARS = re.compile(
     r"|torch\.(sym_(max|min|int|float|not|ite))"
 )
 _CHOICES = frozenset(
-    ("approximate", "assert_msg", "equation", "indexing", "interpolation", "mode", "norm", "ord", "p")
-    + ("pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side", "UPLO", "driver")
+    {"approximate", "assert_msg", "driver", "equation", "indexing", "interpolation", "mode", "norm", "ord"}
+    | {"p", "pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side", "UPLO"}
 )
+"""Names of arguments whose text chooses between ways of computing."""
+
 _REGIONS = ("torch.ops.higher_order.wrap_with_set_grad_enabled", "torch.ops.higher_order.wrap_with_autocast")
 
 

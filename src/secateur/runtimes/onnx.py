@@ -35,6 +35,8 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
+    # Threads that go on spinning after a run would slow whatever takes its turn next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     file = existing(path)
     try:
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
