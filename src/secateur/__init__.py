@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         BudgetError,
         CheckpointError,
         DataError,
+        ExportError,
         SecateurError,
         SurgeryError,
         TraceError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from secateur.export import Exported, FileCheck, export
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
     from secateur.latency import Latency, compare_latency, measure_latency
     from secateur.models import ModelSpec, build, load_weights
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from secateur.plan import Edit, PruningPlan, plan_from
     from secateur.recipes import Measured, SearchResult, prune, prune_iteratively, smallest_within
     from secateur.recovery import Repair, recalibrate, reconstruct
+    from secateur.runtimes import Card, Runner, open_exported
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
 
@@ -46,12 +49,16 @@ __all__ = [
     "Agreement",
     "Budget",
     "BudgetError",
+    "Card",
     "ChannelGraph",
     "CheckpointError",
     "Cost",
     "DataError",
     "Edit",
     "Expectation",
+    "ExportError",
+    "Exported",
+    "FileCheck",
     "Group",
     "Latency",
     "Measured",
@@ -62,6 +69,7 @@ __all__ = [
     "Reader",
     "Repair",
     "Role",
+    "Runner",
     "Scores",
     "SearchResult",
     "SecateurError",
@@ -80,10 +88,12 @@ __all__ = [
     "charged",
     "compare_latency",
     "cost",
+    "export",
     "load",
     "load_weights",
     "make_plan",
     "measure_latency",
+    "open_exported",
     "oracle",
     "plan_from",
     "prune",
@@ -110,9 +120,10 @@ _HOME = {
     "criteria": "Scores charged score watch",
     "curves": "width_curves",
     "errors": (
-        "BudgetError CheckpointError DataError SecateurError SurgeryError "
+        "BudgetError CheckpointError DataError ExportError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
     ),
+    "export": "Exported FileCheck export",
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
     "latency": "Latency compare_latency measure_latency",
     "models": "ModelSpec build load_weights",
@@ -120,6 +131,7 @@ _HOME = {
     "plan": "Edit PruningPlan plan_from",
     "recipes": "Measured SearchResult prune prune_iteratively smallest_within",
     "recovery": "Repair recalibrate reconstruct",
+    "runtimes": "Card Runner open_exported",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",
 }

@@ -98,6 +98,10 @@ class CheckpointError(SecateurError):
     """
 
 
+class ExportError(SecateurError):
+    """A network cannot be written in a format: it has an operator, or a shape, that the format lacks."""
+
+
 class DataError(SecateurError):
     """A data set is missing, empty, inconsistent or unreadable.
 
