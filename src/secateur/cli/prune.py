@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount
+from secateur.cli.typed import typed_line
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
 _SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
@@ -291,6 +292,7 @@ def prune(
         only=tuple(only or ()),
         device={"accelerator": device, "precision": precision, "channels_last": channels_last},
         latency_batch=batch,
+        typed=typed_line(),
     )
     with Reporter(as_json=json) as reporter:
         summary = work(job, reporter)

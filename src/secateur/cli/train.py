@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.typed import typed_line
 
 
 def train(
@@ -95,6 +96,7 @@ def train(
             },
         },
         device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        typed=typed_line(),
     )
     with Reporter(as_json=json) as reporter:
         summary = work(job, reporter)
