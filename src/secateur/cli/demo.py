@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.cli import options
+from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
 
 
@@ -30,5 +31,6 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
         reporter.finish(before_after(pruned["baseline"], pruned["pruned"]), found)
         reporter.tell(conditions_line(pruned["latency"]))
         reporter.tell(proof_line(pruned["verification"]))
+        report_on(out / "pruned", reporter)
         reporter.tell(f"before: {trained['checkpoint']}\nafter:  {pruned['checkpoint']}")
         reporter.tell(f"next:   secateur measure {out / 'trained'} {out / 'pruned'} --data digits")

@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount
+from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
@@ -300,6 +301,7 @@ def prune(
         if summary.get("path"):
             reporter.tell(path_table(summary["path"]))
         reporter.tell(proof_line(summary["verification"]))
+        report_on(out, reporter)
 
 
 def _options(limits: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares
 from secateur.jobs.layers import layers
 from secateur.jobs.networks import open_network
-from secateur.jobs.portrait import coupled
+from secateur.jobs.portray import coupled
 from secateur.jobs.settings import NetworkChoice
 
 
@@ -71,7 +71,7 @@ def _groups(graph: ChannelGraph) -> list[dict[str, Any]]:
             "name": group.name,
             "channels": group.channels,
             "frozen": group.reason,
-            **coupled(group),
+            **{role: list(modules) for role, modules in coupled(group).items()},
             "params": float(shares[number, 0]),
             "macs": float(shares[number, 1]),
         }

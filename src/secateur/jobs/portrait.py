@@ -1,131 +1,174 @@
 """The network as it was and as it is, in plain values: what a report is drawn from.
 
 A report is made without the data, and without running the code that builds the network. So what it shows
-of the network's make is written into the run folder when the run ends.
+of the network's make is written into the run folder (``network.json``) when the run ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
-
-from secateur.graph import ChannelGraph, Group, Role, trace
-from secateur.graph.describe import hanging_shares
-from secateur.jobs.layers import layers
-from secateur.jobs.profile import Profile, profile
-from secateur.latency import device_of
-from secateur.recipes import Cut
+from secateur.errors import DataError
 
 FORMAT = 1
-_FIGURES = ("params", "macs")
 
 
-def portrait(
-    before: nn.Module, after: nn.Module, cuts: Sequence[Cut], inputs: Tensor, timed: Tensor, seconds: float
-) -> dict[str, Any]:
-    """What a network is made of, before and after a run.
+@dataclass(frozen=True)
+class GroupPortrait:
+    """A channel group before and after a run.
 
-    Args:
-        before: the network as it was.
-        after: the network that is left.
-        cuts: what was done to it, oldest first.
-        inputs: an example batch; traced with if nothing was cut.
-        timed: the batch whose passage through both networks is timed.
-        seconds: spent on timing each network.
-
-    Returns:
-        ``cost`` before and after; ``groups`` with their widths ``before`` and ``after``, whom they couple,
-        why they are ``frozen`` and the ``fate`` of each channel (the number of the cut that took it, 0 if it
-        stays); ``layers``, each with ``params``, ``macs`` and ``ms`` before and after, in the order of the
-        network; ``profile``, the conditions of the times.
+    Attributes:
+        name: of the group.
+        before: channels as it was.
+        after: channels that are left.
+        frozen: why it may not be cut; ``None`` if it may.
+        written_by: modules that write its channels.
+        read_by: modules that contract over them.
+        carried_by: modules that hold something for each.
+        params: share of the parameters that hang on it, before.
+        macs: share of the multiply-accumulates, likewise.
+        fate: for each channel the number of the cut that took it, 0 if it stays; empty if all stay.
     """
-    graph = cuts[0].plan.graph if cuts else trace(before, inputs)
-    left = cuts[-1].plan.graph.after(cuts[-1].plan) if cuts else graph
-    times = profile({"before": before, "after": after}, timed, seconds)
-    return {
-        "format": FORMAT,
-        "cost": {"before": asdict(graph.cost()), "after": asdict(left.cost())},
-        "groups": _groups(graph, left, cuts),
-        "layers": _layers(before, graph, left, times),
-        "profile": {
-            "batch": len(timed),
-            "device": str(device_of(before)),
-            "runs": times["before"].runs,
-            "total_ms": {name: sum(found.own_ms.values()) for name, found in times.items()},
-        },
-    }
+
+    name: str
+    before: int
+    after: int
+    frozen: str | None
+    written_by: tuple[str, ...]
+    read_by: tuple[str, ...]
+    carried_by: tuple[str, ...]
+    params: float
+    macs: float
+    fate: tuple[int, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All modules that it touches, each once."""
+        return tuple(dict.fromkeys((*self.written_by, *self.carried_by, *self.read_by)))
 
 
-def coupled(group: Group) -> dict[str, list[str]]:
-    """The modules that a group couples, by what they do with its channels.
+@dataclass(frozen=True)
+class Costs:
+    """What one layer needs.
 
-    Args:
-        group: any group.
-
-    Returns:
-        ``written_by``, ``read_by`` and ``carried_by``: paths in the order of the network.
+    Attributes:
+        params: elements of its own parameters.
+        macs: multiply-accumulates for one example.
+        ms: milliseconds spent in it and in none of its children; ``None`` if it did not run as a module.
     """
-    return {
-        "written_by": _modules(group, Role.PRODUCER),
-        "read_by": _modules(group, Role.CONSUMER),
-        "carried_by": _modules(group, Role.CARRIER),
-    }
+
+    params: int
+    macs: int
+    ms: float | None
 
 
-def _modules(group: Group, role: Role) -> list[str]:
-    return list(dict.fromkeys(member.module or member.tensor for member in group.roles(role)))
+@dataclass(frozen=True)
+class LayerPortrait:
+    """A module that costs anything, before and after a run.
+
+    Attributes:
+        name: its path.
+        kind: its class.
+        before: what it needed.
+        after: what it needs.
+    """
+
+    name: str
+    kind: str
+    before: Costs
+    after: Costs
 
 
-def _groups(graph: ChannelGraph, left: ChannelGraph, cuts: Sequence[Cut]) -> list[dict[str, Any]]:
-    shares, fates = hanging_shares(graph), _fates(graph, cuts)
-    return [
-        {
-            "name": group.name,
-            "before": group.channels,
-            "after": left[group.name].channels,
-            "frozen": group.reason,
-            **coupled(group),
-            "params": float(shares[number, 0]),
-            "macs": float(shares[number, 1]),
-            "fate": fates[group.name] if any(fates[group.name]) else [],
-        }
-        for number, group in enumerate(graph.groups)
-    ]
+@dataclass(frozen=True)
+class Timing:
+    """Under which conditions layers were timed.
+
+    Attributes:
+        batch: examples in the forward pass.
+        device: where it ran.
+        runs: passes of each network, taken in turn.
+    """
+
+    batch: int
+    device: str
+    runs: int
 
 
-def _fates(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, list[int]]:
-    """For each channel of each group the number of the cut that took it; 0 if it stays."""
-    fates = {group.name: np.zeros(group.channels, dtype=np.int64) for group in graph.groups}
-    alive = {name: np.arange(len(fate)) for name, fate in fates.items()}
-    for cut in cuts:
-        for name, channels in cut.plan.removed.items():
-            gone = np.asarray(channels, dtype=np.int64)
-            fates[name][alive[name][gone]] = cut.number
-            alive[name] = np.delete(alive[name], gone)
-    return {name: [int(number) for number in fate] for name, fate in fates.items()}
+@dataclass(frozen=True)
+class Portrait:
+    """A network before and after a run.
+
+    Attributes:
+        groups: its channel groups, in the order of the network.
+        layers: its modules that cost anything, likewise.
+        cost_before: ``params``, ``macs``, ``bytes`` and ``memory`` as it was.
+        cost_after: the same as it is.
+        timing: how the times of the layers were taken.
+    """
+
+    groups: tuple[GroupPortrait, ...]
+    layers: tuple[LayerPortrait, ...]
+    cost_before: Mapping[str, int]
+    cost_after: Mapping[str, int]
+    timing: Timing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; :meth:`from_dict` gives the same back."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Portrait:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            DataError: the data is something else.
+
+        >>> portrait = Portrait((), (), {"macs": 2}, {"macs": 1}, Timing(1, "cpu", 3))
+        >>> Portrait.from_dict(portrait.to_dict()) == portrait
+        True
+        """
+        try:
+            if data["format"] != FORMAT:
+                raise DataError(f"it is of format {data['format']}, and this version reads {FORMAT}")
+            return cls(
+                tuple(_group(row) for row in data["groups"]),
+                tuple(_layer(row) for row in data["layers"]),
+                {str(name): int(value) for name, value in data["cost_before"].items()},
+                {str(name): int(value) for name, value in data["cost_after"].items()},
+                Timing(
+                    batch=int(data["timing"]["batch"]),
+                    device=str(data["timing"]["device"]),
+                    runs=int(data["timing"]["runs"]),
+                ),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"this is no description of a network ({type(error).__name__}: {error})"
+            ) from error
 
 
-def _layers(
-    model: nn.Module, graph: ChannelGraph, left: ChannelGraph, times: dict[str, Profile]
-) -> list[dict[str, Any]]:
-    """All modules that cost anything: parameters, multiply-accumulates, or time."""
-    costs = {
-        "before": {layer.name: layer for layer in layers(model, graph)},
-        "after": {layer.name: layer for layer in layers(model, left)},
-    }
-    found = []
-    for name, module in model.named_modules():
-        timed = any(name in times[when].own_ms for when in costs)
-        if not timed and name not in costs["before"]:
-            continue
-        row: dict[str, Any] = {"name": name, "kind": type(module).__name__}
-        for when, known in costs.items():
-            layer = known.get(name)
-            row[when] = {key: getattr(layer, key) if layer else 0 for key in _FIGURES}
-            row[when]["ms"] = times[when].own_ms.get(name)
-        found.append(row)
-    return found
+def _group(row: Mapping[str, Any]) -> GroupPortrait:
+    frozen = row["frozen"]
+    return GroupPortrait(
+        name=str(row["name"]),
+        before=int(row["before"]),
+        after=int(row["after"]),
+        frozen=None if frozen is None else str(frozen),
+        written_by=tuple(map(str, row["written_by"])),
+        read_by=tuple(map(str, row["read_by"])),
+        carried_by=tuple(map(str, row["carried_by"])),
+        params=float(row["params"]),
+        macs=float(row["macs"]),
+        fate=tuple(map(int, row["fate"])),
+    )
+
+
+def _layer(row: Mapping[str, Any]) -> LayerPortrait:
+    return LayerPortrait(str(row["name"]), str(row["kind"]), _costs(row["before"]), _costs(row["after"]))
+
+
+def _costs(row: Mapping[str, Any]) -> Costs:
+    ms = row["ms"]
+    return Costs(int(row["params"]), int(row["macs"]), None if ms is None else float(ms))

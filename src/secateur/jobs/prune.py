@@ -13,7 +13,7 @@ from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
-from secateur.jobs.portrait import portrait
+from secateur.jobs.portray import portray
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.workplace import Workplace, at_work
@@ -84,11 +84,11 @@ def _portray(place: Workplace, before: Network, after: Network, cuts: Sequence[C
     place.listener(Progress("timing layers", 0, 1))
     try:
         with place.clock("timing layers"):
-            found = portrait(before.model, after.model, cuts, before.example(), timed, seconds)
+            found = portray(before.model, after.model, cuts, before.example(), timed, seconds)
     except (SecateurError, RuntimeError) as error:
         place.listener(Note(f"what the network is made of could not be written down: {error}"))
     else:
-        place.run.remember(found, NETWORK)
+        place.run.remember(found.to_dict(), NETWORK)
     place.listener(Progress("timing layers", 1, 1))
 
 
