@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,6 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "svg.hashsalt": "secateur",
     "svg.fonttype": "none",
-    "axes.formatter.use_mathtext": True,
-    "text.parse_math": False,  # names are shown as they are
 }
 
 
@@ -119,9 +117,14 @@ def _widths(axes: Axes, records: Records) -> None:
     axes.legend(frameon=False, ncols=2)
 
 
+def _words(names: Iterable[str]) -> list[str]:
+    """Names as matplotlib shows them unchanged: a dollar begins no formula."""
+    return [name.replace("$", r"\$") for name in names]
+
+
 def _names(axes: Axes, names: list[str]) -> None:
     if len(names) <= _MOST_LABELS:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=6)
+        axes.set_xticks(range(len(names)), _words(names), rotation=45, ha="right", fontsize=6)
     else:
         axes.set(xticks=[], xlabel=f"{len(names)}, in forward order")
 
@@ -147,7 +150,7 @@ def _coupling(axes: Axes, records: Records) -> None:
             face = colour if filled else "white"
             at = [place[name] for name in modules]
             axes.plot(at, [row] * len(at), marker, color=colour, markerfacecolor=face, markersize=3.5)
-    axes.set_yticks(range(len(groups)), [group.name for group in groups], fontsize=6)
+    axes.set_yticks(range(len(groups)), _words(group.name for group in groups), fontsize=6)
     axes.invert_yaxis()
     _names(axes, touched)
 
@@ -159,7 +162,7 @@ def _layers(axes: Axes, records: Records) -> None:
     for shift, key, colour in ((-0.2, "before", BEFORE), (0.2, "after", AFTER)):
         times = [getattr(layer, key).ms or 0.0 for layer in shown]
         axes.barh(place + shift, times, height=0.38, color=colour, label=key)
-    axes.set_yticks(place, [layer.name or ITSELF for layer in shown], fontsize=6)
+    axes.set_yticks(place, _words(layer.name or ITSELF for layer in shown), fontsize=6)
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds" + (f" ({len(rest)} smaller layers are left out)" if rest else ""))
     axes.legend(frameon=False)
@@ -189,9 +192,10 @@ def _scores(axes: Axes, records: Records) -> None:
                     medianprops=line,
                     flierprops={"markersize": 1.5, "markeredgecolor": colour},
                 )
-    axes.set_yticks(range(len(scores)), list(scores), fontsize=6)
+    axes.set_yticks(range(len(scores)), _words(scores), fontsize=6)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{scores.criterion} score, {how}-normalised: what stays (green), what goes (red)")
+    (criterion,) = _words([scores.criterion])
+    axes.set_xlabel(f"{criterion} score, {how}-normalised: what stays (green), what goes (red)")
 
 
 def _proofs(axes: Axes, records: Records) -> None:
