@@ -164,7 +164,8 @@ def comparison(records: Records) -> list[dict[str, str]]:
     for key, name, show in _ROWS:
         old, new = before.get(key), after.get(key)
         if new is not None:
-            words = {"before": show(old) if old is not None else "", "after": show(new)}
+            shown = {"before": show(old) if old is not None else "", "after": show(new)}
+            words = {side: text.replace(" ", "\N{NO-BREAK SPACE}") for side, text in shown.items()}
             unit = "points" if key == "top1" and old is not None else ""
             rows.append({"name": name, **words, "change": _change(key, old, new), "unit": unit})
     return rows

@@ -82,9 +82,12 @@
     const plot = chart.querySelector(".plot");
     const traces = spec.data.map(points).map((trace) => themed(trace, ""));
     await Plotly.react(plot, traces, layoutOf(spec, traces, plot.clientWidth), {
-      displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+      displaylogo: false, responsive: true, displayModeBar: plot.clientWidth >= 500,
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
       toImageButtonOptions: { format: "svg", filename: chart.dataset.drawing },
     });
+    // Read aloud, the words of a drawing make no sense; what it shows is said before it, and its table behind.
+    for (const picture of plot.querySelectorAll("svg.main-svg")) picture.setAttribute("aria-hidden", "true");
     chart.dataset.drawn = "yes";
   };
 
