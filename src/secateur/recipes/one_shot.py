@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.budget import Budget, make_plan
-from secateur.criteria import Criterion, score
+from secateur.budget import Budget, WidthCurves, make_plan
+from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
@@ -35,6 +35,8 @@ class PruneResult:
         verification: the proof that it is the original without those channels.
         cost_before: of the original.
         cost_after: of the smaller network.
+        scores: what the criterion said of the whole network, raw.
+        curves: what each width of its groups does, if that was measured.
     """
 
     model: nn.Module
@@ -42,6 +44,8 @@ class PruneResult:
     verification: Verification
     cost_before: Cost
     cost_after: Cost
+    scores: Scores
+    curves: WidthCurves | None = None
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.verification}"
@@ -107,14 +111,13 @@ def prune(
         raise UsageError(
             "allocate: to measure widths, give batches that can be gone through twice: a list or a loader"
         )
-    ranking: Mapping[str, Any] = score(
-        model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy)
-    )
+    scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
+    curves = None
     if allocate == "curves":
-        ranking = measured_curves(model, graph, ranking, islice(batches or (), CURVE_BATCHES))
+        curves = measured_curves(model, graph, scores, islice(batches or (), CURVE_BATCHES))
     plan = make_plan(
         graph,
-        ranking,
+        scores if curves is None else curves,
         budget,
         normalize=normalize,
         scope=scope_of(allocate),
@@ -125,4 +128,4 @@ def prune(
     smaller, verification = proved(model, plan, example_inputs)
     if inplace or optimizer is not None:
         smaller = apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
-    return PruneResult(smaller, plan, verification, plan.cost_before, plan.cost_after)
+    return PruneResult(smaller, plan, verification, plan.cost_before, plan.cost_after, scores, curves)
