@@ -30,7 +30,7 @@ def test_every_layer_has_its_widths_its_costs_and_its_group(found: dict[str, Any
     convolutions = [line for line in lines if " Conv2d " in line]
     assert len(convolutions) == 19
     assert len([line for line in lines if "BatchNorm2d" in line]) == 19
-    assert "smaller ones" not in "".join(lines)
+    assert "smaller one" not in "".join(lines)
     (first,) = (line for line in lines if " layer2 " in line and "→" not in line)
     inside = [layer for layer in found["layers"] if layer["name"].startswith("layer2.")]
     assert f"{sum(layer['macs'] for layer in inside) / 1e6:.1f} M" in first
@@ -46,7 +46,7 @@ def test_what_is_left_out_is_counted(found: dict[str, Any]) -> None:
     lines = drawn(found, 120).splitlines()
     tree = lines[: next(number for number, line in enumerate(lines) if line.startswith("channel groups"))]
     shown = [line for line in tree if " Conv2d " in line or " Linear " in line]
-    left_out = [int(line.partition("└")[2].split()[0]) for line in tree if "smaller ones" in line]
+    left_out = [int(line.partition("└")[2].split()[0]) for line in tree if "smaller one" in line]
     assert len(shown) == 20
     assert len(shown) + sum(left_out) == len(found["layers"])
 

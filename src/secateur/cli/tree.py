@@ -167,7 +167,8 @@ class ModuleTree:
         if hidden:
             layers = [layer for child in hidden for layer in child.layers()]
             costs = {key: sum(layer[key] for layer in layers) for key in self._totals}
-            label = Text(f"{below}└ {len(layers)} smaller ones", style="dim")
+            what = "smaller ones" if len(layers) > 1 else "smaller one"
+            label = Text(f"{below}└ {len(layers)} {what}", style="dim")
             self._line(table, room, costs, [label, "", "", Text("--all", style="dim")])
 
     def _line(
