@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.agreement import Agreement, agreement
-    from secateur.budget import Budget, WidthCurve, WidthCurves, make_plan, reachable, uniform_plan
+    from secateur.budget import (
+        Budget,
+        Milliseconds,
+        WidthCurve,
+        WidthCurves,
+        make_plan,
+        reachable,
+        uniform_plan,
+    )
     from secateur.checkpoint import load, save
     from secateur.cost import cost
     from secateur.criteria import Scores, charged, score, watch
@@ -31,11 +39,18 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
-    from secateur.latency import Latency, compare_latency, measure_latency
+    from secateur.latency import (
+        Latency,
+        LatencyTable,
+        Timings,
+        compare_latency,
+        latency_table,
+        measure_latency,
+    )
     from secateur.models import ModelSpec, build, load_weights
     from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
-    from secateur.recipes import Measured, SearchResult, prune, prune_iteratively, smallest_within
+    from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
     from secateur.recovery import Repair, recalibrate, reconstruct
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
@@ -54,8 +69,10 @@ __all__ = [
     "Expectation",
     "Group",
     "Latency",
+    "LatencyTable",
     "Measured",
     "Member",
+    "Milliseconds",
     "ModelSpec",
     "Oracle",
     "PruningPlan",
@@ -66,6 +83,8 @@ __all__ = [
     "SearchResult",
     "SecateurError",
     "SurgeryError",
+    "Timing",
+    "Timings",
     "TraceError",
     "TrainingError",
     "UsageError",
@@ -80,6 +99,7 @@ __all__ = [
     "charged",
     "compare_latency",
     "cost",
+    "latency_table",
     "load",
     "load_weights",
     "make_plan",
@@ -104,7 +124,7 @@ __all__ = [
 
 _HOME = {
     "agreement": "Agreement agreement",
-    "budget": "Budget WidthCurve WidthCurves make_plan reachable uniform_plan",
+    "budget": "Budget Milliseconds WidthCurve WidthCurves make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
     "criteria": "Scores charged score watch",
@@ -114,11 +134,11 @@ _HOME = {
         "TraceError TrainingError UsageError VerificationError"
     ),
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
-    "latency": "Latency compare_latency measure_latency",
+    "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
     "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
-    "recipes": "Measured SearchResult prune prune_iteratively smallest_within",
+    "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
     "recovery": "Repair recalibrate reconstruct",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",

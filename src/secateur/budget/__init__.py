@@ -7,8 +7,18 @@ which channels go, ``choice`` the plan that meets all limits by scores; ``damage
 
 from __future__ import annotations
 
-from secateur.budget.choice import make_plan, reachable, uniform_plan
+from secateur.budget.choice import RoundTo, make_plan, reachable, uniform_plan
 from secateur.budget.damage import WidthCurve, WidthCurves
 from secateur.budget.limits import Budget
+from secateur.budget.times import Milliseconds
 
-__all__ = ["Budget", "WidthCurve", "WidthCurves", "make_plan", "reachable", "uniform_plan"]
+__all__ = [
+    "Budget",
+    "Milliseconds",
+    "RoundTo",
+    "WidthCurve",
+    "WidthCurves",
+    "make_plan",
+    "reachable",
+    "uniform_plan",
+]
