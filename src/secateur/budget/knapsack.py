@@ -8,6 +8,7 @@ again from its answer, until it settles. Each answer is then corrected with the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from secateur.budget.quiet import silent_output
 from secateur.graph.groups import IntArray
 
 _ROUNDS = 12  # programmes solved at most; ordinary networks settle after two to five
-_SWEEPS = 3  # rounds of exchanges behind the last programme
+_EXCHANGES = 250  # tried at most behind the last programme: a few seconds for a hundred groups
 _SECONDS = 10.0  # for one programme; the best answer found by then is taken
 
 FloatArray = npt.NDArray[np.float64]
@@ -119,11 +120,16 @@ def _solve(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArra
     )
 
 
-def _corrected(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray:
-    """Places changed step by step until the exact costs keep to the limits and use them up."""
+def _corrected(
+    meter: Meter, choices: Sequence[Choice], places: IntArray, held: int | None = None
+) -> IntArray:
+    """Places changed step by step until the exact costs keep to the limits and use them up.
+
+    A group that is held is narrowed only when no other can be.
+    """
     places = places.copy()
     while not meter.within(_widths(choices, places)):
-        places = _step(meter, choices, places, -1)
+        places = _step(meter, choices, places, -1, held)
     while True:
         wider = _step(meter, choices, places, +1)
         if np.array_equal(wider, places):
@@ -132,28 +138,41 @@ def _corrected(meter: Meter, choices: Sequence[Choice], places: IntArray) -> Int
 
 
 def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray:
-    """Narrows one group by a step wherever that makes room for others that undo more damage."""
-    damage = _damage(choices, places)
-    for _ in range(_SWEEPS):
-        before = damage
-        for group in np.flatnonzero(places > 0):
-            trial = places.copy()
-            trial[group] -= 1
-            trial = _corrected(meter, choices, trial)
-            if _damage(choices, trial) < damage:
-                places, damage = trial, _damage(choices, trial)
-        if damage == before:
+    """Moves one group, near or far, wherever what the others then gain or give up makes it worth while."""
+    damage, tried, since = _damage(choices, places), 0, 0
+    for group in itertools.cycle(range(len(choices))):
+        if since == len(choices):  # nothing found in a whole round
             break
+        since += 1
+        for move in _moves(int(places[group]), len(choices[group].widths) - 1):
+            if tried == _EXCHANGES:
+                return places
+            tried += 1
+            trial = places.copy()
+            trial[group] = move
+            trial = _corrected(meter, choices, trial, held=group)
+            if _damage(choices, trial) < damage:
+                places, damage, since = trial, _damage(choices, trial), 0
     return places
 
 
-def _step(meter: Meter, choices: Sequence[Choice], places: IntArray, direction: int) -> IntArray:
+def _moves(place: int, end: int) -> list[int]:
+    """Places that are 1, 2, 4, ... steps away, on both sides."""
+    steps = [1 << power for power in range(end.bit_length())]
+    return [there for step in steps for there in (place - step, place + step) if 0 <= there <= end]
+
+
+def _step(
+    meter: Meter, choices: Sequence[Choice], places: IntArray, direction: int, held: int | None = None
+) -> IntArray:
     """One group one step narrower or wider: the one with the least damage for its cost.
 
-    Wider only where the limits allow it, else the places stay; narrower always.
+    Wider only where the limits allow it, else the places stay; narrower always, the held group last.
     """
     ends = np.array([len(choice.widths) - 1 for choice in choices])
     movable = np.flatnonzero((places + direction >= 0) & (places + direction <= ends))
+    if direction < 0 and len(movable) > 1:
+        movable = movable[movable != held]
     trials = np.repeat(places[None], len(movable), axis=0)
     trials[np.arange(len(movable)), movable] += direction
     current = _widths(choices, places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -231,20 +231,10 @@ def prune(
     from secateur.jobs.prune import DATA_FREE
     from secateur.jobs.prune import prune as work
     from secateur.jobs.settings import PruneJob
-    from secateur.recipes import CHANNELS_LEFT
     from secateur.recipes import recipe as named_recipe
 
-    limits = {"macs": macs, "params": params, "channels": channels, "memory": memory}
-    limits = {name: limit for name, limit in limits.items() if limit is not None}
-    if max_drop is not None and limits:
-        raise UsageError("--max-drop looks for the budget by itself; leave " + _options(limits) + " out")
-    if max_drop is None and not limits:
-        if recipe not in CHANNELS_LEFT:
-            raise UsageError(
-                "say what may remain: give at least one of --macs, --params, --channels, --memory; or what "
-                "may be lost: --max-drop"
-            )
-        limits["channels"] = CHANNELS_LEFT[recipe]
+    given = {"macs": macs, "params": params, "channels": channels, "memory": memory}
+    limits = _limits(given, max_drop, recipe)
     if not finetune:
         if epochs_between or updates_between or epochs_after:
             raise UsageError("--no-finetune and epochs or updates exclude each other; give one of them")
@@ -300,6 +290,19 @@ def prune(
         reporter.tell(proof_line(summary["verification"]))
 
 
-def _options(limits: Iterable[str]) -> str:
-    """Limits as they are given on the command line."""
-    return ", ".join(f"--{name}" for name in limits)
+def _limits(given: Mapping[str, float | None], max_drop: float | None, recipe: str) -> dict[str, float]:
+    """The limits that were given, or the recipe's own; none if the budget is to be looked for."""
+    from secateur.errors import UsageError
+    from secateur.recipes import CHANNELS_LEFT
+
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    options = ", ".join(f"--{name}" for name in limits or given)
+    if max_drop is not None and limits:
+        raise UsageError(f"--max-drop looks for the budget by itself; leave {options} out")
+    if max_drop is not None or limits:
+        return limits
+    if recipe not in CHANNELS_LEFT:
+        raise UsageError(
+            f"say what may remain: give at least one of {options}; or what may be lost: --max-drop"
+        )
+    return {"channels": CHANNELS_LEFT[recipe]}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.fx import Node
 
 from secateur.graph.groups import IntArray
-from secateur.recovery.script import Script, tensors_of
+from secateur.recovery.script import Portion, Script, tensors_of
 from secateur.responses import Window
 
 _OPERATORS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear")
@@ -47,10 +48,15 @@ class Consumer:
         """The dimension of the input that holds the channels."""
         return 1 if self.window.kernel else -1
 
-    def rows(self, script: Script) -> int:
-        """Number of output positions that the examples of a script give."""
+    def rows(self, script: Script, portions: Sequence[Portion]) -> int:
+        """Number of output positions that the examples of some portions of a script give."""
         shape: tuple[int, ...] = tuple(self.source.meta["val"].shape)
-        return script.examples * shape[0] // script.size * self.window.positions(shape)
+        return (
+            sum(portion.count for portion in portions)
+            * shape[0]
+            // script.size
+            * self.window.positions(shape)
+        )
 
     @property
     def constant(self) -> bool:

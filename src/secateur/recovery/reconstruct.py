@@ -31,6 +31,7 @@ def reconstruct(
     behind: bool = True,
     compensate: bool = True,
     max_examples: int | None = None,
+    memory: int = 2 << 30,
 ) -> tuple[Repair, ...]:
     """Refits the consumers of cut channels so that they respond as those of the original network.
 
@@ -45,7 +46,8 @@ def reconstruct(
     consumer without one that a batch norm follows hands it to the running mean; else it is left out.
 
     A few hundred examples are enough and labels are not needed. Both networks run in evaluation
-    mode, step by step, all examples side by side, and only values at one place of the network are held.
+    mode, step by step, all examples side by side, and only values at one place of the network are held;
+    where those are larger than ``memory``, fewer examples are used there, and the others join in later.
     Not refitted: weights that several steps share, weights that are computed, transposed
     convolutions, matrix products, and depthwise convolutions, which hand each channel on by itself.
     Batch-norm statistics stay but for that constant; see :func:`secateur.recovery.recalibrate`.
@@ -63,6 +65,7 @@ def reconstruct(
         compensate: where a response is added to another value (a shortcut), it makes up for what that
             value misses already.
         max_examples: how many examples to use; all by default.
+        memory: bytes for the values of both networks.
 
     Returns:
         For each consumer that was refitted, in order, what it missed before and misses now.
@@ -95,8 +98,9 @@ def reconstruct(
     with torch.no_grad():
         for consumer in find_consumers(script):
             if removed[consumer.labels].any() or (behind and repairs):
-                original.advance(consumer.step + 1)
-                small.advance(consumer.step)
+                portions = script.fitting(consumer.step, memory // 2)
+                original.advance(consumer.step + 1, portions)
+                small.advance(consumer.step, portions)
                 refit = Refit(consumer, graph, original, small, ridge, rows_per_unknown, compensate)
                 repairs.append(refit.apply(laid))
         kept = by_tensor(plan.kept_slots)

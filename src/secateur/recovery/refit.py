@@ -94,7 +94,7 @@ class Refit:
 
     def _fit(self, old: Tensor, inputs: Tensor, outputs: Tensor, tensors: dict[str, Tensor]) -> Fit:
         """Gathers rows and fits, by the smaller of the two systems."""
-        total = self.consumer.rows(self.small.script)
+        total = self.consumer.rows(self.small.script, self.small.portions)
         share, dual = rows_to_take(total, old.shape[2], self.rows_per_unknown)
         pairs = self._pairs(inputs, outputs, tensors, share)
         if dual:
@@ -112,7 +112,7 @@ class Refit:
         """Patches of the cut network and wanted responses, block by block."""
         consumer, script, window = self.consumer, self.small.script, self.consumer.window
         generator = torch.Generator().manual_seed(0)
-        for number, portion in enumerate(script.portions):
+        for number, portion in enumerate(self.small.portions):
             x = script.trimmed(self.small.value(number, consumer.source), portion)
             wanted = self.original.value(number, consumer.node)
             if self.compensate:

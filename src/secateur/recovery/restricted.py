@@ -106,7 +106,7 @@ def gather_moments(
 def _gathered(consumer: Consumer, run: Run, ridge: float) -> Restricted:
     script, window = run.script, consumer.window
     unknowns = len(consumer.labels) // window.groups * int(np.prod(window.kernel))
-    share, dual = rows_to_take(consumer.rows(script), unknowns, _ROWS_PER_UNKNOWN)
+    share, dual = rows_to_take(consumer.rows(script, script.portions), unknowns, _ROWS_PER_UNKNOWN)
     generator = torch.Generator().manual_seed(0)
     moments, rows = Moments(), []
     for number, portion in enumerate(script.portions):

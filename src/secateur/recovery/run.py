@@ -20,10 +20,11 @@ Values = dict[Node, Any]
 
 
 class Run:
-    """One network on its way through a script: all portions stand before the same step.
+    """One network on its way through a script: all portions in use stand before the same step.
 
-    Only values that are needed later are held, so memory is that of one place of the network,
-    not of all of it.
+    Only values that are needed later are held, so memory is that of one place of the network, not of
+    all of it. Where even that is too much, only the first portions are used; those that join them later
+    come from the beginning.
 
     Args:
         script: the forward pass and the examples.
@@ -39,7 +40,12 @@ class Run:
         self.tensors = tensors
         self.at = 0
         self._interpreter = _interpreter(script, removed)
-        self._values = [self._begin(portion) for portion in script.portions]
+        self._values: list[Values] = []
+
+    @property
+    def portions(self) -> tuple[Portion, ...]:
+        """The portions in use."""
+        return self.script.portions[: len(self._values)]
 
     def value(self, portion: int, node: Node) -> Any:
         """A value that the current step or a later one needs."""
@@ -49,11 +55,21 @@ class Run:
         """Whether a value is known and needed at the current step or later."""
         return node in self._values[0]
 
-    def advance(self, stop: int) -> None:
-        """Runs all portions up to, but without, a step."""
+    def advance(self, stop: int, portions: int | None = None) -> None:
+        """Runs portions up to, but without, a step.
+
+        Args:
+            stop: the step.
+            portions: how many portions are used from now on; all by default.
+        """
+        count = len(self.script.portions) if portions is None else portions
+        del self._values[count:]
         with torch.no_grad():
             for values in self._values:
                 self._play(values, self.at, stop)
+            for portion in self.script.portions[len(self._values) : count]:
+                self._values.append(self._begin(portion))
+                self._play(self._values[-1], 0, max(self.at, stop))
         self.at = max(self.at, stop)
 
     def outputs(self) -> Tensor:
@@ -65,7 +81,7 @@ class Run:
         final = len(self.script.nodes) - 1
         self.advance(final)
         results = []
-        for portion, values in zip(self.script.portions, self._values, strict=True):
+        for portion, values in zip(self.portions, self._values, strict=True):
             arguments = [values.get(item, item) for item in tree_leaves(self.script.nodes[final].args)]
             first = next(item for item in arguments if isinstance(item, Tensor))
             results.append(self.script.trimmed(first, portion))

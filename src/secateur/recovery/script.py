@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from secateur.graph.wiring import Wiring
 from secateur.latency import device_of
 
 _PORTION = 64  # examples that run at once: enough to keep the device busy, little to hold
+_PORTION_BYTES = 1 << 28  # of activations, where the examples are large
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,23 @@ class Script:
     def examples(self) -> int:
         """Number of examples."""
         return sum(portion.count for portion in self.portions)
+
+    def fitting(self, step: int, memory: int) -> int:
+        """How many portions, at least one, hold no more than so many bytes of values from a step onwards.
+
+        Later steps count too, so the number never falls along the way, and a portion joins but once.
+        """
+        live = int(self._live[step:].max(initial=1))
+        return max(1, min(len(self.portions), memory // max(1, live)))
+
+    @cached_property
+    def _live(self) -> IntArray:
+        """Bytes of the values that one portion holds at each step, its result included; shape (steps,)."""
+        changes = np.zeros(len(self.nodes) + 1, dtype=np.int64)
+        for index, node in enumerate(self.nodes):
+            changes[index] += _bytes(node)
+            changes[max(index, self.last[node]) + 1] -= _bytes(node)
+        return np.cumsum(changes)[:-1]
 
     def split(self, share: float) -> tuple[Script, Script]:
         """Two scripts of the same forward pass: the first examples, about a share of them, and the others."""
@@ -123,7 +142,7 @@ def write_script(
         UsageError: there are no examples, or the forward pass depends on the number of examples.
     """
     leaves, spec = gathered(batches, device_of(model), max_examples)
-    size = min(_PORTION, _count(leaves))
+    size = min(_PORTION, _count(leaves), max(1, _PORTION_BYTES // _bytes_per_example(graph)))
     portions = _copied(_portions(leaves, size), copies)
     wiring = _current(graph, _program(model, graph, portions[0].leaves, spec, size * copies))
     nodes = tuple(node for node in wiring.program.graph.nodes if node.op != "placeholder")
@@ -132,6 +151,17 @@ def write_script(
         node: max((index_of[user] for user in node.users), default=-1) for node in wiring.program.graph.nodes
     }
     return Script(wiring, nodes, last, portions, size, copies)
+
+
+def _bytes_per_example(graph: ChannelGraph) -> int:
+    """Peak bytes of activations for one example."""
+    return max(1, graph.cost().memory // max(1, graph.wiring.program.input_shapes[0][0]))
+
+
+def _bytes(node: Node) -> int:
+    """Bytes of a value; nothing where it is no tensor."""
+    value = node.meta.get("val")
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
 def _count(leaves: Sequence[Any]) -> int:
