@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from secateur.agreement import Agreement, agreement
     from secateur.budget import (
         Budget,
+        Forecast,
         Milliseconds,
         WidthCurve,
         WidthCurves,
+        forecast,
         make_plan,
         reachable,
         uniform_plan,
@@ -67,6 +69,7 @@ __all__ = [
     "DataError",
     "Edit",
     "Expectation",
+    "Forecast",
     "Group",
     "Latency",
     "LatencyTable",
@@ -99,6 +102,7 @@ __all__ = [
     "charged",
     "compare_latency",
     "cost",
+    "forecast",
     "latency_table",
     "load",
     "load_weights",
@@ -124,7 +128,7 @@ __all__ = [
 
 _HOME = {
     "agreement": "Agreement agreement",
-    "budget": "Budget Milliseconds WidthCurve WidthCurves make_plan reachable uniform_plan",
+    "budget": "Budget Forecast Milliseconds WidthCurve WidthCurves forecast make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
     "criteria": "Scores charged score watch",

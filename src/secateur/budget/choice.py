@@ -201,7 +201,8 @@ def steps_of(round_to: RoundTo, graph: ChannelGraph, latency: LatencyModel | Non
             "round_to='auto' needs the network's times on this device: give the table that "
             "latency_table(model, graph, example_inputs) measures, as latency; or a number to round to"
         )
-    return widths_that_run_well(latency, graph.widths)
+    widths = np.array([group.channels for group in graph.groups], dtype=np.int64)
+    return widths_that_run_well(latency, widths)
 
 
 def _unscored(scores: Mapping[str, Any]) -> frozenset[str]:

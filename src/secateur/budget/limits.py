@@ -30,7 +30,17 @@ WORDS = {
 }
 """The quantities that a budget can limit, as a message calls them."""
 
-_COLUMNS = ("params", "macs", "bytes", "memory", "channels", "latency")
+QUANTITIES = {
+    "params": "parameters",
+    "macs": "MACs of one example",
+    "bytes": "bytes of parameters",
+    "memory": "bytes of activations",
+    "channels": "prunable channels",
+    "latency": "latency",
+}
+"""All quantities that are counted, as a table calls them."""
+
+_COLUMNS = tuple(QUANTITIES)
 _BOUNDLESS = np.iinfo(np.int64).max
 
 
@@ -154,8 +164,9 @@ class Meter:
         return np.array(list(self.amounts.values()), dtype=np.int64)
 
     def named(self, widths: IntArray) -> dict[str, int]:
-        """What one choice of widths needs, by quantity."""
-        return dict(zip(_COLUMNS, self.needs(widths).tolist(), strict=True))
+        """What one choice of widths needs, by quantity; times only where something tells them."""
+        found = dict(zip(_COLUMNS, self.needs(widths).tolist(), strict=True))
+        return {name: need for name, need in found.items() if name != "latency" or self.latency is not None}
 
     @cached_property
     def _bounds(self) -> IntArray:

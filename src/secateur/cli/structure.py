@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.cli.formats import count, size
+from secateur.cli.outlook import reachable
 
 _SHOWN = 20
 _NAMES = 3
@@ -34,7 +35,12 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
         f"{channels:,} channels in {len(prunable)} prunable groups",
         style="bold",
     )
-    parts: list[RenderableType] = [heading, _layers(found["layers"], cost, whole=whole), _groups(prunable)]
+    parts: list[RenderableType] = [
+        heading,
+        reachable(found["forecast"]),
+        _layers(found["layers"], cost, whole=whole),
+        _groups(prunable),
+    ]
     frozen = [group for group in groups if group["frozen"] is not None]
     if frozen:
         parts.append(_frozen(frozen))

@@ -30,8 +30,8 @@ Progress = Callable[[int, int], None]
 Clock = Callable[[Mapping[str, nn.Module], ExampleInputs], Mapping[str, float]]
 """Median milliseconds of whole networks, by name."""
 
-_LADDER = (1.0, 0.7, 0.45, 0.25)  # shares of all widths at which the whole network runs
-_UNEVEN = 0.15  # by how much the widths of single groups differ from that, so that steps even out
+_LADDER = (1.0, 0.75, 0.5, 0.3, 0.15, 0.07)  # shares of all widths at which the whole network runs
+_UNEVEN = 0.4  # by how much the widths of single groups differ from that, so that steps even out
 _NEGLIGIBLE = 5e-4  # share of a network's time that one place of it may be wrong by
 _LEAST = 1e-6  # milliseconds; no operator takes less
 

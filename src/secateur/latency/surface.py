@@ -22,10 +22,11 @@ FloatArray = npt.NDArray[np.float64]
 Measure = Callable[[Sequence[int]], float]
 """Milliseconds of an operator with axes of some sizes."""
 
-_SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0)  # where a curve is measured in any case
-_KNOTS = (1.0, 0.5, 0.25, 0.1)  # of the coarse grid, the full size first
+_SHARES = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)  # where a curve is measured in any case
+_KNOTS = (0.5, 0.25, 0.1)  # of the coarse grid, besides the full size
 _VECTOR = 8  # numbers that most devices work on at once, and with them most steps
 _TOLERANCE = 0.03  # share of an operator's time by which a straight line may be wrong
+_LITTLE = 0.004  # the same, as a share of the time of the full size
 _MOST = 40  # sizes at which a curve is measured
 
 
@@ -112,7 +113,7 @@ def cell(knots: IntArray, sizes: IntArray) -> Cell:
     """Where sizes lie between knots; outside of them, at the nearest.
 
     >>> below, way = cell(np.array([4, 16, 64]), np.array([4, 8, 100]))
-    >>> below.tolist(), way.tolist()
+    >>> below.tolist(), way.round(3).tolist()
     ([0, 0, 1], [0.0, 0.5, 1.0])
     """
     if len(knots) == 1:
@@ -156,7 +157,7 @@ def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 
     plain = Surface(full, curves)
     if len(axes) != 2:
         return plain
-    knots = [sorted({axis.nearest(_aligned(axis.high * share)) for share in _KNOTS}) for axis in axes]
+    knots = [_sizes(axis, _KNOTS) for axis in axes]
     factors = [
         [
             0.0
@@ -177,8 +178,9 @@ def measure_curve(axis: Axis, measure: Callable[[int], float], negligible: float
         measure: milliseconds at a size.
         negligible: error in milliseconds that is not worth a closer look.
     """
-    known = {size: measure(size) for size in _ladder(axis)}
+    known = {size: measure(size) for size in (axis.low, *_sizes(axis, _SHARES))}
     sizes = sorted(known)
+    negligible = max(negligible, _LITTLE * known[axis.high])
     open_ = list(itertools.pairwise(sizes))
     while open_ and len(known) < _MOST:
         # Where most time may be hidden, first.
@@ -198,8 +200,9 @@ def measure_curve(axis: Axis, measure: Callable[[int], float], negligible: float
     return Curve(tuple(ordered), tuple(known[size] for size in ordered))
 
 
-def _ladder(axis: Axis) -> list[int]:
-    return sorted({axis.nearest(_aligned(axis.high * share)) for share in _SHARES} | {axis.low, axis.high})
+def _sizes(axis: Axis, shares: Sequence[float]) -> list[int]:
+    """Whole numbers of vectors at about some shares of an axis, and its full size; ascending."""
+    return sorted({axis.nearest(_aligned(axis.high * share)) for share in shares} | {axis.high})
 
 
 def _aligned(size: float) -> int:

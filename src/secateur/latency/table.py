@@ -19,6 +19,8 @@ from secateur.latency.term import Term
 
 FloatArray = npt.NDArray[np.float64]
 
+_FAR = 1e3  # times as long as what was seen: no network is
+
 
 class LatencyModel(Protocol):
     """All that a plan needs to know of time. A table is one; so is anything else with this method."""
@@ -66,12 +68,16 @@ class LatencyTable:
         return self._lookup.sum(array.reshape(-1, array.shape[-1])).reshape(array.shape[:-1])
 
     def _calibrated(self, sums: FloatArray) -> FloatArray:
-        """Sums of operators as times of the network: a factor that changes slowly with the sum."""
+        """Sums of operators as times of the network: straight lines between those that were seen.
+
+        Below them the difference stays, which is what calling operators takes; above, the ratio.
+        """
         if not self.seen:
             return sums
-        found = np.array(self.seen)
-        ratios = found[:, 1] / found[:, 0]
-        return np.asarray(sums * np.interp(np.log(sums), np.log(found[:, 0]), ratios))
+        first, last = self.seen[0], self.seen[-1]
+        ends = (0.0, max(0.0, first[1] - first[0])), (_FAR * last[0], _FAR * last[1])
+        operators, network = np.array([ends[0], *self.seen, ends[1]]).T
+        return np.asarray(np.interp(sums, operators, network))
 
     @cached_property
     def _lookup(self) -> Lookup:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from secateur.budget import Budget, Milliseconds
@@ -223,10 +222,7 @@ class Pace:
         comparison = self.clock({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
         before = comparison.latencies[_BEFORE].median_ms
         allowed = float(limit) if share is None else float(share) * before  # type: ignore[arg-type]
-        widths = plan.graph.widths.copy()
-        for name, kept in plan.keep.items():
-            widths[plan.graph.index(name)] = len(kept)
-        predicted = float(np.asarray(self.table.milliseconds(widths)))
+        predicted = float(self.table.milliseconds(plan.widths))
         return InTime(plan, allowed, predicted, comparison, number)
 
 
