@@ -16,12 +16,10 @@ X = torch.zeros(2, 3, 64, 64)
 
 NETWORKS = [
     "alexnet",
-    "vgg11_bn",
     "resnet18",
     "mobilenet_v2",
     "squeezenet1_1",
     "shufflenet_v2_x1_0",
-    "efficientnet_b0",
 ]
 
 
@@ -31,7 +29,7 @@ def test_it_is_what_is_alive_at_the_peak(name: str) -> None:
     assert cost(net, X).memory == peak_bytes(net, X)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18"])
 def test_a_budget_of_memory_is_kept_when_measured(name: str) -> None:
     net = build(f"torchvision:{name}", classes=4)
     before = peak_bytes(net, X)
