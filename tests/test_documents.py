@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/criteria.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/criteria.md", "docs/latency.md"])
 def test_code_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = BLOCK.findall((ROOT / name).read_text())
     assert blocks

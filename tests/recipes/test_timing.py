@@ -139,3 +139,32 @@ def test_automatic_rounding_measures_the_device_too() -> None:
         net(), X, Budget(channels=0.5), "magnitude", round_to="auto", timing=Timing(table=Stepped())
     )
     assert all(len(kept) % 10 == 0 for kept in result.plan.keep.values())
+
+
+def test_all_of_the_time_is_no_limit_whatever_the_noise_says() -> None:
+    def noisy(models: Mapping[str, nn.Module], inputs: object) -> Comparison:
+        times = dict(zip(models, (10.0, 10.4), strict=True))
+        return Comparison({name: Latency(ms, ms, ms, 9, 1, "cpu", 2) for name, ms in times.items()})
+
+    result = prune(net(), X, Budget(latency=1.0), "magnitude", timing=Timing(table=Table(), clock=noisy))
+    assert not result.plan.keep
+
+
+def test_a_noisy_clock_leaves_more_in_reserve_at_each_try() -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy(models: Mapping[str, nn.Module], inputs: object) -> Comparison:
+        exact = clock(lambda ms: ms)(models, inputs).latencies
+        return Comparison(
+            {
+                name: Latency(ms, ms, ms, 9, 1, "cpu", 2)
+                for name, item in exact.items()
+                for ms in [item.median_ms * float(rng.normal(1, 0.02))]
+            }
+        )
+
+    for _ in range(10):
+        result = prune(net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), clock=noisy))
+        assert result.in_time is not None
+        assert result.in_time.holds
+        assert 0.85 * result.in_time.allowed_ms <= result.in_time.measured_ms

@@ -207,17 +207,18 @@ class _Reader:
         if isinstance(item, Node):
             value = item.meta.get("val")
             if isinstance(value, Tensor):
-                return self._tensor(item, value, varying)
+                return self._tensor(item, 0, value, varying)
             if isinstance(value, list | tuple):
-                return tuple(v for v in value)
+                return tuple(self._tensor(item, place, part, varying) for place, part in enumerate(value))
             return value
         if isinstance(item, list | tuple):
             return tuple(self._read(part, varying) for part in item)
         return item
 
-    def _tensor(self, node: Node, value: Tensor, varying: list[int]) -> _Tensor:
+    def _tensor(self, node: Node, place: int, value: Tensor, varying: list[int]) -> _Tensor:
         found = self._extents.of.get(node.name, ())
-        extents = found[0] if len(found) == 1 and len(found[0]) == value.dim() else (-1,) * value.dim()
+        known = place < len(found) and len(found[place]) == value.dim()
+        extents = found[place] if known else (-1,) * value.dim()
         dims: list[int | _Ref] = []
         for extent, size in zip(extents, value.shape, strict=True):
             # Sizes that hold examples besides channels are those of the inputs that were traced.

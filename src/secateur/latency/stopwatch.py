@@ -18,6 +18,7 @@ from secateur.latency.calls import Call, replaced
 from secateur.latency.measure import wait
 from secateur.latency.runtimes import channels_last
 
+_METHOD = 1  # counts up when times are taken in another way, so that old ones are not mixed with new ones
 _SECONDS = 0.005  # of timed runs, beyond the least number of them
 _RUNS = (4, 25)  # least and most
 _LONG, _LONG_RUNS = 0.1, 3  # seconds that one run takes, and how many of such are enough
@@ -58,9 +59,12 @@ class OperatorStopwatch:
 
     @property
     def conditions(self) -> str:
-        """Device, threads, version and layout."""
-        threads = f"{torch.get_num_threads()} threads, " if self.device.type == "cpu" else ""
-        return f"{device_name(self.device)}, {threads}torch {torch.__version__}, {self.layout}"
+        """Device, threads, version, layout, and the way of measuring."""
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'s' * (count != 1)}, " if self.device.type == "cpu" else ""
+        return (
+            f"{device_name(self.device)}, {threads}torch {torch.__version__}, {self.layout}, method {_METHOD}"
+        )
 
     def __call__(self, call: Call) -> float:
         """Milliseconds of one call: the lower quartile of its runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,7 +66,8 @@ class LatencyTable:
     def operators(self, widths: IntArray) -> FloatArray:
         """The sum of the times of all operators, each by itself; shapes as for :meth:`milliseconds`."""
         array = np.asarray(widths, dtype=np.int64)
-        return self._lookup.sum(array.reshape(-1, array.shape[-1])).reshape(array.shape[:-1])
+        rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+        return self._lookup.sum(rows).reshape(array.shape[:-1])
 
     def _calibrated(self, sums: FloatArray) -> FloatArray:
         """Sums of operators as times of the network: straight lines between those that were seen.

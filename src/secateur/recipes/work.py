@@ -77,7 +77,8 @@ class Work:
 
     def __post_init__(self) -> None:
         # A share of the time is a share of the whole network's, which has to run beside the smaller one.
-        self.whole = copy.deepcopy(self.model) if self.pace is not None else None
+        limits_time = self.budget is not None and self.budget.latency is not None
+        self.whole = copy.deepcopy(self.model) if limits_time else None
 
     def take_up(self) -> None:
         """Goes on where an earlier call was when it was killed, if there was one."""
