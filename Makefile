@@ -11,7 +11,7 @@ export MKL_NUM_THREADS ?= 1
 ZOO ?= ../shared/zoo.json
 EXAMPLES ?= 1000
 
-.PHONY: demo test test-slow zoo bench lint types install clean
+.PHONY: demo test test-slow zoo bench docs lint types install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -41,6 +41,9 @@ test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and proved: an hour or so
 	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py
 	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
+
+docs: $(STAMP)  ## the site of documents into build/site; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)  ## how fast surgery and watching are, beside the peer; quiet machine, ten minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

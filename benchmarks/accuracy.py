@@ -11,9 +11,10 @@ Every way sees the same few pictures and is never trained:
 "inner" cuts only the channels inside residual blocks, "all" also the residual streams.
 
     python benchmarks/accuracy.py --data cifar10 --weights resnet20.th
-        [--network resnet20] [--pictures 512] [--test 2500] [--seeds 1] [--json FILE]
+        [--network resnet20] [--pictures 512] [--test 2500] [--seeds 0 1 2] [--out ROWS.jsonl]
 
-``--data`` is a folder with ``train`` and ``test``, in each a folder of pictures per class.
+``--data`` is a folder with ``train`` and ``test``, in each a folder of pictures per class. Rows that the
+file holds are not run again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,10 +77,8 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     """All ways by name; nothing is computed before it is its turn."""
     full: dict[str, bool] = {}
     plain = {"behind": False, "compensate": False}
-    yield (
-        "torch-pruning, global Taylor, cut only",
-        lambda: lambda share: torch_pruning(setting, share, "taylor"),
-    )
+    yield "torch-pruning, global Taylor, cut only", lambda: torch_pruning(setting, "taylor")
+    yield "torch-pruning, group norm, cut only", lambda: torch_pruning(setting, "group norm")
     yield "Taylor, global, cut only", lambda: by_scores(setting, "taylor", "global", None)
     yield "Taylor, global, reconstructed", lambda: by_scores(setting, "taylor", "global", full)
     yield "L1, uniform, reconstructed", lambda: by_scores(setting, "magnitude", "uniform", full)
@@ -102,10 +102,10 @@ def main() -> None:
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--test", type=int, default=2500)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--streams", action="store_true", help="cut the residual streams too")
     parser.add_argument("--only", default="", help="ways whose name contains this")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
     test = pictures(options.data / "test", options.test, 0)
@@ -113,29 +113,40 @@ def main() -> None:
     baseline = accuracy(model, test)
     print(f"{options.network}, {options.test} test pictures, {options.pictures} to choose and repair with")
     print(f"{'':44}" + "".join(f"{share:>8.0%}" for share in (1.0, *SHARES)) + "    seconds")
-    found: dict[str, list[list[float]]] = {}
-    for seed in range(options.seeds):
+    rows = (
+        [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
+    )
+    for seed in options.seeds:
         shown = pictures(options.data / "train", options.pictures, seed)
         setting = Setting(model, graph, shown, inner=not options.streams)
         for name, way in ways(setting):
-            if options.only not in name:
+            if options.only not in name or (name, seed) in {(row["way"], row["seed"]) for row in rows}:
                 continue
             start = time.perf_counter()
             cut = way()
             row = [accuracy(cut(share), test) for share in SHARES]
-            found.setdefault(name, []).append(row)
+            rows.append({"way": name, "seed": seed, "accuracy": row, "seconds": time.perf_counter() - start})
+            with options.out.open("a") as lines:
+                lines.write(json.dumps(rows[-1]) + "\n")
             figures = "".join(f"{item:8.1f}" for item in (baseline, *row))
-            print(f"{name:44}{figures}{time.perf_counter() - start:11.0f}", flush=True)
-    means = {
-        name: [statistics.mean(column) for column in zip(*rows, strict=True)] for name, rows in found.items()
-    }
-    print("kept of the baseline, percent, mean over seeds")
-    for name, row in means.items():
-        print(f"{name:44}{100:8.1f}" + "".join(f"{100 * item / baseline:8.1f}" for item in row))
-    if options.json:
-        options.json.write_text(
-            json.dumps({"baseline": baseline, "shares": SHARES, "accuracy": found}, indent=2)
-        )
+            print(f"{name:44}{figures}{rows[-1]['seconds']:11.0f}", flush=True)
+    print(table(rows, baseline))
+
+
+def table(rows: list[dict[str, Any]], baseline: float) -> str:
+    """What is kept of the baseline's accuracy, in percent: mean and, behind ±, deviation over seeds."""
+    lines = ["| way | " + " | ".join(f"{share:.0%}" for share in SHARES) + " | seconds |"]
+    lines.append("|---" * (len(SHARES) + 2) + "|")
+    for name in dict.fromkeys(row["way"] for row in rows):
+        same = [row for row in rows if row["way"] == name]
+        cells = []
+        for column in zip(*(row["accuracy"] for row in same), strict=True):
+            kept = [100 * item / baseline for item in column]
+            spread = f" ± {statistics.stdev(kept):.1f}" if len(kept) > 1 else ""
+            cells.append(f"{statistics.mean(kept):.1f}{spread}")
+        seconds = statistics.median(row["seconds"] for row in same)
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("network")
     parser.add_argument("--weights")
+    parser.add_argument("--model", help="file.py:function that builds the network of RUN")
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--examples", type=int, default=128)
@@ -147,7 +148,7 @@ def main() -> None:
     """Runs what is not yet there, and prints all of it."""
     options = parse()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    choice = NetworkChoice(source=options.network, weights=options.weights)
+    choice = NetworkChoice(source=options.network, weights=options.weights, builder=options.model)
     data = open_pictures(
         DataChoice(source=options.data, batch_size=options.batch_size), input_of(choice), seed=0
     )

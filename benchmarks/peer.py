@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from cifar import Setting
@@ -14,16 +15,16 @@ STEPS = 40
 """Steps from the whole network to nothing; its examples take up to 400, which changes little."""
 
 
-def torch_pruning(setting: Setting, share: float, criterion: str) -> nn.Module:
-    """A copy cut until it needs no more than a share of the MACs.
+def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Module]:
+    """A copy that is cut step by step.
 
     Args:
         setting: the network, and the pictures for gradients.
-        share: of the MACs that may remain.
         criterion: ``"taylor"``, with the gradient of all the pictures before each step, or ``"group norm"``.
 
     Returns:
-        The network after the first step that is within the budget.
+        What gives, for a share of the MACs, a copy of the network after the first step that needs no more;
+        shares are asked for in descending order, since the steps on the way are the same for all.
     """
     import torch_pruning as tp
 
@@ -41,15 +42,19 @@ def torch_pruning(setting: Setting, share: float, criterion: str) -> nn.Module:
         iterative_steps=STEPS,
         ignored_layers=_left_alone(setting, model),
     )
-    goal = share * sec.cost(setting.model, x).macs
-    while sec.cost(model, x).macs > goal:
+    whole = sec.cost(setting.model, x).macs
+
+    def cut(share: float) -> nn.Module:
+        while sec.cost(model, x).macs > share * whole:
+            model.zero_grad()
+            if criterion == "taylor":
+                for inputs, targets in setting.batches:
+                    F.cross_entropy(model(inputs), targets, reduction="sum").backward()
+            pruner.step()
         model.zero_grad()
-        if criterion == "taylor":
-            for inputs, targets in setting.batches:
-                F.cross_entropy(model(inputs), targets, reduction="sum").backward()
-        pruner.step()
-    model.zero_grad()
-    return model
+        return copy.deepcopy(model)
+
+    return cut
 
 
 def _left_alone(setting: Setting, model: nn.Module) -> list[nn.Module]:

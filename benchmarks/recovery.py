@@ -115,8 +115,8 @@ def with_streams(setting: Setting, share: float) -> nn.Module:
 FULL = Way(Ours(), distill=0.9, average=0.98)
 WAYS: dict[str, Way] = {
     "full": FULL,
-    "torch-pruning, taylor": Way(lambda setting, share: torch_pruning(setting, share, "taylor")),
-    "torch-pruning, group norm": Way(lambda setting, share: torch_pruning(setting, share, "group norm")),
+    "torch-pruning, taylor": Way(lambda setting, share: torch_pruning(setting, "taylor")(share)),
+    "torch-pruning, group norm": Way(lambda setting, share: torch_pruning(setting, "group norm")(share)),
     "random": Way(Ours("random", "uniform", repair=False)),
     "from scratch": Way(from_scratch),
     "cut and repair only": Way(Ours()),
@@ -214,6 +214,8 @@ class Bench:
 def baseline(bench: Bench, options: argparse.Namespace) -> nn.Module:
     """The network adapted to the pictures, kept in the work folder."""
     model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
+    if options.baseline:
+        return sec.load(options.baseline, model).eval()
     file = options.work / f"{options.network}-{options.adapt}x{len(bench.train[1])}.safetensors"
     if file.is_file():
         return sec.load(file, model).eval()
@@ -236,6 +238,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--baseline", type=Path, help="checkpoint of the adapted network, made elsewhere")
     parser.add_argument("--network", default="resnet56")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -109,6 +109,15 @@ def test_tracing_with_a_view_does_not_forbid_cutting_in_place():
     assert sec.cost(model, pictures[:1]).params == plan.cost_after.params
 
 
+def test_counting_with_a_view_does_not_forbid_cutting_in_place():
+    model = build("residual")
+    pictures = torch.randn(8, 3, 8, 8)
+    plan = every_second(sec.trace(model, pictures[:2]))
+    assert sec.cost(model, pictures[:1]).params == plan.cost_before.params
+    sec.apply_plan(model, plan, inplace=True)
+    assert sec.cost(model, pictures[:1]).params == plan.cost_after.params
+
+
 def test_a_copy_shares_nothing_with_the_original():
     model = build("residual")
     before = copy.deepcopy(model.state_dict())

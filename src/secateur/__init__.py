@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         BudgetError,
         CheckpointError,
         DataError,
+        ExportError,
         SecateurError,
         SurgeryError,
         TraceError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from secateur.export import Exported, FileCheck, export
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
     from secateur.latency import (
         Latency,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from secateur.plan import Edit, PruningPlan, plan_from
     from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
     from secateur.recovery import Repair, recalibrate, reconstruct
+    from secateur.runtimes import Card, Runner, open_exported
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
 
@@ -63,12 +66,16 @@ __all__ = [
     "Agreement",
     "Budget",
     "BudgetError",
+    "Card",
     "ChannelGraph",
     "CheckpointError",
     "Cost",
     "DataError",
     "Edit",
     "Expectation",
+    "ExportError",
+    "Exported",
+    "FileCheck",
     "Forecast",
     "Group",
     "Latency",
@@ -82,6 +89,7 @@ __all__ = [
     "Reader",
     "Repair",
     "Role",
+    "Runner",
     "Scores",
     "SearchResult",
     "SecateurError",
@@ -102,12 +110,14 @@ __all__ = [
     "charged",
     "compare_latency",
     "cost",
+    "export",
     "forecast",
     "latency_table",
     "load",
     "load_weights",
     "make_plan",
     "measure_latency",
+    "open_exported",
     "oracle",
     "plan_from",
     "prune",
@@ -134,9 +144,10 @@ _HOME = {
     "criteria": "Scores charged score watch",
     "curves": "width_curves",
     "errors": (
-        "BudgetError CheckpointError DataError SecateurError SurgeryError "
+        "BudgetError CheckpointError DataError ExportError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
     ),
+    "export": "Exported FileCheck export",
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
     "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
@@ -144,6 +155,7 @@ _HOME = {
     "plan": "Edit PruningPlan plan_from",
     "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
     "recovery": "Repair recalibrate reconstruct",
+    "runtimes": "Card Runner open_exported",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",
 }

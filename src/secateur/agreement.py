@@ -22,6 +22,10 @@ class Agreement:
         groups: within each group; groups of equal scores, or with fewer than three channels, have none.
         raw: over the channels of all groups together, scores as they are.
         normalized: the same after ℓ2 normalisation per group.
+
+    Example:
+        >>> print(Agreement("taylor", {"a": 0.5, "b": 0.9}, raw=0.6, normalized=0.65))
+        taylor: 0.700 within groups, 0.600 over all channels, 0.650 normalised
     """
 
     criterion: str
@@ -42,7 +46,7 @@ class Agreement:
 
 
 def agreement(oracle: Oracle, scores: Scores) -> Agreement:
-    """Compares scores with the absolute changes of the loss.
+    """Compares scores with the absolute changes of the loss (arXiv 1611.06440, section 3.2).
 
     Args:
         oracle: measured changes; channels that are not measured yet do not count.

@@ -8,36 +8,121 @@ from __future__ import annotations
 
 
 class SecateurError(Exception):
-    """A mistake or a limit that the user can act on; the base of all kinds below."""
+    """A mistake or a limit that the user can act on; the base of all kinds below.
+
+    Example:
+        >>> import secateur as sec
+        >>> try:
+        ...     sec.load("no-such-file.safetensors")
+        ... except sec.SecateurError as error:
+        ...     print(error)
+        no-such-file.safetensors cannot be loaded: there is no such file
+    """
 
 
 class UsageError(SecateurError):
-    """An argument is wrong: an unknown name, a value out of range, options that exclude each other."""
+    """An argument is wrong: an unknown name, a value out of range, options that exclude each other.
+
+    Example:
+        >>> import secateur as sec
+        >>> sec.build("resnet19")
+        Traceback (most recent call last):
+        secateur.errors.UsageError: torchvision has no network 'resnet19'; did you mean ...
+    """
 
 
 class TraceError(SecateurError):
-    """The network could not be captured or walked; the message names the module and the line."""
+    """The network could not be captured or walked; the message names the module and the line.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sec
+        >>> class Moody(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x if x.sum() > 0 else -x  # which way to go depends on values
+        >>> sec.trace(Moody(), torch.ones(2, 3))
+        Traceback (most recent call last):
+        secateur.errors.TraceError: ...
+    """
 
 
 class BudgetError(SecateurError):
-    """No plan can meet the budget; the message gives the smallest cost that can be reached."""
+    """No plan can meet the budget; the message gives the smallest cost that can be reached.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sec
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> sec.prune(net, torch.zeros(1, 4), sec.Budget(params=5), "magnitude")
+        Traceback (most recent call last):
+        secateur.errors.BudgetError: ...
+    """
 
 
 class SurgeryError(SecateurError):
-    """A plan does not fit the module, or a tensor cannot be replaced; the module is left as it was."""
+    """A plan does not fit the module, or a tensor cannot be replaced; the module is left as it was.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sec
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = sec.plan_from(sec.trace(net, torch.zeros(1, 4)), {"0": [1, 5]})
+        >>> sec.apply_plan(torch.nn.Linear(4, 2), plan)
+        Traceback (most recent call last):
+        secateur.errors.SurgeryError: Linear has no tensor '0.weight': the plan was made for another network
+    """
 
 
 class VerificationError(SecateurError):
-    """The smaller network does not compute what the masked original computes."""
+    """The smaller network does not compute what the masked original computes.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sec
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = sec.plan_from(sec.trace(net, torch.zeros(1, 4)), {"0": [1, 5]})
+        >>> sec.verify(net, sec.apply_plan(net, plan), plan, torch.zeros(1, 5))
+        Traceback (most recent call last):
+        secateur.errors.VerificationError: inputs of shapes (1, 5) do not fit the traced ones (...
+    """
 
 
 class CheckpointError(SecateurError):
-    """A file is truncated, foreign, tampered with, or does not fit the network."""
+    """A file is truncated, foreign, tampered with, or does not fit the network.
+
+    Example:
+        >>> import secateur as sec
+        >>> sec.load("no-such-file.safetensors")
+        Traceback (most recent call last):
+        secateur.errors.CheckpointError: no-such-file.safetensors cannot be loaded: there is no such file
+    """
+
+
+class ExportError(SecateurError):
+    """A network cannot be written in a format: it has an operator, or a shape, that the format lacks."""
 
 
 class DataError(SecateurError):
-    """A data set is missing, empty, inconsistent or unreadable."""
+    """A data set is missing, empty, inconsistent or unreadable.
+
+    Example:
+        >>> from secateur.data import open_data
+        >>> from secateur.models import InputSpec
+        >>> open_data("no-such-folder", InputSpec((3, 32, 32)))
+        Traceback (most recent call last):
+        secateur.errors.DataError: ...
+    """
 
 
 class TrainingError(SecateurError):
-    """Training cannot go on, for example because the loss is no longer finite."""
+    """Training cannot go on, for example because the loss is no longer finite.
+
+    Example:
+        >>> import torch
+        >>> from secateur.training.fit import fit
+        >>> from secateur.training.settings import FitSettings
+        >>> batches = [(torch.full((2, 3), float("nan")), torch.tensor([0, 1]))]
+        >>> fit(torch.nn.Linear(3, 2), batches, FitSettings(epochs=1))
+        Traceback (most recent call last):
+        secateur.errors.TrainingError: ...
+    """

@@ -125,7 +125,7 @@ def oracle(
     resume: Oracle | None = None,
     progress: Told | None = None,
 ) -> Oracle:
-    """Measures what the removal of each single channel does to the loss.
+    """Measures what the removal of each single channel does to the loss (arXiv 1611.06440, section 2.2).
 
     Args:
         model: the network that was traced; left as it is.

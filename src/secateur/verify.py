@@ -29,6 +29,11 @@ class Verification:
         tolerance: what counts as equal.
         outputs: number of output values that were compared.
         channels_removed: number of channels that the cut removed.
+
+    Example:
+        >>> found = Verification(max_error=2e-7, tolerance=1e-4, outputs=320, channels_removed=12)
+        >>> found.ok, found.to_dict()["max_error"]
+        (True, 2e-07)
     """
 
     max_error: float
@@ -71,6 +76,17 @@ class Expectation:
         inputs: the inputs that they belong to.
         tolerance: what counts as equal.
         channels_removed: number of channels that the plan removes.
+
+    Example:
+        >>> from secateur.graph.tracing import trace
+        >>> from secateur.plan import plan_from
+        >>> from secateur.surgery import apply_plan
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(3, 4)
+        >>> plan = plan_from(trace(net, x), {"0": [1, 5]})
+        >>> expected = Expectation.of(net, plan, x)
+        >>> expected.check(apply_plan(net, plan, inplace=True)).ok
+        True
     """
 
     outputs: tuple[Any, ...]

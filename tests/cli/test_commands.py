@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
@@ -13,12 +15,16 @@ import secateur as sec
 from secateur.training.run import read_config, read_summary
 
 Command = Callable[..., Result]
-COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure")
+COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure", "export")
 
 
 def test_the_version_is_that_of_the_package(secateur: Command) -> None:
-    result = secateur("--version")
-    assert result.stdout.strip() == f"secateur {sec.__version__}"
+    lines = secateur("--version").stdout.splitlines()
+    assert lines[0] == f"secateur {sec.__version__}"
+    assert f"torch {torch.__version__}" in lines[1]
+    assert f"torchvision {version('torchvision')}" in lines[1]
+    assert lines[2].startswith("devices: cpu (")
+    assert f"onnxruntime {version('onnxruntime')}" in lines[3]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -92,6 +98,31 @@ def test_json_is_one_object_on_standard_output_and_nothing_else(
     assert (tmp_path / "small" / "summary.json").is_file()
 
 
+def test_an_exported_file_is_held_against_its_network(
+    secateur: Command, trained: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.pt2"
+    result = secateur("export", trained, "--out", file, "--data", "digits", "--seconds", 0)
+    assert result.exit_code == 0, result.output
+    assert "equals the network" in result.stdout
+    assert "+0.00 points" in result.stdout
+    words = ("--batch", 1, "--batch", 2, "--runtime", "eager", "--runtime", "channels-last", "--threads", 1)
+    result = secateur("measure", trained, file, *words, "--data", "digits", "--seconds", 0)
+    assert result.exit_code == 0, result.output
+    assert "latency, taken in turn" in result.stdout
+    assert result.stdout.count("channels-last") == 2
+    result = secateur("measure", trained, file, *words, "--seconds", 0, "--json")
+    found = json.loads(result.stdout)
+    whole, again = found["networks"]
+    assert (whole["params"], whole["macs"]) == (again["params"], again["macs"])
+    assert again["file_bytes"] == file.stat().st_size
+    assert [(row["name"] == str(file), row["runtime"], row["batch"]) for row in found["timings"]] == [
+        (name, runtime, batch)
+        for batch in (1, 2)
+        for name, runtime in ((False, "eager"), (False, "channels-last"), (True, "pt2"))
+    ]
+
+
 def test_without_data_it_says_what_is_not_done(secateur: Command, trained: Path, tmp_path: Path) -> None:
     result = secateur("prune", trained, "--params", "0.5", "--out", tmp_path / "small")
     assert result.exit_code == 0, result.output
@@ -123,6 +154,7 @@ def test_measure_and_evaluate_for_people(secateur: Command, trained: Path) -> No
         (("evaluate", "secateur:digits", "--data", "absent"), "no folder absent"),
         (("train", "--model", "secateur:digits", "--data", "digits", "--out", __file__), "is a file"),
         (("measure", "runs/absent"), "does not exist"),
+        (("export", "runs/absent", "--out", "absent.pt2"), "does not exist"),
     ],
 )
 def test_failures_are_one_line_and_exit_code_1(
@@ -158,6 +190,14 @@ def test_failures_are_one_line_and_exit_code_1(
             "schedule",
         ),
         (("train", "--model", "x", "--data", "x"), "--out"),
+        (("measure", "absent.onnx"), "absent.onnx does not exist"),
+        (("measure", "secateur:digits", "--runtime", "tensorrt"), "runtimes"),
+        (("measure", "secateur:digits", "--batch", 0), "batches"),
+        (("export", "secateur:digits", "--out", "x"), "end its name in"),
+        (("export", "secateur:digits", "--out", "x.tflite", "--format", "tflite"), "no format"),
+        (("export", "secateur:digits", "--out", "absent/x.pt2"), "no folder absent"),
+        (("export", "secateur:digits", "--out", "x.onnx", "--weights-as", "int8"), "needs --data"),
+        (("export", "secateur:digits", "--out", "x.onnx", "--weights-as", "int4"), "int4"),
         (("prune", "secateur:digits", "--macs", "0.5", "--out", "x", "--round-to", 0), "round-to"),
     ],
 )

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import secateur as sec
-from secateur.errors import UsageError
+from secateur.errors import DataError, UsageError
+from secateur.jobs.export import export
 from secateur.jobs.measure import measure
-from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 
 
 def test_networks_are_measured_beside_each_other(trained: Path) -> None:
@@ -16,7 +18,7 @@ def test_networks_are_measured_beside_each_other(trained: Path) -> None:
         NetworkChoice(source=str(trained)),
         NetworkChoice(source="secateur:digits", weights="none"),
     ]
-    found = measure(choices, DataChoice(source="digits"), seconds=0, batch=4)
+    found = measure(choices, DataChoice(source="digits"), conditions=Conditions(seconds=0, batches=(4,)))
     first, second = found["networks"]
     needs = sec.cost(sec.build("secateur:digits"), torch.zeros(1, 1, 8, 8))
     assert (
@@ -33,3 +35,48 @@ def test_inputs_of_different_sizes_cannot_be_timed_together(trained: Path) -> No
     choices = [NetworkChoice(source=str(trained)), NetworkChoice(source="resnet18", weights="none")]
     with pytest.raises(UsageError, match="1x8x8 and 3x224x224; give one --size"):
         measure(choices)
+
+
+def test_an_exported_file_is_as_good_as_its_network_in_every_runtime(trained: Path, tmp_path: Path) -> None:
+    network, file = NetworkChoice(source=str(trained)), tmp_path / "digits.xml"
+    data = DataChoice(source="digits")
+    done = export(network, ExportChoice(out=file, weights_as="int8"), data, seconds=0)
+    assert done["weights_as"] == "int8"
+    assert done["check"]["inputs"] == "given"
+    whole, eight = done["networks"]
+    assert abs(whole["top1"] - eight["top1"]) < 0.03
+    both = file.stat().st_size + file.with_suffix(".bin").stat().st_size
+    assert eight["file_bytes"] == both < 0.4 * whole["file_bytes"]
+    conditions = Conditions(seconds=0, runtimes=("eager", "bf16", "openvino"), threads=(1,), memory=True)
+    found = measure([network, NetworkChoice(source=str(file))], conditions=conditions)
+    rows = [(row["candidate"], row["runtime"]) for row in found["timings"]]
+    assert rows == [(0, "eager"), (0, "bf16"), (0, "openvino"), (1, "openvino")]
+    for row in found["timings"]:
+        assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
+        assert (row["batch"], row["threads"], row["device"]) == (1, 1, "cpu")
+    yardstick = found["timings"][2]
+    assert found["timings"][3]["times_as_fast"] == pytest.approx(
+        yardstick["median_ms"] / found["timings"][3]["median_ms"]
+    )
+    if sys.platform == "linux":
+        # The weights alone need this much; a whole interpreter would need a hundred times more.
+        assert whole["params"] * 4 <= found["networks"][0]["memory_bytes"] < 60e6
+
+
+def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "plain.pt2"
+    sec.export(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
+    with pytest.raises(DataError, match="does not say how pictures are prepared"):
+        measure(
+            [NetworkChoice(source=str(file))], DataChoice(source="digits"), conditions=Conditions(seconds=0)
+        )
+
+
+def test_a_file_for_other_classes_is_refused(tmp_path: Path) -> None:
+    file, spec = tmp_path / "other.pt2", sec.ModelSpec.parse("secateur:digits")
+    net = sec.build("secateur:digits")
+    sec.export(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
+    with pytest.raises(DataError, match="tells other classes apart"):
+        measure(
+            [NetworkChoice(source=str(file))], DataChoice(source="digits"), conditions=Conditions(seconds=0)
+        )

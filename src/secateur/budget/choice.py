@@ -176,6 +176,9 @@ def reachable(
     Returns:
         The least cost (every quantity has its least there), and the cost of the network as it is.
 
+    Raises:
+        UsageError: if a name is unknown, or an argument is out of range.
+
     Example:
         >>> import torch
         >>> from secateur.graph import trace

@@ -34,6 +34,14 @@ def load(
     Raises:
         CheckpointError: if the file is damaged, foreign, of a later format or does not fit the network; or
             if it names no builder that is known here and no model is given.
+
+    Example:
+        >>> import tempfile
+        >>> from secateur.checkpoint.saving import save
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/net.safetensors", nn.Linear(4, 2))
+        ...     load(f"{folder}/net.safetensors", model=nn.Linear(4, 2))
+        Linear(in_features=4, out_features=2, bias=True)
     """
     path = Path(path)
     try:

@@ -51,6 +51,13 @@ def save(
         UsageError: if metrics or history are no plain values, or the builder is unknown.
         CheckpointError: if the network is not a smaller version of what the builder builds, or the file
             cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from secateur.models import build
+        >>> model = build("secateur:digits")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/digits.safetensors", model, builder="secateur:digits", metrics={"top1": 0.99})
     """
     path = Path(path)
     spec = ModelSpec.parse(builder) if isinstance(builder, str) else builder

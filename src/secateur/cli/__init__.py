@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-import secateur
 from secateur.cli.demo import demo
 from secateur.cli.errors import reported
 from secateur.cli.evaluate import evaluate
+from secateur.cli.export import export
 from secateur.cli.inspect import inspect
 from secateur.cli.measure import measure
 from secateur.cli.oracle import oracle
@@ -31,14 +31,18 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"secateur {secateur.__version__}")
+        from secateur.cli.version import version_lines
+
+        for line in version_lines():
+            typer.echo(line)
         raise typer.Exit
 
 
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print versions and devices."),
     ] = False,
 ) -> None:
     """Makes trained PyTorch networks smaller and faster by whole channels, and proves every cut.
@@ -58,7 +62,7 @@ def _help(command: Callable[..., None]) -> str:
     )
 
 
-for command in (demo, inspect, train, prune, evaluate, measure, oracle):
+for command in (demo, inspect, train, prune, evaluate, measure, export, oracle):
     app.command(help=_help(command))(reported(command))
 
 

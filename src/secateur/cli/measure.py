@@ -12,13 +12,33 @@ from secateur.cli import options
 def measure(
     checkpoints: Annotated[
         list[str],
-        typer.Argument(metavar="RUN|CHECKPOINT|MODEL...", help="Networks; the first is the yardstick."),
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|MODEL|EXPORTED...",
+            help="Networks, and exported files (.onnx, .xml, .pt2); the first is the yardstick.",
+        ),
     ],
     data: options.OptionalData = None,
     weights: options.Weights = "none",
     model: options.Builder = None,
     size: options.Size = None,
-    batch: options.Batch = 1,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", help="Examples in the forward pass; 1, or several times for several."),
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option("--threads", help="Of the CPU; may be given several times.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runtime",
+            help="eager (as it is), channels-last, compile, bf16, onnxruntime or openvino; may be given "
+            "several times. An exported file runs in its own.",
+        ),
+    ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Peak memory too, by a process for each network.")
+    ] = False,
     seconds: Annotated[float, typer.Option(min=0, help="Time spent on each network.")] = 2.0,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
@@ -27,21 +47,28 @@ def measure(
 ) -> None:
     """Hold networks side by side: parameters, MACs, file size, milliseconds, and accuracy with --data.
 
-    The networks are run in turn, so that a busy machine slows all of them alike.
+    The networks are run in turn, so that a busy machine slows all of them alike. A difference that is
+    smaller than the spread of the times is called noise.
+
+    A .pt2 file is a program: it is opened only if you name it here, and within limits (docs/export.md).
 
     Examples:
       secateur measure runs/digits runs/digits-small --data digits
-      secateur measure torchvision:resnet18 torchvision:resnet50 --batch 8
+      secateur measure runs/digits-small small.onnx --data digits --memory
+      secateur measure torchvision:resnet18 torchvision:resnet50 --batch 1 --batch 8 --runtime bf16
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.tables import conditions_line, side_by_side
+    from secateur.cli.tables import conditions_line, side_by_side, timing_table
     from secateur.jobs.measure import measure as work
     from secateur.jobs.networks import is_checkpoint
-    from secateur.jobs.settings import DataChoice, NetworkChoice
+    from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
+    from secateur.runtimes import is_exported
     from secateur.training.settings import DeviceSettings
 
     networks = [
-        NetworkChoice.checked(
+        NetworkChoice(source=source)
+        if is_exported(source)
+        else NetworkChoice.checked(
             source=source,
             weights=None if is_checkpoint(source) else weights,
             size=size,
@@ -50,9 +77,18 @@ def measure(
         for source in checkpoints
     ]
     pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict) if data else None
+    conditions = Conditions.checked(
+        runtimes=tuple(runtime or ("eager",)),
+        batches=tuple(batch or (1,)),
+        threads=tuple(threads or ()),
+        seconds=seconds,
+        memory=memory,
+    )
     machine = DeviceSettings.checked(accelerator=device)
     with Reporter(as_json=json) as reporter:
-        found = work(networks, pictures, batch=batch, seconds=seconds, device=machine, listener=reporter)
+        found = work(networks, pictures, conditions=conditions, device=machine, listener=reporter)
         rows = [(str(row["name"]), row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)
+        if len(found["timings"]) > len(rows):
+            reporter.tell(timing_table(found["timings"]))
         reporter.tell(conditions_line(found["latency"]))

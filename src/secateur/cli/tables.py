@@ -18,6 +18,7 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("params", "parameters", count),
     ("macs", "MACs per example", count),
     ("file_bytes", "file", size),
+    ("memory_bytes", "peak memory", size),
     ("latency_ms", "latency", milliseconds),
 )
 
@@ -91,6 +92,8 @@ def side_by_side(networks: Sequence[tuple[str, Figures]]) -> Table:
         for key, _, show in used:
             value = figures.get(key)
             change = _change(key, first.get(key), value) if position else ""
+            if key == "latency_ms" and figures.get("latency_noise"):
+                change = "noise"
             cells.append(f"{show(value)}  {change}".strip() if value is not None else "–")
         table.add_row(name, *cells)
     return table
@@ -116,6 +119,33 @@ def conditions_line(latency: Mapping[str, Any]) -> str:
     threads = latency["threads"]
     where = f"{latency['device']}, {threads} thread{'s' * (threads != 1)}"
     return f"latency: median of {latency['runs']} runs each, taken in turn; batch {latency['batch']}, {where}"
+
+
+def timing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Times in every runtime, batch size and number of threads, each against the first network there.
+
+    Args:
+        rows: ``name``, ``runtime``, ``batch``, ``threads``, ``median_ms``, ``low_ms``, ``high_ms``,
+            ``times_as_fast`` and ``noise`` of each.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title="latency, taken in turn", title_justify="left")
+    for heading in ("network", "runtime"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("batch", "threads", "median", "quartiles", "as fast as the first"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in sorted(rows, key=lambda row: (row["batch"], row["threads"])):
+        spread = f"{milliseconds(row['low_ms'])} to {milliseconds(row['high_ms'])}"
+        gain = "noise" if row["noise"] else f"{row['times_as_fast']:.2f} times"
+        table.add_row(
+            row["name"],
+            row["runtime"],
+            str(row["batch"]),
+            str(row["threads"]),
+            milliseconds(row["median_ms"]),
+            spread,
+            gain,
+        )
+    return table
 
 
 def agreements(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -29,7 +29,23 @@ class Keeps(Protocol):
 
 @dataclass(frozen=True)
 class AttributeValue:
-    """The value that an integer attribute of a module has after a cut."""
+    """The value that an integer attribute of a module has after a cut.
+
+    Attributes:
+        module: path of the module.
+        name: of the attribute, such as ``out_channels``.
+        index: place in the attribute's value if that is a tuple, else ``None``.
+        value: the new size, a number of slots.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> from secateur.plan import plan_from
+        >>> [(edit.module, edit.name, edit.value) for edit in plan_from(
+        ...     trace(net, torch.zeros(1, 4)), {"0": [1, 5]}).edits]
+        [('0', 'out_features', 6), ('2', 'in_features', 6)]
+    """
 
     module: str
     name: str
@@ -47,6 +63,14 @@ class ChannelGraph:
     Attributes:
         wiring: the network as it was traced.
         alive: for each group of the wiring, the channels that are still there.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> graph = trace(net, torch.zeros(1, 4))
+        >>> graph["0"].channels, graph["2"].reason, graph.cost({"0": 6}).params
+        (8, 'is an output of the network', 44)
     """
 
     wiring: Wiring = field(repr=False)
@@ -196,12 +220,22 @@ class ChannelGraph:
         return ~stays[key]
 
     def span(self, tensor: str, dim: int) -> slice:
-        """The slots of one dimension of a tensor, in the original numbering."""
+        """The slots of one dimension of a tensor, in the original numbering.
+
+        Args:
+            tensor: qualified name of a parameter or buffer.
+            dim: the dimension.
+        """
         start, size = self.wiring.spans[tensor, dim]
         return slice(start, start + size)
 
     def positions(self, tensor: str, dim: int) -> IntArray:
-        """The original positions along a tensor's dimension that are still there."""
+        """The original positions along a tensor's dimension that are still there.
+
+        Args:
+            tensor: qualified name of a parameter or buffer.
+            dim: the dimension.
+        """
         return np.flatnonzero(self._stays(tensor, dim))
 
     @cached_property

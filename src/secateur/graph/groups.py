@@ -14,7 +14,12 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Role(Enum):
-    """What a tensor dimension does with the channels whose slots it holds."""
+    """What a tensor dimension does with the channels whose slots it holds.
+
+    Example:
+        >>> Role("consumer") is Role.CONSUMER
+        True
+    """
 
     PRODUCER = "producer"
     """Writes the channels: dimension 0 of a convolution's or linear layer's weight."""
@@ -33,6 +38,10 @@ class Member:
         dim: the dimension of that tensor.
         role: what the dimension does with the channels.
         slots: positions along the dimension, shape ``(channels, slots per channel)``.
+
+    Example:
+        >>> Member("layer1.conv.weight", 0, Role.PRODUCER, np.array([[0], [1]])).module
+        'layer1.conv'
     """
 
     tensor: str
@@ -54,6 +63,11 @@ class Group:
         name: path of the module that first produces the channels, unique within the graph.
         members: the dimensions that hold the channels, in the order of the network.
         reason: why the group is frozen, in words; ``None`` if it may be pruned.
+
+    Example:
+        >>> group = Group("fc", (Member("fc.weight", 0, Role.PRODUCER, np.array([[0], [1], [2]])),))
+        >>> group.channels, group.prunable, group.roles(Role.CONSUMER)
+        (3, True, ())
     """
 
     name: str
@@ -98,6 +112,13 @@ class Reader:
             A channel may hold several positions (a flattened picture).
         at_input: whether what is read is the (only) input of the module, and only read there; if not, it
             is made inside its forward pass, as the queries of an attention are.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> [(reader.module, reader.dim) for reader in trace(net, torch.zeros(1, 4)).readers]
+        [('2', -1)]
     """
 
     module: str

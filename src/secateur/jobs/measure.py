@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.errors import UsageError
+from secateur.cost import cost
+from secateur.errors import DataError, UsageError
+from secateur.jobs.candidates import AsModule, Candidate, check_scores, open_candidate
 from secateur.jobs.evaluate import evaluate
-from secateur.jobs.figures import figures, latencies
-from secateur.jobs.networks import Network, open_network
-from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.jobs.footprint import footprint
+from secateur.jobs.pictures import open_pictures
+from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
+from secateur.jobs.timing import timings
 from secateur.training.devices import make_machine
+from secateur.training.evaluate import evaluate as judge
 from secateur.training.events import Listener, Progress, silent
+from secateur.training.interrupt import interruptible
 from secateur.training.settings import DeviceSettings
 
 
@@ -19,52 +24,116 @@ def measure(
     choices: Sequence[NetworkChoice],
     data: DataChoice | None = None,
     *,
-    batch: int = 1,
-    seconds: float = 1.0,
+    conditions: Conditions | None = None,
     device: DeviceSettings | None = None,
     listener: Listener = silent,
 ) -> dict[str, Any]:
-    """Parameters, MACs, file size and time of networks that are run in turn.
+    """Parameters, MACs, file size, memory, accuracy and time of networks that are run in turn.
 
     Args:
-        choices: the networks, the first being what the others are held against.
+        choices: networks and exported files, the first being what the others are held against.
         data: pictures to judge them on as well.
-        batch: examples in a timed forward pass.
-        seconds: time spent on each network.
-        device: where to compute.
+        conditions: under which times are taken.
+        device: where to compute; exported files run on the CPU.
         listener: hears how it goes.
 
     Returns:
-        ``networks``, a list of figures with their ``name``, and ``latency``, the conditions.
+        ``networks``, a list of figures with their ``name``; ``latency``, the conditions of their
+        ``latency_ms``; and ``timings``, one row for each network, runtime, batch size and number of threads.
 
     Raises:
         UsageError: the networks take inputs of different sizes; ``--size`` makes them alike.
-        SecateurError: a network or the data cannot be used.
+        SecateurError: a network, a file or the data cannot be used.
     """
+    conditions = conditions or Conditions()
     machine = make_machine(device)
-    networks: dict[str, Network] = {}
-    for choice in choices:
-        network = open_network(choice)
-        network.model.to(machine.device)
-        networks[choice.source] = network
-    sizes = {network.input.size for network in networks.values()}
+    candidates = [open_candidate(choice) for choice in choices]
+    for candidate in candidates:
+        if candidate.network is not None:
+            candidate.network.model.to(machine.device)
+    sizes = {candidate.size for candidate in candidates}
     if len(sizes) > 1:
         shown = " and ".join("x".join(map(str, size)) for size in sorted(sizes))
         raise UsageError(f"the networks take inputs of {shown}; give one --size for all")
-    inputs = next(iter(networks.values())).example(batch)
-    listener(Progress("measuring", 0, len(networks)))
-    milliseconds, conditions = latencies({name: n.model for name, n in networks.items()}, inputs, seconds)
-    listener(Progress("measuring", len(networks), len(networks)))
+    times = timings(candidates, sizes.pop(), conditions, listener)
     rows = []
-    for choice in choices:
-        network = networks[choice.source]
-        row = {
-            "name": choice.source,
-            "model": network.name,
-            **figures(network.model, network.example(), network.file),
-            "latency_ms": milliseconds[choice.source],
-        }
+    for number, (choice, candidate) in enumerate(zip(choices, candidates, strict=True)):
+        row = _figures(candidate)
+        time = _first(times, number)
+        row |= {"latency_ms": time["median_ms"], "latency_noise": time["noise"]}
+        if conditions.memory:
+            listener(Progress("memory", number, len(choices)))
+            runtime = candidate.runtimes(("eager",))[0]
+            threads = next(iter(conditions.threads), None)
+            row["memory_bytes"] = footprint(choice, runtime, conditions.batches[0], threads)
+            listener(Progress("memory", number + 1, len(choices)))
         if data is not None:
-            row["top1"] = evaluate(choice, data, device, listener)["top1"]
+            row["top1"] = _top1(choice, candidate, data, device, listener)
         rows.append(row)
-    return {"networks": rows, "latency": conditions}
+    named = [{"name": choices[row["candidate"]].source, **row} for row in times]
+    return {"networks": rows, "latency": _conditions(named), "timings": named}
+
+
+def _figures(candidate: Candidate) -> dict[str, Any]:
+    """What is known of a candidate without running it."""
+    params = macs = None
+    if candidate.network is not None:
+        needs = cost(candidate.network.model, candidate.network.example())
+        params, macs = needs.params, needs.macs
+    elif candidate.file is not None and candidate.file.card is not None:
+        params, macs = candidate.file.card.params, candidate.file.card.macs
+    return {
+        "name": candidate.source,
+        "model": candidate.name,
+        "top1": None,
+        "params": params,
+        "macs": macs,
+        "file_bytes": candidate.file_bytes,
+        "memory_bytes": None,
+        "latency_ms": None,
+        "latency_noise": False,
+    }
+
+
+def _first(times: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
+    return next(row for row in times if row["candidate"] == number)
+
+
+def _conditions(times: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the first time of every network."""
+    first = {row["candidate"]: row for row in reversed(times)}
+    one = times[0]
+    return {
+        "device": one["device"],
+        "threads": one["threads"],
+        "batch": one["batch"],
+        "runs": one["runs"],
+        "quartiles_ms": {row["name"]: [row["low_ms"], row["high_ms"]] for row in first.values()},
+    }
+
+
+def _top1(
+    choice: NetworkChoice,
+    candidate: Candidate,
+    data: DataChoice,
+    device: DeviceSettings | None,
+    listener: Listener,
+) -> float:
+    if candidate.file is None:
+        return float(evaluate(choice, data, device, listener)["top1"])
+    spec = candidate.pictures
+    if spec is None:
+        raise DataError(f"{choice.source} does not say how pictures are prepared for it; leave --data out")
+    pictures = open_pictures(data, spec, seed=0, training=False)
+    open_candidate(choice, pictures.classes)
+    check_scores(candidate.file, choice.source, candidate.size, pictures.classes)
+    machine = make_machine(DeviceSettings(accelerator="cpu", precision="float32"))
+    with interruptible() as interruption:
+        found = judge(
+            AsModule(candidate.file),
+            pictures.test_batches(),
+            machine=machine,
+            listener=listener,
+            interruption=interruption,
+        )
+    return found.top1

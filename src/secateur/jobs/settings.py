@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +43,40 @@ class NetworkChoice(Settings):
     size: int | None = Field(default=None, ge=1)
     classes: int | None = Field(default=None, ge=1)
     builder: str | None = None
+
+
+class Conditions(Settings):
+    """Under which times are taken: every combination is.
+
+    Attributes:
+        runtimes: of networks; an exported file has a runtime of its own.
+        batches: examples in the forward pass.
+        threads: of the CPU; as PyTorch is set to if none are given.
+        seconds: time spent on each network under each condition.
+        memory: whether peak memory is measured too, by a process for each network.
+    """
+
+    runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime", "openvino"], ...] = (
+        Field(default=("eager",), min_length=1)
+    )
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    seconds: float = Field(default=1.0, ge=0)
+    memory: bool = False
+
+
+class ExportChoice(Settings):
+    """What an exported file is to be.
+
+    Attributes:
+        out: the file.
+        format: ``onnx``, ``pt2`` or ``openvino``; by the end of the file's name if not given.
+        weights_as: how weights are kept.
+    """
+
+    out: Path
+    format: str | None = None
+    weights_as: str = "float32"
 
 
 class Limits(Settings):

@@ -88,6 +88,9 @@ def prune_iteratively(
     its own. Only where there is none (before the first cut, or with no epochs between) the
     training examples are looked at once for the scores alone. The network is traced once.
 
+    With a journal in the surroundings, what is done is kept after each epoch; a call with the same arguments,
+    and the network as it was at first, then goes on from there, to the same bits.
+
     Args:
         model: a trained network; cut and trained in place, its parameters keep their identity.
         example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
@@ -122,8 +125,15 @@ def prune_iteratively(
         TrainingError: the loss is not finite.
         StoppedError: the user asked to stop.
 
-    With a journal in the surroundings, what is done is kept after each epoch; a call with the same arguments,
-    and the network as it was at first, then goes on from there, to the same bits.
+    Example:
+        >>> import torch
+        >>> from secateur.recipes.settings import recipe
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(0, 2, (16,)))]
+        >>> steps = recipe(steps=2, epochs_between=1, epochs_after=1)
+        >>> result = prune_iteratively(net, batches[0][0], Budget(macs=0.5), batches, steps)
+        >>> [cut.verification.ok for cut in result.cuts], result.cost_after.macs
+        ([True, True], 24)
     """
     settings = settings or PruneSettings()
     around = surroundings or Surroundings()

@@ -27,6 +27,11 @@ class Measured(Fact):
         network: what :func:`fingerprint` says of the network.
         scores: of its channels.
         curves: of its groups, as far as they are measured; ``None`` where none were asked for.
+
+    Example:
+        >>> net = nn.Linear(4, 2)
+        >>> kept = Measured(fingerprint(net), Scores("magnitude", {"0": torch.tensor([1.0, 2.0])}))
+        >>> kept.check(net, "magnitude")  # it would say so if the network had other weights
     """
 
     network: str

@@ -54,6 +54,11 @@ class SearchResult:
         model: the smallest network that held; a copy of the original if none did.
         best: its point.
         path: every point that was tried, in order, the original first.
+
+    Example:
+        >>> points = [Tried(0, 1.0, 0.95, True), Tried(1, 0.5, 0.96, True), Tried(2, 0.25, 0.8, False)]
+        >>> [point.share for point in SearchResult(nn.Identity(), points[1], tuple(points)).front]
+        [0.5, 0.25]
     """
 
     model: nn.Module

@@ -27,6 +27,10 @@ class Repair:
         error_before: share of the energy of the wanted responses that was missed before, the
             best constant granted where there is one.
         error: share that is missed now.
+
+    Example:
+        >>> print(Repair("layer1.0.conv2", 0.25, 0.01))
+        layer1.0.conv2: 25.0% of the response missed, now 1.0%
     """
 
     module: str

@@ -1,0 +1,71 @@
+"""Transfer learning on folders of pictures: published weights, new classes, cut, fine-tuned, saved."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch.nn.functional as F
+
+import secateur as sec
+from secateur.data import DataSettings, open_data
+from secateur.models.inputs import InputSpec
+from secateur.recipes import recipe
+from secateur.training.evaluate import evaluate
+from secateur.training.fit import fit
+from secateur.training.settings import FitSettings
+
+
+def main() -> None:
+    """From ``DIR/{train,test}/<class>/*`` to a checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", metavar="DIR")
+    parser.add_argument("--model", default="torchvision:squeezenet1_1")
+    parser.add_argument("--weights", help="'default' fetches them; or a file; none if left out")
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--macs", type=float, default=0.5)
+    parser.add_argument("--out", default="small.safetensors")
+    options = parser.parse_args()
+
+    shape = InputSpec((3, options.size, options.size))
+    data = open_data(options.data, shape, DataSettings(batch_size=16))
+    spec = sec.ModelSpec.parse(options.model, classes=len(data.classes))
+    model = sec.build(options.model, classes=len(data.classes), weights=options.weights)
+
+    training, validation = data.training_batches(), data.validation_batches()
+    fit(model, training, FitSettings(epochs=options.epochs), validation=validation)
+    before = evaluate(model, data.test_batches())
+
+    settings = recipe(
+        steps=1,
+        allocate="curves",
+        repair=True,
+        distill=0.9,
+        epochs_after=options.epochs,
+        optimizer={"learning_rate": 5e-4},
+    )
+    result = sec.prune_iteratively(
+        model,
+        next(iter(validation))[0][:2],
+        sec.Budget(macs=options.macs),
+        training,
+        settings,
+        calibration=data.training_batches(augment=False),
+        validation=validation,
+        loss_fn=F.cross_entropy,
+    )
+    after = evaluate(result.model, data.test_batches())
+
+    print(f"# {result.cuts[-1].verification}")
+    print(f"{'':10}{'accuracy':>10}{'parameters':>14}{'MACs':>16}")
+    for name, judged, need in (
+        ("before", before, result.cost_before),
+        ("after", after, result.cost_after),
+    ):
+        print(f"{name:10}{judged.top1:>10.1%}{need.params:>14,}{need.macs:>16,}")
+    sec.save(options.out, result.model, builder=spec, input_size=shape.size, classes=data.classes)
+    sec.load(options.out)
+
+
+if __name__ == "__main__":
+    main()

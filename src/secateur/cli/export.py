@@ -1,0 +1,63 @@
+"""``secateur export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli import options
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network; of a run, its best.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="File to write; an earlier one is replaced.")
+    ],
+    format: Annotated[  # noqa: A002  # the name of the option
+        str | None,
+        typer.Option("--format", help="onnx, pt2 or openvino; by the end of FILE if not given."),
+    ] = None,
+    weights_as: Annotated[
+        str,
+        typer.Option(
+            "--weights-as",
+            help="How the file keeps weights: float32, float16 or bfloat16 (half the bytes), or int8 "
+            "(quantised by the runtime's own tools; needs --data).",
+        ),
+    ] = "float32",
+    data: options.OptionalData = None,
+    weights: options.Weights = None,
+    model: options.Builder = None,
+    size: options.Size = None,
+    batch_size: options.BatchSize = 32,
+    strict: options.Strict = False,
+    seconds: Annotated[float, typer.Option(min=0, help="Time spent on measuring each.")] = 1.0,
+    json: options.Json = False,
+) -> None:
+    """Write a network for ONNX Runtime, OpenVINO, or PyTorch without Secateur.
+
+    The file takes any batch size and says how pictures are to be prepared. It is read back, run in its
+    runtime and compared with the network; if the two disagree, no file is left.
+
+    Examples:
+      secateur export runs/digits-small --format onnx --out small.onnx
+      secateur export runs/digits-small --out small.pt2
+      secateur export runs/digits-small --out small-int8.xml --weights-as int8 --data digits
+    """
+    from secateur.cli.console import Reporter
+    from secateur.cli.tables import conditions_line, side_by_side
+    from secateur.jobs.export import export as work
+    from secateur.jobs.settings import DataChoice, ExportChoice, NetworkChoice
+
+    network = NetworkChoice.checked(source=checkpoint, weights=weights, size=size, builder=model)
+    wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
+    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict) if data else None
+    with Reporter(as_json=json) as reporter:
+        found = work(network, wanted, pictures, seconds=seconds, listener=reporter)
+        rows = [(str(row["name"]), row) for row in found["networks"]]
+        reporter.finish(side_by_side(rows), found)
+        reporter.tell(conditions_line(found["latency"]))

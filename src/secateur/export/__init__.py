@@ -1,0 +1,14 @@
+"""Exported files: a network for ONNX Runtime, OpenVINO, or PyTorch without Secateur.
+
+>>> import tempfile, torch
+>>> with tempfile.TemporaryDirectory() as folder:
+...     print(export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.zeros(2, 3)).format)
+pt2
+"""
+
+from __future__ import annotations
+
+from secateur.export.check import FileCheck
+from secateur.export.run import FORMATS, WEIGHTS_AS, Exported, export
+
+__all__ = ["FORMATS", "WEIGHTS_AS", "Exported", "FileCheck", "export"]

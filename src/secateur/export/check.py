@@ -1,0 +1,149 @@
+"""A written file is read back, run, and held against the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import VerificationError
+from secateur.export.program import Subject
+from secateur.graph.prove import TOLERANCE, largest_difference
+from secateur.models import InputSpec
+from secateur.runtimes import Runner
+
+BATCHES = (1, 3, 8)
+_TOLERANCES = {
+    "float32": TOLERANCE,
+    "float16": max(TOLERANCE, 16 * torch.finfo(torch.float16).eps),
+    "bfloat16": max(TOLERANCE, 16 * torch.finfo(torch.bfloat16).eps),
+    "int8": 0.5,
+}
+"""Largest relative difference by how weights are kept. Eight bits give no such promise: there the check only
+finds files that are broken, and accuracy has to be measured."""
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """How a file's answers compare with those of the network that it was made from.
+
+    Attributes:
+        runtime: what ran the file.
+        max_error: largest absolute difference, relative to the largest output.
+        tolerance: what counts as equal.
+        batches: sizes of the batches that were tried.
+        outputs: number of values that were compared.
+        agreement: share of the examples whose largest output is the same; ``None`` if these are no scores.
+        inputs: ``given`` ones, or ``drawn`` as pictures of random pixels.
+
+    >>> print(FileCheck("onnxruntime", 2e-7, 1e-4, (1, 3), 40, 1.0, "drawn"))
+    read back and run by onnxruntime: equals the network (largest relative difference 2.0e-07, allowed \
+1e-04; batches of 1 and 3, drawn inputs; same class for 100.0%)
+    """
+
+    runtime: str
+    max_error: float
+    tolerance: float
+    batches: tuple[int, ...]
+    outputs: int
+    agreement: float | None
+    inputs: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file computes what the network computes."""
+        return self.max_error <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for files."""
+        return {"ok": self.ok, **asdict(self), "batches": list(self.batches)}
+
+    def __str__(self) -> str:
+        verdict = ("equals" if self.tolerance <= TOLERANCE else "is near") if self.ok else "DIFFERS FROM"
+        sizes = " and ".join(filter(None, (", ".join(map(str, self.batches[:-1])), str(self.batches[-1]))))
+        same = f"; same class for {self.agreement:.1%}" if self.agreement is not None else ""
+        gap = f"largest relative difference {self.max_error:.1e}, allowed {self.tolerance:.0e}"
+        return (
+            f"read back and run by {self.runtime}: {verdict} the network ({gap}; "
+            f"batches of {sizes}, {self.inputs} inputs{same})"
+        )
+
+
+def check_file(
+    runner: Runner,
+    subject: Subject,
+    weights_as: str,
+    inputs: Sequence[Tensor] | None,
+    pictures: InputSpec | None,
+) -> FileCheck:
+    """Runs a file on several batch sizes and compares.
+
+    Args:
+        runner: the file, opened.
+        subject: the network.
+        weights_as: how the file keeps weights.
+        inputs: real inputs, the batch first in each; drawn if not given.
+        pictures: normalisation for inputs that are drawn.
+
+    Raises:
+        VerificationError: the file computes something else, or cannot be run.
+    """
+    pool = tuple(inputs) if inputs is not None else drawn(subject, pictures, max(BATCHES))
+    have = min(item.shape[0] for item in pool)
+    sizes = tuple(size for size in BATCHES if size <= have) or (have,)
+    worst, outputs, same, judged = 0.0, 0, 0, 0
+    for size in sizes:
+        batch = tuple(item[:size] for item in pool)
+        expected = subject.expected(batch)
+        try:
+            found = runner(*batch)
+        except Exception as error:
+            raise VerificationError(
+                f"the file was written, but {runner.runtime} cannot run it on a batch of {size}: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
+        worst = max(worst, largest_difference(expected, found))
+        outputs += sum(item.numel() for item in expected)
+        if _are_scores(expected, size) and expected[0].shape == found[0].shape:
+            same += int((expected[0].argmax(1) == found[0].argmax(1)).sum())
+            judged += size
+    return FileCheck(
+        runtime=runner.runtime,
+        max_error=worst,
+        tolerance=_TOLERANCES[weights_as],
+        batches=sizes,
+        outputs=outputs,
+        agreement=same / judged if judged else None,
+        inputs="given" if inputs is not None else "drawn",
+    )
+
+
+def drawn(subject: Subject, pictures: InputSpec | None, count: int) -> tuple[Tensor, ...]:
+    """Inputs in the range of real ones: normalised pictures of random pixels, or as the examples are spread.
+
+    Args:
+        subject: the network.
+        pictures: what it expects, if its input is a picture.
+        count: number of examples.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if pictures is not None and subject.shapes == (tuple(pictures.size),):
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (pictures.mean, pictures.std))
+        return ((torch.rand(count, *pictures.size, generator=generator) - mean) / std,)
+    return tuple(_like(item, count, generator) for item in subject.inputs)
+
+
+def _like(item: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Examples spread as those at hand are; whole numbers are repeated, since they may be places."""
+    if not item.is_floating_point():
+        return item[torch.arange(count) % len(item)]
+    noise = torch.randn(count, *item.shape[1:], generator=generator, dtype=item.dtype)
+    spread = item.std() if item.numel() > 1 else torch.ones((), dtype=item.dtype)
+    return noise * spread + item.mean()
+
+
+def _are_scores(outputs: Sequence[Tensor], size: int) -> bool:
+    return outputs[0].ndim == 2 and outputs[0].shape[0] == size and outputs[0].shape[1] > 1

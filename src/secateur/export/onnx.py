@@ -1,0 +1,170 @@
+"""ONNX: by PyTorch's exporter, freed of all that tells of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import ExportError
+from secateur.export.program import Subject
+from secateur.runtimes.card import KEY, Card
+from secateur.runtimes.optional import optional
+
+_SMALL = 64
+"""Elements below which a tensor is not worth the rounding: mostly constants of formulas."""
+
+_LARGEST = 2**31 - 1
+
+
+def write_onnx(path: Path, subject: Subject, card: Card, calibration: Sequence[Tensor] | None) -> None:
+    """Writes a network as ONNX.
+
+    Args:
+        path: the file.
+        subject: the network.
+        card: goes into the file's metadata; says how weights are kept.
+        calibration: batches of pictures, for eight bits.
+
+    Raises:
+        UsageError: onnx or onnxscript is not installed.
+        ExportError: the network has an operator that ONNX lacks, or is too large for one file.
+    """
+    onnx = optional("onnx")
+    model = _converted(subject)
+    if calibration is not None:
+        model = _in_eight_bits(model, subject, calibration, path)
+    _forget_where(model)
+    if card.weights in ("float16", "bfloat16"):
+        _round_weights(onnx, model, card.weights)
+    onnx.helper.set_model_props(model, {KEY: card.to_json()})
+    if model.ByteSize() > _LARGEST:
+        raise ExportError("the network has over 2 GB of weights, which one ONNX file cannot hold")
+    onnx.checker.check_model(model)
+    onnx.save_model(model, str(path))
+
+
+def _converted(subject: Subject) -> Any:
+    """The network as an ONNX model in float32."""
+    optional("onnxscript")
+    program = subject.program()
+    try:
+        with _quietly():
+            converted = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                input_names=list(subject.arguments),
+                output_names=list(subject.output_names),
+            )
+        assert converted is not None  # with dynamo, there is always a program
+        return converted.model_proto
+    except Exception as error:  # operators fail in many ways
+        reason = " ".join(re.sub(r"\x1b\[\d+m", "", str(error.__cause__ or error)).split())
+        raise ExportError(f"PyTorch cannot convert the network to ONNX: {reason[:300]}") from error
+
+
+def _forget_where(model: Any) -> None:
+    """Takes out what is only for debugging: it names folders, files and classes of this machine.
+
+    The free dimension, which the exporter gives a number of its own, is called ``batch``.
+    """
+    del model.metadata_props[:]
+    for function in model.functions:
+        function.doc_string = ""
+        for item in (function, *function.node, *function.value_info):
+            del item.metadata_props[:]
+            item.doc_string = ""
+    for graph in _graphs(model.graph):
+        for item in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+            del item.metadata_props[:]
+            item.doc_string = ""
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.dim_param = re.sub(r"\bs\d+\b", "batch", dim.dim_param)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph and those within its operators (branches, loops)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _graphs(inner)
+
+
+def _round_weights(onnx: Any, model: Any, weights_as: str) -> None:
+    """Keeps weights in half the bytes; the runtime widens them once, when it opens the file."""
+    kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[weights_as]
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        if values.numel() < _SMALL:
+            continue
+        name, rounded = tensor.name, values.to(getattr(torch, weights_as))
+        raw = rounded.reshape(-1).view(torch.uint8).numpy().tobytes()
+        tensor.CopyFrom(
+            onnx.helper.make_tensor(f"{name}.{weights_as}", kind, list(values.shape), raw, raw=True)
+        )
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _in_eight_bits(model: Any, subject: Subject, calibration: Sequence[Tensor], path: Path) -> Any:
+    """Static quantisation by ONNX Runtime: eight-bit weights by channel, activations by calibration."""
+    onnx = optional("onnx")
+    optional("onnxruntime")
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the base is not typed
+        """Hands out the calibration pictures."""
+
+        def __init__(self) -> None:
+            self._batches = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            """The next batch by input name."""
+            batch = next(self._batches, None)
+            return None if batch is None else {subject.arguments[0]: batch.numpy()}
+
+    whole, small = path.with_name("float32.onnx"), path.with_name("int8.onnx")
+    onnx.save_model(model, str(whole))
+    with _quietly():
+        quantization.quantize_static(
+            str(whole),
+            str(small),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    return onnx.load_model(str(small))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No advice from these libraries on standard output, in warnings or in logs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,142 @@
+"""From a network to a program with a free batch size, which every format starts from."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
+
+from secateur.errors import ExportError, UsageError
+from secateur.graph.capture import ExampleInputs, call_arguments, doubled
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network on the CPU in evaluation mode, and what it takes and returns.
+
+    Attributes:
+        model: a copy.
+        inputs: an example batch of at least two.
+        arguments: names of its inputs, in order.
+        outputs: number of tensors that it returns.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    arguments: tuple[str, ...]
+    outputs: int
+
+    @classmethod
+    def of(cls, model: nn.Module, example_inputs: ExampleInputs) -> Subject:
+        """Takes a look at a network.
+
+        Args:
+            model: left as it is.
+            example_inputs: one tensor, or a sequence of them; the batch is first in each.
+
+        Raises:
+            UsageError: the network takes or returns what no file format holds.
+        """
+        positional, named = call_arguments(doubled(example_inputs))
+        if named or not positional or not all(isinstance(item, Tensor) for item in positional):
+            raise UsageError(
+                "an exported network takes tensors by position: give one tensor, or a tuple of them"
+            )
+        sizes = {item.shape[0] if item.ndim else None for item in positional}
+        if len(sizes) > 1 or None in sizes:
+            raise UsageError("every input of an exported network has the batch as its first dimension")
+        # A copy, since exporters leave references to parameters behind that forbid later cuts in place.
+        model = copy.deepcopy(model).cpu().eval()
+        inputs = tuple(item.detach().to("cpu", copy=True) for item in positional)
+        with torch.inference_mode():
+            returned = [leaf for leaf in tree_leaves(model(*inputs)) if leaf is not None]
+        if not returned or not all(isinstance(leaf, Tensor) for leaf in returned):
+            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in returned if not _is_tensor(leaf)}))
+            raise UsageError(
+                f"an exported network returns tensors, but this one returns {kinds or 'nothing'}"
+            )
+        return cls(model, inputs, _names(len(inputs)), len(returned))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names for its outputs in files."""
+        return ("output",) if self.outputs == 1 else tuple(f"output_{n}" for n in range(self.outputs))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of its inputs, without the batch."""
+        return tuple(tuple(item.shape[1:]) for item in self.inputs)
+
+    def program(self) -> ExportedProgram:
+        """The network as a program that takes any batch size.
+
+        Raises:
+            ExportError: it cannot be captured, or fixes the batch size.
+        """
+        return captured(self.model, self.inputs)
+
+    def expected(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the network itself answers."""
+        with torch.inference_mode():
+            leaves = tree_leaves(self.model(*(item.clone() for item in inputs)))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """A network as a program that takes any batch size, with no word of where its code lies.
+
+    Args:
+        model: in evaluation mode.
+        inputs: an example batch of at least two.
+
+    Raises:
+        ExportError: the network cannot be captured, or fixes the batch size.
+    """
+    batch = Dim("batch", min=1)
+    shapes = tuple({0: batch} for _ in inputs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(_Positional(model), inputs, dynamic_shapes=(shapes,), strict=False)
+    except Exception as error:  # networks fail in many ways
+        raise ExportError(_explained(model, error)) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    return program
+
+
+class _Positional(nn.Module):
+    """Takes any number of inputs, so that they have the same names whatever the network calls them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.network = model
+
+    def forward(self, *inputs: Tensor) -> object:
+        """What the network returns."""
+        return self.network(*inputs)
+
+
+def _is_tensor(leaf: object) -> bool:
+    return isinstance(leaf, Tensor)
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return ("input",) if count == 1 else tuple(f"input_{number}" for number in range(count))
+
+
+def _explained(model: nn.Module, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    kind = type(model).__name__
+    if "batch" in text and ("constraint" in text.lower() or "specializ" in text):
+        return (
+            f"{kind} fixes the batch size somewhere in its forward pass, so that no file could take another; "
+            "take sizes from x.shape[0] there, or -1 in view and reshape"
+        )
+    return f"{kind} cannot be captured by torch.export: {type(error).__name__}: {text[:300]}"

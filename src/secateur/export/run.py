@@ -1,0 +1,201 @@
+"""The one way to an exported file: written aside, read back, compared, and only then put in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from secateur.cost import cost
+from secateur.errors import ExportError, TraceError, UsageError, VerificationError
+from secateur.export.check import FileCheck, check_file
+from secateur.export.onnx import write_onnx
+from secateur.export.openvino import write_openvino
+from secateur.export.program import Subject
+from secateur.export.pt2 import write_pt2
+from secateur.files import replacing
+from secateur.graph.capture import ExampleInputs
+from secateur.models import InputSpec
+from secateur.runtimes import Card, open_exported
+
+Writer = Callable[[Path, Subject, Card, "Sequence[Tensor] | None"], None]
+WeightsAs = Literal["float32", "float16", "bfloat16", "int8"]
+WEIGHTS_AS: tuple[WeightsAs, ...] = ("float32", "float16", "bfloat16", "int8")
+
+_FORMATS: dict[str, tuple[str, Writer]] = {
+    "onnx": (".onnx", write_onnx),
+    "pt2": (".pt2", write_pt2),
+    "openvino": (".xml", write_openvino),
+}
+FORMATS = tuple(_FORMATS)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        path: the file.
+        format: ``onnx``, ``pt2`` or ``openvino``.
+        bytes: of the file, and of the weights beside it.
+        card: what the file says about its network.
+        check: how the file's answers compare with the network's.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    card: Card
+    check: FileCheck
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.bytes:,} bytes, weights in {self.card.weights}\n{self.check}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for files."""
+        return {
+            "file": str(self.path),
+            "format": self.format,
+            "file_bytes": self.bytes,
+            "weights_as": self.card.weights,
+            "params": self.card.params,
+            "macs": self.card.macs,
+            "check": self.check.to_dict(),
+        }
+
+
+def export(
+    path: str | Path,
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    format: str | None = None,  # noqa: A002  # the word that everyone uses for it
+    weights_as: str = "float32",
+    calibration: Sequence[Tensor] | None = None,
+    check_inputs: Tensor | Sequence[Tensor] | None = None,
+    pictures: InputSpec | None = None,
+    classes: Sequence[str] | None = None,
+    network: str | None = None,
+) -> Exported:
+    """Writes a network, pruned or not, for another runtime, and proves that the file computes the same.
+
+    The batch size is left free. The file is written aside, read back, run in its runtime on several batch
+    sizes and compared with the network. Only a file that agrees takes its place, at once; otherwise an older
+    file of that name stays as it was. The file holds nothing about the machine that wrote it.
+
+    Args:
+        path: the file; OpenVINO puts its weights beside it, in a file that ends in ``.bin``.
+        model: the network; left as it is.
+        example_inputs: one tensor, or a tuple of them, the batch first in each.
+        format: ``onnx``, ``pt2`` or ``openvino``; by default by the end of the file's name
+            (``.onnx``, ``.pt2``, ``.xml``).
+        weights_as: ``float32``; ``float16`` or ``bfloat16``, which halve the file and compute in float32; or
+            ``int8``, for which weights and activations are quantised by the runtime's own tools.
+        calibration: batches of real inputs, for ``int8``: they set the range of every activation.
+        check_inputs: real inputs to compare on; drawn as pictures of random pixels if not given.
+        pictures: size, mean and deviation of the inputs, for the file's metadata.
+        classes: names of the outputs, for the file's metadata.
+        network: what the network is called there; by default its class.
+
+    Returns:
+        The file, its size, its card, and how well it agrees.
+
+    Raises:
+        UsageError: an argument is wrong, or what the format needs is not installed.
+        ExportError: the network cannot be written in this format.
+        VerificationError: the file does not compute what the network computes.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = export(f"{folder}/small.pt2", nn.Linear(4, 2), torch.zeros(2, 4))
+        >>> done.check.ok, done.check.batches
+        (True, (1, 3, 8))
+    """
+    path = Path(path)
+    format = _format(path, format)  # noqa: A001
+    suffix, write = _FORMATS[format]
+    batches = _calibration(weights_as, calibration)
+    subject = Subject.of(model, example_inputs)
+    if batches is not None and len(subject.inputs) > 1:
+        raise UsageError("int8 is for networks with one input")
+    card = _card(subject, network or type(model).__name__, weights_as, pictures, classes)
+    given = (check_inputs,) if isinstance(check_inputs, Tensor) else check_inputs
+    with _aside(path) as folder:
+        file = folder / f"network{suffix}"
+        write(file, subject, card, batches)
+        check = check_file(open_exported(file), subject, weights_as, given, pictures)
+        if not check.ok:
+            raise VerificationError(f"{path} was not written, since the file would be wrong: {check}")
+        size = _put_in_place(file, path)
+    return Exported(path, format, size, card, check)
+
+
+def _format(path: Path, wanted: str | None) -> str:
+    by_suffix = {suffix: name for name, (suffix, _) in _FORMATS.items()}
+    if wanted is None:
+        if path.suffix not in by_suffix:
+            raise UsageError(f"{path}: end its name in {', '.join(by_suffix)}, or give the format")
+        return by_suffix[path.suffix]
+    if wanted not in _FORMATS:
+        raise UsageError(f"there is no format {wanted!r}: choose {', '.join(_FORMATS)}")
+    if path.suffix != _FORMATS[wanted][0]:
+        raise UsageError(f"{path}: files of {wanted} end in {_FORMATS[wanted][0]}")
+    return wanted
+
+
+def _calibration(weights_as: str, batches: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+    if weights_as not in WEIGHTS_AS:
+        raise UsageError(f"weights are kept as {', '.join(WEIGHTS_AS)}, not as {weights_as!r}")
+    if (weights_as == "int8") != (batches is not None):
+        raise UsageError("int8 needs calibration, a list of batches of real inputs; nothing else takes it")
+    if batches is not None and not len(batches):
+        raise UsageError("calibration holds no batch")
+    return batches
+
+
+def _card(
+    subject: Subject,
+    network: str,
+    weights_as: str,
+    pictures: InputSpec | None,
+    classes: Sequence[str] | None,
+) -> Card:
+    try:
+        needs = cost(subject.model, subject.inputs)
+    except TraceError as error:
+        raise ExportError(str(error)) from error
+    names = tuple(map(str, classes)) if classes is not None else None
+    return Card(network, weights_as, pictures, names, needs.params, needs.macs)
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A folder of our own beside the file, gone afterwards."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(file: Path, path: Path) -> int:
+    """Moves a file, and the weights beside it, where they belong; the number of bytes."""
+    weights = file.with_suffix(".bin")
+    size = file.stat().st_size
+    with replacing(path) as part:
+        if weights.exists():
+            size += weights.stat().st_size
+            with replacing(path.with_suffix(".bin")) as beside:
+                weights.replace(beside)
+        file.replace(part)
+    return size

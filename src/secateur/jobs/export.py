@@ -1,0 +1,93 @@
+"""Write a network for another runtime: the job behind ``secateur export``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import UsageError
+from secateur.export import export as write
+from secateur.jobs.measure import measure
+from secateur.jobs.networks import check_outputs, input_of, open_network
+from secateur.jobs.pictures import open_pictures, tell_skipped
+from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
+from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.settings import DeviceSettings
+
+_COMPARED, _CALIBRATED = 8, 256
+"""Pictures that the file and the network are compared on, and that set the ranges for eight bits."""
+
+
+def export(
+    choice: NetworkChoice,
+    wanted: ExportChoice,
+    data_choice: DataChoice | None = None,
+    *,
+    seconds: float = 1.0,
+    listener: Listener = silent,
+) -> dict[str, Any]:
+    """Writes a network in another format, reads it back, compares, and measures both.
+
+    Args:
+        choice: the network.
+        wanted: format, file, and how weights are kept.
+        data_choice: pictures to compare on, to quantise by, and to judge both on.
+        seconds: time spent on measuring each.
+        listener: hears how it goes.
+
+    Returns:
+        ``file``, ``format``, ``file_bytes``, ``weights_as``, ``params``, ``macs`` and ``check`` of the file;
+        ``networks`` and ``latency`` as ``measure`` returns them, of the network and of the file.
+
+    Raises:
+        SecateurError: the message says what is wrong; no file is left then.
+    """
+    quantised = wanted.weights_as == "int8"
+    if quantised and data_choice is None:
+        raise UsageError("int8 needs --data: pictures set the range of every activation")
+    data = None
+    if data_choice is not None:
+        data = open_pictures(data_choice, input_of(choice), seed=0, training=quantised)
+    network = open_network(choice, data.classes if data else None)
+    inputs, calibration = None, None
+    if data is not None:
+        check_outputs(network, data.classes)
+        inputs = next(iter(data.test_batches()))[0][:_COMPARED]
+        calibration = _first(data.training_batches(augment=False), _CALIBRATED) if quantised else None
+        tell_skipped(data, listener)
+    listener(Progress("exporting", 0, 1))
+    done = write(
+        wanted.out,
+        network.model,
+        network.example(),
+        format=wanted.format,
+        weights_as=wanted.weights_as,
+        calibration=calibration,
+        check_inputs=inputs,
+        pictures=network.input,
+        classes=network.classes,
+        network=network.name,
+    )
+    listener(Progress("exporting", 1, 1))
+    listener(Note(f"{done.path}: {done.check}"))
+    found = measure(
+        [choice, NetworkChoice(source=str(wanted.out))],
+        data_choice,
+        conditions=Conditions(seconds=seconds),
+        device=DeviceSettings(accelerator="cpu", precision="float32"),
+        listener=listener,
+    )
+    return {**done.to_dict(), **found}
+
+
+def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> list[Tensor]:
+    """Batches until there are so many examples."""
+    found: list[Tensor] = []
+    for inputs, _ in batches:
+        found.append(torch.as_tensor(inputs))
+        if sum(map(len, found)) >= count:
+            break
+    return found

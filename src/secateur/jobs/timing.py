@@ -1,0 +1,82 @@
+"""Times of candidates in every runtime, batch size and number of threads, taken in turn."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.jobs.candidates import Candidate
+from secateur.jobs.settings import Conditions
+from secateur.latency import Comparison, Latency
+from secateur.runtimes import take_turns
+from secateur.training.events import Listener, Progress
+
+Place = tuple[int, str]
+"""A candidate by its number, in a runtime."""
+
+
+def timings(
+    candidates: Sequence[Candidate], size: Sequence[int], conditions: Conditions, listener: Listener
+) -> list[dict[str, Any]]:
+    """Times of all candidates; under one condition all take turns.
+
+    Args:
+        candidates: the first is what the others are held against.
+        size: shape of one input.
+        conditions: runtimes, batch sizes, threads, seconds.
+        listener: hears how it goes.
+
+    Returns:
+        One row for each candidate, runtime, batch size and number of threads: ``candidate`` (its number),
+        ``runtime``, ``batch``, ``threads``, ``device``, ``median_ms``, ``low_ms``, ``high_ms``, ``runs``;
+        and, against the first candidate in the same runtime (or in its first), ``times_as_fast``, ``noise``.
+    """
+    rows: list[dict[str, Any]] = []
+    done, total = 0, len(conditions.threads or (0,)) * len(conditions.batches)
+    with tempfile.TemporaryDirectory() as folder:
+        for threads in conditions.threads or (None,):
+            ready = {
+                (number, runtime): candidate.ready(runtime, threads, Path(folder))
+                for number, candidate in enumerate(candidates)
+                for runtime in candidate.runtimes(conditions.runtimes)
+            }
+            for batch in conditions.batches:
+                listener(Progress("measuring", done, total))
+                inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+                found = take_turns(
+                    {place: partial(runner, inputs.to(runner.device)) for place, runner in ready.items()},
+                    batch=batch,
+                    threads=threads,
+                    devices={place: str(runner.device) for place, runner in ready.items()},
+                    min_seconds=conditions.seconds,
+                )
+                rows.extend(_row(place, found) for place in found)
+                done += 1
+    listener(Progress("measuring", total, total))
+    return rows
+
+
+def _row(place: Place, found: dict[Place, Latency]) -> dict[str, Any]:
+    number, runtime = place
+    same = (0, runtime)
+    yardstick = same if same in found else next(iter(found))
+    pair = Comparison({"first": found[yardstick], "this": found[place]})
+    latency = found[place]
+    return {
+        "candidate": number,
+        "runtime": runtime,
+        "batch": latency.batch,
+        "threads": latency.threads,
+        "device": latency.device,
+        "median_ms": latency.median_ms,
+        "low_ms": latency.low_ms,
+        "high_ms": latency.high_ms,
+        "runs": latency.runs,
+        "times_as_fast": pair.speedup("this"),
+        "noise": place != yardstick and pair.is_noise("this"),
+    }

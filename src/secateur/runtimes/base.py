@@ -1,0 +1,79 @@
+"""What every runtime is to the rest: something that runs a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur.errors import UsageError
+from secateur.runtimes.card import Card
+
+Batch = Sequence[Tensor]
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network made ready in one runtime.
+
+    Attributes:
+        runtime: name of the runtime, such as ``onnxruntime``.
+        run: runs one batch; returns once the result is there.
+        shapes: of its inputs, without the batch, as far as they are known and fixed.
+        card: what the file says about its network, if it came from a file of Secateur's.
+        device: where it takes its inputs.
+
+    >>> double = Runner("eager", lambda inputs: (2 * inputs[0],))
+    >>> double(torch.ones(1, 2))
+    (tensor([[2., 2.]]),)
+    """
+
+    runtime: str
+    run: Callable[[Batch], tuple[Tensor, ...]] = field(repr=False)
+    shapes: tuple[tuple[int, ...], ...] = ()
+    card: Card | None = None
+    device: torch.device = _CPU
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Runs one batch.
+
+        Args:
+            *inputs: in the order of the network's arguments, the batch first in each.
+
+        Returns:
+            The outputs, flat.
+
+        Raises:
+            UsageError: their number or shapes are not those of the network.
+        """
+        given = tuple(tuple(item.shape[1:]) for item in inputs)
+        if self.shapes and given != self.shapes:
+            wanted, found = _listed(self.shapes), _listed(given)
+            raise UsageError(f"the network takes inputs of {wanted} after the batch, not {found}")
+        return self.run(inputs)
+
+
+def first_line(error: Exception) -> str:
+    """The first line with words of what a library says about a failure."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
+def existing(path: str | Path) -> Path:
+    """The path of an exported file that is there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; give an exported file")
+    return path
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join("x".join(map(str, shape)) or "nothing" for shape in shapes)

@@ -1,0 +1,51 @@
+"""Every block of Python and every command in the documents runs, in order, as it is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.criteria import criterion_names, unregister
+from tests.documents.page import blocks, run
+from tests.documents.prepared import PREPARED
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [
+    str(path.relative_to(ROOT))
+    for path in [ROOT / "README.md", *DOCS]
+    if any(block.language in ("python", "sh") for block in blocks(path.read_text(encoding="utf-8")))
+]
+SLOW = {"docs/tutorials/pictures.md"}
+"""Pages that take more than about ten seconds."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAGES]
+)
+def test_a_page_runs_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    if name in PREPARED:
+        PREPARED[name](tmp_path)
+    known = set(criterion_names())
+    with torch.random.fork_rng():
+        run(ROOT / name)
+    for criterion in set(criterion_names()) - known:
+        unregister(criterion)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_block_says_what_it_is(path: Path) -> None:
+    for block in blocks(path.read_text(encoding="utf-8")):
+        assert block.language in ("python", "sh", "text", "json"), f"line {block.line}: {block.language!r}"
+
+
+def test_the_table_of_criteria_is_complete() -> None:
+    text = (ROOT / "docs" / "criteria.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == sorted(
+        criterion_names(), key=lambda name: text.index(f"| `{name}`")
+    )

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateur as sec
+from secateur.export import run as export_run
+from tests.export.conftest import CLASSES
+
+FORMATS = ("onnx", "pt2", "openvino")
+
+
+def by_its_own_runtime(path: Path, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """What a file answers, and its card, without any of our code."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        [output] = session.run(["output"], {"input": x.numpy()})
+        return torch.from_numpy(output), session.get_modelmeta().custom_metadata_map["secateur"]
+    if path.suffix == ".xml":
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return torch.from_numpy(compiled({"input": x.numpy()})["output"]), str(
+            model.get_rt_info(["secateur"]).astype(str)
+        )
+    extra = {"secateur.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    return program.module()(x), extra["secateur.json"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_answers_as_the_network_does_for_any_batch_size(exported, pruned, kind):
+    done = exported(kind)
+    assert done.check.ok
+    assert done.check.max_error <= 1e-5
+    assert done.check.batches == (1, 3, 8)
+    assert done.check.agreement == 1.0
+    for batch in (1, 5):
+        x = torch.randn(batch, 1, 8, 8)
+        found, _ = by_its_own_runtime(done.path, x)
+        torch.testing.assert_close(found, pruned(x), rtol=1e-4, atol=1e-5, check_device=False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_says_how_pictures_are_prepared(exported, spec, pruned, kind):
+    done = exported(kind)
+    _, text = by_its_own_runtime(done.path, torch.zeros(1, 1, 8, 8))
+    told = json.loads(text)
+    assert told["network"] == "secateur:digits"
+    assert tuple(told["classes"]) == CLASSES
+    assert told["preprocessing"]["mean"] == list(spec.input.mean)
+    assert told["preprocessing"]["std"] == list(spec.input.std)
+    steps = {step.pop("step"): step for step in told["preprocessing"]["steps"]}
+    assert steps["colour"] == {"to": "grey"}
+    assert steps["resize"]["shorter_side"] == 8
+    assert steps["crop"] == {"from": "centre", "height": 8, "width": 8}
+    needs = sec.cost(pruned, torch.zeros(1, 1, 8, 8))
+    assert (told["params"], told["macs"]) == (needs.params, needs.macs)
+    assert sec.open_exported(done.path).card == done.card
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_tells_nothing_of_the_machine(exported, kind):
+    data = exported(kind).path.read_bytes()
+    source = Path(sec.__file__).parent
+    for word in (str(source), "site-packages", "digits.py", str(Path.home()) + os.sep, str(Path.cwd())):
+        assert word.encode() not in data
+    assert str(exported(kind).path.parent).encode() not in data
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights_as", "share", "error"),
+    [
+        ("onnx", "float16", 0.55, 1e-3),
+        ("onnx", "int8", 0.4, 0.2),
+        pytest.param("openvino", "int8", 0.5, 0.2, marks=pytest.mark.slow),
+        pytest.param("openvino", "float16", 0.6, 1e-3, marks=pytest.mark.slow),
+        ("pt2", "bfloat16", 0.75, 1e-2),
+    ],
+)
+def test_fewer_bits_make_smaller_files_that_are_near(exported, kind, weights_as, share, error):
+    done, whole = exported(kind, weights_as), exported(kind)
+    assert done.bytes < share * whole.bytes
+    assert 0 < done.check.max_error < error
+    assert done.check.agreement >= 0.75
+    assert sec.open_exported(done.path).card.weights == weights_as
+    assert "is near" in str(done)
+
+
+def test_the_network_is_left_as_it_was(pruned, tmp_path):
+    pruned.train()
+    before = {name: tensor.clone() for name, tensor in pruned.state_dict().items()}
+    sec.export(tmp_path / "a.pt2", pruned, torch.zeros(2, 1, 8, 8), weights_as="float16")
+    assert all(module.training for module in pruned.modules())
+    pruned.eval()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in pruned.state_dict().items())
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt2"}
+
+
+@pytest.mark.parametrize(
+    "suffix", [".pt2", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".onnx", ".xml"))]
+)
+def test_a_network_that_was_exported_can_still_be_cut_in_place(tmp_path, suffix):
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x = torch.zeros(8, 3)[::4]
+    plan = sec.plan_from(sec.trace(net, torch.zeros(2, 3)), {"0": [1, 5]})
+    expected = sec.apply_plan(net, plan)(torch.ones(1, 3))
+    done = sec.export(tmp_path / f"net{suffix}", net, x)
+    sec.apply_plan(net, plan, inplace=True)
+    assert net[0].out_features == 4
+    torch.testing.assert_close(net(torch.ones(1, 3)), expected)
+    assert done.card.params == 3 * 6 + 6 + 6 * 2 + 2
+
+
+class Pair(nn.Module):
+    """Two inputs, and two outputs in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 4), nn.Linear(5, 4)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        a, b = self.one(a), self.two(b)
+        return {"sum": a + b, "nothing": None, "product": (a * b).sum(1)}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", pytest.param(".xml", marks=pytest.mark.slow)])
+def test_several_inputs_and_outputs(tmp_path, suffix):
+    net, inputs = Pair(), (torch.randn(1, 3), torch.randn(1, 5))
+    done = sec.export(tmp_path / f"pair{suffix}", net, inputs)
+    assert done.check.agreement is not None
+    a, b = torch.randn(6, 3), torch.randn(6, 5)
+    found = sec.open_exported(done.path)(a, b)
+    expected = net(a, b)
+    torch.testing.assert_close(found[0], expected["sum"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], expected["product"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(sec.UsageError, match="takes inputs of 3 and 5 after the batch, not 5 and 3"):
+        sec.open_exported(done.path)(b, a)
+
+
+class Fixed(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, -1)
+
+
+class Text(nn.Module):
+    def forward(self, x):
+        return "no tensor"
+
+
+class Fickle(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "options", "kind", "message"),
+    [
+        (Pair(), {"a": torch.zeros(2, 3), "b": torch.zeros(2, 5)}, {}, sec.UsageError, "by position"),
+        (Pair(), (torch.zeros(2, 3), torch.zeros(4, 5)), {}, sec.UsageError, "batch as its first dimension"),
+        (Text(), torch.zeros(2, 3), {}, sec.UsageError, "this one returns str"),
+        (Fixed(), torch.zeros(2, 3), {}, sec.ExportError, "fixes the batch size|cannot be captured"),
+        (Fickle(), torch.zeros(2, 3), {}, sec.ExportError, "could not be captured in module 'Fickle'"),
+        (nn.Linear(3, 2), torch.zeros(2, 3), {"format": "tflite"}, sec.UsageError, "no format 'tflite'"),
+        (
+            nn.Linear(3, 2),
+            torch.zeros(2, 3),
+            {"format": "onnx"},
+            sec.UsageError,
+            "files of onnx end in .onnx",
+        ),
+        (nn.Linear(3, 2), torch.zeros(2, 3), {"weights_as": "int4"}, sec.UsageError, "not as 'int4'"),
+        (nn.Linear(3, 2), torch.zeros(2, 3), {"weights_as": "int8"}, sec.UsageError, "needs calibration"),
+        (
+            nn.Linear(3, 2),
+            torch.zeros(2, 3),
+            {"weights_as": "int8", "calibration": [torch.zeros(2, 3)]},
+            sec.UsageError,
+            "int8 is for onnx and openvino",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, net, inputs, options, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        sec.export(tmp_path / "net.pt2", net, inputs, **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    net, x = nn.Linear(3, 2), torch.zeros(2, 3)
+    with pytest.raises(sec.UsageError, match="there is no folder"):
+        sec.export(tmp_path / "absent" / "net.pt2", net, x)
+    with pytest.raises(sec.UsageError, match=r"end its name in \.onnx, \.pt2, \.xml"):
+        sec.export(tmp_path / "net.h5", net, x)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
+def test_a_folder_that_refuses_is_an_error_of_the_system():
+    with pytest.raises(OSError, match="/proc"):
+        sec.export("/proc/net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+
+
+def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch):
+    net, x = nn.Linear(3, 2), torch.zeros(2, 3)
+    suffix, write = export_run._FORMATS["pt2"]
+
+    def wrongly(path, subject, card, calibration):
+        with torch.no_grad():
+            subject.model.bias += 0.1
+        write(path, subject, card, calibration)
+        with torch.no_grad():
+            subject.model.bias -= 0.1
+
+    monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, wrongly))
+    file = tmp_path / "net.pt2"
+    file.write_text("an earlier one")
+    with pytest.raises(sec.VerificationError, match="DIFFERS FROM"):
+        sec.export(file, net.eval(), x)
+    assert file.read_text() == "an earlier one"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_does_not_run_does_not_stay(tmp_path, monkeypatch):
+    suffix, write = export_run._FORMATS["pt2"]
+
+    def narrower(path, subject, card, calibration):
+        other = type(subject)(nn.Linear(4, 2).eval(), (torch.zeros(2, 4),), subject.arguments, 1)
+        write(path, other, card, calibration)
+
+    monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, narrower))
+    with pytest.raises(sec.VerificationError, match="cannot run it on a batch of 1"):
+        sec.export(tmp_path / "net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "module", "extra"),
+    [(".onnx", "onnx", "onnx"), (".onnx", "onnxscript", "onnx"), (".xml", "openvino", "openvino")],
+)
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, suffix, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        sec.UsageError, match=rf"^{module} is not installed: pip install 'secateur\[{extra}\]'$"
+    ):
+        sec.export(tmp_path / f"net{suffix}", nn.Linear(3, 2), torch.zeros(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_drawn_inputs_are_in_the_range_of_normalised_pictures():
+    from secateur.export.check import drawn
+    from secateur.export.program import Subject
+    from secateur.models import InputSpec
+
+    spec = InputSpec((3, 4, 4), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    subject = Subject.of(nn.Flatten(), torch.zeros(2, 3, 4, 4))
+    [x] = drawn(subject, spec, 50)
+    low = [(0 - m) / s for m, s in zip(spec.mean, spec.std, strict=True)]
+    high = [(1 - m) / s for m, s in zip(spec.mean, spec.std, strict=True)]
+    found = x.transpose(0, 1).flatten(1)
+    assert (found.amin(1) >= torch.tensor(low) - 1e-5).all()
+    assert (found.amax(1) <= torch.tensor(high) + 1e-5).all()
+    np.testing.assert_allclose(found.mean(1), [0.0, 0.5, 0.2 / 0.3], atol=0.2)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_files_that_are_cut_short_are_refused(exported, tmp_path, kind):
+    whole = exported(kind).path
+    file = tmp_path / whole.name
+    beside = whole.with_suffix(".bin")
+    for share in (0.2, 0.9):
+        if whole.suffix == ".xml":
+            file.write_bytes(whole.read_bytes())
+            data = beside.read_bytes()
+            file.with_suffix(".bin").write_bytes(data[: int(share * len(data))])
+        else:
+            data = whole.read_bytes()
+            file.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(sec.CheckpointError, match="cannot be opened"):
+            sec.open_exported(file)

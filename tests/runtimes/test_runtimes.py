@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import secateur as sec
+from secateur.models import InputSpec
+from secateur.runtimes import Card, is_exported, prepare, take_turns
+
+HAS_COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
+
+
+def small() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    return sec.prune(net, torch.zeros(2, 3, 8, 8), sec.Budget(macs=0.5), "magnitude").model.eval()
+
+
+@pytest.mark.parametrize(("runtime", "tolerance"), [("eager", 0), ("channels-last", 1e-5), ("bf16", 5e-2)])
+def test_ways_of_pytorch_compute_the_same(runtime, tolerance):
+    net, x = small().train(), torch.randn(4, 3, 8, 8)
+    strides = [parameter.stride() for parameter in net.parameters()]
+    found = prepare(runtime, net)(x)[0]
+    assert net.training
+    assert [parameter.stride() for parameter in net.parameters()] == strides
+    torch.testing.assert_close(found.float(), net.eval()(x), rtol=tolerance, atol=tolerance)
+
+
+def test_a_pruned_network_goes_through_dynamo_unchanged():
+    net, x = small(), torch.randn(4, 3, 8, 8)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x), rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not HAS_COMPILER, reason="torch.compile needs a C++ compiler on the CPU, and there is none"
+)
+def test_a_pruned_network_goes_through_torch_compile_unchanged():
+    net, x = small(), torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(prepare("compile", net)(x)[0], net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_pruned_network_goes_through_torchao_unchanged():
+    quantization = pytest.importorskip("torchao.quantization")
+    net, x = small(), torch.randn(4, 3, 8, 8)
+    expected, layer = net(x), net[-1]
+    quantization.quantize_(net, quantization.Int8WeightOnlyConfig())
+    assert type(layer.weight.data) is not torch.Tensor
+    assert type(layer.weight).__name__ != "Parameter"
+    torch.testing.assert_close(net(x), expected, rtol=0.05, atol=0.02)
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(sec.UsageError, match="choose eager, channels-last, compile, bf16"):
+        prepare("tensorrt", nn.Linear(2, 2))
+
+
+def test_turns_are_taken_in_turn_and_threads_put_back():
+    seen: list[str] = []
+    before = torch.get_num_threads()
+    names = {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}
+    found = take_turns(names, batch=3, threads=before + 1, warmup=1, min_runs=4, min_seconds=0)
+    assert seen == ["a", "b", *"ab" * 4]
+    assert torch.get_num_threads() == before
+    assert {name: (time.runs, time.batch, time.threads) for name, time in found.items()} == {
+        "a": (4, 3, before + 1),
+        "b": (4, 3, before + 1),
+    }
+    with pytest.raises(ZeroDivisionError):
+        take_turns({"c": lambda: 1 / 0}, batch=1, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_times_are_those_of_the_clock():
+    pause = threading.Event()
+    found = take_turns({"pause": lambda: pause.wait(0.02)}, batch=1, min_runs=5, min_seconds=0)["pause"]
+    assert 20 <= found.low_ms <= found.median_ms <= found.high_ms < 200
+
+
+@settings(max_examples=40)
+@given(
+    st.text(),
+    st.sampled_from(["float32", "int8"]),
+    st.none() | st.just(InputSpec((1, 5, 7), (0.25,), (0.5,))),
+    st.none() | st.lists(st.text(), max_size=3).map(tuple),
+    st.none() | st.integers(0, 2**60),
+)
+def test_a_card_comes_back_as_it_was(network, weights, pictures, classes, params):
+    card = Card(network, weights, pictures, classes, params, macs=None)
+    assert card.to_json().isascii()
+    assert Card.from_json(card.to_json()) == card
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 1}', "[" * 100_000, "NaN"]
+)
+def test_text_that_is_no_card_is_none(text):
+    assert Card.from_json(text) is None
+
+
+def test_a_card_with_a_wrong_size_is_none():
+    text = Card("net", pictures=InputSpec()).to_json()
+    assert Card.from_json(text.replace("[3, 224, 224]", "[3, 0, 224]")) is None
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_files_that_are_nothing_are_refused_in_one_line(tmp_path, suffix):
+    file = tmp_path / f"bad{suffix}"
+    with pytest.raises(sec.UsageError, match="does not exist"):
+        sec.open_exported(file)
+    for content in (b"", b"not a network", b"PK\x03\x04"):
+        file.write_bytes(content)
+        with pytest.raises(sec.CheckpointError, match=r"cannot be opened") as caught:
+            sec.open_exported(file)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_no_exported_ones():
+    assert not is_exported("runs/small/checkpoints/best.safetensors")
+    with pytest.raises(sec.UsageError, match=r"ends in none of \.onnx, \.xml, \.pt2"):
+        sec.open_exported("net.h5")

@@ -1,0 +1,60 @@
+"""Every program in ``examples`` runs, stays small, and prints a network that became smaller."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import secateur._torchvision  # noqa: F401  before an example imports torchvision
+from tests.documents.prepared import pictures
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUICK = {
+    "fabric_module": ["--epochs", "2"],
+    "own_loop": ["--epochs", "3"],
+    "resnet_adam": ["--epochs", "2", "--cuts", "2", "--model", "secateur:resnet20", "--size", "8"],
+    "segmentation": ["--epochs", "1"],
+    "timm_network": ["--epochs", "1", "--size", "16"],
+    "transfer_learning": ["pictures", "--epochs", "1", "--size", "32"],
+}
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch, capsys):
+    """Runs a program in an empty folder; the rows of its table, as (name, quality, parameters, MACs)."""
+
+    def run(name):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *QUICK[name]])
+        with torch.random.fork_rng():
+            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        printed = capsys.readouterr().out
+        found = re.findall(r"^(\w[\w ]*?) +([\d.]+)%? +([\d,]+) +([\d,]+)$", printed, re.MULTILINE)
+        return [(row[0], float(row[1]), *(int(cell.replace(",", "")) for cell in row[2:])) for row in found]
+
+    return run
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_example_makes_a_network_smaller(name, rows, tmp_path):
+    if name == "transfer_learning":
+        pictures(tmp_path)
+    before, *after = rows(name)
+    assert before[0] == "before"
+    assert before[1] > 0
+    assert after
+    for row in after:
+        assert row[2] < before[2]
+        assert row[3] < 0.75 * before[3]
+
+
+def test_every_example_is_run_and_small():
+    found = sorted(EXAMPLES.glob("*.py"))
+    assert [path.stem for path in found] == sorted(QUICK)
+    for path in found:
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path.name
