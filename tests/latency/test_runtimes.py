@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur.errors import UsageError
 from secateur.graph import ExampleInputs
 from secateur.latency import RUNTIMES, Runtime, Session, compare_latency, measure_latency
+from secateur.runtimes import Runner
 
 
 class Watching(nn.Module):
@@ -82,22 +83,19 @@ def test_unknown_runtimes_are_refused_with_the_known_ones() -> None:
         measure_latency(nn.Linear(2, 2), torch.ones(1, 2), runtime="fast")
 
 
-class Exported:
+class Opened:
     """What an exported file that was opened looks like."""
 
     device = torch.device("cpu")
+    runtime = "some engine"
 
     def __init__(self) -> None:
         self.runs = 0
 
-    def prepare(self, inputs: ExampleInputs) -> Callable[[], object]:
-        assert isinstance(inputs, Tensor)
-
-        def forward() -> object:
-            self.runs += 1
-            return None
-
-        return forward
+    def __call__(self, *inputs: Tensor) -> object:
+        assert [tuple(item.shape) for item in inputs] == [(2, 4)]
+        self.runs += 1
+        return None
 
 
 class Twice:
@@ -110,7 +108,7 @@ class Twice:
 
 
 def test_sessions_and_runtimes_of_ones_own_stand_beside_networks() -> None:
-    session = Exported()
+    session = Opened()
     assert isinstance(session, Session)
     assert isinstance(Twice(), Runtime)
     assert all(isinstance(runtime, Runtime) for runtime in RUNTIMES.values())
@@ -127,5 +125,12 @@ def test_sessions_and_runtimes_of_ones_own_stand_beside_networks() -> None:
     assert {name: item.runtime for name, item in found.latencies.items()} == {
         "module": "eager",
         "twice": "twice",
-        "file": "Exported",
+        "file": "some engine",
     }
+
+
+def test_what_exported_files_are_opened_with_is_such_a_session() -> None:
+    runner = Runner("engine", lambda inputs: (2 * inputs[0],))
+    assert isinstance(runner, Session)
+    latency = measure_latency(runner, torch.ones(3, 4), min_runs=2, min_seconds=0)
+    assert (latency.runtime, latency.batch) == ("engine", 3)

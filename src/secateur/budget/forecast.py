@@ -125,6 +125,16 @@ def forecast(
 
     Raises:
         UsageError: an argument is out of range, or latency is limited and there is nothing that tells it.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> found = forecast(trace(net, torch.zeros(1, 4)), Budget(macs=0.1), {"0": range(8)})
+        >>> found.reach["macs"]
+        Reach(now=48, least=6, allowed=4, planned=None)
+        >>> found.impossible.split(".")[0]
+        'no plan meets the budget'
     """
     rules = Rules(steps_of(round_to, graph, latency), min_channels, floors, caps, ignore, only)
     amounts = budget.amounts(graph, latency) if budget is not None else {}

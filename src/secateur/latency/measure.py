@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs
-from secateur.latency.runtimes import Runtime, Session, find_runtime
+from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,11 @@ def measure_latency(
     left as they were; inputs are moved to the network's device before the clock starts.
 
     Args:
-        model: the network; or a :class:`Session`, such as an exported file that was opened.
+        model: the network; or a ``Session``, such as the file that
+            :func:`secateur.open_exported` opened.
         example_inputs: one tensor, a tuple of arguments, or a dict of named arguments.
         runtime: how to run it: ``"eager"``, ``"channels-last"``, ``"compile"``, ``"bf16"``, or a
-            :class:`Runtime` of your own. A session has its own and knows no other.
+            ``Runtime`` of your own. A session has its own and knows no other.
         warmup: runs before the clock starts.
         min_runs: least number of timed runs.
         min_seconds: least time spent on timed runs, seconds.
@@ -233,7 +234,7 @@ def _timer(model: Measurable, example_inputs: ExampleInputs, runtime: str | Runt
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), example_inputs)
     chosen = find_runtime(runtime)
     with torch.inference_mode():
-        forward = chosen.prepare(model, inputs) if isinstance(model, nn.Module) else model.prepare(inputs)
+        forward = chosen.prepare(model, inputs) if isinstance(model, nn.Module) else _session(model, inputs)
 
     def run() -> float:
         with torch.inference_mode():
@@ -246,12 +247,17 @@ def _timer(model: Measurable, example_inputs: ExampleInputs, runtime: str | Runt
     return run
 
 
+def _session(session: Session, inputs: ExampleInputs) -> Forward:
+    args, kwargs = call_arguments(inputs)
+    return lambda: session(*args, *kwargs.values())
+
+
 def _place_of(model: Measurable) -> torch.device:
     return device_of(model) if isinstance(model, nn.Module) else model.device
 
 
 def _name(model: Measurable, runtime: str | Runtime) -> str:
-    return find_runtime(runtime).name if isinstance(model, nn.Module) else type(model).__name__
+    return find_runtime(runtime).name if isinstance(model, nn.Module) else model.runtime
 
 
 def wait(device: torch.device) -> None:

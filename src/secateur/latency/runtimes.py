@@ -46,17 +46,18 @@ class Session(Protocol):
     """A network that is no module any more, such as an exported file that was opened.
 
     It may stand wherever a network is measured.
-
-    Attributes:
-        device: where it runs.
     """
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Where it takes its inputs."""
 
-    def prepare(self, inputs: ExampleInputs) -> Forward:
-        """Makes ready what runs it once on some inputs."""
+    @property
+    def runtime(self) -> str:
+        """Name of what runs it."""
+
+    def __call__(self, *inputs: Tensor) -> object:
+        """Runs it once; returns when the result is there."""
 
 
 class Eager:

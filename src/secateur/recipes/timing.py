@@ -38,6 +38,9 @@ class Timing:
         table: the network's latency table, if it is there already.
         stopwatch: times operators; this device by default.
         clock: times networks in turn; this device by default.
+
+    >>> Timing(runtime="channels-last").runtime
+    'channels-last'
     """
 
     inputs: ExampleInputs | None = None
