@@ -64,10 +64,12 @@ def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Ite
     yield {"criterion": "oracle", "seconds": time.perf_counter() - began, "channels": oracle.measured}
     for name in criterion_names():
         began = time.perf_counter()
-        scores = sec.score(model, graph, name, batches, F.cross_entropy)
-        seconds = time.perf_counter() - began
-        if not len(scores):  # such as the batch-norm scale where there is no batch norm
+        try:
+            scores = sec.score(model, graph, name, batches, F.cross_entropy)
+        except sec.UsageError as error:  # such as the batch-norm scale where there is no batch norm
+            print(error)
             continue
+        seconds = time.perf_counter() - began
         found = sec.agreement(oracle, scores)
         yield {
             "criterion": name,

@@ -15,7 +15,7 @@ import secateur as sec
 from secateur.training.run import read_config, read_summary
 
 Command = Callable[..., Result]
-COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure", "export")
+COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure", "export", "report")
 
 
 def test_the_version_is_that_of_the_package(secateur: Command) -> None:

@@ -19,6 +19,7 @@ from secateur.cli.inspect import inspect
 from secateur.cli.measure import measure
 from secateur.cli.oracle import oracle
 from secateur.cli.prune import prune
+from secateur.cli.report import report
 from secateur.cli.train import train
 
 app = typer.Typer(
@@ -62,7 +63,7 @@ def _help(command: Callable[..., None]) -> str:
     )
 
 
-for command in (demo, inspect, train, prune, evaluate, measure, export, oracle):
+for command in (demo, inspect, train, prune, evaluate, measure, export, report, oracle):
     app.command(help=_help(command))(reported(command))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -114,6 +116,27 @@ class Reporter:
         self._bars.update(task, completed=event.done, total=event.total, loss=loss)
         if event.done == event.total:
             self._bars.remove_task(self._tasks.pop(event.task))
+
+
+@contextmanager
+def listening(run: Path, reporter: Reporter, *, tensorboard: bool) -> Iterator[events.Listener]:
+    """Whoever is told how a job goes: the terminal, and TensorBoard where it is asked for.
+
+    Args:
+        run: the run folder.
+        reporter: the terminal.
+        tensorboard: write curves too.
+
+    Yields:
+        The listener.
+    """
+    if not tensorboard:
+        yield reporter
+        return
+    from secateur.jobs.tensorboard import curves
+
+    with curves(run, reporter) as listener:
+        yield listener
 
 
 def epoch_line(event: events.EpochDone) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.cli import options
+from secateur.cli.report import report_on
+from secateur.cli.typed import typed_line
 
 
 def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: options.Json = False) -> None:
@@ -24,10 +26,11 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
     from secateur.jobs.demo import demo as work
 
     with Reporter(as_json=json) as reporter:
-        found = work(out, seed, reporter)
+        found = work(out, seed, reporter, typed=typed_line())
         trained, pruned = found["trained"], found["pruned"]
         reporter.finish(before_after(pruned["baseline"], pruned["pruned"]), found)
         reporter.tell(conditions_line(pruned["latency"]))
         reporter.tell(proof_line(pruned["verification"]))
+        report_on(out / "pruned", reporter)
         reporter.tell(f"before: {trained['checkpoint']}\nafter:  {pruned['checkpoint']}")
         reporter.tell(f"next:   secateur measure {out / 'trained'} {out / 'pruned'} --data digits")

@@ -40,6 +40,9 @@ Only = Annotated[
         "--only", metavar="MODULE", help="Cut this group or module and no others; may be given several times."
     ),
 ]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too, for TensorBoard to show.")
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Examples in the forward pass that is timed.")]
 
 Data = Annotated[

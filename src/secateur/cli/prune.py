@@ -10,6 +10,8 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount, step, time
+from secateur.cli.report import report_on
+from secateur.cli.typed import typed_line
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
 _SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
@@ -229,6 +231,7 @@ def prune(
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
+    tensorboard: options.TensorBoard = False,
     json: options.Json = False,
 ) -> None:
     """Cut a network down to a budget by whole channels, prove each cut, and fine-tune.
@@ -243,7 +246,7 @@ def prune(
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
       secateur prune torchvision:resnet18 --weights none --latency 0.5 --round-to auto --out runs/half
     """
-    from secateur.cli.console import Reporter
+    from secateur.cli.console import Reporter, listening
     from secateur.cli.tables import before_after, path_table, proof_line
     from secateur.errors import UsageError
     from secateur.jobs.prune import DATA_FREE
@@ -299,13 +302,16 @@ def prune(
         only=tuple(only or ()),
         device={"accelerator": device, "precision": precision, "channels_last": channels_last},
         latency_batch=batch,
+        typed=typed_line(),
     )
     with Reporter(as_json=json) as reporter:
-        summary = work(job, reporter)
+        with listening(out, reporter, tensorboard=tensorboard) as listener:
+            summary = work(job, listener)
         reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
         if summary.get("path"):
             reporter.tell(path_table(summary["path"]))
         reporter.tell(proof_line(summary["verification"]))
+        report_on(out, reporter)
 
 
 def _limits(

@@ -1,8 +1,9 @@
-"""The make of a network as tables."""
+"""The make of a network as a tree and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -13,14 +14,14 @@ from rich.text import Text
 
 from secateur.cli.formats import count, size
 from secateur.cli.outlook import reachable
+from secateur.cli.tree import Fitted, ModuleTree, Room, colour
 
-_SHOWN = 20
 _NAMES = 3
 _WIDTH = 11
 
 
 def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableType:
-    """Layers with their costs, groups with their couplings, and what is frozen and why.
+    """Modules with their costs, groups with their couplings, and what is frozen and why.
 
     Args:
         found: what the job returned.
@@ -38,8 +39,8 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     parts: list[RenderableType] = [
         heading,
         reachable(found["forecast"]),
-        _layers(found["layers"], cost, whole=whole),
-        _groups(prunable),
+        Fitted(ModuleTree(found, whole=whole).draw),
+        Fitted(partial(_groups, prunable)),
     ]
     frozen = [group for group in groups if group["frozen"] is not None]
     if frozen:
@@ -47,44 +48,19 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     return Group(*parts)
 
 
-def _layers(layers: Sequence[Mapping[str, Any]], cost: Mapping[str, int], *, whole: bool) -> Table:
-    total_macs, total_params = max(cost["macs"], 1), max(cost["params"], 1)
-    weight = {layer["name"]: layer["macs"] / total_macs + layer["params"] / total_params for layer in layers}
-    shown = set(sorted(weight, key=lambda name: -weight[name])[: None if whole else _SHOWN])
-    table = Table(title="layers", title_justify="left", box=box.SIMPLE_HEAD)
-    _columns(table, "layer", "kind", right=("parameters", "MACs", "share"))
-    table.add_column("of the MACs", min_width=_WIDTH)
-    for layer in layers:
-        if layer["name"] in shown:
-            share = layer["macs"] / total_macs
-            table.add_row(
-                layer["name"],
-                layer["kind"],
-                count(layer["params"]),
-                count(layer["macs"]),
-                f"{share:.1%}",
-                Bar(1.0, 0.0, share, width=_WIDTH),
-            )
-    rest = [layer for layer in layers if layer["name"] not in shown]
-    if rest:
-        macs, params = (sum(layer[key] for layer in rest) for key in ("macs", "params"))
-        share = macs / total_macs
-        label = f"{len(rest)} smaller ones"
-        table.add_row(label, "--all", count(params), count(macs), f"{share:.1%}", "", style="dim")
-    return table
-
-
-def _groups(groups: Sequence[Mapping[str, Any]]) -> Table:
+def _groups(groups: Sequence[Mapping[str, Any]], room: Room) -> Table:
     table = Table(title="channel groups, prunable", title_justify="left", box=box.SIMPLE_HEAD)
-    _columns(table, right=("channels", "params", "MACs"))
-    table.add_column("hang on it", min_width=_WIDTH)
+    _columns(table, "", right=("channels", "params", "MACs"))
+    if room.kinds:
+        table.add_column("hang on it", min_width=_WIDTH)
     _columns(table, "written by → read by")
-    for group in groups:
+    for number, group in enumerate(groups, start=1):
         table.add_row(
+            Text(f"●{number}", style=colour(number)),
             str(group["channels"]),
             f"{group['params']:.1%}",
             f"{group['macs']:.1%}",
-            Bar(1.0, 0.0, group["macs"], width=_WIDTH),
+            *([Bar(1.0, 0.0, group["macs"], width=_WIDTH)] if room.kinds else []),
             f"{_named(group['written_by'])} → {_named(group['read_by'])}",
         )
     return table

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.typed import typed_line
 
 
 def train(
@@ -55,6 +56,7 @@ def train(
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
+    tensorboard: options.TensorBoard = False,
     json: options.Json = False,
 ) -> None:
     """Train a network on a folder of pictures, from published weights, a file, or nothing.
@@ -67,7 +69,7 @@ def train(
       secateur train --model resnet18 --data pictures --out runs/resnet18 --epochs 20
       secateur train --model vgg16 --weights none --size 96 --data pictures --out runs/vgg16
     """
-    from secateur.cli.console import Reporter
+    from secateur.cli.console import Reporter, listening
     from secateur.cli.tables import figures_of_one
     from secateur.jobs.settings import TrainJob
     from secateur.jobs.train import train as work
@@ -95,7 +97,9 @@ def train(
             },
         },
         device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        typed=typed_line(),
     )
     with Reporter(as_json=json) as reporter:
-        summary = work(job, reporter)
+        with listening(out, reporter, tensorboard=tensorboard) as listener:
+            summary = work(job, listener)
         reporter.finish(figures_of_one(summary["network"]), summary)

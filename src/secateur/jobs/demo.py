@@ -14,7 +14,9 @@ from secateur.training.events import Listener, Note, silent
 EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT, BATCH = 12, 10, 5, 0.1, 64
 
 
-def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any]:
+def demo(
+    out: Path, seed: int = 0, listener: Listener = silent, *, typed: str | None = None
+) -> dict[str, Any]:
     """Trains a network, then prunes it: two ordinary jobs, with settings that suit digits.
 
     Args:
@@ -22,6 +24,7 @@ def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any
             demonstration are replaced.
         seed: start of all random numbers.
         listener: hears how it goes.
+        typed: the command line that this came from, for the record.
 
     Returns:
         The summaries of both runs, under ``trained`` and ``pruned``.
@@ -37,6 +40,7 @@ def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any
         out=trained,
         overwrite=True,
         seed=seed,
+        typed=typed,
         fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
     )
     prune_job = PruneJob.checked(
@@ -45,6 +49,7 @@ def demo(out: Path, seed: int = 0, listener: Listener = silent) -> dict[str, Any
         out=pruned,
         overwrite=True,
         seed=seed,
+        typed=typed,
         limits={"macs": MACS_LEFT},
         latency_batch=BATCH,
         recipe=recipe(

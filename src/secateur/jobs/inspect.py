@@ -7,13 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from secateur.budget import forecast
 from secateur.criteria import score
-from secateur.graph import ChannelGraph, Group, Role, trace
+from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares
 from secateur.jobs.layers import layers
 from secateur.jobs.networks import open_network
+from secateur.jobs.portray import coupled
 from secateur.jobs.settings import Limits, NetworkChoice
 from secateur.recipes import Timing
 from secateur.training.events import Listener, silent
@@ -42,10 +44,10 @@ def inspect(
 
     Returns:
         ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
-        or ``None``), ``written_by``, ``read_by``, and the shares of ``params`` and ``macs`` that
-        hang on it; ``layers``, each with ``name``, ``kind``, ``params`` and ``macs``; ``forecast``: for each
-        quantity what it is ``now``, the ``least``, what is ``allowed`` and ``planned``, and why a budget is
-        ``impossible``.
+        or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
+        that hang on it; ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
+        channels that come ``in`` and go ``out`` (``None`` where it reads or writes none);
+        ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and ``planned``, and why a budget is ``impossible``.
 
     Raises:
         TraceError: the network cannot be captured.
@@ -64,9 +66,25 @@ def inspect(
         "input": list(size),
         "cost": asdict(graph.cost()),
         "groups": _groups(graph),
-        "layers": [asdict(layer) for layer in layers(network.model, graph)],
+        "layers": _layers(network.model, graph),
         "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }
+
+
+def _layers(model: nn.Module, graph: ChannelGraph) -> list[dict[str, Any]]:
+    """Costs and widths of every layer."""
+    sizes: dict[tuple[str, Role], int] = {}
+    for group in graph.groups:
+        for member in group.members:
+            place = member.module, member.role
+            sizes[place] = max(sizes.get(place, 0), graph.tensors[member.tensor][member.dim])
+    rows = []
+    for layer in layers(model, graph):
+        carried = sizes.get((layer.name, Role.CARRIER))
+        width_in = sizes.get((layer.name, Role.CONSUMER))
+        width_out = sizes.get((layer.name, Role.PRODUCER), carried if width_in is None else None)
+        rows.append({**asdict(layer), "in": width_in, "out": width_out})
+    return rows
 
 
 def _groups(graph: ChannelGraph) -> list[dict[str, Any]]:
@@ -76,14 +94,9 @@ def _groups(graph: ChannelGraph) -> list[dict[str, Any]]:
             "name": group.name,
             "channels": group.channels,
             "frozen": group.reason,
-            "written_by": _modules(group, Role.PRODUCER),
-            "read_by": _modules(group, Role.CONSUMER),
+            **{role: list(modules) for role, modules in coupled(group).items()},
             "params": float(shares[number, 0]),
             "macs": float(shares[number, 1]),
         }
         for number, group in enumerate(graph.groups)
     ]
-
-
-def _modules(group: Group, role: Role) -> list[str]:
-    return list(dict.fromkeys(member.module or member.tensor for member in group.roles(role)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.graph import ChannelGraph
+from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
 from secateur.graph.notes import Hints
 from secateur.graph.walk import walk
@@ -35,7 +36,7 @@ def layers(model: nn.Module, graph: ChannelGraph) -> tuple[Layer, ...]:
 
     Args:
         model: the network that was traced, uncut.
-        graph: its channel graph.
+        graph: its channel graph; if that is what is left after cuts, so are the costs.
 
     Returns:
         Every module with parameters or multiply-accumulates of its own; their sums are the network's.
@@ -51,11 +52,19 @@ def layers(model: nn.Module, graph: ChannelGraph) -> tuple[Layer, ...]:
     _, notes = walk(program, modules, SlotTable(graph.wiring.shapes), Hints())
     macs: dict[str, int] = {}
     for item in notes.work:
-        product = item.coefficient * math.prod(len(labels) for labels in item.extents)
+        product = item.coefficient * math.prod(_left(labels, graph) for labels in item.extents)
         macs[item.module] = macs.get(item.module, 0) + product
     found = []
     for name, module in modules.items():
-        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        params = sum(
+            math.prod(graph.tensors.get(f"{name}.{own}".lstrip("."), parameter.shape))
+            for own, parameter in module.named_parameters(recurse=False)
+        )
         if params or macs.get(name):
             found.append(Layer(name, type(module).__name__, params, macs.get(name, 0) // program.batch))
     return tuple(found)
+
+
+def _left(labels: IntArray, graph: ChannelGraph) -> int:
+    """How many of the positions that a label vector names are still there."""
+    return int(((labels < 0) | ~graph.removed[labels]).sum())

@@ -9,17 +9,20 @@ from typing import Any
 from secateur.budget import Budget
 from secateur.criteria import Needs, resolve
 from secateur.data import ImageData
-from secateur.errors import UsageError
+from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
+from secateur.jobs.portray import portray
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.workplace import Workplace, at_work
-from secateur.recipes import Cut, InTime, Timing
+from secateur.recipes import Cut, InTime, Measured, Timing
 from secateur.recipes import prune as prune_at_once
+from secateur.recipes.measured import fingerprint
 from secateur.training.evaluate import Evaluation
-from secateur.training.events import Listener, Note, silent
+from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.run import NETWORK
 
 DATA_FREE = "magnitude"
 """The criterion where there is nothing to look at but the weights."""
@@ -71,7 +74,22 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
             checkpoint=network.file,
             latency=conditions,
         )
+        _portray(place, original, network, cuts)
     return dict(place.run.summary)
+
+
+def _portray(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
+    """Keeps what a report needs to know of both networks; what the run came to does not hang on it."""
+    timed, seconds = before.example(place.job.latency_batch), place.job.latency_seconds
+    place.listener(Progress("timing layers", 0, 1))
+    try:
+        with place.clock("timing layers"):
+            found = portray(before.model, after.model, cuts, before.example(), timed, seconds)
+    except (SecateurError, RuntimeError) as error:
+        place.listener(Note(f"what the network is made of could not be written down: {error}"))
+    else:
+        place.run.remember(found.to_dict(), NETWORK)
+    place.listener(Progress("timing layers", 1, 1))
 
 
 def _with_data(
@@ -106,6 +124,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
             "trained, and accuracy is not measured; fine-tune the result before use"
         )
     )
+    known = fingerprint(network.model)
     with place.clock("pruning"):
         result = prune_at_once(
             network.model,
@@ -123,6 +142,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
             listener=place.listener,
         )
     _note_time(place, result.in_time)
+    place.run.remember(Measured(known, result.scores, result.curves).to_dict())
     made = Cut(1, 1, result.plan, result.verification)
     place.listener(made)
     return [made]

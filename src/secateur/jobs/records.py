@@ -22,7 +22,7 @@ from secateur.training.run import CONFIG, Run, read_config
 STATE = "state"
 """Name of the file beside the checkpoints that an interrupted run goes on from."""
 
-_NOT_SETTINGS = {"overwrite", "resume"}
+_NOT_SETTINGS = {"overwrite", "resume", "typed"}
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def recorded(command: str, job: Job) -> Iterator[Run]:
         check_same(settings, job.out)
     with Run(job.out, overwrite=job.overwrite, resume=job.resume) as run:
         run.configure({**settings, "version": secateur.__version__})
-        run.summarise(command=command, environment=environment())
+        run.summarise(command=command, typed=job.typed, environment=environment())
         try:
             yield run
         except SecateurError as error:

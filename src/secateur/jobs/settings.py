@@ -118,6 +118,7 @@ class Job(Settings):
         device: where to compute.
         latency_batch: examples in the forward pass whose time is measured.
         latency_seconds: time spent on measuring each network.
+        typed: the command line that the job came from, if it came from one, for the record.
     """
 
     network: NetworkChoice
@@ -128,6 +129,7 @@ class Job(Settings):
     device: DeviceSettings = DeviceSettings()
     latency_batch: int = Field(default=1, ge=1)
     latency_seconds: float = Field(default=1.0, ge=0)
+    typed: str | None = None
 
 
 class TrainJob(Job):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.budget import Budget, RoundTo, make_plan
-from secateur.criteria import Criterion, score
+from secateur.budget import Budget, RoundTo, WidthCurves, make_plan
+from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
@@ -37,6 +37,8 @@ class PruneResult:
         verification: the proof that it is the original without those channels.
         cost_before: of the original.
         cost_after: of the smaller network.
+        scores: what the criterion said of the whole network, raw.
+        curves: what each width of its groups does, if that was measured.
         in_time: what was measured, where the budget limits latency.
     """
 
@@ -45,6 +47,8 @@ class PruneResult:
     verification: Verification
     cost_before: Cost
     cost_after: Cost
+    scores: Scores
+    curves: WidthCurves | None = None
     in_time: InTime | None = None
 
     def __str__(self) -> str:
@@ -117,11 +121,10 @@ def prune(
         raise UsageError(
             "allocate: to measure widths, give batches that can be gone through twice: a list or a loader"
         )
-    ranking: Mapping[str, Any] = score(
-        model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy)
-    )
+    scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
+    curves = None
     if allocate == "curves":
-        ranking = measured_curves(model, graph, ranking, islice(batches or (), CURVE_BATCHES))
+        curves = measured_curves(model, graph, scores, islice(batches or (), CURVE_BATCHES))
     pace = None
     if budget.latency is not None or round_to == "auto":
         pace = (timing or Timing()).pace(model, graph, example_inputs, listener)
@@ -129,7 +132,7 @@ def prune(
     def plan_for(limits: Budget) -> PruningPlan:
         return make_plan(
             graph,
-            ranking,
+            scores if curves is None else curves,
             limits,
             latency=pace.table if pace else None,
             normalize=normalize,
@@ -144,4 +147,6 @@ def prune(
     smaller, verification = proved(model, plan, example_inputs)
     if inplace or optimizer is not None:
         smaller = apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
-    return PruneResult(smaller, plan, verification, plan.cost_before, plan.cost_after, in_time)
+    return PruneResult(
+        smaller, plan, verification, plan.cost_before, plan.cost_after, scores, curves, in_time
+    )

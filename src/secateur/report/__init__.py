@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from secateur.report.agreement import agreement_page
+from secateur.report.page import run_page, write_report
+from secateur.report.paper import write_figures
 
-__all__ = ["agreement_page"]
+__all__ = ["agreement_page", "run_page", "write_figures", "write_report"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from secateur.report.drawings.axes import down
+from secateur.report.shell import AFTER, BEFORE, CYCLE, Drawing, drawing, plain, render
 
 _MEASURES = (
     ("per_group", "within groups, mean"),
@@ -28,12 +28,9 @@ def agreement_page(found: Mapping[str, Any]) -> str:
         The page.
     """
     rows = sorted(found["agreement"], key=lambda row: -(row["normalized"] or 0.0))
-    environment = Environment(
-        loader=PackageLoader("secateur.report"),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("agreement.html").render(
+    return render(
+        "agreement.html",
+        [_correlations(rows), _changes(found["changes"])],
         model=found["model"],
         loss=found["loss"],
         examples=found["examples"],
@@ -41,48 +38,56 @@ def agreement_page(found: Mapping[str, Any]) -> str:
         rows=rows,
         measures=_MEASURES,
         groups=[_summary(name, values) for name, values in found["changes"].items()],
-        correlations=_html(_correlations(rows), with_library=True),
-        changes=_html(_changes(found["changes"])),
         unmeasured=found["unmeasured"],
     )
 
 
-def _correlations(rows: list[Mapping[str, Any]]) -> go.Figure:
-    figure = go.Figure()
-    for key, label in _MEASURES:
-        figure.add_bar(name=label, x=[row["criterion"] for row in rows], y=[row[key] for row in rows])
-    figure.update_layout(barmode="group", yaxis={"title": "Spearman's rank correlation", "range": [-1, 1]})
-    return figure
+def _correlations(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    colours = (BEFORE, CYCLE[1], AFTER)
+    data = [
+        {
+            "type": "bar",
+            "name": label,
+            "x": [plain(row["criterion"]) for row in rows],
+            "y": [row[key] for row in rows],
+            "hovertemplate": "%{x}: %{y:.3f}<extra></extra>",
+            "marker": {"color": colour},
+        }
+        for (key, label), colour in zip(_MEASURES, colours, strict=True)
+    ]
+    layout = {
+        "barmode": "group",
+        "xaxis": {"type": "category"},
+        "yaxis": {"title": {"text": "rank correlation"}, "range": [-1, 1]},
+    }
+    return drawing("correlations", "Bars of the rank correlations", data, layout)
 
 
-def _changes(changes: Mapping[str, list[float | None]]) -> go.Figure:
-    figure = go.Figure()
-    for name, values in changes.items():
-        figure.add_box(name=name, y=values, boxpoints="all", jitter=0.6, pointpos=0, marker={"size": 3})
-    figure.update_layout(showlegend=False, yaxis={"title": "change of the loss without the channel"})
-    return figure
+def _changes(changes: Mapping[str, Sequence[float | None]]) -> Drawing:
+    points = [(name, value) for name, values in changes.items() for value in values if value is not None]
+    box = {
+        "type": "box",
+        "orientation": "h",
+        "showlegend": False,
+        "x": [value for _, value in points],
+        "y": [name for name, _ in points],
+        "boxpoints": "all",
+        "jitter": 0.6,
+        "pointpos": 0,
+        "line": {"color": AFTER, "width": 1},
+        "marker": {"color": AFTER, "size": 3},
+        "fillcolor": "rgba(0,0,0,0)",
+        "meta": {"names": [name for name, _ in points]},
+    }
+    layout = {
+        "xaxis": {"title": {"text": "change of the loss without the channel"}},
+        "yaxis": down(list(changes)),
+        "meta": {"line": 44},
+    }
+    return drawing("changes", "The change of the loss for every channel, by group", [box], layout)
 
 
-def _html(figure: go.Figure, *, with_library: bool = False) -> str:
-    """A figure as HTML that takes its colours from the page."""
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": "#808080"},
-        margin={"l": 60, "r": 20, "t": 20, "b": 80},
-        legend={"orientation": "h", "y": 1.1},
-    )
-    html: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=with_library,
-        config={"displaylogo": False, "responsive": True},
-        default_height="420px",
-    )
-    return html
-
-
-def _summary(name: str, values: list[float | None]) -> dict[str, Any]:
+def _summary(name: str, values: Sequence[float | None]) -> dict[str, Any]:
     known = sorted(value for value in values if value is not None)
     ends = (known[0], known[len(known) // 2], known[-1]) if known else (None, None, None)
     least, middle, most = ends

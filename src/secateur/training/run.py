@@ -25,7 +25,8 @@ CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "checkpoints",
     ".lock",
 )
-_OWN = frozenset((CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK))
+NETWORK, REPORT, TENSORBOARD = "network.json", "report.html", "tensorboard"
+_OWN = frozenset((CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK, NETWORK, REPORT, TENSORBOARD))
 
 
 class RunError(SecateurError):
@@ -168,13 +169,14 @@ class Run:
         self._summary.update(entries)
         self._write(SUMMARY, json.dumps(_plain(self._summary), indent=2, allow_nan=False) + "\n")
 
-    def remember(self, measured: Mapping[str, object]) -> None:
-        """Writes ``measured.json``.
+    def remember(self, found: Mapping[str, object], name: str = MEASURED) -> None:
+        """Writes ``measured.json``, or another file of one object.
 
         Args:
-            measured: plain values, in nested mappings and lists.
+            found: plain values, in nested mappings and lists.
+            name: of the file.
         """
-        self._write(MEASURED, json.dumps(_plain(measured), allow_nan=False) + "\n")
+        self._write(name, json.dumps(_plain(found), allow_nan=False) + "\n")
 
     @property
     def summary(self) -> Mapping[str, Any]:

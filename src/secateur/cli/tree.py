@@ -1,0 +1,250 @@
+"""The modules of a network as a tree: what each costs, how wide it is, and with whom it hangs together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.bar import Bar
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from secateur.cli.formats import count
+
+COLOURS = ("green", "blue", "yellow", "magenta", "cyan", "red", "bright_green", "bright_blue")
+FROZEN = "bright_black"
+
+_SHOWN = 20
+_WIDE, _MIDDLE = 100, 72  # columns of the terminal from which on there is room for more
+_MANY_GROUPS = 3
+_HEADINGS = {"params": "parameters", "macs": "MACs"}
+
+
+@dataclass
+class Module:
+    """A module, its costs with those of all modules in it, and these.
+
+    Attributes:
+        name: what it is called within its parent.
+        layer: its row of the job's ``layers``, if it costs something itself.
+        children: by name, in the order of the network.
+    """
+
+    name: str
+    layer: Mapping[str, Any] | None = None
+    children: dict[str, Module] = field(default_factory=dict)
+
+    def layers(self) -> Iterator[Mapping[str, Any]]:
+        """All layers in it, itself included."""
+        if self.layer is not None:
+            yield self.layer
+        for child in self.children.values():
+            yield from child.layers()
+
+    def sum(self, key: str) -> int:
+        """What all layers in it cost together."""
+        return sum(layer[key] for layer in self.layers())
+
+
+def grown(name: str, layers: Sequence[Mapping[str, Any]]) -> Module:
+    """The tree of a network.
+
+    Args:
+        name: of the network.
+        layers: with their paths.
+
+    >>> root = grown("net", [{"name": "a.0", "macs": 2}, {"name": "a.1", "macs": 3}])
+    >>> root.sum("macs"), list(root.children["a"].children)
+    (5, ['0', '1'])
+    """
+    root = Module(name)
+    for layer in layers:
+        node = root
+        for part in filter(None, layer["name"].split(".")):
+            node = node.children.setdefault(part, Module(part))
+        node.layer = layer
+    return root
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is room for on a terminal.
+
+    Attributes:
+        columns: of the terminal.
+    """
+
+    columns: int
+
+    @property
+    def kinds(self) -> bool:
+        """Whether the classes of modules are shown."""
+        return self.columns >= _WIDE
+
+    @property
+    def reasons(self) -> bool:
+        """Whether it is said at once why something is frozen; it is said below in any case."""
+        return self.columns >= _WIDE
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """Which costs are shown."""
+        return ("params", "macs") if self.columns >= _MIDDLE else ("macs",)
+
+    @property
+    def bar(self) -> int:
+        """Columns of a bar."""
+        return 10 if self.columns >= _WIDE else 6
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is drawn differently on narrow terminals.
+
+    Attributes:
+        draw: given the room that there is.
+    """
+
+    draw: Callable[[Room], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Called by rich, which knows how wide the terminal is."""
+        yield self.draw(Room(options.max_width))
+
+
+class ModuleTree:
+    """The tree of a network, drawn with as many columns as the terminal has room for.
+
+    Args:
+        found: what the job behind ``secateur inspect`` returned.
+        whole: show every layer, not only the costliest.
+    """
+
+    def __init__(self, found: Mapping[str, Any], *, whole: bool = False) -> None:
+        self._root = grown(found["model"], found["layers"])
+        self._totals = {key: max(found["cost"][key], 1) for key in ("params", "macs")}
+        self._marks = marks(found["groups"])
+        self._shown = _costliest(found["layers"], self._totals, None if whole else _SHOWN)
+
+    def draw(self, room: Room) -> Table:
+        """The tree.
+
+        Args:
+            room: what there is room for.
+        """
+        table = Table(title="modules", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("module", no_wrap=True, overflow="ellipsis", min_width=12)
+        if room.kinds:
+            table.add_column("kind", overflow="ellipsis", no_wrap=True)
+        table.add_column("channels", justify="right", no_wrap=True)
+        for key in room.costs:
+            table.add_column(_HEADINGS[key], justify="right", no_wrap=True)
+            table.add_column("", width=room.bar)
+        table.add_column("group", min_width=6)
+        self._add(table, self._root, "", "", room)
+        return table
+
+    def _add(self, table: Table, node: Module, guide: str, below: str, room: Room) -> None:
+        """A line for a module, and lines for what is shown of its children."""
+        while node.layer is None and len(node.children) == 1 and guide:
+            (only,) = node.children.values()
+            node = Module(f"{node.name}.{only.name}", only.layer, only.children)
+        kind = node.layer["kind"] if node.layer else ""
+        group = self._group(node.layer, room) if node.layer else Text()
+        style = "" if node.layer else "bold"
+        costs = {key: node.sum(key) for key in self._totals}
+        label = Text.assemble((guide, "dim"), (node.name, style))
+        self._line(table, room, costs, [label, kind, _channels(node.layer), group])
+        hidden = [child for child in node.children.values() if not self._any_shown(child)]
+        shown = [child for child in node.children.values() if self._any_shown(child)]
+        for number, child in enumerate(shown):
+            last = number == len(shown) - 1 and not hidden
+            turn, on = ("└ ", "  ") if last else ("├ ", "│ ")
+            self._add(table, child, below + turn, below + on, room)
+        if hidden:
+            layers = [layer for child in hidden for layer in child.layers()]
+            costs = {key: sum(layer[key] for layer in layers) for key in self._totals}
+            label = Text(f"{below}└ {len(layers)} smaller ones", style="dim")
+            self._line(table, room, costs, [label, "", "", Text("--all", style="dim")])
+
+    def _line(
+        self, table: Table, room: Room, costs: Mapping[str, int], words: Sequence[RenderableType]
+    ) -> None:
+        """A line of the table, from a label, a kind, a width, a group, and what it costs."""
+        label, kind, channels, group = words
+        cells = [label, kind, channels] if room.kinds else [label, channels]
+        for key in room.costs:
+            cells += [count(costs[key]), Bar(1.0, 0.0, costs[key] / self._totals[key], width=room.bar)]
+        table.add_row(*cells, group)
+
+    def _any_shown(self, node: Module) -> bool:
+        return any(layer["name"] in self._shown for layer in node.layers())
+
+    def _group(self, layer: Mapping[str, Any], room: Room) -> Text:
+        """The groups that a layer writes, or holds something for; and why, where they are frozen."""
+        found = self._marks.get(layer["name"], ())
+        text = Text()
+        for number, (mark, colour, reason) in enumerate(found[:_MANY_GROUPS]):
+            text.append(" " if number else "")
+            text.append(mark, style=colour)
+            if reason is not None and room.reasons:
+                text.append(f": {reason}", style=FROZEN)
+        if len(found) > _MANY_GROUPS:
+            text.append(f" and {len(found) - _MANY_GROUPS} more", style="dim")
+        return text
+
+
+Mark = tuple[str, str, str | None]
+
+
+def marks(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[Mark]]:
+    """For each module the groups that it writes or holds something for.
+
+    Args:
+        groups: what the job returned.
+
+    Returns:
+        A mark, a colour and, where the group is frozen, the reason.
+
+    >>> group = {"name": "a", "frozen": None, "written_by": ["a"], "carried_by": ["a", "b"]}
+    >>> marks([group])
+    {'a': [('●1', 'green', None)], 'b': [('●1', 'green', None)]}
+    """
+    found: dict[str, list[Mark]] = {}
+    number = 0
+    for group in groups:
+        if group["frozen"] is None:
+            number += 1
+            mark: Mark = (f"●{number}", colour(number), None)
+        else:
+            mark = ("frozen", FROZEN, group["frozen"])
+        for module in dict.fromkeys((*group["written_by"], *group["carried_by"])):
+            if mark not in found.setdefault(module, []):
+                found[module].append(mark)
+    return found
+
+
+def colour(number: int) -> str:
+    """The colour of a prunable group.
+
+    Args:
+        number: of the group, from 1.
+    """
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
+def _costliest(
+    layers: Sequence[Mapping[str, Any]], totals: Mapping[str, int], most: int | None
+) -> frozenset[str]:
+    weight = {layer["name"]: sum(layer[key] / total for key, total in totals.items()) for layer in layers}
+    return frozenset(sorted(weight, key=lambda name: -weight[name])[:most])
+
+
+def _channels(layer: Mapping[str, Any] | None) -> str:
+    """How many channels a layer reads and writes."""
+    if layer is None or layer["out"] is None:
+        return "" if layer is None or layer["in"] is None else f"{layer['in']:,} →"
+    return f"{layer['out']:,}" if layer["in"] is None else f"{layer['in']:,} → {layer['out']:,}"

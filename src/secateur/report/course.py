@@ -1,0 +1,143 @@
+"""The course of a run: its epochs, cuts and tries, from the lines that it wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch.
+
+    Attributes:
+        number: from 1, through the whole run.
+        attempt: which network of a search it belongs to, from 1.
+        phase: of the run.
+        loss: in training.
+        top1: share of the validation examples classified rightly, if there are any.
+        macs: multiply-accumulates of the network at that time; ``None`` before the first cut.
+        params: parameters, likewise.
+        seconds: that it took.
+    """
+
+    number: int
+    attempt: int
+    phase: str
+    loss: float | None
+    top1: float | None
+    macs: int | None
+    params: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CutMade:
+    """One cut and its proof.
+
+    Attributes:
+        number: of the cut.
+        attempt: which network of a search it belongs to, from 1.
+        after_epoch: number of the epoch that it followed, 0 if it came first.
+        channels: how many were removed.
+        groups: how many groups lost some.
+        macs: multiply-accumulates that were left.
+        params: parameters that were left.
+        ok: whether it was proved.
+        max_error: largest relative difference from the masked original.
+        tolerance: what was allowed.
+        outputs: numbers that were compared.
+    """
+
+    number: int
+    attempt: int
+    after_epoch: int
+    channels: int
+    groups: int
+    macs: int
+    params: int
+    ok: bool
+    max_error: float
+    tolerance: float
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """What happened, in order.
+
+    Attributes:
+        epochs: all epochs.
+        cuts: all cuts.
+        notes: what was said on the way.
+    """
+
+    epochs: tuple[Epoch, ...] = ()
+    cuts: tuple[CutMade, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def course_of(events: Iterable[Mapping[str, Any]]) -> Course:
+    """Puts the lines of ``metrics.jsonl`` in order.
+
+    Args:
+        events: the lines, oldest first; kinds that are not known here are left out.
+
+    Raises:
+        KeyError: a line lacks something (or ``TypeError``, ``ValueError``: holds something else).
+
+    >>> course_of([{"event": "note", "text": "one"}, {"event": "try"}]).notes
+    ('one',)
+    """
+    epochs: list[Epoch] = []
+    cuts: list[CutMade] = []
+    notes: list[str] = []
+    attempt, last = 1, None
+    for event in events:
+        match event["event"]:
+            case "epoch":
+                epochs.append(_epoch(event, len(epochs) + 1, attempt, last))
+            case "cut":
+                last = _cut(event, attempt, len(epochs))
+                cuts.append(last)
+            case "try":
+                attempt, last = attempt + 1, None
+            case "note":
+                notes.append(str(event["text"]))
+    return Course(tuple(epochs), tuple(cuts), tuple(notes))
+
+
+def _epoch(event: Mapping[str, Any], number: int, attempt: int, last: CutMade | None) -> Epoch:
+    return Epoch(
+        number=number,
+        attempt=attempt,
+        phase=str(event["phase"]),
+        loss=_number(event["loss"]),
+        top1=_number(event["top1"]),
+        macs=last.macs if last else None,
+        params=last.params if last else None,
+        seconds=float(event["seconds"]),
+    )
+
+
+def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
+    proof, cost, removed = event["verification"], event["cost"], event["removed"]
+    return CutMade(
+        number=int(event["number"]),
+        attempt=attempt,
+        after_epoch=after_epoch,
+        channels=sum(len(channels) for channels in removed.values()),
+        groups=len(removed),
+        macs=int(cost["macs"]),
+        params=int(cost["params"]),
+        ok=bool(proof["ok"]),
+        max_error=float(proof["max_error"]),
+        tolerance=float(proof["tolerance"]),
+        outputs=int(proof["outputs"]),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A number, or nothing where it was not finite."""
+    return None if value is None else float(value)

@@ -1,0 +1,178 @@
+"""Accuracy against cost along a run, and epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from secateur.report.course import Epoch
+from secateur.report.records import Records
+from secateur.report.shell import AFTER, BEFORE, CYCLE, GONE, INK, MUTED, Drawing, drawing, plain
+
+_PERCENT = ".2~%"
+
+
+def accuracy_against_cost(records: Records) -> Drawing | None:
+    """Every epoch at the cost of its network; for a search, every network that it made.
+
+    Args:
+        records: of the run.
+
+    Returns:
+        The figure, or ``None`` where nothing was judged.
+    """
+    variants = {}
+    for key, title in (("macs", "MACs per example"), ("params", "parameters")):
+        path = _path(records.summary, key)
+        traces = [*path, *([] if path else _epochs(records, key)), *_ends(records.summary, key)]
+        if traces:
+            layout = {
+                "xaxis": {"title": {"text": title}, "autorange": "reversed", "tickformat": "~s"},
+                "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT},
+            }
+            variants[title] = {"data": traces, "layout": layout}
+    label = "Accuracy against cost: the network moves to the right as it gets smaller"
+    return Drawing("course", label, variants) if variants else None
+
+
+def _epochs(records: Records, key: str) -> list[dict[str, Any]]:
+    """The epochs as a line from the whole network to what is left."""
+    whole = _of(records.summary, "baseline", key)
+    known = [epoch for epoch in records.course.epochs if epoch.top1 is not None]
+    costs = [getattr(epoch, key) or whole for epoch in known]
+    if not known or None in costs:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "after each epoch, on validation pictures",
+            "x": costs,
+            "y": [epoch.top1 for epoch in known],
+            "customdata": [_where(epoch) for epoch in known],
+            "hovertemplate": "%{customdata}<br>%{y:.2%} at %{x:.4~s}<extra></extra>",
+            "line": {"color": AFTER, "width": 1},
+            "marker": {"color": AFTER, "size": 7},
+        }
+    ]
+
+
+def _where(epoch: Epoch) -> str:
+    return f"epoch {epoch.number}, {plain(epoch.phase)}"
+
+
+def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Where the run began and ended, on test pictures."""
+    ends = [
+        (name, _of(summary, side, key), _of(summary, side, "top1"))
+        for name, side in (("before", "baseline"), ("after", "pruned"))
+    ]
+    known = [end for end in ends if None not in end]
+    if not known:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "before and after, on test pictures",
+            "x": [cost for _, cost, _ in known],
+            "y": [top1 for _, _, top1 in known],
+            "customdata": [name for name, _, _ in known],
+            "hovertemplate": "%{customdata}: %{y:.2%} at %{x:.4~s}<extra></extra>",
+            "marker": {"color": GONE, "size": 13, "symbol": "diamond", "line": {"color": INK, "width": 1}},
+        }
+    ]
+
+
+def _path(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The networks that a search made."""
+    points = [
+        (point["cost"][key] if point["cost"] else _of(summary, "baseline", key), point)
+        for point in summary.get("path") or ()
+        if point["validation_top1"] is not None
+    ]
+    traces = []
+    for held, colour, name in ((True, AFTER, "holds"), (False, GONE, "too bad")):
+        chosen = [(cost, point) for cost, point in points if bool(point["held"]) == held]
+        if chosen:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers+text",
+                    "name": f"a network of the search that {name}",
+                    "x": [cost for cost, _ in chosen],
+                    "y": [point["validation_top1"] for _, point in chosen],
+                    "text": [str(point["number"]) for _, point in chosen],
+                    "textposition": "top center",
+                    "hovertemplate": "try %{text}: %{y:.2%} at %{x:.4~s}<extra></extra>",
+                    "marker": {"color": colour, "size": 11, "symbol": "circle" if held else "x"},
+                }
+            )
+    if traces:
+        ordered = sorted(((cost, point["validation_top1"]) for cost, point in points), reverse=True)
+        line: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "lines",
+            "showlegend": False,
+            "hoverinfo": "skip",
+            "x": [cost for cost, _ in ordered],
+            "y": [top1 for _, top1 in ordered],
+            "line": {"color": MUTED, "width": 1, "dash": "dot"},
+        }
+        traces.insert(0, line)
+    return traces
+
+
+def _of(summary: Mapping[str, Any], side: str, key: str) -> Any:
+    return (summary.get(side) or {}).get(key)
+
+
+def epoch_by_epoch(records: Records) -> Drawing | None:
+    """Accuracy and loss over the epochs, with a line at each cut.
+
+    Args:
+        records: of the run.
+    """
+    course = records.course
+    if not course.epochs:
+        return None
+    traces = [
+        _line(course.epochs, "top1", "accuracy on validation pictures", AFTER, "y", ":.2%"),
+        _line(course.epochs, "loss", "loss in training", CYCLE[1], "y2", ":.4g"),
+    ]
+    layout = {
+        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "anchor": "y2"},
+        "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT, "domain": [0.55, 1]},
+        "yaxis2": {"title": {"text": "loss"}, "domain": [0, 0.45], "rangemode": "tozero", "anchor": "x"},
+        "shapes": [
+            {
+                "type": "line",
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "x0": at + 0.5,
+                "x1": at + 0.5,
+                "line": {"color": BEFORE, "width": 1, "dash": "dash"},
+            }
+            for at in sorted({cut.after_epoch for cut in course.cuts})
+        ],
+        "hovermode": "x unified",
+        "meta": {"height": 460},
+    }
+    label = "Accuracy and loss over the epochs; dashed lines are cuts"
+    return drawing("epochs", label, [trace for trace in traces if any(trace["y"])], layout)
+
+
+def _line(epochs: Sequence[Epoch], key: str, name: str, colour: str, axis: str, form: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": [epoch.number for epoch in epochs],
+        "y": [getattr(epoch, key) for epoch in epochs],
+        "yaxis": axis,
+        "customdata": [plain(epoch.phase) for epoch in epochs],
+        "hovertemplate": f"%{{y{form}}} (%{{customdata}})<extra></extra>",
+        "line": {"color": colour, "width": 2},
+        "marker": {"color": colour, "size": 5},
+    }

@@ -1,0 +1,51 @@
+"""How close each cut network came to the masked original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.report.course import CutMade
+from secateur.report.shell import AFTER, GONE, Drawing, drawing
+
+_LEAST = 1e-12
+"""Where a difference of nothing is drawn, on an axis that has no zero."""
+
+
+def proofs(cuts: Sequence[CutMade]) -> Drawing:
+    """The largest relative difference of every cut, below what is allowed.
+
+    Args:
+        cuts: all cuts of the run.
+    """
+    numbers = list(range(1, len(cuts) + 1))
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "largest relative difference",
+            "x": numbers,
+            "y": [max(cut.max_error, _LEAST) for cut in cuts],
+            "customdata": [
+                f"cut {cut.number}: {cut.channels:,} channels, {'proved' if cut.ok else 'NOT PROVED'}<br>"
+                f"difference {cut.max_error:.1e} over {cut.outputs:,} numbers"
+                for cut in cuts
+            ],
+            "hovertemplate": "%{customdata}<extra></extra>",
+            "marker": {"color": [AFTER if cut.ok else GONE for cut in cuts], "size": 9},
+        },
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "allowed",
+            "x": [0.5, len(cuts) + 0.5],
+            "y": [max(cut.tolerance for cut in cuts)] * 2,
+            "hoverinfo": "skip",
+            "line": {"color": GONE, "width": 1.5, "dash": "dash"},
+        },
+    ]
+    layout = {
+        "xaxis": {"title": {"text": "cut"}, "tickformat": ",d", "range": [0.5, len(cuts) + 0.5]},
+        "yaxis": {"type": "log", "exponentformat": "power", "title": {"text": "relative difference"}},
+        "meta": {"height": 300},
+    }
+    return drawing("proofs", "The largest relative difference of every proof", traces, layout)

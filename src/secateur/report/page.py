@@ -1,0 +1,221 @@
+"""The report of a run, as one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from secateur.files import write_text
+from secateur.graph.costs import amount
+from secateur.report.course import CutMade
+from secateur.report.drawings.axes import ITSELF
+from secateur.report.drawings.coupling import coupling
+from secateur.report.drawings.course import accuracy_against_cost, epoch_by_epoch
+from secateur.report.drawings.layers import layer_costs
+from secateur.report.drawings.proofs import proofs
+from secateur.report.drawings.scores import score_distributions, width_curves
+from secateur.report.drawings.widths import widths
+from secateur.report.records import Records, read_records
+from secateur.report.repeat import repetition
+from secateur.report.shell import Drawing, milliseconds, percent, render
+from secateur.training.run import REPORT, RunError
+
+_SUMMARY = (
+    "model",
+    "status",
+    "error",
+    "criterion",
+    "latency",
+    "path",
+    "seed",
+    "seconds",
+    "classes",
+    "skipped",
+)
+"""What the template asks of a summary; a run that is going on, or failed, has not all of it."""
+
+_MOST_ROWS = 400
+"""Cuts, epochs or notes that a table holds; a run of a thousand cuts shows the first and the last."""
+
+
+def write_report(run: Path | str, out: Path | str | None = None) -> Path:
+    """Writes the report of a run as one HTML file, which needs nothing else.
+
+    Args:
+        run: the run folder.
+        out: the file; ``report.html`` in the run folder if not given.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: there is no run, or its summary is damaged.
+        OSError: the file cannot be written.
+    """
+    path = Path(run) / REPORT if out is None else Path(out)
+    write_text(path, run_page(run))
+    return path
+
+
+def run_page(run: Path | str) -> str:
+    """The report of a run as HTML.
+
+    Nothing but the run folder is read: neither the data nor the code of the network is needed. What the
+    folder does not hold is left out, and said to be missing.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        RunError: there is no run, or it is damaged.
+    """
+    records = read_records(run)
+    try:
+        return _rendered(records)
+    except (TemplateError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{run} holds what this version of Secateur does not write ({type(error).__name__}: {error}); "
+            "there is no report on it"
+        ) from error
+
+
+def _rendered(records: Records) -> str:
+    summary, portrait = {**dict.fromkeys(_SUMMARY), **records.summary}, records.portrait
+    model = summary["model"] or records.path.resolve().name
+    return render(
+        "run.html",
+        drawings(records),
+        title=f"{model}: report of a run",
+        model=model,
+        summary=summary,
+        figures=comparison(records),
+        repeat=repetition(records),
+        course=records.course,
+        epochs=_ends(records.course.epochs),
+        cuts=_ends(records.course.cuts),
+        proof=_verdict(records.course.cuts),
+        notes=_ends(records.course.notes),
+        groups=portrait.groups if portrait else (),
+        search={group.name: " ".join(group.modules) for group in portrait.groups} if portrait else {},
+        layers=portrait.layers if portrait else (),
+        timing=portrait.timing if portrait else None,
+        itself=ITSELF,
+        scores=_score_rows(records),
+        curves=records.curves,
+        missing=records.missing,
+        settings=_flat(records.config),
+    )
+
+
+def drawings(records: Records) -> list[Drawing]:
+    """All figures that the records allow, in the order of the page.
+
+    Args:
+        records: of the run.
+    """
+    found = [accuracy_against_cost(records), epoch_by_epoch(records)]
+    portrait = records.portrait
+    if portrait is not None:
+        found.append(widths(portrait.groups))
+        found.append(coupling(portrait.groups, [layer.name for layer in portrait.layers]))
+        found.append(layer_costs(portrait.layers))
+    if records.scores is not None:
+        fates = {group.name: group.fate for group in portrait.groups} if portrait else {}
+        how = (records.config.get("recipe") or {}).get("normalize", "l2")
+        found.append(score_distributions(records.scores, fates, how))
+    if records.curves is not None:
+        found.append(width_curves(records.curves))
+    if records.course.cuts:
+        found.append(proofs(records.course.cuts))
+    return [one for one in found if one is not None]
+
+
+_ROWS = (
+    ("top1", "test accuracy", percent),
+    ("params", "parameters", amount),
+    ("macs", "MACs per example", amount),
+    ("file_bytes", "file", lambda value: amount(value, "B")),
+    ("memory", "activations", lambda value: amount(value, "B")),
+    ("latency_ms", "latency", milliseconds),
+)
+
+
+def comparison(records: Records) -> list[dict[str, str]]:
+    """What the run came to: each figure before and after, and what became of it.
+
+    Args:
+        records: of the run; of one that only trained, there is no before.
+
+    Returns:
+        ``name``, ``before``, ``after``, ``change`` and its ``unit`` in words; figures that were not measured
+        are left out.
+    """
+    summary = records.summary
+    after = dict(summary.get("pruned") or summary.get("network") or {})
+    before = dict(summary.get("baseline") or {})
+    if records.portrait is not None:
+        before["memory"] = records.portrait.cost_before.get("memory")
+        after["memory"] = records.portrait.cost_after.get("memory")
+    rows = []
+    for key, name, show in _ROWS:
+        old, new = before.get(key), after.get(key)
+        if new is not None:
+            shown = {"before": show(old) if old is not None else "", "after": show(new)}
+            words = {side: text.replace(" ", "\N{NO-BREAK SPACE}") for side, text in shown.items()}
+            unit = "points" if key == "top1" and old is not None else ""
+            rows.append({"name": name, **words, "change": _change(key, old, new), "unit": unit})
+    return rows
+
+
+def _change(key: str, before: float | None, after: float) -> str:
+    if before is None:
+        return ""
+    if key == "top1":
+        return f"{100 * (after - before):+.2f}"
+    return f"÷{before / after:.1f}" if before and after else ""
+
+
+def _verdict(cuts: Sequence[CutMade]) -> dict[str, Any] | None:
+    if not cuts:
+        return None
+    return {
+        "ok": all(cut.ok for cut in cuts),
+        "cuts": len(cuts),
+        "channels": sum(cut.channels for cut in cuts),
+        "max_error": max(cut.max_error for cut in cuts),
+        "tolerance": max(cut.tolerance for cut in cuts),
+    }
+
+
+def _score_rows(records: Records) -> dict[str, Any] | None:
+    if records.scores is None:
+        return None
+    rows = []
+    for name, values in records.scores.items():
+        ordered = values.sort().values
+        five = [float(ordered[round(share * (len(ordered) - 1))]) for share in (0, 0.25, 0.5, 0.75, 1)]
+        rows.append({"name": name, "channels": len(ordered), "five": five})
+    return {"criterion": records.scores.criterion, "rows": rows, "unscored": dict(records.scores.unscored)}
+
+
+def _ends(rows: Sequence[Any]) -> dict[str, Any]:
+    """The rows, or the first and the last of very many, and how many lie between."""
+    if len(rows) <= _MOST_ROWS:
+        return {"first": rows, "left_out": 0, "last": ()}
+    half = _MOST_ROWS // 2
+    return {"first": rows[:half], "left_out": len(rows) - 2 * half, "last": rows[-half:]}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Settings by dotted names, as they stand in the file."""
+    found: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, json.dumps(value, ensure_ascii=False, default=str)))
+    return found

@@ -1,0 +1,109 @@
+"""What a run folder holds, read for a report: what is missing or damaged is said, and is no error."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from secateur.budget import WidthCurves
+from secateur.criteria import Scores
+from secateur.errors import SecateurError
+from secateur.jobs.portrait import Portrait
+from secateur.report.course import Course, course_of
+from secateur.training.run import CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
+
+T = TypeVar("T")
+
+_ABSENT = {
+    CONFIG: "the settings, and how to repeat the run",
+    METRICS: "what happened along the run: epochs, cuts and their proofs",
+    NETWORK: "widths, couplings, frozen groups, and the costs and times of the layers",
+    MEASURED: "the scores of the channels",
+}
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything that a run wrote down.
+
+    Attributes:
+        path: its folder.
+        summary: how it stands, and its outcome.
+        config: everything that it was told; empty if that is missing.
+        course: epochs, cuts and notes, in order.
+        portrait: the network as it was and as it is, if that was written down.
+        scores: what the criterion said of each channel of the network as it was, if anything.
+        curves: what each width of each group does, if that was measured.
+        missing: what the report cannot show, and why, one sentence each.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+    course: Course
+    portrait: Portrait | None
+    scores: Scores | None
+    curves: WidthCurves | None
+    missing: tuple[str, ...]
+
+
+def read_records(run: Path | str) -> Records:
+    """Reads a run folder.
+
+    Args:
+        run: the folder; the run may be going on still.
+
+    Raises:
+        RunError: it is no run folder, or its summary is damaged.
+    """
+    path = Path(run)
+    try:
+        summary: Any = read_summary(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}/summary.json is damaged ({error}); there is nothing to report on") from error
+    if not isinstance(summary, dict) or "status" not in summary:
+        raise RunError(f"{path}/summary.json is not that of a run; there is nothing to report on")
+    missing: list[str] = []
+    # Only pruning writes these two.
+    wanted = () if summary.get("command") == "train" else (NETWORK, MEASURED)
+    measured = _read(path / MEASURED, _measured, missing, tell=MEASURED in wanted)
+    return Records(
+        path=path,
+        summary=summary,
+        config=_read(path / CONFIG, tomllib.loads, missing) or {},
+        course=_read(path / METRICS, _course, missing) or Course(),
+        portrait=_read(path / NETWORK, _portrait, missing, tell=NETWORK in wanted),
+        scores=measured[0] if measured else None,
+        curves=measured[1] if measured else None,
+        missing=tuple(missing),
+    )
+
+
+def _read(path: Path, parse: Callable[[str], T], missing: list[str], *, tell: bool = True) -> T | None:
+    if not path.is_file():
+        if tell:
+            missing.append(f"{_ABSENT[path.name]}: the run holds no {path.name}")
+        return None
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (SecateurError, ValueError, KeyError, TypeError, AttributeError) as error:
+        missing.append(f"{_ABSENT[path.name]}: {path.name} is damaged ({error})")
+        return None
+
+
+def _course(text: str) -> Course:
+    return course_of(json.loads(line) for line in text.splitlines())
+
+
+def _portrait(text: str) -> Portrait:
+    return Portrait.from_dict(json.loads(text))
+
+
+def _measured(text: str) -> tuple[Scores, WidthCurves | None]:
+    found = json.loads(text)
+    curves = found["curves"]
+    return Scores.from_dict(found["scores"]), None if curves is None else WidthCurves.from_dict(curves)

@@ -1,0 +1,166 @@
+"""What all pages have in common: one template, one style, one script, and the drawing library inside.
+
+A page needs nothing but itself. It says so to the browser: by its content security policy only these two
+scripts run, and nothing is fetched. Names of layers, classes and files come from elsewhere and are escaped
+wherever they are put: by Jinja in HTML, by :func:`plain` in what plotly writes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from secateur.graph.costs import amount
+
+INK, PAPER, MUTED, LINE = "#1c2126", "#ffffff", "#58616b", "#d5dae0"
+BEFORE, AFTER, GONE = "#aab4bf", "#0b6e4f", "#b3471d"
+CYCLE = ("#0b6e4f", "#1f5fa8", "#a3480f", "#8a3f8f", "#5f6b00", "#00717f", "#b02a5b", "#5b4bb5")
+"""Colours as they are on white paper, each with a contrast of at least 4.5 but ``BEFORE``, a background."""
+
+DARK = {
+    INK: "#e4e8ec",
+    PAPER: "#15191d",
+    MUTED: "#a2acb6",
+    LINE: "#353c44",
+    BEFORE: "#59636e",
+    AFTER: "#4cc596",
+    GONE: "#f08a5d",
+    **dict(
+        zip(
+            CYCLE[1:],
+            ("#7db4f0", "#f0a35e", "#d59ada", "#b9c24a", "#4fc3d0", "#f285a8", "#a99df2"),
+            strict=True,
+        )
+    ),
+}
+"""What each of them becomes on black paper."""
+
+_LONGEST = 38
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a page.
+
+    Attributes:
+        name: unique on the page.
+        label: what it shows, in a sentence, for those who cannot see it.
+        variants: what is drawn, by what it is called; the first is shown at first. Each has the ``data`` and
+            ``layout`` of plotly. A trace may have ``meta.names``, one for each of its points, by which it
+            is filtered.
+    """
+
+    name: str
+    label: str
+    variants: Mapping[str, Mapping[str, Any]]
+
+
+def drawing(
+    name: str, label: str, data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any] | None = None
+) -> Drawing:
+    """A figure that is drawn in one way.
+
+    Args:
+        name: unique on the page.
+        label: what it shows, in a sentence.
+        data: traces of plotly.
+        layout: of plotly.
+    """
+    return Drawing(name, label, {"": {"data": data, "layout": layout or {}}})
+
+
+def plain(text: str, longest: int | None = _LONGEST) -> str:
+    """Text as plotly shows it unchanged: without markup, and not too long.
+
+    Args:
+        text: anything.
+        longest: number of characters from which on the middle is left out; ``None`` for all of them.
+
+    >>> plain("<b>bold</b>"), plain("a" * 50, 9)
+    ('&lt;b&gt;bold&lt;/b&gt;', 'aaaa…aaaa')
+    """
+    if longest is not None and len(text) > longest:
+        half = longest // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    # plotly shows other entities too, such as &nbsp;, and breaks lines by itself
+    return escape(" ".join(text.split()), quote=False)
+
+
+def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
+    """A page.
+
+    Args:
+        template: name of one that extends ``base.html``.
+        drawings: its figures; the template places them by name.
+        **values: what else it shows.
+
+    Returns:
+        HTML that needs no other file.
+    """
+    environment = Environment(
+        loader=PackageLoader("secateur.report"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(amount=amount, percent=percent, ms=milliseconds, number=number)
+    library, script = get_plotlyjs(), _asset("page.js")
+    # These two are ours, and hold nothing from elsewhere.
+    trusted = {name: Markup(text) for name, text in (("library", library), ("script", script))}
+    style = Markup(_asset("page.css"))
+    return environment.get_template(template).render(
+        **trusted,
+        style=style,
+        hashes=[_hash(library), _hash(script)],
+        colours={"dark": DARK, "ink": INK, "paper": PAPER, "line": LINE, "muted": MUTED},
+        drawings={one.name: one for one in drawings},
+        specs={one.name: one.variants for one in drawings},
+        **values,
+    )
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share in percent.
+
+    >>> percent(0.98765), percent(0.5, 0), percent(None)
+    ('98.77%', '50%', '–')
+    """
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def milliseconds(time: float | None) -> str:
+    """A time in three digits.
+
+    >>> milliseconds(12.345), milliseconds(0.0123), milliseconds(None)
+    ('12.3 ms', '0.0123 ms', '–')
+    """
+    if time is None:
+        return "–"
+    return f"{time:.0f} ms" if time >= 100 else f"{time:#.3g} ms"
+
+
+def number(value: float | None, form: str = ".3g") -> str:
+    """A number, or a dash.
+
+    >>> number(0.12345), number(None), number(12345, ",")
+    ('0.123', '–', '12,345')
+    """
+    return "–" if value is None else format(value, form)
+
+
+def _asset(name: str) -> str:
+    return (files("secateur.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,131 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const specs = read("specs"), search = read("search"), colours = read("colours");
+  const theme = document.getElementById("theme"), filter = document.getElementById("filter");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const charts = [...document.querySelectorAll("[data-drawing]")];
+  let wanted = "", printing = false;
+
+  // What is remembered is a comfort: a page opened from a file may not be allowed to.
+  const remembered = (value) => {
+    try {
+      if (value === undefined) return localStorage.getItem("secateur-colours") || "";
+      localStorage.setItem("secateur-colours", value);
+    } catch { /* then it is not remembered */ }
+    return value || "";
+  };
+
+  const dark = () => !printing && (theme.value ? theme.value === "dark" : system.matches);
+  const shade = () => { root.dataset.shade = dark() ? "dark" : "light"; };
+  const colour = (value) => (dark() && colours.dark[value]) || value;
+
+  // A copy in which every colour is that of the theme. Only entries named so are colours.
+  const themed = (value, key) => {
+    if (Array.isArray(value)) return /color$/i.test(key) ? value.map(colour) : value.map((one) => themed(one, ""));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, themed(one, name)]));
+    }
+    return typeof value === "string" && /color$/i.test(key) ? colour(value) : value;
+  };
+
+  const matches = (name) => !wanted || `${name} ${search[name] || ""}`.toLowerCase().includes(wanted);
+
+  // The points of a trace whose names match; every list as long as the names belongs to the points.
+  const points = (trace) => {
+    const names = trace.meta && trace.meta.names;
+    if (!names || !wanted) return trace;
+    const stay = names.map(matches);
+    const chosen = (value) => {
+      if (Array.isArray(value)) return value.length === names.length ? value.filter((_, at) => stay[at]) : value;
+      if (value && typeof value === "object") {
+        return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, chosen(one)]));
+      }
+      return value;
+    };
+    return chosen(trace);
+  };
+
+  // An axis of names keeps those that some point still has.
+  const axis = (spec, letter, traces) => {
+    if (!spec || !spec.categoryarray || !wanted) return spec;
+    const used = new Set(traces.flatMap((trace) => trace[letter] || []));
+    const stay = spec.categoryarray.map((name) => used.has(name));
+    const chosen = (list) => list.filter((_, at) => stay[at]);
+    return { ...spec, categoryarray: chosen(spec.categoryarray), tickvals: chosen(spec.tickvals), ticktext: chosen(spec.ticktext) };
+  };
+
+  const layoutOf = (spec, traces, width) => {
+    const layout = themed(spec.layout, "");
+    const meta = layout.meta || {};
+    const lines = { gridcolor: colour(colours.line), zerolinecolor: colour(colours.line), linecolor: colour(colours.line), automargin: true };
+    for (const name of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
+      layout[name] = { ...lines, ...axis(layout[name], name[0], traces) };
+    }
+    const rows = layout.yaxis && layout.yaxis.categoryarray ? layout.yaxis.categoryarray.length : 0;
+    return {
+      font: { family: getComputedStyle(document.body).fontFamily, size: width < 500 ? 11 : 13, color: colour(colours.ink) },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 12, r: 16, t: 34, b: 12 }, hovermode: "closest", dragmode: width < 500 ? false : "zoom",
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+      hoverlabel: { align: "left", namelength: -1, bgcolor: colour(colours.paper), bordercolor: colour(colours.muted), font: { color: colour(colours.ink) } },
+      modebar: { color: colour(colours.muted), activecolor: colour(colours.ink), bgcolor: "rgba(0,0,0,0)" },
+      ...layout,
+      height: meta.line ? Math.max(200, 120 + meta.line * rows) : meta.height || 400,
+    };
+  };
+
+  const draw = async (chart) => {
+    const variants = specs[chart.dataset.drawing], choice = chart.querySelector("select");
+    const spec = variants[choice ? choice.value : Object.keys(variants)[0]];
+    const plot = chart.querySelector(".plot");
+    const traces = spec.data.map(points).map((trace) => themed(trace, ""));
+    await Plotly.react(plot, traces, layoutOf(spec, traces, plot.clientWidth), {
+      displaylogo: false, responsive: true, displayModeBar: plot.clientWidth >= 500,
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+      toImageButtonOptions: { format: "svg", filename: chart.dataset.drawing },
+    });
+    // Read aloud, the words of a drawing make no sense; what it shows is said before it, and its table behind.
+    for (const picture of plot.querySelectorAll("svg.main-svg")) picture.setAttribute("aria-hidden", "true");
+    chart.dataset.drawn = "yes";
+  };
+
+  const drawAll = async () => {
+    shade();
+    for (const chart of charts) await draw(chart);
+  };
+
+  const narrow = () => {
+    wanted = filter.value.trim().toLowerCase();
+    const rows = [...document.querySelectorAll("tr[data-name]")];
+    for (const row of rows) row.hidden = !matches(row.dataset.name);
+    const shown = rows.filter((row) => !row.hidden).length;
+    document.getElementById("found").textContent = wanted ? `${shown} of ${rows.length} rows shown` : "all rows shown";
+    return drawAll();
+  };
+
+  theme.value = remembered();
+  theme.addEventListener("change", () => { remembered(theme.value); drawAll(); });
+  system.addEventListener("change", drawAll);
+  for (const chart of charts) {
+    const choice = chart.querySelector("select");
+    if (choice) choice.addEventListener("change", () => draw(chart));
+  }
+  if (filter) {
+    let timer;
+    filter.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(narrow, 150); });
+  }
+  // On paper everything is light, and nothing is folded away.
+  addEventListener("beforeprint", () => {
+    printing = true;
+    for (const fold of document.querySelectorAll("details:not([open])")) { fold.open = true; fold.dataset.folded = "yes"; }
+    drawAll();
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    for (const fold of document.querySelectorAll("details[data-folded]")) { fold.open = false; delete fold.dataset.folded; }
+    drawAll();
+  });
+  drawAll().then(() => { root.dataset.drawn = "yes"; });
+})();
