@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,6 +45,8 @@ def _measured(choice: NetworkChoice, runtime: str, batch: int, threads: int | No
     candidate = open_candidate(choice)
     runner = candidate.ready(runtime, threads, Path())
     inputs = torch.zeros(batch, *candidate.size)
+    del candidate  # the runner has a copy of the network, and one is what running it needs
+    gc.collect()
     runner(inputs)
     _CLEAR.write_text(_FORGET_PEAK)
     runner(inputs)
