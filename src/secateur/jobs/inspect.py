@@ -47,8 +47,8 @@ def inspect(
         or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
         that hang on it; ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
         channels that come ``in`` and go ``out`` (``None`` where it reads or writes none);
-        ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and ``planned``,
-        and why a budget is ``impossible``.
+        ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and
+        ``planned``, and why a budget is ``impossible``.
 
     Raises:
         TraceError: the network cannot be captured.
