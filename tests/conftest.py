@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
+
+from secateur.latency.timings import CACHE
+from tests.latency import fake_device
 
 # Time limits on single examples would fail on a busy machine for no fault of the code.
 settings.register_profile("secateur", deadline=None, print_blob=True)
@@ -15,3 +21,20 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _timings_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure on this machine is kept apart from what its user has measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(tmp_path_factory.mktemp("timings")))
+        yield
+
+
+@pytest.fixture
+def made_up_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A device whose times are a law, instead of this one."""
+    monkeypatch.setenv(CACHE, str(tmp_path / "made-up"))
+    monkeypatch.setattr("secateur.latency.build.OperatorStopwatch", lambda *_: fake_device.FakeStopwatch())
+    monkeypatch.setattr("secateur.latency.build.compare_latency", fake_device.compare)
+    monkeypatch.setattr("secateur.recipes.timing.compare_latency", fake_device.compare)

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.agreement import Agreement, agreement
-    from secateur.budget import Budget, WidthCurve, WidthCurves, make_plan, reachable, uniform_plan
+    from secateur.budget import (
+        Budget,
+        Forecast,
+        Milliseconds,
+        WidthCurve,
+        WidthCurves,
+        forecast,
+        make_plan,
+        reachable,
+        uniform_plan,
+    )
     from secateur.checkpoint import load, save
     from secateur.cost import cost
     from secateur.criteria import Scores, charged, score, watch
@@ -33,11 +43,18 @@ if TYPE_CHECKING:
     )
     from secateur.export import Exported, FileCheck, export
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
-    from secateur.latency import Latency, compare_latency, measure_latency
+    from secateur.latency import (
+        Latency,
+        LatencyTable,
+        Timings,
+        compare_latency,
+        latency_table,
+        measure_latency,
+    )
     from secateur.models import ModelSpec, build, load_weights
     from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
-    from secateur.recipes import Measured, SearchResult, prune, prune_iteratively, smallest_within
+    from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
     from secateur.recovery import Repair, recalibrate, reconstruct
     from secateur.runtimes import Card, Runner, open_exported
     from secateur.surgery import apply_plan
@@ -59,10 +76,13 @@ __all__ = [
     "ExportError",
     "Exported",
     "FileCheck",
+    "Forecast",
     "Group",
     "Latency",
+    "LatencyTable",
     "Measured",
     "Member",
+    "Milliseconds",
     "ModelSpec",
     "Oracle",
     "PruningPlan",
@@ -74,6 +94,8 @@ __all__ = [
     "SearchResult",
     "SecateurError",
     "SurgeryError",
+    "Timing",
+    "Timings",
     "TraceError",
     "TrainingError",
     "UsageError",
@@ -89,6 +111,8 @@ __all__ = [
     "compare_latency",
     "cost",
     "export",
+    "forecast",
+    "latency_table",
     "load",
     "load_weights",
     "make_plan",
@@ -114,7 +138,7 @@ __all__ = [
 
 _HOME = {
     "agreement": "Agreement agreement",
-    "budget": "Budget WidthCurve WidthCurves make_plan reachable uniform_plan",
+    "budget": "Budget Forecast Milliseconds WidthCurve WidthCurves forecast make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
     "criteria": "Scores charged score watch",
@@ -125,11 +149,11 @@ _HOME = {
     ),
     "export": "Exported FileCheck export",
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
-    "latency": "Latency compare_latency measure_latency",
+    "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
     "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
-    "recipes": "Measured SearchResult prune prune_iteratively smallest_within",
+    "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
     "recovery": "Repair recalibrate reconstruct",
     "runtimes": "Card Runner open_exported",
     "surgery": "apply_plan",

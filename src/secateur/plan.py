@@ -52,7 +52,7 @@ class PruningPlan:
         parameters       58     44  75.9%
         MACs             48     36  75.0%
         size          232 B  176 B  75.9%
-        activations    64 B   48 B  75.0%
+        activations    80 B   64 B  80.0%
         <BLANKLINE>
         group  before  after   left
         0           8      6  75.0%
@@ -88,6 +88,14 @@ class PruningPlan:
     def channels_removed(self) -> int:
         """Number of channels that go."""
         return sum(self.graph[name].channels - len(kept) for name, kept in self.keep.items())
+
+    @cached_property
+    def widths(self) -> IntArray:
+        """Channels that stay in every group of the graph, shape (groups,)."""
+        return np.array(
+            [len(self.keep.get(group.name, range(group.channels))) for group in self.graph.groups],
+            dtype=np.int64,
+        )
 
     @cached_property
     def cost_before(self) -> Cost:

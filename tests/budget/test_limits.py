@@ -26,7 +26,7 @@ def test_limits_that_are_neither_share_nor_amount(limit: object):
         with pytest.raises(UsageError, match="at least one limit: macs, params, channels, memory, latency"):
             Budget(macs=None)
         return
-    for name in ("macs", "params", "channels", "memory", "latency"):
+    for name in ("macs", "params", "channels", "memory"):
         with pytest.raises(UsageError, match=rf"Budget\({name}=...\): .* neither a share .* nor an amount"):
             Budget(**{name: limit})
 
@@ -66,7 +66,7 @@ def test_amounts_refer_to_the_network_as_it_is(graph: FakeGraph):
 def test_latency_needs_a_model():
     budget = Budget(latency=0.5, macs=0.5)
     with pytest.raises(
-        UsageError, match="latency budget needs a model .* limit macs, params, channels or memory"
+        UsageError, match="latency budget needs the network's times on this device: .* latency_table"
     ):
         budget.amounts(chain(3))
 

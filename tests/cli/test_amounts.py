@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import typer
 
-from secateur.cli.amounts import amount, shape
+from secateur.budget import Budget
+from secateur.cli.amounts import amount, limits, shape, step, time
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,44 @@ def test_shapes() -> None:
     for text in ("3,0,32", "a,b", ""):
         with pytest.raises(typer.BadParameter, match="is no shape"):
             shape(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.5", 0.5),
+        ("50%", 0.5),
+        ("1.0", 1.0),
+        ("12ms", "12ms"),
+        ("12.5", "12.5ms"),
+        ("1", "1ms"),
+        ("3 S", "3 s"),
+    ],
+)
+def test_times_are_words_and_shares_floats(text: str, value: float | str) -> None:
+    assert time(text) == value
+    Budget(latency=time(text))
+
+
+@pytest.mark.parametrize("text", ["", "ms", "-3ms", "3 hours", "nan"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="nor a time"):
+        time(text)
+
+
+def test_budgets_in_words() -> None:
+    assert limits(["macs=0.5 , channels=100", "latency=9ms"]) == {
+        "macs": 0.5,
+        "channels": 100,
+        "latency": "9ms",
+    }
+    for text in ("", "macs", "bytes=3", "macs:0.5", "macs=0.5;params=1"):
+        with pytest.raises(typer.BadParameter, match="is no limit|neither a share"):
+            limits([text])
+
+
+def test_steps() -> None:
+    assert (step("8"), step(" auto "), step(4)) == (8, "auto", 4)
+    for text in ("0", "-1", "1.5", "best"):
+        with pytest.raises(typer.BadParameter, match="nor auto"):
+            step(text)

@@ -292,3 +292,56 @@ def test_damaged_checkpoints_are_refused(secateur: Command, trained: Path, tmp_p
     assert "checksum" in failure(secateur("measure", file))
     file.write_bytes(b"PK\x03\x04 a pickle in a zip")
     assert "pickle" in failure(secateur("prune", file, "--macs", 0.5, "--out", tmp_path / "run"))
+
+
+def test_pruning_to_a_time(secateur: Command, trained: Path, tmp_path: Path, made_up_device: None) -> None:
+    for name, words in {
+        "data": ("--data", "digits", "--steps", 2, "--epochs-between", 0, "--epochs-after", 0),
+        "free": ("--round-to", "auto"),
+    }.items():
+        out = tmp_path / name
+        result = secateur("prune", trained, "--latency", "60%", *words, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert re.search(r"latency: \S+ ms before, \S+ ms after, \S+ ms allowed", result.stdout)
+        asked = read_summary(out)["asked"]["latency"]
+        assert asked["allowed_ms"] == pytest.approx(0.6 * asked["before_ms"])
+        assert 0.9 * asked["allowed_ms"] <= asked["measured_ms"] <= asked["allowed_ms"]
+        assert read_config(out)["limits"] == {"latency": 0.6}
+
+
+def test_a_time_out_of_reach_is_one_line(
+    secateur: Command, trained: Path, tmp_path: Path, made_up_device: None
+) -> None:
+    result = secateur("prune", trained, "--latency", "10us", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert re.match(
+        r"error: no plan meets the budget. milliseconds: at most 0.01 ms .* least possible", result.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("prune", "resnet18", "--latency", "fast"), "neither a share"),
+        (("prune", "resnet18", "--round-to", "most"), "nor auto"),
+        (("inspect", "resnet18", "--budget", "macs"), "is no limit"),
+        (("inspect", "resnet18", "--budget", "speed=0.5"), "is no limit"),
+        (("inspect", "resnet18", "--budget", "latency=soon"), "nor a time"),
+    ],
+)
+def test_times_and_limits_that_cannot_be_read(
+    secateur: Command, tmp_path: Path, words: tuple[str, ...], line: str
+) -> None:
+    extra = ("--out", tmp_path / "out") if words[0] == "prune" else ()
+    result = secateur(*words, *extra)
+    assert result.exit_code == 2
+    assert line in re.sub(r"[\s│]+", " ", result.stderr)
+
+
+def test_inspect_says_what_is_reachable(secateur: Command, made_up_device: None) -> None:
+    words = ("inspect", "secateur:digits", "--budget", "macs=0.5,latency=70%")
+    result = secateur(*words)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"latency +\S+ ms +\S+ ms +\S+% +\S+ ms +70.0% +\S+ ms", result.stdout)
+    found = json.loads(secateur(*words, "--json").stdout)["forecast"]
+    assert found["reach"]["macs"]["planned"] <= found["reach"]["macs"]["allowed"]

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from secateur.jobs.inspect import inspect
 from secateur.jobs.settings import NetworkChoice
+from secateur.training.events import Event, Progress
 
 
 def test_couplings_reasons_and_costs_are_reported() -> None:
@@ -15,3 +18,31 @@ def test_couplings_reasons_and_costs_are_reported() -> None:
     assert groups["fc"]["frozen"] == "is an output of the network"
     assert "on request" in groups["layer4.0.conv1"]["frozen"]
     assert sum(layer["macs"] for layer in found["layers"]) == found["cost"]["macs"]
+
+
+def test_what_a_plan_would_cost_is_said_without_data(made_up_device: None) -> None:
+    network = NetworkChoice(source="secateur:digits", weights="none")
+    heard: list[Event] = []
+    found = inspect(network, limits={"latency": 0.6, "params": 0.5}, batch=4, listener=heard.append)
+    reach = found["forecast"]["reach"]
+    assert found["forecast"]["impossible"] is None
+    assert (
+        reach["latency"]["planned"]
+        <= reach["latency"]["allowed"]
+        == pytest.approx(0.6 * reach["latency"]["now"])
+    )
+    assert reach["params"]["planned"] <= reach["params"]["allowed"]
+    assert all(item["least"] <= item["planned"] <= item["now"] for item in reach.values())
+    assert any(isinstance(event, Progress) and event.task == "measuring latency" for event in heard)
+
+
+def test_a_budget_out_of_reach_is_said_and_no_error(made_up_device: None) -> None:
+    network = NetworkChoice(source="secateur:digits", weights="none")
+    found = inspect(network, limits={"latency": "1us"})
+    assert "the least possible is" in found["forecast"]["impossible"]
+    assert found["forecast"]["reach"]["latency"]["planned"] is None
+
+
+def test_latency_is_measured_only_where_it_is_asked_for() -> None:
+    network = NetworkChoice(source="secateur:digits", weights="none")
+    assert "latency" not in inspect(network)["forecast"]["reach"]

@@ -7,8 +7,21 @@ which channels go, ``choice`` the plan that meets all limits by scores; ``damage
 
 from __future__ import annotations
 
-from secateur.budget.choice import make_plan, reachable, uniform_plan
+from secateur.budget.choice import RoundTo, make_plan, reachable, uniform_plan
 from secateur.budget.damage import WidthCurve, WidthCurves
+from secateur.budget.forecast import Forecast, forecast
 from secateur.budget.limits import Budget
+from secateur.budget.times import Milliseconds
 
-__all__ = ["Budget", "WidthCurve", "WidthCurves", "make_plan", "reachable", "uniform_plan"]
+__all__ = [
+    "Budget",
+    "Forecast",
+    "Milliseconds",
+    "RoundTo",
+    "WidthCurve",
+    "WidthCurves",
+    "forecast",
+    "make_plan",
+    "reachable",
+    "uniform_plan",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,17 @@ from secateur.budget.curved import plan_by_curves
 from secateur.budget.damage import WidthCurves
 from secateur.budget.limits import Budget, Limit, Meter
 from secateur.budget.order import Order, Scope, comparable, removal_order
-from secateur.budget.room import Bounds, Room, Rules, bounds
+from secateur.budget.room import Bounds, Ladders, Room, Rules, bounds
 from secateur.budget.shortfall import shortfall
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Cost
 from secateur.graph.groups import IntArray
+from secateur.latency import LatencyModel, widths_that_run_well
 from secateur.plan import PruningPlan
+
+RoundTo = int | Literal["auto"]
+"""What widths are multiples of; ``"auto"`` for those that a device runs well."""
 
 _AT_ONCE = 32  # widths that one round of a search tries: three rounds find one place in 30,000
 
@@ -29,9 +33,10 @@ def make_plan(
     scores: Mapping[str, Any],
     budget: Budget,
     *,
+    latency: LatencyModel | None = None,
     normalize: str = "l2",
     scope: Scope = "global",
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     min_channels: int = 1,
     floors: Bounds = None,
     caps: Bounds = None,
@@ -53,12 +58,15 @@ def make_plan(
             that ``Scores`` names as unscored stay whole. Or ``WidthCurves``: then the widths of
             least measured damage are chosen, and ``normalize`` and ``scope`` mean nothing.
         budget: what may remain.
+        latency: the network's times on this device, from :func:`secateur.latency_table`; for budgets that
+            limit latency, and for ``round_to="auto"``.
         normalize: how scores of different groups are made comparable: ``"l2"``, ``"l1"``,
             ``"max"``, ``"min-max"`` or ``"none"``.
         scope: ``"global"`` ranks the channels of all groups together; ``"uniform"`` takes the
             same share from every group, as nearly as the limits allow.
-        round_to: kept widths are multiples of it, or the whole group. A unit of several channels
-            that go at once is ranked by its mean score.
+        round_to: kept widths are multiples of it, or the whole group; ``"auto"`` takes those widths of each
+            group that the device runs well. A unit of several channels that go at once is ranked by its
+            mean score.
         min_channels: every group keeps at least so many (a smaller group stays whole).
         floors: what must stay, at least: an integer of channels or a float share (rounded up) for
             every group, or a mapping of group names or patterns to such bounds. Where several
@@ -87,11 +95,13 @@ def make_plan(
     """
     if scope not in get_args(Scope):
         raise UsageError(f"unknown scope {scope!r}: choose one of {', '.join(get_args(Scope))}")
-    rules = Rules(round_to, min_channels, floors, caps, ignore, only, _unscored(scores))
+    rules = Rules(
+        steps_of(round_to, graph, latency), min_channels, floors, caps, ignore, only, _unscored(scores)
+    )
     if isinstance(scores, WidthCurves):
-        return plan_by_curves(graph, scores, budget, rules)
+        return plan_by_curves(graph, scores, budget, rules, latency)
     room = rules.room(graph)
-    meter = Meter(graph, budget.amounts(graph))
+    meter = Meter(graph, budget.amounts(graph, latency), latency)
     order = removal_order(comparable(graph, scores, room, normalize), room, scope)
     if not meter.within(room.least):
         raise BudgetError(shortfall(meter, rules))
@@ -179,6 +189,23 @@ def reachable(
     """
     least = Rules(round_to, min_channels, floors, caps, ignore, only).room(graph).least
     return graph.cost_model.cost(least), graph.cost()
+
+
+def steps_of(round_to: RoundTo, graph: ChannelGraph, latency: LatencyModel | None) -> int | Ladders:
+    """The widths that ``round_to`` leaves: a step, or those of each group that run well.
+
+    Raises:
+        UsageError: the device's times are needed and not there.
+    """
+    if round_to != "auto":
+        return round_to
+    if latency is None:
+        raise UsageError(
+            "round_to='auto' needs the network's times on this device: give the table that "
+            "latency_table(model, graph, example_inputs) measures, as latency; or a number to round to"
+        )
+    widths = np.array([group.channels for group in graph.groups], dtype=np.int64)
+    return widths_that_run_well(latency, widths)
 
 
 def _unscored(scores: Mapping[str, Any]) -> frozenset[str]:

@@ -11,12 +11,19 @@ from secateur.budget.room import Rules
 from secateur.budget.shortfall import shortfall
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph
+from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
 
 _MOST = 96  # widths of one group that are offered: enough for every budget, few enough to solve
 
 
-def plan_by_curves(graph: ChannelGraph, curves: WidthCurves, budget: Budget, rules: Rules) -> PruningPlan:
+def plan_by_curves(
+    graph: ChannelGraph,
+    curves: WidthCurves,
+    budget: Budget,
+    rules: Rules,
+    latency: LatencyModel | None = None,
+) -> PruningPlan:
     """The plan that keeps to a budget with the least damage, added up over groups.
 
     Args:
@@ -24,6 +31,7 @@ def plan_by_curves(graph: ChannelGraph, curves: WidthCurves, budget: Budget, rul
         curves: the damage of each group's widths.
         budget: what may remain.
         rules: what is asked of the widths.
+        latency: tells milliseconds, if they are limited.
 
     Returns:
         The plan; within each group the channels go in the order of its curve.
@@ -33,14 +41,13 @@ def plan_by_curves(graph: ChannelGraph, curves: WidthCurves, budget: Budget, rul
         UsageError: if a curve is missing or of another network.
     """
     room = rules.room(graph)
-    meter = Meter(graph, budget.amounts(graph))
+    meter = Meter(graph, budget.amounts(graph, latency), latency)
     if not meter.within(room.least):
         raise BudgetError(shortfall(meter, rules))
     choices = []
     for number, group in enumerate(graph.groups):
-        least, most = int(room.least[number]), int(room.most[number])
-        if least == group.channels:
-            choices.append(Choice(np.array([least]), np.zeros(1)))
+        if room.least[number] == group.channels:
+            choices.append(Choice(np.array([group.channels]), np.zeros(1)))
             continue
         curve = curves.get(group.name)
         if curve is None or len(curve.order) != group.channels:
@@ -48,7 +55,7 @@ def plan_by_curves(graph: ChannelGraph, curves: WidthCurves, budget: Budget, rul
                 f"group '{group.name}' of {group.channels} channels has no width curve; "
                 "measure the curves on this network, or ignore the group"
             )
-        widths = np.unique([*range(least, most + 1, room.step), most])
+        widths = room.allowed(number)
         if len(widths) > _MOST:
             widths = widths[np.unique(np.linspace(0, len(widths) - 1, _MOST).round().astype(np.int64))]
         choices.append(Choice(widths, curve.at(widths)))

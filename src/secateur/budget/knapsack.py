@@ -194,9 +194,10 @@ def _step(
         if not len(trials):
             return places
     now = meter.limited(current).astype(np.float64)
-    saved = (now - meter.limited(widths)) / np.maximum(meter.allowed, 1)
+    change = direction * (meter.limited(widths) - now) / np.maximum(meter.allowed, 1)
     if direction < 0:
-        saved = saved[:, now > meter.allowed]
-    cost = np.abs(saved).sum(axis=1) + 1e-12
+        change = change[:, now > meter.allowed]
+    # A device runs some groups faster when they are wider: narrowing them saves nothing.
+    cost = np.maximum(change, 0.0).sum(axis=1) + 1e-12
     # Narrower: least damage for what it saves. Wider: most damage undone for what it costs.
     return np.asarray(trials[int(np.argmin(damage / cost))], dtype=np.int64)

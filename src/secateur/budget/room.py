@@ -17,13 +17,17 @@ from secateur.graph.groups import IntArray
 Bounds = Limit | Mapping[str, Limit] | None
 """One bound for every group, or bounds by group name or pattern."""
 
+Ladders = tuple[IntArray, ...]
+"""For each group the widths that it may have, ascending; the last is the whole group."""
+
 
 @dataclass(frozen=True)
 class Rules:
     """What is asked of the widths: the arguments of ``make_plan`` of the same names.
 
     Attributes:
-        round_to: what kept widths are multiples of, unless the group stays whole.
+        round_to: what kept widths are multiples of, unless the group stays whole; or the widths that there
+            are, group by group.
         min_channels: what every group keeps.
         floors: what must stay of groups.
         caps: what may stay of groups.
@@ -35,7 +39,7 @@ class Rules:
         UsageError: if ``round_to`` or ``min_channels`` is not an integer of at least 1.
     """
 
-    round_to: int = 1
+    round_to: int | Ladders = 1
     min_channels: int = 1
     floors: Bounds = None
     caps: Bounds = None
@@ -46,6 +50,8 @@ class Rules:
     def __post_init__(self) -> None:
         for name in ("round_to", "min_channels"):
             value = getattr(self, name)
+            if name == "round_to" and isinstance(value, tuple):
+                continue
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name} must be an integer of at least 1, not {value!r}")
         # A generator would be empty at the second look.
@@ -67,47 +73,76 @@ class Rules:
             fixed |= ~_named(graph, self.only, "only")
         floors = np.maximum(bounds(graph, self.floors, "floors", lower=True), self.min_channels)
         caps = np.minimum(bounds(graph, self.caps, "caps"), widths)
-        step = int(self.round_to)
-        least = -(-floors // step) * step
-        least = np.where(fixed | (least > widths), widths, least)
-        most = np.where(fixed | (caps == widths), widths, caps // step * step)
+        ladders = tuple(
+            self._ladder(number, int(width), int(floor), bool(fix))
+            for number, (width, floor, fix) in enumerate(zip(widths, floors, fixed, strict=True))
+        )
+        least = np.array([ladder[0] for ladder in ladders], dtype=np.int64)
+        most = np.array(
+            [
+                ladder[-1] if fix else max(ladder[ladder <= cap], default=0)
+                for ladder, cap, fix in zip(ladders, caps, fixed, strict=True)
+            ],
+            dtype=np.int64,
+        )
         for index in np.flatnonzero(most < least)[:1]:
             name = graph.groups[index].name
             raise UsageError(
                 f"group '{name}': from its floor {floors[index]} to its cap {caps[index]} "
-                f"no width is a multiple of {step} or all its {widths[index]} channels"
+                f"no width is {self._kind()} or all its {widths[index]} channels"
             )
-        return Room(widths, least, most, step)
+        return Room(widths, least, most, ladders)
+
+    def _ladder(self, group: int, width: int, floor: int, fixed: bool) -> IntArray:
+        """The widths of one group from its floor up, the whole group last."""
+        if fixed:
+            return np.array([width], dtype=np.int64)
+        if isinstance(self.round_to, tuple):
+            known = self.round_to[group]
+            below = known[(known >= floor) & (known < width)]
+        else:
+            step = int(self.round_to)
+            below = np.arange(-(-floor // step) * step, width, step, dtype=np.int64)
+        return np.append(below, width)
+
+    def _kind(self) -> str:
+        return "one that runs well" if isinstance(self.round_to, tuple) else f"a multiple of {self.round_to}"
 
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """The widths that each group may take: multiples of ``step``, or all its channels.
+    """The widths that each group may take.
 
     Attributes:
         widths: channels of each group as it is, shape (groups,).
         least: the smallest width of each group.
         most: the largest width of each group.
-        step: what widths are multiples of, if they are not those of the groups as they are.
+        ladders: for each group the widths from the least to all its channels, ascending.
     """
 
     widths: IntArray
     least: IntArray
     most: IntArray
-    step: int
+    ladders: Ladders
 
     def units(self, group: int) -> IntArray:
         """How many channels go at once, from all channels of a group down to the least, in turn."""
-        width, least = int(self.widths[group]), int(self.least[group])
-        if least == width:
-            return np.empty(0, dtype=np.int64)
-        lower = np.arange((width - 1) // self.step * self.step, least - 1, -self.step, dtype=np.int64)
-        return -np.diff(lower, prepend=width)
+        return np.diff(self.ladders[group])[::-1]
+
+    def allowed(self, group: int) -> IntArray:
+        """The widths of a group between its bounds, ascending."""
+        ladder = self.ladders[group]
+        return np.asarray(ladder[ladder <= self.most[group]], dtype=np.int64)
 
     def below(self, targets: IntArray) -> IntArray:
         """The largest width of each group that is at most its target; the least one if none is."""
-        rounded = np.where(targets >= self.widths, self.widths, targets // self.step * self.step)
-        return np.clip(rounded, self.least, self.most)
+        return np.array(
+            [
+                max(ladder[ladder <= target], default=ladder[0])
+                for ladder, target in zip(self.ladders, targets, strict=True)
+            ],
+            dtype=np.int64,
+        )
 
 
 def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False) -> IntArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secateur.budget.limits import WORDS, Meter
+from secateur.budget.limits import WORDS, Meter, words_for
 from secateur.budget.room import Rules
 
 
@@ -22,15 +22,16 @@ def shortfall(meter: Meter, rules: Rules) -> str:
     now, least = meter.named(room.widths), meter.named(room.least)
     unmet = [name for name, allowed in meter.amounts.items() if least[name] > allowed]
     parts = [
-        f"{WORDS[name]}: at most {_share(allowed, now[name])} may remain, "
-        f"{'but' if name in unmet else 'and'} the least possible is {_share(least[name], now[name])}"
+        f"{WORDS[name]}: at most {_share(name, allowed, now[name])} may remain, "
+        f"{'but' if name in unmet else 'and'} the least possible is {_share(name, least[name], now[name])}"
         for name, allowed in meter.amounts.items()
     ]
     return f"no plan meets the budget. {'; '.join(parts)}. {_causes(meter, rules, least, unmet)}"
 
 
-def _share(number: int, whole: int) -> str:
-    return f"{number:,} ({number / max(1, whole):.2%})"
+def _share(name: str, number: int, whole: int) -> str:
+    amount = words_for(name, number) if name == "latency" else f"{number:,}"
+    return f"{amount} ({number / max(1, whole):.2%})"
 
 
 def _causes(meter: Meter, rules: Rules, least: dict[str, int], unmet: list[str]) -> str:
@@ -47,7 +48,7 @@ def _causes(meter: Meter, rules: Rules, least: dict[str, int], unmet: list[str])
 
     def gain(other: Rules) -> str:
         found = meter.named(other.room(meter.graph).least)
-        return ", ".join(f"{found[name]:,} {WORDS[name]}" for name in unmet if found[name] < least[name])
+        return ", ".join(words_for(name, found[name]) for name in unmet if found[name] < least[name])
 
     single = [f"{name} (else {gain(other)})" for name, other in lifted.items() if gain(other)]
     if single:

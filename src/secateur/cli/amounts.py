@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import typer
 
 _LETTERS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_QUANTITIES = ("macs", "params", "channels", "memory")
+_TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ns|us|µs|ms|s|%|)")
 _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
 
 
@@ -34,6 +37,77 @@ def amount(text: str | float) -> float | int:
     if not unit and "." in number:
         return float(number)
     return round(float(number) * _LETTERS[unit]) if unit else int(number)
+
+
+def time(text: str | float) -> float | str:
+    """A share of the time that may remain, or a time.
+
+    Args:
+        text: ``0.5`` and ``50%`` are shares, ``12ms``, ``12.5 ms`` and ``800us`` times; a bare number above 1
+            is meant in milliseconds.
+
+    Returns:
+        A float for a share, words for a time.
+
+    Raises:
+        typer.BadParameter: it is neither.
+
+    >>> time("0.5"), time("12ms"), time("12.5"), time("50%")
+    (0.5, '12ms', '12.5ms', 0.5)
+    """
+    words = str(text).strip().lower()
+    found = _TIME.fullmatch(words)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is neither a share (0.5, 50%) nor a time (12ms, 800us)")
+    if found["unit"] == "%":
+        return float(found["number"]) / 100
+    if found["unit"]:
+        return words
+    number = float(found["number"])
+    return number if number <= 1 and "." in words else f"{words}ms"
+
+
+def limits(words: Sequence[str]) -> dict[str, float | str]:
+    """A budget as it is typed in one word or several.
+
+    Args:
+        words: such as ``macs=0.5`` and ``latency=12ms``; one word may hold several, with commas between.
+
+    Raises:
+        typer.BadParameter: it is something else.
+
+    >>> limits(["macs=0.5,params=1M", "latency=12ms"])
+    {'macs': 0.5, 'params': 1000000, 'latency': '12ms'}
+    """
+    parsers: dict[str, Callable[[str], float | str]] = dict.fromkeys(_QUANTITIES, amount) | {"latency": time}
+    found: dict[str, float | str] = {}
+    for word in (part.strip() for text in words for part in text.split(",")):
+        name, equals, value = word.partition("=")
+        if not equals or name not in parsers:
+            raise typer.BadParameter(
+                f"{word!r} is no limit: write one of {', '.join(parsers)}, =, and a share or an amount, "
+                "such as macs=0.5 or latency=12ms"
+            )
+        found[name] = parsers[name](value)
+    return found
+
+
+def step(text: str | int) -> int | str:
+    """What widths are multiples of.
+
+    Args:
+        text: a number, or ``auto``.
+
+    Raises:
+        typer.BadParameter: it is neither.
+
+    >>> step("8"), step("auto")
+    (8, 'auto')
+    """
+    words = str(text).strip()
+    if words != "auto" and not (words.isdecimal() and int(words) > 0):
+        raise typer.BadParameter(f"{text!r} is neither a number of at least 1 nor auto")
+    return words if words == "auto" else int(words)
 
 
 def shape(text: str) -> tuple[int, ...]:

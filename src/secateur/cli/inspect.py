@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.amounts import shape
+from secateur.cli.amounts import limits, shape
 
 
 def inspect(
@@ -19,13 +19,27 @@ def inspect(
     classes: Annotated[int | None, typer.Option(min=1, help="Outputs of a MODEL.")] = None,
     ignore: options.Ignore = None,
     whole: Annotated[bool, typer.Option("--all", help="Show every layer, not only the costliest.")] = False,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="Say what a plan by the size of the weights would cost in all units: macs=0.5, or "
+            "params=1M,latency=12ms; may be given several times.",
+        ),
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the network's operators on this device too.")
+    ] = False,
+    batch: options.Batch = 1,
     model: options.Builder = None,
     json: options.Json = False,
 ) -> None:
-    """Show which channels hang together, what is frozen and why, and what each layer costs.
+    """Show which channels hang together, what is frozen and why, what layers cost, and what is reachable.
 
     Examples:
       secateur inspect torchvision:resnet18
+      secateur inspect torchvision:resnet18 --budget macs=0.5,params=0.5
+      secateur inspect torchvision:resnet18 --budget latency=12ms
       secateur inspect mobilenet_v2 --input 3,96,96 --json
     """
     from secateur.cli.console import Reporter
@@ -39,5 +53,13 @@ def inspect(
     weights = None if is_checkpoint(network) else "none"
     choice = NetworkChoice.checked(source=network, weights=weights, classes=classes, builder=model)
     with Reporter(as_json=json) as reporter:
-        found = work(choice, size, ignore or ())
+        found = work(
+            choice,
+            size,
+            ignore or (),
+            limits=limits(budget) if budget else None,
+            latency=latency,
+            batch=batch,
+            listener=reporter,
+        )
         reporter.finish(structure(found, whole=whole), found)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.amounts import amount
+from secateur.cli.amounts import amount, step, time
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
 
@@ -46,6 +46,15 @@ def prune(
             parser=amount, metavar="LIMIT", help="Peak bytes of activations.", rich_help_panel=_BUDGET
         ),
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            parser=time,
+            metavar="LIMIT",
+            help="Time of a forward pass of --batch examples on this device: a share, or such as 12ms.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -56,7 +65,10 @@ def prune(
         ),
     ] = None,
     shrink: Annotated[
-        str, typer.Option(help="What to make small: macs, params, channels, memory.", rich_help_panel=_SEARCH)
+        str,
+        typer.Option(
+            help="What to make small: macs, params, channels, memory, latency.", rich_help_panel=_SEARCH
+        ),
     ] = "macs",
     tries: Annotated[
         int, typer.Option(help="Most networks to make on the way.", rich_help_panel=_SEARCH)
@@ -155,7 +167,13 @@ def prune(
         typer.Option(help="Batches looked at where no training comes before a cut.", rich_help_panel=_RECIPE),
     ] = None,
     round_to: Annotated[
-        int | None, typer.Option(help="Widths are multiples of this.", rich_help_panel=_RECIPE)
+        str | None,
+        typer.Option(
+            parser=step,
+            metavar="NUMBER|auto",
+            help="Widths are multiples of this; auto: such as this device runs well.",
+            rich_help_panel=_RECIPE,
+        ),
     ] = None,
     min_channels: Annotated[
         int | None, typer.Option(help="Least channels of a group.", rich_help_panel=_RECIPE)
@@ -226,7 +244,7 @@ def prune(
       secateur prune runs/vgg16 --data pictures --recipe original --out runs/vgg16-small
       secateur prune runs/resnet18 --data pictures --macs 0.6 --no-finetune --allocate curves --out runs/quick
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
-      secateur prune torchvision:resnet18 --weights none --macs 0.5 --round-to 8 --out runs/half
+      secateur prune torchvision:resnet18 --weights none --latency 0.5 --round-to auto --out runs/half
     """
     from secateur.cli.console import Reporter, listening
     from secateur.cli.tables import before_after, path_table, proof_line
@@ -236,7 +254,7 @@ def prune(
     from secateur.jobs.settings import PruneJob
     from secateur.recipes import recipe as named_recipe
 
-    given = {"macs": macs, "params": params, "channels": channels, "memory": memory}
+    given = {"macs": macs, "params": params, "channels": channels, "memory": memory, "latency": latency}
     limits = _limits(given, max_drop, recipe)
     if not finetune:
         if epochs_between or updates_between or epochs_after:
@@ -296,7 +314,9 @@ def prune(
         report_on(out, reporter)
 
 
-def _limits(given: Mapping[str, float | None], max_drop: float | None, recipe: str) -> dict[str, float]:
+def _limits(
+    given: Mapping[str, float | str | None], max_drop: float | None, recipe: str
+) -> dict[str, float | str]:
     """The limits that were given, or the recipe's own; none if the budget is to be looked for."""
     from secateur.errors import UsageError
     from secateur.recipes import CHANNELS_LEFT

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.cli.formats import count, size
+from secateur.cli.outlook import reachable
 from secateur.cli.tree import Fitted, ModuleTree, Room, colour
 
 _NAMES = 3
@@ -37,6 +38,7 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     )
     parts: list[RenderableType] = [
         heading,
+        reachable(found["forecast"]),
         Fitted(ModuleTree(found, whole=whole).draw),
         Fitted(partial(_groups, prunable)),
     ]

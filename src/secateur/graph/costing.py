@@ -7,6 +7,7 @@ from math import gcd
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -20,6 +21,9 @@ from secateur.graph.wiring import Channels
 
 _SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
 """Operators that hand their argument on in evaluation mode, though their signature does not say so."""
+
+_WITH_INDICES = {"max_pool2d", "max_pool3d"}
+"""Operators that write a 64-bit index beside every result, and drop it again."""
 
 
 def label_vectors(env: Environment, notes: Notes) -> list[IntArray]:
@@ -69,14 +73,21 @@ class Costing:
             self._builder.macs(share, extents)
 
     def activations(self, program: Program, env: Environment) -> None:
-        """Counts the bytes of values, and when each is alive."""
+        """Counts the bytes of values, and when each is alive.
+
+        The caller holds the inputs all along, and whoever calls a module holds what it hands over until the
+        module returns.
+        """
         nodes = list(program.graph.nodes)
         base = _memory_owners(program, nodes)
-        last: dict[Node, int] = {}
+        last = {node: len(nodes) - 1 for node in nodes if node.op == "placeholder"}
+        returns = _returns(nodes)
         for step, node in enumerate(nodes):
             for source in node.all_input_nodes:
                 if source in base:
-                    last[base[source]] = step
+                    entered = _modules(node).keys() - _modules(source).keys()
+                    held = max([step, *(returns[step][call] for call in entered)])
+                    last[base[source]] = max(last.get(base[source], 0), held)
         live: list[list[int]] = [[] for _ in nodes]
         for step, node in enumerate(nodes):
             if base.get(node) != node:
@@ -84,13 +95,16 @@ class Costing:
             for number in self._value(node, env[node]):
                 for point in range(step, last.get(node, step) + 1):
                     live[point].append(number)
+            if _operator(node) in _WITH_INDICES:
+                live[step] += self._value(node, env[node], torch.int64.itemsize)
         self._builder.live([point for point in live if point])
 
     def build(self) -> CostModel:
         """The finished model."""
         return self._builder.build()
 
-    def _value(self, node: Node, found: Any) -> list[int]:
+    def _value(self, node: Node, found: Any, item_size: int | None = None) -> list[int]:
+        """Declares the results of an operator, with numbers of their own or another size."""
         results = node.meta.get("val")
         listed = results if isinstance(results, Sequence) else [results]
         numbers = []
@@ -100,7 +114,7 @@ class Costing:
                     self._builder.extent(size, {}) if labels is None else self._extent(labels)
                     for size, labels in zip(value.shape, value.labels, strict=True)
                 ]
-                numbers.append(self._builder.value(result.element_size(), extents))
+                numbers.append(self._builder.value(item_size or result.element_size(), extents))
         return numbers
 
     def _extent(self, labels: IntArray, divisor: int = 1) -> int:
@@ -120,6 +134,20 @@ class Costing:
             number: int(counts[number + 1] // self._sizes[number])
             for number in np.flatnonzero(counts[1:]).tolist()
         }
+
+
+def _modules(node: Node) -> Mapping[str, Any]:
+    """The module calls that an operator runs in, from the outside in."""
+    return node.meta.get("nn_module_stack") or {}
+
+
+def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
+    """For each step, the last step of each module call that it is part of."""
+    returns: list[dict[str, int]] = [{} for _ in nodes]
+    for step in range(len(nodes) - 1, -1, -1):
+        later = returns[step + 1] if step + 1 < len(nodes) else {}
+        returns[step] = {call: later.get(call, step) for call in _modules(nodes[step])}
+    return returns
 
 
 def _values(found: Any) -> list[Value]:
@@ -144,8 +172,12 @@ def _memory_owners(program: Program, nodes: Sequence[Node]) -> dict[Node, Node]:
 def _shares_memory(node: Node) -> bool:
     """Whether an operator returns its first argument's memory: views, in-place forms, items of a list."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return True
-    if schema.name.removeprefix("aten::") in _SAME_MEMORY:
+    if schema is None or _operator(node) in _SAME_MEMORY:
         return True
     return any(item.alias_info is not None for item in schema.returns)
+
+
+def _operator(node: Node) -> str:
+    """Name of an operator without its overload; empty for everything else."""
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name).removeprefix("aten::")

@@ -34,7 +34,8 @@ class Cost:
             and pooling count nothing.
         bytes: size of all parameters and buffers.
         memory: peak of the activations that are alive at the same time in a forward pass
-            without gradients, in bytes, for the whole batch, inputs and outputs included.
+            without gradients, operator by operator, in bytes, for the whole batch: the inputs, which the
+            caller holds, what each module was handed, and the outputs.
 
     Example:
         >>> full, small = Cost(11_689_512, 1_814_073_344, 46_839_840, 12_300_000), Cost(0, 907_036_672, 0, 0)

@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
 from secateur.errors import UsageError
@@ -14,6 +15,7 @@ from secateur.graph.capture import ExampleInputs, Program, canonical_names, capt
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
+from secateur.graph.extents import find_extents
 from secateur.graph.labels import SlotTable
 from secateur.graph.notes import Hints, Notes, other_axes
 from secateur.graph.prove import prove
@@ -116,6 +118,7 @@ class _Captured:
         costing.work(notes, self.programs[0].batch)
         costing.activations(self.programs[0], env)
         every = [found for _, found in walked]
+        widths = np.array([group.channels for group in channels.groups], dtype=np.int64)
         wiring = Wiring(
             program=self.programs[0],
             shapes={name: tuple(item.shape) for name, item in tensors.items()},
@@ -129,6 +132,7 @@ class _Captured:
             statistics=tuple(notes.statistics),
             attributes=distinct_attributes(every),
             cost_model=costing.build(),
+            extents=find_extents(env, channels.group_of, widths),
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(note.proposals for note in every))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from secateur.graph.capture import Program
 from secateur.graph.costs import CostModel
+from secateur.graph.extents import Extents
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
 from secateur.graph.notes import Attribute, Notes, Read, Statistic
@@ -36,6 +37,7 @@ class Wiring:
         statistics: operators of the evaluation program that look at all channels at once.
         attributes: integer attributes of modules that follow the widths.
         cost_model: the costs as polynomials of the widths of ``groups``.
+        extents: the sizes of all values of the evaluation program, as functions of the widths.
     """
 
     program: Program = field(repr=False)
@@ -50,6 +52,7 @@ class Wiring:
     statistics: tuple[Statistic, ...] = field(repr=False)
     attributes: tuple[Attribute, ...] = field(repr=False)
     cost_model: CostModel = field(repr=False)
+    extents: Extents = field(repr=False)
 
 
 @dataclass(frozen=True)

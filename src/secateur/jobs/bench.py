@@ -17,7 +17,16 @@ from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob, Search
 from secateur.jobs.workplace import Workplace
-from secateur.recipes import Cut, Measured, Resumed, Tried, prune_iteratively, smallest_within
+from secateur.recipes import (
+    Cut,
+    InTime,
+    Measured,
+    Resumed,
+    Timing,
+    Tried,
+    prune_iteratively,
+    smallest_within,
+)
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import Event, Note
 from secateur.training.run import MEASURED, read_measured
@@ -35,6 +44,7 @@ class Bench:
         network: the network as it was.
         data: to rank, fine-tune and choose on.
         measured: scores and curves of the network as it was, once they are known.
+        in_time: what was measured before the last cut, where the budget limits latency.
     """
 
     job: PruneJob
@@ -42,6 +52,7 @@ class Bench:
     network: Network
     data: ImageData
     measured: Measured | None = None
+    in_time: InTime | None = None
     _cuts: list[Cut] = field(default_factory=list)
     _written: float = 0.0
 
@@ -74,13 +85,19 @@ class Bench:
             only=self.job.only,
             check_inputs=self._check_inputs(),
             measured=self.measured,
+            timing=self.timing(),
             surroundings=replace(
                 self.place.surroundings(lambda name, found: self.keep(name, model, found)),
                 listener=self._hear,
             ),
         )
         self._remember(result.measured)
+        self.in_time = result.in_time
         return result.cuts
+
+    def timing(self) -> Timing:
+        """Where a budget limits latency: of as many examples as the job's latency is measured with."""
+        return Timing(inputs=self.network.example(self.job.latency_batch))
 
     def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
         """Writes a network to the run's checkpoints, with the cuts so far.

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
+from secateur.budget import forecast
+from secateur.criteria import score
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares
 from secateur.jobs.layers import layers
 from secateur.jobs.networks import open_network
 from secateur.jobs.portray import coupled
-from secateur.jobs.settings import NetworkChoice
+from secateur.jobs.settings import Limits, NetworkChoice
+from secateur.recipes import Timing
+from secateur.training.events import Listener, silent
 
 
 def inspect(
-    choice: NetworkChoice, input_size: tuple[int, ...] | None = None, ignore: Sequence[str] = ()
+    choice: NetworkChoice,
+    input_size: tuple[int, ...] | None = None,
+    ignore: Sequence[str] = (),
+    *,
+    limits: Mapping[str, float | str] | None = None,
+    latency: bool = False,
+    batch: int = 1,
+    listener: Listener = silent,
 ) -> dict[str, Any]:
     """The channel groups of a network, and what its layers cost.
 
@@ -26,12 +37,18 @@ def inspect(
         choice: the network.
         input_size: shape of one example; the network's own if not given.
         ignore: modules to leave alone.
+        limits: a budget, to say what a plan by the size of the weights would cost.
+        latency: measure the operators on this device too; done in any case where the budget limits latency.
+        batch: examples in the forward pass that is timed.
+        listener: hears how it goes.
 
     Returns:
         ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
         or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
         that hang on it; ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
-        channels that come ``in`` and go ``out`` (``None`` where it reads or writes none).
+        channels that come ``in`` and go ``out`` (``None`` where it reads or writes none);
+        ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and
+        ``planned``, and why a budget is ``impossible``.
 
     Raises:
         TraceError: the network cannot be captured.
@@ -39,12 +56,19 @@ def inspect(
     network = open_network(choice)
     size = input_size or network.input.size
     graph = trace(network.model, torch.zeros(2, *size), ignore=ignore)
+    budget = Limits.checked(**limits).budget if limits else None
+    scores = score(network.model, graph, "magnitude") if budget is not None else None
+    table = None
+    if latency or (budget is not None and budget.latency is not None):
+        pace = Timing().pace(network.model, graph, torch.zeros(batch, *size), listener)
+        table = pace.table
     return {
         "model": network.name,
         "input": list(size),
         "cost": asdict(graph.cost()),
         "groups": _groups(graph),
         "layers": _layers(network.model, graph),
+        "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }
 
 

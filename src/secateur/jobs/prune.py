@@ -17,7 +17,7 @@ from secateur.jobs.portray import portray
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.workplace import Workplace, at_work
-from secateur.recipes import Cut, Measured
+from secateur.recipes import Cut, InTime, Measured, Timing
 from secateur.recipes import prune as prune_at_once
 from secateur.recipes.measured import fingerprint
 from secateur.training.evaluate import Evaluation
@@ -105,6 +105,7 @@ def _with_data(
     with place.clock("pruning"):
         if budget is not None:
             cuts: Sequence[Cut] = bench.cut(network.model, budget)
+            _note_time(place, bench.in_time)
         else:
             assert job.search is not None
             network, cuts, path = search(job.search, bench)
@@ -136,12 +137,22 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
             allocate=job.recipe.allocate,
             round_to=job.recipe.round_to,
             min_channels=job.recipe.min_channels,
+            timing=Timing(inputs=network.example(job.latency_batch)),
             inplace=True,
+            listener=place.listener,
         )
+    _note_time(place, result.in_time)
     place.run.remember(Measured(known, result.scores, result.curves).to_dict())
     made = Cut(1, 1, result.plan, result.verification)
     place.listener(made)
     return [made]
+
+
+def _note_time(place: Workplace, in_time: InTime | None) -> None:
+    """Says, and writes down, how the time that was asked for was met."""
+    if in_time is not None:
+        place.listener(Note(str(in_time)))
+        place.run.summarise(asked={"latency": in_time.to_dict()})
 
 
 def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:

@@ -87,12 +87,14 @@ class Limits(Settings):
         params: parameters.
         channels: channels of the prunable groups.
         memory: peak bytes of activations.
+        latency: a share of the time of a forward pass, milliseconds, or words such as ``12.5 ms``.
     """
 
     macs: int | float | None = None
     params: int | float | None = None
     channels: int | float | None = None
     memory: int | float | None = None
+    latency: int | float | str | None = None
 
     @property
     def budget(self) -> Budget:

@@ -9,17 +9,20 @@ from secateur.recipes.one_shot import PruneResult, prune
 from secateur.recipes.progress import Resumed
 from secateur.recipes.search import SearchResult, Tried, Unit, smallest_within
 from secateur.recipes.settings import CHANNELS_LEFT, RECIPES, PruneSettings, recipe
+from secateur.recipes.timing import InTime, Timing
 
 __all__ = [
     "CHANNELS_LEFT",
     "RECIPES",
     "Cut",
+    "InTime",
     "IterativeResult",
     "Measured",
     "PruneResult",
     "PruneSettings",
     "Resumed",
     "SearchResult",
+    "Timing",
     "Tried",
     "Unit",
     "prune",

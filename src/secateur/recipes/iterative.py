@@ -17,6 +17,7 @@ from secateur.recipes.cutting import Cut
 from secateur.recipes.measured import Measured
 from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route
+from secateur.recipes.timing import InTime, Timing
 from secateur.recipes.work import Train, Work
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Metric
@@ -39,6 +40,7 @@ class IterativeResult:
         graph_before: of the network as it was.
         graph: of the network as it is now.
         measured: scores and width curves of the network as it was, for another budget.
+        in_time: what was measured before the last cut, where the budget limits latency.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class IterativeResult:
     graph_before: ChannelGraph
     graph: ChannelGraph
     measured: Measured | None = None
+    in_time: InTime | None = None
 
     @property
     def cost_before(self) -> Cost:
@@ -76,6 +79,7 @@ def prune_iteratively(
     only: Sequence[str] = (),
     check_inputs: ExampleInputs | None = None,
     measured: Measured | None = None,
+    timing: Timing | None = None,
     surroundings: Surroundings | None = None,
 ) -> IterativeResult:
     """Cuts a network down to a budget in steps, in place, with fine-tuning after each.
@@ -107,6 +111,7 @@ def prune_iteratively(
         check_inputs: what each cut is proved on; the example inputs if not given.
         measured: scores and curves of this network that an earlier call measured; what is there is not
             measured again.
+        timing: how latency is measured, where the budget limits it or widths are those that run well.
         surroundings: where to compute and whom to tell; ``keep`` hears ``"best"`` only after the last cut.
 
     Returns:
@@ -140,10 +145,15 @@ def prune_iteratively(
     around.listener(Progress("tracing", 0, 1))
     graph = trace(model, example_inputs, ignore=ignore)
     around.listener(Progress("tracing", 1, 1))
+    pace = None
+    if budget.latency is not None or settings.round_to == "auto":
+        pace = (timing or Timing()).pace(model, graph, example_inputs, around.listener, around.interruption)
     work = Work(
         model=model,
         graph=graph,
-        route=Route.to(budget, graph, settings, tuple(only)),
+        route=Route.to(budget, graph, settings, tuple(only), pace.table if pace else None),
+        pace=pace,
+        budget=budget,
         batches=batches,
         calibration=batches if calibration is None else calibration,
         validation=validation,
@@ -167,7 +177,9 @@ def prune_iteratively(
         around.keep("last", None)
         around.journal.flush()
         raise
-    return IterativeResult(model, tuple(work.cuts), tuple(work.fits), graph, work.graph, work.measured)
+    return IterativeResult(
+        model, tuple(work.cuts), tuple(work.fits), graph, work.graph, work.measured, work.in_time
+    )
 
 
 def _teacher(model: nn.Module, settings: PruneSettings) -> Teacher | None:

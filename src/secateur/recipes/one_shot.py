@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.budget import Budget, WidthCurves, make_plan
+from secateur.budget import Budget, RoundTo, WidthCurves, make_plan
 from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
@@ -20,7 +20,9 @@ from secateur.latency import device_of
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import proved
 from secateur.recipes.ranking import CURVE_BATCHES, Allocate, measured_curves, scope_of
+from secateur.recipes.timing import InTime, Timing
 from secateur.surgery import apply_plan
+from secateur.training.events import Listener, silent
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
 
@@ -37,6 +39,7 @@ class PruneResult:
         cost_after: of the smaller network.
         scores: what the criterion said of the whole network, raw.
         curves: what each width of its groups does, if that was measured.
+        in_time: what was measured, where the budget limits latency.
     """
 
     model: nn.Module
@@ -46,6 +49,7 @@ class PruneResult:
     cost_after: Cost
     scores: Scores
     curves: WidthCurves | None = None
+    in_time: InTime | None = None
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.verification}"
@@ -63,10 +67,12 @@ def prune(
     only: Sequence[str] = (),
     normalize: str = "l2",
     allocate: Allocate = "global",
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     min_channels: int = 1,
+    timing: Timing | None = None,
     optimizer: Optimizer | None = None,
     inplace: bool = False,
+    listener: Listener = silent,
 ) -> PruneResult:
     """Makes a trained network smaller by whole channels, and proves the cut.
 
@@ -75,7 +81,9 @@ def prune(
     Args:
         model: any network that can be exported.
         example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
-        budget: what may remain.
+        budget: what may remain. A limit on latency holds for a forward pass on ``example_inputs`` on this
+            device: the network's operators are measured (once; they are kept), and the plan is corrected
+            until the clock agrees.
         criterion: the rule that values a channel, by name such as ``"taylor"``, or one of your own.
         batches: pairs of inputs and targets, for criteria that look at data.
         loss_fn: ``loss_fn(outputs, targets)``, for criteria that need gradients; cross-entropy if not given.
@@ -85,10 +93,12 @@ def prune(
         allocate: ``"global"`` ranks the channels of all groups together, ``"uniform"`` takes the same
             share from every group, ``"curves"`` measures on the batches what each width of each group
             does to the outputs and takes the least damage.
-        round_to: widths that stay are multiples of this.
+        round_to: widths that stay are multiples of this; ``"auto"`` for widths that this device runs well.
         min_channels: least channels left in a group.
+        timing: how latency is measured, if not in the ordinary way.
         optimizer: its state is cut alike, so that training of the smaller network can go on with it.
         inplace: cut ``model`` itself, not a copy.
+        listener: hears how far the measuring of latency is.
 
     Returns:
         The smaller network, the plan, its proof, and the costs.
@@ -115,17 +125,28 @@ def prune(
     curves = None
     if allocate == "curves":
         curves = measured_curves(model, graph, scores, islice(batches or (), CURVE_BATCHES))
-    plan = make_plan(
-        graph,
-        scores if curves is None else curves,
-        budget,
-        normalize=normalize,
-        scope=scope_of(allocate),
-        round_to=round_to,
-        min_channels=min_channels,
-        only=only,
-    )
+    pace = None
+    if budget.latency is not None or round_to == "auto":
+        pace = (timing or Timing()).pace(model, graph, example_inputs, listener)
+
+    def plan_for(limits: Budget) -> PruningPlan:
+        return make_plan(
+            graph,
+            scores if curves is None else curves,
+            limits,
+            latency=pace.table if pace else None,
+            normalize=normalize,
+            scope=scope_of(allocate),
+            round_to=round_to,
+            min_channels=min_channels,
+            only=only,
+        )
+
+    in_time = pace.plan(budget, plan_for, model) if pace and budget.latency is not None else None
+    plan = in_time.plan if in_time else plan_for(budget)
     smaller, verification = proved(model, plan, example_inputs)
     if inplace or optimizer is not None:
         smaller = apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
-    return PruneResult(smaller, plan, verification, plan.cost_before, plan.cost_after, scores, curves)
+    return PruneResult(
+        smaller, plan, verification, plan.cost_before, plan.cost_after, scores, curves, in_time
+    )

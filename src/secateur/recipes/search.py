@@ -14,7 +14,7 @@ from secateur.errors import BudgetError, UsageError
 from secateur.training.evaluate import Metric
 from secateur.training.events import Event, Listener, silent
 
-Unit = Literal["macs", "params", "channels", "memory"]
+Unit = Literal["macs", "params", "channels", "memory", "latency"]
 """What is made small."""
 
 Attempt = Callable[[nn.Module, float], nn.Module]

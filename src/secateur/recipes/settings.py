@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,7 +38,7 @@ class PruneSettings(Settings):
         channels_per_step: remove so many channels at a time instead, until the budget is met.
         scoring_batches: batches looked at where no training comes before a cut; all if not given.
         filters_only: leave the channels between linear layers alone, as the earliest work did.
-        round_to: widths that stay are multiples of this.
+        round_to: widths that stay are multiples of this; ``auto`` for widths that the device runs well.
         min_channels: least channels left in a group.
         between: fine-tuning after each cut but the last.
         after: fine-tuning after the last cut.
@@ -58,7 +58,7 @@ class PruneSettings(Settings):
     channels_per_step: int | None = Field(default=None, ge=1)
     scoring_batches: int | None = Field(default=None, ge=1)
     filters_only: bool = False
-    round_to: int = Field(default=1, ge=1)
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     min_channels: int = Field(default=1, ge=1)
     between: FitSettings = FitSettings(epochs=1, schedule="constant", keep_best=False, clip_norm=_CLIP_NORM)
     after: FitSettings = FitSettings(epochs=10, clip_norm=_CLIP_NORM)

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from secateur.budget import Budget, make_plan
-from secateur.budget.limits import amount_of
+from secateur.budget.limits import amount_of, budget_of, originals
 from secateur.criteria import Scores, charged
 from secateur.graph import ChannelGraph, Group, Role
+from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
 from secateur.recipes.ranking import scope_of
 from secateur.recipes.settings import PruneSettings
-
-_COSTS = ("macs", "params", "memory")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Route:
         settings: how large the steps are, and what every plan keeps to.
         ignore: names of groups whose channels all stay.
         only: names of groups or modules to cut, if not all.
+        latency: tells milliseconds, if they count.
     """
 
     start: Mapping[str, int]
@@ -49,10 +49,16 @@ class Route:
     settings: PruneSettings
     ignore: tuple[str, ...]
     only: tuple[str, ...] = ()
+    latency: LatencyModel | None = None
 
     @classmethod
     def to(
-        cls, budget: Budget, graph: ChannelGraph, settings: PruneSettings, only: tuple[str, ...] = ()
+        cls,
+        budget: Budget,
+        graph: ChannelGraph,
+        settings: PruneSettings,
+        only: tuple[str, ...] = (),
+        latency: LatencyModel | None = None,
     ) -> Route:
         """Looks the way to a budget over before the first step is taken.
 
@@ -61,19 +67,19 @@ class Route:
             graph: of the whole network.
             settings: how large the steps are.
             only: names of groups or modules to cut, if not all.
+            latency: tells milliseconds, if they count.
 
         Raises:
             BudgetError: the budget cannot be met.
         """
         ignore = tuple(g.name for g in graph.prunable if settings.filters_only and not _is_filters(g, graph))
-        cost = graph.cost()
-        start = {name: getattr(cost, name) for name in _COSTS} | {"channels": _channels(graph)}
-        goal = budget.amounts(graph)
+        start = originals(graph, latency)
+        goal = budget.amounts(graph, latency)
         if budget.channels is not None and ignore:
             # A share, or an amount, of filters is meant; the other channels come on top.
             others = sum(graph[name].channels for name in ignore)
             goal["channels"] = others + amount_of(budget.channels, start["channels"] - others)
-        route = cls(start, goal, settings, ignore, only)
+        route = cls(start, goal, settings, ignore, only, latency)
         route.plan(graph, {group.name: torch.ones(group.channels) for group in graph.prunable}, goal)
         return route
 
@@ -129,7 +135,8 @@ class Route:
         return make_plan(
             graph,
             scores,
-            Budget(**limits),
+            budget_of(limits),
+            latency=self.latency,
             normalize=normalize,
             scope=scope_of(self.settings.allocate),
             round_to=self.settings.round_to,

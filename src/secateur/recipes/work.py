@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from secateur.budget import Budget, Milliseconds
 from secateur.criteria import Needs, Scores, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.plan import PruningPlan
@@ -22,7 +23,8 @@ from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.progress import PART, Resumed, Standing, replay
 from secateur.recipes.ranking import measured_curves
 from secateur.recipes.settings import PruneSettings
-from secateur.recipes.steps import Route
+from secateur.recipes.steps import Route, Step
+from secateur.recipes.timing import InTime, Pace
 from secateur.recovery import reconstruct
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Metric
@@ -62,6 +64,8 @@ class Work:
     around: Surroundings
     teacher: Teacher | None
     check_inputs: ExampleInputs
+    pace: Pace | None = None
+    budget: Budget | None = None
     cuts: list[Cut] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
     number: int = 0
@@ -69,6 +73,12 @@ class Work:
     tuned: bool = True
     scores: Scores | None = None
     kept_at: float = -math.inf
+    in_time: InTime | None = None
+
+    def __post_init__(self) -> None:
+        # A share of the time is a share of the whole network's, which has to run beside the smaller one.
+        limits_time = self.budget is not None and self.budget.latency is not None
+        self.whole = copy.deepcopy(self.model) if limits_time else None
 
     def take_up(self) -> None:
         """Goes on where an earlier call was when it was killed, if there was one."""
@@ -101,12 +111,26 @@ class Work:
                 ranking = self.first_ranking()
             else:
                 ranking = self.ranking(self.score() if self.scores is None else self.scores)
-            step = self.route.step(self.graph, ranking, self.number)
+            step = self.in_time_at_last(self.route.step(self.graph, ranking, self.number), ranking)
             self.last = step.last
             if step.plan.channels_removed:  # else this step was reached before, and the scores still hold
                 self.make_cut(step.plan)
                 if not self.last:
                     self.tune()
+
+    def in_time_at_last(self, step: Step, ranking: Mapping[str, Any]) -> Step:
+        """The last step, corrected until the clock agrees, where the budget limits latency."""
+        if not step.last or self.pace is None or self.budget is None or self.budget.latency is None:
+            return step
+
+        def plan_for(limits: Budget) -> PruningPlan:
+            asked = limits.amounts(self.graph, self.route.latency)["latency"]
+            return self.route.plan(self.graph, ranking, {**self.route.goal, "latency": asked})
+
+        goal = Milliseconds.of_nanoseconds(self.route.goal["latency"])
+        self.in_time = self.pace.plan(self.budget, plan_for, self.model, self.whole, asked=goal)
+        self.around.listener(self.in_time)
+        return replace(step, plan=self.in_time.plan)
 
     def first_ranking(self) -> Mapping[str, Any]:
         """The ranking of the network as it is; what is known of it already is not measured again."""

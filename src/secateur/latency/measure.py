@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Latency:
         threads: CPU threads that PyTorch used within an operator.
         device: where the network ran.
         batch: number of examples in the inputs.
+        runtime: how it was run.
 
     >>> print(Latency(12.34, 12.0, 12.9, 20, 1, "cpu", 8))
     12.3 ms (12.0 to 12.9, 20 runs, batch 8, cpu, 1 thread)
@@ -40,6 +42,7 @@ class Latency:
     threads: int
     device: str
     batch: int
+    runtime: str = "eager"
 
     @property
     def spread_ms(self) -> float:
@@ -49,7 +52,9 @@ class Latency:
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.device == "cpu" else ""
         middle, low, high = _digits(self.median_ms, self.low_ms, self.high_ms)
-        return f"{middle} ms ({low} to {high}, {self.runs} runs, batch {self.batch}, {self.device}{threads})"
+        runtime = f", {self.runtime}" * (self.runtime != "eager")
+        where = f"{self.device}{threads}{runtime}"
+        return f"{middle} ms ({low} to {high}, {self.runs} runs, batch {self.batch}, {where})"
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,15 @@ class Comparison:
         return f"  {self.speedup(name):.2f} times as fast"
 
 
+Measurable = nn.Module | Session
+"""A network, or what runs one that is no module any more."""
+
+
 def measure_latency(
-    model: nn.Module,
+    model: Measurable,
     example_inputs: ExampleInputs,
     *,
+    runtime: str | Runtime = "eager",
     warmup: int = 3,
     min_runs: int = 10,
     min_seconds: float = 1.0,
@@ -114,8 +124,11 @@ def measure_latency(
     left as they were; inputs are moved to the network's device before the clock starts.
 
     Args:
-        model: the network.
+        model: the network; or a ``Session``, such as the file that
+            :func:`secateur.open_exported` opened.
         example_inputs: one tensor, a tuple of arguments, or a dict of named arguments.
+        runtime: how to run it: ``"eager"``, ``"channels-last"``, ``"compile"``, ``"bf16"``, or a
+            ``Runtime`` of your own. A session has its own and knows no other.
         warmup: runs before the clock starts.
         min_runs: least number of timed runs.
         min_seconds: least time spent on timed runs, seconds.
@@ -134,6 +147,7 @@ def measure_latency(
     comparison = compare_latency(
         {"": model},
         example_inputs,
+        runtime=runtime,
         warmup=warmup,
         min_runs=min_runs,
         min_seconds=min_seconds,
@@ -143,9 +157,10 @@ def measure_latency(
 
 
 def compare_latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Measurable],
     example_inputs: ExampleInputs,
     *,
+    runtime: str | Runtime | Mapping[str, str | Runtime] = "eager",
     warmup: int = 3,
     min_runs: int = 10,
     min_seconds: float = 1.0,
@@ -156,6 +171,7 @@ def compare_latency(
     Args:
         models: networks by name; the first is what the others are held against.
         example_inputs: inputs that all of them take.
+        runtime: how to run them, as for :func:`measure_latency`; or how to run each, by its name.
         warmup: runs of each network before the clock starts.
         min_runs: least number of timed runs of each network.
         min_seconds: least time spent on timed runs, seconds per network.
@@ -179,23 +195,25 @@ def compare_latency(
             f"warmup ({warmup}) and min_seconds ({min_seconds}) are at least 0, "
             f"min_runs ({min_runs}) and threads ({threads}) at least 1"
         )
-    with _threads(threads), torch.inference_mode():
-        timers = {name: _timer(model, example_inputs) for name, model in models.items()}
+    runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
+    with _threads(threads):
+        timers = {name: _timer(model, example_inputs, runtimes[name]) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
-        for name, model in models.items():
-            with mode_of(model, training=False):
-                for _ in range(warmup):
-                    timers[name]()
+        for timer in timers.values():
+            for _ in range(warmup):
+                timer()
         spent = 0.0
         while len(times[next(iter(models))]) < min_runs or spent < min_seconds * len(models):
-            for name, model in models.items():
-                with mode_of(model, training=False):
-                    seconds = timers[name]()
+            for name, timer in timers.items():
+                seconds = timer()
                 times[name].append(seconds * 1e3)
                 spent += seconds
         batch = next((leaf.shape[0] for leaf in tree_leaves(example_inputs) if _batched(leaf)), 1)
         return Comparison(
-            {name: _summary(times[name], device_of(model), batch) for name, model in models.items()}
+            {
+                name: _summary(times[name], _place_of(model), batch, _name(model, runtimes[name]))
+                for name, model in models.items()
+            }
         )
 
 
@@ -210,24 +228,44 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def _timer(model: nn.Module, example_inputs: ExampleInputs) -> Callable[[], float]:
+def _timer(model: Measurable, example_inputs: ExampleInputs, runtime: str | Runtime) -> Callable[[], float]:
     """A function that runs the network once and returns the seconds it took."""
-    device = device_of(model)
+    device = _place_of(model)
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), example_inputs)
-    args, kwargs = call_arguments(inputs)
+    chosen = find_runtime(runtime)
+    with torch.inference_mode():
+        forward = chosen.prepare(model, inputs) if isinstance(model, nn.Module) else _session(model, inputs)
 
     def run() -> float:
-        _wait(device)
-        begin = time.perf_counter()
-        model(*args, **kwargs)
-        _wait(device)
-        return time.perf_counter() - begin
+        with torch.inference_mode():
+            wait(device)
+            begin = time.perf_counter()
+            forward()
+            wait(device)
+            return time.perf_counter() - begin
 
     return run
 
 
-def _wait(device: torch.device) -> None:
-    """Waits until the device has done all that it was given."""
+def _session(session: Session, inputs: ExampleInputs) -> Forward:
+    args, kwargs = call_arguments(inputs)
+    return lambda: session(*args, *kwargs.values())
+
+
+def _place_of(model: Measurable) -> torch.device:
+    return device_of(model) if isinstance(model, nn.Module) else model.device
+
+
+def _name(model: Measurable, runtime: str | Runtime) -> str:
+    return find_runtime(runtime).name if isinstance(model, nn.Module) else model.runtime
+
+
+def wait(device: torch.device) -> None:
+    """Waits until a device has done all that it was given.
+
+    Args:
+        device: where work may be under way.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -247,9 +285,9 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _summary(times: list[float], device: torch.device, batch: int) -> Latency:
+def _summary(times: list[float], device: torch.device, batch: int, runtime: str) -> Latency:
     low, median, high = (float(value) for value in np.percentile(times, (25, 50, 75)))
-    return Latency(median, low, high, len(times), torch.get_num_threads(), str(device), batch)
+    return Latency(median, low, high, len(times), torch.get_num_threads(), str(device), batch, runtime)
 
 
 def _batched(leaf: object) -> bool:

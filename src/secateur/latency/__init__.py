@@ -1,0 +1,31 @@
+"""Latency: how long a network takes, measured, and foretold for any widths of its groups.
+
+``measure`` times whole networks in one of several ``runtimes``. ``build`` makes a latency ``table``: it
+finds the ``operators`` of a network, times ``calls`` of them with a ``stopwatch``, keeps the ``timings``, and
+lays a ``surface`` through them.
+"""
+
+from __future__ import annotations
+
+from secateur.latency.build import latency_table
+from secateur.latency.measure import Comparison, Latency, compare_latency, device_of, measure_latency
+from secateur.latency.running import widths_that_run_well
+from secateur.latency.runtimes import RUNTIMES, Runtime, Session
+from secateur.latency.table import LatencyModel, LatencyTable
+from secateur.latency.timings import Timings
+
+__all__ = [
+    "RUNTIMES",
+    "Comparison",
+    "Latency",
+    "LatencyModel",
+    "LatencyTable",
+    "Runtime",
+    "Session",
+    "Timings",
+    "compare_latency",
+    "device_of",
+    "latency_table",
+    "measure_latency",
+    "widths_that_run_well",
+]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from secateur.errors import UsageError
+from secateur.graph import trace
+from secateur.graph.groups import IntArray
+from secateur.latency import LatencyTable, Timings, latency_table
+from secateur.plan import PruningPlan
+from secateur.surgery import apply_plan
+from tests.latency.fake_device import OVERHEAD, FakeStopwatch, clock, network_ms
+
+X = torch.zeros(1, 3, 12, 12)
+
+
+def chain() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 3),
+        nn.BatchNorm2d(40),
+        nn.ReLU(),
+        nn.Conv2d(40, 64, 3),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.Conv2d(64, 10, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def built() -> tuple[nn.Module, LatencyTable, FakeStopwatch, Timings]:
+    net, watch, timings = chain(), FakeStopwatch(), Timings()
+    graph = trace(net, X)
+    return net, latency_table(net, graph, X, timings=timings, stopwatch=watch, clock=clock), watch, timings
+
+
+def test_it_foretells_networks_that_were_never_run(
+    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+) -> None:
+    net, table, _, _ = built
+    graph = trace(net, X)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        keep = {"0": range(rng.integers(1, 41)), "3": range(rng.integers(1, 65))}
+        plan = PruningPlan(graph, {name: tuple(kept) for name, kept in keep.items()})
+        expected = network_ms(apply_plan(net, plan))
+        assert float(table.milliseconds(plan.widths)) == pytest.approx(expected, rel=0.06)
+
+
+def test_the_whole_network_is_exact_and_many_widths_are_looked_up_at_once(
+    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+) -> None:
+    net, table, _, _ = built
+    whole = trace(net, X).widths
+    assert float(table.milliseconds(whole)) == pytest.approx(network_ms(net), abs=1e-9)
+    assert float(table.operators(whole)) == pytest.approx(network_ms(net) - OVERHEAD, abs=1e-9)
+    many = np.stack([whole, whole // 2, np.maximum(whole // 3, 1)])[None]
+    times = table.milliseconds(many)
+    assert times.shape == (1, 3)
+    each = [float(table.milliseconds(widths)) for widths in many[0]]
+    assert times[0] == pytest.approx(each, abs=1e-12)
+
+
+def test_the_arrays_give_what_the_terms_give(
+    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+) -> None:
+    _, table, _, _ = built
+    rng = np.random.default_rng(0)
+    widths: IntArray = np.stack([rng.integers(1, 41, 50), rng.integers(1, 65, 50), np.full(50, 10)], 1)
+    slow = sum(term.milliseconds(widths).sum(-1) for term in table.terms)
+    assert table.operators(widths) == pytest.approx(slow, rel=1e-12)
+
+
+def test_equal_operators_are_measured_once_and_an_earlier_measurement_is_used_again(
+    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+) -> None:
+    net, table, watch, timings = built
+    assert len(watch.asked) == len(set(watch.asked))
+    again = FakeStopwatch()
+
+    def no_clock(*_: object) -> dict[str, float]:
+        raise AssertionError("the networks were measured already")
+
+    graph = trace(net, X)
+    same = latency_table(net, graph, X, timings=timings, stopwatch=again, clock=no_clock)
+    assert not again.asked
+    assert same == table
+
+
+def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    net, file = chain(), tmp_path / "timings.jsonl"
+    graph = trace(net, X)
+    first, second = FakeStopwatch(), FakeStopwatch()
+
+    def stop(done: int, total: int) -> None:
+        if done == total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        latency_table(net, graph, X, timings=Timings(file), stopwatch=first, clock=clock, progress=stop)
+    latency_table(net, graph, X, timings=Timings(file), stopwatch=second, clock=clock)
+    assert first.asked
+    assert not set(first.asked) & set(second.asked)
+
+
+def test_progress_comes_to_an_end() -> None:
+    net = chain()
+    heard: list[tuple[int, int]] = []
+    latency_table(
+        net,
+        trace(net, X),
+        X,
+        timings=Timings(),
+        stopwatch=FakeStopwatch(),
+        clock=clock,
+        progress=lambda done, total: heard.append((done, total)),
+    )
+    assert [done for done, _ in heard] == list(range(1, heard[-1][1] + 1))
+
+
+def test_the_table_is_a_value(built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings]) -> None:
+    _, table, _, _ = built
+    again = LatencyTable.from_dict(table.to_dict())
+    assert again == table
+    assert hash(again) == hash(table)
+    widths = np.array([[13, 50, 10], [40, 64, 10]])
+    assert again.milliseconds(widths).tolist() == table.milliseconds(widths).tolist()
+    assert "conv2d" in str(table)
+    assert "a made-up device" in str(table)
+    with pytest.raises(UsageError, match="no latency table"):
+        LatencyTable.from_dict({"terms": 3})
+
+
+def test_another_number_of_examples_is_another_table() -> None:
+    net, watch = chain(), FakeStopwatch()
+    graph = trace(net, X)
+    table = latency_table(net, graph, X.repeat(4, 1, 1, 1), timings=Timings(), stopwatch=watch, clock=clock)
+    assert table.batch == 4
+    assert any("float32[4,3,12,12]" in call for call in watch.asked)
+
+
+def test_an_operator_that_refuses_other_sizes_counts_by_its_work() -> None:
+    class Stubborn(FakeStopwatch):
+        def __call__(self, call):  # type: ignore[no-untyped-def]
+            if "conv2d" in call.name and call.specs[1].shape[0] not in (64, 40, 10):
+                raise RuntimeError("no such size")
+            return super().__call__(call)
+
+    net = chain()
+    graph = trace(net, X)
+    table = latency_table(net, graph, X, timings=Timings(), stopwatch=Stubborn(), clock=clock)
+    whole, half = graph.widths, np.array([20, 32, 10])
+    assert 0 < float(table.operators(half)) < float(table.operators(whole))
+
+
+class Mixed(nn.Module):
+    """Depthwise and grouped convolutions, a concatenation, a reshape and an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.grouped = nn.Conv2d(16, 32, 3, padding=1, groups=4)
+        self.beside = nn.Conv2d(16, 12, 1)
+        self.third = nn.Conv2d(16, 8, 1)
+        self.norm = nn.LayerNorm(52)
+        self.head = nn.Linear(52, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.depthwise(x)
+        x = torch.cat([self.grouped(x), self.beside(x), self.third(x)], 1)
+        return self.head(self.norm(x.mean((2, 3))))
+
+
+def test_real_operators_of_every_kind_run_at_the_sizes_of_a_real_cut() -> None:
+    net = Mixed().eval()
+    x = torch.zeros(2, 3, 8, 8)
+    graph = trace(net, x)
+    table = latency_table(net, graph, x, timings=Timings())
+    assert {"conv2d", "add", "cat", "mean", "layer_norm", "linear"} <= {
+        term.name.split(".")[1] for term in table.terms
+    }
+    least = np.where([group.prunable for group in graph.groups], 1, graph.widths)
+    times = table.milliseconds(np.stack([graph.widths, least]))
+    assert (times > 0).all()
+    assert np.isfinite(times).all()
