@@ -27,7 +27,7 @@ def test_every_example_is_in_one_share_and_shares_are_even(examples: int, count:
     batch = {"inputs": torch.arange(examples), "rest": ([torch.arange(examples)], "words", torch.tensor(1.0))}
     parts = [share_of(batch, index, count) for index in range(count)]
     mine = [part.batch["inputs"][: part.examples].tolist() for part in parts]
-    assert sorted(sum(mine, [])) == list(range(examples))
+    assert sorted(number for numbers in mine for number in numbers) == list(range(examples))
     assert max(map(len, mine)) - min(map(len, mine)) <= 1
     assert all(len(part.batch["inputs"]) == max(1, part.examples) for part in parts)
     assert all(torch.equal(part.batch["rest"][0][0], part.batch["inputs"]) for part in parts)

@@ -134,6 +134,10 @@ class Ranks:
         return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
+ALONE = Ranks()
+"""A process that works by itself."""
+
+
 def _place() -> torch.device:
     """Where tensors have to lie to be sent: the CPU, unless the processes only talk between GPUs."""
     return torch.device("cpu" if "cpu:" in dist.get_backend_config() else "cuda")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ CRITERIA = ("taylor", "taylor-squared", "taylor-weight", "activation-std", "reco
 
 
 def network() -> nn.Module:
-    """With batch norms before convolutions and before a linear layer, where a channel has one value an example."""
+    """Batch norms between convolutions, and one with a single value of each channel an example."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),
@@ -52,9 +51,7 @@ def train(machine: Machine, sizes: tuple[int, ...], criterion: str) -> dict[str,
     """Two epochs with all that a fit can have, watched in the last."""
     model, examples = network(), batches(sizes)
     settings = FitSettings(epochs=2, average=0.5, clip_norm=1.0, label_smoothing=0.1, keep_best=False)
-    watching = watch(
-        model, trace(model, examples[0][0]), criterion, across_ranks=machine.ranks.together
-    )
+    watching = watch(model, trace(model, examples[0][0]), criterion, across_ranks=machine.ranks.together)
     state = fit(
         model,
         examples,

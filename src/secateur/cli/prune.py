@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount
+from secateur.cli.processes import is_first, shared, started
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
 _SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
@@ -206,6 +207,7 @@ def prune(
     model: options.Builder = None,
     batch: options.Batch = 1,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     precision: options.Precision = "auto",
     channels_last: options.ChannelsLast = "auto",
     seed: options.Seed = 0,
@@ -289,10 +291,16 @@ def prune(
         recipe=settings,
         ignore=tuple(ignore or ()),
         only=tuple(only or ()),
-        device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        device={
+            "accelerator": device,
+            **started(devices),
+            "precision": precision,
+            "channels_last": channels_last,
+        },
         latency_batch=batch,
     )
-    with Reporter(as_json=json) as reporter:
+    shared(devices)
+    with Reporter(as_json=json, quiet=not is_first()) as reporter:
         summary = work(job, reporter)
         reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
         if summary.get("path"):

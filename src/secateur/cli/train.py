@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.processes import is_first, shared, started
 
 
 def train(
@@ -50,6 +51,7 @@ def train(
         ),
     ] = None,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     precision: options.Precision = "auto",
     channels_last: options.ChannelsLast = "auto",
     seed: options.Seed = 0,
@@ -94,8 +96,14 @@ def train(
                 "weight_decay": weight_decay,
             },
         },
-        device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        device={
+            "accelerator": device,
+            **started(devices),
+            "precision": precision,
+            "channels_last": channels_last,
+        },
     )
-    with Reporter(as_json=json) as reporter:
+    shared(devices)
+    with Reporter(as_json=json, quiet=not is_first()) as reporter:
         summary = work(job, reporter)
         reporter.finish(figures_of_one(summary["network"]), summary)

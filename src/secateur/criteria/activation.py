@@ -20,8 +20,8 @@ from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.gates import wide
 from secateur.criteria.hooks import as_rows, attach
 from secateur.criteria.layout import Layout, Read
-from secateur.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 
 class ActivationCriterion(Criterion):

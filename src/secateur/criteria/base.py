@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.layout import Layout
-from secateur.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import ALONE, Ranks
 
 Reduction = Literal["mean", "sum"]
 """Whether a loss is the mean or the sum over the examples of a batch."""
@@ -74,7 +74,7 @@ class Subject:
     modules: Mapping[str, nn.Module]
     layout: Layout
     reduction: Reduction
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
 
 
 class Observer(ABC):

@@ -25,8 +25,8 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject
 from secateur.criteria.hooks import as_rows, attach, by_example
 from secateur.criteria.layout import Layout, Read
-from secateur.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 
 class Step:

@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.hooks import as_rows, attach, by_example
 from secateur.criteria.layout import Read
-from secateur.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 _CELLS_AT_ONCE = 10_000_000
 """Counters that are held at a time."""

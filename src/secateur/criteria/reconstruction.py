@@ -17,8 +17,8 @@ from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.hooks import attach
 from secateur.criteria.layout import Read
 from secateur.criteria.pace import Pace
-from secateur.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 from secateur.responses import Elimination, Moments, Window, blocks, nested_errors, positions
 
 _LARGEST = 8192  # unknowns of a consumer of which a full matrix is kept

@@ -12,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.base import Criterion, Needs, Observer, Reduction, Subject, resolve
 from secateur.criteria.layout import lay_out, modules_of
-from secateur.ranks import Ranks
 from secateur.criteria.scores import Scores
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph

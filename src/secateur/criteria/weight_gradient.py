@@ -12,10 +12,10 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.gates import wide
 from secateur.criteria.hooks import attach
-from secateur.ranks import Ranks
 from secateur.criteria.weight import rows_of, tensor_of
 from secateur.errors import UsageError
 from secateur.graph.groups import Member, Role
+from secateur.ranks import Ranks
 
 
 @register

@@ -1,7 +1,7 @@
 """Batch norm over the whole batch, of which each process has a part.
 
-The library's ``SyncBatchNorm`` is for GPUs alone, takes the place of modules, and trusts that parts are equal.
-Here the modules stay what they are, on any device; only their forward pass is lent another one for a
+``torch.nn.SyncBatchNorm`` is for GPUs alone, takes the place of modules, and counts parts of unequal size
+as if they were equal. Here the modules stay what they are, on any device; only their forward pass is lent another one for a
 block. Statistics, gradients and running statistics are those of one process with the whole batch.
 
 Shapes: C channels, M values of a channel over all processes.
@@ -65,8 +65,8 @@ def _forward(norm: _BatchNorm, portion: Portion, ranks: Ranks, inputs: Tensor) -
             norm.running_mean.lerp_(mean.to(norm.running_mean), momentum or 0.0)
             unbiased = variance * (count / max(1.0, count - 1))
             norm.running_var.lerp_(unbiased.to(norm.running_var), momentum or 0.0)
-    weight = norm.weight if norm.weight is not None else torch.ones_like(mean)
-    bias = norm.bias if norm.bias is not None else torch.zeros_like(mean)
+    weight = norm.weight if norm.affine else torch.ones_like(mean)
+    bias = norm.bias if norm.affine else torch.zeros_like(mean)
     joint = (mean, variance, count, norm.eps, portion, ranks)
     return _JointBatchNorm.apply(inputs, weight, bias, joint)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -12,10 +12,11 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
-from secateur.ranks import Ranks
+from secateur.ranks import ALONE, Ranks
 from secateur.training.joint import JointStrategy, Portion
 from secateur.training.settings import DeviceSettings
 
@@ -34,7 +35,7 @@ class Machine:
     fabric: Fabric
     settings: DeviceSettings
     portion: Portion = field(default_factory=Portion)
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +80,7 @@ def make_machine(settings: DeviceSettings | None = None) -> Machine:
     if joint:
         _check_started(settings)
     portion = Portion()
-    with _quiet():
+    with _quiet(), _told_wrong():
         device = Fabric(accelerator=settings.accelerator, devices=1).device
         precision: Literal["bf16-mixed", "32-true"] = (
             "bf16-mixed" if uses_bf16(settings, device) else "32-true"
@@ -105,6 +106,15 @@ def _check_started(settings: DeviceSettings) -> None:
             f"{settings.devices} devices on {settings.nodes} machines need {wanted} processes, and this is "
             f"one of {found}: start them with torchrun --nproc-per-node={settings.devices}"
         )
+
+
+@contextmanager
+def _told_wrong() -> Iterator[None]:
+    """Turns what Fabric says of devices that are not there into one line."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from secateur.errors import SecateurError
-from secateur.ranks import Ranks
+from secateur.ranks import ALONE, Ranks
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -41,7 +41,7 @@ class Interruption:
     secateur.training.interrupt.StoppedError: stopped by SIGTERM
     """
 
-    def __init__(self, ranks: Ranks = Ranks()) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.number: int | None = None
         self._ranks = ranks
 
@@ -65,7 +65,7 @@ class Interruption:
 
 
 @contextmanager
-def interruptible(ranks: Ranks = Ranks()) -> Iterator[Interruption]:
+def interruptible(ranks: Ranks = ALONE) -> Iterator[Interruption]:
     """Turns Ctrl-C and SIGTERM into a request for the length of a block.
 
     A second Ctrl-C is not caught: it raises ``KeyboardInterrupt`` at once. Outside the main

@@ -1,4 +1,4 @@
-"""Joint training: each process works on a part of every batch, and all take the step that one would take alone."""
+"""Joint training: each process works on a part of every batch, and all take the step that one would take."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor, nn
-from torch.futures import Future
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from secateur.ranks import Ranks
@@ -46,12 +45,11 @@ class JointStrategy(DDPStrategy):
         """The wrapper, which adds gradients up by their weight."""
         wrapped = super().setup_module(module)
         wrapped.broadcast_buffers = False
-        # Without a name for its argument's type, which is looked at and would be text here.
-        wrapped.register_comm_hook(self._portion, lambda portion, bucket: _add_up(portion, bucket))  # type: ignore[no-untyped-call]
+        wrapped.register_comm_hook(self._portion, _add_up)
         return wrapped
 
 
-def _add_up(portion: Portion, bucket: dist.GradBucket) -> Future[Tensor]:
+def _add_up(portion: Portion, bucket):  # type: ignore[no-untyped-def]  # their names would be text, and refused
     """The weighted sum of the gradients in a bucket over all processes."""
     gradients = bucket.buffer()
     if portion.weight:
@@ -60,7 +58,7 @@ def _add_up(portion: Portion, bucket: dist.GradBucket) -> Future[Tensor]:
         gradients.zero_()  # whatever they were, even if not finite
     work = dist.all_reduce(gradients, async_op=True)
     assert work is not None
-    return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 def drop_wrappers(ranks: Ranks) -> None:

@@ -159,6 +159,14 @@ class Run:
         """
         self._records = self._records[:lines]
 
+    def adopt(self, summary: Mapping[str, Any]) -> None:
+        """Takes over what another process has found out; nothing is written.
+
+        Args:
+            summary: of the run, as plain values.
+        """
+        self._summary = dict(summary)
+
     def summarise(self, **entries: object) -> None:
         """Adds or replaces entries of ``summary.json``.
 
