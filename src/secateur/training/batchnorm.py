@@ -1,8 +1,9 @@
 """Batch norm over the whole batch, of which each process has a part.
 
 ``torch.nn.SyncBatchNorm`` is for GPUs alone, takes the place of modules, and counts parts of unequal size
-as if they were equal. Here the modules stay what they are, on any device; only their forward pass is lent another one for a
-block. Statistics, gradients and running statistics are those of one process with the whole batch.
+as if they were equal. Here the modules stay what they are, on any device; only their forward pass is lent
+another one for a block. Statistics, gradients and running statistics are those of one process with the
+whole batch.
 
 Shapes: C channels, M values of a channel over all processes.
 """
