@@ -20,7 +20,7 @@ from secateur.training.run import read_metrics, read_summary
 from tests.jobs.test_resume import StopAt, outcome, pruning
 from tests.jobs.test_train import job as training
 
-MEGABYTES = 12
+MEGABYTES = 40
 
 
 @pytest.fixture
