@@ -65,6 +65,7 @@ def _prune(job: PruneJob, criterion: Criterion, machine: Machine, listener: List
         if data is not None:
             network, cuts, evaluations = _with_data(job, place, network, data, budget)
         else:
+            place.begin(network, None)
             assert budget is not None  # a search needs data
             cuts = _without_data(job, place, network, budget)
         network = network.after(cut_record(cut) for cut in cuts)
@@ -88,6 +89,7 @@ def _with_data(
     check_outputs(network, data.classes)
     with place.clock("reading"):
         read_all(data, place.listener)
+    place.begin(network, data)
     before = place.evaluate(network.model, data.test_batches())
     place.listener(Note(f"before: {before}"))
     bench = Bench(job, place, network, data)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Cut, Tried
 from secateur.training.crew import AsideError, one_voice
-from secateur.training.devices import Machine
+from secateur.training.devices import Machine, uses_bf16
 from secateur.training.events import EpochDone, Event, Listener, Note
 from secateur.training.interrupt import StoppedError
 from secateur.training.onlooker import Onlooker
@@ -25,6 +26,9 @@ from secateur.training.run import CONFIG, Run, read_config
 
 STATE = "state"
 """Name of the file beside the checkpoints that an interrupted run goes on from."""
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightning-fabric", "scikit-learn")
+"""What numbers come from, or pictures."""
 
 _NOT_SETTINGS = {"overwrite", "resume"}
 _MAY_DIFFER = {"version", "device.devices", "device.nodes"}
@@ -50,7 +54,7 @@ def recorded(command: str, job: Job, machine: Machine) -> Iterator[Run]:
     settings = {"command": command, **settings}
     with _opened(job, settings, machine.ranks) as run:
         run.configure({**settings, "version": secateur.__version__})
-        run.summarise(command=command, environment=environment(machine))
+        run.summarise(command=command, seed=job.seed, settings=settings, environment=environment(machine))
         try:
             with one_voice(machine):
                 yield run
@@ -113,14 +117,27 @@ def environment(machine: Machine) -> dict[str, Any]:
     Args:
         machine: where it computes.
     """
+    device = machine.device
     return {
         "secateur": secateur.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "system": platform.platform(),
         "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "precision": "bfloat16" if uses_bf16(machine.settings, device) else "float32",
         "threads": torch.get_num_threads(),
         "processes": machine.ranks.count,
     }
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, if it is there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def recording(run: Run, listener: Listener) -> Listener:

@@ -41,6 +41,7 @@ def _train(job: TrainJob, machine: Machine, listener: Listener) -> dict[str, Any
         check_outputs(network, data.classes)
         with place.clock("reading"):
             read_all(data, place.listener)
+        place.begin(network, data)
         with place.clock("training"):
             state = fit(
                 network.model,

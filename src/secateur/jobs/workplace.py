@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.data import ImageData
 from secateur.errors import UsageError
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
@@ -18,6 +19,7 @@ from secateur.jobs.records import STATE, recorded, recording
 from secateur.jobs.settings import Job
 from secateur.models.inputs import Json
 from secateur.ranks import Ranks
+from secateur.recipes import fingerprint
 from secateur.training.devices import Machine
 from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import Listener, Note, Progress, silent
@@ -73,6 +75,18 @@ class Workplace:
                 listener=self.listener,
                 interruption=self.interruption,
             )
+
+    def begin(self, network: Network, data: ImageData | None) -> None:
+        """Writes down what the job starts from.
+
+        Args:
+            network: with its weights.
+            data: the pictures, already read; ``None`` if there are none.
+        """
+        pictures = {}
+        if data is not None:
+            pictures = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
+        self.run.summarise(start={"weights": fingerprint(network.model), "pictures": pictures})
 
     def save(self, name: str, network: Network, evaluation: Evaluation | None = None) -> Path:
         """Writes a network to the run's checkpoints.
@@ -165,7 +179,7 @@ def at_work(command: str, job: Job, machine: Machine, listener: Listener) -> Ite
         run.forget(int(journal.about.get("metrics", 0)))
         heard = recording(run, listener if ranks.first else silent)
         yield Workplace(job, run, machine, heard, interruption, clock, journal)
-        run.summarise(seed=job.seed, seconds=clock.total())
+        run.summarise(seconds=clock.total())
         journal.close()
         if ranks.together:
             run.adopt(ranks.same(json.loads(json.dumps(run.summary, default=str))))
