@@ -54,6 +54,24 @@ def started(devices: int | None) -> dict[str, int]:
     return {"devices": here, "nodes": everywhere // here}
 
 
+def machine(
+    accelerator: str, devices: int | None, precision: str, channels_last: str
+) -> dict[str, str | int]:
+    """Where to compute and in how many processes, as device settings name it.
+
+    Args:
+        accelerator: kind of device.
+        devices: what the user asks for on this machine; nothing if ``torchrun`` says it.
+        precision: of products.
+        channels_last: memory layout of pictures.
+
+    Raises:
+        UsageError: ``torchrun`` has started another number of processes.
+    """
+    where: dict[str, str | int] = {"accelerator": accelerator, "precision": precision}
+    return {**where, "channels_last": channels_last, **started(devices)}
+
+
 def shared(devices: int | None) -> None:
     """Runs this command in as many processes as are asked for, and leaves with their exit code.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount
-from secateur.cli.processes import is_first, shared, started
+from secateur.cli.processes import is_first, machine, shared
+
+if TYPE_CHECKING:
+    from secateur.cli.console import Reporter
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
 _SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
@@ -228,16 +231,14 @@ def prune(
       secateur prune torchvision:resnet18 --weights none --macs 0.5 --round-to 8 --out runs/half
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.tables import before_after, path_table, proof_line
     from secateur.errors import UsageError
-    from secateur.jobs.prune import DATA_FREE
-    from secateur.jobs.prune import prune as work
+    from secateur.jobs import prune as jobs
     from secateur.jobs.settings import PruneJob
     from secateur.recipes import CHANNELS_LEFT
     from secateur.recipes import recipe as named_recipe
 
-    limits = {"macs": macs, "params": params, "channels": channels, "memory": memory}
-    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    given = {"macs": macs, "params": params, "channels": channels, "memory": memory}
+    limits = {name: limit for name, limit in given.items() if limit is not None}
     if max_drop is not None and limits:
         raise UsageError("--max-drop looks for the budget by itself; leave " + _options(limits) + " out")
     if max_drop is None and not limits:
@@ -267,7 +268,7 @@ def prune(
             "momentum": momentum,
             "weight_decay": weight_decay,
         },
-        criterion=criterion or (None if data else DATA_FREE),
+        criterion=criterion or (None if data else jobs.DATA_FREE),
         filters_only=filters_only,
         charge=charge,
         allocate=allocate,
@@ -291,21 +292,23 @@ def prune(
         recipe=settings,
         ignore=tuple(ignore or ()),
         only=tuple(only or ()),
-        device={
-            "accelerator": device,
-            **started(devices),
-            "precision": precision,
-            "channels_last": channels_last,
-        },
+        device=machine(device, devices, precision, channels_last),
         latency_batch=batch,
     )
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        summary = work(job, reporter)
-        reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
-        if summary.get("path"):
-            reporter.tell(path_table(summary["path"]))
-        reporter.tell(proof_line(summary["verification"]))
+        summary = jobs.prune(job, reporter)
+        _tell(reporter, summary)
+
+
+def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
+    """The outcome, for people or for programs."""
+    from secateur.cli.tables import before_after, path_table, proof_line
+
+    reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
+    if summary.get("path"):
+        reporter.tell(path_table(summary["path"]))
+    reporter.tell(proof_line(summary["verification"]))
 
 
 def _options(limits: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import is_first, shared, started
+from secateur.cli.processes import is_first, machine, shared
 
 
 def train(
@@ -96,12 +96,7 @@ def train(
                 "weight_decay": weight_decay,
             },
         },
-        device={
-            "accelerator": device,
-            **started(devices),
-            "precision": precision,
-            "channels_last": channels_last,
-        },
+        device=machine(device, devices, precision, channels_last),
     )
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
