@@ -19,7 +19,10 @@ from secateur.training.devices import Machine, make_machine
 from secateur.training.interrupt import StoppedError
 from secateur.training.settings import DeviceSettings
 
-_LOST = re.compile(r"gloo|nccl|peer|socket|store|broken pipe|connection|timed? ?out", re.IGNORECASE)
+_LOST = re.compile(
+    r"gloo|nccl|^Dist|by peer|socket|TCPStore|broken pipe|connection (was )?(closed|reset|refused)",
+    re.IGNORECASE,
+)
 _PATIENCE = timedelta(seconds=10)
 
 
@@ -119,6 +122,9 @@ def one_voice(machine: Machine) -> Iterator[None]:
         if ranks.first:
             raise
         raise AsideError(error, str(error)) from None
+    except KeyboardInterrupt:  # a second Ctrl-C, to this process alone
+        _board(ranks.index).claim("stopped by Ctrl-C")
+        raise
     except Exception as error:
         seen = _seen(error)
         told = _board(ranks.index).claim(str(seen))
@@ -129,10 +135,8 @@ def one_voice(machine: Machine) -> Iterator[None]:
 
 def _seen(error: Exception) -> Exception:
     """An error, or what it means where it is about the connection to another process."""
-    is_lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
-    if is_lost and not isinstance(error, NotImplementedError):
-        return LostError("another process of this run is gone: killed, or its machine lost")
-    return error
+    is_lost = isinstance(error, RuntimeError) and _LOST.search(f"{type(error).__name__} {error}")
+    return LostError("another process of this run is gone: killed, or its machine lost") if is_lost else error
 
 
 _BOARDS: dict[int, Board] = {}
