@@ -8,8 +8,8 @@ first step that feels it, with the values that the whole network has there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
+from secateur.ranks import Ranks
 from secateur.recovery.restricted import Restricted, gather_moments
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
@@ -52,6 +53,7 @@ def width_curves(
     max_examples: int | None = None,
     resume: WidthCurves | None = None,
     progress: Progress | None = None,
+    across_ranks: bool = False,
 ) -> WidthCurves:
     """Measures what each width of each group costs.
 
@@ -75,6 +77,8 @@ def width_curves(
         max_examples: how many examples to use; all by default.
         resume: curves measured before: those with the same order and widths are not measured again.
         progress: called after each group.
+        across_ranks: whether the processes of a distributed run share the work: all call this with the
+            same arguments, each measures some groups, and all get all curves.
 
     Returns:
         The curves; :func:`secateur.make_plan` takes them in place of scores.
@@ -106,12 +110,16 @@ def width_curves(
     unmeasured |= {name: _UNREAD for name, start in starts.items() if start is None}
     todo = {name: start for name, start in starts.items() if start is not None}
     measured: dict[str, WidthCurve] = {}
-    for name in sorted(todo, key=todo.__getitem__):
+
+    def measure(name: str) -> WidthCurve:
         order, widths = _order(scores[name], graph[name]), _ladder(graph[name].channels, shares)
         old = known.get(name)
         if old is None or (old.order, old.widths) != (order, widths):
-            old = bench.curve(graph[name], order, widths, todo[name])
-        measured[name] = old
+            return bench.curve(graph[name], order, widths, todo[name])
+        return old
+
+    for found in _in_turn(sorted(todo, key=todo.__getitem__), measure, Ranks(across_ranks)):
+        measured |= found
         if progress is not None:
             progress(WidthCurves(measured, bench.kind, unmeasured), len(todo))
     return WidthCurves({name: measured[name] for name in todo}, bench.kind, unmeasured)
@@ -138,6 +146,21 @@ def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
         return float((found - expected).double().square().mean()) / variance
     p, q = F.log_softmax(expected.double(), 1), F.log_softmax(found.double(), 1)
     return max(0.0, float((p.exp() * (p - q)).sum(1).mean()))
+
+
+def _in_turn(
+    names: Sequence[str], measure: Callable[[str], WidthCurve], ranks: Ranks
+) -> Iterator[dict[str, WidthCurve]]:
+    """The curves of groups, as many at a time as there are processes, each of which measures one."""
+    for at in range(0, len(names), ranks.count):
+        turn = names[at : at + ranks.count]
+        mine = [asdict(measure(name)) for name in turn[ranks.index : ranks.index + 1]]
+        found = (
+            WidthCurve(tuple(curve["order"]), tuple(curve["widths"]), tuple(curve["damages"]))
+            for curves in ranks.gather(mine)
+            for curve in curves
+        )
+        yield dict(zip(turn, found, strict=True))
 
 
 def _scripts(

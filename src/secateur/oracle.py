@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
 from secateur.latency import device_of
+from secateur.ranks import Ranks
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
 from secateur.recovery.trial import cut_alone, first_step
@@ -124,6 +126,7 @@ def oracle(
     at_once: int | None = None,
     resume: Oracle | None = None,
     progress: Told | None = None,
+    across_ranks: bool = False,
 ) -> Oracle:
     """Measures what the removal of each single channel does to the loss (arXiv 1611.06440, section 2.2).
 
@@ -137,6 +140,8 @@ def oracle(
             with it. Where a network mixes its examples, channels get passes of their own.
         resume: what was measured before on the same examples; only what is missing is measured.
         progress: told after each pass.
+        across_ranks: whether the processes of a distributed run share the work: all call this with the
+            same arguments, each silences some channels, and all get all changes.
 
     Returns:
         The changes of all prunable groups.
@@ -157,7 +162,7 @@ def oracle(
     if copies < 1:
         raise UsageError(f"at_once is a number of channels of at least 1, not {copies}")
     script = _script(model, graph, inputs, max_examples, copies)
-    bench = _Bench(graph, script, named_tensors(model), targets, loss_fn)
+    bench = _Bench(graph, script, named_tensors(model), targets, loss_fn, Ranks(across_ranks))
     return bench.measure(resume, progress)
 
 
@@ -204,6 +209,7 @@ class _Bench:
         tensors: Mapping[str, Tensor],
         targets: Tensor,
         loss_fn: Callable[[Tensor, Tensor], Tensor],
+        ranks: Ranks,
     ) -> None:
         self._graph = graph
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
@@ -211,6 +217,7 @@ class _Bench:
         self._script = script
         self._targets = targets
         self._loss_fn = loss_fn
+        self._ranks = ranks
 
     def measure(self, resume: Oracle | None, progress: Told | None) -> Oracle:
         """All channels of all groups, those that are felt first first."""
@@ -259,9 +266,11 @@ class _Bench:
         waiting = unknown.nonzero().flatten().tolist()
         together = self._script.copies > 1 and self._can_share(group)
         step = self._script.copies if together else 1
-        for at in range(0, len(waiting), step):
-            channels = waiting[at : at + step]
-            yield channels, self._losses_of(self._pass(group, channels, together))[: len(channels)]
+        for at in range(0, len(waiting), step * self._ranks.count):
+            turn = waiting[at : at + step * self._ranks.count]
+            mine = turn[self._ranks.index * step :][:step]
+            found = self._losses_of(self._pass(group, mine, together))[: len(mine)] if mine else []
+            yield turn, list(chain.from_iterable(self._ranks.gather(found)))
 
     def _can_share(self, group: Group) -> bool:
         """Whether channels of a group that share a pass come out as they do alone."""

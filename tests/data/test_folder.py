@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 
@@ -106,8 +107,36 @@ def test_what_memory_cannot_hold_is_read_from_disk(folder):
         for (a, s), (b, t) in zip(kept.training_batches(), read.training_batches(), strict=True):
             assert torch.equal(a, b)
             assert torch.equal(s, t)
-    part = read.test_batches().share(1, 2)
-    assert [targets.tolist() for _, targets in part] == [[0, 0, 1, 1]]
+    [part] = read.test_batches().shares(1, 2)
+    assert part.batch[1].tolist() == [0, 0, 1, 1]
+    assert (part.examples, part.of) == (4, 8)
+
+
+def test_names_in_any_writing_and_links(folder):
+    """Names beyond ASCII, names that are no text at all, links to files, to nothing, and in a circle."""
+    (folder / "train" / "cats").rename(folder / "train" / "Kätzchen 猫")
+    (folder / "test" / "cats").rename(folder / "test" / "Kätzchen 猫")
+    cats = folder / "train" / "Kätzchen 猫"
+    (cats / "0.png").rename(cats / "größe 🐈.png")
+    (cats / "1.png").rename(os.fsdecode(os.fsencode(cats) + b"/\xff\xfe.png"))
+    (cats / "link.png").symlink_to(folder / "test" / "Kätzchen 猫" / "0.png")
+    (cats / "broken.png").symlink_to(folder / "nowhere.png")
+    (cats / "round").symlink_to(folder / "train" / "Kätzchen 猫", target_is_directory=True)
+    data = open_folder(folder, SPEC, DataSettings(held_out=0.01))
+    assert data.classes == ("Kätzchen 猫", "dogs")
+    assert len(data.train) + len(data.validation) == 4 + 1 + 4
+    assert [line for line in data.skipped if "broken.png" not in line] == []
+
+
+def test_a_file_that_vanishes_in_the_middle(folder):
+    data = open_folder(folder, SPEC, DataSettings(memory=0, batch_size=2))
+    batches = iter(data.test_batches())
+    next(batches)
+    for path in (folder / "test" / "dogs").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"dogs.*\.png") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
 
 
 # Bad input.

@@ -81,11 +81,19 @@ def test_variation_depends_on_neither_order_nor_batch_size():
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_shares_of_processes_make_up_the_whole(drop_last):
-    whole = loader(11, batch_size=2, drop_last=drop_last)
-    shares = [whole.share(index, 3) for index in range(3)]
-    seen = [share.targets.tolist() for share in shares]
-    assert sorted(number for share in seen for number in share) == list(range(9 if drop_last else 11))
-    assert len({len(share) for share in shares}) == 1 or not drop_last
-    for share in shares:
-        for inputs, targets in share:
-            assert torch.equal((inputs[:, 0, 0, 0] * 255).round().long(), targets)
+    """Batch by batch, whatever the number of processes; a process without a picture borrows one."""
+    expected = numbers(loader(11, batch_size=5, shuffle=True, drop_last=drop_last))
+    for count in (2, 3, 7):
+        parts = [
+            list(loader(11, batch_size=5, shuffle=True, drop_last=drop_last).shares(index, count))
+            for index in range(count)
+        ]
+        for number, batch in enumerate(expected):
+            shares = [part[number] for part in parts]
+            mine = [share.batch[1][: share.examples].tolist() for share in shares]
+            assert sorted(target for targets in mine for target in targets) == sorted(batch)
+            for share in shares:
+                inputs, targets = share.batch
+                assert share.of == len(batch)
+                assert len(targets) == max(1, share.examples)
+                assert torch.equal((inputs[:, 0, 0, 0] * 255).round().long(), targets)

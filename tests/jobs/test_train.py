@@ -41,6 +41,26 @@ def test_a_run_says_all_that_is_needed_to_repeat_it(trained: Path) -> None:
     ).model_dump(mode="json")
 
 
+def test_the_summary_names_what_the_run_depends_on(trained: Path, tmp_path: Path) -> None:
+    summary = read_summary(trained)
+    config = read_config(trained)
+    assert summary["settings"] == {key: value for key, value in config.items() if key != "version"}
+    assert summary["seed"] == 0
+    environment = summary["environment"]
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == torch.get_num_threads()
+    assert environment["processes"] == 1
+    assert {"python", "numpy", "pillow", "system", "instructions", "precision"} <= environment.keys()
+    assert summary["start"]["pictures"] == {"train": 1146, "val": 201, "test": 450}
+    # The same settings lead to the same start and the same end.
+    again = {key: value for key, value in summary["settings"].items() if key != "command"}
+    train(TrainJob.checked(**again | {"out": tmp_path / "again"}))
+    repeated = read_summary(tmp_path / "again")
+    assert repeated["start"] == summary["start"]
+    best = "checkpoints/best.safetensors"
+    assert (tmp_path / "again" / best).read_bytes() == (trained / best).read_bytes()
+
+
 def test_the_summary_holds_the_figures_of_the_best_checkpoint(trained: Path) -> None:
     summary = read_summary(trained)
     assert summary["status"] == "done"

@@ -32,6 +32,7 @@ def test_settings_cannot_be_changed_and_keep_their_values() -> None:
     assert settings.model_dump() == {
         "accelerator": "auto",
         "devices": 1,
+        "nodes": 1,
         "precision": "bf16",
         "channels_last": "auto",
     }

@@ -33,11 +33,12 @@ class Reporter:
 
     Args:
         as_json: keep standard output for the one JSON object, and talk on standard error.
+        quiet: show nothing at all: another process does.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
-        self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False)
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self._quiet = as_json, quiet
+        self.console = Console(stderr=as_json, highlight=False, quiet=quiet)
         if not self.console.is_terminal:
             self.console.width = _WIDE
         self._bars = Progress(
@@ -50,7 +51,7 @@ class Reporter:
             TextColumn("left"),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -103,6 +104,8 @@ class Reporter:
             text: for people.
             data: for programs.
         """
+        if self._quiet:
+            return
         if self.as_json:
             sys.stdout.write(json.dumps(data, allow_nan=False, default=str) + "\n")
         else:

@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from secateur.cli.processes import is_first
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -30,25 +32,34 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         from secateur.errors import SecateurError, UsageError
-        from secateur.training.interrupt import StoppedError
+        from secateur.training.crew import AsideError
 
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise _leave("stopped by Ctrl-C", SIGNALLED + signal.SIGINT) from None
-        except StoppedError as error:
-            raise _leave(str(error), SIGNALLED + error.number) from None
-        except UsageError as error:
-            raise _leave(f"wrong usage: {error}", WRONG_USAGE) from None
-        except SecateurError as error:
-            raise _leave(f"error: {error}", FAILED) from None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise _leave(f"error: {where}{error.strerror or error}", FAILED) from None
+        except AsideError as error:
+            raise typer.Exit(_told(error.error)[1]) from None
+        except (KeyboardInterrupt, SecateurError, OSError) as error:
+            line, code = _told(error)
+            if is_first() or not isinstance(error, UsageError):  # all processes are told the same
+                typer.echo(" ".join(line.split()), err=True)
+            raise typer.Exit(code) from None
 
     return run
 
 
-def _leave(line: str, code: int) -> typer.Exit:
-    typer.echo(" ".join(line.split()), err=True)
-    return typer.Exit(code)
+def _told(error: BaseException) -> tuple[str, int]:
+    """What a user is told of an error, and the exit code."""
+    from secateur.errors import UsageError
+    from secateur.training.interrupt import StoppedError
+
+    match error:
+        case KeyboardInterrupt():
+            return "stopped by Ctrl-C", SIGNALLED + signal.SIGINT
+        case StoppedError():
+            return str(error), SIGNALLED + error.number
+        case UsageError():
+            return f"wrong usage: {error}", WRONG_USAGE
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return f"error: {where}{error.strerror or error}", FAILED
+    return f"error: {error}", FAILED

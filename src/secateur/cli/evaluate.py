@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.processes import is_first, shared, started
 
 
 def evaluate(
@@ -20,6 +21,7 @@ def evaluate(
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
@@ -37,8 +39,9 @@ def evaluate(
 
     network = NetworkChoice.checked(source=checkpoint, weights=weights, size=size, builder=model)
     pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
-    machine = DeviceSettings.checked(accelerator=device, precision=precision)
-    with Reporter(as_json=json) as reporter:
+    machine = DeviceSettings.checked(accelerator=device, precision=precision, **started(devices))
+    shared(devices)
+    with Reporter(as_json=json, quiet=not is_first()) as reporter:
         found = work(network, pictures, machine, reporter)
         line = f"{found['model']}: top-1 {percent(found['top1'])}, loss {found['loss']:.4f}"
         reporter.finish(f"{line} over {found['examples']:,} pictures", found)

@@ -96,6 +96,15 @@ ClipNorm = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_MACHINE)]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        help="How many devices share the work, or processes on a CPU; under torchrun as many as it starts.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.processes import is_first, shared, started
 
 
 def oracle(
@@ -33,6 +34,7 @@ def oracle(
     size: options.Size = None,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
+    devices: options.Devices = None,
     json: options.Json = False,
 ) -> None:
     """Silence every channel in turn, and see which criterion guesses best what that does to the loss.
@@ -52,15 +54,18 @@ def oracle(
     from secateur.jobs.oracle import oracle as work
     from secateur.jobs.settings import DataChoice, NetworkChoice
     from secateur.report import agreement_page
+    from secateur.training.settings import DeviceSettings
 
     if page is not None and not page.absolute().parent.is_dir():
         raise UsageError(f"{page}: there is no folder {page.parent}")
     choice = NetworkChoice.checked(source=network, weights=weights, size=size, builder=model)
     pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
     names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
-    with Reporter(as_json=json) as reporter:
-        found = work(choice, pictures, out, names, examples, reporter)
-        if page is not None:
+    processes = DeviceSettings.checked(accelerator="cpu", **started(devices))
+    shared(devices)
+    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+        found = work(choice, pictures, out, names, examples, reporter, processes)
+        if page is not None and is_first():
             write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)
         reporter.tell(f"{sum(map(len, found['changes'].values())):,} channels in {out}")

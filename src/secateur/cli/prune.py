@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount, step, time
+from secateur.cli.processes import is_first, machine, shared
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
+
+if TYPE_CHECKING:
+    from secateur.cli.console import Reporter
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
 _SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
@@ -226,6 +230,7 @@ def prune(
     model: options.Builder = None,
     batch: options.Batch = 1,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     precision: options.Precision = "auto",
     channels_last: options.ChannelsLast = "auto",
     seed: options.Seed = 0,
@@ -247,10 +252,8 @@ def prune(
       secateur prune torchvision:resnet18 --weights none --latency 0.5 --round-to auto --out runs/half
     """
     from secateur.cli.console import Reporter, listening
-    from secateur.cli.tables import before_after, path_table, proof_line
     from secateur.errors import UsageError
-    from secateur.jobs.prune import DATA_FREE
-    from secateur.jobs.prune import prune as work
+    from secateur.jobs import prune as jobs
     from secateur.jobs.settings import PruneJob
     from secateur.recipes import recipe as named_recipe
 
@@ -276,7 +279,7 @@ def prune(
             "momentum": momentum,
             "weight_decay": weight_decay,
         },
-        criterion=criterion or (None if data else DATA_FREE),
+        criterion=criterion or (None if data else jobs.DATA_FREE),
         filters_only=filters_only,
         charge=charge,
         allocate=allocate,
@@ -300,18 +303,27 @@ def prune(
         recipe=settings,
         ignore=tuple(ignore or ()),
         only=tuple(only or ()),
-        device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        device=machine(device, devices, precision, channels_last),
         latency_batch=batch,
         typed=typed_line(),
     )
-    with Reporter(as_json=json) as reporter:
-        with listening(out, reporter, tensorboard=tensorboard) as listener:
-            summary = work(job, listener)
-        reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
-        if summary.get("path"):
-            reporter.tell(path_table(summary["path"]))
-        reporter.tell(proof_line(summary["verification"]))
-        report_on(out, reporter)
+    shared(devices)
+    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+        with listening(out, reporter, tensorboard=tensorboard and is_first()) as listener:
+            summary = jobs.prune(job, listener)
+        _tell(reporter, summary)
+        if is_first():
+            report_on(out, reporter)
+
+
+def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
+    """The outcome, for people or for programs."""
+    from secateur.cli.tables import before_after, path_table, proof_line
+
+    reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
+    if summary.get("path"):
+        reporter.tell(path_table(summary["path"]))
+    reporter.tell(proof_line(summary["verification"]))
 
 
 def _limits(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.processes import is_first, machine, shared
 from secateur.cli.typed import typed_line
 
 
@@ -51,6 +52,7 @@ def train(
         ),
     ] = None,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     precision: options.Precision = "auto",
     channels_last: options.ChannelsLast = "auto",
     seed: options.Seed = 0,
@@ -96,10 +98,11 @@ def train(
                 "weight_decay": weight_decay,
             },
         },
-        device={"accelerator": device, "precision": precision, "channels_last": channels_last},
+        device=machine(device, devices, precision, channels_last),
         typed=typed_line(),
     )
-    with Reporter(as_json=json) as reporter:
-        with listening(out, reporter, tensorboard=tensorboard) as listener:
+    shared(devices)
+    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+        with listening(out, reporter, tensorboard=tensorboard and is_first()) as listener:
             summary = work(job, listener)
         reporter.finish(figures_of_one(summary["network"]), summary)

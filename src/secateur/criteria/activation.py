@@ -20,8 +20,8 @@ from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.gates import wide
 from secateur.criteria.hooks import as_rows, attach
 from secateur.criteria.layout import Layout, Read
-from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 
 class ActivationCriterion(Criterion):
@@ -92,25 +92,26 @@ class ActivationObserver(Observer):
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Scores over all forward passes, averaged over readers."""
-        if not self._sums:
+        seen = self._layout.seen_by(ranks, self._sums)
+        if not seen:
             raise UsageError(
                 f"{self._criterion.name} has seen no forward pass; call the network while it is watched"
             )
         channels = self._layout.channels
         total = torch.zeros(channels + 1, dtype=torch.float64)
         readers = torch.zeros(channels + 1, dtype=torch.float64)
-        for read in self._layout.reads:
-            if read not in self._sums:
-                continue
-            sums = ranks.sum(self._sums[read]).to("cpu", torch.float64)
-            count = ranks.sum(self._sums[read].new_tensor(self._counts[read])).item()
+        kinds = ranks.most(max((len(sums) for sums in self._sums.values()), default=0))
+        for read in seen:
+            nothing = torch.zeros(kinds, len(read.index))
+            sums = ranks.sum(self._sums.get(read, nothing).to("cpu", torch.float64))
+            count = ranks.sum(sums.new_tensor(self._counts.get(read, 0))).item()
             positions = torch.bincount(read.index, minlength=channels + 1)
             moments = sums.new_zeros(len(sums), channels + 1).index_add_(1, read.index, sums / count)
             here = positions > 0
             total[here] += self._criterion.finish(moments[:, here] / positions[here])
             readers += here
         scores = total[:-1] / readers[:-1].clamp(min=1)
-        return scores, self._layout.unscored(self._sums)
+        return scores, self._layout.unscored(seen)
 
 
 @register

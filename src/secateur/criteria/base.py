@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.layout import Layout
-from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import ALONE, Ranks
 
 Reduction = Literal["mean", "sum"]
 """Whether a loss is the mean or the sum over the examples of a batch."""
@@ -67,12 +67,14 @@ class Subject:
         modules: its modules by path.
         layout: the prunable groups and the places that read them.
         reduction: whether the loss is a mean or a sum over the batch.
+        ranks: the processes that look at parts of the same batches.
     """
 
     model: nn.Module
     modules: Mapping[str, nn.Module]
     layout: Layout
     reduction: Reduction
+    ranks: Ranks = ALONE
 
 
 class Observer(ABC):
@@ -84,6 +86,12 @@ class Observer(ABC):
 
     def targets(self, targets: Any) -> None:  # noqa: B027
         """Is told the targets of the forward pass that follows."""
+
+    def expects(self, examples: int) -> None:  # noqa: B027
+        """Is told that the next batch has so many examples over all processes, of which some may come here.
+
+        Who is never told takes each forward pass for a whole batch.
+        """
 
     @property
     def sources(self) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from secateur.criteria.base import Loss, Needs, Observer, Subject, register
 from secateur.criteria.gates import GateCriterion, GateObserver
+from secateur.criteria.pace import Pace
 from secateur.errors import UsageError
 
 _MOST_OUTPUTS = 2048
@@ -72,14 +73,19 @@ class CurvatureObserver(GateObserver):
         # The columns below already belong to the sum of the examples' losses.
         super().__init__(criterion, replace(subject, reduction="sum"))
         self._passes = criterion.passes
-        self._generator = torch.Generator().manual_seed(criterion.seed)
+        self._pace = Pace(criterion.seed)
         self._mean = subject.reduction == "mean"
+
+    def expects(self, examples: int) -> None:
+        """Is told of the next batch: what is drawn for it is drawn alike in all processes."""
+        self._pace.expect(examples)
 
     def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
         """Sends the columns, or random combinations of them, back to the gates."""
+        self._pace.begin(outputs.shape[0])
         columns = self._columns(outputs, targets, loss_fn)
         if len(columns) > self._passes:
-            signs = torch.randint(0, 2, (self._passes, len(columns)), generator=self._generator)
+            signs = torch.randint(0, 2, (self._passes, len(columns)), generator=self._pace.generator)
             signs = (signs * 2 - 1).to(columns) / self._passes**0.5
             columns = torch.einsum("pk,kbo->pbo", signs, columns)
         examples = outputs.shape[0]

@@ -25,8 +25,8 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject
 from secateur.criteria.hooks import as_rows, attach, by_example
 from secateur.criteria.layout import Layout, Read
-from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 # Numbers that are multiplied at once: they stay in the cache. A product of the whole tensor would
 # be fresh memory at every step, and page faults take several times as long as the sums.
@@ -240,14 +240,15 @@ class GateObserver(Observer):
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Scores of all steps that had a backward pass."""
         self._fold()
-        if self._total is None:
+        examples = ranks.sum(torch.tensor(self._examples, dtype=torch.float64))
+        if not examples:
             raise UsageError(
                 f"{self._criterion.name} has seen no backward pass; call the network and then "
                 "loss.backward() while it is watched"
             )
-        examples = ranks.sum(self._total.new_tensor(self._examples))
-        scores = self._criterion.finish(ranks.sum(self._total), examples)
-        return scores, self._layout.unscored(self._seen)
+        total = torch.zeros(self._layout.channels) if self._total is None else self._total
+        scores = self._criterion.finish(ranks.sum(total.cpu().double()), examples)
+        return scores, self._layout.unscored(self._layout.seen_by(ranks, self._seen))
 
 
 def wide(tensor: Tensor) -> torch.dtype:

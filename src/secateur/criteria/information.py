@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.hooks import as_rows, attach, by_example
 from secateur.criteria.layout import Read
-from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 _CELLS_AT_ONCE = 10_000_000
 """Counters that are held at a time."""
@@ -119,15 +119,17 @@ class InformationObserver(Observer):
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Mutual information of all examples so far."""
         self._fold()
-        if not self._pooled:
+        nothing = torch.zeros(0, self._subject.layout.channels)
+        pooled = ranks.concatenate(torch.cat([nothing, *self._pooled]))
+        labels = ranks.concatenate(torch.cat(self._labels) if self._labels else torch.zeros(0))
+        if not len(pooled):
             raise UsageError(
                 "mutual-information has seen no examples with targets; call watch.targets(targets) and then "
                 "the network while it is watched"
             )
-        pooled = ranks.concatenate(torch.cat(self._pooled))
-        labels = ranks.concatenate(torch.cat(self._labels))
         scores = mutual_information(pooled, labels, self._bins)
-        return scores, self._subject.layout.unscored(self._seen)
+        layout = self._subject.layout
+        return scores, layout.unscored(layout.seen_by(ranks, self._seen))
 
 
 def as_labels(targets: Any) -> Tensor:

@@ -6,7 +6,7 @@ the length of the dimension in which a reader's input holds channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph, Group
@@ -63,6 +64,11 @@ class Layout:
         for read in reads:
             mask[read.index] = True
         return {name for name, part in self.split(mask[:-1]).items() if part.any()}
+
+    def seen_by(self, ranks: Ranks, seen: Container[Read]) -> list[Read]:
+        """The reads that any of the processes has seen, in the order of the network."""
+        mask = ranks.sum(torch.tensor([read in seen for read in self.reads], dtype=torch.int64))
+        return [read for read, count in zip(self.reads, mask.tolist(), strict=True) if count]
 
     def unscored(self, seen: Iterable[Read]) -> dict[str, str]:
         """The groups that cannot be valued when only some reads were seen, with reasons.

@@ -16,8 +16,9 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.hooks import attach
 from secateur.criteria.layout import Read
-from secateur.criteria.ranks import Ranks
+from secateur.criteria.pace import Pace
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 from secateur.responses import Elimination, Moments, Window, blocks, nested_errors, positions
 
 _LARGEST = 8192  # unknowns of a consumer of which a full matrix is kept
@@ -66,20 +67,27 @@ class ReconstructionObserver(Observer):
             read: Window.of_module(subject.modules[read.module]) for read in subject.layout.reads
         }
         self._moments: dict[Read, Moments] = {}
-        self._generator = torch.Generator().manual_seed(0)
+        self._pace = Pace()
 
     def attach(self) -> list[RemovableHandle]:
         """Listens at all readers."""
         subject = self._subject
-        return attach(subject.model, subject.modules, subject.layout, lambda _: None, self._read)
+        return attach(subject.model, subject.modules, subject.layout, self._pace.begin, self._read)
+
+    def expects(self, examples: int) -> None:
+        """Is told the size of the next batch over all processes, which decides how many rows it gives."""
+        self._pace.expect(examples)
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Scores from all forward passes."""
-        if not self._moments:
-            raise UsageError("reconstruction has seen no forward pass; call the network while it is watched")
         layout = self._subject.layout
-        covariances = {read: _covariance(moments, ranks) for read, moments in self._moments.items()}
-        unscored = {**layout.unscored(self._moments), **self._unfit()}
+        seen = layout.seen_by(ranks, self._moments)
+        if not seen:
+            raise UsageError("reconstruction has seen no forward pass; call the network while it is watched")
+        covariances = {
+            read: _covariance(self._moments.get(read, Moments()), self._size(read), ranks) for read in seen
+        }
+        unscored = {**layout.unscored(seen), **self._unfit()}
         start, parts = 0, [torch.zeros(0)]
         for group in layout.groups:
             stop = start + group.channels
@@ -98,11 +106,18 @@ class ReconstructionObserver(Observer):
         with torch.no_grad():
             x = x.detach()
             unknowns, count = _unknowns(read, window), window.positions(tuple(x.shape))
-            share = max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns) / (count * len(x))
-            chosen = positions(count, share, self._generator)
+            rows_here = count * len(x) * self._pace.examples / max(1, self._pace.here)
+            share = max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns) / rows_here
+            chosen = positions(count, share, self._pace.generator)
             moments = self._moments.setdefault(read, Moments())
             for rows, nothing in blocks(window, x, None, chosen):
                 moments.add(rows, nothing)
+
+    def _size(self, read: Read) -> tuple[int, int]:
+        """Groups, and unknowns of each, of what a consumer reads."""
+        window = self._windows[read]
+        assert window is not None
+        return window.groups, _unknowns(read, window)
 
     def _unfit(self) -> dict[str, str]:
         """Groups with a consumer that has no window, or too wide a one."""
@@ -175,10 +190,14 @@ def _weight(module: nn.Module) -> Tensor:
     return weight
 
 
-def _covariance(moments: Moments, ranks: Ranks) -> Tensor:
+def _covariance(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor:
     """The covariance over all ranks, float64 on the CPU, shape ``(G, U, U)``."""
-    mean = moments.x_mean
-    count = ranks.sum(mean.new_tensor(float(moments.count)))
-    total = ranks.sum(mean * moments.count) / count
-    second = ranks.sum((moments.covariance + mean.mT @ mean) * moments.count) / count
-    return (second - total.mT @ total).cpu()
+    groups, unknowns = size
+    mean, second = torch.zeros(groups, 1, unknowns).double(), torch.zeros(groups, unknowns, unknowns).double()
+    if moments.count:
+        mean = moments.x_mean.cpu()
+        second = moments.covariance.cpu() + mean.mT @ mean
+    count = ranks.sum(torch.tensor(float(moments.count), dtype=torch.float64))
+    mean = ranks.sum(mean * moments.count) / count
+    second = ranks.sum(second * moments.count) / count
+    return second - mean.mT @ mean

@@ -17,6 +17,7 @@ from secateur.criteria.watching import Watch, start
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
 from secateur.latency import device_of
+from secateur.ranks import Ranks, shares
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
@@ -35,6 +36,7 @@ def score(
     reduction: Reduction = "mean",
     device: torch.device | str | None = None,
     max_batches: int | None = None,
+    across_ranks: bool = False,
 ) -> Scores:
     """One score per channel of every prunable group.
 
@@ -53,6 +55,8 @@ def score(
         reduction: whether the loss is the ``"mean"`` or the ``"sum"`` over a batch.
         device: where batches are moved to; by default where the network is.
         max_batches: how many batches to use; all of them by default.
+        across_ranks: whether the processes of a distributed run share the work: all of them call this with
+            the same batches, each looks at a part of every batch, and all get the same scores.
 
     Returns:
         Raw scores; see :meth:`secateur.criteria.Scores.normalized`.
@@ -71,7 +75,8 @@ def score(
     torch.Size([4])
     """
     chosen = resolve(criterion)
-    watch = start(model, graph, chosen, reduction)
+    ranks = Ranks(across_ranks)
+    watch = start(model, graph, chosen, reduction, ranks)
     if chosen.needs is Needs.NOTHING:
         return watch.scores()
     if batches is None:
@@ -88,8 +93,10 @@ def score(
         stack.enter_context(torch.set_grad_enabled(needs_loss))
         stack.enter_context(_requiring_grad(watch.observer.sources))
         stack.enter_context(watch)
-        for batch in islice(batches, max_batches):
-            _pass(watch, batch, place, loss_fn if needs_loss else None)
+        for share in islice(shares(batches, ranks), max_batches):
+            watch.expects(share.of)
+            if share.examples:
+                _pass(watch, share.batch, place, loss_fn if needs_loss else None)
         return watch.scores()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.base import Criterion, Needs, Observer, Reduction, Subject, resolve
 from secateur.criteria.layout import lay_out, modules_of
-from secateur.criteria.ranks import Ranks
 from secateur.criteria.scores import Scores
 from secateur.errors import UsageError
+from secateur.ranks import Ranks
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
@@ -34,6 +36,7 @@ class Watch:
         self.criterion = criterion
         self.model = subject.model
         self._layout = subject.layout
+        self._ranks = subject.ranks
         self.observer: Observer = criterion.observe(subject)
         self._handles: list[RemovableHandle] = []
 
@@ -59,12 +62,30 @@ class Watch:
         """
         self.observer.targets(targets)
 
-    def scores(self, *, across_ranks: bool = False) -> Scores:
-        """The scores from everything seen so far; watching may go on.
+    def expects(self, examples: int) -> None:
+        """Tells that the next batch has so many examples over all processes, of which some may come here.
+
+        Only where processes get parts of one batch, and of unequal sizes, need this be told.
 
         Args:
-            across_ranks: whether to add up what all processes of a distributed run have seen; then
-                every process has to call this, and all get the same scores.
+            examples: of the whole batch.
+        """
+        self.observer.expects(examples)
+
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Looks away for a block: what happens there does not count."""
+        for handle in self._handles:
+            handle.remove()
+        try:
+            yield
+        finally:
+            self._handles = self.observer.attach()
+
+    def scores(self) -> Scores:
+        """The scores from everything seen so far; watching may go on.
+
+        In a watch across ranks every process has to call this, and all get the same scores.
 
         Returns:
             Raw scores of the prunable groups; those that could not be valued are in
@@ -73,7 +94,7 @@ class Watch:
         Raises:
             UsageError: if nothing was seen, no group could be valued, or a score is not finite.
         """
-        flat, unscored = self.observer.values(Ranks(across_ranks))
+        flat, unscored = self.observer.values(self._ranks)
         values = self._layout.split(flat.float().cpu())
         scored = {name: part for name, part in values.items() if name not in unscored}
         if unscored and not scored:
@@ -88,6 +109,7 @@ def watch(
     criterion: str | Criterion = "taylor",
     *,
     reduction: Reduction = "mean",
+    across_ranks: bool = False,
 ) -> Watch:
     """Scores channels during training steps that happen anyway.
 
@@ -105,6 +127,8 @@ def watch(
         criterion: a registered name, or a criterion with settings of one's own.
         reduction: ``"mean"`` if the loss is a mean over the batch (gradients are multiplied by the
             batch size, so that scores do not depend on it), ``"sum"`` if it is a sum.
+        across_ranks: whether the processes of a distributed run each work on a part of every batch; then
+            all of them have to watch, step by step, and the scores are those of the whole batches.
 
     Returns:
         A context manager with :meth:`Watch.scores`.
@@ -127,10 +151,12 @@ def watch(
     chosen = resolve(criterion)
     if chosen.needs is Needs.OWN_PASSES:
         raise UsageError(f"{chosen.name} needs passes of its own and cannot watch; use secateur.score")
-    return start(model, graph, chosen, reduction)
+    return start(model, graph, chosen, reduction, Ranks(across_ranks))
 
 
-def start(model: nn.Module, graph: ChannelGraph, criterion: Criterion, reduction: Reduction) -> Watch:
+def start(
+    model: nn.Module, graph: ChannelGraph, criterion: Criterion, reduction: Reduction, ranks: Ranks
+) -> Watch:
     """A watch for a criterion of any kind, not yet on."""
     if reduction not in get_args(Reduction):
         raise UsageError(f"reduction is 'mean' or 'sum', not {reduction!r}")
@@ -138,4 +164,4 @@ def start(model: nn.Module, graph: ChannelGraph, criterion: Criterion, reduction
     layout = lay_out(graph, modules)
     if not layout.groups:
         raise UsageError("no channel group of this network may be pruned; print the graph to see the reasons")
-    return Watch(criterion, Subject(inner, modules, layout, reduction))
+    return Watch(criterion, Subject(inner, modules, layout, reduction, ranks))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
-from secateur.criteria.ranks import Ranks
 from secateur.errors import UsageError
 from secateur.graph.groups import Group, Member, Role
+from secateur.ranks import Ranks
 
 
 class DataFreeCriterion(Criterion):

@@ -12,10 +12,10 @@ from torch.utils.hooks import RemovableHandle
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.criteria.gates import wide
 from secateur.criteria.hooks import attach
-from secateur.criteria.ranks import Ranks
 from secateur.criteria.weight import rows_of, tensor_of
 from secateur.errors import UsageError
 from secateur.graph.groups import Member, Role
+from secateur.ranks import Ranks
 
 
 @register
@@ -52,6 +52,7 @@ class WeightGradientObserver(Observer):
         self._steps = 0
         self._total: Tensor | None = None
         self._current: Tensor | None = None
+        self._batch, self._expected = 0, False
         self._arrived: set[int] = set()
         self._seen: set[str] = set()
         self._weights: dict[int, tuple[Tensor, list[tuple[slice, str, Member]]]] = {}
@@ -77,8 +78,18 @@ class WeightGradientObserver(Observer):
                 "choose 'taylor', or score outside of training"
             )
         subject = self._subject
-        handles = attach(subject.model, subject.modules, subject.layout, lambda _: self._fold())
+        handles = attach(subject.model, subject.modules, subject.layout, self._begin)
         return handles + [weight.register_hook(self._listener(weight)) for weight in self.sources]
+
+    def expects(self, examples: int) -> None:
+        """Closes the step before: processes without an example of the next batch do it now too."""
+        self._fold()
+        self._expected = True
+
+    def _begin(self, batch: int) -> None:
+        if not self._expected:
+            self._fold()
+        self._batch, self._expected = batch, False
 
     def _listener(self, weight: Tensor) -> Callable[[Tensor], None]:
         key = id(weight)
@@ -103,13 +114,24 @@ class WeightGradientObserver(Observer):
 
     def _fold(self) -> None:
         """Closes a backward pass."""
-        if self._current is None:
-            return
-        squares = self._current.to(wide(self._current)).square()
-        self._total = squares if self._total is None else self._total + squares
-        self._steps += 1
+        current = self._whole() if self._subject.ranks.together else self._current
+        if current is not None:
+            squares = current.to(wide(current)).square()
+            self._total = squares if self._total is None else self._total + squares
+            self._steps += 1
         self._current = None
         self._arrived.clear()
+
+    def _whole(self) -> Tensor | None:
+        """The products of the whole batch, of which every process has seen the mean over a part."""
+        current = torch.zeros(self._subject.layout.channels) if self._current is None else self._current
+        part = self._batch if self._current is not None else 0
+        weight = part if self._subject.reduction == "mean" else 1
+        sums = self._subject.ranks.sum(torch.cat([current.cpu() * weight, torch.tensor([float(part)])]))
+        examples = float(sums[-1])
+        if not examples:
+            return None
+        return sums[:-1] / (examples if self._subject.reduction == "mean" else 1)
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """The mean over all backward passes."""
@@ -118,8 +140,9 @@ class WeightGradientObserver(Observer):
             raise UsageError(
                 "taylor-weight has seen no backward pass; call loss.backward() while it is watched"
             )
-        steps = ranks.sum(self._total.new_tensor(self._steps))
         reason = "no gradient reached the weights that produce its channels"
         groups = self._subject.layout.groups
-        unscored = {group.name: reason for group in groups if group.name not in self._seen}
-        return ranks.sum(self._total) / steps, unscored
+        known = torch.tensor([group.name in self._seen for group in groups], dtype=torch.int64)
+        counts = ranks.sum(known).tolist()
+        unscored = {group.name: reason for group, count in zip(groups, counts, strict=True) if not count}
+        return self._total / self._steps, unscored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,17 +96,24 @@ def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _class(folder: Path) -> tuple[Path, ...]:
-    files = [
-        Path(place) / name
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    ]
+    files = [path for path in _walk(folder, frozenset()) if not path.name.startswith(".")]
     pictures = tuple(sorted(path for path in files if is_picture(path)))
     if not pictures:
         have = f"none of the {len(files)} files in {folder} is a picture" if files else f"no file in {folder}"
         raise DataError(f"class {folder.name!r} is empty: {have}")
     return pictures
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """The files in a folder and in those below it, through links, but never round in a circle."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            yield from _walk(entry, above | {real})
+        else:
+            yield entry
 
 
 def _same_classes(root: Path, found: Mapping[str, Mapping[str, object]]) -> tuple[str, ...]:

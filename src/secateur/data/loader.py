@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from secateur.data.augment import DRAWS, middle, vary
 from secateur.data.pictures import OnDisk, Pictures, fetch, make_pool
 from secateur.data.settings import Augmentation
 from secateur.models import InputSpec
+from secateur.ranks import Share
 
 Batch = tuple[Tensor, Tensor]
 
@@ -53,21 +54,26 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches: pictures, float32, shape (B, C, H, W), normalised; targets, int64, shape (B,)."""
+        for share in self.shares(0, 1):
+            yield share.batch
+
+    def shares(self, index: int, count: int) -> Iterator[Share]:
+        """Of each batch of a pass, the part of one of several processes; no other picture is read.
+
+        What is in a batch, and how it is varied, does not depend on the number of processes.
+
+        Args:
+            index: of the process.
+            count: number of processes.
+        """
         order, draws = self._pass(self.epoch)
         self.epoch += 1
         chunks = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        chunks = chunks[: len(self)]
+        mine = [chunk[index::count] or chunk[:1] for chunk in chunks]
         with make_pool() as readers, ThreadPoolExecutor(1) as ahead:
-            yield from self._batches(chunks[: len(self)], draws, readers, ahead)
-
-    def share(self, index: int, count: int) -> Loader:
-        """The part of one of several processes: every ``count``-th picture from ``index`` on.
-
-        With ``drop_last`` all parts are of the same length, as distributed training needs.
-        """
-        longest = len(self.targets) // count * count if self.drop_last else len(self.targets)
-        chosen = range(index, longest, count)
-        pictures = self.pictures[index:longest:count]
-        return replace(self, pictures=pictures, targets=self.targets[list(chosen)])
+            for chunk, batch in zip(chunks, self._batches(mine, draws, readers, ahead), strict=True):
+                yield Share(batch, len(chunk[index::count]), len(chunk))
 
     def _pass(self, epoch: int) -> tuple[list[int], Tensor]:
         """Order of the pictures and uniform numbers for each, shape (N, 5), of one pass."""

@@ -7,7 +7,7 @@ from typing import Any
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
-from secateur.training.devices import make_machine
+from secateur.training.crew import joined
 from secateur.training.evaluate import evaluate as judge
 from secateur.training.events import Listener, silent
 from secateur.training.interrupt import interruptible
@@ -34,17 +34,16 @@ def evaluate(
     Raises:
         SecateurError: the message says what is wrong.
     """
-    data = open_pictures(data_choice, input_of(choice), seed=0, training=False)
-    with interruptible() as interruption:
+    with joined(device) as machine, interruptible(machine.ranks) as interruption:
+        data = open_pictures(data_choice, input_of(choice), seed=0, training=False)
         network = open_network(choice, data.classes)
-        machine = make_machine(device)
         network.model.to(machine.device)
         check_outputs(network, data.classes)
         found = judge(
             network.model,
             data.test_batches(),
             machine=machine,
-            listener=listener,
+            listener=listener if machine.ranks.first else silent,
             interruption=interruption,
         )
     tell_skipped(data, listener)

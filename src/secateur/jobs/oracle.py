@@ -23,8 +23,11 @@ from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.oracle import Oracle
 from secateur.oracle import oracle as measure
+from secateur.ranks import Ranks
+from secateur.training.crew import joined
 from secateur.training.events import Listener, Note, Progress, silent
-from secateur.training.interrupt import Interruption, interruptible
+from secateur.training.interrupt import Interruption, StoppedError, interruptible
+from secateur.training.settings import DeviceSettings
 
 CRITERIA = ("taylor", "magnitude", "activation-mean", "apoz", "mutual-information", "random")
 """The criteria of the paper's comparison, and chance."""
@@ -39,6 +42,7 @@ def oracle(
     criteria: Sequence[str] = CRITERIA,
     examples: int = 256,
     listener: Listener = silent,
+    processes: DeviceSettings | None = None,
 ) -> dict[str, Any]:
     """Silences every channel in turn, and holds criteria against what that does to the loss.
 
@@ -51,6 +55,7 @@ def oracle(
         criteria: names of criteria.
         examples: how many pictures.
         listener: hears how it goes.
+        processes: how many processes share the work; one if not given.
 
     Returns:
         What the file holds: the changes of the loss, and the rank correlations of each criterion.
@@ -59,9 +64,24 @@ def oracle(
         SecateurError: the message says what is wrong.
         StoppedError: the user asked to stop; what was measured is in the file.
     """
+    with joined(processes or DeviceSettings(accelerator="cpu")) as machine:
+        return _oracle(choice, data_choice, out, criteria, examples, listener, machine.ranks)
+
+
+def _oracle(
+    choice: NetworkChoice,
+    data_choice: DataChoice,
+    out: Path,
+    criteria: Sequence[str],
+    examples: int,
+    listener: Listener,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    listener = listener if ranks.first else silent
     data = open_pictures(data_choice, input_of(choice), seed=0)
     known = _known(out)
-    with interruptible() as interruption:
+    ranks.wait()  # until all have read what the first will write
+    with interruptible(ranks) as interruption:
         network = open_network(choice, data.classes)
         check_outputs(network, data.classes)
         network.model.eval()
@@ -69,29 +89,41 @@ def oracle(
         batches = _batches(data, examples)
         if known is not None:
             listener(Note(f"goes on from {out}: {known.measured:,} channels are measured"))
-        watch = _Watch(out, listener, interruption)
-        found = measure(network.model, graph, batches, cross_entropy, resume=known, progress=watch)
-        rows = _agreements(network, graph, found, batches, criteria, listener)
+        watch = _Watch(out, listener, interruption, ranks)
+        together = ranks.together
+        found = measure(
+            network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
+        )
+        rows = _agreements(network, graph, found, batches, criteria, listener, together)
     tell_skipped(data, listener)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
-    _write(out, result)
+    if ranks.first:
+        _write(out, result)
     return result
 
 
 class _Watch:
     """Tells how far the measuring is, writes it down now and then, and stops it when asked to."""
 
-    def __init__(self, out: Path, listener: Listener, interruption: Interruption) -> None:
+    def __init__(self, out: Path, listener: Listener, interruption: Interruption, ranks: Ranks) -> None:
         self._out, self._listener, self._interruption = out, listener, interruption
+        self._ranks = ranks
         self._written = time.monotonic()
 
     def __call__(self, found: Oracle, total: int) -> None:
         self._listener(Progress("measuring channels", found.measured, total))
-        stopping = self._interruption.number is not None
-        if stopping or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self._write(found)
+        try:
+            self._interruption.check()
+        except StoppedError:
+            self._write(found)
+            raise
+
+    def _write(self, found: Oracle) -> None:
+        if self._ranks.first:
             _write(self._out, found.to_dict())
-            self._written = time.monotonic()
-        self._interruption.check()
+        self._written = time.monotonic()
 
 
 def _batches(data: ImageData, examples: int) -> list[Any]:
@@ -112,12 +144,13 @@ def _agreements(
     batches: Sequence[Any],
     criteria: Sequence[str],
     listener: Listener,
+    across_ranks: bool,
 ) -> list[dict[str, Any]]:
     """The rank correlations of each criterion, on the pictures that the oracle saw."""
     rows = []
     for number, name in enumerate(criteria):
         listener(Progress("criteria", number, len(criteria)))
-        scores = score(network.model, graph, name, batches, cross_entropy)
+        scores = score(network.model, graph, name, batches, cross_entropy, across_ranks=across_ranks)
         row = agreement(found, scores)
         mean = None if math.isnan(row.per_group) else row.per_group
         rows.append({**asdict(row), "groups": dict(row.groups), "per_group": mean})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from secateur.budget import Budget
-from secateur.criteria import Needs, resolve
+from secateur.criteria import Criterion, Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
@@ -20,6 +20,8 @@ from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import Cut, InTime, Measured, Timing
 from secateur.recipes import prune as prune_at_once
 from secateur.recipes.measured import fingerprint
+from secateur.training.crew import joined
+from secateur.training.devices import Machine
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import Listener, Note, Progress, silent
 from secateur.training.run import NETWORK
@@ -45,13 +47,18 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
         SecateurError: the message says what is wrong; nothing but the run folder was touched.
     """
     criterion = resolve(job.recipe.criterion)
-    budget = job.limits.budget if job.limits is not None else None
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
     if job.data is None and job.recipe.allocate == "curves":
         raise UsageError("curves are measured on data; give --data, or take --allocate global or uniform")
+    with joined(job.device) as machine:
+        return _prune(job, criterion, machine, listener)
+
+
+def _prune(job: PruneJob, criterion: Criterion, machine: Machine, listener: Listener) -> dict[str, Any]:
+    budget = job.limits.budget if job.limits is not None else None
     data = open_pictures(job.data, input_of(job.network), job.seed) if job.data else None
-    with at_work("prune", job, listener) as place:
+    with at_work("prune", job, machine, listener) as place:
         network = open_network(job.network, data.classes if data else None)
         network.model.to(place.machine.device)
         original = network.copy()
@@ -61,6 +68,7 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
         if data is not None:
             network, cuts, evaluations = _with_data(job, place, network, data, budget)
         else:
+            place.begin(network, None)
             assert budget is not None  # a search needs data
             cuts = _without_data(job, place, network, budget)
         network = network.after(cut_record(cut) for cut in cuts)
@@ -99,6 +107,7 @@ def _with_data(
     check_outputs(network, data.classes)
     with place.clock("reading"):
         read_all(data, place.listener)
+    place.begin(network, data)
     before = place.evaluate(network.model, data.test_batches())
     place.listener(Note(f"before: {before}"))
     bench = Bench(job, place, network, data)

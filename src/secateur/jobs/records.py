@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,33 @@ import torch
 import secateur
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.settings import Job
+from secateur.ranks import Ranks
 from secateur.recipes import Cut, Tried
+from secateur.training.crew import AsideError, one_voice
+from secateur.training.devices import Machine, uses_bf16
 from secateur.training.events import EpochDone, Event, Listener, Note
 from secateur.training.interrupt import StoppedError
+from secateur.training.onlooker import Onlooker
 from secateur.training.run import CONFIG, Run, read_config
 
 STATE = "state"
 """Name of the file beside the checkpoints that an interrupted run goes on from."""
 
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightning-fabric", "scikit-learn")
+"""What numbers come from, or pictures."""
+
 _NOT_SETTINGS = {"overwrite", "resume", "typed"}
+_MAY_DIFFER = {"version", "device.devices", "device.nodes"}
 
 
 @contextmanager
-def recorded(command: str, job: Job) -> Iterator[Run]:
-    """A run folder for the length of a job.
+def recorded(command: str, job: Job, machine: Machine) -> Iterator[Run]:
+    """A run folder for the length of a job; of several processes, the first alone writes to it.
 
     Args:
         command: name of the job.
         job: everything that it was told.
+        machine: with the processes that share the job.
 
     Yields:
         The run, with its settings written down.
@@ -42,13 +52,20 @@ def recorded(command: str, job: Job) -> Iterator[Run]:
     """
     settings = job.model_dump(mode="json", exclude_none=True, exclude=_NOT_SETTINGS)
     settings = {"command": command, **settings}
-    if job.resume:
-        check_same(settings, job.out)
-    with Run(job.out, overwrite=job.overwrite, resume=job.resume) as run:
+    with _opened(job, settings, machine.ranks) as run:
         run.configure({**settings, "version": secateur.__version__})
-        run.summarise(command=command, typed=job.typed, environment=environment())
+        run.summarise(
+            command=command,
+            typed=job.typed,
+            seed=job.seed,
+            settings=settings,
+            environment=environment(machine),
+        )
         try:
-            yield run
+            with one_voice(machine):
+                yield run
+        except AsideError:
+            raise
         except SecateurError as error:
             last = run.checkpoint("last")
             where = f"; the last good state is {last}" if last.is_file() else ""
@@ -56,6 +73,14 @@ def recorded(command: str, job: Job) -> Iterator[Run]:
             how = "; the same command with --resume goes on" if goes_on else ""
             error.args = (f"{error}{where}{how}",)
             raise
+
+
+def _opened(job: Job, settings: Mapping[str, Any], ranks: Ranks) -> Run:
+    if not ranks.first:
+        return Onlooker(job.out)
+    if job.resume:
+        check_same(settings, job.out)
+    return Run(job.out, overwrite=job.overwrite, resume=job.resume)
 
 
 def check_same(settings: Mapping[str, Any], out: Path) -> None:
@@ -71,8 +96,7 @@ def check_same(settings: Mapping[str, Any], out: Path) -> None:
     if not (out / CONFIG).is_file():
         return  # there is no run; that is said where the folder is opened
     before, now = (_flat(tree) for tree in (read_config(out), settings))
-    before.pop("version", None)
-    different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    different = sorted(name for name in {*before, *now} - _MAY_DIFFER if before.get(name) != now.get(name))
     if different:
         shown = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in different[:3])
         raise UsageError(f"--resume needs the settings that {out} began with: {shown}")
@@ -93,15 +117,33 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def environment() -> dict[str, Any]:
-    """What a run depends on besides its settings."""
+def environment(machine: Machine) -> dict[str, Any]:
+    """What a run depends on besides its settings.
+
+    Args:
+        machine: where it computes.
+    """
+    device = machine.device
     return {
         "secateur": secateur.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "system": platform.platform(),
         "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "precision": "bfloat16" if uses_bf16(machine.settings, device) else "float32",
         "threads": torch.get_num_threads(),
+        "processes": machine.ranks.count,
     }
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, if it is there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def recording(run: Run, listener: Listener) -> Listener:

@@ -9,6 +9,8 @@ from secateur.jobs.networks import Network, check_outputs, input_of, open_networ
 from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.workplace import at_work
+from secateur.training.crew import joined
+from secateur.training.devices import Machine
 from secateur.training.events import Listener, Note, silent
 from secateur.training.fit import fit
 
@@ -26,14 +28,20 @@ def train(job: TrainJob, listener: Listener = silent) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; nothing but the run folder was touched.
     """
+    with joined(job.device) as machine:
+        return _train(job, machine, listener)
+
+
+def _train(job: TrainJob, machine: Machine, listener: Listener) -> dict[str, Any]:
     data = open_pictures(job.data, input_of(job.network), job.seed)
-    with at_work("train", job, listener) as place:
+    with at_work("train", job, machine, listener) as place:
         network = open_network(job.network, data.classes)
         place.listener(Note(origin(network)))
         network.model.to(place.machine.device)
         check_outputs(network, data.classes)
         with place.clock("reading"):
             read_all(data, place.listener)
+        place.begin(network, data)
         with place.clock("training"):
             state = fit(
                 network.model,
@@ -47,7 +55,7 @@ def train(job: TrainJob, listener: Listener = silent) -> dict[str, Any]:
         figures, conditions = place.compare({"network": network}, {"network": evaluation})
         place.run.summarise(
             model=network.name,
-            network=figures["network"],
+            **figures,
             checkpoint=network.file,
             validation_top1=state.best.top1 if state.best else None,
             classes=data.classes,

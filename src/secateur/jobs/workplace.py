@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ from typing import Any
 
 from torch import nn
 
+from secateur.data import ImageData
+from secateur.errors import UsageError
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
 from secateur.jobs.records import STATE, recorded, recording
 from secateur.jobs.settings import Job
 from secateur.models.inputs import Json
-from secateur.training.devices import Machine, make_machine
+from secateur.ranks import Ranks
+from secateur.recipes import fingerprint
+from secateur.training.devices import Machine
 from secateur.training.evaluate import Batches, Evaluation, evaluate
-from secateur.training.events import Listener, Note, Progress
+from secateur.training.events import Listener, Note, Progress, silent
 from secateur.training.fit import Keep, Surroundings
 from secateur.training.interrupt import Interruption, interruptible
 from secateur.training.journal import Journal
@@ -71,6 +76,18 @@ class Workplace:
                 interruption=self.interruption,
             )
 
+    def begin(self, network: Network, data: ImageData | None) -> None:
+        """Writes down what the job starts from.
+
+        Args:
+            network: with its weights.
+            data: the pictures, already read; ``None`` if there are none.
+        """
+        pictures = {}
+        if data is not None:
+            pictures = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
+        self.run.summarise(start={"weights": fingerprint(network.model), "pictures": pictures})
+
     def save(self, name: str, network: Network, evaluation: Evaluation | None = None) -> Path:
         """Writes a network to the run's checkpoints.
 
@@ -83,7 +100,8 @@ class Workplace:
         if evaluation is not None:
             metrics = {"validation_top1": evaluation.top1, "validation_loss": evaluation.loss}
         file = self.run.checkpoint(name)
-        network.save(file, metrics)
+        if self.machine.ranks.first:
+            network.save(file, metrics)
         return file
 
     def finish(self, network: Network) -> Path:
@@ -96,6 +114,8 @@ class Workplace:
             CheckpointError: the file gives back something else.
         """
         file = self.run.checkpoint("best")
+        if not self.machine.ranks.first:
+            return file
         if not file.is_file():
             self.save("best", network)
         network.reload(file)
@@ -112,8 +132,11 @@ class Workplace:
             evaluations: by the same names, as far as they were judged.
 
         Returns:
-            The figures by name, and the conditions under which the times hold.
+            The figures by name, and the conditions under which the times hold; nothing of either in
+            processes that only help.
         """
+        if not self.machine.ranks.first:
+            return {}, {}
         self.listener(Progress("measuring", 0, 1))
         with self.clock("measuring"):
             models = {name: network.model for name, network in networks.items()}
@@ -131,12 +154,13 @@ class Workplace:
 
 
 @contextmanager
-def at_work(command: str, job: Job, listener: Listener) -> Iterator[Workplace]:
-    """Everything that a job needs, for its length: folder, seed, device, and ears for Ctrl-C.
+def at_work(command: str, job: Job, machine: Machine, listener: Listener) -> Iterator[Workplace]:
+    """Everything that a job needs, for its length: folder, seed, journal, and ears for Ctrl-C.
 
     Args:
         command: name of the job.
         job: what it was told.
+        machine: where to compute, and with which other processes.
         listener: hears how it goes.
 
     Yields:
@@ -145,14 +169,33 @@ def at_work(command: str, job: Job, listener: Listener) -> Iterator[Workplace]:
     Raises:
         RunError: the run folder cannot be used.
     """
-    clock = Clock()
-    with recorded(command, job) as run, seeded(job.seed), interruptible() as interruption:
-        machine = make_machine(job.device)
-        file = run.checkpoint(STATE)
-        if not job.resume:
-            file.unlink(missing_ok=True)
-        journal = Journal(file, lambda: {"metrics": run.logged})
+    clock, ranks = Clock(), machine.ranks
+    with (
+        recorded(command, job, machine) as run,
+        seeded(job.seed),
+        interruptible(ranks) as interruption,
+    ):
+        journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
-        yield Workplace(job, run, machine, recording(run, listener), interruption, clock, journal)
-        run.summarise(seed=job.seed, seconds=clock.total())
+        heard = recording(run, listener if ranks.first else silent)
+        yield Workplace(job, run, machine, heard, interruption, clock, journal)
+        run.summarise(seconds=clock.total())
         journal.close()
+        if ranks.together:
+            run.adopt(ranks.same(json.loads(json.dumps(run.summary, default=str))))
+
+
+def _journal(job: Job, run: Run, ranks: Ranks) -> Journal:
+    """What an interrupted job goes on from: written by the first process, read by all."""
+    file = run.checkpoint(STATE)
+    if ranks.first and not job.resume:
+        file.unlink(missing_ok=True)
+    ranks.wait()  # until the folder is ready
+    if ranks.first:
+        journal = Journal(file, lambda: {"metrics": run.logged})
+    else:
+        journal = Journal.of_another(file if job.resume else None)
+    found = ranks.gather(journal.parts)
+    if any(parts != found[0] for parts in found):
+        raise UsageError(f"{run.path} is not the same folder for all processes; put it on a shared disk")
+    return journal

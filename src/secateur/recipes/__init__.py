@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur.recipes.cutting import Cut
 from secateur.recipes.iterative import IterativeResult, prune_iteratively
-from secateur.recipes.measured import Measured
+from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.one_shot import PruneResult, prune
 from secateur.recipes.progress import Resumed
 from secateur.recipes.search import SearchResult, Tried, Unit, smallest_within
@@ -25,6 +25,7 @@ __all__ = [
     "Timing",
     "Tried",
     "Unit",
+    "fingerprint",
     "prune",
     "prune_iteratively",
     "recipe",

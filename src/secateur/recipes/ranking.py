@@ -36,6 +36,7 @@ def measured_curves(
     *,
     resume: WidthCurves | None = None,
     tell: Callable[[WidthCurves], object] | None = None,
+    across_ranks: bool = False,
 ) -> WidthCurves:
     """Width curves of a network, with progress told.
 
@@ -48,6 +49,7 @@ def measured_curves(
         interruption: asked after each group.
         resume: curves that were measured before on the same network.
         tell: told the curves so far after each group that was measured.
+        across_ranks: whether the processes of a distributed run share the work.
 
     Returns:
         The curves of all groups that can be measured.
@@ -64,4 +66,6 @@ def measured_curves(
         if interruption is not None:
             interruption.check()
 
-    return width_curves(model, graph, scores, batches, resume=resume, progress=hear)
+    return width_curves(
+        model, graph, scores, batches, resume=resume, progress=hear, across_ranks=across_ranks
+    )

@@ -18,6 +18,7 @@ from secateur.budget import Budget, Milliseconds
 from secateur.criteria import Needs, Scores, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.plan import PruningPlan
+from secateur.ranks import Share, shares
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.progress import PART, Resumed, Standing, replay
@@ -30,6 +31,7 @@ from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Metric
 from secateur.training.events import tracked
 from secateur.training.fit import FIT, Surroundings, fit, keep_nothing
+from secateur.training.joint import drop_wrappers
 from secateur.training.journal import Entry
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.settings import FitSettings
@@ -40,6 +42,33 @@ _SECONDS_BETWEEN_WRITES = 30.0
 
 Train = Callable[[nn.Module, FitSettings], object]
 """A training loop of one's own: trains a network in place for one phase."""
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Batches of which each process looks at its part, with progress told.
+
+    Attributes:
+        batches: the whole ones.
+        limit: how many of them; all if not given.
+        around: the processes, and whom to tell.
+    """
+
+    batches: Batches
+    limit: int | None
+    around: Surroundings
+
+    def __iter__(self) -> Iterator[Any]:
+        return (share.batch for share in self.shares(0, 1))
+
+    def shares(self, index: int, count: int) -> Iterator[Share]:
+        """Of each batch the part of this process; as :class:`secateur.ranks.Shareable` has it."""
+        total = len(self.batches) if isinstance(self.batches, Sized) else None
+        if self.limit is not None and total is not None:
+            total = min(self.limit, total)
+        around = self.around
+        parts = islice(shares(self.batches, around.machine.ranks), self.limit)
+        yield from tracked(parts, "scoring", around.listener, around.interruption, total)
 
 
 @dataclass
@@ -111,12 +140,29 @@ class Work:
                 ranking = self.first_ranking()
             else:
                 ranking = self.ranking(self.score() if self.scores is None else self.scores)
-            step = self.in_time_at_last(self.route.step(self.graph, ranking, self.number), ranking)
+            step = self.next_step(ranking)
             self.last = step.last
             if step.plan.channels_removed:  # else this step was reached before, and the scores still hold
                 self.make_cut(step.plan)
                 if not self.last:
                     self.tune()
+
+    def next_step(self, ranking: Mapping[str, Any]) -> Step:
+        """The next step: the first process decides, and tells the others."""
+        ranks = self.around.machine.ranks
+        if not ranks.together:
+            return self.own_step(ranking)
+        told: dict[str, Any] = {}
+        if ranks.first:
+            step = self.own_step(ranking)
+            told = {"keep": {name: list(kept) for name, kept in step.plan.keep.items()}, "last": step.last}
+        told = ranks.same(told)
+        keep = {name: tuple(kept) for name, kept in told["keep"].items()}
+        return Step(PruningPlan(self.graph, keep), told["last"])
+
+    def own_step(self, ranking: Mapping[str, Any]) -> Step:
+        """The next step as this process sees it."""
+        return self.in_time_at_last(self.route.step(self.graph, ranking, self.number), ranking)
 
     def in_time_at_last(self, step: Step, ranking: Mapping[str, Any]) -> Step:
         """The last step, corrected until the clock agrees, where the budget limits latency."""
@@ -158,6 +204,7 @@ class Work:
             self.around.interruption,
             resume=whole.curves if whole else None,
             tell=(lambda curves: self.tell(replace(whole, curves=curves))) if whole else None,
+            across_ranks=self.around.machine.ranks.together,
         )
 
     def some_batches(self, count: int) -> Iterator[Any]:
@@ -168,6 +215,7 @@ class Work:
 
     def make_cut(self, plan: PruningPlan) -> None:
         """One cut: of the network, its optimizer and its graph."""
+        drop_wrappers(self.around.machine.ranks)
         before = copy.deepcopy(self.model) if self.settings.repair else None
         verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
@@ -189,15 +237,10 @@ class Work:
         loss_fn = with_auxiliaries(self.loss_fn or cross_entropy)
         if criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, criterion)
-        limit = self.settings.scoring_batches
-        total = len(self.calibration) if isinstance(self.calibration, Sized) else None
-        if limit is not None and total is not None:
-            total = min(limit, total)
         set_passes(self.calibration, len(self.cuts))
-        batches = tracked(
-            islice(self.calibration, limit), "scoring", self.around.listener, self.around.interruption, total
-        )
-        return score(self.model, self.graph, criterion, batches, loss_fn)
+        batches = _Looked(self.calibration, self.settings.scoring_batches, self.around)
+        together = self.around.machine.ranks.together
+        return score(self.model, self.graph, criterion, batches, loss_fn, across_ranks=together)
 
     def tune(self) -> None:
         """Fine-tunes after a cut that is not the last, and collects scores on the way."""
@@ -220,7 +263,8 @@ class Work:
             return None
         criterion = resolve(self.settings.criterion)
         can_watch = criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets
-        observer = watch(self.model, self.graph, criterion) if can_watch else None
+        together = self.around.machine.ranks.together
+        observer = watch(self.model, self.graph, criterion, across_ranks=together) if can_watch else None
         phase = f"after cut {len(self.cuts)}"
         # The best network is looked for only among those within the budget.
         settings = settings.model_copy(update={"keep_best": False, "patience": None})

@@ -1,17 +1,23 @@
-"""Devices, precision and memory layout: what pays on the machine at hand."""
+"""Devices, precision, memory layout and processes: what there is, and what pays on it."""
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from secateur.errors import UsageError
+from secateur.ranks import ALONE, Ranks
+from secateur.training.joint import JointStrategy, Portion
 from secateur.training.settings import DeviceSettings
 
 
@@ -22,10 +28,14 @@ class Machine:
     Attributes:
         fabric: devices, precision and the processes that share the work.
         settings: what was asked for.
+        portion: of the current batch; read while gradients are added up.
+        ranks: the processes that share the work.
     """
 
     fabric: Fabric
     settings: DeviceSettings
+    portion: Portion = field(default_factory=Portion)
+    ranks: Ranks = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -53,24 +63,72 @@ class Machine:
 def make_machine(settings: DeviceSettings | None = None) -> Machine:
     """The machine at hand, as the settings ask for it.
 
+    For several devices, the process that calls this has to be one of as many, started by ``torchrun`` (or
+    by ``secateur --devices``); they find each other here.
+
     Args:
         settings: where and how to compute; the defaults if not given.
+
+    Raises:
+        UsageError: there are not as many processes as devices are asked for.
 
     >>> make_machine(DeviceSettings(accelerator="cpu")).device
     device(type='cpu')
     """
     settings = settings or DeviceSettings()
-    # Fabric warns of every device that is there and not asked for.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        accelerator, devices = settings.accelerator, settings.devices
-        device = Fabric(accelerator=accelerator, devices=devices).device
+    joint = settings.devices * settings.nodes > 1
+    if joint:
+        _check_started(settings)
+    portion = Portion()
+    with _quiet(), _told_wrong():
+        device = Fabric(accelerator=settings.accelerator, devices=1).device
         precision: Literal["bf16-mixed", "32-true"] = (
             "bf16-mixed" if uses_bf16(settings, device) else "32-true"
         )
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+        # What is sent may lie on the GPU (gradients), or not (what processes tell each other).
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            precision=precision,
+            strategy=JointStrategy(portion, process_group_backend=backend) if joint else "auto",
+        )
         fabric.launch()
-    return Machine(fabric, settings)
+    return Machine(fabric, settings, portion, Ranks(together=joint))
+
+
+def _check_started(settings: DeviceSettings) -> None:
+    """Refuses to wait for processes that nobody has started."""
+    wanted, found = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted != found:
+        raise UsageError(
+            f"{settings.devices} devices on {settings.nodes} machines need {wanted} processes, and this is "
+            f"one of {found}: start them with torchrun --nproc-per-node={settings.devices}"
+        )
+
+
+@contextmanager
+def _told_wrong() -> Iterator[None]:
+    """Turns what Fabric says of devices that are not there into one line."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Fabric warns of every device that is there and not asked for, and announces its processes."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def uses_bf16(settings: DeviceSettings, device: torch.device) -> bool:

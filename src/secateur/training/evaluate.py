@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import secateur._torchvision  # noqa: F401  before torchmetrics, which imports torchvision
-
-# isort: split
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
-
 from secateur.errors import DataError
 from secateur.graph.capture import mode_of
+from secateur.ranks import shares
 from secateur.training.devices import Machine, make_machine
 from secateur.training.events import Listener, silent, tracked
 from secateur.training.interrupt import Interruption
@@ -84,7 +79,7 @@ def evaluate(
 
     Args:
         model: returns class scores, shape ``(batch, classes)``.
-        batches: pairs of inputs and class indices.
+        batches: pairs of inputs and class indices; the same in all processes, which share the work.
         loss_fn: mean loss of a batch.
         machine: where to compute; made from default settings if not given.
         task: name of this work in ``Progress`` events.
@@ -104,24 +99,20 @@ def evaluate(
     """
     machine = machine or make_machine()
     model.to(machine.device)
-    accuracy, loss = None, MeanMetric().to(machine.device)
-    examples = 0
+    sums = torch.zeros(3, dtype=torch.float64)  # right answers, losses, examples
     with mode_of(model, training=False), torch.inference_mode(), machine.fabric.autocast():
-        for inputs, targets in tracked(batches, task, listener, interruption):
-            scores = main_output(model(inputs.to(machine.device))).float()
-            targets = targets.to(machine.device)
-            if accuracy is None:
-                accuracy = _accuracy(scores)
-            accuracy.update(scores, targets)
-            loss.update(loss_fn(scores, targets), len(targets))
-            examples += len(targets)
-    if accuracy is None:
+        parts = shares(batches, machine.ranks)
+        for share in tracked(parts, task, listener, interruption, _length(batches)):
+            if share.examples:
+                inputs, targets = (part.to(machine.device) for part in share.batch)
+                scores = main_output(model(inputs)).float()
+                right, loss = float((scores.argmax(1) == targets).sum()), float(loss_fn(scores, targets))
+                sums += torch.tensor([right, loss * len(targets), len(targets)])
+    right, loss, examples = machine.ranks.sum(sums).tolist()
+    if not examples:
         raise DataError("there are no examples to evaluate on")
-    # Metrics are single precision; further digits of a share of examples would be noise.
-    return Evaluation(round(float(accuracy.compute()), 6), float(loss.compute()), examples)
+    return Evaluation(round(right / examples, 6), loss / examples, int(examples))
 
 
-def _accuracy(scores: Tensor) -> MulticlassAccuracy:
-    """Counts right answers over all examples, not class by class."""
-    classes = scores.shape[-1]
-    return MulticlassAccuracy(classes, average="micro", validate_args=False).to(scores.device)
+def _length(batches: Batches) -> int | None:
+    return len(batches) if isinstance(batches, Sized) else None

@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from secateur.criteria import Watch
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
+from secateur.ranks import Share, shares
 from secateur.training.averaging import Average
+from secateur.training.batchnorm import joint_batch_norm
 from secateur.training.devices import Machine, arranged, laid_out, make_machine
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
+from secateur.training.joint import agree_on_buffers, mean_loss
 from secateur.training.journal import Entry, Journal
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer, set_factor
@@ -91,7 +95,8 @@ def fit(
 
     Args:
         model: returns class scores, or a tuple with auxiliary scores behind them in training mode.
-        batches: pairs of inputs and class indices; gone through once an epoch.
+        batches: pairs of inputs and class indices; gone through once an epoch. Several processes are given
+            the same batches; each takes a part of every one.
         settings: epochs, schedule, and the optimizer if none is handed in.
         validation: judged after each epoch.
         metric: judges the network after each epoch instead; larger is better.
@@ -141,6 +146,14 @@ def fit(
     return loop.state
 
 
+def _seen_by(observer: Any, share: Share) -> AbstractContextManager[Any]:
+    """Lets a watch know which examples of a batch are here, and look away where none is."""
+    if not isinstance(observer, Watch):
+        return nullcontext()
+    observer.expects(share.of)
+    return nullcontext() if share.examples else observer.muted()
+
+
 @dataclass
 class _Loop:
     """One call of :func:`fit`, taken apart."""
@@ -184,8 +197,8 @@ class _Loop:
             self.take_down()
             began = time.perf_counter()
             last = self.state.epoch + 1 == self.epochs
-            with observer if last else nullcontext():
-                loss, rate = self.train_epoch()
+            with observer if last else nullcontext() as observing:
+                loss, rate = self.train_epoch(observing)
             self.state.epoch += 1
             with self.average.applied() if self.average else nullcontext():
                 if judge is not None:
@@ -217,31 +230,37 @@ class _Loop:
         facts = {"phase": self.phase, "passes": passes(self.batches), **taken.facts, **self.state.facts()}
         journal.record(FIT, Entry(facts, tensors))
 
-    def train_epoch(self) -> tuple[float, float]:
+    def train_epoch(self, observer: Any) -> tuple[float, float]:
         """One pass, or what is left of the steps: mean loss and last learning rate."""
         self.model.train()
         total, examples, rate = 0.0, 0, 0.0
-        for inputs, targets in self.next_batches():
-            rate = set_factor(
-                self.optimizer,
-                factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup),
-            )
-            loss = self.train_step(inputs, targets)
-            total += loss * len(targets)
-            examples += len(targets)
-            self.around.listener(Progress(self.phase, self.state.step, self.steps, loss))
-            self.around.interruption.check()
+        machine = self.around.machine
+        with joint_batch_norm(self.model, machine.portion, machine.ranks):
+            for share in self.next_shares():
+                rate = set_factor(
+                    self.optimizer,
+                    factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup),
+                )
+                with _seen_by(observer, share):
+                    loss = self.train_step(share)
+                total += loss * share.of
+                examples += share.of
+                self.around.listener(Progress(self.phase, self.state.step, self.steps, loss))
+                self.around.interruption.check()
+        agree_on_buffers(self.model, machine.ranks)
         return total / examples, rate
 
-    def next_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, but no more than steps are left."""
+    def next_shares(self) -> Iterator[Share]:
+        """The parts of this process of the batches of one epoch, but of no more than steps are left."""
         left = min(self.per_epoch, self.steps - self.state.step)
-        for _, batch in zip(range(left), self.batches, strict=False):
-            yield batch
+        for _, share in zip(range(left), shares(self.batches, self.around.machine.ranks), strict=False):
+            yield share
 
-    def train_step(self, inputs: Tensor, targets: Tensor) -> float:
-        """One optimizer step on one batch; its loss."""
+    def train_step(self, share: Share) -> float:
+        """One optimizer step on one batch, of which a part is here; the loss of the whole batch."""
         machine = self.around.machine
+        machine.portion.weight = share.weight
+        inputs, targets = share.batch
         self.optimizer.zero_grad(set_to_none=True)
         inputs = arranged(inputs.to(machine.device), self.channels_last)
         outputs = self.wrapped(inputs)
@@ -249,7 +268,7 @@ class _Loop:
         if self.teacher is not None:
             with machine.fabric.autocast():
                 loss = self.teacher.join(loss, outputs, inputs)
-        value = float(loss.detach())
+        value = mean_loss(float(loss.detach()), machine.portion, machine.ranks)
         if not math.isfinite(value):
             place = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
             raise TrainingError(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from secateur.errors import SecateurError
+from secateur.ranks import ALONE, Ranks
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,6 +29,10 @@ class StoppedError(SecateurError):
 class Interruption:
     """Whether somebody asked to stop; filled by :func:`interruptible`.
 
+    Args:
+        ranks: the processes of the run. Whoever of them is asked, all of them stop at the same place: so all
+            have to check at the same places.
+
     >>> interruption = Interruption()
     >>> interruption.check()
     >>> interruption.request(signal.SIGTERM)
@@ -36,8 +41,9 @@ class Interruption:
     secateur.training.interrupt.StoppedError: stopped by SIGTERM
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.number: int | None = None
+        self._ranks = ranks
 
     def request(self, number: int) -> None:
         """Asks to stop.
@@ -53,21 +59,25 @@ class Interruption:
         Raises:
             StoppedError: somebody has.
         """
-        if self.number is not None:
-            raise StoppedError(self.number)
+        number = self._ranks.most(self.number or 0)
+        if number:
+            raise StoppedError(number)
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(ranks: Ranks = ALONE) -> Iterator[Interruption]:
     """Turns Ctrl-C and SIGTERM into a request for the length of a block.
 
     A second Ctrl-C is not caught: it raises ``KeyboardInterrupt`` at once. Outside the main
     thread, where Python allows no signal handlers, nothing is caught at all.
 
+    Args:
+        ranks: the processes of the run, which stop together.
+
     Yields:
         The request, to be asked between steps.
     """
-    interruption = Interruption()
+    interruption = Interruption(ranks)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return

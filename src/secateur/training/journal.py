@@ -70,6 +70,26 @@ class Journal:
         if path is not None and path.is_file():
             self._found, self.about = _read(path)
 
+    @classmethod
+    def of_another(cls, path: Path | None) -> Journal:
+        """A journal that another process keeps: what it holds can be recalled, and nothing is written.
+
+        Args:
+            path: the file; without one there is nothing to recall.
+
+        Raises:
+            CheckpointError: the file is damaged or of another kind.
+        """
+        journal = cls()
+        if path is not None and path.is_file():
+            journal._found, journal.about = _read(path)
+        return journal
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts that were read and not recalled yet."""
+        return sorted(self._found)
+
     def __bool__(self) -> bool:
         """Whether anything is kept at all."""
         return self._path is not None

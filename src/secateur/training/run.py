@@ -6,6 +6,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -117,10 +118,11 @@ class Run:
         try:
             if error is None:
                 self.summarise(status="done")
-            elif isinstance(error, StoppedError | KeyboardInterrupt):
-                self.summarise(status="interrupted")
             else:
-                self.summarise(status="failed", error=" ".join(str(error).split()))
+                stopped = isinstance(error, StoppedError | KeyboardInterrupt)
+                told = {} if stopped else {"error": " ".join(str(error).split())}
+                with suppress(RunError):  # what went wrong is worth more than that it cannot be noted down
+                    self.summarise(status="interrupted" if stopped else "failed", **told)
         finally:
             self.close()
 
@@ -159,6 +161,14 @@ class Run:
             lines: how many stay.
         """
         self._records = self._records[:lines]
+
+    def adopt(self, summary: Mapping[str, Any]) -> None:
+        """Takes over what another process has found out; nothing is written.
+
+        Args:
+            summary: of the run, as plain values.
+        """
+        self._summary = dict(summary)
 
     def summarise(self, **entries: object) -> None:
         """Adds or replaces entries of ``summary.json``.

@@ -104,7 +104,8 @@ class DeviceSettings(Settings):
 
     Attributes:
         accelerator: ``auto`` takes a GPU if there is one.
-        devices: how many of them.
+        devices: how many of them, each with a process of its own; on a CPU, how many processes.
+        nodes: how many machines take part, each with so many devices.
         precision: ``bf16`` keeps weights in float32 and multiplies in bfloat16;
             ``auto`` does so where the device has units for it.
         channels_last: memory layout of pictures with the channel innermost; ``auto`` where it gains.
@@ -112,5 +113,6 @@ class DeviceSettings(Settings):
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     channels_last: Literal["auto", "yes", "no"] = "auto"

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.parallel import DistributedDataParallel
+
+from secateur.criteria import Scores, criterion_names, score, watch
+from secateur.errors import UsageError
+from secateur.graph import trace
+from secateur.ranks import Ranks, share_of, shares
+from secateur.training.devices import Machine
+from tests.crew import in_crew
+from tests.criteria.nets import Plain, data, make
+
+SIZES = (5, 3, 1)
+
+
+@given(st.integers(1, 40), st.integers(1, 7))
+def test_every_example_is_in_one_share_and_shares_are_even(examples: int, count: int) -> None:
+    batch = {"inputs": torch.arange(examples), "rest": ([torch.arange(examples)], "words", torch.tensor(1.0))}
+    parts = [share_of(batch, index, count) for index in range(count)]
+    mine = [part.batch["inputs"][: part.examples].tolist() for part in parts]
+    assert sorted(number for numbers in mine for number in numbers) == list(range(examples))
+    assert max(map(len, mine)) - min(map(len, mine)) <= 1
+    assert all(len(part.batch["inputs"]) == max(1, part.examples) for part in parts)
+    assert all(torch.equal(part.batch["rest"][0][0], part.batch["inputs"]) for part in parts)
+    assert sum(part.weight for part in parts) == pytest.approx(1)
+
+
+def test_alone_a_batch_is_handed_on_as_it_is() -> None:
+    batch = (torch.ones(3), torch.ones(3))
+    [share] = shares([batch], Ranks())
+    assert share.batch is batch
+    assert share.weight == 1
+
+
+def test_collecting_without_other_processes_is_refused() -> None:
+    with pytest.raises(UsageError, match="no other processes"):
+        Ranks(together=True)
+
+
+def talk(machine: Machine) -> dict[str, Any]:
+    ranks = machine.ranks
+    mine = torch.arange(float(2 * ranks.index)).reshape(-1, 2)  # the first has none
+    return {
+        "sum": ranks.sum(torch.tensor([ranks.index, 1])),
+        "most": ranks.most(10 - ranks.index),
+        "stack": ranks.stack(torch.tensor([ranks.index])),
+        "rows": ranks.concatenate(mine),
+        "nothing": ranks.concatenate(torch.zeros(0, 3)),
+        "integers": ranks.concatenate(torch.tensor([ranks.index])),
+        "same": ranks.same({"from": ranks.index, "text": "é" * ranks.index}),
+        "gathered": ranks.gather(["x"] * ranks.index),
+        "first": ranks.first,
+    }
+
+
+@pytest.mark.slow
+def test_processes_tell_each_other_numbers_and_words(tmp_path: Path) -> None:
+    found = in_crew(talk, 3, tmp_path)
+    assert [member.pop("first") for member in found] == [True, False, False]
+    for member in found:
+        assert member["sum"].tolist() == [3, 3]
+        assert member["most"] == 10
+        assert member["stack"].tolist() == [[0], [1], [2]]
+        assert member["rows"].tolist() == [[0, 1], [0, 1], [2, 3]]
+        assert member["nothing"].shape == (0, 3)
+        assert member["integers"].tolist() == [0, 1, 2]
+        assert member["same"] == {"from": 0, "text": ""}
+        assert member["gathered"] == [[], ["x"], ["x", "x"]]
+
+
+def whole_batches() -> list[Any]:
+    return [data(size, seed=number) for number, size in enumerate(SIZES)]
+
+
+def scores_together(machine: Machine) -> dict[str, dict[str, Any]]:
+    """Scores by every criterion of batches that are shared out, the last of them too small for all."""
+    net, batches = make(Plain), whole_batches()
+    graph = trace(net, batches[0][0])
+    together = machine.ranks.together
+    return {
+        name: score(net, graph, name, batches, F.cross_entropy, across_ranks=together).to_dict()
+        for name in criterion_names()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_score_like_one(count: int, tmp_path: Path) -> None:
+    alone = in_crew(scores_together, 1, tmp_path)[0]
+    crew = in_crew(scores_together, count, tmp_path)
+    for name, expected in alone.items():
+        check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in crew])
+
+
+def check_close(expected: Scores, crew: list[Scores]) -> None:
+    assert all(member == crew[0] for member in crew)
+    assert list(crew[0]) == list(expected)
+    assert crew[0].unscored == expected.unscored
+    for group in expected:
+        least = 1e-5 * float(expected[group].abs().max())
+        torch.testing.assert_close(crew[0][group], expected[group], rtol=1e-5, atol=least)
+
+
+WATCHED = ("taylor", "fisher", "taylor-weight", "activation-std", "mutual-information", "magnitude")
+
+
+def watch_own_loop(machine: Machine) -> dict[str, dict[str, Any]]:
+    """A loop of one's own under DistributedDataParallel, with an uneven part of one batch in each process."""
+    parts = [data(size, seed=rank) for rank, size in enumerate((5, 3))]
+    net = make(Plain)
+    together = machine.ranks.together
+    module = DistributedDataParallel(net) if together else net
+    inputs, targets = parts[dist.get_rank()] if together else map(torch.cat, zip(*parts, strict=True))
+    graph = trace(net, inputs)
+    found = {}
+    for name in WATCHED:
+        with watch(module, graph, name, across_ranks=together) as watching:
+            watching.targets(targets)
+            F.cross_entropy(module(inputs), targets).backward()
+        found[name] = watching.scores().to_dict()
+    return found
+
+
+@pytest.mark.slow
+def test_processes_watch_a_loop_of_ones_own_like_one(tmp_path: Path) -> None:
+    alone = in_crew(watch_own_loop, 1, tmp_path)[0]
+    crew = in_crew(watch_own_loop, 2, tmp_path)
+    for name, expected in alone.items():
+        check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in crew])
