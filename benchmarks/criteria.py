@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.criteria import criterion_names
+from secateur.criteria import Criterion, Random, criterion_names
 from secateur.data import ImageData
 from secateur.jobs.networks import Network, input_of, open_network
 from secateur.jobs.pictures import open_pictures
@@ -87,7 +87,9 @@ def recovered(
     model = copy.deepcopy(network.model).eval()
     graph = sec.trace(model, network.example())
     with seeded(seed):
-        by = "taylor" if criterion == SCRATCH else criterion
+        by: str | Criterion = "taylor" if criterion == SCRATCH else criterion
+        if criterion == "random":
+            by = Random(seed)
         scores = sec.score(model, graph, by, batches, F.cross_entropy)
         plan = sec.make_plan(graph, scores, sec.Budget(macs=share), min_channels=2)
         small = sec.apply_plan(model, plan)
@@ -143,6 +145,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--recovery", action="store_true")
+    parser.add_argument("--criteria", nargs="+", default=[*criterion_names(), SCRATCH], help="for --recovery")
     return parser.parse_args()
 
 
@@ -174,7 +177,7 @@ def main() -> None:
                     add(row, seed)
             continue
         for share in SHARES:
-            for criterion in (*criterion_names(), SCRATCH):
+            for criterion in options.criteria:
                 if not any(
                     (row["criterion"], row["share"], row["seed"]) == (criterion, share, seed) for row in rows
                 ):
