@@ -99,7 +99,15 @@ class CheckpointError(SecateurError):
 
 
 class ExportError(SecateurError):
-    """A network cannot be written in a format: it has an operator, or a shape, that the format lacks."""
+    """A network cannot be written in a format: it has an operator, or a shape, that the format lacks.
+
+    Example:
+        >>> import torch
+        >>> from secateur.export import export
+        >>> export("pair.pt2", torch.nn.Unflatten(0, (2, 1)), torch.zeros(2, 3))
+        Traceback (most recent call last):
+        secateur.errors.ExportError: Unflatten fixes the batch size ...
+    """
 
 
 class DataError(SecateurError):

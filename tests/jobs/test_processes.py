@@ -132,7 +132,8 @@ def test_two_processes_prune_like_one(trained: Path, alone: Path, tmp_path: Path
     assert json.loads(said) == read_summary(out)
     check_like_one(out, alone)
     assert sorted(path.name for path in out.iterdir()) == [
-        *("checkpoints", "config.toml", "measured.json", "metrics.jsonl", "summary.json")
+        *("checkpoints", "config.toml", "measured.json", "metrics.jsonl"),
+        *("network.json", "report.html", "summary.json"),
     ]
 
 

@@ -16,6 +16,7 @@ from secateur.errors import ExportError, UsageError
 from secateur.export.program import Subject
 from secateur.runtimes.card import KEY, Card
 from secateur.runtimes.optional import optional
+from secateur.runtimes.signals import signal_stack_kept
 
 
 def write_openvino(path: Path, subject: Subject, card: Card, calibration: Sequence[Tensor] | None) -> None:
@@ -37,7 +38,7 @@ def write_openvino(path: Path, subject: Subject, card: Card, calibration: Sequen
     nncf = optional("nncf") if calibration is not None else None
     program = subject.program()
     try:
-        with _quietly():
+        with _quietly(), signal_stack_kept():
             shapes = [ov.PartialShape([-1, *shape]) for shape in subject.shapes]
             model = ov.convert_model(program, input=shapes)
             if nncf is not None and calibration is not None:

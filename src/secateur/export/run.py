@@ -46,6 +46,14 @@ class Exported:
         bytes: of the file, and of the weights beside it.
         card: what the file says about its network.
         check: how the file's answers compare with the network's.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = export(f"{folder}/line.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+        >>> done.format, done.card.params, done.check.ok
+        ('pt2', 8, True)
     """
 
     path: Path

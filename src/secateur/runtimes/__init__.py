@@ -65,6 +65,15 @@ def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
     Raises:
         UsageError: there is no such file or format, or the runtime is not installed.
         CheckpointError: the file is damaged, or holds more than a network.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> import secateur as sec
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = sec.export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.zeros(2, 3))
+        ...     print(open_exported(done.path)(torch.zeros(5, 3))[0].shape)
+        torch.Size([5, 2])
     """
     opener = _OPENERS.get(Path(path).suffix)
     if opener is None:

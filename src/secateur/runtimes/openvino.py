@@ -12,6 +12,7 @@ from secateur.errors import CheckpointError
 from secateur.runtimes.base import Batch, Runner, existing, first_line
 from secateur.runtimes.card import KEY, Card
 from secateur.runtimes.optional import optional
+from secateur.runtimes.signals import signal_stack_kept
 
 NAME = "openvino"
 
@@ -40,9 +41,10 @@ def open_openvino(path: str | Path, threads: int | None = None) -> Runner:
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        core = ov.Core()
-        model = core.read_model(file)
-        compiled = core.compile_model(model, "CPU", settings)
+        with signal_stack_kept():
+            core = ov.Core()
+            model = core.read_model(file)
+            compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:  # foreign bytes fail in many ways
         raise CheckpointError(f"{path} cannot be opened by OpenVINO: {_reason(error)}") from error
 
