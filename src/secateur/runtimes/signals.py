@@ -1,8 +1,8 @@
 """The stack on which Python answers signals, kept from a library that takes it away.
 
-OpenVINO, when it looks for matrix units in the processor, gives the thread a signal stack of its own and frees the
-memory later. Python's handlers run on such a stack where there is one: the next Ctrl-C would end the program with a
-segmentation fault instead of a request to stop.
+OpenVINO, when it looks for matrix units in the processor, gives the thread a signal stack of its own and
+frees the memory later. Python's handlers run on such a stack where there is one: the next Ctrl-C would end
+the program with a segmentation fault instead of a request to stop.
 """
 
 from __future__ import annotations
