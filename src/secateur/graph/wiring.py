@@ -82,12 +82,13 @@ def find_channels(slots: SlotTable, extents: Sequence[IntArray]) -> Channels:
     reason, texts = slots.reasons(component)
     count = len(reason)
     produced = np.zeros(count, dtype=bool)
-    produced[component[role == 0]] = True
     owner = _owners(slots)
+    # What is written into no tensor of the network (a position in a value made from nothing) is no channel.
+    produced[component[(role == 0) & (owner >= 0)]] = True
     keys = _signatures(slots, component, owner, extents, count)
     keys = keys * np.uint64(1_000_003) + reason.astype(np.uint64)
     first = np.full(count, np.iinfo(np.int64).max, dtype=np.int64)
-    producers = np.flatnonzero(role == 0)
+    producers = np.flatnonzero((role == 0) & (owner >= 0))
     np.minimum.at(first, component[producers], rank[producers] * slots.size + producers)
     chosen = np.flatnonzero(produced)
     chosen = chosen[np.argsort(first[chosen], kind="stable")]
