@@ -8,7 +8,7 @@ import secateur._torchvision
 
 
 def test_what_is_written_into_no_tensor_is_no_channel() -> None:
-    """Transformer in transformer: an inner and an outer one whose values meet in a tensor made from nothing."""
+    """Transformer in transformer: an inner and an outer one meet in a tensor made from nothing."""
     tnt = pytest.importorskip("timm.models.tnt")
     with torch.random.fork_rng():
         torch.manual_seed(0)
