@@ -23,6 +23,7 @@ from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
 from secateur.ranks import Ranks
+from secateur.recovery.layout import laid_out
 from secateur.recovery.restricted import Restricted, gather_moments
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
@@ -223,10 +224,11 @@ class _Bench:
         """Gathers moments on the first script's examples and outputs on the second's."""
         tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
         restricted = gather_moments(scripts[0], graph, tensors, ridge)
-        expected = Run(scripts[1], graph.removed, tensors).outputs()
+        script, inner = laid_out(scripts[1], graph.removed, tensors)
+        expected = Run(script, graph.removed, inner).outputs()
         if kind is None:
             kind = "kl" if expected.dim() == 2 and expected.shape[1] > 1 else "mse"
-        return cls(graph, Run(scripts[1], graph.removed, tensors), restricted, expected, kind)
+        return cls(graph, Run(script, graph.removed, inner), restricted, expected, kind)
 
     def first_step(self, group: Group) -> int | None:
         """The first step that feels a cut of the group; ``None`` if none does."""

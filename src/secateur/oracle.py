@@ -2,8 +2,8 @@
 
 It is what every criterion tries to guess, and far too slow to prune by: one forward pass for each channel.
 Here the pass begins at the first step that feels the removal, with the values that the whole network has
-there, so a channel near the output costs next to nothing; and where there are few examples, several
-channels share a pass.
+there, so a channel near the output costs next to nothing, and a channel that is zero for all examples
+costs nothing; where there are few examples, several channels share a pass.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
 from secateur.latency import device_of
 from secateur.ranks import Ranks
+from secateur.recovery.layout import laid_out
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
-from secateur.recovery.trial import cut_alone, first_step
+from secateur.recovery.trial import cut_alone, first_step, is_silent
 
 _UNREAD = "nothing in the forward pass reads its channels"
 _SINGLE = "has a single channel"
@@ -212,9 +213,9 @@ class _Bench:
         ranks: Ranks,
     ) -> None:
         self._graph = graph
-        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-        self._whole = Run(script, graph.removed, self._tensors)
-        self._script = script
+        as_they_are = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._script, self._tensors = laid_out(script, graph.removed, as_they_are)
+        self._whole = Run(self._script, graph.removed, self._tensors)
         self._targets = targets
         self._loss_fn = loss_fn
         self._ranks = ranks
@@ -235,6 +236,7 @@ class _Bench:
         total = sum(len(values) for values in changes.values())
         for name in sorted(start, key=start.__getitem__):
             self._whole.advance(start[name])
+            changes[name][self._silent(self._graph[name])] = 0.0
             for channels, losses in self._losses(self._graph[name], changes[name].isnan()):
                 changes[name][channels] = torch.tensor(losses, dtype=torch.float64) - loss
                 if progress is not None:
@@ -260,6 +262,14 @@ class _Bench:
                 f"now {loss:.6g} over {self._script.examples})"
             )
         return {name: resume[name] for name in unknown}
+
+    def _silent(self, group: Group) -> list[int]:
+        """Channels that nobody would miss, since they are zero for all examples."""
+        return [
+            channel
+            for channel in range(group.channels)
+            if is_silent(self._whole, self._without(group, channel))
+        ]
 
     def _losses(self, group: Group, unknown: Tensor) -> Iterator[tuple[list[int], list[float]]]:
         """Channels whose removal is not measured yet, some at a time, and the losses without each."""

@@ -72,14 +72,17 @@ class Run:
                 self._play(self._values[-1], 0, max(self.at, stop))
         self.at = max(self.at, stop)
 
-    def outputs(self) -> Tensor:
+    def outputs(self, portions: int | None = None) -> Tensor:
         """Runs to the end.
 
+        Args:
+            portions: how many portions are used; all by default.
+
         Returns:
-            The first output, for all examples, shape ``(examples, ...)``.
+            The first output, for all examples of these portions, shape ``(examples, ...)``.
         """
         final = len(self.script.nodes) - 1
-        self.advance(final)
+        self.advance(final, portions)
         results = []
         for portion, values in zip(self.portions, self._values, strict=True):
             arguments = [values.get(item, item) for item in tree_leaves(self.script.nodes[final].args)]
