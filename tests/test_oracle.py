@@ -203,3 +203,21 @@ def test_batches_without_targets_are_refused(net: Coupled, batches: list[Batch],
     graph = sec.trace(net, batches[0][0][:2])
     with pytest.raises(UsageError, match="pairs of inputs and targets|no examples"):
         sec.oracle(net, graph, bad, cross_entropy)
+
+
+def test_a_channel_that_is_zero_for_all_examples_costs_no_pass() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+        )
+        x = torch.randn(6, 3, 8, 8)
+    with torch.no_grad():
+        net[0].bias[1] = -100.0
+    graph, targets, passes = sec.trace(net, x[:2]), torch.arange(6) % 3, []
+    found = sec.oracle(
+        net, graph, [(x, targets)], cross_entropy, at_once=1, progress=lambda now, _: passes.append(now)
+    )
+    assert found["0"][1] == 0
+    assert (found["0"][[0, 2, 3, 4]] != 0).all()
+    assert len(passes) == found.measured - 1
