@@ -2,10 +2,23 @@
 (() => {
   const root = document.documentElement;
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const specs = read("specs"), search = read("search"), colours = read("colours");
+
+  // Long lists of words are numbers of words.
+  const unpacked = ({ words, tree }) => {
+    const apart = (value) => {
+      if (Array.isArray(value)) return value.map(apart);
+      if (!value || typeof value !== "object") return value;
+      if (value.at) return value.at.map((at) => words[at]);
+      return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, apart(one)]));
+    };
+    return apart(tree);
+  };
+  const specs = unpacked(read("specs")), search = read("search"), colours = read("colours");
   const theme = document.getElementById("theme"), filter = document.getElementById("filter");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const charts = [...document.querySelectorAll("[data-drawing]")];
+  // Pixels: of a figure that are in sight, as in the style; of a column that has words; of the words beside.
+  const FRAME = 736, LEAST = 15, BESIDE = 220;
   let wanted = "", printing = false;
 
   // What is remembered is a comfort: a page opened from a file may not be allowed to.
@@ -30,11 +43,12 @@
     return typeof value === "string" && /color$/i.test(key) ? colour(value) : value;
   };
 
-  const matches = (name) => !wanted || `${name} ${search[name] || ""}`.toLowerCase().includes(wanted);
+  const words = (name) => ((search.groups || {})[name] || []).map((at) => search.modules[at]).join(" ");
+  const matches = (name) => !wanted || `${name} ${words(name)}`.toLowerCase().includes(wanted);
 
   // The points of a trace whose names match; every list as long as the names belongs to the points.
   const points = (trace) => {
-    const names = trace.meta && trace.meta.names;
+    const told = trace.meta && trace.meta.names, names = typeof told === "string" ? trace[told] : told;
     if (!names || !wanted) return trace;
     const stay = names.map(matches);
     const chosen = (value) => {
@@ -47,13 +61,17 @@
     return chosen(trace);
   };
 
-  // An axis of names keeps those that some point still has.
+  // An axis of names keeps those that some point still has; downwards the first is on top.
   const axis = (spec, letter, traces) => {
-    if (!spec || !spec.categoryarray || !wanted) return spec;
-    const used = new Set(traces.flatMap((trace) => trace[letter] || []));
+    if (!spec || !spec.categoryarray) return spec;
+    const used = new Set(wanted ? traces.flatMap((trace) => trace[letter] || []) : spec.categoryarray);
     const stay = spec.categoryarray.map((name) => used.has(name));
     const chosen = (list) => list.filter((_, at) => stay[at]);
-    return { ...spec, categoryarray: chosen(spec.categoryarray), tickvals: chosen(spec.tickvals), ticktext: chosen(spec.ticktext) };
+    const ends = [-0.6, stay.filter(Boolean).length - 0.4];
+    return {
+      ...spec, categoryarray: chosen(spec.categoryarray), tickvals: chosen(spec.categoryarray), ticktext: chosen(spec.ticktext),
+      range: letter === "y" ? ends.reverse() : ends,
+    };
   };
 
   const layoutOf = (spec, traces, width) => {
@@ -63,23 +81,33 @@
     for (const name of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
       layout[name] = { ...lines, ...axis(layout[name], name[0], traces) };
     }
+    const columns = layout.xaxis && layout.xaxis.categoryarray ? layout.xaxis.categoryarray.length : 0;
+    const room = width - (!layout.yaxis || !layout.yaxis.categoryarray ? 60 : width < 500 ? 140 : BESIDE);
+    if (columns * LEAST > room) Object.assign(layout.xaxis, { showticklabels: false, showgrid: false });
     const rows = layout.yaxis && layout.yaxis.categoryarray ? layout.yaxis.categoryarray.length : 0;
+    const height = meta.line ? Math.max(200, 120 + meta.line * rows) : meta.height || 400;
+    const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom" }, margin = { l: 12, r: 16, t: 34, b: 12 };
+    if (height > FRAME) {  // the foot of the figure is out of sight at first, so its axis stands on top
+      layout.xaxis.side = "top";
+      Object.assign(legend, { yref: "container", yanchor: "top" });
+      margin.t = width < 500 ? 116 : 92;
+    }
     return {
       font: { family: getComputedStyle(document.body).fontFamily, size: width < 500 ? 11 : 13, color: colour(colours.ink) },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 12, r: 16, t: 34, b: 12 }, hovermode: "closest", dragmode: width < 500 ? false : "zoom",
-      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+      margin, legend, hovermode: "closest", dragmode: width < 500 ? false : "zoom",
       hoverlabel: { align: "left", namelength: -1, bgcolor: colour(colours.paper), bordercolor: colour(colours.muted), font: { color: colour(colours.ink) } },
       modebar: { color: colour(colours.muted), activecolor: colour(colours.ink), bgcolor: "rgba(0,0,0,0)" },
       ...layout,
-      height: meta.line ? Math.max(200, 120 + meta.line * rows) : meta.height || 400,
+      height,
     };
   };
 
   const draw = async (chart) => {
     const variants = specs[chart.dataset.drawing], choice = chart.querySelector("select");
     const spec = variants[choice ? choice.value : Object.keys(variants)[0]];
-    const plot = chart.querySelector(".plot");
+    const plot = chart.querySelector(".plot"), { column } = spec.layout.meta || {};
+    if (column) plot.style.minWidth = `max(17rem, ${BESIDE + column * spec.layout.xaxis.categoryarray.length}px)`;
     const traces = spec.data.map(points).map((trace) => themed(trace, ""));
     await Plotly.react(plot, traces, layoutOf(spec, traces, plot.clientWidth), {
       displaylogo: false, responsive: true, displayModeBar: plot.clientWidth >= 500,
