@@ -17,7 +17,7 @@
   const theme = document.getElementById("theme"), filter = document.getElementById("filter");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const charts = [...document.querySelectorAll("[data-drawing]")];
-  // Pixels: of a figure that are in sight, as in the style; of a column that has words; of the words beside.
+  // Pixels: of a figure that are in sight, as in the style; of a column that has words; of the words beside columns, at most.
   const FRAME = 736, LEAST = 15, BESIDE = 220;
   let wanted = "", printing = false;
 
@@ -74,32 +74,43 @@
     };
   };
 
+  // Height, margins and legend of a figure, and what its axes of names have room for. Where plotly finds
+  // margins out by itself it draws a figure several times, which thousands of points do not bear.
+  const fitted = (layout, width, size) => {
+    const { line, height = 400 } = layout.meta || {}, { xaxis = {}, yaxis = {} } = layout;
+    const rows = (yaxis.categoryarray || []).length, columns = (xaxis.categoryarray || []).length;
+    const found = {
+      height: line ? Math.max(200, 120 + line * rows) : height,
+      margin: { l: 12, r: 16, t: 34, b: 12 }, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+    };
+    if (rows) {
+      const longest = Math.max(...yaxis.ticktext.map((text) => text.replace(/&\w+;/g, "_").length));
+      found.margin.l = Math.round(14 + 0.62 * size * longest);
+      yaxis.automargin = false;
+    }
+    const bare = columns * LEAST > width - found.margin.l - (rows ? 0 : 48);
+    if (bare) Object.assign(xaxis, { showticklabels: false, showgrid: false, automargin: false });
+    if (found.height > FRAME) {  // the foot of the figure is out of sight at first, so its axis stands on top
+      xaxis.side = "top";
+      Object.assign(found.legend, { yref: "container", yanchor: "top" });
+      found.margin.t = (width < 500 ? 66 : 42) + (bare ? 0 : 50);
+    }
+    return found;
+  };
+
   const layoutOf = (spec, traces, width) => {
-    const layout = themed(spec.layout, "");
-    const meta = layout.meta || {};
+    const layout = themed(spec.layout, ""), size = width < 500 ? 11 : 13;
     const lines = { gridcolor: colour(colours.line), zerolinecolor: colour(colours.line), linecolor: colour(colours.line), automargin: true };
     for (const name of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
       layout[name] = { ...lines, ...axis(layout[name], name[0], traces) };
     }
-    const columns = layout.xaxis && layout.xaxis.categoryarray ? layout.xaxis.categoryarray.length : 0;
-    const room = width - (!layout.yaxis || !layout.yaxis.categoryarray ? 60 : width < 500 ? 140 : BESIDE);
-    if (columns * LEAST > room) Object.assign(layout.xaxis, { showticklabels: false, showgrid: false });
-    const rows = layout.yaxis && layout.yaxis.categoryarray ? layout.yaxis.categoryarray.length : 0;
-    const height = meta.line ? Math.max(200, 120 + meta.line * rows) : meta.height || 400;
-    const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom" }, margin = { l: 12, r: 16, t: 34, b: 12 };
-    if (height > FRAME) {  // the foot of the figure is out of sight at first, so its axis stands on top
-      layout.xaxis.side = "top";
-      Object.assign(legend, { yref: "container", yanchor: "top" });
-      margin.t = width < 500 ? 116 : 92;
-    }
     return {
-      font: { family: getComputedStyle(document.body).fontFamily, size: width < 500 ? 11 : 13, color: colour(colours.ink) },
+      font: { family: getComputedStyle(document.body).fontFamily, size, color: colour(colours.ink) },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin, legend, hovermode: "closest", dragmode: width < 500 ? false : "zoom",
+      hovermode: "closest", dragmode: width < 500 ? false : "zoom",
       hoverlabel: { align: "left", namelength: -1, bgcolor: colour(colours.paper), bordercolor: colour(colours.muted), font: { color: colour(colours.ink) } },
       modebar: { color: colour(colours.muted), activecolor: colour(colours.ink), bgcolor: "rgba(0,0,0,0)" },
-      ...layout,
-      height,
+      ...fitted(layout, width, size), ...layout,
     };
   };
 
