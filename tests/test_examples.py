@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +16,11 @@ import secateur._torchvision  # noqa: F401  before an example imports torchvisio
 from tests.documents.prepared import pictures
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SECONDS = 240
 QUICK = {
+    "distributed": ["--epochs", "3"],
     "fabric_module": ["--epochs", "2"],
+    "latency_target": ["--width", "16", "--epochs", "1"],
     "own_loop": ["--epochs", "3"],
     "resnet_adam": ["--epochs", "2", "--cuts", "2", "--model", "secateur:resnet20", "--size", "8"],
     "segmentation": ["--epochs", "1"],
@@ -24,16 +29,31 @@ QUICK = {
 }
 
 
+def in_processes(name, count):
+    """What a program prints that ``torchrun`` starts so many times."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    words = [sys.executable, *launcher, str(EXAMPLES / f"{name}.py"), *QUICK[name]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def rows(tmp_path, monkeypatch, capsys):
     """Runs a program in an empty folder; the rows of its table, as (name, quality, parameters, MACs)."""
 
     def run(name):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *QUICK[name]])
-        with torch.random.fork_rng():
-            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-        printed = capsys.readouterr().out
+        if name == "distributed":
+            printed = in_processes(name, 2)
+        else:
+            monkeypatch.setattr(sys, "argv", [f"{name}.py", *QUICK[name]])
+            with torch.random.fork_rng():
+                runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+            printed = capsys.readouterr().out
         found = re.findall(r"^(\w[\w ]*?) +([\d.]+)%? +([\d,]+) +([\d,]+)$", printed, re.MULTILINE)
         return [(row[0], float(row[1]), *(int(cell.replace(",", "")) for cell in row[2:])) for row in found]
 

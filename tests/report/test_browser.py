@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from secateur.jobs.prune import prune
+from secateur.jobs.settings import PruneJob
+from secateur.recipes import recipe
 from secateur.report import agreement_page, write_report
 from tests.report.chromium import Page, browser, executable
 from tests.report.test_agreement import FOUND
@@ -22,6 +25,8 @@ pytestmark = [
 
 SECONDS = 2.0
 """Within which the page is to be drawn, on a quiet machine; the best of three openings counts."""
+
+MOST_BYTES = 6_000_000
 
 FIGURES = ("course", "epochs", "widths", "coupling", "scores", "curves", "layers", "proofs")
 COMPLAINTS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
@@ -54,6 +59,29 @@ def test_it_is_drawn_in_time_and_neither_fetches_nor_complains(page: Page, repor
         assert fetched(page) == []
         assert page.events(*COMPLAINTS) == []
     assert min(times) < SECONDS
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on a network of 400 layers and 200 groups, many of them read by all that is behind them."""
+    out = tmp_path_factory.mktemp("large") / "densenet201"
+    network = {"source": "densenet201", "weights": "none", "size": 64}
+    how = recipe(criterion="magnitude", steps=1)
+    prune(PruneJob.checked(network=network, out=out, limits={"macs": 0.5}, latency_seconds=0, recipe=how))
+    return write_report(out)
+
+
+def test_the_page_of_a_large_network_is_no_burden(page: Page, large: Path) -> None:
+    times = []
+    for _ in range(3):
+        page.open(large)
+        times.append(page.run("performance.now()") / 1000)
+        assert page.events(*COMPLAINTS) == []
+    assert min(times) < SECONDS
+    assert large.stat().st_size < MOST_BYTES
+    type_into_filter(page, "denselayer7.conv1")
+    bars = 'document.querySelectorAll("[data-drawing=widths] .bars .point").length'
+    page.wait(f"0 < {bars} && {bars} < 120", 10)  # of 400
 
 
 @pytest.mark.parametrize("name", FIGURES)

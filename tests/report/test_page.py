@@ -153,6 +153,7 @@ def test_every_figure_is_valid_has_a_place_a_label_and_a_table(page: Taken) -> N
             go.Figure(spec)  # refuses what plotly does not know
             for trace in spec["data"]:
                 names = (trace.get("meta") or {}).get("names")
+                names = trace[names] if isinstance(names, str) else names
                 assert names is None or len(names) == len(trace["x"]) == len(trace["y"])
     labels = [value for tag, name, value in page.attributes if (tag, name) == ("div", "aria-label")]
     assert len(labels) >= len(found)
@@ -278,6 +279,26 @@ def test_damaged_files_are_named_and_the_rest_is_shown(changed: Change, name: st
 def test_a_damaged_summary_is_one_clear_line(changed: Change, text: str) -> None:
     with pytest.raises(RunError, match="report"):
         run_page(changed("summary.json", lambda _: text))
+
+
+def test_of_a_search_the_cuts_of_the_kept_network_are_told(changed: Change) -> None:
+    def point(number: int, share: float, held: bool) -> dict[str, object]:
+        return {"number": number, "share": share, "held": held, "validation_top1": 0.9, "cost": None}
+
+    def searched(*path: dict[str, object]) -> str:
+        copy = changed("summary.json", lambda text: json.dumps({**json.loads(text), "path": path}))
+        return " ".join(" ".join(Taken(run_page(copy)).text).split())
+
+    removed = sum(
+        len(channels)
+        for event in read_metrics(changed("summary.json", str))
+        if event["event"] == "cut"
+        for channels in event["removed"].values()
+    )
+    assert "Of 1 networks that were tried, none keeps" in searched(point(0, 1, True), point(1, 0.5, False))
+    found = searched(point(0, 1, True), point(1, 0.5, True))
+    assert f"{removed} channels were cut out in 2 cuts" in found
+    assert "Of 1 networks that were tried, this is the smallest" in found
 
 
 def test_a_run_that_failed_says_so(changed: Change) -> None:

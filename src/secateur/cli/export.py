@@ -49,7 +49,7 @@ def export(
       secateur export runs/digits-small --out small-int8.xml --weights-as int8 --data digits
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.tables import conditions_line, side_by_side
+    from secateur.cli.tables import brief, conditions_line, side_by_side
     from secateur.jobs.export import export as work
     from secateur.jobs.settings import DataChoice, ExportChoice, NetworkChoice
 
@@ -58,6 +58,7 @@ def export(
     pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict) if data else None
     with Reporter(as_json=json) as reporter:
         found = work(network, wanted, pictures, seconds=seconds, listener=reporter)
-        rows = [(str(row["name"]), row) for row in found["networks"]]
+        names = brief([str(row["name"]) for row in found["networks"]])
+        rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)
         reporter.tell(conditions_line(found["latency"]))

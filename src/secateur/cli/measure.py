@@ -58,7 +58,7 @@ def measure(
       secateur measure torchvision:resnet18 torchvision:resnet50 --batch 1 --batch 8 --runtime bf16
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.tables import conditions_line, side_by_side, timing_table
+    from secateur.cli.tables import brief, conditions_line, side_by_side, timing_table
     from secateur.jobs.measure import measure as work
     from secateur.jobs.networks import is_checkpoint
     from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
@@ -87,8 +87,9 @@ def measure(
     machine = DeviceSettings.checked(accelerator=device)
     with Reporter(as_json=json) as reporter:
         found = work(networks, pictures, conditions=conditions, device=machine, listener=reporter)
-        rows = [(str(row["name"]), row) for row in found["networks"]]
+        names = brief(checkpoints)
+        rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)
         if len(found["timings"]) > len(rows):
-            reporter.tell(timing_table(found["timings"]))
+            reporter.tell(timing_table([{**row, "name": names[row["name"]]} for row in found["timings"]]))
         reporter.tell(conditions_line(found["latency"]))

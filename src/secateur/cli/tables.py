@@ -13,6 +13,9 @@ from secateur.cli.formats import count, milliseconds, percent, share, size
 
 Figures = Mapping[str, Any]
 
+_LONG = 28
+"""Characters of a name from which on it is cut short."""
+
 _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("top1", "top-1 accuracy", percent),
     ("params", "parameters", count),
@@ -97,6 +100,23 @@ def side_by_side(networks: Sequence[tuple[str, Figures]]) -> Table:
             cells.append(f"{show(value)}  {change}".strip() if value is not None else "–")
         table.add_row(name, *cells)
     return table
+
+
+def brief(names: Sequence[str]) -> dict[str, str]:
+    """Long paths by their last part, where that tells them apart; a table that cuts them off would not.
+
+    Args:
+        names: of networks and files.
+
+    >>> brief(["/home/me/pictures/runs/2026/big", "/home/me/pictures/runs/2026/small.onnx", "resnet18"])
+    {'/home/me/pictures/runs/2026/big': '…/big', '/home/me/pictures/runs/2026/small.onnx': '…/small.onnx', \
+'resnet18': 'resnet18'}
+    """
+    last = [Path(name).name for name in names]
+    return {
+        name: f"…/{end}" if len(name) > _LONG and "/" in name and last.count(end) == 1 else name
+        for name, end in zip(names, last, strict=True)
+    }
 
 
 def _change(key: str, before: float | None, after: float | None) -> str:

@@ -17,7 +17,8 @@ from secateur.cli.formats import count
 COLOURS = ("green", "blue", "yellow", "magenta", "cyan", "red", "bright_green", "bright_blue")
 FROZEN = "bright_black"
 
-_SHOWN = 20
+_SHOWN, _LARGE = 20, 0.05
+"""How many layers are shown, and from which share of the network on a module is, as a whole at least."""
 _WIDE, _MIDDLE = 100, 72  # columns of the terminal from which on there is room for more
 _MANY_GROUPS = 3
 _HEADINGS = {"params": "parameters", "macs": "MACs"}
@@ -152,14 +153,26 @@ class ModuleTree:
         while node.layer is None and len(node.children) == 1 and guide:
             (only,) = node.children.values()
             node = Module(f"{node.name}.{only.name}", only.layer, only.children)
-        kind = node.layer["kind"] if node.layer else ""
-        group = self._group(node.layer, room) if node.layer else Text()
+        folded = bool(node.children) and not self._any_shown(node)
+        kind, group = "", Text()
+        if folded:
+            kind, group = f"{len(list(node.layers()))} layers", Text("--all", style="dim")
+        elif node.layer:
+            kind, group = node.layer["kind"], self._group(node.layer, room)
         style = "" if node.layer else "bold"
         costs = {key: node.sum(key) for key in self._totals}
         label = Text.assemble((guide, "dim"), (node.name, style))
         self._line(table, room, costs, [label, kind, _channels(node.layer), group])
-        hidden = [child for child in node.children.values() if not self._any_shown(child)]
-        shown = [child for child in node.children.values() if self._any_shown(child)]
+        if not folded:
+            self._add_children(table, node, below, room)
+
+    def _add_children(self, table: Table, node: Module, below: str, room: Room) -> None:
+        """Lines for what is worth it of a module's children, and one for all the rest."""
+        children = list(node.children.values())
+        hidden = [child for child in children if not (self._any_shown(child) or self._is_large(child))]
+        if sum(1 for child in hidden for _ in child.layers()) == 1:
+            hidden = []  # a line for the rest would be no shorter
+        shown = [child for child in children if child not in hidden]
         for number, child in enumerate(shown):
             last = number == len(shown) - 1 and not hidden
             turn, on = ("└ ", "  ") if last else ("├ ", "│ ")
@@ -167,8 +180,7 @@ class ModuleTree:
         if hidden:
             layers = [layer for child in hidden for layer in child.layers()]
             costs = {key: sum(layer[key] for layer in layers) for key in self._totals}
-            what = "smaller ones" if len(layers) > 1 else "smaller one"
-            label = Text(f"{below}└ {len(layers)} {what}", style="dim")
+            label = Text(f"{below}└ {len(layers)} smaller ones", style="dim")
             self._line(table, room, costs, [label, "", "", Text("--all", style="dim")])
 
     def _line(
@@ -183,6 +195,12 @@ class ModuleTree:
 
     def _any_shown(self, node: Module) -> bool:
         return any(layer["name"] in self._shown for layer in node.layers())
+
+    def _is_large(self, node: Module) -> bool:
+        """Whether a module of small layers is large as a whole."""
+        return bool(node.children) and any(
+            node.sum(key) >= _LARGE * total for key, total in self._totals.items()
+        )
 
     def _group(self, layer: Mapping[str, Any], room: Room) -> Text:
         """The groups that a layer writes, or holds something for; and why, where they are frozen."""

@@ -77,7 +77,7 @@ def _changes(changes: Mapping[str, Sequence[float | None]]) -> Drawing:
         "line": {"color": AFTER, "width": 1},
         "marker": {"color": AFTER, "size": 3},
         "fillcolor": "rgba(0,0,0,0)",
-        "meta": {"names": [name for name, _ in points]},
+        "meta": {"names": "y"},
     }
     layout = {
         "xaxis": {"title": {"text": "change of the loss without the channel"}},

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 
 from secateur.files import write_text
 from secateur.graph.costs import amount
+from secateur.jobs.portrait import GroupPortrait
 from secateur.report.course import CutMade
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
@@ -98,9 +99,10 @@ def _rendered(records: Records) -> str:
         epochs=_ends(records.course.epochs),
         cuts=_ends(records.course.cuts),
         proof=_verdict(records.course.cuts),
+        outcome=_outcome(records),
         notes=_ends(records.course.notes),
         groups=portrait.groups if portrait else (),
-        search={group.name: " ".join(group.modules) for group in portrait.groups} if portrait else {},
+        search=_search(portrait.groups if portrait else ()),
         layers=portrait.layers if portrait else (),
         timing=portrait.timing if portrait else None,
         itself=ITSELF,
@@ -179,16 +181,33 @@ def _change(key: str, before: float | None, after: float) -> str:
     return f"÷{before / after:.1f}" if before and after else ""
 
 
+def _outcome(records: Records) -> dict[str, int]:
+    """The cuts that led to the network that is kept; of a search, how many networks it made."""
+    path = records.summary.get("path") or ()
+    cuts = list(records.course.cuts)
+    if path:
+        kept = min((point for point in path if point["held"]), key=lambda point: float(point["share"]))
+        cuts = [cut for cut in cuts if cut.attempt == kept["number"]]
+    channels = sum(cut.channels for cut in cuts)
+    return {"cuts": len(cuts), "channels": channels, "made": max(0, len(path) - 1)}
+
+
 def _verdict(cuts: Sequence[CutMade]) -> dict[str, Any] | None:
     if not cuts:
         return None
     return {
         "ok": all(cut.ok for cut in cuts),
         "cuts": len(cuts),
-        "channels": sum(cut.channels for cut in cuts),
         "max_error": max(cut.max_error for cut in cuts),
         "tolerance": max(cut.tolerance for cut in cuts),
     }
+
+
+def _search(groups: Sequence[GroupPortrait]) -> dict[str, Any]:
+    """What the page looks for: all modules, and for each group the numbers of those that it touches."""
+    place: dict[str, int] = {}
+    touched = {group.name: [place.setdefault(name, len(place)) for name in group.modules] for group in groups}
+    return {"modules": list(place), "groups": touched}
 
 
 def _score_rows(records: Records) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from secateur.graph.costs import amount
+from secateur.report.packing import packed
 
 INK, PAPER, MUTED, LINE = "#1c2126", "#ffffff", "#58616b", "#d5dae0"
 BEFORE, AFTER, GONE = "#aab4bf", "#0b6e4f", "#b3471d"
@@ -55,8 +56,8 @@ class Drawing:
         name: unique on the page.
         label: what it shows, in a sentence, for those who cannot see it.
         variants: what is drawn, by what it is called; the first is shown at first. Each has the ``data`` and
-            ``layout`` of plotly. A trace may have ``meta.names``, one for each of its points, by which it
-            is filtered.
+            ``layout`` of plotly. A trace may have ``meta.names``, one for each of its points, or
+            the name of its list that holds them, by which it is filtered.
     """
 
     name: str
@@ -113,6 +114,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters.update(amount=amount, percent=percent, ms=milliseconds, number=number)
     library, script = get_plotlyjs(), _asset("page.js")
     # These two are ours, and hold nothing from elsewhere.
@@ -124,7 +126,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
         hashes=[_hash(library), _hash(script)],
         colours={"dark": DARK, "ink": INK, "paper": PAPER, "line": LINE, "muted": MUTED},
         drawings={one.name: one for one in drawings},
-        specs={one.name: one.variants for one in drawings},
+        specs=packed({one.name: one.variants for one in drawings}),
         **values,
     )
 

@@ -10,7 +10,7 @@ from secateur.report.shell import plain
 ITSELF = "(the network itself)"
 """What the path of the whole network, which is empty, is shown as."""
 
-_MOST_NAMES = 45
+_LONGEST = 26
 
 
 def down(names: Sequence[str]) -> dict[str, Any]:
@@ -21,18 +21,36 @@ def down(names: Sequence[str]) -> dict[str, Any]:
     Args:
         names: unique.
     """
-    return {**_listing(names), "autorange": "reversed"}
+    return _listing(names)
 
 
 def across(names: Sequence[str], title: str = "") -> dict[str, Any]:
-    """A horizontal axis with a column for each name, without their words where they are too many.
+    """A horizontal axis with a column for each name; the page leaves their words out where there is no room.
 
     Args:
         names: unique.
         title: what they are.
     """
-    axis = {**_listing(names), "tickangle": -45, "title": {"text": title}}
-    return axis if len(names) <= _MOST_NAMES else {**axis, "showticklabels": False}
+    return {**_listing(names), "tickangle": -45, "title": {"text": title}}
+
+
+def brief(name: str) -> str:
+    """A path that fits beside a figure: parts give up their middle, from the left, numbers stay.
+
+    Args:
+        name: of a module or a group.
+
+    >>> brief("layer1.0.conv1"), brief("features.denseblock1.denselayer12.conv1")
+    ('layer1.0.conv1', 'feat….dens…1.dens…12.conv1')
+    """
+    parts = name.split(".")
+    for at, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= _LONGEST:
+            break
+        digits = part[len(part.rstrip("0123456789")) :]
+        shorter = f"{part[:4]}…{digits}"
+        parts[at] = min(part, shorter, key=len)
+    return plain(".".join(parts), _LONGEST)
 
 
 def _listing(names: Sequence[str]) -> dict[str, Any]:
@@ -41,6 +59,5 @@ def _listing(names: Sequence[str]) -> dict[str, Any]:
         "categoryorder": "array",
         "categoryarray": list(names),
         "tickmode": "array",
-        "tickvals": list(names),
-        "ticktext": [plain(name, 26) for name in names],
+        "ticktext": [brief(name) for name in names],
     }

@@ -10,10 +10,12 @@ from secateur.report.drawings.axes import across, down
 from secateur.report.shell import CYCLE, MUTED, Drawing, drawing, plain
 
 _MARKS = (
-    ("written_by", "writes", "square", 10),
-    ("carried_by", "holds something for each", "line-ns-open", 9),
-    ("read_by", "reads", "circle-open", 9),
+    ("written_by", "writes", "square", 10, 0),
+    ("carried_by", "holds something for each", "line-ns-open", 9, 2),
+    ("read_by", "reads", "circle-open", 9, 2),
 )
+_MANY, _SMALL = 120, 6
+"""From how many layers on the marks are small, and how small."""
 
 
 def coupling(groups: Sequence[GroupPortrait], layers: Iterable[str]) -> Drawing:
@@ -31,34 +33,46 @@ def coupling(groups: Sequence[GroupPortrait], layers: Iterable[str]) -> Drawing:
         group.name: MUTED if group.frozen is not None else CYCLE[number % len(CYCLE)]
         for number, group in enumerate(groups)
     }
-    traces = [_line(group, colours[group.name], place) for group in groups if len(group.modules) > 1]
-    traces += [_marks(groups, colours, *mark) for mark in _MARKS]
+    traces = [
+        _lines([group for group in groups if colours[group.name] == colour], colour, place)
+        for colour in dict.fromkeys(colours.values())
+    ]
+    for role, verb, symbol, size, line in _MARKS:
+        size = size if len(listed) < _MANY else _SMALL
+        shape = {"symbol": symbol, "size": size, "line": {"width": line}}
+        traces.append(_marks(groups, colours, role, verb, shape))
     layout = {
         "xaxis": across(listed),
         "yaxis": down([group.name for group in groups]),
         "hovermode": "closest",
-        "meta": {"line": 24},
+        "meta": {"line": 24, "column": 2},
     }
     label = "The layers that each channel group couples: a line for each group, a mark at each layer"
     return drawing("coupling", label, traces, layout)
 
 
-def _line(group: GroupPortrait, colour: str, place: dict[str, int]) -> dict[str, Any]:
-    along = sorted(group.modules, key=place.__getitem__)
+def _lines(groups: Sequence[GroupPortrait], colour: str, place: dict[str, int]) -> dict[str, Any]:
+    """Groups of one colour, each from its first layer to its last; between two groups there is a gap."""
+    x: list[str | None] = []
+    y: list[str] = []
+    for group in groups:
+        along = sorted(group.modules, key=place.__getitem__)
+        x += [along[0], along[-1], None] if along else []
+        y += [group.name] * 3 if along else []
     return {
         "type": "scatter",
         "mode": "lines",
         "showlegend": False,
         "hoverinfo": "skip",
-        "x": [along[0], along[-1]],
-        "y": [group.name, group.name],
+        "x": x,
+        "y": y,
         "line": {"color": colour, "width": 1.5},
-        "meta": {"names": [group.name, group.name]},
+        "meta": {"names": "y"},
     }
 
 
 def _marks(
-    groups: Sequence[GroupPortrait], colours: dict[str, str], role: str, verb: str, symbol: str, size: int
+    groups: Sequence[GroupPortrait], colours: dict[str, str], role: str, verb: str, shape: dict[str, Any]
 ) -> dict[str, Any]:
     points = [(group, module) for group in groups for module in getattr(group, role)]
     colour = [colours[group.name] for group, _ in points]
@@ -68,13 +82,9 @@ def _marks(
         "name": verb,
         "x": [module for _, module in points],
         "y": [group.name for group, _ in points],
-        "customdata": [f"<b>{plain(module)}</b> {verb}<br>{plain(group.name)}" for group, module in points],
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "marker": {
-            "color": colour,
-            "symbol": symbol,
-            "size": size,
-            "line": {"width": 2, "color": colour},
-        },
-        "meta": {"names": [group.name for group, _ in points]},
+        "customdata": [plain(module) for _, module in points],
+        "text": [plain(group.name) for group, _ in points],
+        "hovertemplate": f"<b>%{{customdata}}</b> {verb}<br>%{{text}}<extra></extra>",
+        "marker": {**shape, "color": colour},
+        "meta": {"names": "y"},
     }

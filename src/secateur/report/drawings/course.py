@@ -92,7 +92,7 @@ def _path(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         if point["validation_top1"] is not None
     ]
     traces = []
-    for held, colour, name in ((True, AFTER, "holds"), (False, GONE, "too bad")):
+    for held, colour, name in ((True, AFTER, "holds"), (False, GONE, "is too bad")):
         chosen = [(cost, point) for cost, point in points if bool(point["held"]) == held]
         if chosen:
             traces.append(
@@ -132,16 +132,19 @@ def epoch_by_epoch(records: Records) -> Drawing | None:
 
     Args:
         records: of the run.
+
+    Returns:
+        The figure, or ``None`` where there are not even two epochs.
     """
     course = records.course
-    if not course.epochs:
+    if len(course.epochs) < 2:
         return None
     traces = [
         _line(course.epochs, "top1", "accuracy on validation pictures", AFTER, "y", ":.2%"),
         _line(course.epochs, "loss", "loss in training", CYCLE[1], "y2", ":.4g"),
     ]
     layout = {
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "anchor": "y2"},
+        "xaxis": {"title": {"text": "epoch"}, "tickformat": ",d", "rangemode": "tozero", "anchor": "y2"},
         "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT, "domain": [0.55, 1]},
         "yaxis2": {"title": {"text": "loss"}, "domain": [0, 0.45], "rangemode": "tozero", "anchor": "x"},
         "shapes": [

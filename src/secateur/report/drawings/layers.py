@@ -72,7 +72,7 @@ def _variant(layers: Sequence[LayerPortrait], title: str, key: str, form: str, u
                 "customdata": [f"<b>{plain(row[0])}</b> ({plain(row[1])})" for row in rows],
                 "hovertemplate": f"%{{customdata}}<br>{name}: %{{x:{form}}} {unit}<extra></extra>",
                 "marker": {"color": colour},
-                "meta": {"names": [row[0] for row in rows]},
+                "meta": {"names": "y"},
             }
         )
     layout = {

@@ -93,7 +93,7 @@ def _boxes(name: str, x: list[float], y: list[str], colour: str) -> dict[str, An
         "line": {"color": colour, "width": 1},
         "marker": {"color": colour, "size": 3, "opacity": 0.65},
         "fillcolor": "rgba(0,0,0,0)",
-        "meta": {"names": y},
+        "meta": {"names": "y"},
     }
 
 

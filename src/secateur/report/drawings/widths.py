@@ -46,7 +46,7 @@ def _bars(groups: Sequence[GroupPortrait], name: str, channels: Sequence[int], c
         "customdata": [_words(group) for group in groups],
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {"color": colour},
-        "meta": {"names": [group.name for group in groups]},
+        "meta": {"names": "x"},
     }
 
 

@@ -2,10 +2,23 @@
 (() => {
   const root = document.documentElement;
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const specs = read("specs"), search = read("search"), colours = read("colours");
+
+  // Long lists of words are numbers of words.
+  const unpacked = ({ words, tree }) => {
+    const apart = (value) => {
+      if (Array.isArray(value)) return value.map(apart);
+      if (!value || typeof value !== "object") return value;
+      if (value.at) return value.at.map((at) => words[at]);
+      return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, apart(one)]));
+    };
+    return apart(tree);
+  };
+  const specs = unpacked(read("specs")), search = read("search"), colours = read("colours");
   const theme = document.getElementById("theme"), filter = document.getElementById("filter");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const charts = [...document.querySelectorAll("[data-drawing]")];
+  // Pixels: of a figure that are in sight, as in the style; of a column that has words; of the words beside columns, at most.
+  const FRAME = 736, LEAST = 15, BESIDE = 220;
   let wanted = "", printing = false;
 
   // What is remembered is a comfort: a page opened from a file may not be allowed to.
@@ -30,11 +43,12 @@
     return typeof value === "string" && /color$/i.test(key) ? colour(value) : value;
   };
 
-  const matches = (name) => !wanted || `${name} ${search[name] || ""}`.toLowerCase().includes(wanted);
+  const words = (name) => ((search.groups || {})[name] || []).map((at) => search.modules[at]).join(" ");
+  const matches = (name) => !wanted || `${name} ${words(name)}`.toLowerCase().includes(wanted);
 
   // The points of a trace whose names match; every list as long as the names belongs to the points.
   const points = (trace) => {
-    const names = trace.meta && trace.meta.names;
+    const told = trace.meta && trace.meta.names, names = typeof told === "string" ? trace[told] : told;
     if (!names || !wanted) return trace;
     const stay = names.map(matches);
     const chosen = (value) => {
@@ -47,39 +61,64 @@
     return chosen(trace);
   };
 
-  // An axis of names keeps those that some point still has.
+  // An axis of names keeps those that some point still has; downwards the first is on top.
   const axis = (spec, letter, traces) => {
-    if (!spec || !spec.categoryarray || !wanted) return spec;
-    const used = new Set(traces.flatMap((trace) => trace[letter] || []));
+    if (!spec || !spec.categoryarray) return spec;
+    const used = new Set(wanted ? traces.flatMap((trace) => trace[letter] || []) : spec.categoryarray);
     const stay = spec.categoryarray.map((name) => used.has(name));
     const chosen = (list) => list.filter((_, at) => stay[at]);
-    return { ...spec, categoryarray: chosen(spec.categoryarray), tickvals: chosen(spec.tickvals), ticktext: chosen(spec.ticktext) };
+    const ends = [-0.6, stay.filter(Boolean).length - 0.4];
+    return {
+      ...spec, categoryarray: chosen(spec.categoryarray), tickvals: chosen(spec.categoryarray), ticktext: chosen(spec.ticktext),
+      range: letter === "y" ? ends.reverse() : ends,
+    };
+  };
+
+  // Height, margins and legend of a figure, and what its axes of names have room for. Where plotly finds
+  // margins out by itself it draws a figure several times, which thousands of points do not bear.
+  const fitted = (layout, width, size) => {
+    const { line, height = 400 } = layout.meta || {}, { xaxis = {}, yaxis = {} } = layout;
+    const rows = (yaxis.categoryarray || []).length, columns = (xaxis.categoryarray || []).length;
+    const found = {
+      height: line ? Math.max(200, 120 + line * rows) : height,
+      margin: { l: 12, r: 16, t: 34, b: 12 }, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+    };
+    if (rows) {
+      const longest = Math.max(...yaxis.ticktext.map((text) => text.replace(/&\w+;/g, "_").length));
+      found.margin.l = Math.round(14 + 0.62 * size * longest);
+      yaxis.automargin = false;
+    }
+    const bare = columns * LEAST > width - found.margin.l - (rows ? 0 : 48);
+    if (bare) Object.assign(xaxis, { showticklabels: false, showgrid: false, automargin: false });
+    if (found.height > FRAME) {  // the foot of the figure is out of sight at first, so its axis stands on top
+      xaxis.side = "top";
+      Object.assign(found.legend, { yref: "container", yanchor: "top" });
+      found.margin.t = (width < 500 ? 66 : 42) + (bare ? 0 : 50);
+    }
+    return found;
   };
 
   const layoutOf = (spec, traces, width) => {
-    const layout = themed(spec.layout, "");
-    const meta = layout.meta || {};
+    const layout = themed(spec.layout, ""), size = width < 500 ? 11 : 13;
     const lines = { gridcolor: colour(colours.line), zerolinecolor: colour(colours.line), linecolor: colour(colours.line), automargin: true };
     for (const name of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
       layout[name] = { ...lines, ...axis(layout[name], name[0], traces) };
     }
-    const rows = layout.yaxis && layout.yaxis.categoryarray ? layout.yaxis.categoryarray.length : 0;
     return {
-      font: { family: getComputedStyle(document.body).fontFamily, size: width < 500 ? 11 : 13, color: colour(colours.ink) },
+      font: { family: getComputedStyle(document.body).fontFamily, size, color: colour(colours.ink) },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 12, r: 16, t: 34, b: 12 }, hovermode: "closest", dragmode: width < 500 ? false : "zoom",
-      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+      hovermode: "closest", dragmode: width < 500 ? false : "zoom",
       hoverlabel: { align: "left", namelength: -1, bgcolor: colour(colours.paper), bordercolor: colour(colours.muted), font: { color: colour(colours.ink) } },
       modebar: { color: colour(colours.muted), activecolor: colour(colours.ink), bgcolor: "rgba(0,0,0,0)" },
-      ...layout,
-      height: meta.line ? Math.max(200, 120 + meta.line * rows) : meta.height || 400,
+      ...fitted(layout, width, size), ...layout,
     };
   };
 
   const draw = async (chart) => {
     const variants = specs[chart.dataset.drawing], choice = chart.querySelector("select");
     const spec = variants[choice ? choice.value : Object.keys(variants)[0]];
-    const plot = chart.querySelector(".plot");
+    const plot = chart.querySelector(".plot"), { column } = spec.layout.meta || {};
+    if (column) plot.style.minWidth = `max(17rem, ${BESIDE + column * spec.layout.xaxis.categoryarray.length}px)`;
     const traces = spec.data.map(points).map((trace) => themed(trace, ""));
     await Plotly.react(plot, traces, layoutOf(spec, traces, plot.clientWidth), {
       displaylogo: false, responsive: true, displayModeBar: plot.clientWidth >= 500,
