@@ -166,7 +166,7 @@ def foretold(bench: Bench) -> Iterator[Row]:
     """Random plans: the table against the clock."""
     rng = np.random.default_rng(1)
     whole = float(bench.table.milliseconds(bench.graph.widths))
-    errors = []
+    shares, errors = [], []
     for _ in range(bench.args.plans):
         mean = rng.uniform(0.3, 1.0)
         keep = {
@@ -176,7 +176,8 @@ def foretold(bench: Bench) -> Iterator[Row]:
         }
         plan = sec.PruningPlan(bench.graph, keep)
         said = float(bench.table.milliseconds(plan.widths)) / whole
-        errors.append(said / bench.share(plan) - 1)
+        shares.append(bench.share(plan))
+        errors.append(said / shares[-1] - 1)
     sizes = np.abs(errors)
     yield {
         "plans": len(errors),
@@ -184,6 +185,7 @@ def foretold(bench: Bench) -> Iterator[Row]:
         "worst_error": float(sizes.max()),
         "bias": float(np.mean(errors)),
         "errors": errors,
+        "shares": shares,
     }
 
 

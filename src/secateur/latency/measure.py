@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
 from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
+from secateur.latency.surroundings import settle_allocator
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def compare_latency(
             f"min_runs ({min_runs}) and threads ({threads}) at least 1"
         )
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
+    settle_allocator()
     with _threads(threads):
         timers = {name: _timer(model, example_inputs, runtimes[name]) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}

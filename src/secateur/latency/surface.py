@@ -1,12 +1,14 @@
 """Surfaces: the time of an operator between the sizes at which it was measured.
 
 Along each axis the operator is measured with all other axes as they are, densely enough to see
-steps; where two axes shrink at once, the product of the two curves is corrected by what a coarse grid of
-sizes showed.
+steps. Sizes of whole vectors have a curve of their own, since devices run them faster than their
+neighbours. Where two axes shrink at once, the product of the two curves is corrected by what a coarse grid
+of sizes showed.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +24,12 @@ FloatArray = npt.NDArray[np.float64]
 Measure = Callable[[Sequence[int]], float]
 """Milliseconds of an operator with axes of some sizes."""
 
-_SHARES = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)  # where a curve is measured in any case
+_SHARES = (0.5, 0.25, 0.1)  # where a curve is measured in any case
 _KNOTS = (0.5, 0.25, 0.1)  # of the coarse grid, besides the full size
 _VECTOR = 8  # numbers that most devices work on at once, and with them most steps
 _TOLERANCE = 0.03  # share of an operator's time by which a straight line may be wrong
 _LITTLE = 0.004  # the same, as a share of the time of the full size
-_MOST = 40  # sizes at which a curve is measured
+_MOST = 20  # sizes at which whole vectors are measured, and as many for the others
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,22 @@ class Curve:
     milliseconds: tuple[float, ...]
 
     def at(self, sizes: IntArray) -> FloatArray:
-        """Milliseconds at any sizes, straight lines between measured ones.
+        """Milliseconds at any sizes: straight lines between measured ones of the same kind.
 
         >>> Curve((8, 16), (1.0, 2.0)).at(np.array([4, 12, 16])).tolist()
         [1.0, 1.5, 2.0]
+        >>> Curve((7, 8, 9, 16), (2.0, 1.0, 4.0, 3.0)).at(np.array([8, 9, 16])).tolist()
+        [1.0, 4.0, 3.0]
         """
-        return np.asarray(np.interp(sizes, self.sizes, self.milliseconds), dtype=np.float64)
+        whole = np.remainder(sizes, _VECTOR) == 0
+        return np.where(whole, self._along(sizes, True), self._along(sizes, False))
+
+    def _along(self, sizes: IntArray, whole: bool) -> FloatArray:
+        """Straight lines between the sizes that are whole vectors, or those that are none."""
+        known = zip(self.sizes, self.milliseconds, strict=True)
+        knots = [knot for knot in known if (knot[0] % _VECTOR == 0) is whole]
+        places, times = zip(*knots, strict=True) if knots else (self.sizes, self.milliseconds)
+        return np.asarray(np.interp(sizes, places, times), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -178,15 +190,30 @@ def measure_curve(axis: Axis, measure: Callable[[int], float], negligible: float
         measure: milliseconds at a size.
         negligible: error in milliseconds that is not worth a closer look.
     """
-    known = {size: measure(size) for size in (axis.low, *_sizes(axis, _SHARES))}
-    sizes = sorted(known)
+    remembered = functools.cache(measure)
+    known = {axis.high: remembered(axis.high)}
     negligible = max(negligible, _LITTLE * known[axis.high])
-    open_ = list(itertools.pairwise(sizes))
+    every = np.arange(axis.low, axis.high + 1, axis.step)
+    for whole in (True, False):
+        sizes = every[(every % _VECTOR == 0) == whole]
+        if len(sizes):
+            known |= _looked_at(sizes, remembered, negligible)
+    ordered = sorted(known)
+    return Curve(tuple(ordered), tuple(known[size] for size in ordered))
+
+
+def _looked_at(sizes: IntArray, measure: Callable[[int], float], negligible: float) -> dict[int, float]:
+    """Milliseconds at some of the sizes, enough of them for straight lines."""
+    ends = sorted({_nearest(sizes, share * sizes[-1]) for share in (0, *_SHARES, 1)})
+    known = {size: measure(size) for size in ends}
+    open_ = list(itertools.pairwise(ends))
     while open_ and len(known) < _MOST:
         # Where most time may be hidden, first.
         low, high = max(open_, key=lambda pair: abs(known[pair[1]] - known[pair[0]]))
         open_.remove((low, high))
-        probes = _probes(axis, low, high)
+        if max(known[low], known[high]) <= negligible:
+            continue
+        probes = _probes(sizes, low, high)
         wrong = 0.0
         for size in probes:
             known[size] = measure(size)
@@ -194,10 +221,24 @@ def measure_curve(axis: Axis, measure: Callable[[int], float], negligible: float
             allowed = max(_TOLERANCE * known[size], negligible)
             wrong = max(wrong, abs(known[size] - line) / allowed if allowed else 0.0)
         if wrong > 1:
-            ends = [low, *probes, high]
-            open_ += list(itertools.pairwise(ends))
-    ordered = sorted(known)
-    return Curve(tuple(ordered), tuple(known[size] for size in ordered))
+            open_ += list(itertools.pairwise([low, *probes, high]))
+    return known
+
+
+def _probes(sizes: IntArray, low: int, high: int) -> list[int]:
+    """Sizes to look at between two: one just beyond a whole vector, and one just below.
+
+    A step shows at one of them at least, whichever way it goes.
+    """
+    third = (high - low) / 3
+    wanted = (low + third, high - third)
+    if third > _VECTOR / 2:
+        wanted = (_aligned(wanted[0]) + 1, _aligned(wanted[1]) - 1)
+    return sorted({size for size in (_nearest(sizes, near) for near in wanted) if low < size < high})
+
+
+def _nearest(sizes: IntArray, near: float) -> int:
+    return int(sizes[np.argmin(np.abs(sizes - near))])
 
 
 def _sizes(axis: Axis, shares: Sequence[float]) -> list[int]:
@@ -208,15 +249,3 @@ def _sizes(axis: Axis, shares: Sequence[float]) -> list[int]:
 def _aligned(size: float) -> int:
     """The nearest whole number of vectors, or the size itself where it is small."""
     return round(size / _VECTOR) * _VECTOR if size > 2 * _VECTOR else round(size)
-
-
-def _probes(axis: Axis, low: int, high: int) -> list[int]:
-    """Sizes to look at between two: one just beyond a whole number of vectors, and one at such a number.
-
-    A step shows at one of them at least, whichever way it goes.
-    """
-    third = (high - low) / 3
-    wanted = (low + third, high - third)
-    if third > _VECTOR / 2:
-        wanted = (_aligned(wanted[0]) + 1, _aligned(wanted[1]))
-    return sorted({size for size in map(axis.nearest, wanted) if low < size < high})
