@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,11 @@ def test_the_arrays_give_what_the_terms_give(
     assert table.milliseconds(widths) == pytest.approx(slow, rel=1e-12)
 
 
-def test_equal_operators_are_measured_once_and_an_earlier_measurement_is_used_again(
+def test_equal_operators_are_measured_together_and_an_earlier_measurement_is_used_again(
     built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
 ) -> None:
     net, table, watch, timings = built
-    assert len(watch.asked) == len(set(watch.asked))
+    assert max(Counter(watch.asked).values()) == 2  # the second time where a first one is in doubt
     again = FakeStopwatch()
 
     def no_clock(*_: object) -> dict[str, float]:
@@ -106,7 +107,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path) -> 
         latency_table(net, graph, X, timings=Timings(file), stopwatch=first, clock=clock, progress=stop)
     latency_table(net, graph, X, timings=Timings(file), stopwatch=second, clock=clock)
     assert first.asked
-    assert not set(first.asked) & set(second.asked)
+    assert max(Counter(first.asked + second.asked).values()) == 2
 
 
 def test_progress_comes_to_an_end() -> None:

@@ -134,6 +134,11 @@ class _Bench:
         call = item.call(sizes)
         return self.known(str(call), lambda: self.stopwatch(call))
 
+    def again(self, item: Operator, sizes: Sequence[int]) -> float:
+        """Milliseconds of an operator, measured once more."""
+        call = item.call(sizes)
+        return self.known(f"{call}, again", lambda: self.stopwatch(call))
+
     def known(self, what: str, measure: Callable[[], float]) -> float:
         """Milliseconds that are known, or measured and kept."""
         found = self.timings.get(self.stopwatch.conditions, what)
@@ -149,7 +154,12 @@ class _Bench:
         need as much time as it has numbers to work on.
         """
         try:
-            return measure_surface(item.axes, lambda sizes: self.time(item, sizes), negligible)
+            return measure_surface(
+                item.axes,
+                lambda sizes: self.time(item, sizes),
+                negligible,
+                lambda sizes: self.again(item, sizes),
+            )
         except (RuntimeError, ValueError, IndexError, TypeError):
             full = self.time(item, item.full)
             return measure_surface(

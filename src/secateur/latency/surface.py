@@ -8,7 +8,6 @@ of sizes showed.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ _KNOTS = (0.5, 0.25, 0.1)  # of the coarse grid, besides the full size
 _VECTOR = 8  # numbers that most devices work on at once, and with them most steps
 _TOLERANCE = 0.03  # share of an operator's time by which a straight line may be wrong
 _LITTLE = 0.004  # the same, as a share of the time of the full size
+_DISTURBED = 1.04  # times as long as a larger size: to be measured once more
 _MOST = 20  # sizes at which whole vectors are measured, and as many for the others
 
 
@@ -151,21 +151,30 @@ def bilinear(table: FloatArray, cells: Sequence[Cell]) -> FloatArray:
     return np.asarray(upper * (1 - down) + lower * down)
 
 
-def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 0.0) -> Surface:
+def measure_surface(
+    axes: Sequence[Axis], measure: Measure, negligible: float = 0.0, again: Measure | None = None
+) -> Surface:
     """Measures an operator at enough sizes.
 
     Args:
         axes: the sizes that it may have.
         measure: the operator.
         negligible: milliseconds that are not worth a closer look.
+        again: measures the same once more, where a first time is in doubt; without, no time is.
     """
     whole = tuple(axis.high for axis in axes)
-    full = measure(whole)
 
-    def along(number: int) -> Callable[[int], float]:
-        return lambda size: measure((*whole[:number], size, *whole[number + 1 :]))
+    def twice(sizes: Sequence[int]) -> float:
+        return measure(sizes) if again is None else min(measure(sizes), again(sizes))
 
-    curves = tuple(measure_curve(axis, along(n), negligible) for n, axis in enumerate(axes))
+    def along(number: int, way: Measure) -> Callable[[int], float]:
+        return lambda size: way((*whole[:number], size, *whole[number + 1 :]))
+
+    full = twice(whole)
+    curves = tuple(
+        measure_curve(axis, along(n, measure), negligible, None if again is None else along(n, again))
+        for n, axis in enumerate(axes)
+    )
     plain = Surface(full, curves)
     if len(axes) != 2:
         return plain
@@ -174,7 +183,7 @@ def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 
         [
             0.0
             if first == whole[0] or second == whole[1]
-            else float(np.log(measure((first, second)) / plain.at(np.array([first, second]))))
+            else float(np.log(twice((first, second)) / plain.at(np.array([first, second]))))
             for second in knots[1]
         ]
         for first in knots[0]
@@ -182,47 +191,95 @@ def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 
     return Surface(full, curves, tuple(map(tuple, knots)), tuple(map(tuple, factors)))
 
 
-def measure_curve(axis: Axis, measure: Callable[[int], float], negligible: float = 0.0) -> Curve:
+def measure_curve(
+    axis: Axis,
+    measure: Callable[[int], float],
+    negligible: float = 0.0,
+    again: Callable[[int], float] | None = None,
+) -> Curve:
     """Measures an axis, closer where straight lines between measured sizes prove wrong.
 
     Args:
         axis: the sizes that there are.
         measure: milliseconds at a size.
         negligible: error in milliseconds that is not worth a closer look.
+        again: measures the same once more, where a first time is in doubt; without, no time is.
     """
-    remembered = functools.cache(measure)
-    known = {axis.high: remembered(axis.high)}
-    negligible = max(negligible, _LITTLE * known[axis.high])
+    points = _Points(measure, again)
+    points.confirm([axis.high])
+    negligible = max(negligible, _LITTLE * points[axis.high])
     every = np.arange(axis.low, axis.high + 1, axis.step)
     for whole in (True, False):
         sizes = every[(every % _VECTOR == 0) == whole]
         if len(sizes):
-            known |= _looked_at(sizes, remembered, negligible)
-    ordered = sorted(known)
-    return Curve(tuple(ordered), tuple(known[size] for size in ordered))
+            _look_between(sizes, points, negligible)
+    points.confirm_slow()
+    ordered = sorted(points.known)
+    return Curve(tuple(ordered), tuple(points[size] for size in ordered))
 
 
-def _looked_at(sizes: IntArray, measure: Callable[[int], float], negligible: float) -> dict[int, float]:
-    """Milliseconds at some of the sizes, enough of them for straight lines."""
+class _Points:
+    """Measured sizes. What disturbs a measurement makes it longer, so the least counts."""
+
+    def __init__(self, measure: Callable[[int], float], again: Callable[[int], float] | None) -> None:
+        self.known: dict[int, float] = {}
+        self._confirmed: set[int] = set()
+        self._measure = measure
+        self._again = again
+
+    def __getitem__(self, size: int) -> float:
+        self.look_at(size)
+        return self.known[size]
+
+    def look_at(self, size: int) -> None:
+        """Measures a size that is not known yet."""
+        if size not in self.known:
+            self.known[size] = self._measure(size)
+
+    def confirm(self, sizes: Sequence[int]) -> None:
+        """Measures sizes once more."""
+        for size in sizes:
+            if self._again is not None and size not in self._confirmed:
+                self._confirmed.add(size)
+                self.known[size] = min(self[size], self._again(size))
+
+    def confirm_slow(self) -> None:
+        """Measures sizes once more that took longer than a larger one."""
+        least = np.inf
+        for size in sorted(self.known, reverse=True):
+            if self.known[size] > least * _DISTURBED:
+                self.confirm([size])
+            least = min(least, self.known[size])
+
+
+def _look_between(sizes: IntArray, points: _Points, negligible: float) -> None:
+    """Measures some of the sizes, enough of them for straight lines."""
     ends = sorted({_nearest(sizes, share * sizes[-1]) for share in (0, *_SHARES, 1)})
-    known = {size: measure(size) for size in ends}
+    for size in ends:
+        points.look_at(size)
     open_ = list(itertools.pairwise(ends))
-    while open_ and len(known) < _MOST:
+    count = len(ends)
+    while open_ and count < _MOST:
         # Where most time may be hidden, first.
-        low, high = max(open_, key=lambda pair: abs(known[pair[1]] - known[pair[0]]))
+        low, high = max(open_, key=lambda pair: abs(points[pair[1]] - points[pair[0]]))
         open_.remove((low, high))
-        if max(known[low], known[high]) <= negligible:
-            continue
         probes = _probes(sizes, low, high)
-        wrong = 0.0
-        for size in probes:
-            known[size] = measure(size)
-            line = float(np.interp(size, (low, high), (known[low], known[high])))
-            allowed = max(_TOLERANCE * known[size], negligible)
-            wrong = max(wrong, abs(known[size] - line) / allowed if allowed else 0.0)
-        if wrong > 1:
-            open_ += list(itertools.pairwise([low, *probes, high]))
-    return known
+        if not probes or max(points[low], points[high]) <= negligible:
+            continue
+        count += len(probes)
+        if _bent(points, low, probes, high, negligible):
+            points.confirm([low, *probes, high])
+            if _bent(points, low, probes, high, negligible):
+                open_ += list(itertools.pairwise([low, *probes, high]))
+
+
+def _bent(points: _Points, low: int, probes: Sequence[int], high: int, negligible: float) -> bool:
+    """Whether a straight line between two sizes is wrong at those between."""
+    lines = np.interp(probes, (low, high), (points[low], points[high]))
+    return any(
+        abs(points[size] - line) > max(_TOLERANCE * points[size], negligible)
+        for size, line in zip(probes, lines.tolist(), strict=True)
+    )
 
 
 def _probes(sizes: IntArray, low: int, high: int) -> list[int]:
