@@ -13,8 +13,8 @@ from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture import capture
 from secateur.graph.groups import IntArray
 from secateur.latency.calibration import calibrate
+from secateur.latency.devices import device_of
 from secateur.latency.ladder import Clock, Ladder
-from secateur.latency.measure import device_of
 from secateur.latency.operators import Operator, find_operators
 from secateur.latency.runtimes import Runtime, find_runtime
 from secateur.latency.stopwatch import OperatorStopwatch, Stopwatch

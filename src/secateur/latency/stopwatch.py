@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.latency.calls import Call, TensorSpec, replaced
-from secateur.latency.measure import wait
+from secateur.latency.devices import wait
 from secateur.latency.runtimes import channels_last
 from secateur.latency.surroundings import Surroundings, settle_allocator
 
