@@ -9,7 +9,7 @@ made again, so that an interrupted run goes on:
   network, which runs in turn with them.
 - ``kept``: half the latency by the clock, once with widths chosen by time, once by MACs, once the same share
   of every group: the share of its magnitude that a group is left with (geometric mean).
-- ``macs``: half the MACs, and the speed-up for it; the ideal is two.
+- ``macs``: half the MACs, and the speed-up for it; the ideal is two. Last with a limit of the time beside it.
 - ``paper``: AlexNet with 41% of its maps, VGG16 with 66% and 52% (arXiv 1611.06440), batch 16.
 
     python benchmarks/latency.py [SECTION ...] [--networks resnet18 ...] [--batches 1 16] [--out FILE]
@@ -42,6 +42,7 @@ NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "densenet121
 PAPER = (("alexnet", 0.41), ("vgg16", 0.66), ("vgg16", 0.52))
 PAPER_BATCH = 16
 HALF = 0.5
+ALONG = 0.53  # share of the time that may go along with half the MACs
 CLOSE = 0.02  # how near to half the time plans are brought before they are compared
 Row = dict[str, Any]
 
@@ -166,7 +167,7 @@ def foretold(bench: Bench) -> Iterator[Row]:
     """Random plans: the table against the clock."""
     rng = np.random.default_rng(1)
     whole = float(bench.table.milliseconds(bench.graph.widths))
-    errors = []
+    shares, errors = [], []
     for _ in range(bench.args.plans):
         mean = rng.uniform(0.3, 1.0)
         keep = {
@@ -176,7 +177,8 @@ def foretold(bench: Bench) -> Iterator[Row]:
         }
         plan = sec.PruningPlan(bench.graph, keep)
         said = float(bench.table.milliseconds(plan.widths)) / whole
-        errors.append(said / bench.share(plan) - 1)
+        shares.append(bench.share(plan))
+        errors.append(said / shares[-1] - 1)
     sizes = np.abs(errors)
     yield {
         "plans": len(errors),
@@ -184,6 +186,7 @@ def foretold(bench: Bench) -> Iterator[Row]:
         "worst_error": float(sizes.max()),
         "bias": float(np.mean(errors)),
         "errors": errors,
+        "shares": shares,
     }
 
 
@@ -230,17 +233,19 @@ def at_half_the_time(
 
 
 def macs(bench: Bench) -> Iterator[Row]:
-    """Half the MACs, as they come and in widths that run well."""
-    for round_to in (1, "auto"):
-        budget = sec.Budget(macs=HALF)
+    """Half the MACs: as they come, in widths that run well, and where the time is limited too."""
+    for limit, round_to in ((None, 1), (None, "auto"), (ALONG, 1)):
+        budget = sec.Budget(macs=HALF, latency=limit)
         plan = sec.make_plan(bench.graph, bench.curves, budget, latency=bench.table, round_to=round_to)
         reduction = plan.cost_before.macs / plan.cost_after.macs
         speedup = 1 / bench.share(plan)
         yield {
+            "latency": limit,
             "round_to": round_to,
             "reduction": reduction,
             "speedup": speedup,
             "of_ideal": speedup / reduction,
+            "kept": bench.kept(plan),
         }
 
 

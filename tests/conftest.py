@@ -36,5 +36,5 @@ def made_up_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A device whose times are a law, instead of this one."""
     monkeypatch.setenv(CACHE, str(tmp_path / "made-up"))
     monkeypatch.setattr("secateur.latency.build.OperatorStopwatch", lambda *_: fake_device.FakeStopwatch())
-    monkeypatch.setattr("secateur.latency.build.compare_latency", fake_device.compare)
+    monkeypatch.setattr("secateur.latency.ladder.compare_latency", fake_device.compare)
     monkeypatch.setattr("secateur.recipes.timing.compare_latency", fake_device.compare)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,14 @@ def test_it_foretells_networks_that_were_never_run(
         assert float(table.milliseconds(plan.widths)) == pytest.approx(expected, rel=0.06)
 
 
-def test_the_whole_network_is_exact_and_many_widths_are_looked_up_at_once(
+def test_the_whole_network_is_met_and_many_widths_are_looked_up_at_once(
     built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
 ) -> None:
     net, table, _, _ = built
     whole = trace(net, X).widths
-    assert float(table.milliseconds(whole)) == pytest.approx(network_ms(net), abs=1e-9)
-    assert float(table.operators(whole)) == pytest.approx(network_ms(net) - OVERHEAD, abs=1e-9)
+    assert float(table.milliseconds(whole)) == pytest.approx(network_ms(net), rel=0.002)
+    assert table.calibration.overhead == pytest.approx(OVERHEAD, rel=0.02)
+    assert table.calibration.factors == pytest.approx({"conv2d": 1, "batch_norm": 1, "relu": 1}, abs=0.02)
     many = np.stack([whole, whole // 2, np.maximum(whole // 3, 1)])[None]
     times = table.milliseconds(many)
     assert times.shape == (1, 3)
@@ -70,15 +72,17 @@ def test_the_arrays_give_what_the_terms_give(
     _, table, _, _ = built
     rng = np.random.default_rng(0)
     widths: IntArray = np.stack([rng.integers(1, 41, 50), rng.integers(1, 65, 50), np.full(50, 10)], 1)
-    slow = sum(term.milliseconds(widths).sum(-1) for term in table.terms)
-    assert table.operators(widths) == pytest.approx(slow, rel=1e-12)
+    slow = table.calibration.overhead + sum(
+        table.calibration.factor(term.kind) * term.milliseconds(widths).sum(-1) for term in table.terms
+    )
+    assert table.milliseconds(widths) == pytest.approx(slow, rel=1e-12)
 
 
-def test_equal_operators_are_measured_once_and_an_earlier_measurement_is_used_again(
+def test_equal_operators_are_measured_together_and_an_earlier_measurement_is_used_again(
     built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
 ) -> None:
     net, table, watch, timings = built
-    assert len(watch.asked) == len(set(watch.asked))
+    assert max(Counter(watch.asked).values()) == 2  # the second time where a first one is in doubt
     again = FakeStopwatch()
 
     def no_clock(*_: object) -> dict[str, float]:
@@ -103,7 +107,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path) -> 
         latency_table(net, graph, X, timings=Timings(file), stopwatch=first, clock=clock, progress=stop)
     latency_table(net, graph, X, timings=Timings(file), stopwatch=second, clock=clock)
     assert first.asked
-    assert not set(first.asked) & set(second.asked)
+    assert max(Counter(first.asked + second.asked).values()) == 2
 
 
 def test_progress_comes_to_an_end() -> None:
@@ -153,7 +157,7 @@ def test_an_operator_that_refuses_other_sizes_counts_by_its_work() -> None:
     graph = trace(net, X)
     table = latency_table(net, graph, X, timings=Timings(), stopwatch=Stubborn(), clock=clock)
     whole, half = graph.widths, np.array([20, 32, 10])
-    assert 0 < float(table.operators(half)) < float(table.operators(whole))
+    assert 0 < float(table.milliseconds(half)) < float(table.milliseconds(whole))
 
 
 class Mixed(nn.Module):
@@ -181,9 +185,9 @@ def test_real_operators_of_every_kind_run_at_the_sizes_of_a_real_cut() -> None:
     x = torch.zeros(2, 3, 8, 8)
     graph = trace(net, x)
     table = latency_table(net, graph, x, timings=Timings())
-    assert {"conv2d", "add", "cat", "mean", "layer_norm", "linear"} <= {
-        term.name.split(".")[1] for term in table.terms
-    }
+    kinds = {"conv2d", "grouped conv2d", "add", "cat", "mean", "layer_norm", "linear"}
+    assert kinds <= {term.kind for term in table.terms}
+    assert kinds <= set(table.calibration.factors)
     least = np.where([group.prunable for group in graph.groups], 1, graph.widths)
     times = table.milliseconds(np.stack([graph.widths, least]))
     assert (times > 0).all()

@@ -14,11 +14,10 @@ from secateur.export import export
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
 from secateur.models import InputSpec
-from secateur.runtimes import BF16, CHANNELS_LAST, COMPILE, EAGER, Runner, is_exported, open_exported, prepare
+from secateur.runtimes import IN_PYTORCH, Runner, is_exported, open_exported, prepare
 
-_IN_PYTORCH = (EAGER, CHANNELS_LAST, COMPILE, BF16)
 _BY_EXPORT = {"onnxruntime": ".onnx", "openvino": ".xml"}
-RUNTIMES = (*_IN_PYTORCH, *_BY_EXPORT)
+RUNTIMES = (*IN_PYTORCH, *_BY_EXPORT)
 """In what a network can be run; an exported file has a runtime of its own."""
 
 
@@ -96,7 +95,7 @@ class Candidate:
         """
         if self.network is None:
             return open_exported(self.source, threads=threads)
-        if runtime in _IN_PYTORCH:
+        if runtime in IN_PYTORCH:
             return prepare(runtime, self.network.model)
         return open_exported(self.exported(runtime, folder), threads=threads)
 

@@ -8,15 +8,17 @@ lays a ``surface`` through them.
 from __future__ import annotations
 
 from secateur.latency.build import latency_table
-from secateur.latency.measure import Comparison, Latency, compare_latency, device_of, measure_latency
+from secateur.latency.devices import device_of, wait
+from secateur.latency.measure import Comparison, Latency, compare_latency, measure_latency
 from secateur.latency.running import widths_that_run_well
-from secateur.latency.runtimes import RUNTIMES, Runtime, Session
+from secateur.latency.runtimes import RUNTIMES, InPyTorch, Runtime, Session
 from secateur.latency.table import LatencyModel, LatencyTable
 from secateur.latency.timings import Timings
 
 __all__ = [
     "RUNTIMES",
     "Comparison",
+    "InPyTorch",
     "Latency",
     "LatencyModel",
     "LatencyTable",
@@ -27,5 +29,6 @@ __all__ = [
     "device_of",
     "latency_table",
     "measure_latency",
+    "wait",
     "widths_that_run_well",
 ]

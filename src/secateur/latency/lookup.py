@@ -31,16 +31,17 @@ class Lookup:
     pairs: _Pairs
 
     @classmethod
-    def of(cls, terms: Sequence[Term]) -> Lookup:
-        """Lays the terms out."""
-        fixed = sum(t.surface.full * len(t.modules) for t in terms if not t.surface.curves)
-        moving = [term for term in terms if term.surface.curves]
+    def of(cls, terms: Sequence[Term], factors: Sequence[float]) -> Lookup:
+        """Lays the terms out, each times a factor."""
+        scaled = list(zip(terms, factors, strict=True))
+        fixed = sum(t.surface.full * len(t.modules) * factor for t, factor in scaled if not t.surface.curves)
+        moving = [(term, factor) for term, factor in scaled if term.surface.curves]
         logs: list[FloatArray] = []
         rows: list[tuple[int, int, int, int]] = []  # constant, start, limit, owner
         slots: list[IntArray] = []
         full: list[float] = []
         pairs, used = _Builder(), 0
-        for term in moving:
+        for term, factor in moving:
             begins = []
             for curve in term.surface.curves:
                 logs.append(np.log(curve.at(np.arange(curve.sizes[-1] + 1)) / term.surface.full))
@@ -52,7 +53,7 @@ class Lookup:
                 for axis, begin in enumerate(begins):
                     rows.append((int(term.constants[place, axis]), *begin, len(full)))
                     slots.append(term.slots[place, axis])
-                full.append(term.surface.full)
+                full.append(term.surface.full * factor)
         table = np.array(rows, dtype=np.int64).reshape(len(rows), 4)
         groups = terms[0].slots.shape[-1] if terms else 0
         return cls(

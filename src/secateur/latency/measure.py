@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.latency.devices import device_of, wait
 from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
+from secateur.latency.surroundings import settle_allocator
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def compare_latency(
             f"min_runs ({min_runs}) and threads ({threads}) at least 1"
         )
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
+    settle_allocator()
     with _threads(threads):
         timers = {name: _timer(model, example_inputs, runtimes[name]) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
@@ -215,17 +218,6 @@ def compare_latency(
                 for name, model in models.items()
             }
         )
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the network's first parameter or buffer, the CPU if it has none.
-
-    >>> device_of(nn.Linear(2, 2))
-    device(type='cpu')
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 def _timer(model: Measurable, example_inputs: ExampleInputs, runtime: str | Runtime) -> Callable[[], float]:
@@ -258,20 +250,6 @@ def _place_of(model: Measurable) -> torch.device:
 
 def _name(model: Measurable, runtime: str | Runtime) -> str:
     return find_runtime(runtime).name if isinstance(model, nn.Module) else model.runtime
-
-
-def wait(device: torch.device) -> None:
-    """Waits until a device has done all that it was given.
-
-    Args:
-        device: where work may be under way.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    elif device.type == "xpu":
-        torch.xpu.synchronize(device)
 
 
 @contextmanager

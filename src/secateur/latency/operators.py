@@ -94,6 +94,13 @@ class Operator:
     _function: Callable[..., Any] = field(compare=False, repr=False)
 
     @property
+    def kind(self) -> str:
+        """What it is called in a table; operators of one kind are alike in what they do with memory."""
+        name = self.name.split(".")[1]
+        grouped = name in _CONVOLUTIONS and len(self._arguments) > _GROUPS and self._arguments[_GROUPS] != 1
+        return f"grouped {name}" if grouped else name
+
+    @property
     def full(self) -> tuple[int, ...]:
         """The size of every axis as it is."""
         return tuple(axis.high for axis in self.axes)
@@ -256,7 +263,7 @@ def _consistent(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments whose plain numbers follow the sizes of their tensors."""
     kind = name.split(".")[1]
     changed = list(arguments)
-    if kind in ("conv1d", "conv2d", "conv3d") and len(arguments) > _GROUPS:
+    if kind in _CONVOLUTIONS and len(arguments) > _GROUPS:
         changed[_GROUPS] = max(1, arguments[0].shape[1] // max(1, arguments[1].shape[1]))
     if kind == "layer_norm":
         changed[1] = arguments[0].shape[-len(arguments[1]) :]
@@ -265,4 +272,5 @@ def _consistent(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(changed)
 
 
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _GROUPS = 6  # place of the number of groups among the arguments of a convolution

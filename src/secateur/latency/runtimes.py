@@ -1,9 +1,11 @@
-"""Runtimes: the ways in which a network may be run while the clock is on."""
+"""Runtimes: the ways in which PyTorch may run a network."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.latency.devices import device_of
 
 Forward = Callable[[], object]
 """Runs a prepared network once."""
@@ -60,77 +63,105 @@ class Session(Protocol):
         """Runs it once; returns when the result is there."""
 
 
-class Eager:
-    """The network as it is, operator by operator."""
+class InPyTorch:
+    """The network as it is, operator by operator; other ways of PyTorch differ from this one."""
 
     name = "eager"
 
     def prepare(self, model: nn.Module, inputs: ExampleInputs) -> Forward:
-        """The forward pass in evaluation mode; the network's mode is put back after each run."""
-        args, kwargs = call_arguments(inputs)
+        """What runs the network once on these inputs, in evaluation mode."""
+        args, kwargs = call_arguments(tree_map_only(Tensor, self.laid_out, inputs))
+        call = self.ready(model)
+        return lambda: call(*args, **kwargs)
 
-        def forward() -> object:
+    def ready(self, model: nn.Module) -> Callable[..., object]:
+        """What runs the network on any inputs that are laid out, in evaluation mode.
+
+        Args:
+            model: the network, which is left as it is.
+        """
+        if not any(module.training for module in model.modules()):
+            return model
+
+        def call(*args: object, **kwargs: object) -> object:
             with mode_of(model, training=False):
                 return model(*args, **kwargs)
 
-        return forward
+        return call
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """An input as it lies in memory."""
+        return tensor
 
 
-class ChannelsLast:
+class _ChannelsLast(InPyTorch):
     """Operator by operator, with the channels of a position side by side in memory."""
 
     name = "channels-last"
 
-    def prepare(self, model: nn.Module, inputs: ExampleInputs) -> Forward:
-        """A copy of the network and the inputs in that layout."""
-        laid_out = tree_map_only(Tensor, channels_last, inputs)
+    def ready(self, model: nn.Module) -> Callable[..., object]:
+        """A copy of the network in that layout."""
         copied = _copy(model)
         for tensor in (*copied.parameters(), *copied.buffers()):
             tensor.data = channels_last(tensor.data)
-        return _forward(copied, laid_out)
+        return copied
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """An input in that layout."""
+        return channels_last(tensor)
 
 
-class Compiled:
-    """The network through ``torch.compile``; the compilation is not timed."""
+class _Compiled(InPyTorch):
+    """The network through ``torch.compile``."""
 
     name = "compile"
 
     def prepare(self, model: nn.Module, inputs: ExampleInputs) -> Forward:
-        """A compiled copy, run once."""
-        forward = _forward(torch.compile(_copy(model)), inputs)
-        try:
-            forward()
-        except Exception as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise UsageError(
-                f"torch.compile cannot run this network here ({type(error).__name__}: {first.strip()}); "
-                "take another runtime"
-            ) from error
+        """What was run once, so that the compilation is not timed."""
+        forward = super().prepare(model, inputs)
+        forward()
         return forward
 
+    def ready(self, model: nn.Module) -> Callable[..., object]:
+        """A copy, compiled at its first run."""
+        with _unwarned():
+            compiled = torch.compile(_copy(model))
 
-class Autocast:
+        def call(*args: object, **kwargs: object) -> object:
+            try:
+                with _unwarned():
+                    return compiled(*args, **kwargs)
+            except Exception as error:  # a missing C++ compiler shows itself in many ways
+                first = next((line for line in str(error).splitlines() if line.strip()), "")
+                raise UsageError(
+                    f"torch.compile cannot run this network here ({type(error).__name__}: {first.strip()}); "
+                    "take another runtime"
+                ) from error
+
+        return call
+
+
+class _Autocast(InPyTorch):
     """Operator by operator, with matrix products in bfloat16."""
 
     name = "bf16"
 
-    def prepare(self, model: nn.Module, inputs: ExampleInputs) -> Forward:
-        """The forward pass under autocast."""
-        device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
-        kind = device.type if device is not None else "cpu"
-        plain = Eager().prepare(model, inputs)
+    def ready(self, model: nn.Module) -> Callable[..., object]:
+        """The network under autocast."""
+        kind = device_of(model).type
+        plain = super().ready(model)
 
-        def forward() -> object:
+        def call(*args: object, **kwargs: object) -> object:
             with torch.autocast(kind, torch.bfloat16):
-                return plain()
+                return plain(*args, **kwargs)
 
-        return forward
+        return call
 
 
-RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
-    {runtime.name: runtime for runtime in (Eager(), ChannelsLast(), Compiled(), Autocast())}
+RUNTIMES: Mapping[str, InPyTorch] = MappingProxyType(
+    {runtime.name: runtime for runtime in (InPyTorch(), _ChannelsLast(), _Compiled(), _Autocast())}
 )
-"""The runtimes that have names."""
+"""The runtimes of PyTorch, by name."""
 
 
 def find_runtime(runtime: str | Runtime) -> Runtime:
@@ -162,6 +193,9 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval()
 
 
-def _forward(model: Callable[..., object], inputs: ExampleInputs) -> Forward:
-    args, kwargs = call_arguments(inputs)
-    return lambda: model(*args, **kwargs)
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """What the compiler deprecates within itself is not for our users to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

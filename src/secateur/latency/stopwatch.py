@@ -7,20 +7,22 @@ import math
 import platform
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.latency.calls import Call, replaced
-from secateur.latency.measure import wait
+from secateur.latency.calls import Call, TensorSpec, replaced
+from secateur.latency.devices import wait
 from secateur.latency.runtimes import channels_last
+from secateur.latency.surroundings import Surroundings, settle_allocator
 
-_METHOD = 1  # counts up when times are taken in another way, so that old ones are not mixed with new ones
+_METHOD = 2  # counts up when times are taken in another way, so that old ones are not mixed with new ones
 _SECONDS = 0.005  # of timed runs, beyond the least number of them
-_RUNS = (4, 25)  # least and most
+_RUNS = (4, 15)  # least and most
 _LONG, _LONG_RUNS = 0.1, 3  # seconds that one run takes, and how many of such are enough
 _QUARTILE = 25  # what disturbs a run only ever makes it longer
 _NOTABLE = 1 << 18  # bytes; smaller weights are fetched in no time
@@ -46,8 +48,9 @@ class Stopwatch(Protocol):
 class OperatorStopwatch:
     """Runs an operator by itself, under the conditions in which a forward pass runs it.
 
-    Results are new memory each time. Weights have to be fetched anew: between two uses of the same
-    ones, others are used that are as large as the processor's caches.
+    Before each run, other code works on other memory, and what the operator reads is written anew. Results
+    are new memory each time. Weights have to be fetched from afar: between two uses of the same ones, others
+    are used that are as large as the processor's caches.
 
     Attributes:
         device: where to run.
@@ -70,36 +73,56 @@ class OperatorStopwatch:
         """Milliseconds of one call: the lower quartile of its runs."""
         stored = sum(spec.bytes for spec in call.specs if spec.stored)
         copies = 1 if stored < _NOTABLE else max(1, math.ceil(_BEYOND_CACHES / stored))
+        settle_allocator()
         with torch.inference_mode():
-            calls = itertools.cycle(self._arguments(call, copies))
-            self._time(call, *next(calls))
-            times = [self._time(call, *next(calls))]
+            sets = itertools.cycle(self._arguments(call, copies))
+            self._time(call, next(sets))
+            times = [self._time(call, next(sets))]
             least = _LONG_RUNS if times[0] > _LONG else _RUNS[0]
             while len(times) < least or (sum(times) < _SECONDS and len(times) < _RUNS[1]):
-                times.append(self._time(call, *next(calls)))
+                times.append(self._time(call, next(sets)))
         return float(np.percentile(times, _QUARTILE)) * 1e3
 
-    def _arguments(self, call: Call, copies: int) -> list[tuple[list[object], dict[str, object]]]:
+    def _arguments(self, call: Call, copies: int) -> list[_Arguments]:
         """As many sets of arguments as asked for; values are shared, weights are not."""
+        values: list[Tensor] = []
 
-        def made(spec: object) -> Tensor:
-            tensor = spec.make(self.device)  # type: ignore[attr-defined]
-            return channels_last(tensor) if self.layout == "channels-last" else tensor
+        def made(spec: TensorSpec) -> Tensor:
+            tensor = spec.make(self.device)
+            if self.layout == "channels-last":
+                tensor = channels_last(tensor)
+            if not spec.stored and spec.dtype.is_floating_point:
+                values.append(tensor)
+            return tensor
 
         first = replaced(call.arguments, made)
         words = dict(replaced(call.keywords, made))
         stored = replaced(call.arguments, lambda spec: spec.stored)
-        sets = [(_renewed(first, stored), words) for _ in range(copies - 1)]
-        return [(first, words), *sets]
+        renewed = [_renewed(first, stored) for _ in range(copies - 1)]
+        return [_Arguments(places, words, values) for places in (first, *renewed)]
 
-    def _time(self, call: Call, arguments: list[object], keywords: dict[str, object]) -> float:
+    def _time(self, call: Call, given: _Arguments) -> float:
+        self._surroundings.restore(given.values)
         wait(self.device)
         begin = time.perf_counter()
-        result = call.function(*arguments, **keywords)
+        result = call.function(*given.places, **given.words)
         wait(self.device)
         seconds = time.perf_counter() - begin
         del result
         return seconds
+
+    @cached_property
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Arguments:
+    """One set of arguments of a call."""
+
+    places: list[Any]
+    words: dict[str, Any]
+    values: list[Tensor]  # those that operators before have just written
 
 
 def device_name(device: torch.device) -> str:
@@ -125,7 +148,7 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _renewed(item: object, stored: object) -> object:
+def _renewed(item: Any, stored: Any) -> Any:
     """Arguments with fresh copies of the stored tensors."""
     if isinstance(item, Tensor):
         return item.clone() if stored is True else item

@@ -1,8 +1,9 @@
 """Surfaces: the time of an operator between the sizes at which it was measured.
 
 Along each axis the operator is measured with all other axes as they are, densely enough to see
-steps; where two axes shrink at once, the product of the two curves is corrected by what a coarse grid of
-sizes showed.
+steps. Sizes of whole vectors have a curve of their own, since devices run them faster than their
+neighbours. Where two axes shrink at once, the product of the two curves is corrected by what a coarse grid
+of sizes showed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ FloatArray = npt.NDArray[np.float64]
 Measure = Callable[[Sequence[int]], float]
 """Milliseconds of an operator with axes of some sizes."""
 
-_SHARES = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)  # where a curve is measured in any case
+_SHARES = (0.5, 0.25, 0.1)  # where a curve is measured in any case
 _KNOTS = (0.5, 0.25, 0.1)  # of the coarse grid, besides the full size
 _VECTOR = 8  # numbers that most devices work on at once, and with them most steps
 _TOLERANCE = 0.03  # share of an operator's time by which a straight line may be wrong
 _LITTLE = 0.004  # the same, as a share of the time of the full size
-_MOST = 40  # sizes at which a curve is measured
+_DISTURBED = 1.04  # times as long as a larger size: to be measured once more
+_MOST = 20  # sizes at which whole vectors are measured, and as many for the others
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,22 @@ class Curve:
     milliseconds: tuple[float, ...]
 
     def at(self, sizes: IntArray) -> FloatArray:
-        """Milliseconds at any sizes, straight lines between measured ones.
+        """Milliseconds at any sizes: straight lines between measured ones of the same kind.
 
         >>> Curve((8, 16), (1.0, 2.0)).at(np.array([4, 12, 16])).tolist()
         [1.0, 1.5, 2.0]
+        >>> Curve((7, 8, 9, 16), (2.0, 1.0, 4.0, 3.0)).at(np.array([8, 9, 16])).tolist()
+        [1.0, 4.0, 3.0]
         """
-        return np.asarray(np.interp(sizes, self.sizes, self.milliseconds), dtype=np.float64)
+        whole = np.remainder(sizes, _VECTOR) == 0
+        return np.where(whole, self._along(sizes, True), self._along(sizes, False))
+
+    def _along(self, sizes: IntArray, whole: bool) -> FloatArray:
+        """Straight lines between the sizes that are whole vectors, or those that are none."""
+        known = zip(self.sizes, self.milliseconds, strict=True)
+        knots = [knot for knot in known if (knot[0] % _VECTOR == 0) is whole]
+        places, times = zip(*knots, strict=True) if knots else (self.sizes, self.milliseconds)
+        return np.asarray(np.interp(sizes, places, times), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -139,21 +151,30 @@ def bilinear(table: FloatArray, cells: Sequence[Cell]) -> FloatArray:
     return np.asarray(upper * (1 - down) + lower * down)
 
 
-def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 0.0) -> Surface:
+def measure_surface(
+    axes: Sequence[Axis], measure: Measure, negligible: float = 0.0, again: Measure | None = None
+) -> Surface:
     """Measures an operator at enough sizes.
 
     Args:
         axes: the sizes that it may have.
         measure: the operator.
         negligible: milliseconds that are not worth a closer look.
+        again: measures the same once more, where a first time is in doubt; without, no time is.
     """
     whole = tuple(axis.high for axis in axes)
-    full = measure(whole)
 
-    def along(number: int) -> Callable[[int], float]:
-        return lambda size: measure((*whole[:number], size, *whole[number + 1 :]))
+    def twice(sizes: Sequence[int]) -> float:
+        return measure(sizes) if again is None else min(measure(sizes), again(sizes))
 
-    curves = tuple(measure_curve(axis, along(n), negligible) for n, axis in enumerate(axes))
+    def along(number: int, way: Measure) -> Callable[[int], float]:
+        return lambda size: way((*whole[:number], size, *whole[number + 1 :]))
+
+    full = twice(whole)
+    curves = tuple(
+        measure_curve(axis, along(n, measure), negligible, None if again is None else along(n, again))
+        for n, axis in enumerate(axes)
+    )
     plain = Surface(full, curves)
     if len(axes) != 2:
         return plain
@@ -162,7 +183,7 @@ def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 
         [
             0.0
             if first == whole[0] or second == whole[1]
-            else float(np.log(measure((first, second)) / plain.at(np.array([first, second]))))
+            else float(np.log(twice((first, second)) / plain.at(np.array([first, second]))))
             for second in knots[1]
         ]
         for first in knots[0]
@@ -170,34 +191,111 @@ def measure_surface(axes: Sequence[Axis], measure: Measure, negligible: float = 
     return Surface(full, curves, tuple(map(tuple, knots)), tuple(map(tuple, factors)))
 
 
-def measure_curve(axis: Axis, measure: Callable[[int], float], negligible: float = 0.0) -> Curve:
+def measure_curve(
+    axis: Axis,
+    measure: Callable[[int], float],
+    negligible: float = 0.0,
+    again: Callable[[int], float] | None = None,
+) -> Curve:
     """Measures an axis, closer where straight lines between measured sizes prove wrong.
 
     Args:
         axis: the sizes that there are.
         measure: milliseconds at a size.
         negligible: error in milliseconds that is not worth a closer look.
+        again: measures the same once more, where a first time is in doubt; without, no time is.
     """
-    known = {size: measure(size) for size in (axis.low, *_sizes(axis, _SHARES))}
-    sizes = sorted(known)
-    negligible = max(negligible, _LITTLE * known[axis.high])
-    open_ = list(itertools.pairwise(sizes))
-    while open_ and len(known) < _MOST:
+    points = _Points(measure, again)
+    points.confirm([axis.high])
+    negligible = max(negligible, _LITTLE * points[axis.high])
+    every = np.arange(axis.low, axis.high + 1, axis.step)
+    for whole in (True, False):
+        sizes = every[(every % _VECTOR == 0) == whole]
+        if len(sizes):
+            _look_between(sizes, points, negligible)
+    points.confirm_slow()
+    ordered = sorted(points.known)
+    return Curve(tuple(ordered), tuple(points[size] for size in ordered))
+
+
+class _Points:
+    """Measured sizes. What disturbs a measurement makes it longer, so the least counts."""
+
+    def __init__(self, measure: Callable[[int], float], again: Callable[[int], float] | None) -> None:
+        self.known: dict[int, float] = {}
+        self._confirmed: set[int] = set()
+        self._measure = measure
+        self._again = again
+
+    def __getitem__(self, size: int) -> float:
+        self.look_at(size)
+        return self.known[size]
+
+    def look_at(self, size: int) -> None:
+        """Measures a size that is not known yet."""
+        if size not in self.known:
+            self.known[size] = self._measure(size)
+
+    def confirm(self, sizes: Sequence[int]) -> None:
+        """Measures sizes once more."""
+        for size in sizes:
+            if self._again is not None and size not in self._confirmed:
+                self._confirmed.add(size)
+                self.known[size] = min(self[size], self._again(size))
+
+    def confirm_slow(self) -> None:
+        """Measures sizes once more that took longer than a larger one."""
+        least = np.inf
+        for size in sorted(self.known, reverse=True):
+            if self.known[size] > least * _DISTURBED:
+                self.confirm([size])
+            least = min(least, self.known[size])
+
+
+def _look_between(sizes: IntArray, points: _Points, negligible: float) -> None:
+    """Measures some of the sizes, enough of them for straight lines."""
+    ends = sorted({_nearest(sizes, share * sizes[-1]) for share in (0, *_SHARES, 1)})
+    for size in ends:
+        points.look_at(size)
+    open_ = list(itertools.pairwise(ends))
+    count = len(ends)
+    while open_ and count < _MOST:
         # Where most time may be hidden, first.
-        low, high = max(open_, key=lambda pair: abs(known[pair[1]] - known[pair[0]]))
+        low, high = max(open_, key=lambda pair: abs(points[pair[1]] - points[pair[0]]))
         open_.remove((low, high))
-        probes = _probes(axis, low, high)
-        wrong = 0.0
-        for size in probes:
-            known[size] = measure(size)
-            line = float(np.interp(size, (low, high), (known[low], known[high])))
-            allowed = max(_TOLERANCE * known[size], negligible)
-            wrong = max(wrong, abs(known[size] - line) / allowed if allowed else 0.0)
-        if wrong > 1:
-            ends = [low, *probes, high]
-            open_ += list(itertools.pairwise(ends))
-    ordered = sorted(known)
-    return Curve(tuple(ordered), tuple(known[size] for size in ordered))
+        probes = _probes(sizes, low, high)
+        if not probes or max(points[low], points[high]) <= negligible:
+            continue
+        count += len(probes)
+        if _bent(points, low, probes, high, negligible):
+            points.confirm([low, *probes, high])
+            if _bent(points, low, probes, high, negligible):
+                open_ += list(itertools.pairwise([low, *probes, high]))
+
+
+def _bent(points: _Points, low: int, probes: Sequence[int], high: int, negligible: float) -> bool:
+    """Whether a straight line between two sizes is wrong at those between."""
+    lines = np.interp(probes, (low, high), (points[low], points[high]))
+    return any(
+        abs(points[size] - line) > max(_TOLERANCE * points[size], negligible)
+        for size, line in zip(probes, lines.tolist(), strict=True)
+    )
+
+
+def _probes(sizes: IntArray, low: int, high: int) -> list[int]:
+    """Sizes to look at between two: one just beyond a whole vector, and one just below.
+
+    A step shows at one of them at least, whichever way it goes.
+    """
+    third = (high - low) / 3
+    wanted = (low + third, high - third)
+    if third > _VECTOR / 2:
+        wanted = (_aligned(wanted[0]) + 1, _aligned(wanted[1]) - 1)
+    return sorted({size for size in (_nearest(sizes, near) for near in wanted) if low < size < high})
+
+
+def _nearest(sizes: IntArray, near: float) -> int:
+    return int(sizes[np.argmin(np.abs(sizes - near))])
 
 
 def _sizes(axis: Axis, shares: Sequence[float]) -> list[int]:
@@ -208,15 +306,3 @@ def _sizes(axis: Axis, shares: Sequence[float]) -> list[int]:
 def _aligned(size: float) -> int:
     """The nearest whole number of vectors, or the size itself where it is small."""
     return round(size / _VECTOR) * _VECTOR if size > 2 * _VECTOR else round(size)
-
-
-def _probes(axis: Axis, low: int, high: int) -> list[int]:
-    """Sizes to look at between two: one just beyond a whole number of vectors, and one at such a number.
-
-    A step shows at one of them at least, whichever way it goes.
-    """
-    third = (high - low) / 3
-    wanted = (low + third, high - third)
-    if third > _VECTOR / 2:
-        wanted = (_aligned(wanted[0]) + 1, _aligned(wanted[1]))
-    return sorted({size for size in map(axis.nearest, wanted) if low < size < high})

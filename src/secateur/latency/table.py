@@ -14,13 +14,12 @@ import numpy.typing as npt
 
 from secateur.errors import UsageError
 from secateur.graph.groups import IntArray
+from secateur.latency.calibration import Calibration
 from secateur.latency.lookup import Lookup
 from secateur.latency.surface import Surface
 from secateur.latency.term import Term
 
 FloatArray = npt.NDArray[np.float64]
-
-_FAR = 1e3  # times as long as what was seen: no network is
 
 
 class LatencyModel(Protocol):
@@ -41,13 +40,12 @@ class LatencyModel(Protocol):
 class LatencyTable:
     """How long a network takes on one device, for any widths of its groups.
 
-    Made by :func:`secateur.latency_table`. The times of all operators add up; what the sum lacks, or
-    has too much, was seen when the whole network ran at several widths.
+    Made by :func:`secateur.latency_table`. The times of all operators add up, each times the factor of its
+    kind; factors, and what the sum lacks, were seen when the whole network ran at several widths.
 
     Attributes:
         terms: operators with their times.
-        seen: for several widths, the sum of the operators and the time of the whole network,
-            milliseconds, ascending.
+        calibration: how their times become that of the network.
         batch: examples in the inputs.
         conditions: device, threads, versions, memory layout.
         runtime: how the whole network was run.
@@ -56,57 +54,44 @@ class LatencyTable:
         Two milliseconds for 8 channels, and half a millisecond that no operator accounts for:
 
         >>> from secateur.latency.surface import Curve, Surface
-        >>> surface = Surface(2.0, (Curve((1, 8), (0.25, 2.0)),))
-        >>> term = Term("aten.relu.default", ("act",), surface, np.array([[0]]), np.array([[[1]]]))
-        >>> table = LatencyTable((term,), ((2.0, 2.5),), 1, "a device")
+        >>> surface = Surface(2.0, (Curve((4, 8), (1.0, 2.0)),))
+        >>> term = Term("aten.relu.default", "relu", ("act",), surface, np.array([[0]]), np.array([[[1]]]))
+        >>> table = LatencyTable((term,), Calibration(overhead=0.5), 1, "a device")
         >>> table.milliseconds(np.array([[8], [4]])).tolist()
         [2.5, 1.5]
     """
 
     terms: tuple[Term, ...] = field(repr=False)
-    seen: tuple[tuple[float, float], ...]
+    calibration: Calibration
     batch: int
     conditions: str
     runtime: str = "eager"
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
         """Time of a forward pass, shape ``(...)``, for widths ``(..., groups)``."""
-        return self._calibrated(self.operators(widths))
-
-    def operators(self, widths: IntArray) -> FloatArray:
-        """The sum of the times of all operators, each by itself; shapes as for :meth:`milliseconds`."""
         array = np.asarray(widths, dtype=np.int64)
         rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
-        return self._lookup.sum(rows).reshape(array.shape[:-1])
-
-    def _calibrated(self, sums: FloatArray) -> FloatArray:
-        """Sums of operators as times of the network: straight lines between those that were seen.
-
-        Below them the difference stays, which is what calling operators takes; above, the ratio.
-        """
-        if not self.seen:
-            return sums
-        first, last = self.seen[0], self.seen[-1]
-        ends = (0.0, max(0.0, first[1] - first[0])), (_FAR * last[0], _FAR * last[1])
-        operators, network = np.array([ends[0], *self.seen, ends[1]]).T
-        return np.asarray(np.interp(sums, operators, network))
+        return self._lookup.sum(rows).reshape(array.shape[:-1]) + self.calibration.overhead
 
     @cached_property
     def _lookup(self) -> Lookup:
-        return Lookup.of(self.terms)
+        return Lookup.of(self.terms, [self.calibration.factor(term.kind) for term in self.terms])
 
     def __str__(self) -> str:
         """The kinds of operators with their share of the time, the costliest first."""
         kinds: dict[str, list[float]] = {}
         for term in self.terms:
-            kinds.setdefault(term.name.split(".")[1], []).append(term.surface.full * len(term.modules))
+            each = term.surface.full * self.calibration.factor(term.kind)
+            kinds.setdefault(term.kind, []).append(each * len(term.modules))
+        kinds["besides"] = [self.calibration.overhead]
         total = sum(map(sum, kinds.values())) or 1.0
         ordered = sorted(kinds.items(), key=lambda item: -sum(item[1]))
         width = max([len("operator"), *(len(name) for name, _ in ordered)])
         lines = [f"batch {self.batch}, {self.conditions}, {self.runtime}"]
         lines.append(f"{'operator':<{width}}      ms   share")
         lines += [f"{name:<{width}}  {sum(ms):>6.3g}  {sum(ms) / total:>6.1%}" for name, ms in ordered]
-        lines += [f"operators {one:.4g} ms, network {whole:.4g} ms" for one, whole in reversed(self.seen)]
+        for told, seen in reversed(self.calibration.seen):
+            lines.append(f"network {told:.4g} ms by the table, {seen:.4g} ms by the clock")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,10 +100,11 @@ class LatencyTable:
             "batch": self.batch,
             "conditions": self.conditions,
             "runtime": self.runtime,
-            "seen": [list(pair) for pair in self.seen],
+            "calibration": self.calibration.to_dict(),
             "terms": [
                 {
                     "name": term.name,
+                    "kind": term.kind,
                     "modules": list(term.modules),
                     "surface": term.surface.to_dict(),
                     "constants": term.constants.tolist(),
@@ -140,6 +126,7 @@ class LatencyTable:
             terms = tuple(
                 Term(
                     str(item["name"]),
+                    str(item["kind"]),
                     tuple(map(str, item["modules"])),
                     Surface.from_dict(item["surface"]),
                     np.array(item["constants"], dtype=np.int64).reshape(len(item["modules"]), -1),
@@ -147,9 +134,9 @@ class LatencyTable:
                 )
                 for item in data["terms"]
             )
-            seen = tuple((float(one), float(whole)) for one, whole in data["seen"])
-            return cls(terms, seen, int(data["batch"]), str(data["conditions"]), str(data["runtime"]))
-        except (KeyError, TypeError, ValueError) as error:
+            calibration = Calibration.from_dict(data["calibration"])
+            return cls(terms, calibration, int(data["batch"]), str(data["conditions"]), str(data["runtime"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no latency table that to_dict() wrote: {error}") from error
 
     def __eq__(self, other: object) -> bool:

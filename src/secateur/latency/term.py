@@ -16,6 +16,7 @@ class Term:
 
     Attributes:
         name: such as ``aten.conv2d.default``.
+        kind: operators of one kind are calibrated together.
         modules: paths of the modules that run it, one a place.
         surface: its time as a function of the sizes of its axes.
         constants: of each place, the part of the size of each axis that no group owns, shape
@@ -24,6 +25,7 @@ class Term:
     """
 
     name: str
+    kind: str
     modules: tuple[str, ...]
     surface: Surface
     constants: IntArray = field(repr=False)

@@ -12,14 +12,11 @@ from secateur.errors import UsageError
 from secateur.runtimes import onnx, openvino, pt2
 from secateur.runtimes.base import Runner
 from secateur.runtimes.card import Card, preprocessing
-from secateur.runtimes.eager import BF16, CHANNELS_LAST, COMPILE, EAGER, prepare
+from secateur.runtimes.pytorch import IN_PYTORCH, prepare
 from secateur.runtimes.turns import take_turns
 
 __all__ = [
-    "BF16",
-    "CHANNELS_LAST",
-    "COMPILE",
-    "EAGER",
+    "IN_PYTORCH",
     "SUFFIXES",
     "Card",
     "Runner",

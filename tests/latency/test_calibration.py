@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.latency.calibration import Calibration, calibrate
+
+KINDS = ("conv2d", "batch_norm", "relu")
+
+
+def laid_out(seed: int, rows: int = 9) -> np.ndarray:
+    """Times of three kinds of operators at several widths, the widest first."""
+    rng = np.random.default_rng(seed)
+    shares = np.linspace(1, 0.1, rows)[:, None] * rng.uniform(0.5, 1.5, (rows, 3))
+    return np.array([10.0, 3.0, 1.0]) * shares.clip(0, 1)
+
+
+@given(
+    st.integers(0, 1000),
+    st.floats(0, 5),
+    st.lists(st.floats(0.7, 1.5), min_size=3, max_size=3),
+    st.floats(0.1, 100),
+)
+def test_times_that_obey_the_law_are_explained(
+    seed: int, overhead: float, factors: list[float], unit: float
+) -> None:
+    operators = laid_out(seed) * unit
+    network = overhead * unit + operators @ np.array(factors)
+    found = calibrate(KINDS, operators, network)
+    assert [told for told, _ in found.seen] == pytest.approx([seen for _, seen in found.seen], rel=0.03)
+    whole = max(found.seen, key=lambda pair: pair[1])
+    assert whole[0] == pytest.approx(whole[1], rel=0.015)
+
+
+@given(st.integers(0, 1000))
+def test_a_sum_that_is_right_already_is_left_alone(seed: int) -> None:
+    operators = laid_out(seed)
+    found = calibrate(KINDS, operators, operators.sum(1))
+    assert found.overhead == pytest.approx(0, abs=1e-4)
+    assert list(found.factors.values()) == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_what_the_runs_tell_nothing_about_stays_at_one() -> None:
+    operators = np.column_stack([laid_out(0)[:, 0], np.full(9, 1e-9)])
+    found = calibrate(("conv2d", "add"), operators, 1.7 * operators[:, 0])
+    assert found.factor("conv2d") == pytest.approx(1.7, rel=0.01)
+    assert found.factor("add") == pytest.approx(1, abs=1e-6)
+    assert found.factor("never seen") == 1
+
+
+def test_no_kind_and_no_overhead_falls_below_zero() -> None:
+    operators = laid_out(1)
+    found = calibrate(KINDS, operators, operators[:, 0] * 0.5)
+    assert found.overhead >= 0
+    assert min(found.factors.values()) > 0
+
+
+def test_a_network_without_operators_is_overhead() -> None:
+    found = calibrate((), np.zeros((4, 0)), np.full(4, 2.0))
+    assert found.overhead == pytest.approx(2.0)
+
+
+def test_it_is_a_value() -> None:
+    found = calibrate(KINDS, laid_out(3), laid_out(3).sum(1) + 0.4)
+    assert Calibration.from_dict(found.to_dict()) == found
