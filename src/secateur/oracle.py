@@ -35,7 +35,7 @@ _SINGLE = "has a single channel"
 _BUSY_CPU, _BUSY_GPU = 64, 2048  # examples in a pass, copies counted
 
 Told = Callable[["Oracle", int], None]
-"""Told after each pass: what is known so far, and how many channels there will be."""
+"""Told whenever more channels are known: what is known so far, and how many channels there will be."""
 
 
 class Oracle(Mapping[str, Tensor]):
@@ -140,7 +140,7 @@ def oracle(
         at_once: how many channels share a pass; by default as many as keep the device busy. Memory grows
             with it. Where a network mixes its examples, channels get passes of their own.
         resume: what was measured before on the same examples; only what is missing is measured.
-        progress: told after each pass.
+        progress: told whenever more channels are known.
         across_ranks: whether the processes of a distributed run share the work: all call this with the
             same arguments, each silences some channels, and all get all changes.
 
@@ -236,8 +236,7 @@ class _Bench:
         total = sum(len(values) for values in changes.values())
         for name in sorted(start, key=start.__getitem__):
             self._whole.advance(start[name])
-            changes[name][self._silent(self._graph[name])] = 0.0
-            for channels, losses in self._losses(self._graph[name], changes[name].isnan()):
+            for channels, losses in self._losses(self._graph[name], changes[name].isnan(), loss):
                 changes[name][channels] = torch.tensor(losses, dtype=torch.float64) - loss
                 if progress is not None:
                     progress(Oracle(changes, loss, self._script.examples, unmeasured), total)
@@ -263,17 +262,13 @@ class _Bench:
             )
         return {name: resume[name] for name in unknown}
 
-    def _silent(self, group: Group) -> list[int]:
-        """Channels that nobody would miss, since they are zero for all examples."""
-        return [
-            channel
-            for channel in range(group.channels)
-            if is_silent(self._whole, self._without(group, channel))
-        ]
-
-    def _losses(self, group: Group, unknown: Tensor) -> Iterator[tuple[list[int], list[float]]]:
+    def _losses(self, group: Group, unknown: Tensor, loss: float) -> Iterator[tuple[list[int], list[float]]]:
         """Channels whose removal is not measured yet, some at a time, and the losses without each."""
         waiting = unknown.nonzero().flatten().tolist()
+        silent = [channel for channel in waiting if is_silent(self._whole, self._without(group, channel))]
+        if silent:
+            yield silent, [loss] * len(silent)
+        waiting = [channel for channel in waiting if channel not in silent]
         together = self._script.copies > 1 and self._can_share(group)
         step = self._script.copies if together else 1
         for at in range(0, len(waiting), step * self._ranks.count):

@@ -40,7 +40,8 @@ def test_a_run_that_only_trained_has_a_page(secateur: Command, trained: Path, tm
     result = secateur("report", trained, "--out", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
     page = (tmp_path / "page.html").read_text()
-    assert "Epoch by epoch" in page
+    assert "All epochs" in page
+    assert "Epoch by epoch" not in page, "a line through a single epoch"
     assert "Not in this report" not in page
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from secateur.graph.masked import Removed
+from secateur.latency.runtimes import channels_last
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
 
@@ -35,19 +36,14 @@ def laid_out(
     changed = replace(
         script,
         portions=tuple(
-            replace(portion, leaves=tuple(map(_channels_last, portion.leaves))) for portion in script.portions
+            replace(portion, leaves=tree_map_only(Tensor, channels_last, portion.leaves))
+            for portion in script.portions
         ),
     )
-    inner = {name: _channels_last(tensor) for name, tensor in tensors.items()}
+    inner = {name: channels_last(tensor) for name, tensor in tensors.items()}
     if _agree(Run(script, removed, tensors), Run(changed, removed, inner)):
         return changed, inner
     return script, tensors
-
-
-def _channels_last(item: Any) -> Any:
-    if isinstance(item, Tensor) and item.dim() == 4:
-        return item.contiguous(memory_format=torch.channels_last)
-    return item
 
 
 def _agree(one: Run, other: Run) -> bool:
