@@ -60,7 +60,10 @@ def rows(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "latency_target" else []) for name in QUICK],
+)
 def test_an_example_makes_a_network_smaller(name, rows, tmp_path):
     if name == "transfer_learning":
         pictures(tmp_path)
