@@ -27,6 +27,7 @@ QUICK = {
     "timm_network": ["--epochs", "1", "--size", "16"],
     "transfer_learning": ["pictures", "--epochs", "1", "--size", "32"],
 }
+SLOW = ("distributed", "latency_target")
 
 
 def in_processes(name, count):
@@ -62,7 +63,7 @@ def rows(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name == "latency_target" else []) for name in QUICK],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in QUICK],
 )
 def test_an_example_makes_a_network_smaller(name, rows, tmp_path):
     if name == "transfer_learning":
