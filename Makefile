@@ -33,7 +33,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test: lint types  ## all checks, then all tests but the slow ones
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
 test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 	$(BIN)/pytest -n $(JOBS) -m slow

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from secateur.graph import rules
 from secateur.latency.timings import CACHE
 from tests.latency import fake_device
 
@@ -21,6 +22,16 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _rules_of_its_own() -> Iterator[None]:
+    """A rule that a test or a page of the documents registers ends with it."""
+    rules.find_rule("aten.relu.default")  # ours are loaded on first use
+    before = dict(rules._TABLE)
+    yield
+    rules._TABLE.clear()
+    rules._TABLE.update(before)
 
 
 @pytest.fixture(autouse=True, scope="session")
