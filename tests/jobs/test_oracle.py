@@ -35,9 +35,10 @@ def test_the_file_holds_changes_and_agreements_and_is_gone_on_from(trained: Path
     ]
     total = sum(len(values) for values in found["changes"].values())
     assert (done[0], done[-1]) == (6, total)
-    assert done == sorted(set(done)), (
-        "channels that are zero already are known at once, the others one by one"
-    )
+    assert done == sorted(set(done))
+    # Channels that are zero already are known at once, the others one by one.
+    zero = sum(value == 0 for values in found["changes"].values() for value in values)
+    assert 0 < total - 5 - len(done) < zero
     assert json.loads(out.read_text()) == json.loads(json.dumps(found))
     taylor, chance = found["agreement"]
     assert taylor["per_group"] > 0.4 > abs(chance["per_group"])
