@@ -57,7 +57,7 @@ def accuracy(model: nn.Module, data: Pictures) -> float:
     return 100 * right / len(data[1])
 
 
-@dataclass
+@dataclass(eq=False)
 class Setting:
     """A network, its graph, and the pictures that all ways of cutting it may look at.
 

@@ -17,118 +17,21 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from cifar import Pictures, Setting, accuracy, batches, pictures, raw, training
-from peer import torch_pruning
 from torch import nn
+from ways import WAYS, Way, not_cut
 
 import secateur as sec
-from secateur.recovery import recalibrate
 from secateur.training.devices import make_machine
-from secateur.training.distillation import Teacher
 from secateur.training.fit import Surroundings, fit
 from secateur.training.seeds import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
-
-Cut = Callable[[Setting, float], nn.Module]
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a network is cut, and what is added to its training.
-
-    Attributes:
-        cut: makes the smaller network.
-        distill: weight of the baseline's answers in the loss.
-        temperature: of those answers.
-        average: decay of the average of the weights.
-    """
-
-    cut: Cut
-    distill: float = 0.0
-    temperature: float = 4.0
-    average: float = 0.0
-
-    def teacher(self, model: nn.Module | None) -> Teacher | None:
-        """The baseline, if it is to be learnt from."""
-        if model is None or not self.distill:
-            return None
-        return Teacher(copy.deepcopy(model), self.distill, self.temperature)
-
-
-@dataclass(frozen=True)
-class Ours:
-    """Scores, widths, repair.
-
-    Attributes:
-        criterion: gives the order of the channels in each group.
-        allocate: ``curves``, ``uniform`` or ``global``.
-        repair: refit consumers by least squares.
-        recalibrated: measure batch-norm statistics anew instead.
-    """
-
-    criterion: str = "reconstruction"
-    allocate: str = "curves"
-    repair: bool = True
-    recalibrated: bool = False
-
-    def __call__(self, setting: Setting, share: float) -> nn.Module:
-        """The smaller network."""
-        model, graph = setting.model, setting.graph
-        scores = sec.score(model, graph, self.criterion, setting.batches, F.cross_entropy)
-        ranking: Any = scores
-        if self.allocate == "curves":
-            wanted = {name: scores[name] for name in scores if name not in setting.left_alone}
-            ranking = sec.width_curves(model, graph, wanted, setting.batches)
-        scope = "uniform" if self.allocate == "uniform" else "global"
-        plan = sec.make_plan(graph, ranking, sec.Budget(macs=share), scope=scope, ignore=setting.left_alone)
-        small = sec.apply_plan(model, plan)
-        if self.repair:
-            sec.reconstruct(model, small, plan, setting.batches)
-        if self.recalibrated:
-            recalibrate(small, setting.batches)
-        return small
-
-
-def from_scratch(setting: Setting, share: float) -> nn.Module:
-    """The widths of the full way with fresh random weights."""
-    small = Ours(repair=False)(setting, share)
-    for module in small.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-    return small
-
-
-def with_streams(setting: Setting, share: float) -> nn.Module:
-    """The full way, free to cut the residual streams too."""
-    return Ours()(replace(setting, inner=False), share)
-
-
-FULL = Way(Ours(), distill=0.9, average=0.98)
-WAYS: dict[str, Way] = {
-    "full": FULL,
-    "torch-pruning, taylor": Way(lambda setting, share: torch_pruning(setting, "taylor")(share)),
-    "torch-pruning, group norm": Way(lambda setting, share: torch_pruning(setting, "group norm")(share)),
-    "random": Way(Ours("random", "uniform", repair=False)),
-    "from scratch": Way(from_scratch),
-    "cut and repair only": Way(Ours()),
-    "full, without curves": replace(FULL, cut=Ours(allocate="uniform")),
-    "full, taylor order": replace(FULL, cut=Ours("taylor")),
-    "full, without repair": replace(FULL, cut=Ours(repair=False)),
-    "full, recalibrated": replace(FULL, cut=Ours(recalibrated=True)),
-    "full, without distillation": replace(FULL, distill=0.0),
-    "full, without average": replace(FULL, average=0.0),
-    "full, with streams": replace(FULL, cut=with_streams),
-    "taylor, global, cut only": Way(Ours("taylor", "global", repair=False)),
-}
 
 
 @dataclass
@@ -145,7 +48,7 @@ class Row:
         params: share of the parameters that is left.
         cut: accuracy after the cut, in percent.
         curve: accuracy after each epoch.
-        seconds: of cutting, and of training.
+        seconds: of cutting (curves are counted with the first way of a run that uses them), and of training.
     """
 
     way: str
@@ -196,19 +99,28 @@ class Bench:
         model.eval()
         return [100 * epoch.top1 for epoch in done.history if epoch.top1 is not None]
 
-    def run(self, setting: Setting, way: Way, row: Row) -> None:
-        """Cuts, trains, and fills in the row."""
+    def run(self, setting: Setting, way: Way, rows: list[Row]) -> Iterator[Row]:
+        """Cuts and trains for each row, all of one way and one draw of pictures, and fills them in."""
         began = time.perf_counter()
-        with seeded(row.seed):
-            small = way.cut(setting, row.share).eval()
-        cut = time.perf_counter()
+        with seeded(rows[0].seed):
+            cut = way.cut(setting)
+        looking = time.perf_counter() - began
         x = setting.pictures[0][:1]
-        before, after = sec.cost(setting.model, x), sec.cost(small, x)
-        row.macs, row.params = after.macs / before.macs, after.params / before.params
-        row.cut = accuracy(small, self.test)
-        start = time.perf_counter()
-        row.curve = self.tune(small, way, setting.model, row)
-        row.seconds = (cut - began, time.perf_counter() - start)
+        before = sec.cost(setting.model, x)
+        cuts: dict[float, tuple[nn.Module, float]] = {}
+        for row in rows:
+            if row.share not in cuts:
+                began = time.perf_counter()
+                with seeded(row.seed):
+                    cuts[row.share] = cut(row.share).eval(), time.perf_counter() - began
+            small, cutting = copy.deepcopy(cuts[row.share][0]), cuts[row.share][1]
+            after = sec.cost(small, x)
+            row.macs, row.params = after.macs / before.macs, after.params / before.params
+            row.cut = accuracy(small, self.test)
+            start = time.perf_counter()
+            row.curve = self.tune(small, way, setting.model, row)
+            row.seconds = (looking + cutting, time.perf_counter() - start)
+            yield row
 
 
 def baseline(bench: Bench, options: argparse.Namespace) -> nn.Module:
@@ -221,7 +133,7 @@ def baseline(bench: Bench, options: argparse.Namespace) -> nn.Module:
         return sec.load(file, model).eval()
     row = Row("baseline", 1.0, 0, options.adapt, options.adapt_rate)
     row.cut = accuracy(model, bench.test)
-    row.curve = bench.tune(model, Way(with_streams, average=0.98), None, row)
+    row.curve = bench.tune(model, Way(not_cut, average=0.98), None, row)
     print(
         f"baseline: {row.cut:.2f} as published, then {' '.join(f'{top:.2f}' for top in row.curve)}",
         flush=True,
@@ -268,25 +180,29 @@ def main() -> None:
     graph = sec.trace(model, torch.zeros(1, 3, 32, 32))
     file = options.work / "rows.jsonl"
     rows = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
-    wanted = [
+    held = {row.key for row in rows}
+    for seed in options.seeds:
+        shown = pictures(options.data / "train", options.pictures, seed)
+        setting = Setting(model, graph, shown, inner=True)
+        for way in options.only:
+            wanted = [row for row in planned(options, seed, way) if row.key not in held]
+            for row in bench.run(setting, WAYS[way], wanted) if wanted else ():
+                rows.append(row)
+                with file.open("a") as lines:
+                    lines.write(json.dumps(asdict(row)) + "\n")
+                print(f"{way:28} {row.share} seed {seed}: {row.cut:.2f} -> {row.curve[-1]:.2f}", flush=True)
+    asked = [row.key for seed in options.seeds for way in options.only for row in planned(options, seed, way)]
+    print(table([row for row in rows if row.key in asked]))
+
+
+def planned(options: argparse.Namespace, seed: int, way: str) -> list[Row]:
+    """What was asked for of one way and one draw of pictures, the largest networks first."""
+    return [
         Row(way, share, seed, epochs, rate)
-        for share in options.shares
+        for share in sorted(options.shares, reverse=True)
         for epochs in options.epochs
         for rate in options.rates
-        for seed in options.seeds
-        for way in options.only
     ]
-    for row in wanted:
-        if row.key in {other.key for other in rows}:
-            continue
-        shown = pictures(options.data / "train", options.pictures, row.seed)
-        bench.run(Setting(model, graph, shown, inner=True), WAYS[row.way], row)
-        rows.append(row)
-        with file.open("a") as lines:
-            lines.write(json.dumps(asdict(row)) + "\n")
-        print(f"{row.way:28} {row.share} seed {row.seed}: {row.cut:.2f} -> {row.curve[-1]:.2f}", flush=True)
-    keys = {row.key for row in wanted}
-    print(table([row for row in rows if row.key in keys]))
 
 
 def table(rows: list[Row]) -> str:

@@ -12,7 +12,8 @@ from secateur.graph.groups import IntArray
 from secateur.recovery.script import Portion, Script, tensors_of
 from secateur.responses import Window
 
-_OPERATORS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear")
+OPERATORS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear")
+"""Names of the operators that contract channels with a weight, without their overloads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ def find_consumers(script: Script) -> list[Consumer]:
     found = []
     for step, node in enumerate(script.nodes):
         read = reads.get(node.name)
-        if read is None or read.argument != 0 or not str(node.target).startswith(_OPERATORS):
+        if read is None or read.argument != 0 or not str(node.target).startswith(OPERATORS):
             continue
         options = arguments(node)
         weight = _own(options["weight"], names)

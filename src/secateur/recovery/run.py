@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from secateur.graph.capture import Origin
 from secateur.graph.masked import MaskedInterpreter, Removed
 from secateur.recovery.abreast import AbreastInterpreter
+from secateur.recovery.narrow import NarrowInterpreter
 from secateur.recovery.script import Portion, Script
 
 Values = dict[Node, Any]
@@ -152,5 +153,6 @@ class Run:
 
 
 def _interpreter(script: Script, removed: Removed) -> MaskedInterpreter:
-    kind = MaskedInterpreter if removed.ndim == 1 else AbreastInterpreter
-    return kind(script.wiring, removed)
+    if removed.ndim > 1:
+        return AbreastInterpreter(script.wiring, removed)
+    return NarrowInterpreter(script, removed)

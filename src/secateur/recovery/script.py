@@ -23,6 +23,7 @@ from secateur.graph import ChannelGraph
 from secateur.graph.capture import Origin, Program, call_arguments, capture
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
+from secateur.graph.masked import Removed
 from secateur.graph.wiring import Wiring
 from secateur.latency import device_of
 
@@ -53,6 +54,7 @@ class Script:
         last: for each value, the index of the last step that needs it.
         portions: the examples.
         size: number of examples in a portion.
+        gone: per slot, whether its channel was cut before, so that the sizes are without it.
         copies: how often each portion holds its examples, one copy behind the other.
     """
 
@@ -61,6 +63,7 @@ class Script:
     last: dict[Node, int]
     portions: tuple[Portion, ...]
     size: int
+    gone: Removed
     copies: int = 1
 
     @property
@@ -150,7 +153,7 @@ def write_script(
     last = {
         node: max((index_of[user] for user in node.users), default=-1) for node in wiring.program.graph.nodes
     }
-    return Script(wiring, nodes, last, portions, size, copies)
+    return Script(wiring, nodes, last, portions, size, graph.removed, copies)
 
 
 def _bytes_per_example(graph: ChannelGraph) -> int:

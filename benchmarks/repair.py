@@ -1,0 +1,122 @@
+"""How long and how much memory least-squares repair takes, and how long width curves do.
+
+``reconstruction``: a network of torchvision with random weights, every group cut to half its channels at
+random, its consumers refitted for random pictures; seconds and the most memory that the process held.
+
+``curves``: a CIFAR-10 residual network. The straightforward way is to cut one group, repair the copy and
+run it on the held-back pictures; since that takes long, it is done for every so many cuts (``--every``), and
+counted twice: with its repair, and the evaluation alone. The damages that both find are compared.
+
+    python benchmarks/repair.py reconstruction [--network vgg16] [--size 224] [--examples 256] [--threads 2]
+    python benchmarks/repair.py curves --data cifar10 --weights resnet56.th [--network resnet56] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from cifar import batches, pictures
+from torch import Tensor, nn
+
+import secateur as sec
+from secateur.curves import diverge
+from secateur.plan import plan_from
+
+
+def reconstruction(options: argparse.Namespace) -> None:
+    """Cuts a network to half its widths, repairs it, and prints time and memory."""
+    torch.manual_seed(0)
+    model = sec.build(f"torchvision:{options.network}").eval()
+    x = torch.randn(options.examples, 3, options.size, options.size)
+    graph = sec.trace(model, x[:1])
+    scores = sec.score(model, graph, "random")
+    channels = sum(group.channels for group in graph.prunable)
+    plan = sec.make_plan(graph, scores, sec.Budget(channels=channels // 2), scope="uniform")
+    small = sec.apply_plan(model, plan)
+    held = _most_memory()
+    began = time.perf_counter()
+    repairs = sec.reconstruct(model, small, plan, batches((x, torch.zeros(len(x))), 32))
+    seconds = time.perf_counter() - began
+    print(f"{options.network}, {options.examples} pictures of {options.size} px, {options.threads} threads")
+    print(
+        f"{len(repairs)} layers in {seconds:.0f} s; most memory {_most_memory():.2f} GiB, {held:.2f} before"
+    )
+
+
+def _most_memory() -> float:
+    """The most memory that this process has held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def curves(options: argparse.Namespace) -> None:
+    """Measures all width curves, and some of their points the straightforward way."""
+    model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
+    data = pictures(options.data / "train", options.examples, 0)
+    graph = sec.trace(model, data[0][:1])
+    scores = sec.score(model, graph, "magnitude")
+    began = time.perf_counter()
+    found = sec.width_curves(model, graph, scores, batches(data, 64))
+    ours = time.perf_counter() - began
+    half = len(data[1]) // 2
+    expected = answers(model, data[0][half:])
+    points = [(name, width) for name, curve in found.items() for width in curve.widths[:-1]]
+    repairing = evaluating = 0.0
+    differences = []
+    for name, width in points[:: options.every]:
+        plan = plan_from(graph, {name: found[name].order[: graph[name].channels - width]})
+        began = time.perf_counter()
+        small = sec.apply_plan(model, plan)
+        examples = batches((data[0][:half], data[1][:half]), 64)
+        sec.reconstruct(model, small, plan, examples, behind=False, compensate=False)
+        repaired = time.perf_counter()
+        outputs = answers(small, data[0][half:])
+        evaluating += time.perf_counter() - repaired
+        repairing += repaired - began
+        damage = found[name].damages[found[name].widths.index(width)]
+        differences.append(abs(diverge(outputs, expected, "kl") - damage) / max(damage, 1e-6))
+    scale = len(points) / len(points[:: options.every])
+    evaluating, plain = scale * evaluating, scale * (repairing + evaluating)
+    print(f"{options.network}, {options.examples} pictures, {options.threads} threads, {len(points)} cuts")
+    print(f"curves {ours:.0f} s; each cut by itself {plain:.0f} s ({plain / ours:.1f} times)")
+    print(f"of that, evaluations alone {evaluating:.0f} s ({evaluating / ours:.1f} times)")
+    print(f"relative difference of damages: median {median(differences):.1e}, most {max(differences):.1e}")
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, x: Tensor) -> Tensor:
+    """The network's outputs, 64 pictures at a time."""
+    return torch.cat([model(part) for part in x.split(64)])
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("section", choices=["reconstruction", "curves"])
+    parser.add_argument("--network")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--examples", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--every", type=int, default=25)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.section == "reconstruction":
+        options.network, options.examples = options.network or "vgg16", options.examples or 256
+        reconstruction(options)
+    elif options.data is None or options.weights is None:
+        parser.error("curves needs --data and --weights")
+    else:
+        options.network, options.examples = options.network or "resnet56", options.examples or 512
+        curves(options)
+
+
+if __name__ == "__main__":
+    main()
