@@ -12,7 +12,6 @@ from torch.fx import Node
 
 from secateur.graph.masked import MaskedInterpreter, Removed
 from secateur.graph.notes import Read
-from secateur.latency.runtimes import channels_last
 from secateur.recovery.consumers import OPERATORS, arguments
 from secateur.recovery.script import Script, tensors_of
 
@@ -52,7 +51,7 @@ class NarrowInterpreter(MaskedInterpreter):
             others[0] = others[0][outputs]
         dim = 1 - weight.dim()  # -1 for a linear layer, -3 for pictures
         small = self.call_function(
-            n.target, (_taken(x, dim, inputs), weight[outputs][:, inputs], *others), kwargs
+            n.target, (taken(x, dim, inputs), weight[outputs][:, inputs], *others), kwargs
         )
         return _spread(small, dim, outputs, len(weight))
 
@@ -77,8 +76,14 @@ def _staying(
     return torch.from_numpy(np.flatnonzero(outputs)), torch.from_numpy(np.flatnonzero(inputs))
 
 
-def _taken(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Some channels, in the layout of the whole."""
+def taken(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Some channels of a value, in the layout of the whole, which is much faster than in another.
+
+    Args:
+        x: the value.
+        dim: the dimension of the channels.
+        index: the channels.
+    """
     if _innermost(x):
         return x.movedim(dim, -1)[..., index].movedim(-1, dim)
     return x.index_select(dim, index.to(x.device))
@@ -88,10 +93,9 @@ def _spread(x: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
     """Channels laid back among zeros, in their layout."""
     shape = list(x.shape)
     shape[dim] = size
-    wide = x.new_zeros(shape)
-    if _innermost(x):
-        wide = channels_last(wide)
-    return wide.index_copy_(dim, index.to(x.device), x)
+    layout = torch.channels_last if _innermost(x) else torch.contiguous_format
+    wide = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    return wide.zero_().index_copy_(dim, index.to(x.device), x)
 
 
 def _innermost(x: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.errors import UsageError
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
 from secateur.recovery.consumers import find_consumers
+from secateur.recovery.layout import laid_out
 from secateur.recovery.refit import Refit, Repair
 from secateur.recovery.run import Run
 from secateur.recovery.script import write_script
@@ -91,8 +92,9 @@ def reconstruct(
     _check_fit(found, plan)
     script = write_script(model, graph, batches, max_examples)
     removed = graph.after(plan).removed
-    whole = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    laid = _laid_out(whole, found, plan)
+    whole: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    script, whole = laid_out(script, graph.removed, whole)
+    laid = _widened(whole, found, plan)
     original, small = Run(script, graph.removed, whole), Run(script, removed, laid)
     repairs: list[Repair] = []
     with torch.no_grad():
@@ -121,10 +123,10 @@ def _check_fit(tensors: Mapping[str, Tensor], plan: PruningPlan) -> None:
             )
 
 
-def _laid_out(
+def _widened(
     whole: Mapping[str, Tensor], pruned: Mapping[str, Tensor], plan: PruningPlan
 ) -> dict[str, Tensor]:
-    """Tensors of the cut network in the sizes of the original, whose values fill the gaps."""
+    """Tensors of the cut network in the sizes and layout of the original, whose values fill the gaps."""
     kept = by_tensor(plan.kept_slots)
     result = {}
     for name, tensor in pruned.items():

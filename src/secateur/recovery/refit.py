@@ -11,6 +11,7 @@ from torch import Tensor
 
 from secateur.graph import ChannelGraph
 from secateur.recovery.consumers import Consumer
+from secateur.recovery.narrow import taken
 from secateur.recovery.run import Run
 from secateur.recovery.script import kept_mask
 from secateur.responses import Fit, Moments, blocks, fit_dual, fit_moments, positions, rows_to_take
@@ -121,8 +122,8 @@ class Refit:
             wanted = self.original.value(number, consumer.node)
             if self.compensate:
                 wanted = self._compensated(number, wanted, tensors)
-            y = script.trimmed(wanted, portion).index_select(consumer.dim, outputs)
-            x = x.index_select(consumer.dim, inputs)
+            y = taken(script.trimmed(wanted, portion), consumer.dim, outputs)
+            x = taken(x, consumer.dim, inputs)
             chosen = positions(window.positions(tuple(x.shape)), share, generator)
             yield from blocks(window, x, y, chosen)
 
