@@ -28,6 +28,13 @@ class Keeps(Protocol):
 
 
 @dataclass(frozen=True)
+class Keep:
+    """A plan in its barest form, for trials."""
+
+    keep: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
 class AttributeValue:
     """The value that an integer attribute of a module has after a cut.
 

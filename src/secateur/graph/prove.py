@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,13 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
-from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import Group, Role
 from secateur.graph.masked import run_masked
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest output, at which two float32 results count as equal."""
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """A plan in its barest form."""
-
-    keep: Mapping[str, Sequence[int]]
 
 
 def prove(
@@ -93,7 +85,7 @@ class _Trial:
         """
         generator = np.random.default_rng(0)
         keep = {group.name: _some(generator, group.channels) for group in groups}
-        plan = _Keep(keep)
+        plan = Keep(keep)
         after = self._graph.after(plan)
         cuts = by_tensor(positions_left(self._graph, after))
         tensors = {

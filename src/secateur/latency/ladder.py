@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import nn
 
 from secateur.graph import ChannelGraph, ExampleInputs
+from secateur.graph.channel_graph import Keep
 from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
 from secateur.latency.measure import compare_latency
@@ -101,15 +102,8 @@ class Ladder:
         """A copy of the network with groups of some widths."""
         if np.array_equal(widths, self.graph.widths):
             return self.model
-        plan = _Keep({g.name: range(w) for g, w in zip(self.graph.groups, widths.tolist(), strict=True)})
+        plan = Keep({g.name: range(w) for g, w in zip(self.graph.groups, widths.tolist(), strict=True)})
         cuts = by_tensor(positions_left(self.graph, self.graph.after(plan)))
         named = named_tensors(self.model)
         tensors = {name: cut_tensor(named[name], kept) for name, kept in cuts.items()}
         return copy_with(self.model, tensors, self.graph.attributes_after(plan))
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """A plan in its barest form."""
-
-    keep: Mapping[str, Sequence[int]]

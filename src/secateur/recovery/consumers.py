@@ -120,12 +120,6 @@ def arguments(node: Node) -> dict[str, Any]:
     return {**{item.name: item.default_value for item in schema}, **given, **node.kwargs}
 
 
-def _batched(source: Node, kernel: tuple[int, ...]) -> bool:
-    """Whether the input has a first dimension for the examples."""
-    dims = source.meta["val"].dim()
-    return bool(dims == len(kernel) + 2 if kernel else dims >= 2)
-
-
 def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:
     if not kernel:
         return Window()

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from secateur.graph import ChannelGraph, Group
+from secateur.graph.channel_graph import Keep
 from secateur.graph.masked import Removed
 from secateur.graph.wiring import Wiring
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
 
 
-@dataclass(frozen=True)
-class _Keep:
-    """A plan in its barest form."""
-
-    keep: Mapping[str, Sequence[int]]
-
-
 def cut_alone(graph: ChannelGraph, group: Group, kept: Sequence[int]) -> Removed:
     """The slots that are gone when only these channels of one group stay, and all of the others."""
-    return graph.after(_Keep({group.name: sorted(kept)})).removed
+    return graph.after(Keep({group.name: sorted(kept)})).removed
 
 
 def first_step(script: Script, removed: Removed) -> int | None:
