@@ -91,13 +91,18 @@ class Bench:
         return Pace(self.table, self.inputs, self.clock)
 
     @cached_property
+    def scores(self) -> sec.Scores:
+        """Magnitudes of all channels."""
+        return sec.score(self.model, self.graph, "magnitude")
+
+    @cached_property
     def curves(self) -> sec.WidthCurves:
         """Damage without data: of each group, the logarithm of the share of its magnitude that is left.
 
         Layers work one on the other, so shares multiply, and no group is given up for the others.
         """
         found = {}
-        for name, values in sec.score(self.model, self.graph, "magnitude").items():
+        for name, values in self.scores.items():
             order = torch.argsort(values, stable=True)
             left = torch.cumsum(values[order.flip(0)].double(), 0) / values.sum()
             damages = [*(-left[:-1].log()).tolist(), 0.0]
@@ -194,9 +199,7 @@ def kept(bench: Bench) -> Iterator[Row]:
     """What is left at half the time by the clock."""
     ways: dict[str, Callable[[float], sec.PruningPlan]] = {
         "macs": lambda share: sec.make_plan(bench.graph, bench.curves, sec.Budget(macs=share)),
-        "uniform": lambda share: sec.uniform_plan(
-            bench.graph, sec.score(bench.model, bench.graph, "magnitude"), keep=share
-        ),
+        "uniform": lambda share: sec.uniform_plan(bench.graph, bench.scores, keep=share),
     }
     found = in_half_the_time(bench)
     plans = {"latency": (found.plan, found.measured_ms / found.allowed_ms * HALF)}
@@ -251,11 +254,10 @@ def macs(bench: Bench) -> Iterator[Row]:
 
 def paper(bench: Bench) -> Iterator[Row]:
     """The shares of maps of the paper's table."""
-    scores = sec.score(bench.model, bench.graph, "magnitude")
     filters = [g.name for g in bench.graph.prunable if g.name.startswith("features")]
     for name, share in PAPER:
         if name == bench.name:
-            plan = sec.uniform_plan(bench.graph, scores, keep=share, only=filters)
+            plan = sec.uniform_plan(bench.graph, bench.scores, keep=share, only=filters)
             yield {"maps": share, "speedup": 1 / bench.share(plan)}
 
 
