@@ -1,7 +1,7 @@
 """How much accuracy a cut leaves, without any training, for ways of choosing and repairing.
 
-A CIFAR-10 residual network is cut to several shares of its MACs, and evaluated on test pictures.
-Every way sees the same few pictures and is never trained:
+A CIFAR-10 residual network, or one that was trained before, is cut to several shares of its MACs, and
+evaluated on test pictures. Every way sees the same few pictures and is never trained:
 
 - torch-pruning: global Taylor and group norm, as its own examples drive them;
 - Taylor, global: ours, cut only, and with least-squares reconstruction;
@@ -10,8 +10,9 @@ Every way sees the same few pictures and is never trained:
 
 "inner" cuts only the channels inside residual blocks, "all" also the residual streams.
 
-    python benchmarks/accuracy.py --data cifar10 --weights resnet20.th
-        [--network resnet20] [--pictures 512] [--test 2500] [--seeds 0 1 2] [--out ROWS.jsonl]
+    python benchmarks/accuracy.py --data cifar10 --weights resnet20.th --out ROWS.jsonl
+        [--network resnet20] [--pictures 512] [--test 2500] [--seeds 0 1 2]
+    python benchmarks/accuracy.py --data cats_dogs --run RUN --shares 0.5 0.35 0.25 --out ROWS.jsonl
 
 ``--data`` is a folder with ``train`` and ``test``, in each a folder of pictures per class. Rows that the
 file holds are not run again.
@@ -24,19 +25,60 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cifar import Setting, accuracy, pictures
+from cifar import Pictures, Setting, accuracy, pictures
+from criteria import draw
 from peer import torch_pruning
 from torch import nn
 
 import secateur as sec
+from secateur.jobs.networks import input_of, open_network
+from secateur.jobs.pictures import open_pictures
+from secateur.jobs.settings import DataChoice, NetworkChoice
 
-SHARES = (0.75, 0.6, 0.5, 0.4)
 Cut = Callable[[float], nn.Module]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network and its pictures.
+
+    Attributes:
+        model: in evaluation mode.
+        test: pictures to judge by.
+        shown: draws pictures to choose and repair with, given a seed.
+    """
+
+    model: nn.Module
+    test: Pictures
+    shown: Callable[[int], Pictures]
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Task:
+        """What the command line names."""
+        if options.run:
+            choice = NetworkChoice(source=str(options.run))
+            data = open_pictures(
+                DataChoice(source=str(options.data), batch_size=64), input_of(choice), seed=0
+            )
+            model = open_network(choice, data.classes).model.eval()
+            return cls(
+                model, joined(data.test_batches()), lambda seed: joined(draw(data, options.pictures, seed))
+            )
+        model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
+        test = pictures(options.data / "test", options.test, 0)
+        return cls(model, test, lambda seed: pictures(options.data / "train", options.pictures, seed))
+
+
+def joined(parts: Iterable[Any]) -> Pictures:
+    """All pictures of some batches."""
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    return x, y
 
 
 def cut_by(setting: Setting, plan: sec.PruningPlan, repair: dict[str, bool] | None) -> nn.Module:
@@ -98,8 +140,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--run", type=Path, help="a trained network instead, by its run folder")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.6, 0.5, 0.4])
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--test", type=int, default=2500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -107,36 +151,34 @@ def main() -> None:
     parser.add_argument("--only", default="", help="ways whose name contains this")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
-    test = pictures(options.data / "test", options.test, 0)
-    graph = sec.trace(model, torch.zeros(1, 3, 32, 32))
-    baseline = accuracy(model, test)
-    print(f"{options.network}, {options.test} test pictures, {options.pictures} to choose and repair with")
-    print(f"{'':44}" + "".join(f"{share:>8.0%}" for share in (1.0, *SHARES)) + "    seconds")
+    task, shares = Task.of(options), sorted(options.shares, reverse=True)
+    graph = sec.trace(task.model, task.test[0][:1])
+    baseline = accuracy(task.model, task.test)
+    print(f"{len(task.test[1])} test pictures, {options.pictures} to choose and repair with")
+    print(f"{'':44}" + "".join(f"{share:>8.0%}" for share in (1.0, *shares)) + "    seconds")
     rows = (
         [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
     )
     for seed in options.seeds:
-        shown = pictures(options.data / "train", options.pictures, seed)
-        setting = Setting(model, graph, shown, inner=not options.streams)
+        setting = Setting(task.model, graph, task.shown(seed), inner=not options.streams)
         for name, way in ways(setting):
             if options.only not in name or (name, seed) in {(row["way"], row["seed"]) for row in rows}:
                 continue
             start = time.perf_counter()
             cut = way()
-            row = [accuracy(cut(share), test) for share in SHARES]
+            row = [accuracy(cut(share), task.test) for share in shares]
             rows.append({"way": name, "seed": seed, "accuracy": row, "seconds": time.perf_counter() - start})
             with options.out.open("a") as lines:
                 lines.write(json.dumps(rows[-1]) + "\n")
             figures = "".join(f"{item:8.1f}" for item in (baseline, *row))
             print(f"{name:44}{figures}{rows[-1]['seconds']:11.0f}", flush=True)
-    print(table(rows, baseline))
+    print(table(rows, baseline, shares))
 
 
-def table(rows: list[dict[str, Any]], baseline: float) -> str:
+def table(rows: list[dict[str, Any]], baseline: float, shares: list[float]) -> str:
     """What is kept of the baseline's accuracy, in percent: mean and, behind ±, deviation over seeds."""
-    lines = ["| way | " + " | ".join(f"{share:.0%}" for share in SHARES) + " | seconds |"]
-    lines.append("|---" * (len(SHARES) + 2) + "|")
+    lines = ["| way | " + " | ".join(f"{share:.0%}" for share in shares) + " | seconds |"]
+    lines.append("|---" * (len(shares) + 2) + "|")
     for name in dict.fromkeys(row["way"] for row in rows):
         same = [row for row in rows if row["way"] == name]
         cells = []

@@ -5,7 +5,7 @@ time; with the same curves and as many MACs as take that time; with the same sha
 repaired by least squares on the same pictures and judged on test pictures, without any training. Three draws
 of the pictures. Lines that FILE holds are not made again.
 
-    python benchmarks/intime.py RUN --data DIR --out FILE.jsonl [--batches 1 16] [--examples 512] [--seeds 0 1]
+    python benchmarks/intime.py RUN --data DIR --out FILE.jsonl [--batches 1] [--examples 512] [--seeds 0 1]
 """
 
 from __future__ import annotations
