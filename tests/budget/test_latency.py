@@ -174,6 +174,14 @@ def test_a_forecast_of_the_impossible_says_why() -> None:
     assert found.reach["latency"].planned is None
 
 
+def test_where_narrow_is_slow_the_least_time_is_that_of_the_whole() -> None:
+    """One channel takes a step of two and the surcharge of odd widths, two channels the step alone."""
+    graph, device = chain(2), Device((1.0,), step=2, odd=1.5)
+    found = forecast(graph, Budget(latency=0.5), scores(graph), latency=device)  # type: ignore[arg-type]
+    assert found.reach["latency"].least == found.reach["latency"].now == 2_000_000
+    assert "the least possible is 2 ms (100.00%)" in str(found)
+
+
 def test_a_forecast_without_a_budget_is_only_what_is_reachable() -> None:
     found = forecast(chain(10, 20))  # type: ignore[arg-type]
     assert found.plan is None

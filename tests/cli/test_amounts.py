@@ -70,6 +70,8 @@ def test_budgets_in_words() -> None:
     for text in ("", "macs", "bytes=3", "macs:0.5", "macs=0.5;params=1"):
         with pytest.raises(typer.BadParameter, match="is no limit|neither a share"):
             limits([text])
+    with pytest.raises(typer.BadParameter, match="latency is limited twice: 0.5 and 9ms"):
+        limits(["latency=0.5,macs=0.5", "latency=9ms"])
 
 
 def test_steps() -> None:

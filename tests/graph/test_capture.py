@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -34,7 +35,20 @@ def test_a_network_that_depends_on_values_is_refused_with_module_and_line():
 def test_wrong_example_inputs_are_refused_in_one_line():
     with pytest.raises(TraceError) as caught:
         trace(nn.Linear(4, 2), torch.zeros(1, 5))
-    assert "\n" not in str(caught.value)
+    assert ".. " not in str(caught.value)
+    assert ".. " not in str(caught.value)
+
+
+def test_torch_does_not_log_an_error_that_is_told_in_one_line(caplog: pytest.LogCaptureFixture):
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(TraceError):
+            capture(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(1, 5))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not logger.disabled
 
 
 @pytest.mark.parametrize("name", NAMES)

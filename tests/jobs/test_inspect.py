@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from secateur.jobs.inspect import inspect
@@ -41,6 +43,16 @@ def test_a_budget_out_of_reach_is_said_and_no_error(made_up_device: None) -> Non
     found = inspect(network, limits={"latency": "1us"})
     assert "the least possible is" in found["forecast"]["impossible"]
     assert found["forecast"]["reach"]["latency"]["planned"] is None
+
+
+def test_a_budget_for_a_network_of_which_nothing_can_go(tmp_path: Path, made_up_device: None) -> None:
+    code = "from torch.nn import *\ndef net():\n    return Sequential(Flatten(), Linear(12, 2))\n"
+    (tmp_path / "nets.py").write_text(code)
+    network = NetworkChoice(source=f"{tmp_path / 'nets.py'}:net", weights="none")
+    forecast = inspect(network, (3, 2, 2), limits={"macs": 0.5, "latency": 0.5})["forecast"]
+    assert forecast["reach"]["macs"]["least"] == forecast["reach"]["macs"]["now"] == 24
+    assert forecast["reach"]["latency"]["least"] == forecast["reach"]["latency"]["now"]
+    assert "the least possible is 24 (100.00%)" in forecast["impossible"]
 
 
 def test_latency_is_measured_only_where_it_is_asked_for() -> None:

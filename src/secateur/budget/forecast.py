@@ -140,7 +140,7 @@ def forecast(
     amounts = budget.amounts(graph, latency) if budget is not None else {}
     meter = Meter(graph, amounts, latency)
     room = rules.room(graph)
-    now, least = meter.named(room.widths), meter.named(room.least)
+    now, least = meter.named(room.widths), meter.least_of(room.widths, room.least)
     plan, impossible, planned = None, None, dict[str, int]()
     if budget is not None and scores is not None:
         try:

@@ -168,6 +168,14 @@ class Meter:
         found = dict(zip(_COLUMNS, self.needs(widths).tolist(), strict=True))
         return {name: need for name, need in found.items() if name != "latency" or self.latency is not None}
 
+    def least_of(self, *choices: IntArray) -> dict[str, int]:
+        """The least that any of some choices of widths needs, by quantity.
+
+        Narrower is not always faster, so the narrowest widths need not be those that take the least time.
+        """
+        found = [self.named(widths) for widths in choices]
+        return {name: min(needs[name] for needs in found) for name in found[0]}
+
     @cached_property
     def _bounds(self) -> IntArray:
         return np.array([self.amounts.get(name, _BOUNDLESS) for name in _COLUMNS], dtype=np.int64)

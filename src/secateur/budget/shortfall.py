@@ -19,7 +19,7 @@ def shortfall(meter: Meter, rules: Rules) -> str:
         The line.
     """
     room = rules.room(meter.graph)
-    now, least = meter.named(room.widths), meter.named(room.least)
+    now, least = meter.named(room.widths), meter.least_of(room.widths, room.least)
     unmet = [name for name, allowed in meter.amounts.items() if least[name] > allowed]
     parts = [
         f"{WORDS[name]}: at most {_share(name, allowed, now[name])} may remain, "

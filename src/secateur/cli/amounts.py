@@ -74,7 +74,7 @@ def limits(words: Sequence[str]) -> dict[str, float | str]:
         words: such as ``macs=0.5`` and ``latency=12ms``; one word may hold several, with commas between.
 
     Raises:
-        typer.BadParameter: it is something else.
+        typer.BadParameter: it is something else, or limits a quantity twice.
 
     >>> limits(["macs=0.5,params=1M", "latency=12ms"])
     {'macs': 0.5, 'params': 1000000, 'latency': '12ms'}
@@ -88,6 +88,8 @@ def limits(words: Sequence[str]) -> dict[str, float | str]:
                 f"{word!r} is no limit: write one of {', '.join(parsers)}, =, and a share or an amount, "
                 "such as macs=0.5 or latency=12ms"
             )
+        if name in found:
+            raise typer.BadParameter(f"{name} is limited twice: {found[name]} and {value}; leave one out")
         found[name] = parsers[name](value)
     return found
 

@@ -8,6 +8,7 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,7 +201,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     """
     args, kwargs = call_arguments(doubled(inputs) if training else inputs)
     random_state = torch.get_rng_state()
-    with mode_of(model, training=training), warnings.catch_warnings():
+    with mode_of(model, training=training), warnings.catch_warnings(), _unlogged():
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         try:
@@ -234,6 +235,17 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         training=training,
         batch=_batch(exported.graph, placeholders),
     )
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keeps torch from logging the whole call stack of an error that becomes one line of ours."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _shape_only(value: Tensor) -> Tensor:
@@ -286,7 +298,7 @@ def _explain(model: nn.Module, error: Exception) -> str:
     kind = type(error).__name__
     place = f" {where}" if where else ""
     return (
-        f"the network could not be captured{place}: {kind}: {first}. "
+        f"the network could not be captured{place}: {kind}: {first.rstrip('.')}. "
         "Make the forward pass independent of the values of its inputs, check the example inputs, "
         "or trace a part of the network (trace(model.backbone, ...))."
     )

@@ -57,7 +57,7 @@ def inspect(
     size = input_size or network.input.size
     graph = trace(network.model, torch.zeros(2, *size), ignore=ignore)
     budget = Limits.checked(**limits).budget if limits else None
-    scores = score(network.model, graph, "magnitude") if budget is not None else None
+    scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
     if latency or (budget is not None and budget.latency is not None):
         pace = Timing().pace(network.model, graph, torch.zeros(batch, *size), listener)
