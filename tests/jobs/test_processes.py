@@ -29,8 +29,9 @@ def environment(threads: int) -> dict[str, str]:
 
 
 # What one process does, several do within the order of additions; a few small steps keep that small.
-STEPS = ["--macs", "0.4", "--steps", "2", "--epochs-between", "1", "--epochs-after", "1", "--lr", "0.001"]
-LONG = ["--macs", "0.4", "--steps", "2", "--epochs-between", "2", "--epochs-after", "9", "--lr", "0.001"]
+PLAIN = ["--recipe", "plain", "--macs", "0.4"]
+STEPS = [*PLAIN, "--steps", "2", "--epochs-between", "1", "--epochs-after", "1", "--lr", "0.001"]
+LONG = [*PLAIN, "--steps", "2", "--epochs-between", "2", "--epochs-after", "9", "--lr", "0.001"]
 
 
 def words(network: Path, out: Path, how: list[str], batch: int = 100) -> list[str]:

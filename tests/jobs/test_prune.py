@@ -25,7 +25,7 @@ def job(out: Path, network: Path | str | dict[str, Any], **changes: Any) -> Prun
         "out": out,
         "limits": {"macs": 0.25},
         "latency_seconds": 0,
-        "recipe": recipe(steps=2, epochs_after=1, optimizer={"learning_rate": 0.02}),
+        "recipe": recipe("plain", steps=2, epochs_after=1, optimizer={"learning_rate": 0.02}),
     }
     return PruneJob.checked(**(values | changes))
 
@@ -66,7 +66,7 @@ def test_the_checkpoint_is_the_smaller_network_with_its_history(pruned: Path) ->
 
 
 def test_a_pruned_run_can_be_pruned_again(pruned: Path, tmp_path: Path) -> None:
-    summary = prune(job(tmp_path / "run", pruned, recipe=recipe(steps=1, epochs_after=0)))
+    summary = prune(job(tmp_path / "run", pruned, recipe=recipe("plain", steps=1, epochs_after=0)))
     assert summary["baseline"]["macs"] == read_summary(pruned)["pruned"]["macs"]
     history = sec.checkpoint.read_metadata(summary["checkpoint"]).history
     assert len(history) == 3
@@ -74,7 +74,7 @@ def test_a_pruned_run_can_be_pruned_again(pruned: Path, tmp_path: Path) -> None:
 
 def test_without_data_weights_decide_and_nothing_is_trained(trained: Path, tmp_path: Path) -> None:
     heard: list[Event] = []
-    free = recipe(criterion="magnitude")
+    free = recipe("plain", criterion="magnitude")
     summary = prune(job(tmp_path / "run", trained, data=None, recipe=free), heard.append)
     notes = " ".join(event.text for event in heard if isinstance(event, Note))
     assert "no --data" in notes
@@ -91,7 +91,9 @@ def test_without_data_weights_decide_and_nothing_is_trained(trained: Path, tmp_p
 
 
 def test_a_network_by_name_is_kept_beside_the_smaller_one(tmp_path: Path) -> None:
-    summary = prune(job(tmp_path / "run", "secateur:digits", data=None, recipe=recipe(criterion="magnitude")))
+    summary = prune(
+        job(tmp_path / "run", "secateur:digits", data=None, recipe=recipe("plain", criterion="magnitude"))
+    )
     original = tmp_path / "run" / "checkpoints" / "original.safetensors"
     assert summary["baseline"]["file_bytes"] == original.stat().st_size
 
@@ -113,7 +115,7 @@ def test_named_modules_stay_whole(trained: Path, tmp_path: Path) -> None:
             data=None,
             limits={"macs": 0.5},
             ignore=("features.3", "classifier.1"),
-            recipe=recipe(criterion="magnitude"),
+            recipe=recipe("plain", criterion="magnitude"),
         )
     )
     small = sec.load(summary["checkpoint"])

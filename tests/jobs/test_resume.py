@@ -56,7 +56,7 @@ def pruning(out: Path, trained: Path, how: str, **changes: Any) -> PruneJob:
         "out": out,
         "limits": {"macs": 0.4},
         "latency_seconds": 0,
-        "recipe": recipe(**RECIPES[how]),
+        "recipe": recipe("plain", **RECIPES[how]),
     }
     return PruneJob.checked(**(values | changes))
 
@@ -207,7 +207,18 @@ def command(trained: Path, out: Path, what: str) -> list[str]:
     words: dict[str, list[str]] = {
         "train": ["train", "--model", str(trained), "--epochs", "5", "--lr", "0.02"],
         "prune": [
-            *("prune", str(trained), "--macs", "0.3", "--steps", "3", "--epochs-between", "1"),
+            *(
+                "prune",
+                str(trained),
+                "--recipe",
+                "plain",
+                "--macs",
+                "0.3",
+                "--steps",
+                "3",
+                "--epochs-between",
+                "1",
+            ),
             *("--epochs-after", "3", "--average", "0.9", "--repair", "--distill", "0.5"),
         ],
     }

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import secateur as sec
 from secateur.errors import UsageError
@@ -122,3 +123,22 @@ def test_watched_scores_do_not_hear_the_teacher(
         result = prune_iteratively(twin, example, sec.Budget(channels=0.5), batches, settings)
         removed.append([cut.plan.removed for cut in result.cuts])
     assert removed[0] == removed[1]
+
+
+def test_a_loss_of_ones_own_has_no_teacher(net: nn.Sequential, example: Tensor, batches: list[Batch]) -> None:
+    """The same formula under another name: outputs may be no class scores, so none are compared."""
+
+    def own(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets)
+
+    ends = []
+    for distill, loss_fn in ((0.0, own), (0.9, own), (0.9, nn.CrossEntropyLoss()), (0.9, cross_entropy)):
+        twin = copy.deepcopy(net)
+        settings = PruneSettings(
+            steps=1, criterion="magnitude", distill=distill, after=FitSettings(epochs=1, keep_best=False)
+        )
+        prune_iteratively(twin, example, sec.Budget(channels=0.7), batches, settings, loss_fn=loss_fn)
+        ends.append(torch.cat([p.detach().flatten() for p in twin.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[1], ends[2])
+    assert torch.equal(ends[2], ends[3])

@@ -30,7 +30,7 @@ def test_steps_and_channels_per_step_replace_each_other() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="choose one of default, original, paper"):
+    with pytest.raises(UsageError, match="choose one of default, plain, original, paper"):
         recipe("stew")
     with pytest.raises(UsageError, match="steps and channels per step exclude"):
         recipe(steps=1, channels_per_step=1)
@@ -44,3 +44,15 @@ def test_both_phases_or_only_the_last_are_changed() -> None:
     changed = recipe(both={"clip_norm": 2.0}, after={"average": 0.9, "warmup": None})
     assert (changed.between.clip_norm, changed.after.clip_norm) == (2.0, 2.0)
     assert (changed.between.average, changed.after.average, changed.after.warmup) == (0.0, 0.9, 0.0)
+
+
+def test_charges_are_for_scores_that_are_compared_between_groups() -> None:
+    assert recipe().allocate == "curves"
+    assert recipe(charge="macs").allocate == "global"
+    assert recipe(charge="macs", allocate="uniform").allocate == "uniform"
+
+
+def test_the_named_protocols_have_nothing_that_their_authors_had_not() -> None:
+    for name in ("plain", "original", "paper"):
+        settings = RECIPES[name]
+        assert (settings.allocate, settings.repair, settings.distill) == ("global", False, 0.0)

@@ -88,8 +88,10 @@ def prune(
     recipe: Annotated[
         str,
         typer.Option(
-            help="default; original: 512 filters a step until a third is left, 10 epochs after each and 15 "
-            "at the end, SGD 1e-3 with momentum 0.9; paper: one channel a step, 30 updates between. "
+            help="default: widths by measured damage, repair, and the unpruned network as a teacher; plain: "
+            "none of these, as always without --data; original: 512 filters a step until a third is left, 10 "
+            "epochs after each and 15 at the end, SGD 1e-3 with momentum 0.9; paper: one channel a step, 30 "
+            "updates between. "
             "The options below change single settings of it.",
             rich_help_panel=_RECIPE,
         ),
@@ -247,7 +249,7 @@ def prune(
     Examples:
       secateur prune runs/digits --data digits --macs 0.25 --out runs/digits-small
       secateur prune runs/vgg16 --data pictures --recipe original --out runs/vgg16-small
-      secateur prune runs/resnet18 --data pictures --macs 0.6 --no-finetune --allocate curves --out runs/quick
+      secateur prune runs/resnet18 --data pictures --macs 0.6 --no-finetune --out runs/quick
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
       secateur prune torchvision:resnet18 --weights none --latency 0.5 --round-to auto --out runs/half
     """
@@ -265,7 +267,7 @@ def prune(
         steps, repair = steps or 1, True if repair is None else repair
         epochs_between, updates_between, epochs_after = 0, None, 0
     settings = named_recipe(
-        recipe,
+        recipe if data or recipe != "default" else "plain",
         steps=steps,
         channels_per_step=channels_per_step,
         epochs_between=epochs_between,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from secateur.budget import Budget
-from secateur.recipes import PruneSettings, Unit
+from secateur.recipes import RECIPES, PruneSettings, Unit
 from secateur.training.settings import DeviceSettings, FitSettings, Settings
 
 
@@ -174,7 +174,7 @@ class PruneJob(Job):
     data: DataChoice | None = None
     limits: Limits | None = None
     search: Search | None = None
-    recipe: PruneSettings = PruneSettings()
+    recipe: PruneSettings = RECIPES["default"]
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     measured: Path | None = None

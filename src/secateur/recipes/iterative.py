@@ -15,7 +15,7 @@ from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
 from secateur.recipes.cutting import Cut
 from secateur.recipes.measured import Measured
-from secateur.recipes.settings import PruneSettings
+from secateur.recipes.settings import RECIPES, PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recipes.timing import InTime, Timing
 from secateur.recipes.work import Train, Work
@@ -100,7 +100,8 @@ def prune_iteratively(
         calibration: what is scored, measured and repaired on where nothing is trained: training
             examples without augmentation; ``batches`` if not given.
         validation: judged after each epoch; the best network after the last cut is kept.
-        loss_fn: mean loss of a batch of outputs against targets; cross-entropy if not given.
+        loss_fn: mean loss of a batch of outputs against targets; cross-entropy if not given. With another
+            one ``distill`` has no effect, since outputs may be no class scores.
         metric: judges the network after each epoch, larger being better, instead of its accuracy on
             ``validation``: for tasks other than classification.
         train: called with the network and the settings of the phase after each cut, instead of the
@@ -135,7 +136,7 @@ def prune_iteratively(
         >>> [cut.verification.ok for cut in result.cuts], result.cost_after.macs
         ([True, True], 24)
     """
-    settings = settings or PruneSettings()
+    settings = settings or RECIPES["default"]
     around = surroundings or Surroundings()
     device = around.machine.device
     model.to(device)
@@ -164,7 +165,7 @@ def prune_iteratively(
         measured=measured,
         optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
         around=around,
-        teacher=_teacher(model, settings),
+        teacher=_teacher(model, settings, loss_fn),
         check_inputs=example_inputs if check_inputs is None else owned(check_inputs, device),
     )
     try:
@@ -182,8 +183,10 @@ def prune_iteratively(
     )
 
 
-def _teacher(model: nn.Module, settings: PruneSettings) -> Teacher | None:
-    """The network as it is before the first cut, if it is to be learnt from."""
-    if not settings.distill:
+def _teacher(model: nn.Module, settings: PruneSettings, loss_fn: LossFunction | None) -> Teacher | None:
+    """The network as it is before the first cut, if it is to be learnt from: its answers are class scores."""
+    if not settings.distill or not (
+        loss_fn in (None, nn.functional.cross_entropy) or isinstance(loss_fn, nn.CrossEntropyLoss)
+    ):
         return None
     return Teacher(copy.deepcopy(model), settings.distill, settings.temperature)

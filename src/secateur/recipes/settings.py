@@ -32,7 +32,7 @@ class PruneSettings(Settings):
         repair_batches: batches that the refitting looks at; the more, the better it holds for others.
         curve_batches: batches that the measuring of widths looks at; a few hundred examples are enough.
         distill: share of the loss that the answers of the network before the first cut make up; of use
-            where that network is well trained, and a hindrance where it is not.
+            where that network is well trained, and a hindrance where it is not. Only with cross-entropy.
         temperature: of the soft-max of those answers.
         steps: number of cuts; each leaves the same share of what the one before left.
         channels_per_step: remove so many channels at a time instead, until the budget is met.
@@ -77,7 +77,10 @@ _PAPER = OptimizerSettings(learning_rate=1e-4, momentum=0.9, weight_decay=1e-4)
 
 RECIPES: MappingProxyType[str, PruneSettings] = MappingProxyType(
     {
-        "default": PruneSettings(),
+        "default": PruneSettings(
+            allocate="curves", repair=True, repair_batches=32, distill=0.9, temperature=4.0
+        ),
+        "plain": PruneSettings(),
         "original": PruneSettings(
             channels_per_step=512,
             filters_only=True,
@@ -91,9 +94,10 @@ RECIPES: MappingProxyType[str, PruneSettings] = MappingProxyType(
         ),
     }
 )
-"""Named settings: ``default``; ``original``, the protocol of the first PyTorch implementation of
-arXiv 1611.06440 (512 filters a step, 10 epochs after each, 15 at the end); ``paper``, the protocol
-of its section 3.1 (one channel a step, 30 updates between, batches of 32)."""
+"""Named settings: ``default``, with widths by measured damage, repair, and the unpruned network as a
+teacher; ``plain``, without these: rank, cut, fine-tune; ``original``, the protocol of the first PyTorch
+implementation of arXiv 1611.06440 (512 filters a step, 10 epochs after each, 15 at the end); ``paper``,
+the protocol of its section 3.1 (one channel a step, 30 updates between, batches of 32)."""
 
 CHANNELS_LEFT: MappingProxyType[str, float] = MappingProxyType({"original": 1 / 3})
 """Share of the channels that a recipe leaves where no budget is given."""
@@ -134,6 +138,8 @@ def recipe(
     """
     if name not in RECIPES:
         raise UsageError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+    if changes.get("charge") is not None and changes.get("allocate") is None:
+        changes["allocate"] = "global"  # where alone scores of different groups meet
     if steps is not None and channels_per_step is not None:
         raise UsageError("steps and channels per step exclude each other; give one of them")
     if epochs_between is not None and updates_between is not None:
