@@ -78,7 +78,7 @@ _PAPER = OptimizerSettings(learning_rate=1e-4, momentum=0.9, weight_decay=1e-4)
 RECIPES: MappingProxyType[str, PruneSettings] = MappingProxyType(
     {
         "default": PruneSettings(
-            allocate="curves", repair=True, repair_batches=32, distill=0.9, temperature=4.0
+            steps=1, allocate="curves", repair=True, repair_batches=32, distill=0.9, temperature=4.0
         ),
         "plain": PruneSettings(),
         "original": PruneSettings(
