@@ -26,7 +26,7 @@ def test_steps_and_channels_per_step_replace_each_other() -> None:
     assert recipe("original", steps=4).channels_per_step is None
     assert recipe(channels_per_step=7).channels_per_step == 7
     assert recipe("paper", epochs_between=1).between.updates is None
-    assert recipe(updates_between=9).between.updates == 9
+    assert recipe(steps=2, updates_between=9).between.updates == 9
 
 
 def test_mistakes_are_named() -> None:
@@ -36,6 +36,8 @@ def test_mistakes_are_named() -> None:
         recipe(steps=1, channels_per_step=1)
     with pytest.raises(UsageError, match="epochs and updates between"):
         recipe(epochs_between=1, updates_between=1)
+    with pytest.raises(UsageError, match="one cut, and nothing between; give more steps"):
+        recipe(epochs_between=1)
     with pytest.raises(UsageError, match=r"steps: .*between.optimizer.name: .*after.schedule: "):
         recipe(steps=0, optimizer={"name": "adam"}, after={"schedule": "linear"})
 

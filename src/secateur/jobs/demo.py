@@ -52,7 +52,7 @@ def demo(
         typed=typed,
         limits={"macs": MACS_LEFT},
         latency_batch=BATCH,
-        # So easy a task needs neither measured widths nor a teacher, and without them it is done in half the time.
+        # So easy a task needs neither measured widths nor a teacher, and is done in half the time without.
         recipe=recipe(
             "plain",
             steps=STEPS,

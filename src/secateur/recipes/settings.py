@@ -150,6 +150,8 @@ def recipe(
     if epochs_between is not None or updates_between is not None:
         values["between"]["updates"] = updates_between
     _change(values, {"steps": steps, **changes})
+    if (epochs_between or updates_between) and values["steps"] == 1 and not values["channels_per_step"]:
+        raise UsageError("there is one cut, and nothing between; give more steps, or channels per step")
     _change(values["between"], {"epochs": epochs_between})
     _change(values["after"], {"epochs": epochs_after, **(after or {})})
     for phase in ("between", "after"):
