@@ -207,18 +207,8 @@ def command(trained: Path, out: Path, what: str) -> list[str]:
     words: dict[str, list[str]] = {
         "train": ["train", "--model", str(trained), "--epochs", "5", "--lr", "0.02"],
         "prune": [
-            *(
-                "prune",
-                str(trained),
-                "--recipe",
-                "plain",
-                "--macs",
-                "0.3",
-                "--steps",
-                "3",
-                "--epochs-between",
-                "1",
-            ),
+            *("prune", str(trained), "--recipe", "plain", "--macs", "0.3"),
+            *("--steps", "3", "--epochs-between", "1"),
             *("--epochs-after", "3", "--average", "0.9", "--repair", "--distill", "0.5"),
         ],
     }
