@@ -35,13 +35,10 @@ from cifar import Pictures, Setting, accuracy, pictures
 from criteria import draw
 from peer import torch_pruning
 from torch import nn
+from trained import opened
+from ways import Cut
 
 import secateur as sec
-from secateur.jobs.networks import input_of, open_network
-from secateur.jobs.pictures import open_pictures
-from secateur.jobs.settings import DataChoice, NetworkChoice
-
-Cut = Callable[[float], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,9 @@ class Task:
     def of(cls, options: argparse.Namespace) -> Task:
         """What the command line names."""
         if options.run:
-            choice = NetworkChoice(source=str(options.run))
-            data = open_pictures(
-                DataChoice(source=str(options.data), batch_size=64), input_of(choice), seed=0
-            )
-            model = open_network(choice, data.classes).model.eval()
-            return cls(
-                model, joined(data.test_batches()), lambda seed: joined(draw(data, options.pictures, seed))
-            )
+            network, data = opened(options.run, options.data)
+            test = joined(data.test_batches())
+            return cls(network.model, test, lambda seed: joined(draw(data, options.pictures, seed)))
         model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
         test = pictures(options.data / "test", options.test, 0)
         return cls(model, test, lambda seed: pictures(options.data / "train", options.pictures, seed))

@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from criteria import Batch, draw
 from latency import Bench, kept
 from torch import Tensor, nn
+from trained import opened
 
 import secateur as sec
 from secateur.data import ImageData
-from secateur.jobs.networks import Network, input_of, open_network
-from secateur.jobs.pictures import open_pictures
-from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.jobs.networks import Network
 from secateur.training.evaluate import evaluate
 
 
@@ -88,9 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.6, help="spent on timing each network")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    choice = NetworkChoice(source=options.network)
-    data = open_pictures(DataChoice(source=options.data, batch_size=64), input_of(choice), seed=0)
-    network = open_network(choice, data.classes)
+    network, data = opened(options.network, options.data)
     print(f"before: {100 * evaluate(network.model, data.test_batches()).top1:.2f}", flush=True)
     lines = options.out.read_text().splitlines() if options.out.is_file() else []
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
