@@ -28,6 +28,7 @@ from trained import opened
 
 import secateur as sec
 from secateur.data import ImageData
+from secateur.heap import kept_heap
 from secateur.jobs.networks import Network
 from secateur.training.evaluate import evaluate
 
@@ -73,6 +74,7 @@ class Trained(Bench):
         return 100 * evaluate(small, self.data.test_batches()).top1
 
 
+@kept_heap()
 def main() -> None:
     """Runs what is not there yet, and prints means over draws."""
     parser = argparse.ArgumentParser(

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
+from secateur.heap import kept_heap
 from secateur.latency import compare_latency
 from secateur.recipes.timing import InTime, Pace
 
@@ -270,6 +271,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
+@kept_heap()
 def main() -> None:
     """Runs what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -83,6 +84,48 @@ def test_networks_are_compared_run_by_run_in_turn() -> None:
     assert comparison.speedup("fast") > 1.5
     assert not comparison.is_noise("fast")
     assert "times as fast" in str(comparison).splitlines()[1]
+
+
+class Uneven(Sleeper):
+    """Takes four times as long every other time."""
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        if len(self.log) % 2:
+            time.sleep(3 * self.seconds)
+        return super().forward(x, scale)
+
+
+def test_turns_go_on_where_the_ratio_is_in_doubt() -> None:
+    """As long as patience lasts: five times the least time."""
+    steady, uneven = Sleeper(2, []), Uneven(2, [])
+    found = compare_latency({"one": steady, "other": Sleeper(2, [])}, torch.ones(2, 3), min_seconds=0.1)
+    doubt = compare_latency({"one": steady, "other": uneven}, torch.ones(2, 3), min_seconds=0.1)
+    spent = {
+        name: sum(item.median_ms * item.runs for item in comparison.latencies.values()) / 2e3
+        for name, comparison in (("found", found), ("doubt", doubt))
+    }
+    assert 0.08 < spent["found"] < 0.25
+    assert 0.3 < spent["doubt"] < 0.9
+
+
+class Listed(Sleeper):
+    """Takes these times, again and again."""
+
+    def __init__(self, *milliseconds: float) -> None:
+        super().__init__(0)
+        self.turns = itertools.cycle(milliseconds)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        time.sleep(next(self.turns) / 1e3)
+        return super().forward(x, scale)
+
+
+def test_what_is_seen_in_one_turn_tells_the_ratio() -> None:
+    """Medians alone would call these two equally fast."""
+    nets = {"one": Listed(10, 20, 30), "other": Listed(20, 30, 10)}
+    comparison = compare_latency(nets, torch.ones(2, 3), warmup=0, min_runs=3, min_seconds=0)
+    assert comparison.speedup("one") == 1
+    assert comparison.speedup("other") == pytest.approx(2 / 3, abs=0.1)
 
 
 def latency(median: float, spread: float) -> Latency:

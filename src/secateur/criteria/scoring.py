@@ -16,6 +16,7 @@ from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
+from secateur.heap import kept_heap
 from secateur.latency import device_of
 from secateur.ranks import Ranks, shares
 
@@ -26,6 +27,7 @@ Batches = Iterable[Any]
 """Batches of inputs and targets."""
 
 
+@kept_heap()
 def score(
     model: nn.Module,
     graph: ChannelGraph,

@@ -87,7 +87,8 @@ class Ladder:
         found = compare_latency(
             models, inputs, runtime=self.runtime, warmup=1, min_runs=_RUNS, min_seconds=_SECONDS
         )
-        return {name: latency.median_ms for name, latency in found.latencies.items()}
+        whole = found.latencies["whole"].median_ms
+        return {name: whole / found.speedup(name) for name in models}
 
     def _name(self, widths: IntArray) -> str:
         """A network's name among the timings: what it is made of, at some widths."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.heap import kept_heap
 from secateur.latency.devices import device_of, wait
 from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
-from secateur.latency.surroundings import settle_allocator
+
+_PRECISE = 0.01  # standard error up to which a ratio counts as known
+_PATIENCE = 5  # times the least time: how long to look for that
+_ERROR_OF_MEDIAN = (
+    1.2533 / 1.349
+)  # of normal numbers, by the distance of their quartiles, times the root of their count
+_LEAST = 1e-9  # milliseconds; a clock may say that no time has passed
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class Comparison:
 
     Attributes:
         latencies: by name, in the order given; the first is what the others are held against.
+        ratios: by name, how many times as long the first took in the same turn, the median over turns;
+            a machine that is slow for a while is slow for both. Without, medians are divided.
 
     >>> fast, slow = Latency(5, 4.9, 5.1, 9, 1, "cpu", 1), Latency(10, 9, 11, 9, 1, "cpu", 1)
     >>> comparison = Comparison({"before": slow, "after": fast})
@@ -76,6 +87,7 @@ class Comparison:
     """
 
     latencies: Mapping[str, Latency]
+    ratios: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -84,6 +96,8 @@ class Comparison:
 
     def speedup(self, name: str) -> float:
         """How many times as fast as the reference a network is."""
+        if name in self.ratios:
+            return self.ratios[name]
         return self.latencies[self.reference].median_ms / self.latencies[name].median_ms
 
     def is_noise(self, name: str) -> bool:
@@ -170,6 +184,9 @@ def compare_latency(
 ) -> Comparison:
     """Measures several networks in turn, run by run, so that a busy machine slows all alike.
 
+    Where the ratios of their times are not known to one percent by then (standard error of the median over
+    turns), the turns go on for up to five times as long.
+
     Args:
         models: networks by name; the first is what the others are held against.
         example_inputs: inputs that all of them take.
@@ -198,15 +215,14 @@ def compare_latency(
             f"min_runs ({min_runs}) and threads ({threads}) at least 1"
         )
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
-    settle_allocator()
-    with _threads(threads):
+    with _threads(threads), kept_heap():
         timers = {name: _timer(model, example_inputs, runtimes[name]) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
         for timer in timers.values():
             for _ in range(warmup):
                 timer()
         spent = 0.0
-        while len(times[next(iter(models))]) < min_runs or spent < min_seconds * len(models):
+        while not _enough(times, spent / len(models), min_runs, min_seconds):
             for name, timer in timers.items():
                 seconds = timer()
                 times[name].append(seconds * 1e3)
@@ -216,8 +232,27 @@ def compare_latency(
             {
                 name: _summary(times[name], _place_of(model), batch, _name(model, runtimes[name]))
                 for name, model in models.items()
-            }
+            },
+            {name: math.exp(np.median(logs)) for name, logs in _log_ratios(times).items()},
         )
+
+
+def _log_ratios(times: Mapping[str, list[float]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Of each network, how many times as long the first one took in each turn, as a logarithm."""
+    logs = {name: np.log(np.maximum(taken, _LEAST)) for name, taken in times.items()}
+    first = next(iter(logs.values()))
+    return {name: first - taken for name, taken in logs.items()}
+
+
+def _enough(times: Mapping[str, list[float]], seconds: float, min_runs: int, min_seconds: float) -> bool:
+    """Whether to stop: after enough runs and time, once ratios are known well or patience is at its end."""
+    runs = len(next(iter(times.values())))
+    if runs < min_runs or seconds < min_seconds:
+        return False
+    if seconds >= _PATIENCE * min_seconds:
+        return True
+    spreads = [np.subtract(*np.percentile(logs, (75, 25))) for logs in _log_ratios(times).values()]
+    return bool(_ERROR_OF_MEDIAN * max(spreads) / math.sqrt(runs) <= _PRECISE)
 
 
 def _timer(model: Measurable, example_inputs: ExampleInputs, runtime: str | Runtime) -> Callable[[], float]:

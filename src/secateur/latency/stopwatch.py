@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.heap import kept_heap
 from secateur.latency.calls import Call, TensorSpec, replaced
 from secateur.latency.devices import wait
 from secateur.latency.runtimes import channels_last
-from secateur.latency.surroundings import Surroundings, settle_allocator
+from secateur.latency.surroundings import Surroundings
 
-_METHOD = 2  # counts up when times are taken in another way, so that old ones are not mixed with new ones
+_METHOD = 3  # counts up when times are taken in another way, so that old ones are not mixed with new ones
 _SECONDS = 0.005  # of timed runs, beyond the least number of them
 _RUNS = (4, 15)  # least and most
 _LONG, _LONG_RUNS = 0.1, 3  # seconds that one run takes, and how many of such are enough
@@ -73,8 +74,7 @@ class OperatorStopwatch:
         """Milliseconds of one call: the lower quartile of its runs."""
         stored = sum(spec.bytes for spec in call.specs if spec.stored)
         copies = 1 if stored < _NOTABLE else max(1, math.ceil(_BEYOND_CACHES / stored))
-        settle_allocator()
-        with torch.inference_mode():
+        with torch.inference_mode(), kept_heap():
             sets = itertools.cycle(self._arguments(call, copies))
             self._time(call, next(sets))
             times = [self._time(call, next(sets))]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 _BEYOND = 4 << 20  # bytes that are touched in between: more than the caches of one core hold
-_KEPT = (32 << 20) - (1 << 16)  # bytes; the C library never keeps freed blocks much larger than this
 
 
 class Surroundings:
@@ -45,15 +44,3 @@ class Surroundings:
         torch.relu_(between)
         for value in values:
             value.mul_(1)
-
-
-def settle_allocator() -> None:
-    """Lets memory that was freed be used again, as in a process that has run for a while.
-
-    At first the C library hands large blocks back to the system when they are freed, and each new one is
-    fetched page by page, which can cost more than the operator that fills it. Once a block has been freed,
-    those up to its size are kept. Without this, times hang on what a process happened to free before.
-
-    >>> settle_allocator()
-    """
-    torch.empty(_KEPT, dtype=torch.uint8)

@@ -11,6 +11,7 @@ from torch import nn
 from secateur.budget import Budget, Milliseconds
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, ExampleInputs
+from secateur.heap import kept_heap
 from secateur.latency import Comparison, LatencyModel, Runtime, Timings, compare_latency, latency_table
 from secateur.latency.stopwatch import Stopwatch
 from secateur.plan import PruningPlan
@@ -158,6 +159,7 @@ class Pace:
     inputs: ExampleInputs
     clock: Clock
 
+    @kept_heap()
     def plan(
         self,
         budget: Budget,
@@ -225,7 +227,8 @@ class Pace:
         number: int,
     ) -> InTime:
         comparison = self.clock({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
-        before = comparison.latencies[_BEFORE].median_ms
+        # By the turns that both took side by side; medians of a noisy hour may lie further apart.
+        before = comparison.speedup(_AFTER) * comparison.latencies[_AFTER].median_ms
         allowed = float(limit) if share is None else float(share) * before  # type: ignore[arg-type]
         predicted = float(self.table.milliseconds(plan.widths))
         return InTime(plan, allowed, predicted, comparison, number)

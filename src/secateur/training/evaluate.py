@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from secateur.errors import DataError
 from secateur.graph.capture import mode_of
+from secateur.heap import kept_heap
 from secateur.ranks import shares
 from secateur.training.devices import Machine, make_machine
 from secateur.training.events import Listener, silent, tracked
@@ -65,6 +66,7 @@ class Evaluation:
         return math.sqrt(share * (1 - share) / (self.examples + 2))
 
 
+@kept_heap()
 def evaluate(
     model: nn.Module,
     batches: Batches,

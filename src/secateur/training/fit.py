@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from secateur.criteria import Watch
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
+from secateur.heap import kept_heap
 from secateur.ranks import Share, shares
 from secateur.training.averaging import Average
 from secateur.training.batchnorm import joint_batch_norm
@@ -74,6 +75,7 @@ FIT = "fit"
 _AVERAGE = "average."
 
 
+@kept_heap()
 def fit(
     model: nn.Module,
     batches: Batches,
