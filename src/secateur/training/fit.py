@@ -42,7 +42,6 @@ Keep = Callable[[str, Evaluation | None], object]
 """Called when the network is worth writing to disk: with ``"last"`` before the first epoch, after each and
 when stopped; before that with ``"best"`` if it is the best so far and settings say to keep that."""
 
-
 Judge = Callable[[], Evaluation]
 
 
