@@ -50,6 +50,18 @@ def test_what_the_runs_tell_nothing_about_stays_at_one() -> None:
     assert found.factor("never seen") == 1
 
 
+def test_noisy_runs_do_not_lead_far_from_one() -> None:
+    """Nine runs of a sum that is right already, each off by a tenth."""
+    far = []
+    for seed in range(100):
+        operators, rng = laid_out(seed), np.random.default_rng(1000 + seed)
+        network = operators.sum(1) * np.exp(rng.normal(0, 0.1, 9))
+        factors = calibrate(KINDS, operators, network).factors
+        far.append(max(abs(factor - 1) for factor in factors.values()))
+    assert np.median(far) < 0.2
+    assert max(far) < 0.6
+
+
 def test_no_kind_and_no_overhead_falls_below_zero() -> None:
     operators = laid_out(1)
     found = calibrate(KINDS, operators, operators[:, 0] * 0.5)

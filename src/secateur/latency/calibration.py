@@ -6,7 +6,8 @@ down the next. So the network runs at several widths, and its times are laid out
     time of the network = overhead + sum over kinds of factor * time of the operators of that kind
 
 Factors are expected near one and the more firmly so the less the runs tell about them (ridge regression
-toward one).
+toward one). How far the runs lie from the fit says how much they can tell: on a noisy machine factors stay
+near one, where they would follow chance otherwise, and plans would be drawn to what chance made look cheap.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from scipy.optimize import lsq_linear
 
 FloatArray = npt.NDArray[np.float64]
 
-_NOISE = 0.02  # expected error of a time of the network, as a share
+_NOISE = 0.02  # least error that is expected of a time of the network, as a share
+_SETTLED = 0.05  # share by which the error may still change
+_ROUNDS = 20  # of fitting and looking at what is left; the error settles in a few
 _OF_WHOLE = 0.005  # the same at its full widths, to which all shares refer
 _TRUST = 0.3  # expected error of a factor
 _LEAST = 0.05  # no kind of operator gets off cheaper
@@ -81,14 +84,26 @@ def calibrate(kinds: Sequence[str], operators: FloatArray, network: FloatArray) 
     >>> round(found.overhead, 2), round(found.factors["conv2d"], 2)
     (0.5, 1.1)
     """
-    count = len(kinds)
-    noise = np.array([_OF_WHOLE, *[_NOISE] * (len(network) - 1)])
-    runs = np.column_stack([np.ones(len(network)), operators]) / (noise * network)[:, None]
-    expected = np.column_stack([np.zeros(count), np.eye(count)]) / _TRUST
-    low = np.array([0.0, *[_LEAST] * count])
-    left = np.concatenate([runs, expected])
-    right = np.concatenate([1 / noise, np.full(count, 1 / _TRUST)])
-    found = lsq_linear(left, right, (low, np.full(count + 1, np.inf))).x
+    noise = _NOISE
+    for _ in range(_ROUNDS):
+        found = _fitted(operators, network, noise)
+        off = (found[0] + operators @ found[1:]) / network - 1
+        seen_noise = max(_NOISE, float(np.sqrt(np.mean(off[1:] ** 2)))) if len(off) > 1 else _NOISE
+        if abs(seen_noise - noise) < _SETTLED * noise:
+            break
+        noise = seen_noise
     told = found[0] + operators @ found[1:]
     seen = sorted(zip(told.tolist(), network.tolist(), strict=True))
     return Calibration(float(found[0]), dict(zip(kinds, found[1:].tolist(), strict=True)), tuple(seen))
+
+
+def _fitted(operators: FloatArray, network: FloatArray, noise: float) -> FloatArray:
+    """Overhead and factors, where times of the network have an error of some size, as a share."""
+    count = operators.shape[1]
+    errors = np.array([_OF_WHOLE, *[noise] * (len(network) - 1)])
+    runs = np.column_stack([np.ones(len(network)), operators]) / (errors * network)[:, None]
+    expected = np.column_stack([np.zeros(count), np.eye(count)]) / _TRUST
+    low = np.array([0.0, *[_LEAST] * count])
+    left = np.concatenate([runs, expected])
+    right = np.concatenate([1 / errors, np.full(count, 1 / _TRUST)])
+    return np.asarray(lsq_linear(left, right, (low, np.full(count + 1, np.inf))).x, dtype=np.float64)

@@ -85,7 +85,7 @@ class Ladder:
 
     def _clock(self, models: Mapping[str, nn.Module], inputs: ExampleInputs) -> Mapping[str, float]:
         found = compare_latency(
-            models, inputs, runtime=self.runtime, warmup=1, min_runs=_RUNS, min_seconds=_SECONDS
+            models, inputs, runtime=self.runtime, warmup=2, min_runs=_RUNS, min_seconds=_SECONDS
         )
         whole = found.latencies["whole"].median_ms
         return {name: whole / found.speedup(name) for name in models}
