@@ -59,7 +59,7 @@ def test_noisy_runs_do_not_lead_far_from_one() -> None:
         factors = calibrate(KINDS, operators, network).factors
         far.append(max(abs(factor - 1) for factor in factors.values()))
     assert np.median(far) < 0.2
-    assert max(far) < 0.6
+    assert np.quantile(far, 0.9) < 0.4
 
 
 def test_no_kind_and_no_overhead_falls_below_zero() -> None:
