@@ -22,7 +22,6 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
-from secateur.heap import kept_heap
 from secateur.ranks import Ranks
 from secateur.recovery.layout import laid_out
 from secateur.recovery.restricted import Restricted, gather_moments
@@ -42,7 +41,6 @@ Progress = Callable[[WidthCurves, int], None]
 """Told after each group: the curves so far, and how many there will be."""
 
 
-@kept_heap()
 def width_curves(
     model: nn.Module,
     graph: ChannelGraph,

@@ -23,7 +23,6 @@ from secateur.errors import TraceError, UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
-from secateur.heap import kept_heap
 from secateur.latency import device_of
 from secateur.ranks import Ranks
 from secateur.recovery.layout import laid_out
@@ -118,7 +117,6 @@ class Oracle(Mapping[str, Tensor]):
         return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"])
 
 
-@kept_heap()
 def oracle(
     model: nn.Module,
     graph: ChannelGraph,

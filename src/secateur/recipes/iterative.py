@@ -13,7 +13,6 @@ from secateur.budget import Budget
 from secateur.criteria import resolve
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
-from secateur.heap import kept_heap
 from secateur.recipes.cutting import Cut
 from secateur.recipes.measured import Measured
 from secateur.recipes.settings import RECIPES, PruneSettings
@@ -63,7 +62,6 @@ class IterativeResult:
         return self.graph.cost()
 
 
-@kept_heap()
 def prune_iteratively(
     model: nn.Module,
     example_inputs: ExampleInputs,

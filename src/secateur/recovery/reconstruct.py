@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
-from secateur.heap import kept_heap
 from secateur.recovery.consumers import find_consumers
 from secateur.recovery.layout import laid_out
 from secateur.recovery.refit import Refit, Repair
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from secateur.plan import PruningPlan
 
 
-@kept_heap()
 def reconstruct(
     model: nn.Module,
     pruned: nn.Module,
