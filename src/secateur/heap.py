@@ -64,6 +64,9 @@ def kept_heap() -> Iterator[None]:
     Returns:
         A context manager, which may decorate a function as well.
 
+    Raises:
+        AttributeError: the same context manager is entered twice; each block needs one of its own.
+
     Example:
         >>> import torch
         >>> layer = torch.nn.Conv2d(3, 64, 3)

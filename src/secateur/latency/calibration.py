@@ -87,12 +87,12 @@ def calibrate(kinds: Sequence[str], operators: FloatArray, network: FloatArray) 
     noise = _NOISE
     for _ in range(_ROUNDS):
         found = _fitted(operators, network, noise)
-        off = (found[0] + operators @ found[1:]) / network - 1
-        seen_noise = max(_NOISE, float(np.sqrt(np.mean(off[1:] ** 2)))) if len(off) > 1 else _NOISE
-        if abs(seen_noise - noise) < _SETTLED * noise:
+        told = found[0] + operators @ found[1:]
+        apart = (told / network - 1)[1:]
+        shown = max(_NOISE, float(np.sqrt(np.mean(apart**2)))) if len(apart) else _NOISE
+        if abs(shown - noise) < _SETTLED * noise:
             break
-        noise = seen_noise
-    told = found[0] + operators @ found[1:]
+        noise = shown
     seen = sorted(zip(told.tolist(), network.tolist(), strict=True))
     return Calibration(float(found[0]), dict(zip(kinds, found[1:].tolist(), strict=True)), tuple(seen))
 

@@ -9,11 +9,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from secateur.heap import kept_heap
 from secateur.latency import Latency
 
 Key = TypeVar("Key", bound=Hashable)
 
 
+@kept_heap()
 def take_turns(
     runs: Mapping[Key, Callable[[], object]],
     *,
