@@ -29,8 +29,9 @@ from secateur.jobs.measure import measure
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice, PruneJob, TrainJob
 from secateur.jobs.train import train
+from secateur.latency import Latency, take_turns
 from secateur.recipes import recipe
-from secateur.runtimes import prepare, take_turns
+from secateur.runtimes import prepare
 
 NETWORKS = {
     "vgg16_bn": "torchvision:vgg16_bn",
@@ -122,8 +123,15 @@ def latency(name: str, batch: int, folder: Path, lines: Lines, runs: int, second
     size = sec.ModelSpec.parse(NETWORKS[name]).input.size
     inputs = torch.randn(batch, *size)
     places = {place: partial(runner, inputs) for place, runner in ready.items()}
-    found = take_turns(places, batch=batch, warmup=1, min_runs=runs, min_seconds=seconds)
-    for (runtime, version), time in found.items():
+    turns = take_turns(
+        places,
+        {(runtime, version): (runtime, VERSIONS[0]) for runtime, version in places},
+        warmup=1,
+        min_runs=runs,
+        min_seconds=seconds,
+    )
+    for (runtime, version), times in turns.times.items():
+        time = Latency.of(times, threads=torch.get_num_threads(), device="cpu", batch=batch)
         lines.add(
             {
                 "part": "latency",

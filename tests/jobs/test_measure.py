@@ -11,6 +11,8 @@ from secateur.errors import DataError, UsageError
 from secateur.jobs.export import export
 from secateur.jobs.measure import measure
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
+from secateur.jobs.timing import Place
+from secateur.latency import Turns
 
 
 def test_networks_are_measured_beside_each_other(trained: Path) -> None:
@@ -54,10 +56,32 @@ def test_an_exported_file_is_as_good_as_its_network_in_every_runtime(trained: Pa
     for row in found["timings"]:
         assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
         assert (row["batch"], row["threads"], row["device"]) == (1, 1, "cpu")
-    yardstick = found["timings"][2]
-    assert found["timings"][3]["times_as_fast"] == pytest.approx(
-        yardstick["median_ms"] / found["timings"][3]["median_ms"]
-    )
+    assert [row["times_as_fast"] for row in found["timings"][:3]] == [1, 1, 1]
+    assert found["timings"][3]["times_as_fast"] > 0
+
+
+def test_each_is_held_against_the_first_in_its_runtime(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turn by turn."""
+    times = {
+        (0, "eager"): [10.0, 20.0, 30.0],
+        (0, "bf16"): [5.0, 10.0, 15.0],
+        (1, "eager"): [20.0, 5.0, 6.0],
+        (1, "bf16"): [1.0, 2.0, 3.0],
+    }
+    asked: list[dict[Place, Place]] = []
+
+    def turns(runs: dict[Place, object], against: dict[Place, Place], **how: object) -> Turns[Place]:
+        asked.append(against)
+        return Turns({place: times[place] for place in runs})
+
+    monkeypatch.setattr("secateur.jobs.timing.take_turns", turns)
+    network = NetworkChoice(source=str(trained))
+    found = measure([network, network], conditions=Conditions(runtimes=("eager", "bf16"), seconds=0))
+    assert asked == [{place: (0, place[1]) for place in times}]
+    ratios = [row["times_as_fast"] for row in found["timings"]]
+    assert ratios == pytest.approx([1, 1, 4, 5])
 
 
 @pytest.mark.slow

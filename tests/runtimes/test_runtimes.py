@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.models import InputSpec
-from secateur.runtimes import Card, is_exported, prepare, take_turns
+from secateur.runtimes import Card, is_exported, prepare
 
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 
@@ -61,28 +60,6 @@ def test_a_pruned_network_goes_through_torchao_unchanged():
 def test_an_unknown_way_is_refused():
     with pytest.raises(sec.UsageError, match="choose eager, channels-last, compile, bf16"):
         prepare("tensorrt", nn.Linear(2, 2))
-
-
-def test_turns_are_taken_in_turn_and_threads_put_back():
-    seen: list[str] = []
-    before = torch.get_num_threads()
-    names = {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}
-    found = take_turns(names, batch=3, threads=before + 1, warmup=1, min_runs=4, min_seconds=0)
-    assert seen == ["a", "b", *"ab" * 4]
-    assert torch.get_num_threads() == before
-    assert {name: (time.runs, time.batch, time.threads) for name, time in found.items()} == {
-        "a": (4, 3, before + 1),
-        "b": (4, 3, before + 1),
-    }
-    with pytest.raises(ZeroDivisionError):
-        take_turns({"c": lambda: 1 / 0}, batch=1, threads=before + 1)
-    assert torch.get_num_threads() == before
-
-
-def test_times_are_those_of_the_clock():
-    pause = threading.Event()
-    found = take_turns({"pause": lambda: pause.wait(0.02)}, batch=1, min_runs=5, min_seconds=0)["pause"]
-    assert 20 <= found.low_ms <= found.median_ms <= found.high_ms < 200
 
 
 @settings(max_examples=40)

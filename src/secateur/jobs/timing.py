@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import torch
 
 from secateur.jobs.candidates import Candidate
 from secateur.jobs.settings import Conditions
-from secateur.latency import Comparison, Latency
-from secateur.runtimes import take_turns
+from secateur.latency import Comparison, Latency, Turns, take_turns
 from secateur.training.events import Listener, Progress
 
 Place = tuple[int, str]
@@ -48,24 +47,42 @@ def timings(
             for batch in conditions.batches:
                 listener(Progress("measuring", done, total))
                 inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-                found = take_turns(
+                against = _yardsticks(list(ready))
+                turns = take_turns(
                     {place: partial(runner, inputs.to(runner.device)) for place, runner in ready.items()},
-                    batch=batch,
+                    against,
                     threads=threads,
-                    devices={place: str(runner.device) for place, runner in ready.items()},
                     min_seconds=conditions.seconds,
                 )
-                rows.extend(_row(place, found) for place in found)
+                found = {
+                    place: Latency.of(
+                        turns.times[place],
+                        threads=threads or torch.get_num_threads(),
+                        device=str(runner.device),
+                        batch=batch,
+                        runtime=runner.runtime,
+                    )
+                    for place, runner in ready.items()
+                }
+                rows.extend(_row(place, against[place], found, turns) for place in found)
                 done += 1
     listener(Progress("measuring", total, total))
     return rows
 
 
-def _row(place: Place, found: dict[Place, Latency]) -> dict[str, Any]:
+def _yardsticks(places: Sequence[Place]) -> dict[Place, Place]:
+    """What each is held against: the first candidate in the same runtime, or in its first."""
+    return {
+        (number, runtime): (0, runtime) if (0, runtime) in places else places[0] for number, runtime in places
+    }
+
+
+def _row(
+    place: Place, yardstick: Place, found: Mapping[Place, Latency], turns: Turns[Place]
+) -> dict[str, Any]:
     number, runtime = place
-    same = (0, runtime)
-    yardstick = same if same in found else next(iter(found))
-    pair = Comparison({"first": found[yardstick], "this": found[place]})
+    ratio = turns.ratio(place, to=yardstick)
+    pair = Comparison({"first": found[yardstick], "this": found[place]}, {"this": ratio})
     latency = found[place]
     return {
         "candidate": number,
@@ -77,6 +94,6 @@ def _row(place: Place, found: dict[Place, Latency]) -> dict[str, Any]:
         "low_ms": latency.low_ms,
         "high_ms": latency.high_ms,
         "runs": latency.runs,
-        "times_as_fast": pair.speedup("this"),
+        "times_as_fast": ratio,
         "noise": place != yardstick and pair.is_noise("this"),
     }

@@ -13,7 +13,6 @@ from secateur.runtimes import onnx, openvino, pt2
 from secateur.runtimes.base import Runner
 from secateur.runtimes.card import Card, preprocessing
 from secateur.runtimes.pytorch import IN_PYTORCH, prepare
-from secateur.runtimes.turns import take_turns
 
 __all__ = [
     "IN_PYTORCH",
@@ -24,7 +23,6 @@ __all__ = [
     "open_exported",
     "prepare",
     "preprocessing",
-    "take_turns",
 ]
 
 _OPENERS: dict[str, Callable[[str | Path, int | None], Runner]] = {

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.latency import Turns, take_turns
+
+TIMES = st.floats(0.01, 1e4)
+
+
+def test_turns_are_taken_in_turn_and_threads_put_back() -> None:
+    seen: list[tuple[str, int]] = []
+    before = torch.get_num_threads()
+    names = {name: lambda name=name: seen.append((name, torch.get_num_threads())) for name in "ab"}
+    turns = take_turns(names, threads=before + 1, warmup=1, min_runs=4, min_seconds=0)
+    assert seen == [(name, before + 1) for name in ["a", "b", *"ab" * 4]]
+    assert torch.get_num_threads() == before
+    assert {name: len(times) for name, times in turns.times.items()} == {"a": 4, "b": 4}
+    with pytest.raises(ZeroDivisionError):
+        take_turns({"c": lambda: 1 / 0}, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_times_are_those_of_the_clock() -> None:
+    pause = threading.Event()
+    times = take_turns({"pause": lambda: pause.wait(0.02)}, min_runs=5, min_seconds=0).times["pause"]
+    assert all(20 <= taken < 200 for taken in times)
+
+
+@given(st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=9))
+def test_the_ratio_is_the_median_over_turns(pairs: list[tuple[float, float]]) -> None:
+    one, other = map(list, zip(*pairs, strict=True))
+    turns = Turns({"one": one, "other": other})
+    middle = sorted(a / b for a, b in pairs)
+    low, high = middle[(len(pairs) - 1) // 2], middle[len(pairs) // 2]
+    assert turns.ratio("other", to="one") == pytest.approx(math.sqrt(low * high))
+    assert turns.ratio("one", to="other") == pytest.approx(1 / math.sqrt(low * high))
+    assert turns.ratio("one", to="one") == 1
+    assert turns.error("one", to="one") == 0
+
+
+def test_the_error_is_that_of_a_median_of_normal_numbers() -> None:
+    """Drawn again and again, the median scatters by as much as one drawing foretells."""
+    rng = np.random.default_rng(0)
+    drawings = [
+        Turns({"one": [1.0] * 101, "other": np.exp(rng.normal(0, 0.1, 101)).tolist()}) for _ in range(300)
+    ]
+    ratios = [math.log(turns.ratio("other", to="one")) for turns in drawings]
+    foretold = np.median([turns.error("other", to="one") for turns in drawings])
+    assert foretold == pytest.approx(np.std(ratios), rel=0.15)
+
+
+def test_what_is_held_against_which_says_how_long_turns_go_on() -> None:
+    """One that is uneven is in doubt against any other, and not against itself."""
+    pause, count = threading.Event(), [0]
+
+    def uneven() -> None:
+        count[0] += 1
+        pause.wait(0.002 if count[0] % 2 else 0.008)
+
+    runs = {"even": lambda: pause.wait(0.002), "uneven": uneven}
+    by_itself = take_turns(runs, {"uneven": "uneven"}, min_runs=2, min_seconds=0.03)
+    doubt = take_turns(runs, min_runs=2, min_seconds=0.03)
+    assert sum(map(sum, by_itself.times.values())) / 2 < 60
+    assert sum(map(sum, doubt.times.values())) / 2 >= 150
