@@ -140,11 +140,12 @@ def _corrected(
 def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArray:
     """Moves one group, near or far, wherever what the others then gain or give up makes it worth while."""
     damage, tried, since = _damage(choices, places), 0, 0
+    promising = _promising(meter, choices, places)
     for group in itertools.cycle(range(len(choices))):
         if since == len(choices):  # nothing found in a whole round
             break
         since += 1
-        for move in _moves(int(places[group]), len(choices[group].widths) - 1):
+        for move in promising[group]:
             if tried == _EXCHANGES:
                 return places
             tried += 1
@@ -153,7 +154,50 @@ def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> Int
             trial = _corrected(meter, choices, trial, held=group)
             if _damage(choices, trial) < damage:
                 places, damage, since = trial, _damage(choices, trial), 0
+                promising = _promising(meter, choices, places)
+                break
     return places
+
+
+def _promising(meter: Meter, choices: Sequence[Choice], places: IntArray) -> list[list[int]]:
+    """Of each group, the moves that may be worth while, judged without moving the others.
+
+    What the others would give up or gain counts at the best price that any single move of theirs has; a move
+    that does not pay at that price under one of the limits alone is left out.
+    """
+    reach = [
+        _moves(int(place), len(choice.widths) - 1) for place, choice in zip(places, choices, strict=True)
+    ]
+    owner = np.repeat(np.arange(len(choices)), [len(there) for there in reach])
+    moves = [(group, place) for group, there in enumerate(reach) for place in there]
+    current = _widths(choices, places)
+    widths = np.repeat(current[None], len(moves), axis=0)
+    widths[np.arange(len(moves)), owner] = [choices[group].widths[place] for group, place in moves]
+    harm = np.array(
+        [choices[group].damages[place] - choices[group].damages[places[group]] for group, place in moves]
+    )
+    now = meter.limited(current)
+    worth = np.ones(len(moves), dtype=np.bool_)
+    for cost, room in zip((meter.limited(widths) - now).T, meter.allowed - now, strict=True):
+        price = np.divide(harm, cost, out=np.full(len(moves), np.inf), where=cost != 0)
+        saving = _least_of_others(np.where(cost < 0, -price, np.inf), owner, len(choices))
+        spending = np.maximum(-_least_of_others(np.where(cost > 0, price, np.inf), owner, len(choices)), 0)
+        beyond = np.maximum(cost - room, 0)
+        given_up = np.multiply(saving, beyond, out=np.zeros(len(moves)), where=beyond > 0)
+        gained = spending * np.maximum(room - cost, 0)
+        worth &= harm + given_up - gained < 0
+    return [
+        [place for place, good in zip(there, worth[owner == group], strict=True) if good]
+        for group, there in enumerate(reach)
+    ]
+
+
+def _least_of_others(values: FloatArray, owner: IntArray, groups: int) -> FloatArray:
+    """For each value, the least of those of other owners; infinite if there are none."""
+    least = np.full(groups, np.inf)
+    np.minimum.at(least, owner, values)
+    first, second = np.sort(np.append(least, np.inf))[:2]
+    return np.where(np.arange(groups) == np.argmin(least), second, first)[owner]
 
 
 def _moves(place: int, end: int) -> list[int]:
