@@ -45,8 +45,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "a few updates between": {"channels_per_step": 120, "updates_between": 3, "epochs_after": 1},
 }
 
-FEW_KILLS = 3
-"""Twice between writes and once within one; the slow test has fifty."""
+FEW_KILLS = 2
+"""Once between writes and once within one; the slow test has fifty."""
 
 
 def pruning(out: Path, trained: Path, how: str, **changes: Any) -> PruneJob:
