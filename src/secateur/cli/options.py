@@ -66,6 +66,15 @@ Strict = Annotated[
         "--strict", help="Refuse unreadable pictures instead of leaving them out.", rich_help_panel=_DATA
     ),
 ]
+Mixup = Annotated[
+    float,
+    typer.Option(
+        metavar="ALPHA",
+        min=0,
+        help="Blend training pictures and their classes in pairs, in shares drawn from Beta(ALPHA, ALPHA).",
+        rich_help_panel=_TRAINING,
+    ),
+]
 Size = Annotated[
     int | None,
     typer.Option(

@@ -228,6 +228,7 @@ def prune(
         typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING),
     ] = None,
     clip_norm: options.ClipNorm = None,
+    mixup: options.Mixup = 0.0,
     weights: options.Weights = None,
     model: options.Builder = None,
     batch: options.Batch = 1,
@@ -294,7 +295,7 @@ def prune(
     )
     job = PruneJob.checked(
         network={"source": network, "weights": weights, "size": size, "builder": model},
-        data={"source": data, "batch_size": batch_size, "strict": strict} if data else None,
+        data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup} if data else None,
         out=out,
         overwrite=overwrite,
         resume=resume,

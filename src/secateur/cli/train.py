@@ -43,6 +43,7 @@ def train(
     warmup: options.Warmup = 0.0,
     label_smoothing: options.LabelSmoothing = 0.0,
     clip_norm: options.ClipNorm = None,
+    mixup: options.Mixup = 0.0,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -78,7 +79,7 @@ def train(
 
     job = TrainJob.checked(
         network={"source": model, "weights": weights, "size": size},
-        data={"source": data, "batch_size": batch_size, "strict": strict},
+        data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup},
         out=out,
         overwrite=overwrite,
         resume=resume,

@@ -92,7 +92,8 @@ class ImageData:
             augment: whether pictures are varied; without, the middle of each is shown.
         """
         how = self.augmentation if augment else None
-        return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how)
+        mixup = self.settings.mixup if augment else 0.0
+        return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how, mixup=mixup)
 
     def validation_batches(self) -> Loader:
         """All pictures to choose on, always in the same order."""
@@ -109,6 +110,7 @@ class ImageData:
         shuffle: bool = False,
         drop_last: bool = False,
         augmentation: Augmentation | None = None,
+        mixup: float = 0.0,
     ) -> Loader:
         return Loader(
             pictures=split.pictures,
@@ -118,6 +120,7 @@ class ImageData:
             seed=self.settings.seed,
             shuffle=shuffle,
             augmentation=augmentation,
+            mixup=mixup,
             drop_last=drop_last,
         )
 

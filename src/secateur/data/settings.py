@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from secateur.errors import UsageError
@@ -56,6 +57,8 @@ class DataSettings:
         seed: decides the order, the augmentation, and which pictures are held out.
         held_out: share of ``train/`` that is kept for choosing where there is no ``val/``.
         augmentation: of training pictures; ``None`` for what suits them.
+        mixup: blends each training picture with another and their classes alike, in shares drawn from
+            Beta(mixup, mixup): 0 not at all, 1 evenly (arXiv 1710.09412).
         strict: whether an unreadable picture is an error, and not only left out.
         memory: most bytes for decoded pictures; a larger set is decoded again in each epoch.
     """
@@ -64,6 +67,7 @@ class DataSettings:
     seed: int = 0
     held_out: float = 0.1
     augmentation: Augmentation | None = None
+    mixup: float = 0.0
     strict: bool = False
     memory: int = 2 << 30
 
@@ -72,6 +76,8 @@ class DataSettings:
             raise UsageError(f"batch size {self.batch_size} must be at least 1")
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} must not be negative")
+        if not 0 <= self.mixup < math.inf:
+            raise UsageError(f"mixup {self.mixup} must be a number from 0 on")
         if not 0 < self.held_out < 1:
             raise UsageError(f"the held-out share {self.held_out} must lie between 0 and 1")
 

@@ -19,11 +19,13 @@ class DataChoice(Settings):
         source: a folder, or ``digits``.
         batch_size: pictures in a batch.
         strict: refuse unreadable pictures instead of leaving them out.
+        mixup: how training pictures are blended with each other, as in :class:`secateur.data.DataSettings`.
     """
 
     source: str
     batch_size: int = Field(default=32, ge=1)
     strict: bool = False
+    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class NetworkChoice(Settings):

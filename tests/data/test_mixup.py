@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.data import DataSettings, Loader, open_data
+from secateur.data.mixup import blend, kept_shares
+from secateur.errors import UsageError
+from secateur.models import InputSpec
+
+SPEC = InputSpec((1, 2, 2), (0.0,), (1 / 255,))
+
+
+def loader(count: int, batch_size: int, mixup: float = 0.4, seed: int = 0) -> Loader:
+    """Each picture shows its own number, which is its class."""
+    pictures = [torch.full((1, 2, 2), index, dtype=torch.uint8) for index in range(count)]
+    return Loader(pictures, torch.arange(count), SPEC, batch_size, seed=seed, shuffle=True, mixup=mixup)
+
+
+@given(st.sampled_from([0.1, 0.4, 1.0, 3.0]), st.integers(0, 99))
+def test_shares_have_mean_and_variance_of_the_beta_distribution(mixup: float, seed: int) -> None:
+    shares = kept_shares(mixup, 20_000, seed).numpy()
+    assert shares.mean() == pytest.approx(0.5, abs=0.02)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * mixup + 1)), rel=0.1)
+
+
+@given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 99))
+def test_pictures_and_classes_are_blended_alike(count: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = rng.normal(size=(2, count, 3, 2, 2)).astype(np.float32)
+    first, second = rng.integers(0, classes, (2, count))
+    kept = rng.uniform(size=count).astype(np.float32)
+    inputs, targets = blend(
+        (torch.from_numpy(one), torch.from_numpy(first)),
+        (torch.from_numpy(other), torch.from_numpy(second)),
+        torch.from_numpy(kept),
+        classes,
+    )
+    for place, share in enumerate(kept):
+        expected = np.zeros(classes)
+        expected[first[place]] += share
+        expected[second[place]] += 1 - share
+        np.testing.assert_allclose(
+            inputs[place], share * one[place] + (1 - share) * other[place], rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_allclose(targets[place], expected, atol=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
+def test_a_loader_shows_what_its_targets_say(count: int, batch_size: int, seed: int) -> None:
+    numbers = torch.arange(count).float()
+    for inputs, targets in loader(count, batch_size, seed=seed):
+        torch.testing.assert_close(targets.sum(1), torch.ones(len(targets)))
+        torch.testing.assert_close(inputs[:, 0, 0, 0], targets @ numbers, rtol=1e-4, atol=1e-3)
+        assert ((targets > 0).sum(1) <= 2).all()
+
+
+def test_passes_differ_and_can_be_repeated() -> None:
+    passes = [torch.cat([targets for _, targets in loader(12, 4, seed=seed)]) for seed in (3, 3, 4)]
+    assert torch.equal(passes[0], passes[1])
+    assert not torch.equal(passes[0], passes[2])
+    assert (passes[0].max(1).values < 1).any()
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shares_of_processes_make_up_the_whole(count: int) -> None:
+    """A process blends with pictures that others show, and comes to what one process comes to."""
+    whole = list(loader(11, 5))
+    parts = [list(loader(11, 5).shares(index, count)) for index in range(count)]
+    for number, batch in enumerate(whole):
+        for index, part in enumerate(parts):
+            share = part[number]
+            for found, expected in zip(share.batch, batch, strict=True):
+                assert torch.equal(found[: share.examples], expected[index::count])
+
+
+def test_only_training_pictures_are_blended_and_only_where_they_are_varied() -> None:
+    data = open_data("digits", InputSpec((1, 8, 8), (0.0,), (1.0,)), DataSettings(mixup=0.2))
+    assert next(iter(data.training_batches()))[1].shape == (32, 10)
+    for batches in (data.training_batches(augment=False), data.validation_batches(), data.test_batches()):
+        assert next(iter(batches))[1].dtype == torch.int64
+
+
+@pytest.mark.parametrize("mixup", [-0.1, float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(mixup: float) -> None:
+    with pytest.raises(UsageError, match="must be a number from 0 on"):
+        DataSettings(mixup=mixup)
