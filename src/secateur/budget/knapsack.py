@@ -23,6 +23,7 @@ from secateur.graph.groups import IntArray
 
 _ROUNDS = 12  # programmes solved at most; ordinary networks settle after two to five
 _EXCHANGES = 250  # tried at most behind the last programme: a few seconds for a hundred groups
+_AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _SECONDS = 10.0  # for one programme; the best answer found by then is taken
 
 FloatArray = npt.NDArray[np.float64]
@@ -160,7 +161,7 @@ def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> Int
 
 
 def _promising(meter: Meter, choices: Sequence[Choice], places: IntArray) -> list[list[int]]:
-    """Of each group, the moves that may be worth while, judged without moving the others.
+    """Of each group, the moves that may be worth while: all, or where they are too many to try, judged first.
 
     What the others would give up or gain counts at the best price that any single move of theirs has; a move
     that does not pay at that price under one of the limits alone is left out.
@@ -168,6 +169,8 @@ def _promising(meter: Meter, choices: Sequence[Choice], places: IntArray) -> lis
     reach = [
         _moves(int(place), len(choice.widths) - 1) for place, choice in zip(places, choices, strict=True)
     ]
+    if sum(map(len, reach)) <= _EXCHANGES:
+        return reach
     owner = np.repeat(np.arange(len(choices)), [len(there) for there in reach])
     moves = [(group, place) for group, there in enumerate(reach) for place in there]
     current = _widths(choices, places)
@@ -197,7 +200,7 @@ def _least_of_others(values: FloatArray, owner: IntArray, groups: int) -> FloatA
     least = np.full(groups, np.inf)
     np.minimum.at(least, owner, values)
     first, second = np.sort(np.append(least, np.inf))[:2]
-    return np.where(np.arange(groups) == np.argmin(least), second, first)[owner]
+    return np.asarray(np.where(np.arange(groups) == np.argmin(least), second, first)[owner])
 
 
 def _moves(place: int, end: int) -> list[int]:
@@ -211,14 +214,13 @@ def _step(
 ) -> IntArray:
     """One group one step narrower or wider: the one with the least damage for its cost.
 
+    Where the limits are far, and groups many, some of the best move at once and go up to half of the way.
     Wider only where the limits allow it, else the places stay; narrower always, the held group last.
     """
     ends = np.array([len(choice.widths) - 1 for choice in choices])
     movable = np.flatnonzero((places + direction >= 0) & (places + direction <= ends))
     if direction < 0 and len(movable) > 1:
         movable = movable[movable != held]
-    trials = np.repeat(places[None], len(movable), axis=0)
-    trials[np.arange(len(movable)), movable] += direction
     current = _widths(choices, places)
     widths = np.repeat(current[None], len(movable), axis=0)
     rows = np.arange(len(movable))
@@ -234,14 +236,23 @@ def _step(
     )
     if direction > 0:
         fits = np.asarray(meter.within(widths), dtype=np.bool_) if len(widths) else np.zeros(0, np.bool_)
-        trials, widths, damage = trials[fits], widths[fits], damage[fits]
-        if not len(trials):
+        movable, widths, damage = movable[fits], widths[fits], damage[fits]
+        if not len(movable):
             return places
     now = meter.limited(current).astype(np.float64)
-    change = direction * (meter.limited(widths) - now) / np.maximum(meter.allowed, 1)
+    scale = np.maximum(meter.allowed, 1)
+    change = direction * (meter.limited(widths) - now) / scale
+    room = np.abs(now - meter.allowed) / scale
     if direction < 0:
-        change = change[:, now > meter.allowed]
+        change, room = change[:, now > meter.allowed], room[now > meter.allowed]
     # A device runs some groups faster when they are wider: narrowing them saves nothing.
     cost = np.maximum(change, 0.0).sum(axis=1) + 1e-12
     # Narrower: least damage for what it saves. Wider: most damage undone for what it costs.
-    return np.asarray(trials[int(np.argmin(damage / cost))], dtype=np.int64)
+    order = np.argsort(damage / cost, kind="stable")[: max(1, len(choices) // _AT_ONCE)]
+    far = (np.cumsum(np.maximum(change[order], 0.0), axis=0) <= room / 2).all(axis=1)
+    chosen = order[: max(1, int(far.sum()))]
+    stepped = places.copy()
+    stepped[movable[chosen]] += direction
+    if direction > 0 and len(chosen) > 1 and not meter.within(_widths(choices, stepped)):
+        stepped[movable[chosen[1:]]] -= direction  # wider together, they cost more than one by one
+    return stepped
