@@ -287,7 +287,7 @@ def survive(trained: Path, tmp_path: Path, what: str, kills: int, seed: int) -> 
     return count
 
 
-@pytest.mark.parametrize("what", ["train", "prune"])
+@pytest.mark.parametrize("what", [pytest.param("train", marks=pytest.mark.slow), "prune"])
 def test_killed_runs_end_at_the_same_bits(trained: Path, tmp_path: Path, what: str) -> None:
     total, seed = 0, 0
     while total < FEW_KILLS:

@@ -99,6 +99,18 @@ def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -
     assert len(epochs) == 2
 
 
+def test_blended_pictures_are_learnt_from(tmp_path: Path) -> None:
+    """With smoothed labels too; what it comes to is judged on whole pictures."""
+    fit = {"epochs": 2, "label_smoothing": 0.1, "optimizer": {"learning_rate": 0.05}}
+    found = {}
+    for name, mixup in (("plain", 0.0), ("blended", 0.4), ("again", 0.4)):
+        data = {"source": "digits", "batch_size": 64, "mixup": mixup}
+        summary = train(job(tmp_path / name, "secateur:digits", data=data, fit=fit))
+        assert summary["network"]["top1"] > 0.5
+        found[name] = (tmp_path / name / "checkpoints" / "best.safetensors").read_bytes()
+    assert found["blended"] == found["again"] != found["plain"]
+
+
 def test_tensors_without_weights_are_named(tmp_path: Path, small_network: str) -> None:
     full = sec.build(small_network, classes=10)
     weights = {name: value for name, value in full.state_dict().items() if not name.startswith("7")}
