@@ -44,10 +44,20 @@ def batches(data: Pictures, size: int) -> list[Pictures]:
     return list(zip(data[0].split(size), data[1].split(size), strict=True))
 
 
-def training(data: Pictures, size: int, seed: int) -> Loader:
-    """Pictures as :func:`raw` gives them, in a new order each epoch, shifted and mirrored."""
+def training(data: Pictures, size: int, seed: int, mixup: float = 0.0) -> Loader:
+    """Pictures as :func:`raw` gives them, in a new order each epoch, shifted, mirrored, perhaps blended."""
     how = Augmentation.suited_to(SPEC)
-    return Loader(data[0], data[1], SPEC, size, seed=seed, shuffle=True, augmentation=how, drop_last=True)
+    return Loader(
+        data[0],
+        data[1],
+        SPEC,
+        size,
+        seed=seed,
+        shuffle=True,
+        augmentation=how,
+        mixup=mixup,
+        drop_last=True,
+    )
 
 
 @torch.inference_mode()

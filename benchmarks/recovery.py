@@ -44,6 +44,7 @@ class Row:
         seed: of the pictures looked at, and of the training.
         epochs: of fine-tuning.
         rate: peak learning rate.
+        mixup: how training pictures are blended, 0 for not at all.
         macs: share of the MACs that is left.
         params: share of the parameters that is left.
         cut: accuracy after the cut, in percent.
@@ -56,6 +57,7 @@ class Row:
     seed: int
     epochs: int
     rate: float
+    mixup: float = 0.0
     macs: float = 0.0
     params: float = 0.0
     cut: float = 0.0
@@ -65,7 +67,7 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells rows apart."""
-        return self.way, self.share, self.seed, self.epochs, self.rate
+        return self.way, self.share, self.seed, self.epochs, self.rate, self.mixup
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Bench:
         with seeded(row.seed):
             done = fit(
                 model,
-                training(self.train, self.batch, row.seed),
+                training(self.train, self.batch, row.seed, row.mixup),
                 settings,
                 validation=batches(self.test, 250),
                 teacher=way.teacher(teacher),
@@ -156,6 +158,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, nargs="+", default=[3])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.03])
+    parser.add_argument("--mixup", type=float, default=0.0)
     parser.add_argument("--adapt", type=int, default=5, help="epochs of adaptation before all else")
     parser.add_argument("--adapt-rate", type=float, default=0.02)
     parser.add_argument("--train", type=int, default=6000)
@@ -198,7 +201,7 @@ def main() -> None:
 def planned(options: argparse.Namespace, seed: int, way: str) -> list[Row]:
     """What was asked for of one way and one draw of pictures, the largest networks first."""
     return [
-        Row(way, share, seed, epochs, rate)
+        Row(way, share, seed, epochs, rate, options.mixup)
         for share in sorted(options.shares, reverse=True)
         for epochs in options.epochs
         for rate in options.rates
