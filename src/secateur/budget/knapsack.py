@@ -21,7 +21,8 @@ from secateur.budget.limits import Meter
 from secateur.budget.quiet import silent_output
 from secateur.graph.groups import IntArray
 
-_ROUNDS = 12  # programmes solved at most; ordinary networks settle after two to five
+_ROUNDS = 12  # programmes solved at most
+_GAIN, _IDLE = 1e-3, 2  # fewer, where so many in a row take away less than this share of the damage
 _EXCHANGES = 250  # tried at most behind the last programme: a few seconds for a hundred groups
 _AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _SECONDS = 10.0  # for one programme; the best answer found by then is taken
@@ -49,16 +50,17 @@ def least_damage(meter: Meter, choices: Sequence[Choice]) -> IntArray:
         widened by a step without breaking one.
     """
     places = _start(meter, choices)
-    best, best_damage = places, _damage(choices, places)
+    best, best_damage, idle = places, _damage(choices, places), 0
     for _ in range(_ROUNDS):
         answer = _solve(meter, choices, places)
         if answer is None:
             break
         corrected = _corrected(meter, choices, answer)
         damage = _damage(choices, corrected)
+        idle = 0 if damage < (1 - _GAIN) * best_damage else idle + 1
         if damage < best_damage:
             best, best_damage = corrected, damage
-        if np.array_equal(answer, places):
+        if idle == _IDLE or np.array_equal(answer, places):
             break
         places = answer
     return _widths(choices, _exchanged(meter, choices, _corrected(meter, choices, best)))
