@@ -31,7 +31,6 @@ def environment(threads: int) -> dict[str, str]:
 # What one process does, several do within the order of additions; a few small steps keep that small.
 PLAIN = ["--recipe", "plain", "--macs", "0.4"]
 STEPS = [*PLAIN, "--steps", "2", "--epochs-between", "1", "--epochs-after", "1", "--lr", "0.001"]
-FURTHER = [*PLAIN, "--steps", "2", "--epochs-between", "2", "--epochs-after", "2", "--lr", "0.001"]
 LONG = [*PLAIN, "--steps", "2", "--epochs-between", "2", "--epochs-after", "9", "--lr", "0.001"]
 
 
@@ -152,7 +151,7 @@ def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
     trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    arguments = [*words(trained, out, FURTHER), "--devices", "2"]
+    arguments = [*words(trained, out, [*LONG, "--epochs-after", "2"]), "--devices", "2"]
     with under_way(arguments, out) as process:
         os.kill(ranks_of(process)[1], signal.SIGKILL)
         began = time.monotonic()

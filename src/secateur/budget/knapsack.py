@@ -72,6 +72,13 @@ def _widths(choices: Sequence[Choice], places: IntArray) -> IntArray:
     )
 
 
+def _alone(widths: IntArray, groups: IntArray, changed: npt.ArrayLike) -> IntArray:
+    """Widths, shape (changes, groups), in each of which one group alone has another width."""
+    trials = np.repeat(widths[None], len(groups), axis=0)
+    trials[np.arange(len(groups)), groups] = changed
+    return trials
+
+
 def _damage(choices: Sequence[Choice], places: IntArray) -> float:
     return float(sum(choice.damages[place] for choice, place in zip(choices, places, strict=True)))
 
@@ -94,8 +101,7 @@ def _solve(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArra
     current = _widths(choices, places)
     sizes = [len(choice.widths) for choice in choices]
     owner = np.repeat(np.arange(len(choices)), sizes)
-    trials = np.repeat(current[None], len(owner), axis=0)
-    trials[np.arange(len(owner)), owner] = np.concatenate([choice.widths for choice in choices])
+    trials = _alone(current, owner, np.concatenate([choice.widths for choice in choices]))
     now = meter.limited(current)
     changes = (meter.limited(trials) - now).astype(np.float64)
     room = (meter.allowed - now).astype(np.float64)
@@ -176,8 +182,7 @@ def _promising(meter: Meter, choices: Sequence[Choice], places: IntArray) -> lis
     owner = np.repeat(np.arange(len(choices)), [len(there) for there in reach])
     moves = [(group, place) for group, there in enumerate(reach) for place in there]
     current = _widths(choices, places)
-    widths = np.repeat(current[None], len(moves), axis=0)
-    widths[np.arange(len(moves)), owner] = [choices[group].widths[place] for group, place in moves]
+    widths = _alone(current, owner, [choices[group].widths[place] for group, place in moves])
     harm = np.array(
         [choices[group].damages[place] - choices[group].damages[places[group]] for group, place in moves]
     )
@@ -224,11 +229,8 @@ def _step(
     if direction < 0 and len(movable) > 1:
         movable = movable[movable != held]
     current = _widths(choices, places)
-    widths = np.repeat(current[None], len(movable), axis=0)
-    rows = np.arange(len(movable))
-    widths[rows, movable] = [
-        choices[group].widths[int(places[group]) + direction] for group in movable.tolist()
-    ]
+    moved = [choices[group].widths[int(places[group]) + direction] for group in movable.tolist()]
+    widths = _alone(current, movable, moved)
     damage = np.array(
         [
             choices[group].damages[int(places[group]) + direction]

@@ -22,7 +22,7 @@ def open_pictures(choice: DataChoice, spec: InputSpec, seed: int, *, training: b
     Raises:
         DataError: it is missing, empty or inconsistent.
     """
-    settings = DataSettings(choice.batch_size, seed, mixup=choice.mixup, strict=choice.strict)
+    settings = DataSettings(batch_size=choice.batch_size, seed=seed, mixup=choice.mixup, strict=choice.strict)
     return open_data(choice.source, spec, settings, training=training)
 
 

@@ -44,10 +44,10 @@ def timings(
                 for number, candidate in enumerate(candidates)
                 for runtime in candidate.runtimes(conditions.runtimes)
             }
+            against = _yardsticks(list(ready))
             for batch in conditions.batches:
                 listener(Progress("measuring", done, total))
                 inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-                against = _yardsticks(list(ready))
                 turns = take_turns(
                     {place: partial(runner, inputs.to(runner.device)) for place, runner in ready.items()},
                     against,
@@ -81,8 +81,7 @@ def _row(
     place: Place, yardstick: Place, found: Mapping[Place, Latency], turns: Turns[Place]
 ) -> dict[str, Any]:
     number, runtime = place
-    ratio = turns.ratio(place, to=yardstick)
-    pair = Comparison({"first": found[yardstick], "this": found[place]}, {"this": ratio})
+    pair = Comparison({"first": found[yardstick], "this": found[place]})
     latency = found[place]
     return {
         "candidate": number,
@@ -94,6 +93,6 @@ def _row(
         "low_ms": latency.low_ms,
         "high_ms": latency.high_ms,
         "runs": latency.runs,
-        "times_as_fast": ratio,
+        "times_as_fast": turns.ratio(place, to=yardstick),
         "noise": place != yardstick and pair.is_noise("this"),
     }
