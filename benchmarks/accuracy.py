@@ -39,6 +39,7 @@ from trained import opened
 from ways import Cut
 
 import secateur as sec
+from secateur.budget import Scope
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def cut_by(setting: Setting, plan: sec.PruningPlan, repair: dict[str, bool] | No
     return small
 
 
-def by_scores(setting: Setting, criterion: str, scope: str, repair: dict[str, bool] | None) -> Cut:
+def by_scores(setting: Setting, criterion: str, scope: Scope, repair: dict[str, bool] | None) -> Cut:
     """Channels by score, over all groups together or the same share of each."""
     scores = sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
 

@@ -48,7 +48,7 @@ def training(data: Pictures, size: int, seed: int, mixup: float = 0.0) -> Loader
     """Pictures as :func:`raw` gives them, in a new order each epoch, shifted, mirrored, perhaps blended."""
     how = Augmentation.suited_to(SPEC)
     return Loader(
-        data[0],
+        list(data[0]),
         data[1],
         SPEC,
         size,

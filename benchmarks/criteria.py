@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from networks import renew
+from torch import Tensor
 
 import secateur as sec
 from secateur.criteria import Criterion, Random, criterion_names
@@ -94,7 +95,7 @@ def recovered(
         plan = sec.make_plan(graph, scores, sec.Budget(macs=share), min_channels=2)
         small = sec.apply_plan(model, plan)
         if criterion == SCRATCH:
-            fresh(small)
+            renew(small)
         cut = evaluate(small, data.test_batches()).top1
         settings = FitSettings(
             epochs=2,
@@ -106,15 +107,6 @@ def recovered(
         fit(small, data.training_batches(), settings)
     top1 = evaluate(small, data.test_batches()).top1
     return {"criterion": criterion, "share": share, "cut": 100 * cut, "top1": 100 * top1}
-
-
-def fresh(model: nn.Module) -> None:
-    """New random weights throughout."""
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
 
 
 def table(rows: list[dict[str, Any]], columns: Sequence[str], by: Sequence[str]) -> str:

@@ -7,6 +7,15 @@ from torch import nn
 from secateur._torchvision import torchvision
 
 
+def renew(model: nn.Module) -> None:
+    """New random weights throughout."""
+    for module in model.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+
+
 def vgg11(classes: int = 2) -> nn.Module:
     """The convolutions of VGG-11 with batch norm, their mean over positions, and one linear layer.
 

@@ -137,17 +137,19 @@ def train(model: nn.Module, data: Pictures, options: argparse.Namespace) -> None
 
 def folded(model: nn.Module) -> nn.Module:
     """VGG16 that computes what a VGG16 with batch norm computes in evaluation mode."""
-    plain = torchvision.models.vgg16(weights=None, num_classes=2)
-    layers = list(model.features)
+    plain: nn.Module = torchvision.models.vgg16(weights=None, num_classes=2)
+    layers = list(model.get_submodule("features").children())
     fused = [
         torch.nn.utils.fusion.fuse_conv_bn_eval(layer.eval(), following.eval())
         for layer, following in pairwise(layers)
-        if isinstance(layer, nn.Conv2d)
+        if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d)
     ]
-    convolutions = [layer for layer in plain.features if isinstance(layer, nn.Conv2d)]
+    convolutions = [
+        layer for layer in plain.get_submodule("features").children() if isinstance(layer, nn.Conv2d)
+    ]
     for convolution, source in zip(convolutions, fused, strict=True):
         convolution.load_state_dict(source.state_dict())
-    plain.classifier.load_state_dict(model.classifier.state_dict())
+    plain.get_submodule("classifier").load_state_dict(model.get_submodule("classifier").state_dict())
     return plain
 
 

@@ -36,7 +36,8 @@ CHANNELS = 512
 def network() -> nn.Module:
     """A fresh VGG16 with random weights."""
     torch.manual_seed(0)
-    return torchvision.models.vgg16(weights=None).eval()
+    model: nn.Module = torchvision.models.vgg16(weights=None)
+    return model.eval()
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:
@@ -75,8 +76,9 @@ def peer(model: nn.Module, x: Tensor, target: Tensor) -> dict[str, float]:
     F.cross_entropy(model(x), target).backward()
     # Hidden units that are silent for this picture tie at zero, and the peer removes all that tie at its
     # threshold: thousands instead of 512. A trace of noise makes them differ.
-    for parameter in model.parameters():
-        parameter.grad += 1e-6 * parameter.grad.std() * torch.randn_like(parameter)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for gradient in gradients:
+        gradient += 1e-6 * gradient.std() * torch.randn_like(gradient)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     widths = [m.weight.shape[0] for m in layers[:-1]]
     pruner, setup = timed(
@@ -97,7 +99,9 @@ def peer(model: nn.Module, x: Tensor, target: Tensor) -> dict[str, float]:
 def one_at_a_time(model: nn.Module, _x: Tensor, _target: Tensor) -> dict[str, float]:
     """Removes the same number of filters one by one; which ones does not matter to the time."""
     model = copy.deepcopy(model)
-    filters = [m.weight.detach().flatten(1).norm(dim=1) for m in model.features if isinstance(m, nn.Conv2d)]
+    filters = [
+        m.weight.detach().flatten(1).norm(dim=1) for m in features_of(model) if isinstance(m, nn.Conv2d)
+    ]
     ranked = sorted(
         (float(value), number, channel)
         for number, norms in enumerate(filters)
@@ -116,29 +120,40 @@ def one_at_a_time(model: nn.Module, _x: Tensor, _target: Tensor) -> dict[str, fl
     return {"all removals": timed(run)[1]}
 
 
+def features_of(model: nn.Module) -> nn.Sequential:
+    """The convolutions and what stands between them."""
+    features = model.get_submodule("features")
+    assert isinstance(features, nn.Sequential)
+    return features
+
+
 def remove_one_filter(model: nn.Module, number: int, channel: int) -> None:
     """Reallocates one convolution without one filter, and the layer that reads it."""
-    places = [place for place, m in enumerate(model.features) if isinstance(m, nn.Conv2d)]
-    old = model.features[places[number]]
+    features = features_of(model)
+    convolutions = [(place, m) for place, m in enumerate(features) if isinstance(m, nn.Conv2d)]
+    place, old = convolutions[number]
+    assert old.bias is not None
     keep = torch.arange(old.out_channels) != channel
-    model.features[places[number]] = narrowed_convolution(old, old.weight[keep], old.bias[keep])
-    if number + 1 < len(places):
-        following = model.features[places[number + 1]]
-        model.features[places[number + 1]] = narrowed_convolution(
-            following, following.weight[:, keep], following.bias
-        )
+    features[place] = narrowed_convolution(old, old.weight[keep], old.bias[keep])
+    if number + 1 < len(convolutions):
+        place, following = convolutions[number + 1]
+        assert following.bias is not None
+        features[place] = narrowed_convolution(following, following.weight[:, keep], following.bias)
         return
-    linear = model.classifier[0]
+    linear = model.get_submodule("classifier.0")
+    assert isinstance(linear, nn.Linear)
     per_channel = linear.in_features // old.out_channels
     columns = keep.repeat_interleave(per_channel)
     new = nn.Linear(int(columns.sum()), linear.out_features)
     new.weight.data, new.bias.data = linear.weight.data[:, columns], linear.bias.data
-    model.classifier[0] = new
+    model.set_submodule("classifier.0", new)
 
 
 def narrowed_convolution(old: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A new convolution of another width with given weights."""
-    new = nn.Conv2d(weight.shape[1], weight.shape[0], old.kernel_size, stride=old.stride, padding=old.padding)
+    size, stride, padding = old.kernel_size[0], old.stride[0], int(old.padding[0])
+    new = nn.Conv2d(weight.shape[1], weight.shape[0], size, stride=stride, padding=padding)
+    assert new.bias is not None
     new.weight.data, new.bias.data = weight.data, bias.data
     return new
 

@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,13 +53,17 @@ def resnet20() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-MODELS = {"resnet20": resnet20, "vgg16_bn": lambda: torchvision.models.vgg16_bn(num_classes=10)}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "resnet20": resnet20,
+    "vgg16_bn": lambda: torchvision.models.vgg16_bn(num_classes=10),
+}
 
 
 def measure(model: str, criterion: str, bf16: bool, batch: int, size: int, rounds: int, device: str) -> str:
     """One line: median seconds of a step without and with watching, and the ratio."""
     torch.manual_seed(0)
-    net = MODELS[model]().to(device, memory_format=torch.channels_last).train()
+    net: Any = MODELS[model]()  # torch declares ``to`` without a layout
+    net = net.to(device, memory_format=torch.channels_last).train()
     inputs = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(0, 10, (batch,), device=device)
     graph = secateur.trace(net, inputs[:2])

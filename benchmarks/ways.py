@@ -10,10 +10,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from cifar import Setting
+from networks import renew
 from peer import torch_pruning
 from torch import nn
 
 import secateur as sec
+from secateur.budget import Scope
 from secateur.recovery import recalibrate
 from secateur.training.distillation import Teacher
 
@@ -83,7 +85,7 @@ class Ours:
 
     def cut(self, setting: Setting, ranking: Any, share: float) -> nn.Module:
         """The smaller network."""
-        scope = "uniform" if self.allocate == "uniform" else "global"
+        scope: Scope = "uniform" if self.allocate == "uniform" else "global"
         budget = sec.Budget(macs=share)
         plan = sec.make_plan(setting.graph, ranking, budget, scope=scope, ignore=setting.left_alone)
         small = sec.apply_plan(setting.model, plan)
@@ -100,11 +102,7 @@ def from_scratch(setting: Setting) -> Cut:
 
     def fresh(share: float) -> nn.Module:
         small = chosen(share)
-        for module in small.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+        renew(small)
         return small
 
     return fresh

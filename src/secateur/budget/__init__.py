@@ -11,6 +11,7 @@ from secateur.budget.choice import RoundTo, make_plan, reachable, uniform_plan
 from secateur.budget.damage import WidthCurve, WidthCurves
 from secateur.budget.forecast import Forecast, forecast
 from secateur.budget.limits import Budget
+from secateur.budget.order import Scope
 from secateur.budget.times import Milliseconds
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Forecast",
     "Milliseconds",
     "RoundTo",
+    "Scope",
     "WidthCurve",
     "WidthCurves",
     "forecast",
