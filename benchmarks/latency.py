@@ -9,8 +9,8 @@ made again, so that an interrupted run goes on:
   network, which runs in turn with them.
 - ``kept``: half the latency by the clock, once with widths chosen by time, once by MACs, once the same share
   of every group: the share of its magnitude that a group is left with (geometric mean).
-- ``macs``: half the MACs, and the speed-up for it; the ideal is two. Any widths and those that run well, the
-  same again with a limit of the time beside it.
+- ``macs``: half the MACs, and the speed-up for it; the ideal is two. Any widths and those that run well; the
+  same again with the time limited too, and with the parameters.
 - ``paper``: AlexNet with 41% of its maps, VGG16 with 66% and 52% (arXiv 1611.06440), batch 16.
 
     python benchmarks/latency.py [SECTION ...] [--networks resnet18 ...] [--batches 1 16] [--out FILE]
@@ -19,6 +19,7 @@ made again, so that an interrupted run goes on:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -45,7 +46,8 @@ NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "densenet121
 PAPER = (("alexnet", 0.41), ("vgg16", 0.66), ("vgg16", 0.52))
 PAPER_BATCH = 16
 HALF = 0.5
-ALONG = 0.53  # share of the time that may go along with half the MACs
+ALONG: tuple[dict[str, float], ...] = ({}, {"latency": 0.53}, {"params": 0.25})
+"""What may be limited along with half the MACs."""
 CLOSE = 0.02  # how near to half the time plans are brought before they are compared
 Row = dict[str, Any]
 
@@ -240,15 +242,15 @@ def at_half_the_time(
 
 
 def macs(bench: Bench) -> Iterator[Row]:
-    """Half the MACs, in any widths and in those that run well; then with a limit of the time as well."""
-    cases: list[tuple[float | None, RoundTo]] = [(None, 1), (None, "auto"), (ALONG, 1), (ALONG, "auto")]
-    for limit, round_to in cases:
-        budget = sec.Budget(macs=HALF, latency=limit)
+    """Half the MACs, in any widths and in those that run well; then with another limit as well."""
+    widths: tuple[RoundTo, ...] = (1, "auto")
+    for also, round_to in itertools.product(ALONG, widths):
+        budget = sec.Budget(macs=HALF, **also)
         plan = sec.make_plan(bench.graph, bench.curves, budget, latency=bench.table, round_to=round_to)
         reduction = plan.cost_before.macs / plan.cost_after.macs
         speedup = 1 / bench.share(plan)
         yield {
-            "latency": limit,
+            "also": also,
             "round_to": round_to,
             "reduction": reduction,
             "speedup": speedup,
