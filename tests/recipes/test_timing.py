@@ -76,6 +76,22 @@ def test_a_right_table_needs_one_measurement() -> None:
     assert "1 measured" in str(result.in_time)
 
 
+def test_a_plan_that_holds_by_chance_does_not_count() -> None:
+    exact, said = clock(lambda ms: ms), iter([1.0, 1.1])
+
+    def lucky(models: Mapping[str, nn.Module], inputs: object) -> Comparison:
+        found = dict(exact(models, inputs).latencies)
+        ms = found["after"].median_ms * next(said, 1.1)
+        return Comparison(found | {"after": Latency(ms, ms, ms, 9, 1, "cpu", 2)})
+
+    result = prune(net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), clock=lucky))
+    assert result.in_time is not None
+    assert result.in_time.tries == 2
+    channels = sum(m.out_channels for m in result.model.modules() if isinstance(m, nn.Conv2d))
+    assert 1.1e-3 * channels == pytest.approx(result.in_time.measured_ms)
+    assert 0.94 * 0.5 * 0.07 <= 1.1e-3 * channels <= 0.5 * 0.07
+
+
 def test_other_limits_hold_beside_the_time() -> None:
     budget = Budget(latency=0.8, params=0.3)
     result = prune(
