@@ -26,6 +26,7 @@ _BEFORE, _AFTER = "before", "after"
 _TRIES = 8
 _CLOSE = 0.97  # share of the allowed time from which on a plan uses it up
 _AIM = 0.985  # share of the allowed time that a correction aims at, so that noise does not undo it
+_RESERVE = 0.01  # the same, less for each plan that took too long
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ class Pace:
         best: InTime | None = None
         last: InTime | None = None
         limits = budget if asked is None else replace(budget, latency=asked)
+        late = 0
         for number in range(1, _TRIES + 1):
             try:
                 plan = plan_for(limits)
@@ -216,8 +218,9 @@ class Pace:
                 best = last
             if best is last and (not plan.keep or last.uses_it_up):
                 break
-            # The later the try, the more is left in reserve: a noisy device must not go on for ever.
-            aim = _AIM - 0.01 * (number - 1)
+            # Each plan that took too long leaves more in reserve: a noisy device must not go on for ever.
+            late += not last.holds
+            aim = _AIM - _RESERVE * late
             corrected = last.predicted_ms * aim * last.allowed_ms / last.measured_ms
             limits = replace(budget, latency=Milliseconds(corrected))
         if best is None:
