@@ -65,6 +65,33 @@ def test_the_damage_is_near_the_least_within_all_limits(
     assert best - 1e-9 <= found <= best * 1.25 + 0.15
 
 
+WIDE: ChannelGraph = trace(
+    nn.Sequential(nn.Conv2d(3, 60, 3), nn.ReLU(), nn.Conv2d(60, 60, 3), nn.ReLU(), nn.Conv2d(60, 4, 3)),
+    torch.zeros(1, 3, 9, 9),
+)
+
+
+@pytest.mark.parametrize(
+    ("macs", "least"), [(0.08, 6), (0.02, 3), (0.004, 1)], ids=["room", "less room", "no room"]
+)
+def test_no_group_nearly_vanishes_while_the_budget_has_room(macs: float, least: int) -> None:
+    free, dear = (
+        [1e-6 * (60 - width) for width in range(1, 61)],
+        [0.1 * (60 - width) for width in range(1, 61)],
+    )
+    first, second = (group.name for group in WIDE.prunable)
+    plan = make_plan(WIDE, curves({first: free, second: dear}), Budget(macs=macs))
+    assert plan.cost_after.macs <= macs * plan.cost_before.macs
+    assert min(len(kept) for kept in plan.keep.values()) == least
+
+
+def test_a_cap_that_is_asked_for_goes_below_that() -> None:
+    free = [1e-6 * (60 - width) for width in range(1, 61)]
+    names = [group.name for group in WIDE.prunable]
+    plan = make_plan(WIDE, curves(dict.fromkeys(names, free)), Budget(macs=0.5), caps={names[0]: 2})
+    assert len(plan.keep[names[0]]) == 2
+
+
 def test_nothing_could_be_widened() -> None:
     rows = {name: [float(w) for w in range(GRAPH[name].channels)][::-1] for name in NAMES}
     budget = Budget(macs=0.5)
