@@ -56,7 +56,8 @@ def make_plan(
         scores: for each prunable group one number per channel, larger for channels that matter
             more: ``Scores``, or a mapping of group names to tensors, arrays or sequences. Groups
             that ``Scores`` names as unscored stay whole. Or ``WidthCurves``: then the widths of
-            least measured damage are chosen, and ``normalize`` and ``scope`` mean nothing.
+            least measured damage are chosen, no less than a tenth of a group while the budget has room
+            for that, and ``normalize`` and ``scope`` mean nothing.
         budget: what may remain.
         latency: the network's times on this device, from :func:`secateur.latency_table`; for budgets that
             limit latency, and for ``round_to="auto"``.
