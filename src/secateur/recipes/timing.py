@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -130,7 +131,7 @@ class InTime(Fact):
 
     @property
     def uses_it_up(self) -> bool:
-        """Whether that is allowed, and no more would be."""
+        """Whether that is allowed, and next to nothing of the time is left over."""
         return self.holds and self.measured_ms >= _CLOSE * self.allowed_ms
 
     def __str__(self) -> str:
@@ -194,6 +195,9 @@ class Pace:
             BudgetError: no plan holds the time; the message says what the least was.
         """
         share = None if isinstance(budget.latency, Milliseconds) else budget.latency
+        measured = partial(
+            self._measured, model=model, whole=whole or model, limit=budget.latency, share=share
+        )
         best: InTime | None = None
         last: InTime | None = None
         limits = budget if asked is None else replace(budget, latency=asked)
@@ -209,9 +213,9 @@ class Pace:
                 break
             if last is not None and plan == last.plan and best is not None:
                 break
-            last = self._measured(plan, model, whole or model, budget.latency, share, number)
+            last = measured(plan, number=number)
             if last.uses_it_up:
-                last = self._measured(plan, model, whole or model, budget.latency, share, number)
+                last = measured(plan, number=number)
             if last.holds and (best is None or last.measured_ms > best.measured_ms):
                 best = last
             if share == 1 and not plan.keep:  # all of the time is no limit, whatever the noise says
