@@ -7,7 +7,7 @@ share of its MACs and trains it: same pictures, epochs, batches, augmentation, o
         [--network resnet56] [--shares 0.4] [--seeds 0 1 2] [--epochs 3] [--rates 0.03] [--only NAME ...]
 
 Rows that ``WORK/rows.jsonl`` holds already are not run again. Accuracy is that of the last epoch on test
-pictures; nothing is chosen by them.
+pictures; nothing is chosen by them. Where there is a GPU, all of it runs there.
 """
 
 from __future__ import annotations
@@ -178,15 +178,16 @@ def main() -> None:
         pictures(options.data / "test", options.test, 0),
         options.batch,
     )
-    model = baseline(bench, options)
+    place = make_machine(DeviceSettings()).device
+    model = baseline(bench, options).to(place)
     print(f"baseline {accuracy(model, bench.test):.2f}", flush=True)
-    graph = sec.trace(model, torch.zeros(1, 3, 32, 32))
+    graph = sec.trace(model, torch.zeros(1, 3, 32, 32, device=place))
     file = options.work / "rows.jsonl"
     rows = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
     held = {row.key for row in rows}
     for seed in options.seeds:
-        shown = pictures(options.data / "train", options.pictures, seed)
-        setting = Setting(model, graph, shown, inner=True)
+        shown, classes = pictures(options.data / "train", options.pictures, seed)
+        setting = Setting(model, graph, (shown.to(place), classes.to(place)), inner=True)
         for way in options.only:
             wanted = [row for row in planned(options, seed, way) if row.key not in held]
             for row in bench.run(setting, WAYS[way], wanted) if wanted else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture import ExampleInputs, capture, owned
+from secateur.graph.capture import ExampleInputs, beside, capture, owned
 from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
 from secateur.graph.cutting import named_tensors
@@ -36,7 +36,7 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
         >>> cost(nn.Linear(4, 8), torch.zeros(1, 4)).macs
         32
     """
-    program = capture(model, owned(example_inputs))
+    program = capture(model, owned(beside(model, example_inputs)))
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     slots = SlotTable(shapes)

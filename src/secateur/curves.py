@@ -22,6 +22,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
+from secateur.precision import full_precision
 from secateur.ranks import Ranks
 from secateur.recovery.layout import laid_out
 from secateur.recovery.restricted import Restricted, gather_moments
@@ -41,6 +42,7 @@ Progress = Callable[[WidthCurves, int], None]
 """Told after each group: the curves so far, and how many there will be."""
 
 
+@full_precision()
 def width_curves(
     model: nn.Module,
     graph: ChannelGraph,

@@ -24,6 +24,7 @@ from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
 from secateur.latency import device_of
+from secateur.precision import full_precision
 from secateur.ranks import Ranks
 from secateur.recovery.layout import laid_out
 from secateur.recovery.run import Run
@@ -117,6 +118,7 @@ class Oracle(Mapping[str, Tensor]):
         return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"])
 
 
+@full_precision()
 def oracle(
     model: nn.Module,
     graph: ChannelGraph,

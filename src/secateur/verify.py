@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import VerificationError
-from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.graph.capture import ExampleInputs, beside, call_arguments
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import run_masked
 from secateur.graph.prove import TOLERANCE, evaluate, largest_difference
+from secateur.precision import full_precision
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
@@ -110,9 +111,10 @@ class Expectation:
         Returns:
             The expectation.
         """
-        graph = plan.graph
+        graph, inputs = plan.graph, beside(model, inputs)
         tensors = original_sizes(graph, named_tensors(model))
-        outputs = _batchwise(graph, graph.after(plan), tensors, inputs)
+        with full_precision():
+            outputs = _batchwise(graph, graph.after(plan), tensors, inputs)
         if tolerance is None:
             tensors_out = [item for item in outputs if isinstance(item, Tensor)]
             tolerance = max(map(_tolerance, tensors_out), default=TOLERANCE)
@@ -120,7 +122,8 @@ class Expectation:
 
     def check(self, pruned: nn.Module) -> Verification:
         """Holds a cut network against the expectation."""
-        found = evaluate(pruned, self.inputs)
+        with full_precision():
+            found = evaluate(pruned, self.inputs)
         return Verification(
             max_error=largest_difference(self.outputs, found),
             tolerance=self.tolerance,

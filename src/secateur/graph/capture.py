@@ -114,6 +114,20 @@ def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, An
     return tuple(inputs), {}
 
 
+def beside(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
+    """Inputs where the network lies, if all of it lies on one device; else where they are.
+
+    Args:
+        model: the network.
+        inputs: a tensor, a tuple of arguments or a dict of named ones.
+    """
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) != 1:
+        return inputs
+    moved: ExampleInputs = tree_map_only(Tensor, lambda tensor: tensor.to(*devices), inputs)
+    return moved
+
+
 def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
     """Inputs with memory of their own.
 

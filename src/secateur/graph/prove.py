@@ -18,6 +18,7 @@ from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import Group, Role
 from secateur.graph.masked import run_masked
+from secateur.precision import full_precision
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest output, at which two float32 results count as equal."""
@@ -75,6 +76,7 @@ class _Trial:
         self._inputs = inputs
         self._tensors = scrambled(named_tensors(model))
 
+    @full_precision()
     def run(self, groups: Sequence[Group]) -> str | None:
         """Cuts about half the channels of some groups, of each group another share.
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, Program, canonical_names, capture, owned
+from secateur.graph.capture import ExampleInputs, Program, beside, canonical_names, capture, owned
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
@@ -39,7 +39,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     Args:
         model: the network, in any mode, on any device.
         example_inputs: what to call it with: a tensor, a tuple of arguments, or a mapping of
-            keyword arguments. Sizes matter only as far as the network insists on them.
+            keyword arguments, on any device. Sizes matter only as far as the network insists on them.
         ignore: modules to leave alone: none of their tensors changes its shape, which also
             freezes whatever is coupled with them.
 
@@ -58,7 +58,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
         [('0', 8, None), ('2', 4, 'is an output of the network')]
     """
     left_alone = _left_alone(model, ignore)
-    example_inputs = owned(example_inputs)
+    example_inputs = owned(beside(model, example_inputs))
     programs = [capture(model, example_inputs)]
     reached = programs[0].tensors
     if any(name not in reached for name, _ in model.named_parameters()):

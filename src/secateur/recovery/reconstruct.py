@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
+from secateur.precision import full_precision
 from secateur.recovery.consumers import find_consumers
 from secateur.recovery.layout import laid_out
 from secateur.recovery.refit import Refit, Repair
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from secateur.plan import PruningPlan
 
 
+@full_precision()
 def reconstruct(
     model: nn.Module,
     pruned: nn.Module,
