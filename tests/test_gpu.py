@@ -41,6 +41,9 @@ def net() -> nn.Module:
                 for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                     assert tensor is not None
                     tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw))
+        model.get_parameter("linear.weight").mul_(
+            0.01
+        )  # else one class is certain, and gradients are rounding
     return model.eval()
 
 
@@ -78,7 +81,7 @@ def test_scores_are_those_of_the_cpu(net: nn.Module, batches: Batches, criterion
         scores = [sec.score(net, sec.trace(net, x), rule, batches, F.cross_entropy) for net in pair(net)]
     assert scores[0].keys() == scores[1].keys()
     for name in scores[0]:
-        assert close(scores[0][name], scores[1][name], 2e-3), name
+        assert close(scores[0][name], scores[1][name], 1e-3), name
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -161,13 +164,12 @@ def test_networks_are_made_smaller_in_one_call(net: nn.Module, batches: Batches)
 
 
 def test_times_are_those_of_the_gpu(net: nn.Module, batches: Batches) -> None:
-    there = net.cuda()
-    x = torch.cat([batch for batch, _ in batches] * 32)  # with fewer, launching takes all the time
-    result = sec.prune(there, x, sec.Budget(latency=0.7), "magnitude")
-    compared = sec.compare_latency({"whole": there, "small": result.model}, x, min_seconds=0.5)
-    whole, small = (compared.latencies[name] for name in ("whole", "small"))
-    assert whole.device == small.device == "cuda:0"
-    assert small.median_ms < 0.8 * whole.median_ms
+    there, x = net.cuda(), batches[0][0].cuda()
+    latency = sec.measure_latency(there, x, min_seconds=0.2)
+    assert latency.device == "cuda:0"
+    graph = sec.trace(there, x)
+    table = sec.latency_table(there, graph, x)
+    assert table.milliseconds(graph.widths) == pytest.approx(latency.median_ms, rel=0.3)
 
 
 def test_files_are_read_to_where_they_are_wanted(net: nn.Module, tmp_path: Path) -> None:
