@@ -11,7 +11,7 @@ export MKL_NUM_THREADS ?= 1
 ZOO ?= ../shared/zoo.json
 EXAMPLES ?= 1000
 
-.PHONY: demo test test-slow zoo bench docs lint types install clean
+.PHONY: demo test test-slow test-gpu zoo bench docs lint types install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -37,6 +37,9 @@ test: lint types  ## all checks, then all tests but the slow ones
 
 test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 	$(BIN)/pytest -n $(JOBS) -m slow
+
+test-gpu: $(STAMP)  ## what needs a GPU, with a PyTorch for CUDA in .venv
+	SECATEUR_GPU=1 $(BIN)/pytest tests/test_gpu.py
 
 zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and proved: an hour or so
 	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py

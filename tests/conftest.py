@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from tests.latency import fake_device
 # Time limits on single examples would fail on a busy machine for no fault of the code.
 settings.register_profile("secateur", deadline=None, print_blob=True)
 settings.load_profile("secateur")
+
+# A test has the same outcome with a GPU in the machine and without; those that need one are asked for.
+GPU = "SECATEUR_GPU"
+if GPU not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # pytest-xdist runs one process a core.
 torch.set_num_threads(1)

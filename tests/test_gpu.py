@@ -24,7 +24,9 @@ from secateur.training.run import read_summary
 from secateur.training.settings import DeviceSettings
 from tests.families import QUICK, build, example
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA runs on")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU with CUDA, and to be asked for: make test-gpu"
+)
 
 Batches = list[tuple[Tensor, Tensor]]
 BUDGET = sec.Budget(macs=0.5)
