@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.responses import Moments, fit_dual, fit_moments, fit_restricted
+from secateur.responses import Moments, fit_dual, fit_moments, fit_restricted, fit_rows_restricted
 
 
 def dense(x: Tensor, y: Tensor, old: Tensor, ridge: float, constant: bool) -> tuple[Tensor, Tensor]:
@@ -70,13 +70,19 @@ def test_the_errors_are_those_of_the_data() -> None:
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_some_columns_answer_for_all_without_reading_data_again(constant: bool) -> None:
-    x, _, weight = problem(60, 7)
+@pytest.mark.parametrize(("rows", "dual"), [(60, False), (60, True), (5, True)])
+def test_some_columns_answer_for_all_without_reading_data_again(
+    rows: int, dual: bool, constant: bool
+) -> None:
+    x, _, weight = problem(rows, 7)
     columns = torch.tensor([0, 2, 3, 6])
-    moments = Moments()
-    moments.add(x, x[..., :0])
-    second, _, _ = moments.second(centred=constant)
-    fitted, shift = fit_restricted(second, moments.x_mean, weight, columns, 0.02, constant=constant)
+    if dual:
+        fitted, shift = fit_rows_restricted(x, weight, columns, 0.02, constant=constant)
+    else:
+        moments = Moments()
+        moments.add(x, x[..., :0])
+        second, _, _ = moments.second(centred=constant)
+        fitted, shift = fit_restricted(second, moments.x_mean, weight, columns, 0.02, constant=constant)
     for group in range(2):
         wanted = x[group] @ weight[group].T
         expected, offset = dense(x[group][:, columns], wanted, weight[group][:, columns], 0.02, constant)

@@ -14,7 +14,7 @@ from secateur.graph.masked import Removed
 from secateur.recovery.consumers import Consumer, find_consumers
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
-from secateur.responses import Moments, blocks, fit_dual, fit_restricted, positions, rows_to_take
+from secateur.responses import Moments, blocks, fit_restricted, fit_rows_restricted, positions, rows_to_take
 
 _ROWS_PER_UNKNOWN = 20
 
@@ -68,11 +68,7 @@ class Restricted:
     def _fit(self, weight: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         constant = self.consumer.constant
         if self.rows is not None:
-            some = weight[..., columns]
-            fit = fit_dual(
-                self.rows[..., columns], self.rows @ weight.mT, some, self.ridge, constant=constant
-            )
-            return fit.weight, fit.constant
+            return fit_rows_restricted(self.rows, weight, columns, self.ridge, constant=constant)
         assert self.moments is not None
         second, _, _ = self.moments.second(centred=constant)
         return fit_restricted(second, self.moments.x_mean, weight, columns, self.ridge, constant=constant)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from secateur.responses.elimination import Elimination, nested_errors
 from secateur.responses.gather import blocks, positions, rows_to_take
 from secateur.responses.moments import Moments
-from secateur.responses.solve import Fit, fit_dual, fit_moments, fit_restricted
+from secateur.responses.solve import Fit, fit_dual, fit_moments, fit_restricted, fit_rows_restricted
 from secateur.responses.window import Window
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "fit_dual",
     "fit_moments",
     "fit_restricted",
+    "fit_rows_restricted",
     "nested_errors",
     "positions",
     "rows_to_take",

@@ -116,12 +116,46 @@ def fit_restricted(
         shape ``(G, O)``, both float64.
     """
     weight = weight.double()
-    old = weight[..., columns]
-    some = second[:, :, columns]
-    matrix = some[:, columns]
-    fitted = old + _solve(matrix, weight @ some - old @ matrix, ridge)
-    shift = mean @ weight.mT - mean[..., columns] @ fitted.mT
-    return fitted, shift[:, 0] * float(constant)
+    gone = _others(columns, weight.shape[2])
+    lost = weight[..., gone]  # only what these columns answered is missing
+    step = _solve(second[:, columns][:, :, columns], lost @ second[:, gone][:, :, columns], ridge)
+    shift = mean[..., gone] @ lost.mT - mean[..., columns] @ step.mT
+    return weight[..., columns] + step, shift[:, 0] * float(constant)
+
+
+def fit_rows_restricted(
+    rows: Tensor, weight: Tensor, columns: Tensor, ridge: float, *, constant: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The same from the patches themselves: for fewer rows than unknowns.
+
+    Args:
+        rows: patches, shape ``(G, R, U)``.
+        weight: the whole weights, shape ``(G, O, U)``.
+        columns: the columns that stay, shape ``(K,)``, the same in each group.
+        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        constant: whether a constant is fitted too.
+
+    Returns:
+        As :func:`fit_restricted`, in the precision of the patches.
+    """
+    gone = _others(columns, weight.shape[2])
+    x, missing = rows[..., columns], rows[..., gone] @ weight[..., gone].mT
+    x_mean, lost_mean = (item.mean(1, keepdim=True) * float(constant) for item in (x, missing))
+    x = x - x_mean
+    centred = x.double()
+    # The mean of the diagonal of x xᵀ over rows, told as that of the patches' moments over unknowns.
+    scale = x.shape[1] / x.shape[2]
+    answers = _solve(centred @ centred.mT, (missing - lost_mean).double().mT, ridge, scale)
+    # Few rows and many unknowns: these products are the work, and need no more digits than the weights have.
+    step = answers.to(x.dtype) @ x
+    return weight[..., columns] + step, (lost_mean - x_mean @ step.mT)[:, 0]
+
+
+def _others(columns: Tensor, count: int) -> Tensor:
+    """The columns that are not among these."""
+    left = torch.ones(count, dtype=torch.bool, device=columns.device)
+    left[columns] = False
+    return left.nonzero()[:, 0]
 
 
 def _solve(matrix: Tensor, right: Tensor, ridge: float, scale: float = 1.0) -> Tensor:
