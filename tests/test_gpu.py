@@ -43,9 +43,8 @@ def net() -> nn.Module:
                 for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                     assert tensor is not None
                     tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw))
-        model.get_parameter("linear.weight").mul_(
-            0.01
-        )  # else one class is certain, and gradients are rounding
+        # Else one class is certain, and gradients are nothing but rounding.
+        model.get_parameter("linear.weight").mul_(0.01)
     return model.eval()
 
 

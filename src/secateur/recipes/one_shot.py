@@ -15,8 +15,7 @@ from secateur.budget import Budget, RoundTo, WidthCurves, make_plan
 from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
-from secateur.graph.capture import owned
-from secateur.latency import device_of
+from secateur.graph.capture import beside, owned
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import proved
 from secateur.recipes.ranking import CURVE_BATCHES, Allocate, measured_curves, scope_of
@@ -115,7 +114,7 @@ def prune(
     >>> result.model[0].out_channels, result.verification.ok
     (4, True)
     """
-    example_inputs = owned(example_inputs, device_of(model))
+    example_inputs = owned(beside(model, example_inputs))
     graph = trace(model, example_inputs, ignore=ignore)
     if allocate == "curves" and (batches is None or iter(batches) is batches):
         raise UsageError(

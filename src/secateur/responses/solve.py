@@ -85,10 +85,7 @@ def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool 
     x_mean, y_mean = (item.mean(1, keepdim=True) * float(constant) for item in (x, y))
     x, y = x - x_mean, y - y_mean
     missing = y - x @ old.mT
-    kernel = x @ x.mT
-    # The mean of the diagonal of x xᵀ over rows, told as that of the patches' moments over unknowns.
-    scale = x.shape[1] / x.shape[2]
-    weight = old + _solve(kernel, missing.mT, ridge, scale) @ x
+    weight = old + _answers(x, missing, ridge) @ x
     shift = y_mean - x_mean @ weight.mT
     energy = float(y.square().sum()) or 1.0
     left = float((y - x @ weight.mT).square().sum())
@@ -142,13 +139,16 @@ def fit_rows_restricted(
     x, missing = rows[..., columns], rows[..., gone] @ weight[..., gone].mT
     x_mean, lost_mean = (item.mean(1, keepdim=True) * float(constant) for item in (x, missing))
     x = x - x_mean
-    centred = x.double()
-    # The mean of the diagonal of x xᵀ over rows, told as that of the patches' moments over unknowns.
-    scale = x.shape[1] / x.shape[2]
-    answers = _solve(centred @ centred.mT, (missing - lost_mean).double().mT, ridge, scale)
+    answers = _answers(x.double(), (missing - lost_mean).double(), ridge)
     # Few rows and many unknowns: these products are the work, and need no more digits than the weights have.
     step = answers.to(x.dtype) @ x
     return weight[..., columns] + step, (lost_mean - x_mean @ step.mT)[:, 0]
+
+
+def _answers(x: Tensor, missing: Tensor, ridge: float) -> Tensor:
+    """``missingᵀ (x xᵀ + R λ 1)⁻¹`` for rows x and what they miss, which ``x`` turns into weights."""
+    # The mean of the diagonal of x xᵀ over rows, told as that of the patches' moments over unknowns.
+    return _solve(x @ x.mT, missing.mT, ridge, x.shape[1] / x.shape[2])
 
 
 def _others(columns: Tensor, count: int) -> Tensor:
