@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli import options
-from secateur.cli.amounts import amount, step, time
+from secateur.cli import recipe_options as recipes
+from secateur.cli.amounts import amount, time
 from secateur.cli.processes import is_first, machine, shared
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from secateur.cli.console import Reporter
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
-_SEARCH, _RECIPE, _TRAINING = "Search", "Recipe", "Training"
+_SEARCH = "Search"
 
 
 def prune(
@@ -77,156 +77,41 @@ def prune(
     tries: Annotated[
         int, typer.Option(help="Most networks to make on the way.", rich_help_panel=_SEARCH)
     ] = 6,
-    measured: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="An earlier run on the same network: its scores and width curves are used again.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="default: widths by measured damage, repair, and the unpruned network as a teacher; plain: "
-            "none of these, as always without --data; original: 512 filters a step until a third is left, 10 "
-            "epochs after each and 15 at the end, SGD 1e-3 with momentum 0.9; paper: one channel a step, 30 "
-            "updates between. "
-            "The options below change single settings of it.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = "default",
-    criterion: Annotated[
-        str | None,
-        typer.Option(
-            help="Rule that values a channel; taylor with --data, magnitude without.", rich_help_panel=_RECIPE
-        ),
-    ] = None,
-    charge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="UNIT",
-            help="Charge each channel for what it costs: macs, params, bytes or memory, 1e-3 of normalised "
-            "score per million.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    allocate: Annotated[
-        str | None,
-        typer.Option(
-            help="How the budget is shared out: global ranks all channels together, uniform takes the same "
-            "share from every group, curves measures what each width of each group does to the outputs.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    repair: Annotated[
-        bool | None,
-        typer.Option(
-            "--repair/--no-repair",
-            help="Refit what reads the cut channels by least squares after each cut, before any training.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    repair_batches: Annotated[
-        int | None,
-        typer.Option(help="Batches that refitting looks at.", rich_help_panel=_RECIPE),
-    ] = None,
-    distill: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the loss in fine-tuning that the answers of the unpruned network make up.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of cuts.", rich_help_panel=_RECIPE)] = None,
-    channels_per_step: Annotated[
-        int | None, typer.Option(help="Channels in one cut, instead of --steps.", rich_help_panel=_RECIPE)
-    ] = None,
-    epochs_between: Annotated[
-        int | None, typer.Option(help="Epochs after each cut but the last.", rich_help_panel=_RECIPE)
-    ] = None,
-    updates_between: Annotated[
-        int | None, typer.Option(help="Optimizer steps instead of --epochs-between.", rich_help_panel=_RECIPE)
-    ] = None,
-    epochs_after: Annotated[
-        int | None, typer.Option(help="Epochs after the last cut.", rich_help_panel=_RECIPE)
-    ] = None,
-    finetune: Annotated[
-        bool,
-        typer.Option(
-            "--finetune/--no-finetune",
-            help="Whether to train; if not, one cut is repaired by least squares, which takes minutes.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = True,
-    filters_only: Annotated[
-        bool | None,
-        typer.Option(
-            "--filters-only/--all-layers",
-            help="Cut convolution filters only, or linear layers alike.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    scoring_batches: Annotated[
-        int | None,
-        typer.Option(help="Batches looked at where no training comes before a cut.", rich_help_panel=_RECIPE),
-    ] = None,
-    round_to: Annotated[
-        str | None,
-        typer.Option(
-            parser=step,
-            metavar="NUMBER|auto",
-            help="Widths are multiples of this; auto: such as this device runs well.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    min_channels: Annotated[
-        int | None, typer.Option(help="Least channels of a group.", rich_help_panel=_RECIPE)
-    ] = None,
+    measured: recipes.Measured = None,
+    recipe: recipes.Recipe = "default",
+    criterion: recipes.Criterion = None,
+    charge: recipes.Charge = None,
+    allocate: recipes.Allocate = None,
+    repair: recipes.Repair = None,
+    repair_batches: recipes.RepairBatches = None,
+    curve_batches: recipes.CurveBatches = None,
+    distill: recipes.Distill = None,
+    temperature: recipes.Temperature = None,
+    steps: recipes.Steps = None,
+    channels_per_step: recipes.ChannelsPerStep = None,
+    epochs_between: recipes.EpochsBetween = None,
+    updates_between: recipes.UpdatesBetween = None,
+    epochs_after: recipes.EpochsAfter = None,
+    finetune: recipes.Finetune = True,
+    filters_only: recipes.FiltersOnly = None,
+    scoring_batches: recipes.ScoringBatches = None,
+    round_to: recipes.RoundTo = None,
+    min_channels: recipes.MinChannels = None,
     ignore: options.Ignore = None,
     only: options.Only = None,
     size: options.Size = None,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Base learning rate.", rich_help_panel=_TRAINING)
-    ] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="On weights.", rich_help_panel=_TRAINING)] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(help="After the last cut: constant, cosine or one-cycle.", rich_help_panel=_TRAINING),
-    ] = None,
-    average: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DECAY",
-            help="After the last cut, keep the moving average of the weights (0.98: about 50 steps).",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            metavar="EPOCHS",
-            help="After the last cut, stop after so many epochs without a better one.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    warmup: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the updates after the last cut that climb to the base rate.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    label_smoothing: Annotated[
-        float | None,
-        typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING),
-    ] = None,
+    optimizer: recipes.Optimizer = None,
+    lr: recipes.LearningRate = None,
+    momentum: recipes.Momentum = None,
+    nesterov: recipes.Nesterov = None,
+    weight_decay: recipes.WeightDecay = None,
+    schedule: recipes.Schedule = None,
+    average: recipes.Average = None,
+    patience: recipes.Patience = None,
+    warmup: recipes.Warmup = None,
+    label_smoothing: recipes.LabelSmoothing = None,
     clip_norm: options.ClipNorm = None,
     mixup: options.Mixup = 0.0,
     weights: options.Weights = None,
@@ -280,6 +165,7 @@ def prune(
             "name": optimizer,
             "learning_rate": lr,
             "momentum": momentum,
+            "nesterov": nesterov,
             "weight_decay": weight_decay,
         },
         criterion=criterion or (None if data else jobs.DATA_FREE),
@@ -288,7 +174,9 @@ def prune(
         allocate=allocate,
         repair=repair,
         repair_batches=repair_batches,
+        curve_batches=curve_batches,
         distill=distill,
+        temperature=temperature,
         scoring_batches=scoring_batches,
         round_to=round_to,
         min_channels=min_channels,

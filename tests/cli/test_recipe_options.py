@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from secateur.jobs import prune as jobs
+from secateur.jobs.settings import PruneJob
+from secateur.recipes.settings import RECIPES, PruneSettings
+
+Command = Callable[..., Result]
+
+OPTIONS: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
+    "--criterion": ("fisher", lambda recipe: recipe.criterion),
+    "--charge": ("params", lambda recipe: recipe.charge),
+    "--allocate": ("uniform", lambda recipe: recipe.allocate),
+    "--repair-batches": (7, lambda recipe: recipe.repair_batches),
+    "--curve-batches": (3, lambda recipe: recipe.curve_batches),
+    "--distill": (0.25, lambda recipe: recipe.distill),
+    "--temperature": (6.5, lambda recipe: recipe.temperature),
+    "--steps": (4, lambda recipe: recipe.steps),
+    "--channels-per-step": (9, lambda recipe: recipe.channels_per_step),
+    "--epochs-between": (2, lambda recipe: recipe.between.epochs),
+    "--updates-between": (30, lambda recipe: recipe.between.updates),
+    "--epochs-after": (6, lambda recipe: recipe.after.epochs),
+    "--scoring-batches": (11, lambda recipe: recipe.scoring_batches),
+    "--round-to": (8, lambda recipe: recipe.round_to),
+    "--min-channels": (5, lambda recipe: recipe.min_channels),
+    "--optimizer": ("adamw", lambda recipe: recipe.after.optimizer.name),
+    "--lr": (0.0123, lambda recipe: recipe.after.optimizer.learning_rate),
+    "--momentum": (0.8, lambda recipe: recipe.between.optimizer.momentum),
+    "--weight-decay": (0.003, lambda recipe: recipe.between.optimizer.weight_decay),
+    "--schedule": ("one-cycle", lambda recipe: recipe.after.schedule),
+    "--average": (0.95, lambda recipe: recipe.after.average),
+    "--patience": (3, lambda recipe: recipe.after.patience),
+    "--warmup": (0.2, lambda recipe: recipe.after.warmup),
+    "--label-smoothing": (0.15, lambda recipe: recipe.between.label_smoothing),
+    "--clip-norm": (2.5, lambda recipe: recipe.after.clip_norm),
+}
+SWITCHES: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
+    "--no-repair": (False, lambda recipe: recipe.repair),
+    "--filters-only": (True, lambda recipe: recipe.filters_only),
+    "--nesterov": (True, lambda recipe: recipe.after.optimizer.nesterov),
+    "--no-finetune": (0, lambda recipe: recipe.after.epochs),
+}
+
+
+@pytest.fixture
+def asked(secateur: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PruneSettings]:
+    """The recipe that a command line comes to; nothing is pruned."""
+
+    class CaughtError(Exception):
+        pass
+
+    jobs_seen: list[PruneJob] = []
+
+    def catch(job: PruneJob, *_: object) -> None:
+        jobs_seen.append(job)
+        raise CaughtError
+
+    monkeypatch.setattr(jobs, "prune", catch)
+
+    def run(*words: object) -> PruneSettings:
+        common = ("--data", "digits", "--macs", 0.5, "--out", tmp_path / "out")
+        result = secateur("prune", "secateur:digits", *common, *words)
+        assert isinstance(result.exception, CaughtError), result.output
+        return jobs_seen.pop().recipe
+
+    return run
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_changes_its_setting(option: str, asked: Callable[..., PruneSettings]) -> None:
+    value, setting = OPTIONS[option]
+    assert setting(RECIPES["default"]) != value
+    several_cuts = ("--steps", 2) if option.endswith("-between") else ()
+    assert setting(asked(option, value, *several_cuts)) == value
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_changes_its_setting(switch: str, asked: Callable[..., PruneSettings]) -> None:
+    value, setting = SWITCHES[switch]
+    assert setting(RECIPES["default"]) != value
+    assert setting(asked(switch)) == value
+
+
+def test_without_options_the_recipe_is_as_it_stands(asked: Callable[..., PruneSettings]) -> None:
+    assert asked() == RECIPES["default"]
+    assert asked("--recipe", "plain") == RECIPES["plain"]
