@@ -26,14 +26,14 @@ class Restricted:
     Attributes:
         consumer: the consumer.
         ridge: strength of the pull toward the old weights.
-        moments: of the whole network's patches, or
-        rows: those patches themselves, shape ``(G, R, U)``, where they are fewer than the unknowns.
+        patches: second moments (centred if a constant is fitted) and mean of the whole network's patches,
+            shapes ``(G, U, U)`` and ``(G, 1, U)``; or those patches themselves, shape ``(G, R, U)``, where
+            they are fewer than the unknowns.
     """
 
     consumer: Consumer
     ridge: float
-    moments: Moments | None = field(repr=False)
-    rows: Tensor | None = field(repr=False)
+    patches: tuple[Tensor, Tensor] | Tensor = field(repr=False)
 
     def repaired(self, removed: Removed, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The consumer's tensors after its best repair for the channels that are not removed.
@@ -67,11 +67,9 @@ class Restricted:
 
     def _fit(self, weight: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         constant = self.consumer.constant
-        if self.rows is not None:
-            return fit_rows_restricted(self.rows, weight, columns, self.ridge, constant=constant)
-        assert self.moments is not None
-        second, _, _ = self.moments.second(centred=constant)
-        return fit_restricted(second, self.moments.x_mean, weight, columns, self.ridge, constant=constant)
+        if isinstance(self.patches, Tensor):
+            return fit_rows_restricted(self.patches, weight, columns, self.ridge, constant=constant)
+        return fit_restricted(*self.patches, weight, columns, self.ridge, constant=constant)
 
 
 def gather_moments(
@@ -114,5 +112,7 @@ def _gathered(consumer: Consumer, run: Run, ridge: float) -> Restricted:
             else:
                 moments.add(block, nothing)
     if dual:
-        return Restricted(consumer, ridge, None, torch.cat(rows, 1))
-    return Restricted(consumer, ridge, moments, None)
+        return Restricted(consumer, ridge, torch.cat(rows, 1))
+    # Every cut asks for these again, and of wide layers they are large: so they are worked out once.
+    second, _, _ = moments.second(centred=consumer.constant)
+    return Restricted(consumer, ridge, (second, moments.x_mean))
