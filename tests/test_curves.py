@@ -68,6 +68,17 @@ def test_damages_are_those_of_networks_really_cut(case: tuple[nn.Module, Tensor,
         assert min(curve.damages[:-1]) > 0
 
 
+@pytest.mark.parametrize(("examples", "measuring"), [(50, 25), (200, 100), (300, 128)])
+def test_enough_examples_measure_and_no_more(examples: int, measuring: int) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(examples, 4)
+    graph = trace(net, x[:2])
+    scores = score(net, graph, "magnitude")
+    found = width_curves(net, graph, scores, [x])
+    assert found == width_curves(net, graph, scores, [x], held_back=measuring / examples)
+    assert found != width_curves(net, graph, scores, [x], held_back=(measuring + 2) / examples)
+
+
 def test_curves_can_be_stored_and_taken_up_again(case: tuple[nn.Module, Tensor, ChannelGraph]) -> None:
     net, x, graph = case
     scores = score(net, graph, "magnitude")

@@ -38,6 +38,7 @@ SHARES = (0.75, 0.5, 0.25, 0.125)
 Seven rungs take nearly twice as long, and what comes of them is no better (``BENCHMARKS.md``)."""
 
 _LEAST_EXAMPLES = 2
+_ENOUGH = 128  # examples to measure on; twice as many find no better widths, half as many slightly worse ones
 _UNREAD = "nothing in the forward pass reads its channels"
 
 Progress = Callable[[WidthCurves, int], None]
@@ -52,7 +53,7 @@ def width_curves(
     batches: Iterable[Any],
     *,
     shares: Sequence[float] = SHARES,
-    held_back: float = 0.5,
+    held_back: float | None = None,
     divergence: Divergence | None = None,
     ridge: float = 1e-3,
     max_examples: int | None = None,
@@ -74,7 +75,9 @@ def width_curves(
         batches: inputs, or pairs of inputs and targets (which are not used); a few hundred
             examples are enough.
         shares: shares of a group's channels at which to measure.
-        held_back: share of the examples on which the damage is measured; the others repair.
+        held_back: share of the examples on which the damage is measured; the others repair. By default
+            128 examples measure, or half of them where there are fewer than twice as many: how sure a mean is
+            depends on their number.
         divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max outputs, or ``"mse"``, the
             mean squared difference as a share of the outputs' variance. By default ``"kl"`` for
             outputs of shape ``(examples, two or more)``.
@@ -104,7 +107,7 @@ def width_curves(
     """
     if divergence is not None and divergence not in get_args(Divergence):
         raise UsageError(f"divergence is 'kl' or 'mse', not {divergence!r}")
-    if not 0 < held_back < 1:
+    if held_back is not None and not 0 < held_back < 1:
         raise UsageError(f"held_back is a share between 0 and 1, not {held_back!r}")
     bench = _Bench.of(
         model, graph, _scripts(model, graph, batches, held_back, max_examples), divergence, ridge
@@ -169,13 +172,13 @@ def _in_turn(
 
 
 def _scripts(
-    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], held_back: float, most: int | None
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], held_back: float | None, most: int | None
 ) -> tuple[Script, Script]:
     """Scripts for the examples that repair and for those that are held back."""
     script = write_script(model, graph, batches, most)
     if script.examples < _LEAST_EXAMPLES:
         raise UsageError("width curves need at least two examples: one to repair with, one to measure on")
-    return script.split(1 - held_back)
+    return script.split(1 - (held_back or min(0.5, _ENOUGH / script.examples)))
 
 
 def _order(scores: Any, group: Group) -> tuple[int, ...]:
