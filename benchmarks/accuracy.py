@@ -6,7 +6,8 @@ evaluated on test pictures. Every way sees the same few pictures and is never tr
 - torch-pruning: global Taylor and group norm, as its own examples drive them;
 - Taylor, global: ours, cut only, and with least-squares reconstruction;
 - uniform widths by L1 norm, and by the reconstruction criterion, both reconstructed;
-- width curves, reconstructed: in full, with single elements left out, and measured at more widths.
+- width curves, reconstructed: in full, with single elements left out, and measured at
+  more widths and on more pictures.
 
 "inner" cuts only the channels inside residual blocks, "all" also the residual streams.
 
@@ -24,7 +25,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,9 @@ from ways import Cut
 
 import secateur as sec
 from secateur.budget import Scope
-from secateur.curves import SHARES
 
 SEVEN = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-"""Shares of a group at which its damage could be measured as well, for nearly twice the time."""
+"""Shares of a group at which finer curves measure its damage."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,11 @@ def by_scores(setting: Setting, criterion: str, scope: Scope, repair: dict[str, 
     return cut
 
 
-def by_curves(
-    setting: Setting, criterion: str, repair: dict[str, bool] | None, rungs: Sequence[float] = SHARES
-) -> Cut:
-    """Widths by damage measured at some shares of each group."""
+def by_curves(setting: Setting, criterion: str, repair: dict[str, bool] | None, **finer: Any) -> Cut:
+    """Widths by measured damage."""
     scores = sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
     wanted = {name: scores[name] for name in scores if name not in setting.left_alone}
-    curves = sec.width_curves(setting.model, setting.graph, wanted, setting.batches, shares=rungs)
+    curves = sec.width_curves(setting.model, setting.graph, wanted, setting.batches, **finer)
 
     def cut(share: float) -> nn.Module:
         plan = sec.make_plan(setting.graph, curves, sec.Budget(macs=share), ignore=setting.left_alone)
@@ -132,8 +130,8 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     yield "width curves, Taylor order, reconstructed", lambda: by_curves(setting, "taylor", full)
     yield "width curves, reconstructed", lambda: by_curves(setting, "reconstruction", full)
     yield (
-        "width curves of seven rungs, Taylor order, reconstructed",
-        lambda: by_curves(setting, "taylor", full, SEVEN),
+        "finer width curves, Taylor order, reconstructed",
+        lambda: by_curves(setting, "taylor", full, shares=SEVEN, held_back=0.5),
     )
 
 
@@ -158,7 +156,7 @@ def main() -> None:
     graph = sec.trace(task.model, task.test[0][:1])
     baseline = accuracy(task.model, task.test)
     print(f"{len(task.test[1])} test pictures, {options.pictures} to choose and repair with")
-    print(f"{'':56}" + "".join(f"{share:>8.0%}" for share in (1.0, *shares)) + "    seconds")
+    print(f"{'':48}" + "".join(f"{share:>8.0%}" for share in (1.0, *shares)) + "    seconds")
     rows = (
         [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
     )
@@ -174,7 +172,7 @@ def main() -> None:
             with options.out.open("a") as lines:
                 lines.write(json.dumps(rows[-1]) + "\n")
             figures = "".join(f"{item:8.1f}" for item in (baseline, *row))
-            print(f"{name:56}{figures}{rows[-1]['seconds']:11.0f}", flush=True)
+            print(f"{name:48}{figures}{rows[-1]['seconds']:11.0f}", flush=True)
     print(table(rows, baseline, shares))
 
 
