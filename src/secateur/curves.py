@@ -35,10 +35,10 @@ Divergence = Literal["kl", "mse"]
 SHARES = (0.75, 0.5, 0.25, 0.125)
 """The ladder: shares of a group's channels at which the damage is measured, besides all of them.
 
-Seven rungs take nearly twice as long, and what comes of them is no better (``BENCHMARKS.md``)."""
+Seven rungs, on more examples, take twice as long and find hardly better widths (``BENCHMARKS.md``)."""
 
 _LEAST_EXAMPLES = 2
-_ENOUGH = 128  # examples to measure on; twice as many find no better widths, half as many slightly worse ones
+_ENOUGH = 128  # examples to measure on: more of them hardly find better widths
 _UNREAD = "nothing in the forward pass reads its channels"
 
 Progress = Callable[[WidthCurves, int], None]

@@ -148,7 +148,7 @@ def open_folder(
     """
     settings = settings or DataSettings()
     decoder = Decoder(spec.size[0], shorter_side(spec))
-    layout = survey(Path(root), held_out=settings.held_out, seed=settings.seed, training=training)
+    layout = survey(Path(root), held_out=settings.held_out, training=training)
     by_files = {
         id(files): _Reader(files, layout.classes, decoder, settings) for files in layout.splits.values()
     }

@@ -63,9 +63,9 @@ def _pictures(raw: np.ndarray, spec: InputSpec) -> Tensor:
 
 
 def _parts(targets: tuple[int, ...]) -> dict[str, list[int]]:
-    test = set(held_out_indices(targets, _TEST_SHARE, seed=0))
+    test = set(held_out_indices(targets, _TEST_SHARE))
     rest = [index for index in range(len(targets)) if index not in test]
-    places = held_out_indices(tuple(targets[index] for index in rest), _HELD_OUT_SHARE, seed=0)
+    places = held_out_indices(tuple(targets[index] for index in rest), _HELD_OUT_SHARE)
     held = {rest[place] for place in places}
     return {
         "train": [index for index in rest if index not in held],

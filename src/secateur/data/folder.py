@@ -45,13 +45,15 @@ class Layout:
     splits: Mapping[str, Files]
 
 
-def survey(root: Path, *, held_out: float, seed: int, training: bool = True) -> Layout:
+def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
     """Look at a folder of pictures without decoding any.
+
+    Which pictures are held out of ``train/`` hangs on nothing but the folder: a network that was trained on it
+    and is pruned on it with another seed must not be judged on pictures that it learnt from.
 
     Args:
         root: holds ``train/``, and ``val/`` or ``test/`` or both; each holds one folder a class.
         held_out: share of ``train/`` kept for choosing where there is no ``val/``.
-        seed: decides which pictures are held out.
         training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
 
     Returns:
@@ -71,7 +73,7 @@ def survey(root: Path, *, held_out: float, seed: int, training: bool = True) -> 
     classes = _same_classes(root, found)
     splits = {name: _files(name, by_class) for name, by_class in found.items()}
     if training and "val" not in splits:
-        splits["train"], splits["val"] = _hold_out(splits["train"], held_out, seed)
+        splits["train"], splits["val"] = _hold_out(splits["train"], held_out)
     splits.setdefault("test", splits.get("val", splits.get("test")))  # type: ignore[arg-type]  # one is there
     return Layout(classes, splits)
 
@@ -132,29 +134,28 @@ def _files(name: str, by_class: Mapping[str, tuple[Path, ...]]) -> Files:
     return Files(name, paths, targets)
 
 
-def _hold_out(files: Files, share: float, seed: int) -> tuple[Files, Files]:
+def _hold_out(files: Files, share: float) -> tuple[Files, Files]:
     """Two parts of a split: the rest, and the share, of each class alike."""
     for target, count in Counter(files.targets).items():
         if count < 2:
             folder = files.paths[files.targets.index(target)].parent
             raise DataError(f"{folder} has one picture, so none can be held out: add pictures, or a val/")
-    held = set(held_out_indices(files.targets, share, seed))
+    held = set(held_out_indices(files.targets, share))
     kept = [index for index in range(len(files.paths)) if index not in held]
     return _pick(files, "train", kept), _pick(files, "val", sorted(held))
 
 
-def held_out_indices(targets: tuple[int, ...], share: float, seed: int) -> list[int]:
-    """A random share of each class, at least one and never all of it.
+def held_out_indices(targets: tuple[int, ...], share: float) -> list[int]:
+    """A random share of each class, the same at every call, at least one and never all of it.
 
     Args:
         targets: class index of each example.
         share: of each class, between 0 and 1.
-        seed: the same seed chooses the same examples.
 
     Returns:
         Indices of the chosen examples.
     """
-    generator = np.random.default_rng([seed, len(targets)])
+    generator = np.random.default_rng([0, len(targets)])
     labels = np.asarray(targets)
     chosen: list[int] = []
     for target in np.unique(labels):

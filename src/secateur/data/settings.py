@@ -54,7 +54,7 @@ class DataSettings:
 
     Attributes:
         batch_size: pictures in a batch.
-        seed: decides the order, the augmentation, and which pictures are held out.
+        seed: decides the order and the augmentation; not which pictures are held out.
         held_out: share of ``train/`` that is kept for choosing where there is no ``val/``.
         augmentation: of training pictures; ``None`` for what suits them.
         mixup: blends each training picture with another and their classes alike, in shares drawn from
