@@ -3,12 +3,14 @@
 ``reconstruction``: a network of torchvision with random weights, every group cut to half its channels at
 random, its consumers refitted for random pictures; seconds and the most memory that the process held.
 
-``curves``: a CIFAR-10 residual network. The straightforward way is to cut one group, repair the copy and
-run it on the held-back pictures; since that takes long, it is done for every so many cuts (``--every``), and
-counted twice: with its repair, and the evaluation alone. The damages that both find are compared.
+``curves``: a CIFAR-10 residual network, or one that was trained before. The straightforward way is to cut one
+group, repair the copy and run it on the held-back pictures; since that takes long, it is done for every so
+many cuts (``--every``), and counted twice: with its repair, and the evaluation alone. The damages that both
+find are compared.
 
     python benchmarks/repair.py reconstruction [--network vgg16] [--size 224] [--examples 256] [--threads 2]
     python benchmarks/repair.py curves --data cifar10 --weights resnet56.th [--network resnet56] [--threads 2]
+    python benchmarks/repair.py curves --data cats_dogs --run RUN [--examples 512] [--threads 2]
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from cifar import batches, pictures
+from cifar import Pictures, batches, pictures
+from criteria import draw
 from torch import Tensor, nn
+from trained import opened
 
 import secateur as sec
 from secateur.curves import diverge
@@ -55,15 +59,16 @@ def _most_memory() -> float:
 
 def curves(options: argparse.Namespace) -> None:
     """Measures all width curves, and some of their points the straightforward way."""
-    model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
-    data = pictures(options.data / "train", options.examples, 0)
+    model, data = subject(options)
     graph = sec.trace(model, data[0][:1])
     scores = sec.score(model, graph, "magnitude")
+    count = len(data[1])
+    measuring = min(128, count // 2)
     began = time.perf_counter()
-    found = sec.width_curves(model, graph, scores, batches(data, 64))
+    found = sec.width_curves(model, graph, scores, batches(data, 64), held_back=measuring / count)
     ours = time.perf_counter() - began
-    half = len(data[1]) // 2
-    expected = answers(model, data[0][half:])
+    repairing_pictures = batches((data[0][:-measuring], data[1][:-measuring]), 64)
+    expected = answers(model, data[0][-measuring:])
     points = [(name, width) for name, curve in found.items() for width in curve.widths[:-1]]
     repairing = evaluating = 0.0
     differences: dict[str, float] = {}
@@ -71,10 +76,9 @@ def curves(options: argparse.Namespace) -> None:
         plan = plan_from(graph, {name: found[name].order[: graph[name].channels - width]})
         began = time.perf_counter()
         small = sec.apply_plan(model, plan)
-        examples = batches((data[0][:half], data[1][:half]), 64)
-        sec.reconstruct(model, small, plan, examples, behind=False, compensate=False)
+        sec.reconstruct(model, small, plan, repairing_pictures, behind=False, compensate=False)
         repaired = time.perf_counter()
-        outputs = answers(small, data[0][half:])
+        outputs = answers(small, data[0][-measuring:])
         evaluating += time.perf_counter() - repaired
         repairing += repaired - began
         damage = found[name].damages[found[name].widths.index(width)]
@@ -82,11 +86,23 @@ def curves(options: argparse.Namespace) -> None:
         differences[f"{name} at {width}, {damage:.2e} and {plain:.2e}"] = abs(plain / damage - 1)
     scale = len(points) / len(points[:: options.every])
     evaluating, plain = scale * evaluating, scale * (repairing + evaluating)
-    print(f"{options.network}, {options.examples} pictures, {options.threads} threads, {len(points)} cuts")
+    print(
+        f"{options.run or options.network}, {count} pictures, {options.threads} threads, {len(points)} cuts"
+    )
     print(f"curves {ours:.0f} s; each cut by itself {plain:.0f} s ({plain / ours:.1f} times)")
     print(f"of that, evaluations alone {evaluating:.0f} s ({evaluating / ours:.1f} times)")
     worst = max(differences, key=differences.__getitem__)
     print(f"damages differ by {median(differences.values()):.1%} in the median; most: {worst}")
+
+
+def subject(options: argparse.Namespace) -> tuple[nn.Module, Pictures]:
+    """The network that the command line names, and pictures to measure it on."""
+    if options.run:
+        network, data = opened(options.run, options.data)
+        x, y = (torch.cat(part) for part in zip(*draw(data, options.examples, 0), strict=True))
+        return network.model, (x, y)
+    model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
+    return model, pictures(options.data / "train", options.examples, 0)
 
 
 @torch.inference_mode()
@@ -104,6 +120,7 @@ def main() -> None:
     parser.add_argument("--network")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--run", type=Path, help="a trained network instead, by its run folder")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--examples", type=int)
     parser.add_argument("--threads", type=int, default=2)
@@ -113,8 +130,8 @@ def main() -> None:
     if options.section == "reconstruction":
         options.network, options.examples = options.network or "vgg16", options.examples or 256
         reconstruction(options)
-    elif options.data is None or options.weights is None:
-        parser.error("curves needs --data and --weights")
+    elif options.data is None or not (options.weights or options.run):
+        parser.error("curves needs --data, and --weights or --run")
     else:
         options.network, options.examples = options.network or "resnet56", options.examples or 512
         curves(options)
