@@ -48,8 +48,8 @@ class Layout:
 def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
     """Look at a folder of pictures without decoding any.
 
-    Which pictures are held out of ``train/`` hangs on nothing but the folder: a network that was trained on it
-    and is pruned on it with another seed must not be judged on pictures that it learnt from.
+    Which pictures are held out of ``train/`` hangs on nothing but the folder: a network that was trained on
+    it, and is pruned on it with another seed, must not be judged on pictures that it learnt from.
 
     Args:
         root: holds ``train/``, and ``val/`` or ``test/`` or both; each holds one folder a class.
