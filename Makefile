@@ -46,7 +46,7 @@ zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=
 	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
 
 docs: $(STAMP)  ## the site of documents into build/site; broken links are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## how fast surgery and watching are, beside the peer; quiet machine, ten minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
