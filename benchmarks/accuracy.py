@@ -30,9 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from cifar import Pictures, Setting, accuracy, pictures
+from cifar import Pictures, Setting, accuracy, joined, pictures
 from criteria import draw
 from peer import torch_pruning
 from torch import nn
@@ -70,12 +69,6 @@ class Task:
         model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
         test = pictures(options.data / "test", options.test, 0)
         return cls(model, test, lambda seed: pictures(options.data / "train", options.pictures, seed))
-
-
-def joined(parts: Iterable[Any]) -> Pictures:
-    """All pictures of some batches."""
-    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
-    return x, y
 
 
 def cut_by(setting: Setting, plan: sec.PruningPlan, repair: dict[str, bool] | None) -> nn.Module:

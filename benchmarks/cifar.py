@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +44,12 @@ def pictures(folder: Path, count: int, seed: int) -> Pictures:
 def batches(data: Pictures, size: int) -> list[Pictures]:
     """The pictures, some at a time."""
     return list(zip(data[0].split(size), data[1].split(size), strict=True))
+
+
+def joined(parts: Iterable[Any]) -> Pictures:
+    """All pictures of some batches."""
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    return x, y
 
 
 def training(data: Pictures, size: int, seed: int, mixup: float = 0.0) -> Loader:

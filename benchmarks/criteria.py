@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cifar import batches, joined
 from networks import renew
 from torch import Tensor
 
@@ -48,10 +49,9 @@ SHARES = (0.6, 0.4)
 
 def draw(data: ImageData, examples: int, seed: int, size: int = 64) -> list[Batch]:
     """Training pictures drawn at random, without augmentation."""
-    pictures = list(data.training_batches(augment=False))
-    x, y = (torch.cat(part) for part in zip(*pictures, strict=True))
+    x, y = joined(data.training_batches(augment=False))
     chosen = torch.tensor(random.Random(seed).sample(range(len(y)), min(examples, len(y))))
-    return list(zip(x[chosen].split(size), y[chosen].split(size), strict=True))
+    return batches((x[chosen], y[chosen]), size)
 
 
 def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Iterator[dict[str, Any]]:

@@ -22,13 +22,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from cifar import Pictures, batches, pictures
+from cifar import Pictures, batches, joined, pictures
 from criteria import draw
 from torch import Tensor, nn
 from trained import opened
 
 import secateur as sec
-from secateur.curves import diverge
+from secateur.curves import ENOUGH, diverge
 from secateur.plan import plan_from
 
 
@@ -63,7 +63,7 @@ def curves(options: argparse.Namespace) -> None:
     graph = sec.trace(model, data[0][:1])
     scores = sec.score(model, graph, "magnitude")
     count = len(data[1])
-    measuring = min(128, count // 2)
+    measuring = min(ENOUGH, count // 2)
     began = time.perf_counter()
     found = sec.width_curves(model, graph, scores, batches(data, 64), held_back=measuring / count)
     ours = time.perf_counter() - began
@@ -99,8 +99,7 @@ def subject(options: argparse.Namespace) -> tuple[nn.Module, Pictures]:
     """The network that the command line names, and pictures to measure it on."""
     if options.run:
         network, data = opened(options.run, options.data)
-        x, y = (torch.cat(part) for part in zip(*draw(data, options.examples, 0), strict=True))
-        return network.model, (x, y)
+        return network.model, joined(draw(data, options.examples, 0))
     model = sec.build(f"secateur:{options.network}", weights=options.weights).eval()
     return model, pictures(options.data / "train", options.examples, 0)
 

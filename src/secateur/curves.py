@@ -37,8 +37,10 @@ SHARES = (0.75, 0.5, 0.25, 0.125)
 
 Seven rungs, on more examples, take twice as long and find hardly better widths (``BENCHMARKS.md``)."""
 
+ENOUGH = 128
+"""Examples to measure on, where there are twice as many: more of them hardly find better widths."""
+
 _LEAST_EXAMPLES = 2
-_ENOUGH = 128  # examples to measure on: more of them hardly find better widths
 _UNREAD = "nothing in the forward pass reads its channels"
 
 Progress = Callable[[WidthCurves, int], None]
@@ -178,7 +180,7 @@ def _scripts(
     script = write_script(model, graph, batches, most)
     if script.examples < _LEAST_EXAMPLES:
         raise UsageError("width curves need at least two examples: one to repair with, one to measure on")
-    return script.split(1 - (held_back or min(0.5, _ENOUGH / script.examples)))
+    return script.split(1 - (held_back or min(0.5, ENOUGH / script.examples)))
 
 
 def _order(scores: Any, group: Group) -> tuple[int, ...]:

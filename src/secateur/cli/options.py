@@ -85,11 +85,16 @@ Size = Annotated[
     ),
 ]
 
-Optimizer = Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)]
-LearningRate = Annotated[float, typer.Option("--lr", help="Base learning rate.", rich_help_panel=_TRAINING)]
-Momentum = Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)]
+Optimizer = Annotated[str | None, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Base learning rate.", rich_help_panel=_TRAINING)
+]
+Momentum = Annotated[float | None, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)]
+Nesterov = Annotated[
+    bool | None, typer.Option("--nesterov", help="Let sgd look ahead.", rich_help_panel=_TRAINING)
+]
 WeightDecay = Annotated[
-    float,
+    float | None,
     typer.Option(help="On weights; biases and normalisations are left alone.", rich_help_panel=_TRAINING),
 ]
 Schedule = Annotated[str, typer.Option(help="constant, cosine or one-cycle.", rich_help_panel=_TRAINING)]
@@ -98,7 +103,8 @@ Warmup = Annotated[
     typer.Option(help="Share of the steps that climb to the base learning rate.", rich_help_panel=_TRAINING),
 ]
 LabelSmoothing = Annotated[
-    float, typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING)
+    float | None,
+    typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING),
 ]
 ClipNorm = Annotated[
     float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_TRAINING)

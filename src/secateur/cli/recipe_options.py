@@ -131,15 +131,6 @@ RoundTo = Annotated[
     ),
 ]
 MinChannels = Annotated[int | None, typer.Option(help="Least channels of a group.", rich_help_panel=_RECIPE)]
-Optimizer = Annotated[str | None, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)]
-LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="Base learning rate.", rich_help_panel=_TRAINING)
-]
-Momentum = Annotated[float | None, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)]
-Nesterov = Annotated[
-    bool | None, typer.Option("--nesterov/--no-nesterov", help="Of sgd.", rich_help_panel=_TRAINING)
-]
-WeightDecay = Annotated[float | None, typer.Option(help="On weights.", rich_help_panel=_TRAINING)]
 Schedule = Annotated[
     str | None,
     typer.Option(help="After the last cut: constant, cosine or one-cycle.", rich_help_panel=_TRAINING),
@@ -167,8 +158,4 @@ Warmup = Annotated[
         help="Share of the updates after the last cut that climb to the base rate.",
         rich_help_panel=_TRAINING,
     ),
-]
-LabelSmoothing = Annotated[
-    float | None,
-    typer.Option(help="Weight of the uniform distribution in the target.", rich_help_panel=_TRAINING),
 ]

@@ -37,7 +37,7 @@ def train(
     optimizer: options.Optimizer = "sgd",
     lr: options.LearningRate = 0.01,
     momentum: options.Momentum = 0.9,
-    nesterov: Annotated[bool, typer.Option("--nesterov", rich_help_panel="Training")] = False,
+    nesterov: options.Nesterov = False,
     weight_decay: options.WeightDecay = 5e-4,
     schedule: options.Schedule = "cosine",
     warmup: options.Warmup = 0.0,
