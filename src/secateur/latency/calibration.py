@@ -8,6 +8,8 @@ down the next. So the network runs at several widths, and its times are laid out
 Factors are expected near one and the more firmly so the less the runs tell about them (ridge regression
 toward one). How far the runs lie from the fit says how much they can tell: on a noisy machine factors stay
 near one, where they would follow chance otherwise, and plans would be drawn to what chance made look cheap.
+But runs never tell less than was expected beforehand. Else a busy machine, which holds up long runs and lets
+short ones through, would make nearly all of the network's time an overhead that no cut lowers.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _NOISE = 0.02  # least error that is expected of a time of the network, as a sha
 _SETTLED = 0.05  # share by which the error may still change
 _ROUNDS = 20  # of fitting and looking at what is left; the error settles in a few
 _OF_WHOLE = 0.005  # the same at its full widths, to which all shares refer
-_TRUST = 0.3  # expected error of a factor
+_TRUST = 0.3  # expected error of a factor, and the largest of a time of the network, as a share
 _LEAST = 0.05  # no kind of operator gets off cheaper
 
 
@@ -88,8 +90,8 @@ def calibrate(kinds: Sequence[str], operators: FloatArray, network: FloatArray) 
     for _ in range(_ROUNDS):
         found = _fitted(operators, network, noise)
         told = found[0] + operators @ found[1:]
-        apart = (told / network - 1)[1:]
-        shown = max(_NOISE, float(np.sqrt(np.mean(apart**2)))) if len(apart) else _NOISE
+        apart = np.log(told / network)[1:]
+        shown = float(np.clip(np.sqrt(np.mean(apart**2)), _NOISE, _TRUST)) if len(apart) else _NOISE
         if abs(shown - noise) < _SETTLED * noise:
             break
         noise = shown
