@@ -131,6 +131,8 @@ WAYS: dict[str, Way] = {
     "full, without repair": replace(FULL, cut=Ours(repair=False)),
     "full, recalibrated": replace(FULL, cut=Ours(recalibrated=True)),
     "full, without distillation": replace(FULL, distill=0.0),
+    "full, half of the loss distilled": replace(FULL, distill=0.5),
+    "full, temperature 2": replace(FULL, temperature=2.0),
     "full, without average": replace(FULL, average=0.0),
     "full, with streams": replace(FULL, cut=with_streams),
     "taylor, global, cut only": Way(Ours("taylor", "global", repair=False)),
