@@ -32,18 +32,20 @@ class Way:
         distill: weight of the baseline's answers in the loss.
         temperature: of those answers.
         average: decay of the average of the weights.
+        mirror: ask the baseline for the mirror image of each picture too.
     """
 
     cut: Callable[[Setting], Cut]
     distill: float = 0.0
     temperature: float = 4.0
     average: float = 0.0
+    mirror: bool = False
 
     def teacher(self, model: nn.Module | None) -> Teacher | None:
         """The baseline, if it is to be learnt from."""
         if model is None or not self.distill:
             return None
-        return Teacher(copy.deepcopy(model), self.distill, self.temperature)
+        return Teacher(copy.deepcopy(model), self.distill, self.temperature, self.mirror)
 
 
 @cache
@@ -131,6 +133,7 @@ WAYS: dict[str, Way] = {
     "full, without repair": replace(FULL, cut=Ours(repair=False)),
     "full, recalibrated": replace(FULL, cut=Ours(recalibrated=True)),
     "full, without distillation": replace(FULL, distill=0.0),
+    "full, mirrored": replace(FULL, mirror=True),
     "full, half of the loss distilled": replace(FULL, distill=0.5),
     "full, temperature 2": replace(FULL, temperature=2.0),
     "full, without average": replace(FULL, average=0.0),

@@ -43,6 +43,7 @@ OPTIONS: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
 SWITCHES: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
     "--no-repair": (False, lambda recipe: recipe.repair),
     "--filters-only": (True, lambda recipe: recipe.filters_only),
+    "--mirror": (True, lambda recipe: recipe.mirror),
     "--nesterov": (True, lambda recipe: recipe.after.optimizer.nesterov),
     "--no-finetune": (0, lambda recipe: recipe.after.epochs),
 }

@@ -160,6 +160,18 @@ def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Pat
     assert sum(isinstance(event, Cut) for event in heard) == 2
 
 
+def test_only_pictures_that_training_mirrors_are_mirrored_for_the_teacher(
+    trained: Path, folder: Path, small_network: str, tmp_path: Path
+) -> None:
+    settings = recipe(mirror=True, epochs_after=1, optimizer={"learning_rate": 0.01})
+    with pytest.raises(UsageError, match="does not mirror pictures of 'digits'.*leave --mirror out"):
+        prune(job(tmp_path / "none", trained, recipe=settings))
+    assert not (tmp_path / "none").exists()
+    network, data = {"source": small_network, "size": 16}, {"source": str(folder), "batch_size": 4}
+    summary = prune(job(tmp_path / "run", network, data=data, limits={"macs": 0.5}, recipe=settings))
+    assert summary["verification"]["ok"]
+
+
 def test_curves_without_data_are_refused(tmp_path: Path) -> None:
     network = {"source": "secateur:digits"}
     settings = recipe(allocate="curves", criterion="magnitude")

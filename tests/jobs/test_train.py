@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 import secateur as sec
 from secateur.errors import CheckpointError, DataError, TrainingError
@@ -161,21 +160,6 @@ def test_bad_places_are_refused_before_anything_is_done(tmp_path: Path, small_ne
     (tmp_path / "broken.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         train(job(tmp_path / "run", {"source": str(tmp_path / "broken.safetensors")}))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Eight pictures of two classes in each split; one of them is broken."""
-    generator = torch.Generator().manual_seed(0)
-    for split in ("train", "test"):
-        for number, name in enumerate(("dark", "light")):
-            place = tmp_path / "pictures" / split / name
-            place.mkdir(parents=True)
-            for index in range(10):
-                pixels = torch.randint(128, (16, 16, 3), generator=generator) + 127 * number
-                Image.fromarray(pixels.byte().numpy()).save(place / f"{index}.png")
-    (tmp_path / "pictures" / "test" / "dark" / "0.png").write_bytes(b"\x89PNG broken")
-    return tmp_path / "pictures"
 
 
 def test_unreadable_pictures_are_named_and_counted_or_refused(

@@ -112,6 +112,31 @@ def test_the_teacher_is_the_network_before_the_first_cut(
     assert float((ends[0] - wanted).abs().mean()) < 0.1
 
 
+def test_a_mirrored_teacher_of_symmetric_pictures_teaches_the_same(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    """Pictures that are their own mirror images are taught alike; others are not."""
+    symmetric = [(x + x.flip(-1), y) for x, y in batches]
+    for pictures, alike in ((symmetric, True), (batches, False)):
+        ends = []
+        for mirror in (False, True):
+            twin = copy.deepcopy(net)
+            settings = PruneSettings(distill=1.0, mirror=mirror, steps=1, after=FitSettings(epochs=3))
+            prune_iteratively(twin, example, sec.Budget(channels=0.7), pictures, settings)
+            ends.append(twin[0].weight)
+        assert torch.equal(*ends) is alike
+
+
+def test_what_is_no_picture_is_not_mirrored() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    before = copy.deepcopy(net)
+    batches = [(torch.randn(8, 4), torch.randint(0, 2, (8,)))]
+    settings = PruneSettings(distill=0.5, mirror=True)
+    with pytest.raises(UsageError, match=r"not of \(8, 4\); leave mirror out"):
+        prune_iteratively(net, batches[0][0], sec.Budget(macs=0.5), batches, settings)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
+
+
 def test_watched_scores_do_not_hear_the_teacher(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:

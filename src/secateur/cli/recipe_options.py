@@ -90,6 +90,15 @@ Temperature = Annotated[
         rich_help_panel=_RECIPE,
     ),
 ]
+Mirror = Annotated[
+    bool | None,
+    typer.Option(
+        "--mirror",
+        help="Let the unpruned network answer for the mirror image of each picture too: a better lesson, for "
+        "one more of its forward passes in each step.",
+        rich_help_panel=_RECIPE,
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Number of cuts.", rich_help_panel=_RECIPE)]
 ChannelsPerStep = Annotated[
     int | None, typer.Option(help="Channels in one cut, instead of --steps.", rich_help_panel=_RECIPE)

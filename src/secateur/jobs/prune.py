@@ -55,9 +55,22 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
         return _prune(job, criterion, machine, listener)
 
 
+def _pictures(job: PruneJob) -> ImageData | None:
+    """The pictures, if there are any, fit for what is asked of them."""
+    if job.data is None:
+        return None
+    data = open_pictures(job.data, input_of(job.network), job.seed)
+    if job.recipe.distill and job.recipe.mirror and not data.augmentation.flip:
+        raise UsageError(
+            f"training does not mirror pictures of '{job.data.source}', since mirror images may be of "
+            "another class; leave --mirror out"
+        )
+    return data
+
+
 def _prune(job: PruneJob, criterion: Criterion, machine: Machine, listener: Listener) -> dict[str, Any]:
     budget = job.limits.budget if job.limits is not None else None
-    data = open_pictures(job.data, input_of(job.network), job.seed) if job.data else None
+    data = _pictures(job)
     with at_work("prune", job, machine, listener) as place:
         network = open_network(job.network, data.classes if data else None)
         network.model.to(place.machine.device)

@@ -19,7 +19,7 @@ from secateur.recipes.settings import RECIPES, PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recipes.timing import InTime, Timing
 from secateur.recipes.work import Train, Work
-from secateur.training.distillation import Teacher
+from secateur.training.distillation import Teacher, need_pictures
 from secateur.training.evaluate import Batches, Metric
 from secateur.training.events import Progress
 from secateur.training.fit import Surroundings
@@ -121,7 +121,8 @@ def prune_iteratively(
     Raises:
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; nothing was cut.
-        UsageError: ``measured`` belongs to another network.
+        UsageError: ``measured`` belongs to another network, or mirror images are asked for of what is no
+            picture.
         VerificationError: a cut could not be proved; the network is left as it was before that cut.
         TrainingError: the loss is not finite.
         StoppedError: the user asked to stop.
@@ -141,6 +142,7 @@ def prune_iteratively(
     device = around.machine.device
     model.to(device)
     example_inputs = owned(example_inputs, device)
+    teacher = _teacher(model, example_inputs, settings, loss_fn)
     if measured is not None:
         measured.check(model, resolve(settings.criterion).name)
     around.listener(Progress("tracing", 0, 1))
@@ -165,7 +167,7 @@ def prune_iteratively(
         measured=measured,
         optimizer=optimizer or make_optimizer(model, settings.between.optimizer),
         around=around,
-        teacher=_teacher(model, settings, loss_fn),
+        teacher=teacher,
         check_inputs=example_inputs if check_inputs is None else owned(check_inputs, device),
     )
     try:
@@ -183,10 +185,14 @@ def prune_iteratively(
     )
 
 
-def _teacher(model: nn.Module, settings: PruneSettings, loss_fn: LossFunction | None) -> Teacher | None:
+def _teacher(
+    model: nn.Module, example_inputs: ExampleInputs, settings: PruneSettings, loss_fn: LossFunction | None
+) -> Teacher | None:
     """The network as it is before the first cut, if it is to be learnt from: its answers are class scores."""
     if not settings.distill or not (
         loss_fn in (None, nn.functional.cross_entropy) or isinstance(loss_fn, nn.CrossEntropyLoss)
     ):
         return None
-    return Teacher(copy.deepcopy(model), settings.distill, settings.temperature)
+    if settings.mirror:
+        need_pictures(example_inputs)
+    return Teacher(copy.deepcopy(model), settings.distill, settings.temperature, settings.mirror)

@@ -34,6 +34,8 @@ class PruneSettings(Settings):
         distill: share of the loss that the answers of the network before the first cut make up; of use
             where that network is well trained, and a hindrance where it is not. Only with cross-entropy.
         temperature: of the soft-max of those answers.
+        mirror: let those answers be the mean of a picture's and its mirror image's, which are better; only
+            for pictures of which mirroring makes no other class.
         steps: number of cuts; each leaves the same share of what the one before left.
         channels_per_step: remove so many channels at a time instead, until the budget is met.
         scoring_batches: batches looked at where no training comes before a cut; all if not given.
@@ -54,6 +56,7 @@ class PruneSettings(Settings):
     curve_batches: int = Field(default=CURVE_BATCHES, ge=1)
     distill: float = Field(default=0.0, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
+    mirror: bool = False
     steps: int = Field(default=5, ge=1)
     channels_per_step: int | None = Field(default=None, ge=1)
     scoring_batches: int | None = Field(default=None, ge=1)
