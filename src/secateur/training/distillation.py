@@ -82,11 +82,11 @@ class Teacher:
         >>> Teacher(first_column, mirror=True).answers(picture).item()
         3.5
         """
-        scores = main_output(self.model(inputs))
         if not self.mirror:
-            return scores
+            return main_output(self.model(inputs))
         need_pictures(inputs)
-        return (scores + main_output(self.model(inputs.flip(-1)))) / 2
+        views = inputs, inputs.flip(-1)
+        return torch.stack([main_output(self.model(view)) for view in views]).mean(0)
 
     def join(self, loss: Tensor, outputs: Tensor | Sequence[Tensor | None], inputs: Tensor) -> Tensor:
         """The loss against the targets and against the teacher together.
