@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eight pictures of two classes in each split; one of them is broken."""
+    """Ten pictures of each of two classes in each split; one of them is broken."""
     generator = torch.Generator().manual_seed(0)
     for split in ("train", "test"):
         for number, name in enumerate(("dark", "light")):

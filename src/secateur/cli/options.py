@@ -91,7 +91,8 @@ LearningRate = Annotated[
 ]
 Momentum = Annotated[float | None, typer.Option(help="Of sgd.", rich_help_panel=_TRAINING)]
 Nesterov = Annotated[
-    bool | None, typer.Option("--nesterov", help="Let sgd look ahead.", rich_help_panel=_TRAINING)
+    bool | None,
+    typer.Option("--nesterov/--no-nesterov", help="Let sgd look ahead.", rich_help_panel=_TRAINING),
 ]
 WeightDecay = Annotated[
     float | None,
