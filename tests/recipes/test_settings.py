@@ -42,6 +42,25 @@ def test_mistakes_are_named() -> None:
         recipe(steps=0, optimizer={"name": "adam"}, after={"schedule": "linear"})
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "switched_off", "message"),
+    [
+        ("mirror", True, {"distill": 0.0}, "mirror: without effect while distill is 0.0; set distill to 0.9"),
+        ("temperature", 3.0, {"distill": 0.0}, "temperature: without effect .*or leave temperature out"),
+        ("repair_batches", 5, {"repair": False}, "while repair is false; set repair to true"),
+        ("curve_batches", 5, {"allocate": "global"}, "while allocate is global; set allocate to curves"),
+    ],
+)
+def test_a_setting_of_what_is_not_done_is_a_mistake(
+    setting: str, value: object, switched_off: dict[str, object], message: str
+) -> None:
+    assert getattr(recipe(**{setting: value}), setting) == value
+    with pytest.raises(UsageError, match=message):
+        recipe(**{setting: value}, **switched_off)
+    with pytest.raises(UsageError, match="without effect"):
+        recipe("plain", **{setting: value})
+
+
 def test_both_phases_or_only_the_last_are_changed() -> None:
     changed = recipe(both={"clip_norm": 2.0}, after={"average": 0.9, "warmup": None})
     assert (changed.between.clip_norm, changed.after.clip_norm) == (2.0, 2.0)

@@ -155,12 +155,29 @@ def recipe(
     _change(values, {"steps": steps, **changes})
     if (epochs_between or updates_between) and values["steps"] == 1 and not values["channels_per_step"]:
         raise UsageError("there is one cut, and nothing between; give more steps, or channels per step")
+    _need_purpose(values, changes)
     _change(values["between"], {"epochs": epochs_between})
     _change(values["after"], {"epochs": epochs_after, **(after or {})})
     for phase in ("between", "after"):
         _change(values[phase], both or {})
         _change(values[phase]["optimizer"], optimizer or {})
     return PruneSettings.checked(**values)
+
+
+def _need_purpose(values: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Refuses settings of something that is not done at all: who gives one expects that it does something."""
+    idle = [] if values["distill"] else [("temperature", "distill", "0.9"), ("mirror", "distill", "0.9")]
+    if not values["repair"]:
+        idle.append(("repair_batches", "repair", "true"))
+    if values["allocate"] != "curves":
+        idle.append(("curve_batches", "allocate", "curves"))
+    for setting, switch, value in idle:
+        if changes.get(setting):
+            asked, needed = setting.replace("_", " "), switch.replace("_", " ")
+            raise UsageError(
+                f"{asked}: without effect while {needed} is {str(values[switch]).lower()}; "
+                f"set {needed} to {value}, or leave {asked} out"
+            )
 
 
 def _change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
