@@ -141,4 +141,5 @@ WAYS: dict[str, Way] = {
     "taylor, global, cut only": Way(Ours("taylor", "global", repair=False)),
     "not cut, full training": replace(FULL, cut=not_cut),
     "not cut": Way(not_cut),
+    "not cut, adapted further": Way(not_cut, average=0.98),
 }
