@@ -76,7 +76,7 @@ def test_pruning_without_training_repairs(secateur: Command, trained: Path, tmp_
         "prune", trained, "--data", "digits", *words, "--epochs-after", 3, "--out", tmp_path / "other"
     )
     assert refused.exit_code == 2
-    assert "--no-finetune" in refused.output
+    assert "--no-finetune and --epochs-after exclude each other" in refused.output
 
 
 def test_json_is_one_object_on_standard_output_and_nothing_else(

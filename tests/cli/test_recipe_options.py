@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,37 @@ def test_a_switch_changes_its_setting(switch: str, asked: Callable[..., PruneSet
 def test_without_options_the_recipe_is_as_it_stands(asked: Callable[..., PruneSettings]) -> None:
     assert asked() == RECIPES["default"]
     assert asked("--recipe", "plain") == RECIPES["plain"]
+
+
+TRAINS = [
+    *(option for option in OPTIONS if re.search("epochs|updates|distill|temperature", option)),
+    *list(OPTIONS)[list(OPTIONS).index("--optimizer") :],
+    *("--mirror", "--nesterov", "--mixup"),
+]
+
+
+@pytest.mark.parametrize("option", TRAINS)
+def test_options_of_training_are_refused_where_nothing_is_trained(
+    option: str, secateur: Command, tmp_path: Path
+) -> None:
+    """``--no-finetune --lr 0.1`` is a slip; so is ``--lr 0.1`` without data. Either is said, none ignored."""
+    words: tuple[object, ...] = (option,) if option in SWITCHES else (option, OPTIONS.get(option, (0.2,))[0])
+    common = (
+        "prune",
+        "secateur:digits",
+        "--weights",
+        "none",
+        "--macs",
+        0.5,
+        "--out",
+        tmp_path / "out",
+        *words,
+    )
+    for where, message in (
+        (("--data", "digits", "--no-finetune"), f"--no-finetune and {option} exclude each other"),
+        ((), f"without --data nothing is trained; give --data, or leave out {option}"),
+    ):
+        refused = secateur(*common, *where)
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.output.split())
+        assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ import typer
 from secateur.cli import options
 from secateur.cli import recipe_options as recipes
 from secateur.cli.amounts import amount, time
+from secateur.cli.given import given
 from secateur.cli.processes import is_first, machine, shared
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 
 _BUDGET = "Budget, at least one of: a share (0.5, 50%) or an amount (1500000, 1.5M) that may remain"
 _SEARCH = "Search"
+_TRAINING = {
+    *("epochs_between", "updates_between", "epochs_after", "distill", "temperature", "mirror", "mixup"),
+    *("optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "average", "patience"),
+    *("warmup", "label_smoothing", "clip_norm"),
+}
+"""Parameters of what is not done without fine-tuning."""
 
 
 def prune(
+    context: typer.Context,
     network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="What to make smaller.")],
     out: options.Out,
     data: options.OptionalData = None,
@@ -141,16 +149,15 @@ def prune(
       secateur prune torchvision:resnet18 --weights none --latency 0.5 --round-to auto --out runs/half
     """
     from secateur.cli.console import Reporter, listening
-    from secateur.errors import UsageError
     from secateur.jobs import prune as jobs
     from secateur.jobs.settings import PruneJob
     from secateur.recipes import recipe as named_recipe
 
-    given = {"macs": macs, "params": params, "channels": channels, "memory": memory, "latency": latency}
-    limits = _limits(given, max_drop, recipe)
+    asked = {"macs": macs, "params": params, "channels": channels, "memory": memory, "latency": latency}
+    limits = _limits(asked, max_drop, recipe)
+    if not finetune or not data:
+        _not_trained(context, finetune)
     if not finetune:
-        if epochs_between or updates_between or epochs_after:
-            raise UsageError("--no-finetune and epochs or updates exclude each other; give one of them")
         steps, repair = steps or 1, True if repair is None else repair
         epochs_between, updates_between, epochs_after = 0, None, 0
     settings = named_recipe(
@@ -219,15 +226,27 @@ def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
     reporter.tell(proof_line(summary["verification"]))
 
 
+def _not_trained(context: typer.Context, finetune: bool) -> None:
+    """Refuses options of a training that there will not be."""
+    from secateur.errors import UsageError
+
+    idle = " and ".join(given(context, _TRAINING))
+    if not idle:
+        return
+    if not finetune:
+        raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
+    raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
+
+
 def _limits(
-    given: Mapping[str, float | str | None], max_drop: float | None, recipe: str
+    asked: Mapping[str, float | str | None], max_drop: float | None, recipe: str
 ) -> dict[str, float | str]:
     """The limits that were given, or the recipe's own; none if the budget is to be looked for."""
     from secateur.errors import UsageError
     from secateur.recipes import CHANNELS_LEFT
 
-    limits = {name: limit for name, limit in given.items() if limit is not None}
-    options = ", ".join(f"--{name}" for name in limits or given)
+    limits = {name: limit for name, limit in asked.items() if limit is not None}
+    options = ", ".join(f"--{name}" for name in limits or asked)
     if max_drop is not None and limits:
         raise UsageError(f"--max-drop looks for the budget by itself; leave {options} out")
     if max_drop is not None or limits:
