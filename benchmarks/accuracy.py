@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--streams", action="store_true", help="cut the residual streams too")
-    parser.add_argument("--only", default="", help="ways whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="ways whose name contains one of these")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     task, shares = Task.of(options), sorted(options.shares, reverse=True)
@@ -156,7 +156,8 @@ def main() -> None:
     for seed in options.seeds:
         setting = Setting(task.model, graph, task.shown(seed), inner=not options.streams)
         for name, way in ways(setting):
-            if options.only not in name or (name, seed) in {(row["way"], row["seed"]) for row in rows}:
+            wanted = any(part in name for part in options.only)
+            if not wanted or (name, seed) in {(row["way"], row["seed"]) for row in rows}:
                 continue
             start = time.perf_counter()
             cut = way()
