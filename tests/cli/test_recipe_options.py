@@ -107,17 +107,8 @@ def test_options_of_training_are_refused_where_nothing_is_trained(
 ) -> None:
     """``--no-finetune --lr 0.1`` is a slip; so is ``--lr 0.1`` without data. Either is said, none ignored."""
     words: tuple[object, ...] = (option,) if option in SWITCHES else (option, OPTIONS.get(option, (0.2,))[0])
-    common = (
-        "prune",
-        "secateur:digits",
-        "--weights",
-        "none",
-        "--macs",
-        0.5,
-        "--out",
-        tmp_path / "out",
-        *words,
-    )
+    out = tmp_path / "out"
+    common = ("prune", "secateur:digits", "--weights", "none", "--macs", 0.5, "--out", out, *words)
     for where, message in (
         (("--data", "digits", "--no-finetune"), f"--no-finetune and {option} exclude each other"),
         ((), f"without --data nothing is trained; give --data, or leave out {option}"),
@@ -125,4 +116,8 @@ def test_options_of_training_are_refused_where_nothing_is_trained(
         refused = secateur(*common, *where)
         assert refused.exit_code == 2
         assert message in " ".join(refused.output.split())
-        assert not (tmp_path / "out").exists()
+        assert not out.exists()
+
+
+def test_no_epochs_are_no_training(asked: Callable[..., PruneSettings]) -> None:
+    assert asked("--no-finetune", "--epochs-after", 0, "--distill", 0).after.epochs == 0

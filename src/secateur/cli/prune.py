@@ -10,7 +10,6 @@ import typer
 from secateur.cli import options
 from secateur.cli import recipe_options as recipes
 from secateur.cli.amounts import amount, time
-from secateur.cli.given import given
 from secateur.cli.processes import is_first, machine, shared
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
@@ -25,7 +24,7 @@ _TRAINING = {
     *("optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "average", "patience"),
     *("warmup", "label_smoothing", "clip_norm"),
 }
-"""Parameters of what is not done without fine-tuning."""
+"""Parameters of what is not done without fine-tuning; none has a default, or it is nothing."""
 
 
 def prune(
@@ -230,7 +229,9 @@ def _not_trained(context: typer.Context, finetune: bool) -> None:
     """Refuses options of a training that there will not be."""
     from secateur.errors import UsageError
 
-    idle = " and ".join(given(context, _TRAINING))
+    asked = {name for name in _TRAINING if context.params[name]}
+    options_asked = [max(option.opts, key=len) for option in context.command.params if option.name in asked]
+    idle = " and ".join(options_asked)
     if not idle:
         return
     if not finetune:
