@@ -258,6 +258,10 @@ def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:
         raise UsageError(
             f"group '{group.name}' would lose all its {group.channels} channels: keep at least one"
         )
+    if len(kept) < min(group.min_channels, group.channels):
+        raise UsageError(
+            f"group '{group.name}' needs at least {group.min_channels} channels for the network's code to work"
+        )
     if kept[0] < 0 or kept[-1] >= group.channels:
         wrong = kept[0] if kept[0] < 0 else kept[-1]
         raise UsageError(f"group '{group.name}' has channels 0 to {group.channels - 1}; there is no {wrong}")

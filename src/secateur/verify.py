@@ -1,69 +1,121 @@
-"""Verification: a cut network must compute what the masked original computes."""
+"""Verify a cut: the smaller network must compute what the masked original computes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import VerificationError
 from secateur.graph.capture import ExampleInputs, beside, call_arguments
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.cutting import named_tensors
-from secateur.graph.masked import run_masked
-from secateur.graph.prove import TOLERANCE, evaluate, largest_difference
-from secateur.precision import full_precision
+from secateur.graph.draws import jittered, random_inputs
+from secateur.graph.execution import Judgement, judge, moved, run_network, run_reference
+from secateur.graph.notes import Rescale
+from secateur.graph.trial import first_line
+from secateur.graph.wiring import Pass
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
 
+_DRAWS = 2
+
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of holding a cut network against the masked original.
+    """How a cut network compares with the masked original, and what was compared.
 
     Attributes:
-        max_error: largest absolute difference of the outputs, relative to the largest output.
-        tolerance: what counts as equal.
+        max_error: largest absolute difference in a slice of an output, relative to how far the slice moves
+            between examples and inputs. A slice is one index of a tensor's last dimension or of its
+            dimension 1 (channels).
+        tolerance: the limit for that slice: 1e-8, or the measured rounding noise times 32 where that is more.
         outputs: number of output values that were compared.
         channels_removed: number of channels that the cut removed.
+        inputs: number of inputs that were tried: the user's, and random ones of the same shapes.
+        modes: modes of the network that were compared.
+        precision: what both sides computed in.
+        not_checked: what could not be compared, each with the reason.
+        problem: what makes the outputs incomparable (another shape, another key), if anything.
 
     Example:
-        >>> found = Verification(max_error=2e-7, tolerance=1e-4, outputs=320, channels_removed=12)
+        >>> found = Verification(max_error=2e-12, tolerance=1e-8, outputs=320, channels_removed=12)
         >>> found.ok, found.to_dict()["max_error"]
-        (True, 2e-07)
+        (True, 2e-12)
     """
 
     max_error: float
     tolerance: float
     outputs: int
     channels_removed: int
+    inputs: int = 1
+    modes: tuple[str, ...] = ("evaluation",)
+    precision: str = "float64"
+    not_checked: tuple[str, ...] = ()
+    problem: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether the cut network computes what the masked original computes."""
-        return self.max_error <= self.tolerance
+        """Whether the cut network computes what the masked original computes.
+
+        False, too, where nothing could be compared.
+        """
+        return self.problem is None and self.outputs > 0 and self.max_error <= self.tolerance
 
     def __str__(self) -> str:
-        verdict = "equals" if self.ok else "DIFFERS FROM"
-        return (
-            f"proof: the smaller network {verdict} the original with {self.channels_removed} channels "
-            f"silenced (largest relative difference {self.max_error:.1e}, allowed {self.tolerance:.0e}, "
-            f"{self.outputs} outputs compared)"
+        gap = f"largest relative difference {self.max_error:.1e}, allowed {self.tolerance:.0e}"
+        compared = (
+            f"{self.outputs} outputs, {self.inputs} {'input' if self.inputs == 1 else 'inputs'}, "
+            f"{' and '.join(self.modes)} mode, {self.precision}"
         )
+        rest = f"; not checked: {'; '.join(self.not_checked)}" if self.not_checked else ""
+        what = f"the original with {self.channels_removed} channels masked"
+        if self.ok:
+            return f"verified: the smaller network equals {what} ({gap}; {compared}){rest}"
+        if self.problem is None and self.outputs == 0:
+            return f"NOT CHECKED: nothing could be compared with {what}{rest}"
+        return f"WRONG: the smaller network DIFFERS FROM {what} ({self.problem or gap}; {compared}){rest}"
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as plain numbers, for files."""
-        return {
-            "ok": self.ok,
-            "max_error": self.max_error,
-            "tolerance": self.tolerance,
-            "outputs": self.outputs,
-            "channels_removed": self.channels_removed,
-        }
+        return {"ok": self.ok, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verification:
+        """Read back what :meth:`to_dict` gave."""
+        values = {name: value for name, value in data.items() if name != "ok"}
+        for name in ("modes", "not_checked"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One run of the masked original.
+
+    Attributes:
+        forward: the pass that was run.
+        inputs: what it was run with.
+        expected: what it returned.
+        native: whether it ran in the dtype of the weights, because it does not run in float64.
+    """
+
+    forward: Pass = field(repr=False)
+    inputs: ExampleInputs = field(repr=False)
+    expected: Outputs = field(repr=False)
+    native: bool
+
+    def is_beside(self, other: _Case) -> bool:
+        """Whether it is another run of the same pass."""
+        return self is not other and self.forward is other.forward
 
 
 @dataclass(frozen=True)
@@ -73,9 +125,7 @@ class Expectation:
     Needed for cuts in place, which leave no original to compare with.
 
     Attributes:
-        outputs: outputs of the masked original.
-        inputs: the inputs that they belong to.
-        tolerance: what counts as equal.
+        tolerance: largest relative difference that counts as equal.
         channels_removed: number of channels that the plan removes.
 
     Example:
@@ -90,46 +140,194 @@ class Expectation:
         True
     """
 
-    outputs: tuple[Any, ...]
-    inputs: ExampleInputs
     tolerance: float
     channels_removed: int
+    _graph: ChannelGraph = field(repr=False)
+    _after: ChannelGraph = field(repr=False)
+    _cases: tuple[_Case, ...] = field(repr=False)
+    _tensors: Mapping[str, Tensor] = field(repr=False)
+    _unrun: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls, model: nn.Module, plan: PruningPlan, inputs: ExampleInputs, tolerance: float | None = None
     ) -> Expectation:
-        """Runs the masked original.
+        """Run the masked original in evaluation and in training mode, on given and on random inputs.
 
         Args:
-            model: the network before the cut.
+            model: the network before the cut; not changed.
             plan: the plan for it.
             inputs: inputs of the shapes that the graph was traced with; the batch size may differ.
-            tolerance: what counts as equal; by default 1e-4 in float32 and what the precision
-                allows in others.
+            tolerance: largest relative difference of a slice that counts as equal; 1e-8 by default.
 
         Returns:
             The expectation.
+
+        Raises:
+            VerificationError: the inputs do not have the shapes that the graph was traced with, or the
+                network does not run on them.
         """
         graph, inputs = plan.graph, beside(model, inputs)
+        after = graph.after(plan)
         tensors = original_sizes(graph, named_tensors(model))
-        with full_precision():
-            outputs = _batchwise(graph, graph.after(plan), tensors, inputs)
-        if tolerance is None:
-            tensors_out = [item for item in outputs if isinstance(item, Tensor)]
-            tolerance = max(map(_tolerance, tensors_out), default=TOLERANCE)
-        return cls(outputs, inputs, tolerance, plan.channels_removed)
+        runs = _Reference(graph, after, tensors)
+        cases, unrun = runs.cases(inputs)
+        # The weights are needed again only if a difference has to be compared with rounding noise; those
+        # that a cut in place changes are the plan's, and their old memory is held until the check.
+        return cls(
+            TOLERANCE if tolerance is None else tolerance,
+            plan.channels_removed,
+            graph,
+            after,
+            cases,
+            tensors,
+            unrun,
+        )
 
     def check(self, pruned: nn.Module) -> Verification:
-        """Holds a cut network against the expectation."""
-        with full_precision():
-            found = evaluate(pruned, self.inputs)
-        return Verification(
-            max_error=largest_difference(self.outputs, found),
-            tolerance=self.tolerance,
-            outputs=sum(item.numel() for item in self.outputs if isinstance(item, Tensor)),
-            channels_removed=self.channels_removed,
+        """Compare a cut network with the expectation.
+
+        Args:
+            pruned: the network after the cut; run in float64 without a copy, and left as it was.
+
+        Returns:
+            The outcome.
+        """
+        worst = Judgement(0.0, self.tolerance)
+        not_checked = list(self._unrun)
+        compared: list[_Case] = []
+        for case in self._cases:
+            training = case.forward.program.training
+            try:
+                found = self._run(pruned, case)
+            except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+                reason = f"the forward pass fails ({first_line(error)})"
+                if training and "more than 1 value per channel" in str(error):
+                    not_checked.append("training mode (a batch of one example has no batch statistics)")
+                    continue
+                worst = Judgement(float("inf"), self.tolerance, problem=reason)
+                compared.append(case)
+                break
+            noise = partial(self._noise, case)
+            others = [other.expected for other in self._cases if other.is_beside(case)]
+            judged = judge(case.expected, found, noise, self.tolerance, others)
+            compared.append(case)
+            if judged.times > worst.times or (judged.error > worst.error and worst.times <= 1):
+                worst = judged
+            if judged.problem is not None:
+                break
+        return self._outcome(worst, compared, not_checked)
+
+    def _run(self, pruned: nn.Module, case: _Case) -> Outputs:
+        training, random = case.forward.program.training, case.forward.program.is_random
+        if case.native:
+            return run_network(pruned, case.inputs, training=training, random=random, native=True)
+        return _batchwise(
+            case.forward,
+            case.inputs,
+            lambda part: run_network(pruned, part, training=training, random=random),
+            whole=not training,
         )
+
+    def _noise(self, case: _Case, rounded: bool) -> Outputs:
+        cut = tuple(item for item in self._graph.wiring.rescales if self._is_cut(item))
+        tensors, inputs = moved(self._tensors, case.inputs, coarse=rounded, native=case.native, rescales=cut)
+
+        def run(part: ExampleInputs) -> Outputs:
+            return run_reference(case.forward, self._after.removed, tensors, part, native=case.native)
+
+        return _batchwise(case.forward, inputs, run)
+
+    def _is_cut(self, item: Rescale) -> bool:
+        wiring = self._graph.wiring
+        spans = [
+            self._graph.span(item.direction, dim) for dim in range(len(wiring.shapes[item.direction]))
+        ]
+        return any(self._after.removed[span].any() for span in spans)
+
+    def _outcome(self, worst: Judgement, compared: Sequence[_Case], not_checked: list[str]) -> Verification:
+        counted, constant = 0, set[str]()
+        for training in (False, True):
+            mine = [case for case in compared if case.forward.program.training is training]
+            if mine:
+                same = constant_parts([case.expected for case in mine])
+                constant = set(same) if not training else constant & set(same)
+                counted += sum(_varying(case.expected, same) for case in mine)
+        not_checked += [f"{path} (does not depend on the inputs)" for path in sorted(constant)]
+        native = any(case.native or case.expected.rounded for case in compared)
+        modes = {case.forward.program.training: None for case in compared}
+        return Verification(
+            max_error=worst.error,
+            tolerance=worst.allowed,
+            outputs=counted,
+            channels_removed=self.channels_removed,
+            inputs=sum(1 for case in compared if not case.forward.program.training),
+            modes=tuple("training" if training else "evaluation" for training in modes),
+            precision="float64" if not native else "float64 and the model's own precision",
+            not_checked=tuple(dict.fromkeys(not_checked)),
+            problem=worst.problem,
+        )
+
+
+def _varying(outputs: Outputs, constant: Sequence[str]) -> int:
+    """How many output values belong to parts that depend on the inputs."""
+    return sum(
+        leaf.numel()
+        for path, leaf in zip(outputs.paths, outputs.leaves, strict=True)
+        if isinstance(leaf, Tensor) and f"output{path}" not in constant
+    )
+
+
+class _Reference:
+    """The masked original, to be run on several inputs."""
+
+    def __init__(self, graph: ChannelGraph, after: ChannelGraph, tensors: Mapping[str, Tensor]) -> None:
+        self._graph = graph
+        self._after = after
+        self._tensors = tensors
+
+    def cases(self, inputs: ExampleInputs) -> tuple[tuple[_Case, ...], tuple[str, ...]]:
+        """Run all cases, and say what could not be run."""
+        evaluation, training = self._graph.wiring.evaluation, self._graph.wiring.training
+        try:
+            cases = [self._case(evaluation, inputs)]
+        except VerificationError:
+            raise
+        except Exception as error:
+            raise VerificationError(f"the network does not run on these inputs: {first_line(error)}") from error
+        portion = next(iter(_portions(evaluation, inputs)))[0]
+        for seed in range(1, _DRAWS + 1):
+            found = self._first(evaluation, [random_inputs(evaluation.program, portion, seed), jittered(portion, seed)])
+            cases += [] if found is None else [found]
+        unrun = [] if len(cases) > 1 else ["random inputs (the network does not run on them)"]
+        part = portion if training.program.derived else _cycled(training, portion)
+        found = self._first(training, [random_inputs(training.program, part, _DRAWS + 1), part])
+        if found is None:
+            unrun.append("training mode (the network does not run in it)")
+        else:
+            cases.append(found)
+        return tuple(cases), tuple(unrun)
+
+    def _first(self, forward: Pass, choices: Sequence[ExampleInputs]) -> _Case | None:
+        """The first of several inputs that the network accepts."""
+        for inputs in choices:
+            try:
+                return self._case(forward, inputs)
+            except Exception:  # noqa: BLE001, PERF203 - operators may refuse values in any way
+                continue
+        return None
+
+    def _case(self, forward: Pass, inputs: ExampleInputs) -> _Case:
+        removed, tensors = self._after.removed, self._tensors
+
+        def run(part: ExampleInputs) -> Outputs:
+            return run_reference(forward, removed, tensors, part)
+
+        try:
+            return _Case(forward, inputs, _batchwise(forward, inputs, run), native=False)
+        except (RuntimeError, NotImplementedError, TypeError):
+            outputs = run_reference(forward, removed, tensors, inputs, native=True)
+            return _Case(forward, inputs, outputs, native=True)
 
 
 def verify(
@@ -139,21 +337,28 @@ def verify(
     inputs: ExampleInputs,
     tolerance: float | None = None,
 ) -> Verification:
-    """Compares a cut network with the original in which the removed channels are held at zero.
+    """Compare a cut network with the original in which the removed channels are held at zero.
 
-    Both run in evaluation mode. Every operator of the original that contracts over channels sees
-    zeros in place of the removed ones; normalisation over channels takes its statistics from the
-    kept ones. Modes are restored and nothing else is touched.
+    Every operator of the original that contracts over channels sees zeros in place of the removed ones;
+    normalisation over channels takes its statistics from the kept ones. Both sides compute in float64,
+    whatever the dtype of the model, on the given inputs and on two random draws of the same shapes, in
+    evaluation and in training mode. Dropout keeps everything on both sides, and other random numbers are the
+    same. Every slice of every output is judged on its own scale. Other values than tensors, and the keys of
+    dictionaries, must be equal. An output that does not depend on the inputs counts as not checked.
+
+    Nothing is changed: no attribute, buffer, hook, mode or random state. No copy of either network is made;
+    what is needed beside them are the original's weights in original sizes where it was cut before, the
+    float64 copy of the weights of one operator at a time, and the float64 activations of one example batch.
 
     Args:
         model: the network before the cut.
         pruned: the network after the cut.
         plan: the plan that led from one to the other.
         inputs: inputs of the shapes that the graph was traced with; the batch size may differ.
-        tolerance: largest relative difference that counts as equal.
+        tolerance: largest relative difference of a slice that counts as equal; 1e-8 by default.
 
     Returns:
-        The largest relative difference, the tolerance and the verdict.
+        The largest relative difference, the tolerance, the verdict, and what was compared.
 
     Raises:
         VerificationError: the inputs do not have the shapes that the graph was traced with.
@@ -172,7 +377,7 @@ def verify(
 
 
 def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a network that has been cut, laid back into zeros of the sizes it was traced with.
+    """Lay the tensors of a network that has been cut back into zeros of the sizes it was traced with.
 
     Args:
         graph: the graph of the network as it is now.
@@ -194,38 +399,58 @@ def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str,
     return laid_back
 
 
-def _batchwise(
-    graph: ChannelGraph, after: ChannelGraph, tensors: dict[str, Tensor], inputs: ExampleInputs
-) -> tuple[Any, ...]:
-    """Runs the masked original on any number of examples, in portions of the traced batch size."""
-    traced = graph.wiring.program
+def _portions(forward: Pass, inputs: ExampleInputs) -> Iterator[tuple[ExampleInputs, int]]:
+    """Inputs in portions of the traced batch size, each with the number of its examples that count."""
+    program = forward.program
     args, kwargs = call_arguments(inputs)
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    expected = traced.input_shapes
+    expected = program.input_shapes
     if [tuple(leaf.shape) for leaf in leaves] == expected:
-        return run_masked(graph.wiring, after.removed, tensors, inputs)
+        yield inputs, -1
+        return
     sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
     rest = [tuple(leaf.shape[1:]) for leaf in leaves] == [shape[1:] for shape in expected]
-    if kwargs or len(sizes) != 1 or not rest or not all(shape[:1] == (traced.batch,) for shape in expected):
+    if len(sizes) != 1 or not rest or not all(shape[:1] == (program.batch,) for shape in expected):
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
         raise VerificationError(
             f"inputs of shapes {shapes} do not fit the traced ones {', '.join(map(str, expected))}; "
             "only the batch size may differ"
         )
-    count, portions = sizes.pop(), []
-    for start in range(0, count, traced.batch):
-        # The last portion is filled up with its last example, which is dropped again below.
-        index = torch.arange(start, start + traced.batch).clamp(max=count - 1)
-        part = tuple(arg.index_select(0, index.to(arg.device)) for arg in leaves)
-        portions.append(run_masked(graph.wiring, after.removed, tensors, part))
-    return tuple(
-        torch.cat(items)[:count] if isinstance(items[0], Tensor) else items[0]
-        for items in zip(*portions, strict=True)
+    count = sizes.pop()
+    for start in range(0, count, program.batch):
+        # The last portion is filled up with its last example, which does not count.
+        yield _examples(inputs, start, program.batch), min(program.batch, count - start)
+
+
+def _examples(inputs: ExampleInputs, start: int, count: int) -> ExampleInputs:
+    """Some examples of inputs; the last one is repeated where there are too few."""
+
+    def picked(leaf: Tensor) -> Tensor:
+        index = torch.arange(start, start + count).clamp(max=leaf.shape[0] - 1)
+        return leaf.index_select(0, index.to(leaf.device)) if leaf.dim() else leaf
+
+    args, kwargs = tree_map_only(Tensor, picked, call_arguments(inputs))
+    return args[0] if isinstance(inputs, Tensor) else kwargs or args
+
+
+def _cycled(forward: Pass, inputs: ExampleInputs) -> ExampleInputs:
+    """As many examples as a pass was captured with: a single one was doubled for it."""
+    leaves = [leaf for leaf in tree_leaves(call_arguments(inputs)) if isinstance(leaf, Tensor)]
+    same = [tuple(leaf.shape) for leaf in leaves] == forward.program.input_shapes
+    return inputs if same else _examples(inputs, 0, forward.program.batch)
+
+
+def _batchwise(
+    forward: Pass, inputs: ExampleInputs, run: Callable[[ExampleInputs], Outputs], *, whole: bool = False
+) -> Outputs:
+    """Run any number of examples in portions of the traced batch size."""
+    portions = list(_portions(forward, inputs))
+    if whole or len(portions) == 1 and portions[0][1] < 0:
+        return run(inputs)
+    results = [(run(part), count) for part, count in portions]
+    first = results[0][0]
+    leaves = tuple(
+        torch.cat([item.leaves[number][:count] for item, count in results]) if isinstance(leaf, Tensor) else leaf
+        for number, leaf in enumerate(first.leaves)
     )
-
-
-def _tolerance(output: Tensor) -> float:
-    """1e-4 in float32; coarser types are allowed a few of their own rounding steps."""
-    if not output.is_floating_point():
-        return TOLERANCE
-    return max(TOLERANCE, 16 * torch.finfo(output.dtype).eps)
+    return Outputs(leaves, first.paths, any(item.rounded for item, _ in results))

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
-from secateur.graph.prove import evaluate, largest_difference
+from secateur.graph.compare import largest_difference
+from tests.graph.outputs import evaluate
 from tests.graph.networks import NAMES, build
 
 BY_STATISTIC = {"layerscale", "softmaxoverchannels"}

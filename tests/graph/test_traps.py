@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.graph.capture import ExampleInputs
-from secateur.graph.prove import evaluate, largest_difference
+from secateur.graph.compare import largest_difference
+from tests.graph.outputs import evaluate
 from tests.graph.test_silent_errors import zeroed
 from tests.graph.trap_networks import TRAPS, Between, TiedDecoder, TiedLayers, TwoInputs
 

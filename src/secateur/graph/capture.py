@@ -14,15 +14,24 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import (
+    keystr,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map_only,
+    tree_unflatten,
+)
 
 from secateur.errors import TraceError
 from secateur.graph.inlining import lay_regions_open
+from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a network is called with: one tensor, positional arguments, or keyword arguments."""
@@ -59,6 +68,8 @@ class Program:
         constants: values of the constants, by name.
         training: whether the network was in training mode while it was captured.
         batch: leading size of the first input tensor (1 if inputs are not batched).
+        outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
+        derived: whether it was made from the program of the other mode, which runs the same operators.
     """
 
     module: GraphModule = field(repr=False)
@@ -66,6 +77,27 @@ class Program:
     constants: Mapping[str, Tensor] = field(repr=False)
     training: bool
     batch: int
+    outputs: tuple[str, ...] = ()
+    derived: bool = False
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether random numbers may be drawn."""
+        if self.training:  # stochastic depth leaves no trace in the program of the other mode
+            return True
+        seeded = torch.Tag.nondeterministic_seeded
+        return any(seeded in getattr(node.target, "tags", ()) for node in self.graph.nodes)
+
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """Names of the parameters and buffers that operators write to."""
+        changed: set[str] = set()
+        for node in self.graph.nodes:
+            for source in _written(node):
+                item = self.placeholders.get(_base(source).name)
+                if item is not None and item.origin is Origin.TENSOR:
+                    changed.add(item.name)
+        return frozenset(changed)
 
     @property
     def graph(self) -> Graph:
@@ -91,6 +123,25 @@ class Program:
             for name, item in self.placeholders.items()
             if item.origin is Origin.TENSOR and name in used
         )
+
+
+def _written(node: Node) -> Iterator[Node]:
+    """The arguments that an operator writes to."""
+    schema = getattr(node.target, "_schema", None)
+    for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
+        writes = argument.alias_info is not None and argument.alias_info.is_write
+        if isinstance(value, Node) and (writes or argument.name in ("running_mean", "running_var")):
+            yield value
+
+
+def _base(node: Node) -> Node:
+    """The tensor that a node is a view of."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or schema.arguments[0].alias_info is None:
+            break
+        node = node.args[0]
+    return node
 
 
 def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -214,16 +265,13 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         ['bias', 'weight']
     """
     args, kwargs = call_arguments(doubled(inputs) if training else inputs)
-    random_state = torch.get_rng_state()
-    with mode_of(model, training=training), warnings.catch_warnings(), _unlogged():
+    with untouched(model), mode_of(model, training=training), warnings.catch_warnings(), _unlogged():
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
             raise TraceError(_explain(model, error)) from error
-        finally:
-            torch.set_rng_state(random_state)
     lay_regions_open(exported.graph_module)
     names = canonical_names(model)
     signature = exported.graph_signature
@@ -248,7 +296,14 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         constants=constants,
         training=training,
         batch=_batch(exported.graph, placeholders),
+        outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
     )
+
+
+def _structure(exported: ExportedProgram) -> Any:
+    """What the network returns, with any value in place of tensors."""
+    spec = exported.call_spec.out_spec
+    return tree_unflatten([0] * spec.num_leaves, spec)
 
 
 @contextlib.contextmanager

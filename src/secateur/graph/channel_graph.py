@@ -271,7 +271,7 @@ class ChannelGraph:
         for member in group.members:
             place = np.cumsum(self._stays(member.tensor, member.dim)) - 1
             members.append(Member(member.tensor, member.dim, member.role, place[member.slots[alive]]))
-        return Group(group.name, tuple(members), group.reason)
+        return Group(group.name, tuple(members), group.reason, group.min_channels)
 
     # -- reading ---------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class Group:
         name: path of the module that first produces the channels, unique within the graph.
         members: the dimensions that hold the channels, in the order of the network.
         reason: why the group is frozen, in words; ``None`` if it may be pruned.
+        min_channels: how many channels must stay for the network's code to work.
 
     Example:
         >>> group = Group("fc", (Member("fc.weight", 0, Role.PRODUCER, np.array([[0], [1], [2]])),))
@@ -73,6 +74,7 @@ class Group:
     name: str
     members: tuple[Member, ...]
     reason: str | None = None
+    min_channels: int = 1
 
     @cached_property
     def channels(self) -> int:

@@ -1,8 +1,9 @@
-"""The masked original: the captured program run with removed channels held at zero.
+"""Run the masked original: the captured program with removed channels held at zero.
 
-This is the yardstick of every cut. It runs the original operators on tensors of the original
+This is the reference for every cut. It runs the original operators on tensors of the original
 sizes; the only change is that each operator that contracts over channels sees zeros where a
 channel was removed, and each operator that takes a statistic over channels sees only the kept ones.
+Statistics of weights are no exception to the first rule: they are taken over whole weights.
 """
 
 from __future__ import annotations
@@ -16,79 +17,97 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
-from secateur.graph.capture import ExampleInputs, Origin, call_arguments
+from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
 from secateur.graph.labels import Labels, Value
 from secateur.graph.notes import Read, Statistic
-from secateur.graph.wiring import Wiring
+from secateur.graph.wiring import Pass
 
 Removed = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 def run_masked(
-    wiring: Wiring, removed: Removed, tensors: Mapping[str, Tensor], inputs: ExampleInputs
+    forward: Pass, removed: Removed, tensors: Mapping[str, Tensor], inputs: ExampleInputs
 ) -> tuple[Any, ...]:
-    """Runs the captured evaluation-mode program with some channels silenced.
+    """Run a captured forward pass with some channels masked.
 
     Args:
-        wiring: the network as it was traced.
-        removed: per slot, whether its channel is silenced.
-        tensors: parameters and buffers by name, in the original shapes.
-        inputs: inputs of the shapes that the network was traced with.
+        forward: the evaluation-mode or the training-mode pass.
+        removed: per slot, whether its channel is masked.
+        tensors: parameters and buffers by name, in the original shapes; not changed.
+        inputs: inputs of the shapes that the pass was captured with; not changed.
 
     Returns:
         The flat outputs of the network.
     """
-    program = wiring.program
-    args, kwargs = call_arguments(inputs)
-    flat = iter(tree_leaves((args, kwargs)))
+    values = flat_arguments(forward.program, tensors, inputs)
+    with torch.no_grad():
+        return tuple(MaskedInterpreter(forward, removed).run(*values, enable_io_processing=False))
+
+
+def flat_arguments(program: Program, tensors: Mapping[str, Tensor], inputs: ExampleInputs) -> list[Any]:
+    """Line up what a program is called with: tensors, constants and inputs.
+
+    Args:
+        program: the captured forward pass.
+        tensors: parameters and buffers by name; those that the program writes to are copied.
+        inputs: of the network; copied.
+
+    Returns:
+        One value for each placeholder.
+    """
+    flat = iter(tree_leaves(call_arguments(inputs)))
     values: list[Any] = []
     for node in program.graph.nodes:
         if node.op != "placeholder":
             continue
         item = program.placeholders[node.name]
         if item.origin is Origin.TENSOR:
-            values.append(tensors[item.name].detach())
+            data = tensors[item.name].detach()
+            values.append(data.clone() if item.name in program.written else data)
         elif item.origin is Origin.CONSTANT:
             values.append(program.constants[item.name].clone())
         else:
             value = next(flat)
             values.append(value.clone() if isinstance(value, Tensor) else value)
-    with torch.no_grad():
-        return tuple(MaskedInterpreter(wiring, removed).run(*values, enable_io_processing=False))
+    return values
 
 
 class MaskedInterpreter(Interpreter):
-    """Runs a program operator by operator, silencing what the readers see."""
+    """Run a program operator by operator, and mask what contracting operators see."""
 
-    def __init__(self, wiring: Wiring, removed: Removed) -> None:
-        super().__init__(wiring.program.module)
+    def __init__(self, forward: Pass, removed: Removed) -> None:
+        super().__init__(forward.program.module)
         self._removed = removed
         self._reads: dict[str, list[Read]] = {}
-        for read in wiring.reads:
+        for read in forward.reads:
             if removed[read.labels].any():
                 self._reads.setdefault(read.node, []).append(read)
-        self._statistics = {item.node: item for item in wiring.statistics}
+        self._flags = forward.flags
+        self._statistics = {item.node: item for item in forward.statistics}
 
     def run_node(self, n: Node) -> Any:
-        """Runs one operator on silenced arguments."""
+        """Run one operator on masked arguments."""
         reads, statistic = self._reads.get(n.name, ()), self._statistics.get(n.name)
-        if not reads and statistic is None:
+        flag = self._flags.get(n.name)
+        if not reads and statistic is None and flag is None:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
+        if flag is not None:
+            changed[flag] = True
         for read in reads:
-            changed[read.argument] = self._silence(changed[read.argument], read)
+            changed[read.argument] = self._masked_argument(changed[read.argument], read)
         if statistic is None:
             return self.call_function(n.target, tuple(changed), kwargs)
         return self._among_kept(n, statistic, changed, kwargs)
 
-    def _silence(self, value: Any, read: Read) -> Any:
+    def _masked_argument(self, value: Any, read: Read) -> Any:
         if read.place is not None:
-            item = self._silenced(value[read.place], read)
+            item = self._masked_value(value[read.place], read)
             return [*value[: read.place], item, *value[read.place + 1 :]]
-        return self._silenced(value, read)
+        return self._masked_value(value, read)
 
-    def _silenced(self, value: Tensor, read: Read) -> Tensor:
+    def _masked_value(self, value: Tensor, read: Read) -> Tensor:
         shape = [1] * value.dim()
         shape[read.dim] = -1
         keep = torch.from_numpy(~self._removed[read.labels]).to(value.device)

@@ -38,6 +38,21 @@ class Statistic:
 
 
 @dataclass(frozen=True)
+class Rescale:
+    """A weight ``length * direction / norm(direction)``: a cut of the direction changes the norm.
+
+    Attributes:
+        length: name of the parameter that is multiplied with.
+        direction: name of the parameter that is normalised.
+        dim: the dimension for each index of which there is a norm; ``None`` for one norm of all.
+    """
+
+    length: str
+    direction: str
+    dim: int | None
+
+
+@dataclass(frozen=True)
 class Work:
     """Multiply-accumulates of one operator: a coefficient times the sizes of dimensions."""
 
@@ -92,6 +107,7 @@ class Notes:
     statistics: list[Statistic] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
+    rescales: list[Rescale] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     objections: set[str] = field(default_factory=set)
@@ -108,11 +124,15 @@ class Hints:
         axes: for operators that split a rectangle, the axis to leave free, by node name.
         sizes: for operators that take sizes, where these come from, by node name.
         refused: operators whose fixed numbers were shown not to follow the widths.
+        tensors: names of parameters and buffers, by the node that stands for them.
+        weights: operators that compute a weight from other weights, whatever the inputs are.
     """
 
     axes: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()
+    tensors: Mapping[str, str] = field(default_factory=dict)
 
 
 def other_axes(notes: Sequence[Notes], tried: Mapping[str, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torch.fx import Node
 from secateur.graph.capture import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Statistic, Work
+from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Rescale, Statistic, Work
 from secateur.graph.sizes import Source
 
 
@@ -170,6 +170,8 @@ class Site:
             sizes: integer arguments that equal the number of kept labels of a vector: position of
                 the argument, place within it if it is a list, and the vector.
         """
+        if self.node.name in self._hints.weights:
+            return self._statistic_of_weights(result)
         arguments = tuple(
             (index, self._value(node))
             for index, node in enumerate(self.node.args)
@@ -177,6 +179,33 @@ class Site:
         )
         self._notes.statistics.append(Statistic(self.node.name, arguments, result, sizes))
         return result
+
+    def _statistic_of_weights(self, result: Value) -> Value:
+        """Freezes what a statistic of weights is taken over: without some of it, it is another number."""
+        kept = {id(labels) for labels in result.labels if labels is not None}
+        same = [value.shape for value in self.tensors()] == [result.shape]
+        for value in self.tensors():
+            for labels in value.labels:
+                if labels is not None and (same or id(labels) not in kept):
+                    self.freeze(labels, f"a weight is computed with a statistic over these channels ({self.place})")
+        return result
+
+    def rescale(self, length: str, direction: str, dim: int | None) -> bool:
+        """Notes that a weight is normalised by its norm, so that its length must follow a cut.
+
+        Args:
+            length: name of the argument that holds the lengths.
+            direction: name of the argument that holds the directions.
+            dim: the dimension for each index of which there is a norm; ``None`` for one norm of all.
+
+        Returns:
+            Whether both are tensors of the network; other values cannot be changed.
+        """
+        names = [self._tensor_name(argument) for argument in (length, direction)]
+        if not all(names):
+            return False
+        self._notes.rescales.append(Rescale(names[0], names[1], dim))
+        return True
 
     def work(self, coefficient: int, *extents: Labels | int) -> None:
         """Adds multiply-accumulates: the coefficient times every size or labelled dimension."""
@@ -279,6 +308,11 @@ class Site:
                 self._notes.equations.append(Equation(source, count, labels, self.place))
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _tensor_name(self, argument: str) -> str:
+        """The parameter or buffer that an argument is; empty for computed values."""
+        item = self._arguments[argument]
+        return self._hints.tensors.get(item.name, "") if isinstance(item, Node) else ""
 
     def _is_value(self, node: Node) -> bool:
         return isinstance(self._env.get(node), Value)

@@ -11,18 +11,27 @@ import numpy as np
 from torch import nn
 
 from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, Program, beside, canonical_names, capture, owned
+from secateur.graph.capture import (
+    ExampleInputs,
+    Program,
+    beside,
+    canonical_names,
+    capture,
+    owned,
+)
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
 from secateur.graph.extents import find_extents
 from secateur.graph.labels import SlotTable
 from secateur.graph.notes import Hints, Notes, other_axes
-from secateur.graph.prove import prove
+from secateur.graph.modes import derivable, in_training, modules_in_training
 from secateur.graph.sizes import Sizes
+from secateur.graph.trial import examined, passing
+from secateur.graph.ungrouped import ungrouped
 from secateur.graph.walk import Environment, walk
-from secateur.graph.watching import watch_sizes
-from secateur.graph.wiring import Wiring, distinct_attributes, distinct_reads, find_channels
+from secateur.graph.watching import Likeness, likeness, observe, sizes_of
+from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
 
 Ignore = Iterable[str | nn.Module]
 """Modules to leave alone: paths, patterns such as ``"layer4.*"``, or the modules themselves."""
@@ -60,22 +69,21 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     left_alone = _left_alone(model, ignore)
     example_inputs = owned(beside(model, example_inputs))
     programs = [capture(model, example_inputs)]
+    seen = observe(model, example_inputs, training=False)
     reached = programs[0].tensors
-    if any(name not in reached for name, _ in model.named_parameters()):
+    trained = observe(model, example_inputs, training=True)
+    alike = likeness(seen, trained)
+    if any(name not in reached for name, _ in model.named_parameters()) or (
+        alike is Likeness.DIFFERENT
+        or (alike is Likeness.ALIKE and not derivable(model, programs[0], example_inputs))
+    ):
         programs.append(capture(model, example_inputs, training=True))
-    sizes = [watch_sizes(model, example_inputs, program) for program in programs]
+    sizes = [sizes_of(calls, program) for calls, program in zip([seen, trained], programs, strict=False)]
     captured = _Captured(model, programs, sizes, left_alone)
-    graph, proposals = captured.wired({}, frozenset())
-    failures = prove(model, graph, example_inputs, apart=not proposals)
-    if failures and proposals:
-        graph, _ = captured.wired({}, proposals)
-        failures = prove(model, graph, example_inputs)
-    found = dict(failures)
-    while failures:
-        graph, _ = captured.wired(found, proposals)
-        failures = prove(model, graph, example_inputs)
-        found |= failures
-    return graph
+    graph, proposals = captured.wired(frozenset())
+    if proposals and not passing(model, graph, example_inputs):
+        graph, _ = captured.wired(proposals)
+    return examined(model, graph, example_inputs)
 
 
 @dataclass(frozen=True)
@@ -94,22 +102,17 @@ class _Captured:
     sizes: Sequence[Sizes]
     left_alone: Mapping[str, str]
 
-    def wired(
-        self, failures: Mapping[str, str], refused: frozenset[str]
-    ) -> tuple[ChannelGraph, frozenset[str]]:
+    def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Walks the programs and resolves what was found.
 
         Args:
-            failures: for each producing tensor whose channels could not be proved, the reason.
             refused: operators whose fixed numbers were shown not to follow the widths.
 
         Returns:
             The graph of the whole network, and the operators whose fixed numbers were taken to follow.
         """
         tensors = named_tensors(self.model)
-        slots, walked = self._walked(
-            {name: tuple(item.shape) for name, item in tensors.items()}, failures, refused
-        )
+        slots, walked = self._walked({name: tuple(item.shape) for name, item in tensors.items()}, refused)
         env, notes = walked[0]
         channels = find_channels(slots, label_vectors(env, notes))
         costing = Costing(channels)
@@ -118,32 +121,39 @@ class _Captured:
         costing.work(notes, self.programs[0].batch)
         costing.activations(self.programs[0], env)
         every = [found for _, found in walked]
+        passes = [
+            Pass(program, tuple(found.reads), tuple(found.statistics))
+            for program, found in zip(self.programs, every, strict=True)
+        ]
+        if len(passes) == 1:
+            passes.append(in_training(passes[0], modules_in_training(self.model)))
         widths = np.array([group.channels for group in channels.groups], dtype=np.int64)
         wiring = Wiring(
-            program=self.programs[0],
+            evaluation=passes[0],
+            training=passes[1],
             shapes={name: tuple(item.shape) for name, item in tensors.items()},
             aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
             groups=channels.groups,
             group_of=channels.group_of,
             channel_of=channels.channel_of,
             spans=slots.spans,
-            reads=tuple(notes.reads),
             places=distinct_reads(every),
-            statistics=tuple(notes.statistics),
             attributes=distinct_attributes(every),
             cost_model=costing.build(),
             extents=find_extents(env, channels.group_of, widths),
+            rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
+            ungrouped=ungrouped(self.programs, slots, channels, parameters),
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(note.proposals for note in every))
 
     def _walked(
-        self, shapes: Mapping[str, tuple[int, ...]], failures: Mapping[str, str], refused: frozenset[str]
+        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
     ) -> tuple[SlotTable, list[tuple[Environment, Notes]]]:
         """Walks until no operator objects to the axis that an earlier one left free."""
         modules = dict(self.model.named_modules())
         axes: dict[str, int] = {}
         while True:
-            slots = _frozen_slots(shapes, self.left_alone, failures)
+            slots = _frozen_slots(shapes, self.left_alone)
             walked = [
                 walk(program, modules, slots, Hints(axes, sizes, refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
@@ -154,16 +164,12 @@ class _Captured:
             axes |= better
 
 
-def _frozen_slots(
-    shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str], failures: Mapping[str, str]
-) -> SlotTable:
-    """The slots of all tensors, with those frozen that must stay whatever the walk finds."""
+def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:
+    """The slots of all tensors, with those frozen that the user wants left alone."""
     slots = SlotTable(shapes)
     for name, reason in left_alone.items():
         for dim in range(len(shapes[name])):
             slots.freeze(slots.span(name, dim), reason)
-    for name, reason in failures.items():
-        slots.freeze(slots.span(name, 0), reason)
     return slots
 
 

@@ -19,6 +19,7 @@ from secateur.graph.multihead import tie_multihead
 from secateur.graph.notes import Hints, Notes
 from secateur.graph.rules import find_rule
 from secateur.graph.site import Site
+from secateur.graph.weights import weight_operators
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
@@ -43,13 +44,17 @@ def walk(
     """
     env: Environment = {}
     notes = Notes()
+    tensors = {
+        name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR
+    }
+    known = replace(hints, weights=weight_operators(program), tensors=tensors)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             env[node] = _placeholder(program, node, slots)
         elif node.op == "output":
             _freeze_values(env, node, slots, "is an output of the network")
         elif node.op == "call_function":
-            env[node] = _call(node, env, slots, notes, modules, hints)
+            env[node] = _call(node, env, slots, notes, modules, known)
         else:
             env[node] = None
     tie_multihead(modules, slots, notes)

@@ -11,17 +11,20 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
-from secateur.graph.cutting import copy_with, named_tensors
+from secateur.graph.cutting import named_tensors
+from secateur.graph.execution import uncompiled
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Sizes, Source
+from secateur.graph.substitute import substituted
 
 
 class Size(int):
@@ -73,6 +76,18 @@ class _Call:
 
     key: tuple[str, str, tuple[int, ...]]
     sizes: tuple[Any, ...]
+    wide: int = 1
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether it is dropout, or the counter of a batch normalisation."""
+        return "dropout" in self.key[1] or (self.key[1] == "add" and self.key[2] == ())
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it couples no channels: at most one tensor of more than a number an example goes in."""
+        return self.wide <= 1 and self.key[1] in _HARMLESS
 
 
 @dataclass(frozen=True)
@@ -84,33 +99,94 @@ class _Made:
     dim: int
 
 
-def watch_sizes(model: nn.Module, inputs: ExampleInputs, program: Program) -> Sizes:
-    """Finds out where the sizes in a program come from.
+def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Sequence[_Call] | None:
+    """Run a network on shapes alone and record every operator that its code calls.
 
     Args:
         model: the network; not changed.
-        inputs: what it was captured with.
+        inputs: what to call it with; single examples are doubled in training mode.
+        training: in training mode instead of evaluation mode.
+
+    Returns:
+        The calls in order; nothing if the network does not run on shapes alone.
+    """
+    watch = _Watch()
+    shapes = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
+    args, kwargs = call_arguments(doubled(inputs) if training else inputs)
+    args, kwargs = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (args, kwargs))
+    try:
+        with substituted(model, shapes), uncompiled():
+            _label(model)
+            with _paths(model, watch), mode_of(model, training=training), torch.no_grad(), watch:
+                model(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - the user's code may fail in any way; nothing is known then
+        return None
+    return watch.calls
+
+
+def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
+    """Find out where the sizes in a program come from.
+
+    Args:
+        calls: what was recorded when the network ran on shapes, in the mode of the program.
         program: the captured forward pass.
 
     Returns:
-        The sources of sizes, for the operators for which they are known. A network that does
-        not run on shapes alone gives none.
+        The sources of sizes, for the operators for which they are known.
     """
-    shapes = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
-    watch = _Watch()
-    state = torch.get_rng_state()
-    try:
-        copied = copy_with(model, shapes, ())
-        _label(copied)
-        args, kwargs = call_arguments(doubled(inputs) if program.training else inputs)
-        args, kwargs = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (args, kwargs))
-        with _paths(copied, watch), mode_of(copied, training=program.training), torch.no_grad(), watch:
-            copied(*args, **kwargs)
-    except Exception:  # noqa: BLE001 - the user's code may fail in any way; nothing is known then
-        return {}
-    finally:
-        torch.set_rng_state(state)
-    return _aligned(watch.calls, program)
+    return {} if calls is None else _aligned(calls, program)
+
+
+_HARMLESS = set(
+    """
+    dropout feature_dropout alpha_dropout dropout1d dropout2d dropout3d mul div add sub rand rand_like bernoulli
+    empty new_empty new_tensor floor new_zeros zeros ones new_ones full new_full to detach clone tensor
+    """.split()
+)
+"""Operators that couple no channels, where at most one tensor with channels goes in."""
+
+
+class Likeness(Enum):
+    """How the operators of the two modes of a network compare."""
+
+    SAME = "the same operators, with the same numbers"
+    ALIKE = "the same as far as channels are concerned"
+    DIFFERENT = "other operators"
+
+
+def likeness(evaluation: Sequence[_Call] | None, training: Sequence[_Call] | None) -> Likeness:
+    """Compare what a network runs in its two modes.
+
+    Args:
+        evaluation: what was recorded in evaluation mode.
+        training: what was recorded in training mode; of twice as many examples, where there was one.
+
+    Returns:
+        ``SAME`` if only dropout and batch normalisation differ; ``ALIKE`` if there are besides these only
+        operators that couple no channels, such as random masks of whole examples.
+    """
+    if evaluation is None or training is None:
+        return Likeness.DIFFERENT
+    if _equal(*([call for call in calls if not call.is_switched] for calls in (evaluation, training))):
+        return Likeness.SAME
+    if _equal(*([call for call in calls if not call.is_harmless] for calls in (evaluation, training))):
+        return Likeness.ALIKE
+    return Likeness.DIFFERENT
+
+
+def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
+    return len(one) == len(other) and all(
+        left.key[:2] == right.key[:2]
+        and left.numbers == right.numbers
+        and _of_one_size(left.key[2], right.key[2])
+        for left, right in zip(one, other, strict=True)
+    )
+
+
+def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether shapes are equal but for the number of examples, which may have been doubled."""
+    changed = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
+    return len(one) == len(other) and (not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0]))
 
 
 def _label(model: nn.Module) -> None:
@@ -120,10 +196,10 @@ def _label(model: nn.Module) -> None:
             if name.startswith("_") or name == "training":
                 continue
             if type(value) is int:
-                setattr(module, name, Size(value, FromAttribute(path, name, None)))
+                vars(module)[name] = Size(value, FromAttribute(path, name, None))
             elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
                 sizes = [Size(item, FromAttribute(path, name, i)) for i, item in enumerate(value)]
-                setattr(module, name, type(value)(sizes))
+                vars(module)[name] = type(value)(sizes)
     for name, tensor in named_tensors(model).items():
         tensor._secateur_maker = (name, 0)  # type: ignore[attr-defined]
 
@@ -175,12 +251,18 @@ class _Watch(TorchFunctionMode):
             name = _normal(name)
             sizes = _sizes(name, args, kwargs or {})
             key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
-            call = _Call(key, sizes)
+            leaves = tree_leaves((args, kwargs))
+            numbers = tuple(item for item in leaves if type(item) is float)
+            call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers)
             self.calls.append(call)
             for place, item in enumerate(results):
                 if isinstance(item, Tensor):
                     item._secateur_maker = (call, place)  # type: ignore[attr-defined]
         return result
+
+
+def _is_wide(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dim() > 0 and item.numel() > item.shape[0]
 
 
 def _sized(tensor: Tensor, dim: int, size: int) -> int:

@@ -17,7 +17,25 @@ from secateur.graph.costs import CostModel
 from secateur.graph.extents import Extents
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
-from secateur.graph.notes import Attribute, Notes, Read, Statistic
+from secateur.graph.notes import Attribute, Notes, Read, Rescale, Statistic
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One captured forward pass, with what the rules said of its operators.
+
+    Attributes:
+        program: the operators.
+        reads: operators that contract over channels.
+        statistics: operators that look at all channels at once.
+        flags: for operators that run in training mode though the program says otherwise, which argument
+            tells the mode.
+    """
+
+    program: Program = field(repr=False)
+    reads: tuple[Read, ...] = field(repr=False)
+    statistics: tuple[Statistic, ...] = field(repr=False)
+    flags: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -25,34 +43,51 @@ class Wiring:
     """What hangs together in a network, in the numbering of the network as it was traced.
 
     Attributes:
-        program: the evaluation-mode forward pass.
+        evaluation: the evaluation-mode forward pass.
+        training: the training-mode forward pass.
         shapes: shape of every parameter and buffer.
         aliases: other names of tied tensors, to the name under which they are known here.
         groups: all channel groups, prunable and frozen, in the order of the network.
         group_of: per slot, the index of its group, -1 if it belongs to none.
         channel_of: per slot, the index of its channel in the group.
         spans: first slot and size of every tensor dimension.
-        reads: operators of the evaluation program that contract over channels.
         places: where channels are contracted, over all programs, one per module and weight.
-        statistics: operators of the evaluation program that look at all channels at once.
         attributes: integer attributes of modules that follow the widths.
         cost_model: the costs as polynomials of the widths of ``groups``.
         extents: the sizes of all values of the evaluation program, as functions of the widths.
+        rescales: weights that are normalised by their own norm, whose length must follow a cut.
+        ungrouped: for each parameter that no group holds, the reason.
     """
 
-    program: Program = field(repr=False)
+    evaluation: Pass = field(repr=False)
+    training: Pass = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     aliases: Mapping[str, str] = field(repr=False)
     groups: tuple[Group, ...]
     group_of: IntArray = field(repr=False)
     channel_of: IntArray = field(repr=False)
     spans: Mapping[tuple[str, int], tuple[int, int]] = field(repr=False)
-    reads: tuple[Read, ...] = field(repr=False)
     places: tuple[Read, ...] = field(repr=False)
-    statistics: tuple[Statistic, ...] = field(repr=False)
     attributes: tuple[Attribute, ...] = field(repr=False)
     cost_model: CostModel = field(repr=False)
     extents: Extents = field(repr=False)
+    rescales: tuple[Rescale, ...] = field(default=(), repr=False)
+    ungrouped: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def program(self) -> Program:
+        """The evaluation-mode program."""
+        return self.evaluation.program
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """Operators of the evaluation-mode program that contract over channels."""
+        return self.evaluation.reads
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Operators of the evaluation-mode program that look at all channels at once."""
+        return self.evaluation.statistics
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def replay(facts: Mapping[str, Any], model: nn.Module, graph: ChannelGraph) -> t
         plan = PruningPlan(graph, {name: tuple(kept) for name, kept in entry["keep"].items()})
         apply_plan(model, plan, inplace=True)
         graph = graph.after(plan)
-        cuts.append(Cut(entry["number"], entry["of"], plan, Verification(**entry["verification"])))
+        cuts.append(Cut(entry["number"], entry["of"], plan, Verification.from_dict(entry["verification"])))
     fits = [Fit(history=[EpochDone(**done) for done in history]) for history in facts["fits"]]
     scores = None if facts["scores"] is None else Scores.from_dict(facts["scores"])
     standing = Standing(cuts, fits, facts["step"], facts["last"], facts["tuned"], scores, facts["passes"])

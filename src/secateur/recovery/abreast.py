@@ -8,7 +8,7 @@ from torch import Tensor
 
 from secateur.graph.masked import MaskedInterpreter, Removed
 from secateur.graph.notes import Read
-from secateur.graph.wiring import Wiring
+from secateur.graph.wiring import Pass
 
 
 class AbreastInterpreter(MaskedInterpreter):
@@ -18,15 +18,15 @@ class AbreastInterpreter(MaskedInterpreter):
     nothing takes a statistic over cut channels. Whoever uses it holds one copy against a pass of its own.
 
     Args:
-        wiring: the network's wiring, with a program for all copies together.
+        forward: the forward pass, with a program for all copies together.
         removed: one row of removed slots for each copy, shape (copies, slots).
     """
 
-    def __init__(self, wiring: Wiring, removed: Removed) -> None:
-        super().__init__(wiring, np.asarray(removed.any(axis=0)))
+    def __init__(self, forward: Pass, removed: Removed) -> None:
+        super().__init__(forward, np.asarray(removed.any(axis=0)))
         self._each = removed
 
-    def _silenced(self, value: Tensor, read: Read) -> Tensor:
+    def _masked_value(self, value: Tensor, read: Read) -> Tensor:
         keep = torch.from_numpy(~self._each[:, read.labels]).to(value.device)
         rows = keep.repeat_interleave(value.shape[0] // len(keep), 0)
         shape = [len(rows), *[1] * (value.dim() - 1)]

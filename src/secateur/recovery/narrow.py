@@ -30,7 +30,7 @@ class NarrowInterpreter(MaskedInterpreter):
     """
 
     def __init__(self, script: Script, removed: Removed) -> None:
-        super().__init__(script.wiring, removed)
+        super().__init__(script.wiring.evaluation, removed)
         names = tensors_of(script.program)
         self._stay = {
             node.name: _staying(script, node, removed, self._reads.get(node.name, ()), weight)

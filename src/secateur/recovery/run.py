@@ -154,5 +154,5 @@ class Run:
 
 def _interpreter(script: Script, removed: Removed) -> MaskedInterpreter:
     if removed.ndim > 1:
-        return AbreastInterpreter(script.wiring, removed)
+        return AbreastInterpreter(script.wiring.evaluation, removed)
     return NarrowInterpreter(script, removed)

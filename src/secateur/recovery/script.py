@@ -24,7 +24,7 @@ from secateur.graph.capture import Origin, Program, call_arguments, capture
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.masked import Removed
-from secateur.graph.wiring import Wiring
+from secateur.graph.wiring import Pass, Wiring
 from secateur.latency import device_of
 
 _PORTION = 64  # examples that run at once: enough to keep the device busy, little to hold
@@ -268,7 +268,7 @@ def _current(graph: ChannelGraph, program: Program) -> Wiring:
         )
         for item in wiring.statistics
     )
-    return replace(wiring, program=program, reads=reads, statistics=statistics)
+    return replace(wiring, evaluation=Pass(program, reads, statistics))
 
 
 def tensors_of(program: Program) -> dict[str, str]:

@@ -12,6 +12,8 @@ def per_channel(site: Site) -> Value:
     """Each channel has its own scale, shift and statistics."""
     value = site.value("input")
     labels = value.labels[1] if len(value.shape) > 1 else None
+    for other in (*value.labels[:1], *value.labels[2:]):
+        site.freeze(other, f"a statistic over positions is taken over these channels ({site.place})")
     for name in ("weight", "bias", "running_mean", "running_var"):
         site.carry(name, labels)
     site.attribute("num_features", labels)

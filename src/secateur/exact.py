@@ -1,0 +1,173 @@
+"""Run any code in float64 and with reproducible random numbers, without a copy of the model.
+
+A check compares two ways of computing the same numbers. In float64 they agree to about 1e-12, so that a
+tolerance of 1e-8 separates rounding from mistakes. No float64 copy of the weights is made: each operator
+gets its arguments converted when it runs, so memory grows by the largest operator, not by the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_any, tree_leaves, tree_map, tree_map_only
+
+_WIDE = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+
+_DTYPE = Tensor.dtype.__get__  # type: ignore[attr-defined]
+_TO_WIDE = {Tensor.float, Tensor.half, Tensor.bfloat16}
+_BITS = {"view_dtype", "data_ptr", "untyped_storage", "storage"}
+
+
+class Float64(TorchFunctionMode):
+    """Run every operator in float64, whatever the dtype of its arguments or the one that is asked for.
+
+    Parameters and buffers keep their dtype in memory; code that asks for it is told float64.
+
+    Attributes:
+        rounded: whether an operator returned a coarser type all the same. The result is then only as exact
+            as that type.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> with Float64():
+        ...     layer(torch.ones(1, 2)).dtype
+        torch.float64
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounded = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func == _DTYPE:
+            found = func(*args)
+            return _WIDE.get(found, found)
+        if name in ("__get__", "__set__", "__delete__") or name in _BITS:
+            return func(*args, **kwargs)
+        if func in _TO_WIDE:
+            return args[0] if args[0].dtype is torch.float64 else args[0].double()
+        args, kwargs = tree_map(_wide_dtype, (args, kwargs))
+        if _changes_first(name) or "out" in kwargs:
+            return func(*args, **kwargs)
+        floats = tree_any(_is_float, (args, kwargs))
+        args, kwargs = tree_map_only(Tensor, _wide, (args, kwargs))
+        result = func(*args, **kwargs)
+        if not tree_any(_is_coarse, result):
+            return result
+        self.rounded = self.rounded or floats
+        return tree_map_only(Tensor, _wide, result)
+
+
+def _changes_first(name: str) -> bool:
+    """Whether a function writes to its first argument, by its name."""
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
+    return name.partition(".")[0].endswith("_")
+
+
+def _wide_dtype(item: Any) -> Any:
+    return _WIDE.get(item, item) if isinstance(item, torch.dtype) else item
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    wide = _WIDE.get(tensor.dtype)
+    return tensor if wide is None else tensor.to(wide)
+
+
+def _is_coarse(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dtype in _WIDE
+
+
+def _is_float(item: Any) -> bool:
+    return isinstance(item, Tensor) and (item.is_floating_point() or item.is_complex())
+
+
+class SameNumbers(TorchDispatchMode):
+    """Replace random numbers by fixed ones that do not depend on sizes, so that two widths can be compared.
+
+    A network draws other numbers once it is narrower: the same seed does not help. So Bernoulli draws are
+    replaced by their mean, which makes dropout and stochastic depth an identity, and other random tensors get
+    values that depend only on the index along dimension 0 and on how many were drawn before. Drawing noise
+    independently for each channel is thereby the same function at every width.
+
+    Code that sets the seed in its forward pass wants these very numbers. From there on nothing is replaced.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn = 0
+        self._state = torch.get_rng_state()
+        self._own_seed = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator."""
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        own = self._own_seed or kwargs.get("generator") is not None
+        if not own and not torch.equal(self._state, torch.get_rng_state()):
+            own = self._own_seed = True
+        if name == "native_dropout" and not own:
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        result = func(*args, **kwargs)
+        if not own:
+            for tensor in tree_leaves(result):
+                self._replace(name, tensor, args, kwargs)
+        self._state = torch.get_rng_state()
+        return result
+
+    def _replace(self, name: str, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        base = name.removesuffix("_like").removesuffix("_")
+        if base == "bernoulli":
+            # bernoulli(p: Tensor), bernoulli_(out, p: float), bernoulli_(out, p: Tensor)
+            mean = args[1] if len(args) > 1 else kwargs.get("p", args[0] if name == "bernoulli" else 0.5)
+            tensor.copy_(mean) if isinstance(mean, Tensor) else tensor.fill_(mean)
+        elif base in ("rand", "randn", "normal", "uniform", "exponential", "log_normal", "cauchy"):
+            self._drawn += 1
+            count = tensor.shape[0] if tensor.dim() else 1
+            steps = torch.arange(count, dtype=torch.float64) * 0.6180339887 + self._drawn * 0.7548776662
+            values = (0.1 + 0.8 * steps.remainder(1.0)).to(tensor)
+            if base == "uniform" and len(args) > 1:
+                low, high = float(args[1]), float(args[2] if len(args) > 2 else kwargs.get("to", 1.0))
+                values = low + values * (high - low)
+            tensor.copy_(values.view(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else values[0])
+
+
+@contextmanager
+def exact(*, random: bool) -> Iterator[Float64]:
+    """Run code in float64 and, where it draws random numbers, with fixed ones.
+
+    Args:
+        random: whether random numbers may be drawn within the block.
+
+    Yields:
+        The mode, which tells whether something was rounded.
+    """
+    # The seed must be the same on both sides for operators whose numbers are not replaced.
+    torch.manual_seed(0)
+    with Float64() as mode:
+        if random:
+            with SameNumbers():
+                yield mode
+        else:
+            yield mode

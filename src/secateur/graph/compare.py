@@ -1,0 +1,251 @@
+"""Compare outputs slice by slice, each on its own scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path
+
+TOLERANCE = 1e-8
+"""Largest difference, relative to the largest value of a slice, at which two float64 results are equal."""
+
+STILL = 2.0**-34
+"""Relative change below which a float64 value counts as constant."""
+
+NOISE_FACTOR = 32.0
+"""How many times the measured rounding noise of a slice is allowed, where that is more."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of one run.
+
+    Attributes:
+        leaves: tensors and other values, in the order in which pytree flattens the output.
+        paths: where each leaf is in the output, such as ``"['scores'][0]"``.
+        rounded: whether something was computed in less than float64.
+    """
+
+    leaves: tuple[Any, ...]
+    paths: tuple[str, ...]
+    rounded: bool = False
+
+    @classmethod
+    def of(cls, output: Any, *, rounded: bool = False) -> Outputs:
+        """Flatten what a network returned."""
+        found = tree_flatten_with_path(output)[0]
+        # Kept tensors must not follow what later passes write into their memory.
+        leaves = (leaf.clone() if isinstance(leaf, Tensor) else leaf for _, leaf in found)
+        return cls(tuple(leaves), tuple(keystr(path) for path, _ in found), rounded)
+
+    @property
+    def size(self) -> int:
+        """How many numbers they hold."""
+        return sum(leaf.numel() for leaf in self.leaves if isinstance(leaf, Tensor))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The differences of one output tensor, for every index of one of its dimensions.
+
+    Attributes:
+        path: where the tensor is in the output.
+        dim: the dimension.
+        gap: largest absolute difference of each slice.
+        scale: how far the expected values of each slice move; their size where they are constant.
+    """
+
+    path: str
+    dim: int
+    gap: Tensor
+    scale: Tensor
+
+    @property
+    def relative(self) -> Tensor:
+        """The difference of each slice, relative to its scale."""
+        return _ratio(self.gap, self.scale)
+
+    def exceeding(self, noise: Tensor | None, tolerance: float) -> tuple[float, float, float]:
+        """Find the slice that comes nearest to its limit, or exceeds it most.
+
+        Args:
+            noise: rounding noise of each slice; none where it was not measured.
+            tolerance: the limit, relative to the scale of a slice.
+
+        Returns:
+            The difference as a multiple of the limit, the relative difference, the relative limit.
+        """
+        limit = tolerance * self.scale
+        if noise is not None:
+            limit = torch.maximum(limit, NOISE_FACTOR * noise)
+        times = _ratio(self.gap, limit)
+        worst = int(times.argmax())
+        relative = float(self.relative[worst])
+        allowed = tolerance if noise is None else float(_ratio(limit, self.scale)[worst])
+        return float(times[worst]), relative, max(tolerance, allowed)
+
+
+def differences(expected: Outputs, found: Outputs, others: Sequence[Outputs] = ()) -> list[Slices] | str:
+    """Compare two outputs.
+
+    Every tensor is judged along its last dimension and along dimension 1 (channels), so that small values
+    beside large ones count. The scale of a slice is how far it moves between examples and inputs, so that a
+    large constant hides nothing. Integers, other values, shapes and the names of dictionary entries must be
+    equal; so must the places of infinities and NaN.
+
+    Args:
+        expected: the outputs of the reference.
+        found: the outputs in question.
+        others: what the reference returns for other inputs.
+
+    Returns:
+        The differences, or in words what makes the outputs incomparable.
+    """
+    if expected.paths != found.paths:
+        return f"the output has other parts ({_short(found.paths)} instead of {_short(expected.paths)})"
+    slices: list[Slices] = []
+    for number, (path, leaf, have) in enumerate(
+        zip(expected.paths, expected.leaves, found.leaves, strict=True)
+    ):
+        want, place = leaf, f"output{path}"
+        if not isinstance(want, Tensor):
+            if not _same(want, have):
+                return f"{place} is {have!r} instead of {want!r}"
+            continue
+        if not isinstance(have, Tensor) or want.shape != have.shape:
+            shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
+            return f"{place} has shape {shape} instead of {tuple(want.shape)}"
+        if want.numel() == 0:
+            continue
+        if not want.is_floating_point() and not want.is_complex():
+            if not torch.equal(want, have.to(want)):
+                return f"{place} ({want.dtype}) has other values"
+            continue
+        want, have = _real(want), _real(have.to(want.device))
+        odd = ~torch.isfinite(want)
+        if not torch.equal(odd, ~torch.isfinite(have)):
+            return f"{place} is infinite or NaN at other positions"
+        want, have = want.masked_fill(odd, 0.0), have.masked_fill(odd, 0.0)
+        moves = [_real(item) for item in (other.leaves[number] for other in others) if _fits(item, leaf)]
+        slices += [_along(path, dim, want, have, moves) for dim in _dims(want)]
+    return slices
+
+
+def _fits(one: Any, other: Any) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape
+
+
+def constant_parts(draws: Sequence[Outputs]) -> list[str]:
+    """Find the output tensors that did not depend on the inputs.
+
+    Args:
+        draws: the outputs for several inputs.
+
+    Returns:
+        Paths of the tensors that were equal for all inputs; with a single input, of those that hold one
+        value throughout.
+    """
+    found = []
+    for number, path in enumerate(draws[0].paths):
+        leaves = [draw.leaves[number] for draw in draws]
+        first = leaves[0]
+        if not isinstance(first, Tensor) or first.numel() == 0:
+            continue
+        # The same input twice tells nothing: a batch of other size holds other examples.
+        others = [leaf for leaf in leaves[1:] if isinstance(leaf, Tensor) and leaf.shape == first.shape]
+        if others:
+            constant = all(_close(first, other) for other in others)
+        else:
+            constant = first.numel() > 1 and _close(first, first.flatten()[0].expand_as(first))
+        if constant:
+            found.append(f"output{path}")
+    return found
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point() and not one.is_complex():
+        return torch.equal(one, other)
+    one, other = _real(one), _real(other)
+    odd = ~torch.isfinite(one)
+    if not torch.equal(odd, ~torch.isfinite(other)):
+        return False
+    gap = (one - other).masked_fill(odd, 0.0).abs().max()
+    return bool(gap <= STILL * one.masked_fill(odd, 0.0).abs().max())
+
+
+def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Tensor]) -> Slices:
+    rest = [other for other in range(want.dim()) if other != dim]
+
+    def largest(item: Tensor) -> Tensor:
+        return item.amax(rest) if rest else item
+
+    size = largest(want.abs())
+    change = torch.zeros_like(size)
+    if want.shape[0] > 1 and dim > 0:
+        change = largest((want.amax(0, keepdim=True) - want.amin(0, keepdim=True)).expand_as(want))
+    for other in others:
+        change = torch.maximum(change, largest((want - other.to(want).nan_to_num(0.0, 0.0, 0.0)).abs()))
+    # A slice that does not move at all is compared on its own size; so is all, if nothing tells how it moves.
+    still = (change <= STILL * size) if others or want.shape[0] > 1 else torch.ones_like(size, dtype=torch.bool)
+    return Slices(path, dim, largest((want - have).abs()), torch.where(still, size, change))
+
+
+def _dims(tensor: Tensor) -> list[int]:
+    """The dimensions along which a tensor is judged: the last one, and channels."""
+    return sorted({tensor.dim() - 1, min(1, tensor.dim() - 1)})
+
+
+def _real(tensor: Tensor) -> Tensor:
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return tensor.double() if tensor.dim() else tensor.double()[None]
+
+
+def _ratio(gap: Tensor, scale: Tensor) -> Tensor:
+    """``gap / scale``; nothing of nothing is no difference."""
+    return torch.where(gap == 0, 0.0, gap / scale)
+
+
+def _same(want: Any, have: Any) -> bool:
+    if type(want) is not type(have):
+        return False
+    if isinstance(want, float) and math.isnan(want):
+        return math.isnan(have)
+    return bool(want == have)
+
+
+def _short(paths: Sequence[str]) -> str:
+    return ", ".join(path or "one tensor" for path in paths[:6]) + (", ..." if len(paths) > 6 else "")
+
+
+def largest_difference(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    """Measure the largest absolute difference of two lists of outputs, relative to the largest value of each.
+
+    Args:
+        expected: the outputs of the reference.
+        found: the outputs in question.
+
+    Returns:
+        The relative difference; infinite if shapes differ or a value is not finite.
+    """
+    worst = 0.0
+    if len(expected) != len(found):
+        return math.inf
+    for want, have in zip(expected, found, strict=True):
+        if not isinstance(want, Tensor):
+            continue
+        if not isinstance(have, Tensor) or want.shape != have.shape:
+            return math.inf
+        if want.numel() == 0:
+            continue
+        want, have = want.double(), have.double()
+        scale = float(want.abs().max())
+        gap = float((want - have).abs().max())
+        if not math.isfinite(gap):
+            return math.inf
+        worst = max(worst, gap / scale if scale > 0 else (0.0 if gap == 0 else math.inf))
+    return worst

@@ -1,0 +1,113 @@
+"""Draw random inputs of the kind that a network is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
+
+_PASSED_ON = {"view", "reshape", "to", "_to_copy", "clone", "contiguous", "unsqueeze", "squeeze", "flatten", "expand"}
+"""Operators after which indices are still the same indices."""
+
+
+def random_inputs(program: Program, inputs: ExampleInputs, seed: int) -> ExampleInputs:
+    """Draw inputs of the same shapes, dtypes and devices, whatever the given ones hold.
+
+    Floating-point values get the mean and spread of the given ones (their range, if none is negative), or
+    are normal where the given ones are all zero. Integers lie below the number of rows of the embedding that
+    they index, or else within the given range. What has only one value and is no float stays.
+
+    Args:
+        program: the captured forward pass, which tells what indexes an embedding.
+        inputs: what the network was traced with, or inputs of another batch size.
+        seed: of the draw.
+
+    Returns:
+        Inputs in the same form.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = _rows(program)
+    leaves, spec = tree_flatten(call_arguments(inputs))
+    bounds = rows if len(rows) == len(leaves) else [None] * len(leaves)
+    drawn = [
+        _drawn(leaf, bound, generator) if isinstance(leaf, Tensor) else leaf
+        for leaf, bound in zip(leaves, bounds, strict=True)
+    ]
+    return _form(inputs, tree_unflatten(drawn, spec))
+
+
+def jittered(inputs: ExampleInputs, seed: int) -> ExampleInputs:
+    """Move floating-point inputs by a few percent, for networks that refuse arbitrary ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+        return (leaf.detach().double() * (1 + 0.03 * noise.to(leaf.device))).to(leaf.dtype)
+
+    leaves, spec = tree_flatten(call_arguments(inputs))
+    return _form(inputs, tree_unflatten([moved(leaf) for leaf in leaves], spec))
+
+
+def _form(inputs: ExampleInputs, call: tuple[tuple[Any, ...], dict[str, Any]]) -> ExampleInputs:
+    args, kwargs = call
+    return args[0] if isinstance(inputs, Tensor) else kwargs or args
+
+
+def _drawn(leaf: Tensor, rows: int | None, generator: torch.Generator) -> Tensor:
+    if leaf.numel() == 0:
+        return leaf
+    if leaf.is_complex():
+        parts = torch.randn(*leaf.shape, 2, generator=generator, dtype=torch.float64)
+        return torch.view_as_complex(parts).to(leaf)
+    if leaf.is_floating_point():
+        return _drawn_floats(leaf.detach().double(), generator).to(leaf)
+    if leaf.dtype is torch.bool:
+        order = torch.randperm(leaf.numel(), generator=generator).to(leaf.device)
+        return leaf.flatten()[order].view(leaf.shape)
+    low, high = (0, rows) if rows is not None else (int(leaf.min()), int(leaf.max()) + 1)
+    if high - low <= 1:
+        return leaf
+    return torch.randint(low, high, leaf.shape, generator=generator).to(leaf)
+
+
+def _drawn_floats(leaf: Tensor, generator: torch.Generator) -> Tensor:
+    if not torch.isfinite(leaf).all():
+        return leaf  # a mask of minus infinities
+    low, high = float(leaf.min()), float(leaf.max())
+    if low == high == 0:
+        return torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(leaf.shape, generator=generator, dtype=torch.float64)
+    if low == high:
+        return low * (0.5 + uniform)
+    if low >= 0:
+        return low + uniform * (high - low)
+    normal = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+    return float(leaf.mean()) + normal * float(leaf.std())
+
+
+def _rows(program: Program) -> list[int | None]:
+    """For each input, how many rows the embedding has that it indexes."""
+    return [
+        min((rows for rows in _indexed(node)), default=None)
+        for node in program.graph.nodes
+        if node.op == "placeholder" and program.placeholders[node.name].origin is Origin.INPUT
+    ]
+
+
+def _indexed(node: Node) -> Iterator[int]:
+    for user in node.users:
+        name = str(user.target).removeprefix("aten.").partition(".")[0]
+        if name in ("embedding", "embedding_bag") and user.args[1] is node:
+            weight = user.args[0]
+            assert isinstance(weight, Node), "the weight of an embedding is a tensor"
+            yield int(weight.meta["val"].shape[0])
+        elif name in _PASSED_ON:
+            yield from _indexed(user)

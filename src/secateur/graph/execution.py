@@ -1,0 +1,211 @@
+"""Run a network and its masked original for a comparison, and judge the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from secateur.exact import Float64, exact
+from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.compare import Outputs, Slices, differences
+from secateur.graph.masked import Removed, run_masked
+from secateur.graph.notes import Rescale
+from secateur.graph.wiring import Pass
+from secateur.precision import full_precision
+from secateur.untouched import untouched
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run compiled functions and modules as ordinary Python within a block.
+
+    Compiled code reads the memory of tensors that only have a shape, and does not see modes.
+    """
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def run_network(
+    model: nn.Module, inputs: ExampleInputs, *, training: bool, random: bool, native: bool = False
+) -> Outputs:
+    """Run a network in float64 and leave it as it was.
+
+    Args:
+        model: the network.
+        inputs: what to call it with; not changed.
+        training: in training mode instead of evaluation mode.
+        random: whether it may draw random numbers, which are then replaced by fixed ones.
+        native: run it in the dtype of its weights instead.
+
+    Returns:
+        What it returns.
+    """
+    with untouched(model), mode_of(model, training=training), torch.no_grad(), _mode(random, native) as mode:
+        args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
+        return Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
+
+
+def run_reference(
+    forward: Pass,
+    removed: Removed,
+    tensors: Mapping[str, Tensor],
+    inputs: ExampleInputs,
+    *,
+    native: bool = False,
+) -> Outputs:
+    """Run the masked original in float64.
+
+    Args:
+        forward: the evaluation-mode or the training-mode pass.
+        removed: per slot, whether its channel is masked.
+        tensors: parameters and buffers by name, in the original shapes; not changed.
+        inputs: of the shapes that the pass was captured with; not changed.
+        native: run it in the dtype of its weights instead.
+
+    Returns:
+        What it returns.
+    """
+    with reference_mode(forward, native=native) as mode:
+        args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
+        leaves = run_masked(forward, removed, tensors, kwargs or args)
+        return replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
+
+
+@contextmanager
+def reference_mode(forward: Pass, *, native: bool) -> Iterator[Float64]:
+    """Run a captured pass within a block as :func:`run_reference` does."""
+    with untouched(), _mode(forward.program.is_random, native) as mode:
+        yield mode
+
+
+def _widened(native: bool) -> Callable[[Tensor], Tensor]:
+    def widened(tensor: Tensor) -> Tensor:
+        copied = tensor.detach().clone()
+        return copied.double() if copied.is_floating_point() and not native else copied
+
+    return widened
+
+
+@contextmanager
+def _mode(random: bool, native: bool) -> Iterator[Float64]:
+    with full_precision(), uncompiled(), exact(random=random) if not native else nullcontext(Float64()) as mode:
+        if native:
+            torch.manual_seed(0)
+        yield mode
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a network's outputs differ from the reference.
+
+    Attributes:
+        error: largest difference of a slice, relative to how far it moves between inputs.
+        allowed: the limit for that slice.
+        place: where that slice is.
+        problem: what makes the outputs incomparable, if anything.
+    """
+
+    error: float
+    allowed: float
+    place: str = ""
+    problem: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the outputs are equal."""
+        return self.problem is None and self.error <= self.allowed
+
+    @property
+    def times(self) -> float:
+        """The error as a multiple of the limit."""
+        if self.problem is not None:
+            return float("inf")
+        return self.error / self.allowed if self.allowed else float("inf") * (self.error > 0)
+
+
+def judge(
+    expected: Outputs,
+    found: Outputs,
+    noise: Callable[[bool], Outputs],
+    tolerance: float,
+    others: Sequence[Outputs] = (),
+) -> Judgement:
+    """Compare outputs with a reference.
+
+    Args:
+        expected: outputs of the reference.
+        found: outputs of the network.
+        noise: runs the reference once more with its inputs and weights moved by their last bit: of float32 if
+            the argument is true, of float64 otherwise. It is called only if a difference is too large.
+        tolerance: largest relative difference that counts as equal in float64.
+        others: what the reference returns for other inputs.
+
+    Returns:
+        The worst slice.
+    """
+    slices = differences(expected, found, others)
+    if isinstance(slices, str):
+        return Judgement(float("inf"), tolerance, problem=slices)
+    worst = _worst(slices, [None] * len(slices), tolerance)
+    if worst.ok:
+        return worst
+    moved = differences(expected, noise(expected.rounded or found.rounded))
+    if isinstance(moved, str):  # what decides by a threshold may come out another way
+        return worst
+    return _worst(slices, [item.gap for item in moved], tolerance)
+
+
+def _worst(slices: list[Slices], noise: list[Any], tolerance: float) -> Judgement:
+    """The slice that exceeds its limit by most."""
+    found = Judgement(0.0, tolerance)
+    most = -1.0
+    for item, own in zip(slices, noise, strict=True):
+        times, error, allowed = item.exceeding(own, tolerance)
+        if times > most:
+            most = times
+            found = Judgement(error, allowed, f"output{item.path}, dimension {item.dim}")
+    return found
+
+
+def moved(
+    tensors: Mapping[str, Tensor],
+    inputs: ExampleInputs,
+    *,
+    coarse: bool,
+    native: bool = False,
+    rescales: tuple[Rescale, ...] = (),
+) -> tuple[dict[str, Tensor], ExampleInputs]:
+    """Move weights and inputs by their last bit, up or down at random.
+
+    Args:
+        tensors: parameters and buffers by name.
+        inputs: of the network.
+        coarse: by the last bit of float32 instead of float64, since something was computed in less.
+        native: by the last bit of their own dtype, which they keep.
+        rescales: normalised weights whose length was rounded after a cut; these move by the last bit of
+            their own dtype.
+
+    Returns:
+        The tensors and the inputs, in float64 unless they keep their dtype.
+    """
+    generator = torch.Generator().manual_seed(3)
+    lengths = {item.length for item in rescales}
+
+    def one(tensor: Tensor, rounded: bool = False) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        own = torch.finfo(tensor.dtype).eps
+        size = max(own if native or rounded else 0.0, 2.0**-23 if coarse and not native else 2.0**-52)
+        sign = torch.randint(0, 2, tensor.shape, generator=generator).double().to(tensor.device) * 2 - 1
+        changed = tensor.detach().double() * (1 + size * sign)
+        return changed.to(tensor.dtype) if native else changed
+
+    changed = {name: one(tensor, name in lengths) for name, tensor in tensors.items()}
+    args, kwargs = tree_map_only(Tensor, one, call_arguments(inputs))
+    return changed, kwargs or args

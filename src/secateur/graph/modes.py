@@ -1,0 +1,68 @@
+"""Derive the training-mode pass from the evaluation-mode pass, where both run the same operators."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from secateur.graph.capture import ExampleInputs, Program, module_path
+from secateur.graph.compare import TOLERANCE
+from secateur.graph.cutting import named_tensors
+from secateur.graph.execution import judge, run_network, run_reference
+from secateur.graph.wiring import Pass
+
+_FLAGS = {"training", "train", "use_input_stats"}
+"""Arguments of operators that say whether the network is in training mode."""
+
+
+def modules_in_training(model: nn.Module) -> frozenset[str]:
+    """Find the modules that ``model.train()`` puts in training mode; some keep a part of them out of it."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.train()
+        return frozenset(path for path, module in model.named_modules() if module.training)
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def in_training(forward: Pass, paths: Collection[str]) -> Pass:
+    """Make a pass with dropout and batch normalisation as they are in training mode.
+
+    Args:
+        forward: the evaluation-mode pass.
+        paths: the modules that are in training mode.
+
+    Returns:
+        The training-mode pass, with the same operators by the same names.
+    """
+    flags: dict[str, int] = {}
+    for node in forward.program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or module_path(node) not in paths:
+            continue
+        for place, (argument, value) in enumerate(zip(schema.arguments, node.args, strict=False)):
+            if argument.name in _FLAGS and value is False:
+                flags[node.name] = place
+    return replace(forward, program=replace(forward.program, training=True, derived=True), flags=flags)
+
+
+def derivable(model: nn.Module, program: Program, inputs: ExampleInputs) -> bool:
+    """Whether the training-mode pass that is made from the evaluation-mode one gives the right numbers.
+
+    Args:
+        model: the network; not changed.
+        program: the evaluation-mode program.
+        inputs: what it was captured with.
+    """
+    forward = in_training(Pass(program, (), ()), modules_in_training(model))
+    tensors = named_tensors(model)
+    try:
+        found = run_network(model, inputs, training=True, random=True)
+        expected = run_reference(forward, np.zeros(0, dtype=np.bool_), tensors, inputs)
+    except Exception:  # noqa: BLE001 - the user's code may fail in any way
+        return False
+    return judge(expected, found, lambda _: expected, TOLERANCE).ok

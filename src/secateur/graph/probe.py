@@ -1,0 +1,134 @@
+"""Prepare the weights of a trial cut, so that no wrong cut hides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from secateur.graph.capture import ExampleInputs, Origin
+from secateur.graph.execution import reference_mode
+from secateur.graph.masked import MaskedInterpreter, flat_arguments
+from secateur.graph.wiring import Pass
+
+_LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+_CALM = (0.2, 5.0)
+"""Standard deviations of a layer's outputs that are left as they are."""
+
+
+def scrambled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace tensors that hold one value throughout by random ones.
+
+    Fresh scales of one, shifts of zero, and layer scales of a millionth would all hide errors.
+
+    Args:
+        tensors: parameters and buffers by name; not changed.
+
+    Returns:
+        The same names, with new tensors where the old ones were constant.
+    """
+    generator = torch.Generator().manual_seed(0)
+    result = {}
+    for name, tensor in tensors.items():
+        data = tensor.detach()
+        if data.numel() > 1 and data.is_floating_point() and _constant(data):
+            level = float(data.flatten()[0])
+            noise = torch.rand(data.shape, generator=generator) + 0.5
+            drawn = noise * (math.copysign(max(abs(level), 0.1), level)) if level else (noise - 1.0) * 0.2
+            data = drawn.to(data)
+        result[name] = data
+    return result
+
+
+def _constant(data: Tensor) -> bool:
+    flat = data.reshape(-1)
+    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
+
+
+def lively(
+    forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, slots: int
+) -> dict[str, Tensor]:
+    """Scale layers so that what the inputs say reaches the outputs.
+
+    In a deep network that was never trained, or is badly scaled, the outputs hardly depend on the inputs, and
+    an error in an early layer changes nothing. So statistics of batch normalisation become those of these
+    inputs, and layers whose outputs are tiny or huge are scaled to a standard deviation of one, one after the
+    other (as in Mishkin and Matas 2015, arXiv 1511.06422). The structure of the network is not touched.
+
+    Args:
+        forward: the evaluation-mode pass.
+        tensors: parameters and buffers by name; not changed.
+        inputs: what to run it with.
+        slots: number of slots of the graph.
+
+    Returns:
+        The same names, with new tensors where something was scaled.
+    """
+    changed = dict(tensors)
+    with reference_mode(forward, native=True), torch.no_grad():
+        runner = _Scaling(forward, np.zeros(slots, dtype=np.bool_), changed)
+        runner.run(*flat_arguments(forward.program, tensors, inputs), enable_io_processing=False)
+    return changed
+
+
+class _Scaling(MaskedInterpreter):
+    """Run a program and scale each layer before its result is used."""
+
+    def __init__(self, forward: Pass, removed: Any, tensors: dict[str, Tensor]) -> None:
+        super().__init__(forward, removed)
+        self._tensors = tensors
+        self._names = {
+            node: item.name
+            for node in forward.program.graph.nodes
+            if node.op == "placeholder"
+            and (item := forward.program.placeholders[node.name]).origin is Origin.TENSOR
+        }
+        self._done: set[str] = set()
+
+    def run_node(self, n: Node) -> Any:
+        """Run one operator, and once more where it was scaled."""
+        name = str(n.target).removeprefix("aten.").partition(".")[0]
+        if name == "batch_norm":
+            self._normalise(n)
+        result = super().run_node(n)
+        if name in _LAYERS and isinstance(result, Tensor) and self._scale(n, result):
+            return super().run_node(n)
+        return result
+
+    def _scale(self, node: Node, result: Tensor) -> bool:
+        """Scale weight and bias of a layer, each tensor once."""
+        held = [item for item in node.args[1:3] if isinstance(item, Node) and item in self._names]
+        names = [self._names[item] for item in held]
+        spread = float(result.double().std()) if result.numel() > 1 else 1.0
+        if len(held) != sum(isinstance(item, Node) for item in node.args[1:3]) or self._done & set(names):
+            return False
+        if not math.isfinite(spread) or spread == 0 or _CALM[0] <= spread <= _CALM[1]:
+            return False
+        for item, name in zip(held, names, strict=True):
+            self._done.add(name)
+            self._put(item, name, (self._tensors[name].double() / spread).to(self._tensors[name].dtype))
+        return True
+
+    def _normalise(self, node: Node) -> None:
+        """Give a batch normalisation the statistics of what it reads."""
+        args, _ = self.fetch_args_kwargs_from_env(node)
+        value = args[0].double()
+        rest = [dim for dim in range(value.dim()) if dim != 1]
+        if value.dim() < 2 or value.numel() == value.shape[1]:
+            return
+        for place, found in ((3, value.mean(rest)), (4, value.var(rest) + 1e-3)):
+            item = node.args[place]
+            if isinstance(item, Node) and item in self._names and torch.isfinite(found).all():
+                name = self._names[item]
+                if name not in self._done:
+                    self._done.add(name)
+                    self._put(item, name, found.to(self._tensors[name].dtype))
+
+    def _put(self, node: Node, name: str, value: Tensor) -> None:
+        self._tensors[name] = value
+        self.env[node] = value

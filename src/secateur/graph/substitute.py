@@ -1,0 +1,47 @@
+"""Run a module with other tensors and attributes in place, and put the old ones back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from secateur.graph.channel_graph import AttributeValue
+from secateur.graph.cutting import named_tensors, set_attributes
+from secateur.untouched import untouched
+
+
+@contextmanager
+def substituted(
+    model: nn.Module, tensors: Mapping[str, Tensor], attributes: Iterable[AttributeValue] = ()
+) -> Iterator[None]:
+    """Exchange tensors and attributes of a network within a block, and leave it as it was.
+
+    Nothing is copied, so closures, hooks and whatever else refers to the network see the exchange.
+
+    Args:
+        model: the network.
+        tensors: parameters and buffers by name; tied ones by their first name.
+        attributes: integer attributes to set.
+
+    Raises:
+        SurgeryError: the network has no such attribute.
+    """
+    with untouched(model):
+        new: dict[int, Tensor] = {}
+        for name, old in named_tensors(model).items():
+            if name in tensors:
+                found = tensors[name]
+                is_parameter = isinstance(old, nn.Parameter)
+                new[id(old)] = nn.Parameter(found, requires_grad=False) if is_parameter else found
+        for module in model.modules():
+            for held in (module._parameters, module._buffers):
+                for leaf, tensor in held.items():
+                    if tensor is not None and id(tensor) in new:
+                        held[leaf] = new[id(tensor)]  # type: ignore[assignment]
+            if isinstance(module, nn.RNNBase):
+                # Recurrent layers keep a list of their weights beside the registered ones.
+                module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+        set_attributes(model, attributes)
+        yield

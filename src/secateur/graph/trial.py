@@ -1,0 +1,358 @@
+"""Cut every group on trial before it is offered, and freeze what does not pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from secateur.errors import SecateurError
+from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
+from secateur.graph.channel_graph import ChannelGraph, Keep
+from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
+from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors, positions_left
+from secateur.graph.draws import jittered, random_inputs
+from secateur.graph.execution import judge, moved, run_network, run_reference, uncompiled
+from secateur.graph.groups import Group
+from secateur.graph.probe import lively, scrambled
+from secateur.graph.rescale import rescaled
+from secateur.graph.substitute import substituted
+from secateur.graph.wiring import Pass
+
+MOST_TRIALS = 40
+"""How many trials are made to find out which groups fail; what is undecided then is frozen."""
+
+Share = Callable[[np.random.Generator, Group], list[int]]
+"""Which channels of a group a trial keeps."""
+
+
+def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> bool:
+    """Whether about half of all groups can be cut at once.
+
+    Args:
+        model: the network; not changed.
+        graph: its channel graph.
+        inputs: example inputs.
+    """
+    groups = _open(graph)
+    return not groups or _Trials(model, graph, inputs).run(groups, half) is None
+
+
+def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> ChannelGraph:
+    """Cut the groups on trial, all at once, and freeze those that fail.
+
+    Of each group about half of the channels goes, then all but one, then a single one: code that does
+    something else at some widths shows at the extremes. Where one channel alone fails and two pass, the
+    group gets a least width of two.
+
+    Args:
+        model: the network; not changed.
+        graph: its channel graph.
+        inputs: example inputs.
+
+    Returns:
+        The graph with failed groups frozen, each with its reason.
+    """
+    trials = _Trials(model, graph, inputs)
+    frozen: dict[str, str] = {}
+    settled = False
+    while not settled:
+        settled = True
+        for share in (half, trials.fewest, one_removed):
+            groups = [group for group in _open(graph) if group.name not in frozen]
+            while groups and (reason := trials.run(groups, share)) is not None:
+                failed = trials.culprits(groups, share, reason)
+                if share == trials.fewest:
+                    failed = {name: why for name, why in failed.items() if not trials.passes_with_two(name)}
+                frozen |= failed
+                # What was cut beside a frozen group is now cut without it, so all is tried once more.
+                settled = settled and not failed
+                groups = [group for group in groups if group.name not in frozen]
+    return _with(graph, frozen, trials.least)
+
+
+def _open(graph: ChannelGraph) -> list[Group]:
+    return [group for group in graph.prunable if group.channels > 1]
+
+
+def _with(graph: ChannelGraph, frozen: Mapping[str, str], least: Mapping[str, int]) -> ChannelGraph:
+    groups = tuple(
+        replace(
+            group,
+            reason=frozen.get(group.name, group.reason),
+            min_channels=least.get(group.name, group.min_channels),
+        )
+        for group in graph.wiring.groups
+    )
+    return ChannelGraph.whole(replace(graph.wiring, groups=groups))
+
+
+class _Trials:
+    """One network with scrambled constants, to be cut again and again."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> None:
+        self._model = model
+        self._graph = graph
+        self._inputs = inputs
+        self._tensors = scrambled(named_tensors(model))
+        self._draws = self._drawn()
+        with contextlib.suppress(Exception):  # operators may refuse values in any way
+            self._tensors = lively(
+                graph.wiring.evaluation, self._tensors, doubled(self._draws[1]), graph.removed.size
+            )
+        self._native = self._needs_native()
+        self._left = MOST_TRIALS
+        self._modes_differ = not graph.wiring.training.program.derived
+        self.least: dict[str, int] = {}
+
+    def fewest(self, _: np.random.Generator, group: Group) -> list[int]:
+        """Keep as few channels as the group may have."""
+        start = group.channels // 2
+        return list(range(start, start + min(self.least.get(group.name, 1), group.channels - start)))
+
+    def run(self, groups: Sequence[Group], share: Share) -> str | None:
+        """Cut some groups and compare the outputs with the masked original.
+
+        Returns:
+            Why the cut is wrong, ``None`` if it is right.
+        """
+        problem = self._attempt(groups, share, 0)
+        for seed in range(1, 3):
+            if problem != _UNSEEN:
+                break
+            # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
+            problem = self._attempt(groups, share, seed)
+        return problem
+
+    def _attempt(self, groups: Sequence[Group], share: Share, seed: int) -> str | None:
+        generator = np.random.default_rng(seed)
+        plan = Keep({group.name: share(generator, group) for group in groups})
+        after = self._graph.after(plan)
+        kept = by_tensor(positions_left(self._graph, after))
+        tensors = {
+            name: cut_tensor(tensor, kept[name]) if name in kept else tensor
+            for name, tensor in self._tensors.items()
+        }
+        tensors |= rescaled(self._graph.wiring.rescales, _doubles(self._graph, self._tensors), kept)
+        attributes = self._graph.attributes_after(plan)
+        number = {half: 0, one_removed: 2}.get(share, 1)
+        try:
+            with substituted(self._model, tensors, attributes):
+                reason = self._compared(self._graph.wiring.evaluation, after, number)
+                if reason is not None or share != half:
+                    return reason
+                if self._modes_differ:
+                    reason = self._compared(self._graph.wiring.training, after, 1)
+                    return reason and f"in training mode, {reason}"
+        except SecateurError as error:
+            return str(error)
+        return self._training_fails(tensors, attributes)
+
+    def _compared(self, forward: Pass, after: ChannelGraph, number: int) -> str | None:
+        training, random = forward.program.training, forward.program.is_random
+        inputs = doubled(self._draws[number]) if training else self._draws[number]
+        try:
+            found = run_network(
+                self._model, inputs, training=training, random=random, native=self._native
+            )
+        except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+            return f"the forward pass fails ({first_line(error)})"
+        expected = run_reference(forward, after.removed, self._tensors, inputs, native=self._native)
+
+        def noise(rounded: bool) -> Outputs:
+            changed = moved(self._tensors, inputs, coarse=rounded, native=self._native)
+            return run_reference(forward, after.removed, *changed, native=self._native)
+
+        others, unseen = [], None
+        if number == 0:
+            others, unseen = self._others(forward, after, expected)
+        found_to_be = judge(expected, found, noise, TOLERANCE, others)
+        if found_to_be.problem is not None:
+            return f"the outputs differ from the masked original: {found_to_be.problem}"
+        if not found_to_be.ok:
+            return (
+                f"the outputs differ from the masked original (by {found_to_be.error:.1e} of their size, "
+                f"{found_to_be.place})"
+            )
+        return unseen
+
+    def _others(
+        self, forward: Pass, after: ChannelGraph, expected: Outputs
+    ) -> tuple[list[Outputs], str | None]:
+        """What the masked original returns for other inputs, and whether it depends on them at all."""
+        other = self._draws[1]
+        # A coarse run tells how far the outputs move, unless they hardly do.
+        again = run_reference(forward, after.removed, self._tensors, other, native=True)
+        if not _far(expected, again):
+            again = run_reference(forward, after.removed, self._tensors, other, native=self._native)
+        tensors = [leaf for leaf in expected.leaves if isinstance(leaf, Tensor) and leaf.numel()]
+        unseen = len(constant_parts([expected, again])) == len(tensors)
+        return [again], _UNSEEN if unseen else None
+
+    def culprits(self, groups: Sequence[Group], share: Share, reason: str) -> dict[str, str]:
+        """Find the groups that fail.
+
+        Args:
+            groups: some that fail together.
+            share: of the trial.
+            reason: why they fail.
+
+        Returns:
+            Reasons by the names of groups; at least one.
+        """
+        if len(groups) == 1:
+            return {groups[0].name: reason_of(reason)}
+        if self._left <= 0:
+            return {group.name: f"{reason_of(reason)}; not tried alone" for group in groups}
+        middle = len(groups) // 2
+        failed: dict[str, str] = {}
+        for part in (groups[:middle], groups[middle:]):
+            self._left -= 1
+            found = self.run(part, share)
+            if found is not None:
+                failed |= self.culprits(part, share, found)
+        # Where each half passes alone, the two fail together, and the later half is given up.
+        return failed or {group.name: reason_of(reason) for group in groups[middle:]}
+
+    def passes_with_two(self, name: str) -> bool:
+        """Whether a group that fails with one channel passes with two, which is then its least width."""
+        group = self._graph[name]
+        if self.least.get(name, 1) > 1 or group.channels <= 2:
+            return False
+        self.least[name] = 2
+        if self.run([group], self.fewest) is None:
+            return True
+        del self.least[name]
+        return False
+
+    def _drawn(self) -> list[ExampleInputs]:
+        """Two draws of random inputs, and the user's own; draws that the network refuses are replaced."""
+        draws: list[ExampleInputs] = []
+        forward = self._graph.wiring.evaluation
+        nothing = np.zeros_like(self._graph.removed)
+        for seed in (1, 2):
+            drawn = random_inputs(forward.program, self._inputs, seed)
+            try:
+                run_reference(forward, nothing, self._tensors, drawn, native=True)
+            except Exception:  # noqa: BLE001 - operators may refuse values in any way
+                drawn = jittered(self._inputs, seed)
+            draws.append(drawn)
+        return [*draws, self._inputs]
+
+    def _needs_native(self) -> bool:
+        """Whether the network runs in the dtype of its weights only."""
+        forward = self._graph.wiring.evaluation
+        random = forward.program.is_random
+        try:
+            run_network(self._model, self._draws[0], training=False, random=random)
+        except Exception:  # noqa: BLE001 - the user's code may fail in any way
+            return True
+        return False
+
+    def _training_fails(self, tensors: Mapping[str, Tensor], attributes: Sequence[Any]) -> str | None:
+        """Why the training-mode forward pass of the cut network fails, ``None`` if it runs."""
+        error = _training_error(self._model, self._inputs, tensors, attributes)
+        if error is None or _training_error(self._model, self._inputs, self._tensors, ()) is not None:
+            return None
+        return f"the training-mode forward pass fails ({error})"
+
+
+_UNSEEN = "the outputs do not depend on the inputs, so nothing could be checked"
+
+
+def reason_of(problem: str) -> str:
+    """The reason that a user reads."""
+    return f"not verified: {problem}"
+
+
+def _doubles(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Normalised weights in float64, so that the trial sees no rounding."""
+    names = {name for item in graph.wiring.rescales for name in (item.length, item.direction)}
+    return {name: tensors[name].double() for name in names}
+
+
+def _far(one: Outputs, other: Outputs) -> bool:
+    """Whether some output is clearly another one."""
+    for left, right in zip(one.leaves, other.leaves, strict=True):
+        if isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape and left.numel():
+            gap = (left.double() - right.double()).abs().nan_to_num(0.0, 0.0, 0.0).max()
+            if gap > 1e-3 * left.double().abs().nan_to_num(0.0, 0.0, 0.0).max():
+                return True
+    return False
+
+
+def half(generator: np.random.Generator, group: Group) -> list[int]:
+    """Keep about half of the channels; of each group another share.
+
+    With one share for all, sizes that only fit together by accident would pass.
+    """
+    return about_half(generator, group.channels)
+
+
+def about_half(generator: np.random.Generator, channels: int) -> list[int]:
+    """Draw about half of a number of channels, at least one, never all.
+
+    What is kept never maps onto itself where channels change places in pairs (neighbours, halves, ends):
+    such a coupling could be overlooked. An odd number of them cannot; where one channel is its own partner,
+    it is the middle one.
+    """
+    count = min(max(1, round(channels * generator.uniform(0.3, 0.7))), channels - 1)
+    if channels % 2 == 0:
+        count |= 1
+    while True:
+        kept = np.sort(generator.permutation(channels)[:count])
+        if not np.array_equal(channels - 1 - kept[::-1], kept):
+            some: list[int] = kept.tolist()
+            return some
+
+
+def one_removed(generator: np.random.Generator, group: Group) -> list[int]:
+    """Keep all channels but one."""
+    gone = int(generator.integers(group.channels))
+    return [channel for channel in range(group.channels) if channel != gone]
+
+
+def _training_error(
+    model: nn.Module, inputs: ExampleInputs, tensors: Mapping[str, Tensor], attributes: Sequence[Any]
+) -> str | None:
+    """Run the training-mode forward pass on shapes alone and report what goes wrong."""
+    error = _run_on_shapes(
+        model, inputs, tensors, attributes, lambda tensor: tensor.to("meta"), contextlib.nullcontext()
+    )
+    if error is None:
+        return None
+    # Code that makes tensors on a device of its own fails on the meta device; fake tensors follow it.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    return _run_on_shapes(model, inputs, tensors, attributes, mode.from_tensor, mode)
+
+
+def _run_on_shapes(
+    model: nn.Module,
+    inputs: ExampleInputs,
+    tensors: Mapping[str, Tensor],
+    attributes: Sequence[Any],
+    to_shape: Callable[[Tensor], Tensor],
+    mode: contextlib.AbstractContextManager[Any],
+) -> str | None:
+    shapes = {name: to_shape(tensor.detach()) for name, tensor in tensors.items()}
+    args, kwargs = tree_map_only(Tensor, to_shape, call_arguments(doubled(inputs)))
+    try:
+        with substituted(model, shapes, attributes), uncompiled(), mode, torch.no_grad():
+            with mode_of(model, training=True):
+                model(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+        return first_line(error)
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,67 @@
+"""Find the operators that compute weights from other weights, whatever the inputs are."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from secateur.graph.capture import Origin, Program
+
+_LAYERS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "batch_norm"}
+"""Normalisation layers. Of what they normalise, statistics are taken from the channels that are kept."""
+
+_PRODUCTS = {"matmul", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "einsum", "bilinear"}
+"""Operators of which every operand may be a weight."""
+
+
+def weight_operators(program: Program) -> frozenset[str]:
+    """Find operators whose result depends on parameters and buffers only.
+
+    A statistic of a weight is not taken from the channels that are kept: the original network computes it
+    over the whole weight. Normalisation layers are different where they act on values that flow through the
+    network, such as learned queries; they count here only if their result is used as a weight.
+
+    Args:
+        program: the captured forward pass.
+
+    Returns:
+        Names of operators.
+    """
+    names, fixed = program.placeholders, set[Node]()
+    for node in program.graph.nodes:
+        known = node.op == "placeholder" and names[node.name].origin is not Origin.INPUT
+        if known or (node.op == "call_function" and all(source in fixed for source in node.all_input_nodes)):
+            fixed.add(node)
+    layers = {node for node in fixed if _name(node) in _LAYERS}
+    used = _used_as_weights(program, fixed) if layers else set()
+    return frozenset(
+        node.name for node in fixed if node.op == "call_function" and (node not in layers or node in used)
+    )
+
+
+def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:
+    """Fixed values that become a weight without going through a layer first."""
+    found: set[Node] = set()
+    waiting = [item for node in program.graph.nodes for item in _weights_of(node) if item in fixed]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node.op == "call_function":
+            found.add(node)
+            layer = _name(node) in _PRODUCTS or bool(_weights_of(node))
+            waiting += [] if layer and _name(node) not in _LAYERS else node.all_input_nodes
+    return found
+
+
+def _weights_of(node: Node) -> list[Node]:
+    """The arguments of an operator that are weights of it."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return []
+    if _name(node) in _PRODUCTS:
+        return list(node.all_input_nodes)
+    named = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)}
+    found = {**named, **node.kwargs}.get("weight")
+    return [found] if isinstance(found, Node) else []
+
+
+def _name(node: Node) -> str:
+    return str(node.target).removeprefix("aten.").partition(".")[0]
