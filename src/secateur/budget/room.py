@@ -71,7 +71,9 @@ class Rules:
         fixed = ~np.array(open_, dtype=np.bool_) | _named(graph, self.ignore, "ignore")
         if self.only:
             fixed |= ~_named(graph, self.only, "only")
+        needed = np.array([group.min_channels for group in graph.groups], dtype=np.int64)
         floors = np.maximum(bounds(graph, self.floors, "floors", lower=True), self.min_channels)
+        floors = np.maximum(floors, needed)
         caps = np.minimum(bounds(graph, self.caps, "caps"), widths)
         ladders = tuple(
             self._ladder(number, int(width), int(floor), bool(fix))

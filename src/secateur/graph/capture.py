@@ -265,6 +265,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         ['bias', 'weight']
     """
     args, kwargs = call_arguments(doubled(inputs) if training else inputs)
+    known = {name for name, _ in model.named_parameters()}
     with untouched(model), mode_of(model, training=training), warnings.catch_warnings(), _unlogged():
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
@@ -272,6 +273,12 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
             raise TraceError(_explain(model, error)) from error
+        built = [name for name, _ in model.named_parameters() if name not in known]
+        if built:
+            raise TraceError(
+                f"'{built[0].rpartition('.')[0] or built[0]}' is built in the first forward pass, so it is not "
+                "there yet; call the network once on the example inputs, then trace it"
+            )
     lay_regions_open(exported.graph_module)
     names = canonical_names(model)
     signature = exported.graph_signature

@@ -20,6 +20,9 @@ STILL = 2.0**-34
 NOISE_FACTOR = 32.0
 """How many times the measured rounding noise of a slice is allowed, where that is more."""
 
+MOST_NOISE = 1e-3
+"""Largest limit that still tells something; a slice with more noise than that cannot be checked."""
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -80,14 +83,12 @@ class Slices:
         Returns:
             The difference as a multiple of the limit, the relative difference, the relative limit.
         """
-        limit = tolerance * self.scale
+        limit = torch.full_like(self.scale, tolerance)
         if noise is not None:
-            limit = torch.maximum(limit, NOISE_FACTOR * noise)
-        times = _ratio(self.gap, limit)
+            limit = torch.maximum(limit, NOISE_FACTOR * _ratio(noise, self.scale))
+        times = _ratio(self.relative, limit)
         worst = int(times.argmax())
-        relative = float(self.relative[worst])
-        allowed = tolerance if noise is None else float(_ratio(limit, self.scale)[worst])
-        return float(times[worst]), relative, max(tolerance, allowed)
+        return float(times[worst]), float(self.relative[worst]), float(limit[worst])
 
 
 def differences(expected: Outputs, found: Outputs, others: Sequence[Outputs] = ()) -> list[Slices] | str:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur.exact import Float64, exact
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
-from secateur.graph.compare import Outputs, Slices, differences
+from secateur.graph.compare import MOST_NOISE, Outputs, Slices, differences
 from secateur.graph.masked import Removed, run_masked
 from secateur.graph.notes import Rescale
 from secateur.graph.wiring import Pass
@@ -109,12 +109,14 @@ class Judgement:
         allowed: the limit for that slice.
         place: where that slice is.
         problem: what makes the outputs incomparable, if anything.
+        noisy: outputs with slices of which rounding noise leaves nothing to compare.
     """
 
     error: float
     allowed: float
     place: str = ""
     problem: str | None = None
+    noisy: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -165,12 +167,15 @@ def _worst(slices: list[Slices], noise: list[Any], tolerance: float) -> Judgemen
     """The slice that exceeds its limit by most."""
     found = Judgement(0.0, tolerance)
     most = -1.0
+    noisy: dict[str, None] = {}
     for item, own in zip(slices, noise, strict=True):
         times, error, allowed = item.exceeding(own, tolerance)
-        if times > most:
+        if times <= 1 and allowed > max(MOST_NOISE, tolerance):
+            noisy[f"output{item.path}"] = None
+        elif times > most:
             most = times
             found = Judgement(error, allowed, f"output{item.path}, dimension {item.dim}")
-    return found
+    return replace(found, noisy=tuple(noisy))
 
 
 def moved(

@@ -176,6 +176,8 @@ class _Trials:
         found_to_be = judge(expected, found, noise, TOLERANCE, others)
         if found_to_be.problem is not None:
             return f"the outputs differ from the masked original: {found_to_be.problem}"
+        if found_to_be.noisy:
+            return f"rounding noise leaves nothing to compare in {', '.join(found_to_be.noisy)}"
         if not found_to_be.ok:
             return (
                 f"the outputs differ from the masked original (by {found_to_be.error:.1e} of their size, "
