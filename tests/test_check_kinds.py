@@ -1,0 +1,541 @@
+"""Kinds of networks on which a check can be fooled, each with the answer that needs no check."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+import secateur as sec
+
+X = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / one.abs().max())
+
+
+def dead_channels_change_nothing(model: nn.Module, inputs: Tensor, layer: str, dead: list[int]) -> bool:
+    """Cuts channels that are exactly zero, and compares with the original; ``False`` if they are frozen."""
+    module = model.get_submodule(layer)
+    with torch.no_grad():
+        module.weight[dead] = 0
+        module.bias[dead] = 0
+    graph = sec.trace(model, inputs)
+    group = next(group for group in graph.groups if f"{layer}.weight" in {m.tensor for m in group.members})
+    if not group.prunable:
+        assert group.reason
+        return False
+    plan = sec.plan_from(graph, {layer: dead})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, inputs).ok
+    with torch.no_grad():
+        assert relative(model(inputs), small(inputs)) < 1e-5
+    return True
+
+
+class OldNorm(nn.Module):
+    def __init__(self, dim: int | None) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 16)
+        self.b = weight_norm(nn.Linear(16, 12), dim=dim)
+        self.c = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+def normed(dim: int | None) -> nn.Module:
+    inner = parametrizations.weight_norm(nn.Linear(16, 12), dim=dim)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), inner, nn.ReLU(), nn.Linear(12, 3)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("dim", [0, 1, -1, None])
+@pytest.mark.parametrize("form", ["old", "new"])
+def test_the_length_of_a_normalised_weight_follows_a_cut(form: str, dim: int | None) -> None:
+    model = OldNorm(dim).eval() if form == "old" else normed(dim)
+    assert dead_channels_change_nothing(model, X, "a" if form == "old" else "0", [1, 4, 5, 9, 10, 15])
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        mean, std = weight.mean((1, 2, 3), keepdim=True), weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(x, (weight - mean) / (std + 1e-5), self.bias)
+
+
+class Cosine(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight)) * 30
+
+
+class Binary(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.sign() * self.weight.abs().mean(1, keepdim=True), self.bias)
+
+
+class Softmaxed(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.weight[0].softmax(0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), Standardised(16, 12, 3), nn.Flatten(), nn.Linear(192, 4)
+        ),
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Cosine(16, 5)),
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Binary(16, 5)),
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Softmaxed(16, 5)),
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), spectral_norm(nn.Linear(16, 5))),
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(16, 5))),
+    ],
+    ids=["standardised", "cosine", "binary", "softmax", "spectral", "spectral parametrised"],
+)
+def test_statistics_of_weights_are_kept_or_frozen(make: Callable[[], nn.Module]) -> None:
+    model = make().eval()
+    inputs = IMAGES if isinstance(model[0], nn.Conv2d) else X
+    assert not dead_channels_change_nothing(model, inputs, "0", [0, 2, 3, 7, 9, 12, 14])
+    assert "weight" in str(sec.trace(model, inputs)["0"].reason)
+
+
+class TrainingBranch(nn.Module):
+    """Deep supervision on the first four channels, in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.d = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 4)
+        self.h = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.b(self.a(x).relu()).relu()
+        return (self.h(self.d(y)), self.h(y[:, :4])) if self.training else self.h(self.d(y))
+
+
+class TrainingScale(nn.Module):
+    """The same operators in both modes, with another number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        return self.b(y * (0.5 if self.training else 2.0))
+
+
+def test_a_slice_in_the_training_branch_is_seen() -> None:
+    graph = sec.trace(TrainingBranch(), X)
+    assert graph["a"].prunable
+    assert not graph["b"].prunable
+
+
+def test_another_number_in_training_mode_is_compared_with_itself() -> None:
+    model = TrainingScale()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"a": [1, 2]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, X)
+    assert check.ok
+    assert check.modes == ("evaluation", "training")
+
+
+class Root(nn.Module):
+    """Divides by the root of a width, which is another number in a cut network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.box = nn.Linear(6, 16), nn.Linear(16, 5), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        return torch.cat([self.box(x).sigmoid() * 2000, self.b(y / y.shape[-1] ** 0.5) * 0.1], -1)
+
+
+def test_small_values_beside_large_ones_are_seen() -> None:
+    assert not sec.trace(Root(), X)["a"].prunable
+
+
+class Fixed(Root):
+    """What :class:`Root` would be if its divisor did not change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu() / 4
+        return torch.cat([self.box(x).sigmoid() * 2000, self.b(y) * 0.1], -1)
+
+
+def test_verify_judges_every_column_on_its_own_scale() -> None:
+    model = Fixed()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"a": range(4, 16)})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, X).ok
+    with torch.no_grad():
+        small.b.weight *= 1.001
+    assert not sec.verify(model, small, plan, X).ok
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(1, 6), torch.ones(2, 6)], ids=["zeros", "ones"])
+def test_constant_inputs_prove_nothing_so_random_ones_are_used(inputs: Tensor) -> None:
+    class Unbiased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16, bias=False), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x).relu()
+            return self.b(y / y.shape[-1] ** 0.5)
+
+    assert not sec.trace(Unbiased(), inputs)["a"].prunable
+
+
+def test_tokens_that_are_all_zero_are_replaced_by_random_ones() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e, self.f = nn.Embedding(20, 16), nn.Linear(16, 3)
+            self.q, self.k, self.v = nn.Linear(16, 12), nn.Linear(16, 12), nn.Linear(16, 16)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.e(ids)
+            a = (self.q(x) @ self.k(x).transpose(1, 2) / math.sqrt(x.shape[-1])).softmax(-1)
+            return self.f(x + a @ self.v(x))
+
+    assert not sec.trace(Attention(), torch.zeros(1, 7, dtype=torch.long))["e"].prunable
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_flipped_sign_is_seen_in_every_dtype(dtype: torch.dtype) -> None:
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(128, 2)).eval().to(dtype)
+    graph = sec.trace(model, IMAGES.to(dtype))
+    plan = sec.plan_from(graph, {"0": range(8)})
+    small = sec.apply_plan(model, plan)
+    right = sec.verify(model, small, plan, IMAGES.to(dtype))
+    assert right.ok
+    assert right.tolerance == 1e-8
+    with torch.no_grad():
+        small[0].weight[0].mul_(-1)
+    assert not sec.verify(model, small, plan, IMAGES.to(dtype)).ok
+
+
+class Upcast(nn.Module):
+    """Computes its norm in float32, as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.scale = nn.Parameter(torch.rand(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        wide = y.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.b(self.scale * wide.to(y.dtype))
+
+
+def test_what_the_model_computes_in_float32_is_checked_in_float64_too() -> None:
+    model = Upcast().bfloat16()
+    graph = sec.trace(model, X.bfloat16())
+    plan = sec.plan_from(graph, {"a": [0, 5]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, X.bfloat16())
+    assert check.ok
+    assert check.tolerance == 1e-8
+
+
+def test_outputs_that_do_not_depend_on_the_inputs_are_not_checked() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu()).softmax(-1)
+
+    graph = sec.trace(Constant(), X)
+    assert not graph.prunable
+    assert "do not depend on the inputs" in str(graph["a"].reason)
+
+
+def test_a_constant_output_beside_others_is_named() -> None:
+    class Grid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"grid": torch.arange(4.0), "out": self.b(self.a(x).relu())}
+
+    model = Grid()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"a": [0]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, X)
+    assert check.ok
+    assert check.not_checked == ("output['grid'] (does not depend on the inputs)",)
+
+
+class Answers(nn.Module):
+    """Returns other things beside tensors; they may be changed to see whether it is noticed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.key, self.count = "scores", 2
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        return {self.key: self.b(self.a(x).relu()), "count": self.count}
+
+
+@pytest.mark.parametrize(("name", "value"), [("key", "logits"), ("count", 3)])
+def test_keys_and_other_values_are_compared(name: str, value: object) -> None:
+    model = Answers()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"a": [0]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, X).ok
+    setattr(small, name, value)
+    check = sec.verify(model, small, plan, X)
+    assert not check.ok
+    assert check.problem
+
+
+class Noise(nn.Module):
+    """Draws random numbers in both modes: of all channels, of one, and as dropout that is never switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = y + torch.randn_like(y) + torch.rand(len(y), 1)
+        return self.c(F.dropout(self.b(F.dropout(y.relu(), 0.3)).relu(), 0.2, self.training))
+
+
+def test_random_numbers_do_not_hide_or_feign_a_difference() -> None:
+    model = Noise()
+    graph = sec.trace(model, X)
+    assert [group.name for group in graph.prunable] == ["a", "b"]
+    plan = sec.plan_from(graph, {"a": [3, 4], "b": [0]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, X).ok
+    with torch.no_grad():
+        small.b.weight[0, 0] += 0.01
+    assert not sec.verify(model, small, plan, X).ok
+
+
+@pytest.mark.parametrize("limit", [2, 8, 16])
+def test_a_branch_on_a_width_is_seen(limit: int) -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x).relu()
+            return self.b(y if y.shape[1] >= limit else y * 2)
+
+    group = sec.trace(Branch(), X)["a"]
+    assert not group.prunable or group.min_channels == limit == 2
+
+
+def test_code_that_needs_two_channels_gets_a_least_width() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 12, 3), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.adaptive_avg_pool2d(self.a(x).relu(), 1).squeeze())
+
+    model = Squeezed()
+    graph = sec.trace(model, IMAGES)
+    assert graph["a"].prunable
+    assert graph["a"].min_channels == 2
+    with pytest.raises(sec.UsageError, match="at least 2 channels"):
+        sec.PruningPlan(graph, {"a": [5]})
+    scores = sec.score(model, graph, "magnitude")
+    assert len(sec.make_plan(graph, scores, sec.Budget(channels=0.01)).keep["a"]) == 2
+
+
+# -- left as it was found ------------------------------------------------------------------
+
+
+class Keeper(nn.Module):
+    """Keeps what it can: activations, counts, caches, lists, grids, class attributes."""
+
+    seen = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.norm = nn.BatchNorm1d(16)
+        self.register_buffer("calls", torch.zeros(()))
+        self.cache: Tensor | None = None
+        self.history: list[Tensor] = []
+        self.by_name: dict[str, list[int]] = {"widths": []}
+        self.plain = torch.zeros(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).seen += 1
+        self.calls.add_(1)
+        self.plain += 1
+        y = self.norm(self.a(x))
+        self.cache = y if self.cache is None else torch.cat([self.cache, y])
+        self.last = y
+        self.history.append(y)
+        self.by_name["widths"].append(y.shape[1])
+        return self.b(y.relu() + torch.rand(1) * random.random() * float(np.random.rand()))
+
+
+def state_of(model: Keeper) -> object:
+    return copy.deepcopy(
+        (
+            {name: value for name, value in vars(model).items() if not name.startswith("_")},
+            {name: value.tolist() for name, value in model.state_dict().items()},
+            [module.training for module in model.modules()],
+            [len(module._forward_hooks) for module in model.modules()],
+            Keeper.seen,
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        )
+    )
+
+
+def test_looking_changes_nothing() -> None:
+    model = Keeper().train()
+    found: dict[str, Tensor] = {}
+    model.a.register_forward_hook(lambda module, args, output: found.update(a=output))
+    before = str(state_of(model))
+    data = [(X, torch.zeros(5, dtype=torch.long))]
+    graph = sec.trace(model, X)
+    assert str(state_of(model)) == before
+    plan = sec.plan_from(graph, {"a": [0, 1]})
+    small = sec.apply_plan(model, plan)
+    assert str(state_of(model)) == before
+    small_before = str(state_of(small))
+    assert sec.verify(model, small, plan, X).ok
+    assert str(state_of(small)) == small_before
+    sec.cost(model, X)
+    scores = sec.score(model, graph, "taylor", data, F.cross_entropy)
+    sec.width_curves(model, graph, scores, data)
+    sec.measure_latency(model, X, min_runs=1, min_seconds=0, warmup=1)
+    sec.oracle(model, graph, data, F.cross_entropy)
+    assert str(state_of(model)) == before
+    assert not found
+    copy.deepcopy(model)
+
+
+def test_a_failed_trace_changes_nothing() -> None:
+    class Fails(Keeper):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y * 2 if float(y.sum()) > 0 else y
+
+    model = Fails()
+    before = str(state_of(model))
+    with pytest.raises(sec.TraceError):
+        sec.trace(model, X)
+    assert str(state_of(model)) == before
+
+
+def test_a_layer_that_is_built_in_the_first_pass_is_named_and_not_built() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.fc, self.o = nn.Conv2d(3, 8, 3), None, nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.c(x).flatten(1)
+            if self.fc is None:
+                self.fc = nn.Linear(y.shape[1], 12)
+            return self.o(self.fc(y))
+
+    model = Lazy()
+    with pytest.raises(sec.TraceError, match=r"'fc'.*call the network once"):
+        sec.trace(model, IMAGES)
+    assert model.fc is None
+    model(IMAGES)
+    assert sec.trace(model, IMAGES)["fc"].prunable
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("kind", ["masks", "norm"])
+def test_layers_with_a_computed_weight_are_free(kind: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 10, 3), nn.Flatten(), nn.Linear(160, 4)
+    )
+    if kind == "masks":
+        prune.l1_unstructured(model[0], "weight", 0.4)
+        prune.ln_structured(model[2], "weight", 0.3, n=2, dim=0)
+    else:
+        weight_norm(model[0])
+    graph = sec.trace(model.eval(), IMAGES)
+    assert graph["0"].prunable
+    assert graph["2"].prunable
+    plan = sec.PruningPlan(graph, {"0": [1, 4, 7], "2": [0, 9]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, IMAGES).ok
+
+
+def test_a_closure_over_the_model_is_free() -> None:
+    class Closure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+            self.run = lambda x: self.b(self.a(x).relu())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.run(x)
+
+    model = Closure()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"a": [0, 1]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+def test_compiled_helpers_do_not_run_on_shapes() -> None:
+    @torch.compile
+    def gate(x: Tensor, index: Tensor) -> Tensor:
+        return (x * x.sigmoid())[index]
+
+    class Compiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(gate(self.a(x), torch.tensor([0, 2, 1, 1])))
+
+    assert sec.trace(Compiled(), X)["a"].prunable
+
+
+def test_generated_kernels_end_with_a_reason() -> None:
+    class Generated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.r = nn.Parameter(torch.randn(3, 16, 16, 3, 3) * 0.1), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, channels, height, width = x.shape
+            mix = self.r(x.mean((2, 3))).sigmoid()
+            kernel = torch.einsum("be,eoihw->boihw", mix, self.w).reshape(batch * 16, 16, 3, 3)
+            y = F.conv2d(x.reshape(1, batch * channels, height, width), kernel, padding=1, groups=batch)
+            return y.reshape(batch, 16, height, width)
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), Generated(), nn.ReLU(), nn.Flatten(), nn.Linear(576, 4))
+    graph = sec.trace(model, IMAGES)
+    for group in graph.prunable:
+        plan = sec.PruningPlan(graph, {group.name: range(group.channels // 2)})
+        assert sec.verify(model, sec.apply_plan(model, plan), plan, IMAGES).ok
+    assert all(group.reason for group in graph.frozen)
