@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Operation:
         model: the smaller network.
         undo: restores the network and the optimizer to the bit, and the identity of what they hold:
             parameters, gradients, hooks, buffers, attributes, optimizer state. To be called once, before
-            either changes.
+            either changes. Only what modules held of an earlier forward pass may stay detached.
     """
 
     model: nn.Module
@@ -171,11 +172,7 @@ def _cut_in_place(
     undo.callback(set_attributes(model, plan.edits))
     undo.callback(renew_flat_weights, model)
     forget_flat_weights(model)
-    # Their graphs hold on to the parameters.
-    detached: dict[int, Tensor] = {}
-    for holder, key, tensor in computed_attributes(model):
-        undo.callback(holder.__setitem__, key, tensor)
-        holder[key] = detached.setdefault(id(tensor), tensor.detach())
+    _detach_computed(model, undo)
     tensors = named_tensors(model)
     for name, dims in kept.items():
         old = tensors[name]
@@ -186,6 +183,21 @@ def _cut_in_place(
             _swap_buffer(model, old, new, undo)
     renew_flat_weights(model)
     undo.callback(forget_flat_weights, model)
+
+
+def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
+    """Detaches what modules hold of an earlier forward pass: its graph holds on to the parameters."""
+    detached: dict[int, Tensor] = {}
+    for holder, key, tensor in computed_attributes(model):
+        holder[key] = detached.setdefault(id(tensor), tensor.detach())
+        undo.callback(_restore, holder, key, weakref.ref(tensor))
+
+
+def _restore(holder: Any, key: Any, tensor: weakref.ref[Tensor]) -> None:
+    """Puts a tensor back unless it is gone; then the detached one, of the same values, remains."""
+    found = tensor()
+    if found is not None:
+        holder[key] = found
 
 
 def _swap_parameter(name: str, old: Tensor, new: Tensor, undo: ExitStack) -> None:
