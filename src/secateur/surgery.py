@@ -188,7 +188,7 @@ def _cut_in_place(
 def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
     """Detaches what modules hold of an earlier forward pass: its graph holds on to the parameters."""
     detached: dict[int, Tensor] = {}
-    for holder, key, tensor in computed_attributes(model):
+    for holder, key, tensor in computed_attributes(model, in_objects=False):
         holder[key] = detached.setdefault(id(tensor), tensor.detach())
         undo.callback(_restore, holder, key, weakref.ref(tensor))
 

@@ -157,7 +157,7 @@ def copy_with(
         elif isinstance(old, nn.Parameter) and type(old).__deepcopy__ is nn.Parameter.__deepcopy__:
             data = clone(old) if old.is_contiguous() else old.detach().clone()
             memo[id(old)] = like(old, data)
-    for _, _, computed in computed_attributes(model):
+    for _, _, computed in computed_attributes(model, in_objects=True):
         memo.setdefault(id(computed), computed.detach().clone())
     try:
         result = copy.deepcopy(model, memo)
@@ -240,14 +240,19 @@ def _copy_gradient_hooks(name: str, old: Tensor, new: Tensor, memo: dict[int, An
             ) from error
 
 
-def computed_attributes(model: nn.Module) -> list[tuple[dict[Any, Any] | list[Any], Any, Tensor]]:
+def computed_attributes(
+    model: nn.Module, *, in_objects: bool
+) -> list[tuple[dict[Any, Any] | list[Any], Any, Tensor]]:
     """Finds the tensors that modules hold and that were computed with gradients: deepcopy refuses them.
 
     Such are the weights of ``torch.nn.utils.prune`` and ``torch.nn.utils.weight_norm``.
 
+    Args:
+        model: the network.
+        in_objects: look into objects of other classes that modules hold, as deepcopy does.
+
     Returns:
-        What holds each of them, under which key or index, and the tensor. Those in tuples and sets are left
-        out.
+        What holds each of them, under which key or index, and the tensor. Those in sets are left out.
     """
     found: list[tuple[dict[Any, Any] | list[Any], Any, Tensor]] = []
     seen: set[int] = set()
@@ -265,7 +270,7 @@ def computed_attributes(model: nn.Module) -> list[tuple[dict[Any, Any] | list[An
                     pending.append(item)
         elif isinstance(holder, tuple):
             pending.extend(holder)
-        elif not isinstance(holder, _OPAQUE) and isinstance(getattr(holder, "__dict__", None), dict):
+        elif in_objects and not isinstance(holder, _OPAQUE) and hasattr(holder, "__dict__"):
             pending.append(vars(holder))
     return found
 
