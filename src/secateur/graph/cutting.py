@@ -16,7 +16,7 @@ from secateur.errors import SurgeryError
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.graph.memory import clone, fresh
-from secateur.graph.rebinding import rebind
+from secateur.graph.rebinding import PLAIN, rebind
 
 _AT_ONCE = 1 << 20  # bytes that stay in the cache of a core
 
@@ -264,9 +264,10 @@ def computed_attributes(
         seen.add(id(holder))
         if isinstance(holder, dict | list):
             for key, item in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
-                if isinstance(item, Tensor) and not item.is_leaf:
-                    found.append((holder, key, item))
-                else:
+                if isinstance(item, Tensor):
+                    if not item.is_leaf:
+                        found.append((holder, key, item))
+                elif type(item) not in PLAIN and not (isinstance(item, dict) and not item):
                     pending.append(item)
         elif isinstance(holder, tuple):
             pending.extend(holder)

@@ -15,6 +15,11 @@ from collections.abc import Mapping
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
+
+PLAIN = frozenset((int, bool, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size))
+"""Types that refer to nothing else."""
+
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _ATOMS = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, functools.partial, weakref.ref)
 
@@ -81,6 +86,8 @@ class _Rebinder:
 
     def _replace(self, container: Any, items: list[tuple[Any, Any]]) -> None:
         for key, value in items:
+            if type(value) in PLAIN or id(value) in self._copies:
+                continue
             new = self.rebound(value)
             if new is not value:
                 container[key] = new
