@@ -455,3 +455,37 @@ def test_a_buffer_that_something_else_holds_is_cut_wherever_the_network_has_it()
     sec.apply_plan(free, plan, inplace=True)
     assert free.mask is mask  # nothing else holds it, so it keeps its identity
     assert mask.shape == (4,)
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed, with its graph, whatever the caller says of gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.keeping = False
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.keeping:
+            with torch.enable_grad():
+                self.kept = self.last(self.first(x).relu())
+            return self.kept
+        return self.last(self.first(x).relu())
+
+
+def test_what_the_smaller_network_keeps_does_not_forbid_taking_the_cut_back():
+    model, x = Keeping().eval(), torch.randn(4, 6)
+    plan = every_second(sec.trace(model, x))
+    model.keeping = True
+    model(x)
+    weight = model.first.weight.detach().clone()
+    operation = operate(model, plan, inplace=True)
+    assert not model.kept.requires_grad  # its graph would hold on to the parameters
+    with torch.no_grad():
+        model(x)
+    assert model.kept.grad_fn is not None
+    operation.undo()
+    assert torch.equal(model.first.weight, weight)
+    model(x).sum().backward()
+    assert model.first.weight.grad.shape == (8, 6)

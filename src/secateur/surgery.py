@@ -183,6 +183,7 @@ def _cut_in_place(
             _swap_buffer(model, old, new, undo)
     renew_flat_weights(model)
     undo.callback(forget_flat_weights, model)
+    undo.callback(_detach_computed, model, ExitStack())  # what the smaller network has kept
 
 
 def _detach_computed(model: nn.Module, undo: ExitStack) -> None:

@@ -299,3 +299,18 @@ def test_a_look_at_the_training_batches_does_not_set_their_passes_back(
         prune_iteratively(net, example, sec.Budget(macs=0.5), counting, settings)
     assert trained == list(range(6))
     assert len(counting.begun) > len(trained)  # it was looked at for scores and repairs as well
+
+
+def test_an_optimizer_of_the_last_layer_alone_trains_it_and_nothing_else(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    optimizer = torch.optim.SGD(net[9].parameters(), lr=0.1, momentum=0.9)
+    whole = net[0].weight.detach().clone()
+    last = net[9].weight
+    result = prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+    kept = list(range(8))
+    for done in result.cuts:
+        kept = [kept[place] for place in done.plan.keep.get("0", range(len(kept)))]
+    assert torch.equal(net[0].weight, whole[kept])
+    assert net[9].weight is last
+    assert optimizer.state[last]["momentum_buffer"].shape == last.shape
