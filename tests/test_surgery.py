@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import secateur as sec
+from secateur.surgery import operate
 from tests.graph.networks import build
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
@@ -186,3 +188,304 @@ def test_several_rounds_without_tracing_again(data: st.DataObject, rounds: int):
         assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == dict(graph.tensors)
     fresh = sec.trace(model, x)
     assert fresh.cost() == graph.cost()
+
+
+class Scaled(nn.Parameter):
+    """A parameter of another class, with a constructor and attributes of its own."""
+
+    __slots__ = ("origin",)
+
+    def __new__(cls, data: torch.Tensor, scale: float) -> Scaled:
+        made = torch.Tensor._make_subclass(cls, data, True)
+        made.scale = scale
+        made.origin = "somewhere"
+        return made
+
+
+def marked() -> nn.Module:
+    """A residual network with something on every parameter and buffer, and a parameter of its own class."""
+    model = build("residual")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        tensor.tags = {"name": name}
+        tensor.no_weight_decay = True
+    weight = Scaled(model.inner.weight.detach().clone(), 2.0)
+    weight.tags, weight.no_weight_decay = {"name": "inner.weight"}, True
+    model.inner.weight = weight
+    return model
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_attributes_and_classes_of_parameters_and_buffers_are_kept(inplace: bool):
+    model = marked()
+    plan = every_second(sec.trace(model, torch.randn(2, 3, 8, 8)))
+    small = sec.apply_plan(model, plan, inplace=inplace)
+    for name, tensor in [*small.named_parameters(), *small.named_buffers()]:
+        assert tensor.tags == {"name": name}
+        assert tensor.no_weight_decay
+    weight = small.inner.weight
+    assert type(weight) is Scaled
+    assert (weight.scale, weight.origin, weight.requires_grad) == (2.0, "somewhere", True)
+    assert weight.shape[0] < 8
+    if not inplace:
+        assert small.norm.weight.tags is not model.norm.weight.tags
+
+
+def test_an_attribute_that_refers_to_the_network_refers_to_the_copy():
+    model = build("residual")
+    model.stem.weight.owner = model.stem
+    model.head.weight.partner = model.stem.weight
+    model.head.bias.lock = threading.Lock()  # cannot be copied: is shared
+    small = sec.apply_plan(model, every_second(sec.trace(model, torch.randn(2, 3, 8, 8))))
+    assert small.stem.weight.owner is small.stem
+    assert small.head.weight.partner is small.stem.weight
+    assert small.head.bias.lock is model.head.bias.lock
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_gradient_hooks_are_called_with_gradients_of_the_new_shape(inplace: bool):
+    model, seen = build("residual"), []
+    handle = model.stem.weight.register_hook(lambda gradient: seen.append(("hook", gradient.shape)))
+    model.stem.weight.register_hook(lambda gradient: gradient * 3)
+    model.stem.weight.register_post_accumulate_grad_hook(lambda p: seen.append(("after", p.shape)))
+    model.head.bias.register_hook(lambda gradient: seen.append(("uncut", gradient.shape)))
+    plan = every_second(sec.trace(model, torch.randn(2, 3, 8, 8)))
+    plain = sec.apply_plan(build_like(model), plan)
+    small = sec.apply_plan(model, plan, inplace=inplace)
+    x = torch.randn(2, 3, 8, 8)
+    small(x).sum().backward()
+    plain(x).sum().backward()
+    shape = (4, *small.stem.weight.shape[1:])
+    assert sorted(seen) == [("after", shape), ("hook", shape), ("uncut", (5,))]
+    torch.testing.assert_close(small.stem.weight.grad, 3 * plain.stem.weight.grad)
+    if inplace:
+        handle.remove()
+        seen.clear()
+        small(x).sum().backward()
+        assert [kind for kind, _ in seen if kind == "hook"] == []
+
+
+def build_like(model: nn.Module) -> nn.Module:
+    """The same network without hooks."""
+    plain = build("residual")
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def test_a_hook_of_the_copy_works_on_the_copy():
+    model = build("residual")
+
+    def attach(weight: nn.Parameter) -> None:
+        def clear(_: torch.Tensor) -> None:
+            weight.grad.zero_()
+
+        weight.register_post_accumulate_grad_hook(clear)
+
+    attach(model.stem.weight)
+    small = sec.apply_plan(model, every_second(sec.trace(model, torch.randn(2, 3, 8, 8))))
+    model.stem.weight.grad = torch.ones_like(model.stem.weight)
+    small(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert not small.stem.weight.grad.any()
+    assert model.stem.weight.grad.all()
+
+
+class Uncopyable:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, gradient: torch.Tensor) -> None:
+        pass
+
+
+def test_a_hook_that_cannot_be_copied_is_refused_on_the_copy_and_carried_in_place():
+    model = build("residual")
+    model.stem.weight.register_hook(Uncopyable())
+    optimizer = SGD(model.parameters(), 0.1)
+    plan = every_second(sec.trace(model, torch.randn(2, 3, 8, 8)))
+    with pytest.raises(sec.SurgeryError, match=r"gradient hook of 'stem\.weight' cannot be copied.*in place"):
+        sec.apply_plan(model, plan, optimizer=optimizer)
+    assert optimizer.param_groups[0]["params"][0] is model.stem.weight
+    sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
+    train(model, optimizer, 1)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_tied_parameters_stay_tied(inplace: bool):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 8)
+            self.third, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+            self.third.weight = self.second.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x = x + self.second(x).relu()
+            x = x + self.third(x).relu()
+            return self.last(x)
+
+    model, x = Tied(), torch.randn(3, 6)
+    model.second.weight.tag = "tied"
+    plan = every_second(sec.trace(model, x))
+    assert plan.channels_removed
+    small = sec.apply_plan(model, plan, inplace=inplace)
+    assert small.third.weight is small.second.weight
+    assert small.second.weight.tag == "tied"
+    assert small.second.weight.shape == (4, 4)
+
+
+def everything(model: nn.Module, optimizer: Optimizer) -> list[object]:
+    """What a cut may touch: identities, and copies of values."""
+    held: list[object] = []
+    for tensor in [*model.parameters(), *model.buffers()]:
+        values = [tensor, *([] if tensor.grad is None else [tensor.grad])]
+        held += [id(tensor), type(tensor), tensor.shape, [(item.stride(), id(item)) for item in values]]
+        held += [item.detach().clone().flatten().tolist() for item in values]
+        held += [dict(vars(tensor)), tensor._backward_hooks, tensor._post_accumulate_grad_hooks]
+    for module in model.modules():
+        plain = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        held += [plain, {name: id(value) for name, value in plain.items() if isinstance(value, list)}]
+    for parameter, entry in optimizer.state.items():
+        held += [id(parameter), id(entry), {key: id(value) for key, value in entry.items()}]
+    for group in optimizer.param_groups:
+        held += [id(group["params"]), [id(parameter) for parameter in group["params"]]]
+    return held
+
+
+@pytest.mark.parametrize("name", ["residual", "dense", "flattened", "layerscale", "grouped-places"])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_an_undone_cut_leaves_no_trace(name: str, inplace: bool):
+    model, calls = build(name), []
+    optimizer = Adam(model.parameters(), 0.01)
+    train(model, optimizer, 2)
+    first = next(model.parameters())
+    first.tag = "kept"
+    first.register_hook(lambda gradient: calls.append(gradient.shape))
+    plan = every_second(sec.trace(model, torch.randn(2, 3, 8, 8)))
+    before, twin = everything(model, optimizer), copy.deepcopy(model)
+    operation = operate(model, plan, optimizer=optimizer, inplace=inplace)
+    assert everything(model, optimizer) != before
+    operation.undo()
+    assert everything(model, optimizer) == before
+    other = Adam(twin.parameters(), 0.01)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 2)
+    train(twin, other, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert calls == [first.shape] * 2
+
+
+def test_an_undone_cut_of_a_recurrent_network_leaves_it_as_it_was():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(5, 8, 2, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    model, x = Recurrent().eval(), torch.randn(2, 4, 5)
+    optimizer = SGD(model.parameters(), 0.1)
+    output = model(x).detach()
+    plan = every_second(sec.trace(model, x))
+    assert plan.channels_removed
+    before = everything(model, optimizer)
+    operate(model, plan, optimizer=optimizer, inplace=True).undo()
+    assert everything(model, optimizer) == before
+    assert torch.equal(model(x), output)
+
+
+def test_a_refused_cut_does_not_forbid_the_backward_pass_of_a_graph_that_there_is():
+    """The bias is exchanged before the weight that the graph holds on to."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(8))
+            self.first, self.last = nn.Linear(6, 8, bias=False), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last((self.first(x) + self.bias).relu())
+
+    model, x = Net(), torch.randn(4, 6)
+    optimizer = SGD(model.parameters(), 0.1)
+    plan = every_second(sec.trace(model, x))
+    loss = model(x).square().sum()
+    before = everything(model, optimizer)
+    with pytest.raises(sec.SurgeryError, match="holds on to it"):
+        sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
+    assert everything(model, optimizer) == before
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_loss_that_has_been_used_does_not_forbid_a_cut():
+    model = build("residual")
+    loss = model(torch.randn(2, 3, 8, 8)).square().sum()
+    loss.backward()
+    sec.apply_plan(model, every_second(sec.trace(model, torch.randn(2, 3, 8, 8))), inplace=True)
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert loss.isfinite()
+
+
+def test_a_buffer_that_something_else_holds_is_cut_wherever_the_network_has_it():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.register_buffer("mask", torch.rand(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x) * self.mask)
+
+    model, x = Masked().eval(), torch.randn(4, 6)
+    plan = every_second(sec.trace(model, x))
+    assert plan.channels_removed
+    model.mask.note = "mask"
+    held = (torch.ones(8, requires_grad=True) * model.mask).sum()
+    before = model.mask
+    operation = operate(model, plan, inplace=True)
+    assert model.mask.shape == (4,)
+    assert model.mask.note == "mask"
+    operation.undo()
+    assert model.mask is before
+    held.backward()
+    free = Masked()
+    free.load_state_dict(model.state_dict())
+    mask = free.mask
+    sec.apply_plan(free, plan, inplace=True)
+    assert free.mask is mask  # nothing else holds it, so it keeps its identity
+    assert mask.shape == (4,)
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed, with its graph, whatever the caller says of gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.keeping = False
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.keeping:
+            with torch.enable_grad():
+                self.kept = self.last(self.first(x).relu())
+            return self.kept
+        return self.last(self.first(x).relu())
+
+
+def test_what_the_smaller_network_keeps_does_not_forbid_taking_the_cut_back():
+    model, x = Keeping().eval(), torch.randn(4, 6)
+    plan = every_second(sec.trace(model, x))
+    model.keeping = True
+    model(x)
+    weight = model.first.weight.detach().clone()
+    operation = operate(model, plan, inplace=True)
+    assert not model.kept.requires_grad  # its graph would hold on to the parameters
+    with torch.no_grad():
+        model(x)
+    assert model.kept.grad_fn is not None
+    operation.undo()
+    assert torch.equal(model.first.weight, weight)
+    model(x).sum().backward()
+    assert model.first.weight.grad.shape == (8, 6)

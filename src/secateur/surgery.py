@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from secateur.errors import SurgeryError
 from secateur.graph.cutting import (
     by_tensor,
+    computed_attributes,
+    copy_attributes,
     copy_with,
     cut_tensor,
     forget_flat_weights,
+    keep_gradient_hooks,
+    like,
     named_tensors,
     renew_flat_weights,
     set_attributes,
 )
 from secateur.graph.groups import IntArray
+from secateur.optimizer_state import CutState, check_optimizer, cut_state
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
@@ -32,22 +40,30 @@ def apply_plan(
 ) -> nn.Module:
     """Cuts the channels that a plan removes out of a network, each tensor once.
 
+    Parameters keep their class, their attributes (``parameter.no_weight_decay``), their ``requires_grad``
+    and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied.
+    Buffers keep their attributes. A copy has no gradients; in place, those of cut parameters are cleared.
+
     Args:
         model: the network that the plan was made for.
         plan: what stays.
-        optimizer: an optimizer over the network's parameters. Its state (momentum, Adam moments,
-            anything of a parameter's shape) is cut alike, so training goes on with the same object.
-            Unless ``inplace``, it is moved over to the parameters of the returned network.
-        inplace: cut the network itself, keeping the identity of its parameters, instead of a copy.
-            Gradients are cleared.
+        optimizer: an optimizer over parameters of the network, or some of them. Its state is cut alike
+            (momentum, Adam moments, row and column statistics, anything whose shape follows from the
+            parameter's), so training goes on with the same object. Other state of cut parameters starts
+            anew, with a warning. Unless ``inplace``, the optimizer is moved over to the parameters of the
+            returned network.
+        inplace: cut the network itself, keeping the identity of its parameters, instead of a copy. Tensors
+            that modules hold and that were computed with gradients, such as the weights of
+            ``torch.nn.utils.prune``, are detached.
 
     Returns:
         The smaller network: a copy, or the network itself if ``inplace``.
 
     Raises:
         SurgeryError: the plan does not fit the network, a parameter is held by something that
-            cannot follow (a DistributedDataParallel wrapper), or the network cannot be copied.
-            The network and the optimizer are then as they were.
+            cannot follow (a DistributedDataParallel wrapper), or the network or a gradient hook cannot
+            be copied. The network and the optimizer are then as they were.
+        UsageError: the optimizer holds no parameter of the network; nothing was changed.
 
     Example:
         >>> import torch
@@ -59,17 +75,76 @@ def apply_plan(
         >>> small[0].out_features, small[2].weight.shape, net[0].out_features
         (6, torch.Size([2, 6]), 8)
     """
+    return operate(model, plan, optimizer=optimizer, inplace=inplace).model
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A plan that has been applied, and can be taken back.
+
+    Holds what was replaced; let go of it once the cut is to stay.
+
+    Attributes:
+        model: the smaller network.
+        undo: restores the network and the optimizer to the bit, and the identity of what they hold:
+            parameters, gradients, hooks, buffers, attributes, optimizer state. To be called once, before
+            either changes. Only what modules held of an earlier forward pass may stay detached.
+    """
+
+    model: nn.Module
+    undo: Callable[[], None]
+
+
+def operate(
+    model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
+) -> Operation:
+    """Applies a plan as :func:`apply_plan` does, so that it can be taken back.
+
+    Args:
+        model: the network that the plan was made for.
+        plan: what stays.
+        optimizer: an optimizer over parameters of the network.
+        inplace: cut the network itself, not a copy.
+
+    Returns:
+        The smaller network, and what takes the cut back.
+
+    Raises:
+        SurgeryError: as for :func:`apply_plan`.
+        UsageError: as for :func:`apply_plan`.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph.tracing import trace
+        >>> from secateur.plan import plan_from
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> plan = plan_from(trace(net, torch.zeros(1, 4)), {"0": [1, 5]})
+        >>> operation = operate(net, plan, inplace=True)
+        >>> net[0].out_features
+        6
+        >>> operation.undo()
+        >>> net[0].out_features
+        8
+    """
     tensors = named_tensors(model)
     _check_fit(model, plan, tensors)
+    check_optimizer(optimizer, model)
     kept = by_tensor(plan.kept_slots)
-    if inplace:
-        _cut_in_place(model, plan, {name: tensors[name] for name in kept}, kept, optimizer)
-        return model
-    cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()}
-    small = copy_with(model, cut, plan.edits)
-    if optimizer is not None:
-        _move_optimizer(optimizer, model, small, kept)
-    return small
+    state = CutState({}, {}) if optimizer is None else cut_state(optimizer, tensors, kept)
+    state.warn()
+    with ExitStack() as undo:
+        small = model
+        moved: dict[Tensor, Tensor] = {}
+        if inplace:
+            _cut_in_place(model, plan, kept, undo)
+        else:
+            cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()}
+            small = copy_with(model, cut, plan.edits, gradient_hooks=True)
+            new = dict(small.named_parameters())
+            moved = {old: new[name] for name, old in model.named_parameters()}
+        if optimizer is not None:
+            undo.callback(state.install(optimizer, moved))
+        return Operation(small, undo.pop_all().close)
 
 
 def _check_fit(model: nn.Module, plan: PruningPlan, tensors: Mapping[str, Tensor]) -> None:
@@ -87,73 +162,88 @@ def _check_fit(model: nn.Module, plan: PruningPlan, tensors: Mapping[str, Tensor
             )
 
 
-@dataclass(frozen=True)
-class _Swap:
-    """A parameter and its replacement, to be exchanged."""
-
-    old: nn.Parameter
-    new: nn.Parameter
-    grad: Tensor | None
-
-
 def _cut_in_place(
     model: nn.Module,
     plan: PruningPlan,
-    tensors: Mapping[str, Tensor],
     kept: Mapping[str, Mapping[int, IntArray]],
-    optimizer: Optimizer | None,
+    undo: ExitStack,
 ) -> None:
-    """Exchanges every cut tensor; on failure everything is put back."""
-    cuts = {tensors[name]: dims for name, dims in kept.items()}
-    state = {} if optimizer is None else _cut_state(optimizer, cuts)
-    swaps: list[_Swap] = []
-    buffers: list[tuple[nn.Module, str, Tensor]] = []
-    attributes = set_attributes(model, plan.edits)
+    """Exchanges every cut tensor, and notes how to take that back."""
+    undo.callback(set_attributes(model, plan.edits))
+    undo.callback(renew_flat_weights, model)
     forget_flat_weights(model)
-    try:
-        for name, dims in kept.items():
-            old = tensors[name]
-            if isinstance(old, nn.Parameter):
-                swaps.append(_swap(name, old, cut_tensor(old, dims)))
-            else:
-                new = cut_tensor(old, dims)
-                buffers.extend((module, leaf, old) for module, leaf in _holders(model, old))
-                for module, leaf in _holders(model, old):
-                    module._buffers[leaf] = new
-    except Exception:
-        for swap in reversed(swaps):
-            torch.utils.swap_tensors(swap.old, swap.new)
-            swap.old.grad = swap.grad
-        for module, leaf, old in buffers:
-            module._buffers[leaf] = old
-        set_attributes(model, attributes)
-        raise
-    finally:
-        renew_flat_weights(model)
-    if optimizer is not None:
-        for parameter, entries in state.items():
-            optimizer.state[parameter].update(entries)
+    _detach_computed(model, undo)
+    tensors = named_tensors(model)
+    for name, dims in kept.items():
+        old = tensors[name]
+        new = like(old, cut_tensor(old, dims))
+        if isinstance(old, nn.Parameter):
+            _swap_parameter(name, old, new, undo)
+        else:
+            _swap_buffer(model, old, new, undo)
+    renew_flat_weights(model)
+    undo.callback(forget_flat_weights, model)
+    undo.callback(_detach_computed, model, ExitStack())  # what the smaller network has kept
 
 
-def _swap(name: str, old: nn.Parameter, data: Tensor) -> _Swap:
-    grad = old.grad
-    new = nn.Parameter(data, old.requires_grad)
+def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
+    """Detaches what modules hold of an earlier forward pass: its graph holds on to the parameters."""
+    detached: dict[int, Tensor] = {}
+    for holder, key, tensor in computed_attributes(model, in_objects=False):
+        holder[key] = detached.setdefault(id(tensor), tensor.detach())
+        undo.callback(_restore, holder, key, weakref.ref(tensor))
+
+
+def _restore(holder: Any, key: Any, tensor: weakref.ref[Tensor]) -> None:
+    """Puts a tensor back unless it is gone; then the detached one, of the same values, remains."""
+    found = tensor()
+    if found is not None:
+        holder[key] = found
+
+
+def _swap_parameter(name: str, old: Tensor, new: Tensor, undo: ExitStack) -> None:
+    undo.callback(setattr, old, "grad", old.grad)
     # A gradient of the old shape would refer to the old tensor and forbid the exchange.
     old.grad = None
     try:
-        _exchange(old, new)
+        _exchange(old, new, undo)
     except RuntimeError as error:
-        old.grad = grad
         raise SurgeryError(
             f"parameter '{name}' cannot be cut in place: something else holds on to it "
             f"({str(error).splitlines()[0]}). Let go of losses, outputs and of a DistributedDataParallel or "
             "Fabric wrapper before the cut, and wrap the network anew after it"
         ) from error
-    return _Swap(old, new, grad)
 
 
-def _exchange(old: nn.Parameter, new: nn.Parameter) -> None:
-    """Swaps two parameters; what only unreachable objects hold on to is let go of first."""
+def _swap_buffer(model: nn.Module, old: Tensor, new: Tensor, undo: ExitStack) -> None:
+    """Exchanges a buffer; where something holds on to it, it is replaced wherever the network has it."""
+    try:
+        _exchange(old, new, undo)
+    except RuntimeError:
+        copy_attributes(old, new)
+        for module in model.modules():
+            for leaf, tensor in module._buffers.items():
+                if tensor is old:
+                    undo.callback(module._buffers.__setitem__, leaf, old)
+                    module._buffers[leaf] = new
+
+
+def _exchange(old: Tensor, new: Tensor, undo: ExitStack) -> None:
+    """Gives a tensor the content of another of its class; attributes and hooks stay with the tensor."""
+    waiting = _hooks_of_accumulation(old)
+    before = dict(waiting)
+    try:
+        _swap(old, new)
+    finally:
+        # A failed or undone exchange must not forbid the backward pass of a graph that exists already.
+        undo.callback(_put_back, waiting, before)
+    undo.callback(_swap_back, old, new)
+    copy_attributes(new, old)
+    keep_gradient_hooks(old)
+
+
+def _swap(old: Tensor, new: Tensor) -> None:
+    """Swaps two tensors; what only unreachable objects hold on to is let go of first."""
     try:
         torch.utils.swap_tensors(old, new)
     except RuntimeError:
@@ -162,42 +252,23 @@ def _exchange(old: nn.Parameter, new: nn.Parameter) -> None:
         torch.utils.swap_tensors(old, new)
 
 
-def _holders(model: nn.Module, buffer: Tensor) -> list[tuple[nn.Module, str]]:
-    """Every place in the network that holds a buffer."""
-    return [
-        (module, leaf)
-        for module in model.modules()
-        for leaf, tensor in module._buffers.items()
-        if tensor is buffer
-    ]
+def _swap_back(old: Tensor, new: Tensor) -> None:
+    try:
+        _swap(old, new)
+    except RuntimeError:  # a forward pass on the smaller network has been kept
+        old.data = new.data
 
 
-def _cut_state(
-    optimizer: Optimizer, cuts: Mapping[Tensor, Mapping[int, IntArray]]
-) -> dict[Tensor, dict[str, Tensor]]:
-    """The optimizer's state of cut parameters, cut like them; nothing is changed yet."""
-    return {
-        parameter: {
-            key: cut_tensor(value, dims)
-            for key, value in optimizer.state[parameter].items()
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-        }
-        for parameter, dims in cuts.items()
-        if parameter in optimizer.state
-    }
+def _hooks_of_accumulation(tensor: Tensor) -> dict[int, Any]:
+    """The hooks that graphs run before they add to a gradient; ``swap_tensors`` adds one that fails."""
+    if not (tensor.is_leaf and tensor.requires_grad):
+        return {}
+    handle = get_gradient_edge(tensor).node.register_prehook(lambda _: None)
+    hooks: dict[int, Any] | None = handle.hooks_dict_ref()  # None where no graph holds on to the node
+    handle.remove()
+    return {} if hooks is None else hooks
 
 
-def _move_optimizer(
-    optimizer: Optimizer, model: nn.Module, small: nn.Module, kept: Mapping[str, Mapping[int, IntArray]]
-) -> None:
-    """Lets an optimizer train the smaller copy: its parameters change place, its state follows."""
-    new = dict(small.named_parameters())
-    pairs = [(name, old, new[name]) for name, old in model.named_parameters()]
-    cut = _cut_state(optimizer, {old: kept[name] for name, old, _ in pairs if name in kept})
-    replaced = {old: fresh for _, old, fresh in pairs}
-    for group in optimizer.param_groups:
-        group["params"] = [replaced.get(parameter, parameter) for parameter in group["params"]]
-    for _, old, fresh in pairs:
-        if old in optimizer.state:
-            state = optimizer.state.pop(old)
-            optimizer.state[fresh] = {**state, **cut.get(old, {})}
+def _put_back(hooks: dict[int, Any], before: dict[int, Any]) -> None:
+    hooks.clear()
+    hooks.update(before)

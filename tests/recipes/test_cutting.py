@@ -1,43 +1,100 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import secateur as sec
+from secateur import surgery
 from secateur.errors import VerificationError
 from secateur.recipes import Cut, cutting
-from secateur.verify import Verification
+from secateur.verify import Expectation, Verification
 
 
-def test_a_cut_is_made_in_place_once_a_copy_is_proved(net: nn.Sequential, example: Tensor) -> None:
+def test_a_cut_in_place_equals_a_cut_of_a_copy(net: nn.Sequential, example: Tensor) -> None:
     plan = sec.plan_from(sec.trace(net, example), {"0": [1, 2], "7": [0]})
     expected = sec.apply_plan(net, plan)
-    verification = cutting.cut(net, plan, example)
+    _, verification = cutting.cut(net, plan, example)
     assert verification.ok
     assert verification.channels_removed == 3
     for name, value in net.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name])
 
 
-def test_nothing_is_cut_if_the_copy_is_wrong(
-    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("inplace", [True, False])
+def test_the_network_that_is_returned_is_the_one_that_was_checked(
+    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch, inplace: bool
 ) -> None:
+    checked: list[nn.Module] = []
+    check = Expectation.check
+
+    def noted(self: Expectation, pruned: nn.Module) -> Verification:
+        checked.append(pruned)
+        return check(self, pruned)
+
+    monkeypatch.setattr(Expectation, "check", noted)
     plan = sec.plan_from(sec.trace(net, example), {"0": [1, 2]})
-    right = sec.apply_plan
+    copies: list[object] = []
+    copy_with = surgery.copy_with
+    monkeypatch.setattr(surgery, "copy_with", lambda *a, **k: copies.append(a) or copy_with(*a, **k))
+    small, _ = cutting.cut(net, plan, example, inplace=inplace)
+    assert [id(item) for item in checked] == [id(small)]
+    assert (small is net) == inplace
+    assert len(copies) == (0 if inplace else 1)
 
-    def wrong(model: nn.Module, plan: sec.PruningPlan, **options: object) -> nn.Module:
-        smaller = right(copy.deepcopy(model), plan)
-        with torch.no_grad():
-            smaller[9].bias += 0.1
-        return smaller
 
-    monkeypatch.setattr(cutting, "apply_plan", wrong)
-    with pytest.raises(VerificationError, match="DIFFERS.*left as it was"):
-        cutting.cut(net, plan, example)
-    assert net[0].out_channels == 8
+def memory_of(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[object]:
+    """Everything that a cut may touch: identities beside copies of the values."""
+    held: list[object] = []
+    for tensor in [*net.parameters(), *net.buffers()]:
+        held += [id(tensor), tensor.detach().clone(), dict(vars(tensor)), tensor.grad, id(tensor.grad)]
+    for module in net.modules():
+        held += [{name: value for name, value in vars(module).items() if not name.startswith("_")}]
+    for parameter, entry in optimizer.state.items():
+        held += [
+            id(parameter),
+            id(entry),
+            *(item for pair in entry.items() for item in (pair[0], id(pair[1]))),
+        ]
+    held += [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+    return held
+
+
+def same(before: list[object], after: list[object]) -> bool:
+    return len(before) == len(after) and all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+        for a, b in zip(before, after, strict=True)
+    )
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("failure", ["wrong", "raises", "interrupted"])
+def test_a_cut_that_is_wrong_is_taken_back_to_the_bit(
+    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch, inplace: bool, failure: str
+) -> None:
+    optimizer = torch.optim.Adam(net.parameters())
+    net(example).square().sum().backward()
+    optimizer.step()
+    net[0].weight.tag = "kept"
+    plan = sec.plan_from(sec.trace(net, example), {"0": [1, 2], "7": [0]})
+    output = net.eval()(example).detach()
+    before = memory_of(net, optimizer)
+
+    def check(self: Expectation, pruned: nn.Module) -> Verification:
+        if failure == "raises":
+            raise RuntimeError("shapes do not fit")
+        if failure == "interrupted":
+            raise KeyboardInterrupt
+        return Verification(0.5, 1e-4, 6, 3)
+
+    monkeypatch.setattr(Expectation, "check", check)
+    expected = KeyboardInterrupt if failure == "interrupted" else VerificationError
+    with pytest.raises(expected, match="left as it was" if failure != "interrupted" else None):
+        cutting.cut(net, plan, example, optimizer, inplace=inplace)
+    assert same(before, memory_of(net, optimizer))
+    assert torch.equal(net(example), output)
+    net(example).square().sum().backward()
+    optimizer.step()
 
 
 def test_a_cut_reads_as_two_lines(net: nn.Sequential, example: Tensor) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import secateur as sec
 from secateur.errors import BudgetError, TrainingError
 from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively, work
+from secateur.training import fit as fitting
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Event, Progress
 from secateur.training.fit import Surroundings
@@ -248,3 +250,67 @@ def test_a_metric_chooses_the_epoch_and_sees_the_network_in_evaluation_mode(
     left = net.state_dict()
     assert all(torch.equal(left[name], tensor) for name, tensor in seen[2].items())
     assert not all(torch.equal(left[name], tensor) for name, tensor in seen[3].items())
+
+
+def test_an_optimizer_that_would_train_nothing_is_refused_before_the_first_cut(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.01)
+    before = sec.cost(net, example)
+    with pytest.raises(sec.UsageError, match="holds none of the parameters"):
+        prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+    assert sec.cost(net, example) == before
+
+
+class Counting(list[Batch]):
+    """Batches that count their passes, as a loader with shuffles of its own does."""
+
+    epoch = 0
+
+    def __init__(self, batches: list[Batch]) -> None:
+        super().__init__(batches)
+        self.begun: list[int] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.begun.append(self.epoch)
+        self.epoch += 1
+        return super().__iter__()
+
+
+def test_a_look_at_the_training_batches_does_not_set_their_passes_back(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    counting = Counting(batches)
+    settings = PruneSettings(
+        steps=3,
+        repair=True,
+        between=FitSettings(epochs=2),
+        after=FitSettings(epochs=2),
+        criterion="mutual-information",
+    )
+    trained: list[int] = []
+    original = fitting._Loop.train_epoch
+
+    def train_epoch(self: fitting._Loop, observer: object) -> tuple[float, float]:
+        trained.append(counting.epoch)
+        return original(self, observer)
+
+    with patch.object(fitting._Loop, "train_epoch", train_epoch):
+        prune_iteratively(net, example, sec.Budget(macs=0.5), counting, settings)
+    assert trained == list(range(6))
+    assert len(counting.begun) > len(trained)  # it was looked at for scores and repairs as well
+
+
+def test_an_optimizer_of_the_last_layer_alone_trains_it_and_nothing_else(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    optimizer = torch.optim.SGD(net[9].parameters(), lr=0.1, momentum=0.9)
+    whole = net[0].weight.detach().clone()
+    last = net[9].weight
+    result = prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+    kept = list(range(8))
+    for done in result.cuts:
+        kept = [kept[place] for place in done.plan.keep.get("0", range(len(kept)))]
+    assert torch.equal(net[0].weight, whole[kept])
+    assert net[9].weight is last
+    assert optimizer.state[last]["momentum_buffer"].shape == last.shape

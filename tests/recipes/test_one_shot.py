@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sec
 from secateur.errors import BudgetError, UsageError, VerificationError
-from secateur.recipes import cutting, prune
-from secateur.verify import Verification
+from secateur.recipes import prune
+from secateur.verify import Expectation, Verification
 
 Batch = tuple[Tensor, Tensor]
 
@@ -95,8 +95,20 @@ def test_what_is_wrong_is_said(net: nn.Module, example: Tensor) -> None:
 def test_a_cut_that_cannot_be_proved_is_not_made(
     net: nn.Module, example: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutting, "verify", lambda *_: Verification(0.5, 1e-4, 6, 3))
+    monkeypatch.setattr(Expectation, "check", lambda *_: Verification(0.5, 1e-4, 6, 3))
     before = sec.cost(net, example)
     with pytest.raises(VerificationError, match="left as it was"):
         prune(net, example, sec.Budget(macs=0.5), "magnitude", inplace=True)
+    assert sec.cost(net, example) == before
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_an_optimizer_that_would_train_nothing_is_refused(
+    net: nn.Sequential, example: Tensor, inplace: bool
+) -> None:
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    prune(net, example, sec.Budget(macs=0.5), "magnitude", optimizer=optimizer)
+    before = sec.cost(net, example)
+    with pytest.raises(UsageError, match="holds none of the parameters of Sequential"):
+        prune(net, example, sec.Budget(macs=0.5), "magnitude", optimizer=optimizer, inplace=inplace)
     assert sec.cost(net, example) == before

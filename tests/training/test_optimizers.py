@@ -3,8 +3,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from secateur.training.optimizers import make_optimizer, set_factor
-from secateur.training.settings import OptimizerSettings
+from secateur.training.fit import Surroundings, fit
+from secateur.training.optimizers import LearningRates, make_optimizer
+from secateur.training.settings import FitSettings, OptimizerSettings
 
 
 def network() -> nn.Sequential:
@@ -36,7 +37,50 @@ def test_each_parameter_is_optimised_once_and_frozen_ones_are_not() -> None:
 
 def test_factors_do_not_add_up() -> None:
     optimizer = make_optimizer(network(), OptimizerSettings(learning_rate=0.4))
-    assert set_factor(optimizer, 0.5) == 0.2
-    assert set_factor(optimizer, 0.5) == 0.2
-    assert set_factor(optimizer, 1.0) == 0.4
+    rates = LearningRates(optimizer)
+    assert rates.scale(0.5) == 0.2
+    assert rates.scale(0.5) == 0.2
+    rates.restore()
     assert {group["lr"] for group in optimizer.param_groups} == {0.4}
+    assert all("initial_lr" not in group for group in optimizer.param_groups)
+
+
+def test_a_learning_rate_set_between_two_phases_holds() -> None:
+    model, batches = nn.Linear(3, 2), [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fit(model, batches, FitSettings(epochs=1, schedule="constant"), optimizer=optimizer)
+    optimizer.param_groups[0]["lr"] = 0.01
+    heard: list[float] = []
+    around = Surroundings(listener=lambda _: heard.append(optimizer.param_groups[0]["lr"]))
+    fit(
+        model,
+        batches,
+        FitSettings(epochs=1, schedule="constant"),
+        optimizer=optimizer,
+        surroundings=around,
+    )
+    assert set(heard) == {0.01}
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_a_schedule_of_torch_goes_on_as_if_a_fit_had_not_been() -> None:
+    """Its base is kept in the group of the optimizer, under a key that a fit must leave alone."""
+    model, batches = nn.Linear(3, 2), [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    optimizer.step()
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    fit(model, batches, FitSettings(epochs=2), optimizer=optimizer)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["initial_lr"]) == (0.05, 0.1)
+
+
+def test_a_learning_rate_that_is_a_tensor_stays_that_tensor() -> None:
+    rate = torch.tensor(0.5)
+    optimizer = torch.optim.Adam(network().parameters(), lr=rate, foreach=False, capturable=False)
+    rates = LearningRates(optimizer)
+    assert rates.scale(0.5) == 0.25
+    assert optimizer.param_groups[0]["lr"] is rate
+    rates.restore()
+    assert rate == 0.5

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +16,11 @@ from secateur.errors import SurgeryError
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.graph.memory import clone, fresh
+from secateur.graph.rebinding import PLAIN, rebind
 
 _AT_ONCE = 1 << 20  # bytes that stay in the cache of a core
+
+_OPAQUE = (nn.Module, Tensor, type, FunctionType, ModuleType)
 
 Cuts = Mapping[tuple[str, int], IntArray]
 """Positions that stay, for every (tensor, dimension) that is cut."""
@@ -118,37 +124,156 @@ def positions_left(before: ChannelGraph, after: ChannelGraph) -> Cuts:
 
 
 def copy_with(
-    model: nn.Module, tensors: Mapping[str, Tensor], attributes: Iterable[AttributeValue]
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    attributes: Iterable[AttributeValue] = (),
+    *,
+    gradient_hooks: bool = False,
 ) -> nn.Module:
     """Copies a module with some tensors and integer attributes replaced; the rest is cloned.
+
+    Functions that the module holds (a ``forward`` of its own, hooks) and that refer to it are rebuilt so that
+    they refer to the copy. Tensors that it holds besides parameters and buffers and that were computed with
+    gradients are detached in the copy.
 
     Args:
         model: the module; not changed.
         tensors: new parameters and buffers by name. They are used as they are, not copied.
         attributes: integer attributes to set.
+        gradient_hooks: carry the gradient hooks of parameters over.
 
     Returns:
-        The copy. Parameters keep their ``requires_grad``.
+        The copy. Parameters keep their class, attributes and ``requires_grad``, buffers their attributes.
+        Parameters have no gradients.
 
     Raises:
-        SurgeryError: the module cannot be copied, or has no such attribute.
+        SurgeryError: the module or a gradient hook cannot be copied, or the module has no such attribute.
     """
-    memo: dict[int, object] = {}
-    for name, old in named_tensors(model).items():
+    originals = named_tensors(model)
+    memo: dict[int, Any] = {}
+    for name, old in originals.items():
         if name in tensors:
-            new = tensors[name]
-            memo[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-        elif type(old) is nn.Parameter and old.is_contiguous():
-            memo[id(old)] = nn.Parameter(clone(old), old.requires_grad)
+            memo[id(old)] = like(old, tensors[name])
+        elif isinstance(old, nn.Parameter) and type(old).__deepcopy__ is nn.Parameter.__deepcopy__:
+            data = clone(old) if old.is_contiguous() else old.detach().clone()
+            memo[id(old)] = like(old, data)
+    for _, _, computed in computed_attributes(model, in_objects=True):
+        memo.setdefault(id(computed), computed.detach().clone())
     try:
         result = copy.deepcopy(model, memo)
     except Exception as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied ({error}); cut it in place (inplace=True)"
         ) from error
+    pairs = {name: (old, memo[id(old)]) for name, old in originals.items() if id(old) in memo}
+    for old, new in pairs.values():
+        copy_attributes(old, new, memo)
+    if gradient_hooks:
+        for name, (old, new) in pairs.items():
+            _copy_gradient_hooks(name, old, new, memo)
+    rebind(memo)
     set_attributes(result, attributes)
     renew_flat_weights(result)
     return result
+
+
+def like(old: Tensor, data: Tensor) -> Tensor:
+    """A tensor of other numbers in the role of an old one: a parameter, of the same class, or a buffer."""
+    if not isinstance(old, nn.Parameter):
+        return data
+    if type(data) is Tensor and issubclass(type(old), nn.Parameter):
+        # A subclass may have a constructor with arguments of its own.
+        made: Tensor = Tensor._make_subclass(type(old), data, old.requires_grad)
+        return made
+    return nn.Parameter(data, old.requires_grad)
+
+
+def copy_attributes(old: Tensor, new: Tensor, memo: dict[int, Any] | None = None) -> None:
+    """Gives a tensor the attributes of another, as far as it has none of these names.
+
+    Args:
+        old: not changed.
+        new: changed in place.
+        memo: of a deep copy; values are then copied in the same way. What cannot be copied is shared.
+    """
+    slots = [name for cls in type(old).__mro__ for name in _slots(cls) if hasattr(old, name)]
+    values = {name: getattr(old, name) for name in slots if not hasattr(new, name)}
+    values |= {name: value for name, value in vars(old).items() if name not in vars(new)}
+    for name, value in values.items():
+        setattr(new, name, value if memo is None else _copied(value, memo))
+
+
+def _slots(cls: type) -> list[str]:
+    slots = vars(cls).get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [name for name in slots if not name.startswith("__")]
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # noqa: BLE001 - such as a process group, which cannot exist twice
+        return value
+
+
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def keep_gradient_hooks(tensor: Tensor) -> None:
+    """Registers the gradient hooks of a tensor anew, once its content has been exchanged."""
+    for kind in _HOOKS:
+        hooks = getattr(tensor, kind)
+        if hooks:
+            setattr(tensor, kind, hooks)
+
+
+def _copy_gradient_hooks(name: str, old: Tensor, new: Tensor, memo: dict[int, Any]) -> None:
+    for kind in _HOOKS:
+        hooks = getattr(old, kind)
+        if not hooks:
+            continue
+        try:
+            setattr(new, kind, copy.deepcopy(hooks, memo))
+        except Exception as error:
+            raise SurgeryError(
+                f"a gradient hook of '{name}' cannot be copied ({error}); remove it before the cut and "
+                "register it anew on the smaller network, or cut in place (inplace=True)"
+            ) from error
+
+
+def computed_attributes(
+    model: nn.Module, *, in_objects: bool
+) -> list[tuple[dict[Any, Any] | list[Any], Any, Tensor]]:
+    """Finds the tensors that modules hold and that were computed with gradients: deepcopy refuses them.
+
+    Such are the weights of ``torch.nn.utils.prune`` and ``torch.nn.utils.weight_norm``.
+
+    Args:
+        model: the network.
+        in_objects: look into objects of other classes that modules hold, as deepcopy does.
+
+    Returns:
+        What holds each of them, under which key or index, and the tensor. Those in sets are left out.
+    """
+    found: list[tuple[dict[Any, Any] | list[Any], Any, Tensor]] = []
+    seen: set[int] = set()
+    pending: list[Any] = [vars(module) for module in model.modules()]
+    while pending:
+        holder = pending.pop()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        if isinstance(holder, dict | list):
+            for key, item in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+                if isinstance(item, Tensor):
+                    if not item.is_leaf:
+                        found.append((holder, key, item))
+                elif type(item) not in PLAIN and not (isinstance(item, dict) and not item):
+                    pending.append(item)
+        elif isinstance(holder, tuple):
+            pending.extend(holder)
+        elif in_objects and not isinstance(holder, _OPAQUE) and hasattr(holder, "__dict__"):
+            pending.append(vars(holder))
+    return found
 
 
 def renew_flat_weights(model: nn.Module) -> None:
@@ -165,28 +290,54 @@ def forget_flat_weights(model: nn.Module) -> None:
             module._flat_weight_refs = []
 
 
-def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> list[AttributeValue]:
-    """Sets integer attributes of modules.
+def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Callable[[], None]:
+    """Sets integer attributes of modules: all of them, or none.
+
+    Args:
+        model: changed in place.
+        attributes: integers, and items of lists or tuples. A list is replaced, not changed.
 
     Returns:
-        The same attributes with the values that they had, to undo the change.
+        A function that puts the former values back, the same objects.
 
     Raises:
-        SurgeryError: a module has no such integer attribute.
+        SurgeryError: a module has no such integer attribute, or it cannot be set; nothing is changed.
     """
-    before = []
+    values: dict[tuple[str, str], Any] = {}
     for item in attributes:
-        module = model.get_submodule(item.module)
-        current = getattr(module, item.name, None)
-        if item.index is None:
-            if type(current) is not int:
-                raise SurgeryError(f"module '{item.module}' has no integer attribute '{item.name}'")
-            before.append(AttributeValue(item.module, item.name, None, current))
-            setattr(module, item.name, item.value)
-            continue
-        if not isinstance(current, tuple | list) or not 0 <= item.index < len(current):
-            raise SurgeryError(f"module '{item.module}' has no list attribute '{item.name}'")
-        before.append(AttributeValue(item.module, item.name, item.index, current[item.index]))
-        changed = [*current[: item.index], item.value, *current[item.index + 1 :]]
-        setattr(module, item.name, type(current)(changed))
-    return before
+        key = (item.module, item.name)
+        values[key] = _changed(item, values[key] if key in values else _current(model, item))
+    with ExitStack() as undo:
+        for (path, name), value in values.items():
+            module = model.get_submodule(path)
+            before, own = getattr(module, name), name in vars(module)
+            try:
+                setattr(module, name, value)
+            except Exception as error:
+                raise SurgeryError(
+                    f"attribute '{name}' of module '{path}' cannot be set ({error})"
+                ) from error
+            if own or name not in vars(module):
+                undo.callback(setattr, module, name, before)
+            else:  # it was an attribute of the class
+                undo.callback(delattr, module, name)
+        return undo.pop_all().close
+
+
+def _current(model: nn.Module, item: AttributeValue) -> Any:
+    try:
+        return getattr(model.get_submodule(item.module), item.name)
+    except AttributeError as error:
+        raise SurgeryError(f"module '{item.module}' has no attribute '{item.name}'") from error
+
+
+def _changed(item: AttributeValue, current: Any) -> Any:
+    """The new value of an attribute."""
+    if item.index is None:
+        if type(current) is not int:
+            raise SurgeryError(f"module '{item.module}' has no integer attribute '{item.name}'")
+        return item.value
+    if not isinstance(current, tuple | list) or not 0 <= item.index < len(current):
+        raise SurgeryError(f"module '{item.module}' has no list attribute '{item.name}'")
+    items = [*current[: item.index], item.value, *current[item.index + 1 :]]
+    return current._make(items) if hasattr(current, "_make") else type(current)(items)

@@ -1,4 +1,4 @@
-"""One cut: proved on a copy, then made."""
+"""One cut: made, checked against the masked original, and taken back if it is wrong."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-from secateur.errors import VerificationError
+from secateur.errors import SecateurError, VerificationError
 from secateur.graph import ExampleInputs
 from secateur.plan import PruningPlan
-from secateur.surgery import apply_plan
+from secateur.surgery import operate
 from secateur.training.events import Event
-from secateur.verify import Verification, verify
+from secateur.verify import Expectation, Verification
 
 
 @dataclass(frozen=True)
@@ -41,41 +41,52 @@ class Cut(Event):
         )
 
 
-def proved(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) -> tuple[nn.Module, Verification]:
-    """A smaller copy of the network, and the proof that it is the same function without the channels.
-
-    Args:
-        model: left as it is.
-        plan: what to remove.
-        inputs: what both networks are run on.
-
-    Raises:
-        VerificationError: the copy computes something else.
-    """
-    smaller = apply_plan(model, plan)
-    verification = verify(model, smaller, plan, inputs)
-    if not verification.ok:
-        raise VerificationError(f"{verification}; the network was left as it was")
-    return smaller, verification
-
-
 def cut(
-    model: nn.Module, plan: PruningPlan, inputs: ExampleInputs, optimizer: Optimizer | None = None
-) -> Verification:
-    """Removes channels from a network in place, once a copy without them has been proved right.
+    model: nn.Module,
+    plan: PruningPlan,
+    inputs: ExampleInputs,
+    optimizer: Optimizer | None = None,
+    *,
+    inplace: bool = True,
+) -> tuple[nn.Module, Verification]:
+    """Removes channels from a network and checks the result; a cut that is wrong is taken back.
+
+    What is checked is the network that is returned. In place, no copy is made.
 
     Args:
-        model: changed in place; parameters keep their identity.
+        model: the network; changed if ``inplace``, and then its parameters keep their identity.
         plan: what to remove.
-        inputs: what the proof runs on.
+        inputs: what the check runs on.
         optimizer: its state is cut alike.
+        inplace: cut the network itself, not a copy.
 
     Returns:
-        The proof.
+        The smaller network, and the proof that it is the same function without the channels.
 
     Raises:
-        VerificationError: the copy computes something else; the network is left as it was.
+        VerificationError: the smaller network fails, or computes something else. Network and optimizer are
+            as they were.
     """
-    _, verification = proved(model, plan, inputs)
-    apply_plan(model, plan, optimizer=optimizer, inplace=True)
+    expected = Expectation.of(model, plan, inputs)
+    operation = operate(model, plan, optimizer=optimizer, inplace=inplace)
+    try:
+        verification = _checked(expected, operation.model)
+    except BaseException:
+        operation.undo()
+        raise
+    return operation.model, verification
+
+
+def _checked(expected: Expectation, smaller: nn.Module) -> Verification:
+    try:
+        verification = expected.check(smaller)
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise VerificationError(
+            f"the smaller network does not run ({type(error).__name__}: {error}); "
+            "the network was left as it was"
+        ) from error
+    if not verification.ok:
+        raise VerificationError(f"{verification}; the network was left as it was")
     return verification

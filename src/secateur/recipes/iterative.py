@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,8 @@ from secateur.budget import Budget
 from secateur.criteria import resolve
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
+from secateur.graph.cutting import copy_with
+from secateur.optimizer_state import check_optimizer
 from secateur.recipes.cutting import Cut
 from secateur.recipes.measured import Measured
 from secateur.recipes.settings import RECIPES, PruneSettings
@@ -106,7 +107,8 @@ def prune_iteratively(
             ``validation``: for tasks other than classification.
         train: called with the network and the settings of the phase after each cut, instead of the
             training loop that comes with Secateur. Scores are then collected in a pass of their own.
-        optimizer: used throughout, its state cut alike; made from the settings if not given.
+        optimizer: over parameters of the network, or some of them. Used throughout, its state cut alike; made
+            from the settings if not given.
         ignore: modules whose channels all stay.
         only: groups or modules to cut, by name or pattern, if not all.
         check_inputs: what each cut is proved on; the example inputs if not given.
@@ -121,8 +123,8 @@ def prune_iteratively(
     Raises:
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; nothing was cut.
-        UsageError: ``measured`` belongs to another network, or mirror images are asked for of what is no
-            picture.
+        UsageError: ``measured`` belongs to another network, the optimizer holds no parameter of this one, or
+            mirror images are asked for of what is no picture.
         VerificationError: a cut could not be proved; the network is left as it was before that cut.
         TrainingError: the loss is not finite.
         StoppedError: the user asked to stop.
@@ -139,6 +141,7 @@ def prune_iteratively(
     """
     settings = settings or RECIPES["default"]
     around = surroundings or Surroundings()
+    check_optimizer(optimizer, model)
     device = around.machine.device
     model.to(device)
     example_inputs = owned(example_inputs, device)
@@ -195,4 +198,4 @@ def _teacher(
         return None
     if settings.mirror:
         need_pictures(example_inputs)
-    return Teacher(copy.deepcopy(model), settings.distill, settings.temperature, settings.mirror)
+    return Teacher(copy_with(model, {}), settings.distill, settings.temperature, settings.mirror)

@@ -16,11 +16,11 @@ from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture import beside, owned
+from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import proved
+from secateur.recipes.cutting import cut
 from secateur.recipes.ranking import CURVE_BATCHES, Allocate, measured_curves, scope_of
 from secateur.recipes.timing import InTime, Timing
-from secateur.surgery import apply_plan
 from secateur.training.events import Listener, silent
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
@@ -95,7 +95,8 @@ def prune(
         round_to: widths that stay are multiples of this; ``"auto"`` for widths that this device runs well.
         min_channels: least channels left in a group.
         timing: how latency is measured, if not in the ordinary way.
-        optimizer: its state is cut alike, so that training of the smaller network can go on with it.
+        optimizer: over parameters of ``model``, or some of them. Its state is cut alike, so that training of
+            the smaller network can go on with it.
         inplace: cut ``model`` itself, not a copy.
         listener: hears how far the measuring of latency is.
 
@@ -105,8 +106,10 @@ def prune(
     Raises:
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; the message says what can.
-        UsageError: ``allocate`` asks for batches that are not there.
-        VerificationError: the smaller network computes something else; ``model`` is left as it was.
+        UsageError: ``allocate`` asks for batches that are not there, or the optimizer holds no parameter of
+            ``model``.
+        VerificationError: the smaller network computes something else; ``model`` and the optimizer are left
+            as they were.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -114,6 +117,7 @@ def prune(
     >>> result.model[0].out_channels, result.verification.ok
     (4, True)
     """
+    check_optimizer(optimizer, model)
     example_inputs = owned(beside(model, example_inputs))
     graph = trace(model, example_inputs, ignore=ignore)
     if allocate == "curves" and (batches is None or iter(batches) is batches):
@@ -143,9 +147,7 @@ def prune(
 
     in_time = pace.plan(budget, plan_for, model) if pace and budget.latency is not None else None
     plan = in_time.plan if in_time else plan_for(budget)
-    smaller, verification = proved(model, plan, example_inputs)
-    if inplace or optimizer is not None:
-        smaller = apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
+    smaller, verification = cut(model, plan, example_inputs, optimizer, inplace=inplace)
     return PruneResult(
         smaller, plan, verification, plan.cost_before, plan.cost_after, scores, curves, in_time
     )

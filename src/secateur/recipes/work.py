@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from secateur.budget import Budget, Milliseconds
 from secateur.criteria import Needs, Scores, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, ExampleInputs
+from secateur.graph.cutting import copy_with
 from secateur.plan import PruningPlan
 from secateur.ranks import Share, shares
 from secateur.recipes.cutting import Cut, cut
@@ -36,7 +37,7 @@ from secateur.training.journal import Entry
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.settings import FitSettings
 from secateur.training.snapshot import restore, snapshot
-from secateur.training.state import Fit, passes, set_passes
+from secateur.training.state import Fit, at_pass, passes, set_passes
 
 _SECONDS_BETWEEN_WRITES = 30.0
 
@@ -107,7 +108,7 @@ class Work:
     def __post_init__(self) -> None:
         # A share of the time is a share of the whole network's, which has to run beside the smaller one.
         limits_time = self.budget is not None and self.budget.latency is not None
-        self.whole = copy.deepcopy(self.model) if limits_time else None
+        self.whole = copy_with(self.model, {}) if limits_time else None
 
     def take_up(self) -> None:
         """Goes on where an earlier call was when it was killed, if there was one."""
@@ -209,15 +210,19 @@ class Work:
 
     def some_batches(self, count: int) -> Iterator[Any]:
         """The first batches of a pass, to repair with or to measure widths on."""
+        with self.look():
+            yield from islice(iter(self.calibration), count)
+
+    def look(self) -> AbstractContextManager[None]:
+        """Lets a block read the calibration examples without an effect on the passes of the training."""
         # Which pass it is depends on the cut alone, and not on what was read before a kill.
-        set_passes(self.calibration, len(self.cuts))
-        return islice(iter(self.calibration), count)
+        return at_pass(self.calibration, len(self.cuts))
 
     def make_cut(self, plan: PruningPlan) -> None:
         """One cut: of the network, its optimizer and its graph."""
         drop_wrappers(self.around.machine.ranks)
-        before = copy.deepcopy(self.model) if self.settings.repair else None
-        verification = cut(self.model, plan, self.check_inputs, self.optimizer)
+        before = copy_with(self.model, {}) if self.settings.repair else None
+        _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
             reconstruct(before, self.model, plan, self.some_batches(self.settings.repair_batches))
         self.graph = self.graph.after(plan)
@@ -237,10 +242,10 @@ class Work:
         loss_fn = with_auxiliaries(self.loss_fn or cross_entropy)
         if criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, criterion)
-        set_passes(self.calibration, len(self.cuts))
         batches = _Looked(self.calibration, self.settings.scoring_batches, self.around)
         together = self.around.machine.ranks.together
-        return score(self.model, self.graph, criterion, batches, loss_fn, across_ranks=together)
+        with self.look():
+            return score(self.model, self.graph, criterion, batches, loss_fn, across_ranks=together)
 
     def tune(self) -> None:
         """Fine-tunes after a cut that is not the last, and collects scores on the way."""

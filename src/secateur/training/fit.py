@@ -30,7 +30,7 @@ from secateur.training.interrupt import Interruption, StoppedError
 from secateur.training.joint import agree_on_buffers, mean_loss
 from secateur.training.journal import Entry, Journal
 from secateur.training.losses import LossFunction, with_auxiliaries
-from secateur.training.optimizers import make_optimizer, set_factor
+from secateur.training.optimizers import LearningRates, make_optimizer
 from secateur.training.schedules import factor
 from secateur.training.settings import FitSettings
 from secateur.training.snapshot import restore, snapshot, under
@@ -141,7 +141,7 @@ def fit(
             around.journal.flush()
             raise
         finally:
-            set_factor(loop.optimizer, 1.0)  # the next phase begins at the base rate
+            loop.rates.restore()  # the next phase begins at the base rate
     if loop.state.best_weights is not None:
         model.load_state_dict(loop.state.best_weights)
     return loop.state
@@ -172,6 +172,7 @@ class _Loop:
     def __post_init__(self) -> None:
         fabric = self.around.machine.fabric
         self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
+        self.rates = LearningRates(self.optimizer)
         self.channels_last = self.around.machine.lays_channels_last(self.model)
         per_epoch = len(self.batches) if isinstance(self.batches, Sized) else sum(1 for _ in self.batches)
         if per_epoch == 0:
@@ -238,9 +239,8 @@ class _Loop:
         machine = self.around.machine
         with joint_batch_norm(self.model, machine.portion, machine.ranks):
             for share in self.next_shares():
-                rate = set_factor(
-                    self.optimizer,
-                    factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup),
+                rate = self.rates.scale(
+                    factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup)
                 )
                 with _seen_by(observer, share):
                     loss = self.train_step(share)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from secateur.training.settings import OptimizerSettings
@@ -36,19 +39,48 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
     return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
-def set_factor(optimizer: Optimizer, factor: float) -> float:
-    """Sets every learning rate to its base times ``factor``.
+class LearningRates:
+    """The learning rates of an optimizer, to be multiplied by a schedule's factors for some time.
 
-    The base of a parameter group is its learning rate when first seen here.
+    Those that hold when this is made are the base. Nothing else is left in the optimizer.
 
     Args:
-        optimizer: changed in place.
-        factor: from a schedule.
+        optimizer: changed by :meth:`scale`, until :meth:`restore`.
 
-    Returns:
-        The largest learning rate that now holds.
+    Example:
+        >>> optimizer = SGD(nn.Linear(3, 2).parameters(), lr=0.4)
+        >>> rates = LearningRates(optimizer)
+        >>> rates.scale(0.5), rates.scale(0.25)
+        (0.2, 0.1)
+        >>> rates.restore()
+        >>> optimizer.param_groups[0]["lr"]
+        0.4
     """
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-        group["lr"] = group["initial_lr"] * factor
-    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._groups = list(optimizer.param_groups)
+        self._base = [_number(group["lr"]) for group in self._groups]
+
+    def scale(self, factor: float) -> float:
+        """Sets every learning rate to its base times a factor.
+
+        Returns:
+            The largest learning rate that now holds.
+        """
+        self._set([base * factor for base in self._base])
+        return max(float(group["lr"]) for group in self._groups)
+
+    def restore(self) -> None:
+        """Sets every learning rate to its base."""
+        self._set(self._base)
+
+    def _set(self, rates: Sequence[float]) -> None:
+        for group, rate in zip(self._groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # a captured step reads this very tensor
+            else:
+                group["lr"] = rate
+
+
+def _number(rate: Any) -> float:
+    return float(rate) if isinstance(rate, Tensor) else rate

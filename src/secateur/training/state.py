@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,14 +63,37 @@ def recalled(entry: Entry) -> Fit:
 
 
 def passes(batches: Batches) -> int | None:
-    """How often batches have been gone through, where they count that."""
-    return getattr(batches, "epoch", None)
+    """How often batches have been gone through, where they count that in ``epoch``."""
+    count = getattr(batches, "epoch", None)
+    return count if type(count) is int else None
 
 
 def set_passes(batches: Batches, number: int | None) -> None:
     """Lets batches begin with a certain pass, where they count them."""
-    if number is not None and hasattr(batches, "epoch"):
-        batches.epoch = number
+    if number is not None and passes(batches) is not None:
+        with suppress(AttributeError):  # a number that can only be read
+            batches.epoch = number  # type: ignore[attr-defined]
+
+
+@contextmanager
+def at_pass(batches: Batches, number: int) -> Iterator[None]:
+    """Lets batches begin with a certain pass in a block, and go on after it as if it had not been.
+
+    >>> class Counting(list):
+    ...     epoch = 7
+    >>> batches = Counting()
+    >>> with at_pass(batches, 2):
+    ...     print(batches.epoch)
+    2
+    >>> batches.epoch
+    7
+    """
+    before = passes(batches)
+    set_passes(batches, number)
+    try:
+        yield
+    finally:
+        set_passes(batches, before)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,249 @@
+"""Optimizer state: cut as the parameters that it belongs to."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from secateur.errors import UsageError
+from secateur.graph.cutting import cut_tensor
+from secateur.graph.groups import IntArray
+
+Kept = Mapping[int, IntArray]
+"""Positions of a tensor that stay, by dimension."""
+
+_Path = tuple[Any, ...]
+_Layout = tuple[int | None, ...]
+"""For each dimension of a state tensor that of its parameter, or None where it is reduced to 1."""
+
+_NAMED = 5  # parameters that a warning lists
+
+
+def check_optimizer(optimizer: Optimizer | None, model: nn.Module) -> None:
+    """Refuses an optimizer that holds none of the parameters of a network: it would train nothing.
+
+    Args:
+        optimizer: may hold only some of the parameters, or be missing.
+        model: the network.
+
+    Raises:
+        UsageError: it holds none of them.
+
+    Example:
+        >>> from torch.optim import SGD
+        >>> check_optimizer(SGD(nn.Linear(2, 2).parameters(), 0.1), nn.Linear(2, 2))
+        Traceback (most recent call last):
+        secateur.errors.UsageError: optimizer: SGD holds none of the parameters of Linear...
+    """
+    if optimizer is None:
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in model.parameters()):
+        raise UsageError(
+            f"optimizer: {type(optimizer).__name__} holds none of the parameters of {type(model).__name__}. "
+            "It belongs to another network, or an earlier cut has moved it to a smaller copy: go on with "
+            "that copy, or make a new optimizer over model.parameters()"
+        )
+
+
+@dataclass(frozen=True)
+class CutState:
+    """The state of an optimizer after a cut, before it is put in place.
+
+    Attributes:
+        entries: new state by parameter; None where it has to start anew. Others keep theirs.
+        reset: names of the parameters whose state starts anew, with the key that could not be cut.
+    """
+
+    entries: dict[Tensor, Any]
+    reset: dict[str, str]
+
+    def warn(self) -> None:
+        """Warns about state that starts anew."""
+        if not self.reset:
+            return
+        named = [f"'{name}' (key '{key}')" for name, key in self.reset.items()]
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        warnings.warn(
+            f"the optimizer's state of {', '.join(named[:_NAMED])}{more} starts anew: how to cut it does not "
+            "follow from its shape",
+            stacklevel=4,
+        )
+
+    def install(self, optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> Callable[[], None]:
+        """Gives an optimizer this state, and other parameters.
+
+        Args:
+            optimizer: changed in place.
+            moved: new parameters for old ones.
+
+        Returns:
+            A function that puts back what was there before, the same objects.
+        """
+        state: dict[Any, Any] = optimizer.state
+        items = list(state.items())
+        groups = [(group["params"], list(group["params"])) for group in optimizer.param_groups]
+        # LBFGS remembers the number of values that it steps over.
+        counted = vars(optimizer).get("_numel_cache")
+
+        def undo() -> None:
+            state.clear()
+            state.update(items)
+            for held, before in groups:
+                held[:] = before
+            if counted is not None:
+                vars(optimizer)["_numel_cache"] = counted
+
+        state.clear()
+        for key, entry in items:
+            entry = self.entries.get(key, entry) if isinstance(key, Tensor) else entry
+            if entry is not None:
+                state[moved.get(key, key) if isinstance(key, Tensor) else key] = entry
+        for held, before in groups:
+            held[:] = [moved.get(parameter, parameter) for parameter in before]
+        if counted is not None:
+            vars(optimizer)["_numel_cache"] = None
+        return undo
+
+
+def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> CutState:
+    """Cuts the state of an optimizer like the parameters that it belongs to.
+
+    A tensor follows its parameter if its shape says how: it is that of the parameter, or that with some
+    dimensions reduced to 1 or left out (the row and column statistics of Adafactor). State of a cut parameter
+    in which any tensor does not follow starts anew, all of it. Scalars stay.
+
+    Args:
+        optimizer: not changed.
+        parameters: parameters of the network by name, before the cut.
+        kept: what stays of those that are cut.
+
+    Returns:
+        The new state.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    everything: dict[Any, Any] = optimizer.state
+    state = {key: entry for key, entry in everything.items() if isinstance(key, Tensor)}
+    layouts = _common_layouts(state)
+    together = _sizes_together(optimizer, names, kept)
+    cut = CutState({}, {})
+    for parameter, entry in state.items():
+        name = names.get(id(parameter), "a parameter of another network")
+        dims = kept.get(name, {})
+        cuts: dict[int, Kept] = {}
+        for path, value in _tensors(entry):
+            known = layouts[path, parameter.dim()]
+            found = _cut_of(_layouts(value, parameter) & known, dims) if dims else {}
+            if found is None or (not known and together.get(id(parameter)) in value.shape):
+                cut.entries[parameter] = None
+                cut.reset.setdefault(name, ".".join(map(str, path)))
+                break
+            cuts[id(value)] = found
+        else:
+            if any(cuts.values()):
+                cut.entries[parameter] = _cut_entry(entry, cuts)
+    return cut
+
+
+def _common_layouts(state: Mapping[Tensor, Any]) -> dict[tuple[_Path, int], set[_Layout]]:
+    """By the place in the state and the number of dimensions, the layouts that fit every parameter.
+
+    None fits a square factor of a matrix, though its shape is that of square parameters by chance. A row
+    statistic of a square parameter may belong to either dimension, that of another parameter tells to which.
+    """
+    common: dict[tuple[_Path, int], set[_Layout]] = {}
+    foreign = set()
+    for parameter, entry in state.items():
+        for path, value in _tensors(entry):
+            found = _layouts(value, parameter)
+            key = (path, parameter.dim())
+            common[key] = common.get(key, found) & found
+            if not found:
+                foreign.add(path)
+    return {key: set() if key[0] in foreign else found for key, found in common.items()}
+
+
+def _sizes_together(
+    optimizer: Optimizer, names: Mapping[int, str], kept: Mapping[str, Kept]
+) -> dict[int, int]:
+    """By the id of a parameter, the number of values of all parameters of its group, where one is cut.
+
+    LBFGS keeps vectors over all of them, in the state of the first.
+    """
+    sizes: dict[int, int] = {}
+    for group in optimizer.param_groups:
+        if any(names.get(id(parameter)) in kept for parameter in group["params"]):
+            total = sum(parameter.numel() for parameter in group["params"])
+            sizes |= {id(parameter): total for parameter in group["params"]}
+    return sizes
+
+
+def _tensors(entry: Any, path: _Path = ()) -> Iterator[tuple[_Path, Tensor]]:
+    """The tensors in the state of a parameter, of more than one value, by their place in it."""
+    if isinstance(entry, Tensor):
+        if entry.numel() > 1:
+            yield path, entry
+    elif isinstance(entry, dict):
+        for key, value in entry.items():
+            yield from _tensors(value, (*path, key))
+    elif isinstance(entry, list | tuple | deque):
+        for index, value in enumerate(entry):
+            yield from _tensors(value, (*path, index))
+
+
+def _cut_entry(entry: Any, cuts: Mapping[int, Kept]) -> Any:
+    """The state of a parameter with its tensors cut; ``cuts`` are given by their ids."""
+    if isinstance(entry, Tensor):
+        cut = cuts.get(id(entry))
+        return cut_tensor(entry, cut) if cut else entry
+    if isinstance(entry, tuple):
+        items = [_cut_entry(value, cuts) for value in entry]
+        return entry._make(items) if hasattr(entry, "_make") else type(entry)(items)
+    if isinstance(entry, dict | list | deque):
+        new = copy.copy(entry)
+        for key, value in entry.items() if isinstance(entry, dict) else enumerate(entry):
+            new[key] = _cut_entry(value, cuts)
+        return new
+    return entry
+
+
+def _layouts(value: Tensor, parameter: Tensor) -> set[_Layout]:
+    """The ways in which a tensor may belong to a parameter; none if it does not.
+
+    >>> import torch
+    >>> _layouts(torch.zeros(8, 1), torch.zeros(8, 4)), sorted(_layouts(torch.zeros(4), torch.zeros(4, 4)))
+    ({(0, None)}, [(0,), (1,)])
+    """
+    if type(value) not in (Tensor, nn.Parameter):
+        return set()  # a tensor of another kind, such as a quantised one
+    found: set[_Layout] = set()
+    for dims in combinations(range(parameter.dim()), value.dim()):
+        choices = [
+            [dim] * (size == parameter.shape[dim]) + [None] * (size == 1)
+            for dim, size in zip(dims, value.shape, strict=True)
+        ]
+        found |= set(product(*choices))
+    return found
+
+
+def _cut_of(layouts: Iterable[_Layout], kept: Kept) -> Kept | None:
+    """What stays of a tensor, by dimension; ``None`` if its layouts do not agree, or there is none."""
+    cuts = [
+        {place: kept[dim] for place, dim in enumerate(layout) if dim is not None and dim in kept}
+        for layout in layouts
+    ]
+    first = cuts[0] if cuts else None
+    return first if first is not None and all(_same(first, other) for other in cuts) else None
+
+
+def _same(one: Kept, other: Kept) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[dim], other[dim]) for dim in one)
