@@ -29,6 +29,7 @@ from secateur.graph.cutting import (
     set_attributes,
 )
 from secateur.graph.groups import IntArray
+from secateur.graph.rescale import rescaled
 from secateur.optimizer_state import CutState, check_optimizer, cut_state
 
 if TYPE_CHECKING:
@@ -132,14 +133,15 @@ def operate(
     kept = by_tensor(plan.kept_slots)
     state = CutState({}, {}) if optimizer is None else cut_state(optimizer, tensors, kept)
     state.warn()
+    lengths = rescaled(plan.graph.wiring.rescales, tensors, kept)
     with ExitStack() as undo:
         small = model
         moved: dict[Tensor, Tensor] = {}
         if inplace:
-            _cut_in_place(model, plan, kept, undo)
+            _cut_in_place(model, plan, kept, lengths, undo)
         else:
             cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()}
-            small = copy_with(model, cut, plan.edits, gradient_hooks=True)
+            small = copy_with(model, cut | lengths, plan.edits, gradient_hooks=True)
             new = dict(small.named_parameters())
             moved = {old: new[name] for name, old in model.named_parameters()}
         if optimizer is not None:
@@ -166,6 +168,7 @@ def _cut_in_place(
     model: nn.Module,
     plan: PruningPlan,
     kept: Mapping[str, Mapping[int, IntArray]],
+    lengths: Mapping[str, Tensor],
     undo: ExitStack,
 ) -> None:
     """Exchanges every cut tensor, and notes how to take that back."""
@@ -174,9 +177,9 @@ def _cut_in_place(
     forget_flat_weights(model)
     _detach_computed(model, undo)
     tensors = named_tensors(model)
-    for name, dims in kept.items():
+    for name in {**kept, **lengths}:
         old = tensors[name]
-        new = like(old, cut_tensor(old, dims))
+        new = like(old, lengths[name] if name in lengths else cut_tensor(old, kept[name]))
         if isinstance(old, nn.Parameter):
             _swap_parameter(name, old, new, undo)
         else:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from secateur.errors import VerificationError
 from secateur.graph.capture import ExampleInputs, beside, call_arguments
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
+from secateur.graph.compare import TOLERANCE, Outputs, constant_parts, same_parts
 from secateur.graph.cutting import named_tensors
 from secateur.graph.draws import jittered, random_inputs
 from secateur.graph.execution import Judgement, judge, moved, run_network, run_reference
@@ -263,6 +263,8 @@ class Expectation:
             mine = [case for case in compared if case.forward.program.training is training]
             if mine:
                 same = constant_parts([case.expected for case in mine])
+                if len(mine) == 1 and training:  # one run tells nothing by itself
+                    same = [path for path in same_parts(compared[0].expected, mine[0].expected) if path in constant]
                 constant = set(same) if not training else constant & set(same)
                 unseen = {*same, *(path for mode, path in noisy if mode is training)}
                 counted += sum(_varying(case.expected, unseen) for case in mine)

@@ -280,6 +280,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
                 "there yet; call the network once on the example inputs, then trace it"
             )
     lay_regions_open(exported.graph_module)
+    exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)
     signature = exported.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -168,6 +168,12 @@ def constant_parts(draws: Sequence[Outputs]) -> list[str]:
     return found
 
 
+def same_parts(one: Outputs, other: Outputs) -> list[str]:
+    """Find the output tensors that two runs have in common, with the same values."""
+    pairs = zip(one.paths, one.leaves, other.leaves, strict=True) if one.paths == other.paths else ()
+    return [f"output{path}" for path, left, right in pairs if _fits(left, right) and _close(left, right)]
+
+
 def _close(one: Tensor, other: Tensor) -> bool:
     if not one.is_floating_point() and not one.is_complex():
         return torch.equal(one, other)

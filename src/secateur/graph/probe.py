@@ -6,19 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture import ExampleInputs, Origin
 from secateur.graph.execution import reference_mode
-from secateur.graph.masked import MaskedInterpreter, flat_arguments
+from secateur.graph.masked import MaskedInterpreter, Removed, flat_arguments
 from secateur.graph.wiring import Pass
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 _CALM = (0.2, 5.0)
 """Standard deviations of a layer's outputs that are left as they are."""
+
+_OPEN = 1.5
+"""Mean of a layer's outputs, in standard deviations: a rectifier behind it is open for most of them."""
 
 
 def scrambled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,27 +53,29 @@ def _constant(data: Tensor) -> bool:
 
 
 def lively(
-    forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, slots: int
+    forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, removed: Removed
 ) -> dict[str, Tensor]:
     """Scale layers so that what the inputs say reaches the outputs.
 
     In a deep network that was never trained, or is badly scaled, the outputs hardly depend on the inputs, and
     an error in an early layer changes nothing. So statistics of batch normalisation become those of these
     inputs, and layers whose outputs are tiny or huge are scaled to a standard deviation of one, one after the
-    other (as in Mishkin and Matas 2015, arXiv 1511.06422). The structure of the network is not touched.
+    other (as in Mishkin and Matas 2015, arXiv 1511.06422). Biases are moved so that rectifiers open: where one
+    channel is left of each layer, a single closed one would hide everything before it. The structure of the
+    network is not touched.
 
     Args:
         forward: the evaluation-mode pass.
         tensors: parameters and buffers by name; not changed.
         inputs: what to run it with.
-        slots: number of slots of the graph.
+        removed: per slot, whether its channel is masked.
 
     Returns:
         The same names, with new tensors where something was scaled.
     """
     changed = dict(tensors)
     with reference_mode(forward, native=True), torch.no_grad():
-        runner = _Scaling(forward, np.zeros(slots, dtype=np.bool_), changed)
+        runner = _Scaling(forward, removed, changed)
         runner.run(*flat_arguments(forward.program, tensors, inputs), enable_io_processing=False)
     return changed
 
@@ -79,7 +83,7 @@ def lively(
 class _Scaling(MaskedInterpreter):
     """Run a program and scale each layer before its result is used."""
 
-    def __init__(self, forward: Pass, removed: Any, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, forward: Pass, removed: Removed, tensors: dict[str, Tensor]) -> None:
         super().__init__(forward, removed)
         self._tensors = tensors
         self._names = {
@@ -101,17 +105,24 @@ class _Scaling(MaskedInterpreter):
         return result
 
     def _scale(self, node: Node, result: Tensor) -> bool:
-        """Scale weight and bias of a layer, each tensor once."""
-        held = [item for item in node.args[1:3] if isinstance(item, Node) and item in self._names]
-        names = [self._names[item] for item in held]
-        spread = float(result.double().std()) if result.numel() > 1 else 1.0
-        if len(held) != sum(isinstance(item, Node) for item in node.args[1:3]) or self._done & set(names):
+        """Scale weight and bias of a layer and move the bias, each tensor once."""
+        held = [item for item in node.args[1:3] if isinstance(item, Node)]
+        names = [self._names.get(item, "") for item in held]
+        spread = float(result.double().std()) if result.numel() > 1 else 0.0
+        if not all(names) or self._done & set(names) or not 0 < spread < math.inf:
             return False
-        if not math.isfinite(spread) or spread == 0 or _CALM[0] <= spread <= _CALM[1]:
-            return False
-        for item, name in zip(held, names, strict=True):
-            self._done.add(name)
-            self._put(item, name, (self._tensors[name].double() / spread).to(self._tensors[name].dtype))
+        self._done.update(names)
+        scale = 1.0 if _CALM[0] <= spread <= _CALM[1] else 1 / spread
+        weight = self._tensors[names[0]]
+        self._put(held[0], names[0], (weight.double() * scale).to(weight.dtype))
+        if len(held) > 1:
+            bias = self._tensors[names[1]].double()
+            dim = result.dim() - 1 if str(node.target).startswith("aten.linear") else result.dim() + 1 - weight.dim()
+            rest = [other for other in range(result.dim()) if other != dim]
+            mean = result.double().mean(rest) if rest else result.double()
+            # What a channel has by itself stays in part, so that no two channels become alike.
+            moved = bias * scale + _OPEN * spread * scale - 0.9 * mean * scale
+            self._put(held[1], names[1], moved.to(self._tensors[names[1]].dtype))
         return True
 
     def _normalise(self, node: Node) -> None:

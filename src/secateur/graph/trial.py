@@ -21,6 +21,7 @@ from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors, positio
 from secateur.graph.draws import jittered, random_inputs
 from secateur.graph.execution import judge, moved, run_network, run_reference, uncompiled
 from secateur.graph.groups import Group
+from secateur.graph.masked import Removed
 from secateur.graph.probe import lively, scrambled
 from secateur.graph.rescale import rescaled
 from secateur.graph.substitute import substituted
@@ -103,19 +104,25 @@ class _Trials:
         self._inputs = inputs
         self._tensors = scrambled(named_tensors(model))
         self._draws = self._drawn()
-        with contextlib.suppress(Exception):  # operators may refuse values in any way
-            self._tensors = lively(
-                graph.wiring.evaluation, self._tensors, doubled(self._draws[1]), graph.removed.size
-            )
+        self._scrambled = self._tensors
+        self._tensors = self._prepared(graph.removed)
         self._native = self._needs_native()
         self._left = MOST_TRIALS
         self._modes_differ = not graph.wiring.training.program.derived
         self.least: dict[str, int] = {}
+        self._spare = 0
 
-    def fewest(self, _: np.random.Generator, group: Group) -> list[int]:
+    def fewest(self, generator: np.random.Generator, group: Group) -> list[int]:
         """Keep as few channels as the group may have."""
-        start = group.channels // 2
-        return list(range(start, start + min(self.least.get(group.name, 1), group.channels - start)))
+        count = min(self.least.get(group.name, 1) + self._spare, group.channels)
+        return sorted(generator.permutation(group.channels)[:count].tolist())
+
+    def _prepared(self, removed: Removed) -> dict[str, Tensor]:
+        """Weights with which what the inputs say reaches the outputs of the masked original."""
+        try:
+            return lively(self._graph.wiring.evaluation, self._scrambled, self._draws[1], removed)
+        except Exception:  # noqa: BLE001 - operators may refuse values in any way
+            return self._scrambled
 
     def run(self, groups: Sequence[Group], share: Share) -> str | None:
         """Cut some groups and compare the outputs with the masked original.
@@ -127,14 +134,30 @@ class _Trials:
         for seed in range(1, 3):
             if problem != _UNSEEN:
                 break
+            if share == self.fewest:
+                # A normalisation over a single channel leaves nothing of it; two tell something.
+                self._spare = 1
+                problem = self._attempt(groups, share, 0)
+                self._spare = 0
+                break
             # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
             problem = self._attempt(groups, share, seed)
-        return problem
+        # So few channels may tell nothing even so; then half of them have.
+        return None if problem == _UNSEEN and share == self.fewest else problem
 
     def _attempt(self, groups: Sequence[Group], share: Share, seed: int) -> str | None:
         generator = np.random.default_rng(seed)
         plan = Keep({group.name: share(generator, group) for group in groups})
         after = self._graph.after(plan)
+        whole = self._tensors
+        if share == self.fewest:
+            self._tensors = self._prepared(after.removed)
+        try:
+            return self._cut(plan, after, share)
+        finally:
+            self._tensors = whole
+
+    def _cut(self, plan: Keep, after: ChannelGraph, share: Share) -> str | None:
         kept = by_tensor(positions_left(self._graph, after))
         tensors = {
             name: cut_tensor(tensor, kept[name]) if name in kept else tensor
@@ -171,8 +194,8 @@ class _Trials:
             return run_reference(forward, after.removed, *changed, native=self._native)
 
         others, unseen = [], None
-        if number == 0:
-            others, unseen = self._others(forward, after, expected)
+        if number < 2:
+            others, unseen = self._others(forward, after, expected, number)
         found_to_be = judge(expected, found, noise, TOLERANCE, others)
         if found_to_be.problem is not None:
             return f"the outputs differ from the masked original: {found_to_be.problem}"
@@ -186,10 +209,10 @@ class _Trials:
         return unseen
 
     def _others(
-        self, forward: Pass, after: ChannelGraph, expected: Outputs
+        self, forward: Pass, after: ChannelGraph, expected: Outputs, number: int
     ) -> tuple[list[Outputs], str | None]:
         """What the masked original returns for other inputs, and whether it depends on them at all."""
-        other = self._draws[1]
+        other = self._draws[1 - number]
         # A coarse run tells how far the outputs move, unless they hardly do.
         again = run_reference(forward, after.removed, self._tensors, other, native=True)
         if not _far(expected, again):
