@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -289,3 +290,98 @@ class Site:
             if isinstance(found, Value):
                 return found
         return Value.plain(())
+
+    # -- operators with several results, constants made by code, weights made of weights ------
+
+    def statistic_along(self, name: str, dims: Collection[int]) -> None:
+        """Notes that all results depend on all channels in some dimensions of one argument at once.
+
+        Other dimensions are computed index by index, so nothing is laid back, however many results there are.
+
+        Args:
+            name: the argument, a tensor.
+            dims: the dimensions that are reduced, counted from the front.
+        """
+        value = self.value(name)
+        labels = tuple(own if dim in dims else None for dim, own in enumerate(value.labels))
+        if any(own is not None for own in labels):
+            argument = (self._names.index(name), Value(value.shape, labels))
+            self._notes.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
+
+    def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
+        """Gives the channels of another argument to one that the code fills with a constant; a trial proves it.
+
+        Args:
+            name: the argument that may be a constant.
+            dim: its dimension, which may be counted from the end.
+            labels: the channels that it meets there.
+            place: which tensor, where the argument is a list of them.
+
+        Returns:
+            The labels of the dimension, ``None`` if it has none and cannot take these.
+        """
+        node = self._arguments[name] if place is None else self._arguments[name][place]
+        value = self._value(node)
+        own = value.labels[dim]
+        fits = labels is not None and value.shape[dim] == len(labels) > 1
+        made = self._made_of_constants(node, dim % len(value.shape)) if own is None and fits else []
+        if not made or not self.propose():
+            return own
+        for maker in made:
+            self._env[maker] = self._value(maker).replaced(dim % len(value.shape), labels)
+        return labels
+
+    def owner(self) -> nn.Module | None:
+        """The module that runs the operator."""
+        return self._modules.get(self.module)
+
+    def is_boolean(self, name: str, place: int | None = None) -> bool:
+        """Whether an argument, or one of a list of them, is a tensor of truth values."""
+        node = self._arguments[name] if place is None else self._arguments[name][place]
+        value = node.meta.get("val") if isinstance(node, Node) else None
+        return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
+
+    def is_fixed(self, *names: str) -> bool:
+        """Whether arguments are computed from parameters and buffers alone."""
+        left = [self._arguments[name] for name in names]
+        seen: set[Node] = set()
+        while left:
+            node = left.pop()
+            if not isinstance(node, Node) or node in seen:
+                continue
+            seen.add(node)
+            value = self._value(node)
+            if node.op == "placeholder" and value.shape and all(own is None for own in value.labels):
+                return False
+            left.extend(node.all_input_nodes)
+        return True
+
+    def _made_of_constants(self, node: Any, dim: int) -> list[Node]:
+        """The operators that made a constant and handed it on unchanged, empty if it is no constant."""
+        chain: list[Node] = []
+        while isinstance(node, Node) and node.op == "call_function":
+            chain.append(node)
+            name = str(node.target).removeprefix("aten.").partition(".")[0]
+            if name in _FILLED:
+                return chain
+            source = node.all_input_nodes[0] if node.all_input_nodes else None
+            if source is None or not self._is_value(source):
+                return []
+            if name in _REPEATED:
+                before = self._value(source).shape
+                place = dim - len(self._value(chain[0]).shape) + len(before)
+                return chain if place < 0 or before[place] == 1 else []
+            if name not in _HANDED_ON:
+                return []
+            node = source
+        return []
+
+
+_FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty"}
+"""Operators that fill a tensor of a given size with one number."""
+
+_REPEATED = {"expand", "repeat", "broadcast_to", "tile"}
+"""Operators that repeat what is in a dimension of size one."""
+
+_HANDED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "alias", "zero_", "fill_"}
+"""Operators that keep the shape of a constant."""

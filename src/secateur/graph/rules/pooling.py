@@ -11,6 +11,7 @@ from secateur.graph.site import Site
 _POOLS = """
     max_pool{n}d avg_pool{n}d adaptive_avg_pool{n}d adaptive_max_pool{n}d max_pool{n}d_with_indices
     lp_pool{n}d upsample_nearest{n}d _upsample_nearest_exact{n}d reflection_pad{n}d replication_pad{n}d
+    fractional_max_pool{n}d
 """
 _RESAMPLINGS = {
     1: "upsample_linear1d",
@@ -26,7 +27,8 @@ def _per_position(spatial: int) -> None:
     def positions(site: Site) -> Value | Sequence[Value]:
         value = site.first()
         for dim in range(len(value.shape) - spatial, len(value.shape)):
-            site.freeze(value.labels[dim], f"used as a spatial dimension ({site.place})")
+            reason = f"neighbouring channels are pooled together, so their order counts ({site.place})"
+            site.freeze(value.labels[dim], reason)
         kept = value.labels[: len(value.shape) - spatial]
         result = Value(site.shape, (*kept, *(None,) * spatial))
         several = isinstance(site.node.meta["val"], Sequence)
@@ -35,3 +37,18 @@ def _per_position(spatial: int) -> None:
 
 for _spatial in (1, 2, 3):
     _per_position(_spatial)
+
+
+@rule("aten.max_unpool2d", "aten.max_unpool3d")
+def unpool(site: Site) -> Value:
+    """Numbers go back to the places where they were found, channel by channel."""
+    spatial = 3 if site.operator.endswith("3d") else 2
+    value, places = site.value("self"), site.value("indices")
+    lead = len(value.shape) - spatial
+    for item in (value, places):
+        for labels in item.labels[lead:]:
+            site.freeze(labels, f"used as a spatial dimension ({site.place})")
+    kept = [
+        site.join(one, other) for one, other in zip(value.labels[:lead], places.labels[:lead], strict=True)
+    ]
+    return Value(site.shape, (*kept, *(None,) * spatial))

@@ -1,0 +1,30 @@
+"""Operators that channels cannot pass, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.graph.labels import Value
+from secateur.graph.rules import rule
+from secateur.graph.site import Site
+
+REASONS = {
+    "elements are picked from all channels in one row": "masked_select masked_scatter take put nonzero",
+    "values are counted, whatever channel they are in": "histc bincount _unique2 unique_dim unique_consecutive",
+    "rows and columns of a matrix are taken as a whole": (
+        "inverse linalg_inv linalg_solve linalg_cholesky linalg_eigh linalg_eigvalsh linalg_svd linalg_qr "
+        "linalg_pinv linalg_det linalg_slogdet det logdet matrix_exp linalg_matrix_exp"
+    ),
+}
+
+
+@rule(*(f"aten.{name}" for names in REASONS.values() for name in names.split()))
+def refuse(site: Site) -> Value | Sequence[Value]:
+    """Freezes everything, and says why."""
+    name = site.operator.removesuffix("_")
+    reason = next(reason for reason, names in REASONS.items() if name in names.split())
+    for value in site.tensors():
+        for labels in value.labels:
+            site.freeze(labels, f"{reason} ({site.place})")
+    several = isinstance(site.node.meta["val"], Sequence)
+    return [Value.plain(shape) for shape in site.shapes] if several else Value.plain(site.shape)
