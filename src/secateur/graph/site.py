@@ -309,7 +309,7 @@ class Site:
             self._notes.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
 
     def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
-        """Gives the channels of another argument to one that the code fills with a constant; a trial proves it.
+        """Gives the channels of another argument to one that is a constant; a trial has to prove it.
 
         Args:
             name: the argument that may be a constant.

@@ -10,9 +10,9 @@ UNARY = """
     abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh
     atan atanh bernoulli bitwise_not bitwise_left_shift bitwise_right_shift ceil celu clone conj _conj
     conj_physical contiguous cos cosh deg2rad detach detach_ digamma dropout elu erf erfc erfinv exp exp2
-    expm1 feature_alpha_dropout feature_dropout fix floor frac gelu hardshrink hardsigmoid hardswish hardtanh i0
-    imag isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma lift_fresh_copy log log10 log1p log2
-    log_sigmoid logical_not logit mish mvlgamma nan_to_num neg negative polygamma positive rad2deg real
+    expm1 feature_alpha_dropout feature_dropout fix floor frac gelu hardshrink hardsigmoid hardswish hardtanh
+    i0 imag isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma lift_fresh_copy log log10 log1p
+    log2 log_sigmoid logical_not logit mish mvlgamma nan_to_num neg negative polygamma positive rad2deg real
     reciprocal relu relu6 resolve_conj resolve_neg round rrelu rsqrt selu sgn sigmoid sign signbit silu sin
     sinc sinh softplus softshrink softsign special_erf special_erfc special_erfinv special_exp2 special_expit
     special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr

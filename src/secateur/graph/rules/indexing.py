@@ -122,8 +122,6 @@ def difference(site: Site) -> Value:
         if site.has(name):
             end = site.value(name)
             site.freeze(end.labels[dim], reason)
-            labels = [
-                site.join(one, other)
-                for one, other in zip(labels, end.replaced(dim, None).labels, strict=True)
-            ]
+            others = end.replaced(dim, None).labels
+            labels = [site.join(one, other) for one, other in zip(labels, others, strict=True)]
     return Value(site.shape, tuple(labels))

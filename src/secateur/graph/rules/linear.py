@@ -83,10 +83,13 @@ def matmul(site: Site) -> Value:
 
 @rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def added_product(site: Site) -> Value:
-    """A product to which a bias is added: a linear layer whose weight is transposed, if that is a parameter."""
+    """Adds a product to a bias: a linear layer with a transposed weight, if that is a parameter."""
     left, right = _FACTORS[site.operator.removesuffix("_")]
     result = _product(site, left, right, site.operator.startswith("addmm"))
-    return combine(site, [result, site.value("self")], site.shape)
+    bias = site.value("self")
+    for labels in bias.labels:
+        site.claim(labels, Role.CARRIER)
+    return combine(site, [result, bias], site.shape)
 
 
 def _product(site: Site, left_name: str, right_name: str, weighted: bool = False) -> Value:
@@ -169,10 +172,8 @@ def _contracted(site: Site, left: Value, right: Value, pairs: list[tuple[int, in
             site.claim(labels, Role.CONSUMER)
         site.join(left.labels[one], right.labels[other])
         site.read("self", one, left.labels[one])
-    rows = [(size, own) for dim, (size, own) in _numbered(left) if dim not in [one for one, _ in pairs]]
-    columns = [
-        (size, own) for dim, (size, own) in _numbered(right) if dim not in [other for _, other in pairs]
-    ]
+    rows = _others(left, [one for one, _ in pairs])
+    columns = _others(right, [other for _, other in pairs])
     for _, labels in (*rows, *columns):
         site.claim(labels, Role.PRODUCER)
     inner = [(left.shape[one], left.labels[one]) for one, _ in pairs]
@@ -180,14 +181,19 @@ def _contracted(site: Site, left: Value, right: Value, pairs: list[tuple[int, in
     return Value(site.shape, tuple(labels for _, labels in (*rows, *columns)))
 
 
-def _numbered(value: Value) -> list[tuple[int, tuple[int, Labels]]]:
-    return list(enumerate(zip(value.shape, value.labels, strict=True)))
+def _others(value: Value, dims: list[int]) -> list[tuple[int, Labels]]:
+    """Sizes and labels of all dimensions but some."""
+    sizes = zip(value.shape, value.labels, strict=True)
+    return [item for dim, item in enumerate(sizes) if dim not in dims]
 
 
 @rule("aten.outer", "aten.ger")
 def outer(site: Site) -> Value:
     """All products of the numbers of two vectors."""
-    return Value(site.shape, (site.value("self").labels[0], site.value("vec2").labels[0]))
+    labels = (site.value("self").labels[0], site.value("vec2").labels[0])
+    for own in labels:
+        site.claim(own, Role.PRODUCER)
+    return Value(site.shape, labels)
 
 
 @rule("aten.bilinear")

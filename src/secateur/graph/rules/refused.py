@@ -10,7 +10,7 @@ from secateur.graph.site import Site
 
 REASONS = {
     "elements are picked from all channels in one row": "masked_select masked_scatter take put nonzero",
-    "values are counted, whatever channel they are in": "histc bincount _unique2 unique_dim unique_consecutive",
+    "values are counted, whatever channel they are in": "histc bincount _unique2 unique_consecutive",
     "rows and columns of a matrix are taken as a whole": (
         "inverse linalg_inv linalg_solve linalg_cholesky linalg_eigh linalg_eigvalsh linalg_svd linalg_qr "
         "linalg_pinv linalg_det linalg_slogdet det logdet matrix_exp linalg_matrix_exp"

@@ -88,12 +88,9 @@ def index_fill(site: Site) -> Value:
 def index_put(site: Site) -> Value:
     """Writes to places that index tensors name; a mask of the whole shape is element-wise."""
     value, given = site.value("self"), list(site.option("indices"))
-    masks = [
-        place for place, item in enumerate(given) if item is not None and site.is_boolean("indices", place)
-    ]
-    if masks:
-        return _masked(site, value, given)
     picked = [place for place, item in enumerate(given) if item is not None]
+    if any(site.is_boolean("indices", place) for place in picked):
+        return _masked(site, value, given)
     for dim in picked:
         site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
     for item in site.values("indices"):
@@ -103,21 +100,16 @@ def index_put(site: Site) -> Value:
         return _refused(site)
     kept = [dim for dim in range(len(value.shape)) if dim not in picked]
     written = site.value("values")
-    behind = [dim for dim in kept if dim > picked[0]]  # in line with the end of what is written
+    # What is written has the shape of the index tensors in place of the indexed dimensions.
+    more = max(len(site.values("indices")[place].shape) for place in picked) - len(picked)
     for dim in kept:
-        # Dimensions before the indexed ones are counted from the end through the shape of the index tensors.
-        place = (
-            dim - len(value.shape) if dim in behind else dim - picked[0] - _rank(site, picked) - len(behind)
-        )
+        place = dim - len(value.shape) - (more if dim < picked[0] else 0)
         if -place <= len(written.shape):
             _one_of(site, dim, place)
-    labels = [None if dim in picked else site.value("self").labels[dim] for dim in range(len(value.shape))]
-    return Value(site.shape, tuple(labels))
-
-
-def _rank(site: Site, picked: list[int]) -> int:
-    """How many dimensions the index tensors have when they are broadcast."""
-    return max(len(site.values("indices")[place].shape) for place in picked)
+    result = site.value("self")
+    for dim in picked:
+        result = result.replaced(dim, None)
+    return result
 
 
 def _one_of(site: Site, dim: int, place: int) -> None:
@@ -138,7 +130,7 @@ def _masked(site: Site, value: Value, given: list[object]) -> Value:
 
 
 def _beside(site: Site, axis: int, *names: str) -> Labels:
-    """A dimension in which tensors lie side by side: of one size they are joined, else the longer are cut off."""
+    """A dimension in which tensors lie side by side: joined if they are of one size, else cut off."""
     if len({site.value(name).shape[axis] for name in names}) > 1:
         for name in names:
             site.freeze(site.value(name).labels[axis], f"only the first of them are used ({site.place})")

@@ -30,10 +30,6 @@ def _dims(site: Site, count: int) -> set[int]:
     dims = site.option_or("dim", None)
     if dims is None:
         sizes = site.option_or("s", None)
-        return set(
-            range(count if sizes is None else len(sizes))
-            if sizes is None
-            else range(count - len(sizes), count)
-        )
+        return set(range(0 if sizes is None else count - len(sizes), count))
     listed = dims if isinstance(dims, Sequence) else [dims]
     return {dim % count for dim in listed}
