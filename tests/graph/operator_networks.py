@@ -146,6 +146,45 @@ def scattered(s: nn.Module, x: Tensor) -> Tensor:
     return s.b(found.relu())
 
 
+def written_in_place(s: nn.Module, x: Tensor) -> Tensor:
+    """Zeros that are written to and then used by their own name; indices repeated for each channel."""
+    message = s.a(x)[s.start].tanh()
+    found = message.new_zeros(len(x), message.size(1))
+    found.index_add_(0, s.end, message)
+    ends = s.end.unsqueeze(1).repeat(1, message.size(1))
+    found = found + torch.zeros(len(x), message.size(1)).to(x).scatter_reduce(
+        0, ends, message, "mean", include_self=False
+    )
+    return s.b(found.scatter_(0, s.end.unsqueeze(1).expand(-1, message.size(1))[:1], message))
+
+
+def two_cells(s: nn.Module, x: Tensor) -> Tensor:
+    """Cells of two widths, one behind the other; both states of one go on."""
+    state = (x.new_zeros(len(x), s.g.hidden_size), x.new_zeros(len(x), s.g.hidden_size))
+    last = None
+    for step in range(x.shape[1]):
+        state = s.g(x[:, step], state)
+        last = s.h(state[0] + state[1], last)
+    assert last is not None
+    return s.b(last)
+
+
+def adapted(s: nn.Module, x: Tensor) -> Tensor:
+    """A weight to which a product of two small ones is added, then bounds for each channel."""
+    y = F.linear(x, s.w + s.two @ s.one)
+    return s.b(torch.where(s.seen, y.clamp(s.low, s.high), 0.0).topk(3, 0)[0])
+
+
+def of_fixed_indices(s: nn.Module, x: Tensor) -> Tensor:
+    message = s.a(x)[s.start]
+    ends = s.end.unsqueeze(1).expand(-1, 8)
+    return s.b(message.new_zeros(len(x), message.size(1)).scatter_add(0, ends, message))
+
+
+def of_few(s: nn.Module, x: Tensor) -> Tensor:
+    return s.b(s.a(x).gather(0, s.end[:5, None].expand(-1, 3)))
+
+
 def edges() -> dict[str, Tensor]:
     return {"start": torch.tensor([0, 1, 2, 3, 4, 0, 2]), "end": torch.tensor([1, 2, 0, 4, 3, 3, 1])}
 
@@ -302,6 +341,37 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
         LINES,
         {"a": 8},
     ),
+    "written in place": (
+        lambda: Net(written_in_place, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),
+        LINES,
+        {"a": 8},
+    ),
+    "two cells": (
+        lambda: Net(two_cells, g=nn.LSTMCell(6, 7), h=nn.GRUCell(7, 5), b=nn.Linear(5, 3)),
+        TOKENS,
+        {"g": 7, "h": 5},
+    ),
+    "a cell without a batch": (
+        lambda: Net(
+            lambda s, x: s.b(s.g(s.a(x[0]).tanh())), a=nn.Linear(6, 5), g=nn.GRUCell(5, 7), b=nn.Linear(7, 3)
+        ),
+        (1, 6),
+        {"a": 5, "g": 7},
+    ),
+    "adapted weights and bounds": (
+        lambda: Net(
+            adapted,
+            w=parameter(8, 6),
+            one=parameter(4, 6),
+            two=parameter(8, 4),
+            b=nn.Linear(8, 3),
+            low=-torch.rand(8),
+            high=torch.rand(1),
+            seen=torch.arange(8) % 3 > 0,
+        ),
+        LINES,
+        {"two": 8},
+    ),
     "gathered": (lambda: Net(gathered, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()), LINES, {"a": 8}),
     "in order": (lambda: Net(in_order, a=nn.Linear(6, 8), b=nn.Linear(8, 3)), TOKENS, {"a": 8}),
     "sampled": (lambda: Net(sampled, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 3, 1)), PICTURE, {"a": 8}),
@@ -380,6 +450,10 @@ STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     ),
     "norms of matrices": (lambda y: y / torch.linalg.matrix_norm(y) + y / torch.linalg.norm(y, "nuc"), LINES),
     "normalised": (lambda y: F.normalize(y, p=3.0, dim=-1), LINES),
+    "pooled as a whole": (
+        lambda y: y * F.adaptive_avg_pool1d(y, 1) + F.adaptive_max_pool1d(y, 1),
+        TOKENS,
+    ),
     "soft minimum": (lambda y: F.softmin(y, 1) + F.log_softmax(y, -1), LINES),
     "root mean square": (lambda y: F.rms_norm(y, y.shape[-1:]), LINES),
     "slices": (lambda y: y.renorm(2, 0, 0.5), LINES),
@@ -417,6 +491,22 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         LINES,
         r"meets values without channels \(index_add_\)",
     ),
+    "indices of a width in the code": (
+        lambda: Net(of_fixed_indices, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),
+        LINES,
+        r"meets values without channels \(scatter_add\)",
+    ),
+    "fewer indices than channels": (
+        lambda: Net(of_few, a=nn.Linear(6, 8), b=nn.Linear(3, 3), **edges()),
+        LINES,
+        "only the first of them are used",
+    ),
+    "a state of a width in the code": (
+        lambda: Net(lambda s, x: s.b(s.a(x, x.new_zeros(len(x), 7))), a=nn.GRUCell(6, 7), b=nn.Linear(7, 3)),
+        LINES,
+        "meets values without channels",
+    ),
+    "places of the smallest": (lines(lambda y: y + y.min(-1, True).indices), LINES, "the place of a channel"),
     "places of the largest": (lines(kept_places), LINES, "the place of a channel among all of them is used"),
     "sorted": (lines(lambda y: y.sort(1)[0]), LINES, r"ranked by value \(sort\)"),
     "fourier transform of channels": (

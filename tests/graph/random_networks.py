@@ -232,7 +232,7 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "rounded": lambda at: operators.Rounded(at.channels, at.way),
 }
 
-STATISTICS = {"norm", "residual", "over-channels", "attention", "multihead", "of all", "in order"}
+STATISTICS = {"norm", "residual", "over-channels", "attention", "multihead", "of all"}
 """Kinds in which channels may meet outside the weights that read them."""
 
 LARGEST = 16

@@ -170,9 +170,9 @@ class Messages(nn.Module):
             index = self.end[None, :, None].expand_as(sent)
             made = rows.scatter_reduce(1, index, sent, "amax") + rows.scatter(-2, index[:, :2], 0.5)
         elif self.way == "put":
-            made = last.index_put((None, None, self.end), last[..., self.start], accumulate=True).transpose(
-                1, 2
-            )
+            made = last.clone()
+            made[..., self.end[:1]] = last[..., self.start[:1]].exp()
+            made = made.transpose(1, 2)
         elif self.way == "put_front":
             made = (
                 rows.transpose(0, 1)
@@ -270,7 +270,7 @@ class Pointwise(nn.Module):
             )
         return (
             torch.fmax(y, z)
-            + torch.float_power(1.1 + z, bound)
+            + torch.float_power(1.1 + z, bound).to(x.dtype)
             + torch.subtract(*torch.broadcast_tensors(y, bound))
         )
 

@@ -29,6 +29,7 @@ from tests.graph.operator_networks import (
     parameter,
     quantised,
 )
+from tests.graph.random_networks import Recipe, Step, build
 from tests.graph.test_silent_errors import zeroed
 from tests.graph.test_traps import in_rounds, scattered
 
@@ -161,3 +162,29 @@ def test_networks_prepared_for_quantisation_are_free_once_observers_are_off() ->
     silent = zeroed(net, graph, {name: list(kept) for name, kept in plan.keep.items()})
     assert largest_difference(evaluate(silent, x), evaluate(small, x)) < 1e-5
     assert len(small[0].weight_fake_quant.scale) == small[0].out_channels == len(plan.keep["0"])
+
+
+FORMS = {
+    "backwards": 6,
+    "scores": 6,
+    "pair": 1,
+    "cell": 8,
+    "spectrum": 5,
+    "messages": 10,
+    "in order": 6,
+    "sampled": 4,
+    "pointwise": 6,
+    "of all": 12,
+    "words": 3,
+    "rounded": 2,
+}
+"""How many forms the blocks of the random networks have."""
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_every_form_of_a_block_leaves_its_channels_free(kind: str) -> None:
+    for way in range(FORMS[kind]):
+        model, x = build(Recipe(1 + way % 3, (Step(kind, 0, way),), seed=3))
+        graph = sec.trace(model, x)
+        assert {group.name for group in graph.frozen} == {"head.one"}, (way, graph.frozen)
+        assert "stem" in {group.name for group in graph.prunable}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from secateur.graph.labels import Value
 from secateur.graph.rules import rule
+from secateur.graph.rules.reduction import is_used
 from secateur.graph.site import Site
 
 _POOLS = """
@@ -26,13 +27,24 @@ def _per_position(spatial: int) -> None:
     @rule(*(f"aten.{name}" for name in names.split()))
     def positions(site: Site) -> Value | Sequence[Value]:
         value = site.first()
-        for dim in range(len(value.shape) - spatial, len(value.shape)):
+        whole = _whole(site, value, spatial)
+        if whole:
+            site.statistic_along("self", whole)
+        for dim in set(range(len(value.shape) - spatial, len(value.shape))) - whole:
             reason = f"neighbouring channels are pooled together, so their order counts ({site.place})"
             site.freeze(value.labels[dim], reason)
         kept = value.labels[: len(value.shape) - spatial]
         result = Value(site.shape, (*kept, *(None,) * spatial))
         several = isinstance(site.node.meta["val"], Sequence)
         return [result] * len(site.shapes) if several else result
+
+
+def _whole(site: Site, value: Value, spatial: int) -> set[int]:
+    """Dimensions of channels of which the mean or the maximum is taken as a whole."""
+    if not site.operator.startswith("adaptive_") or is_used(site, 1):
+        return set()
+    dims = range(len(value.shape) - spatial, len(value.shape))
+    return {dim for dim in dims if value.labels[dim] is not None and site.shape[dim] == 1}
 
 
 for _spatial in (1, 2, 3):

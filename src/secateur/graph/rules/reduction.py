@@ -32,7 +32,7 @@ def extreme(site: Site) -> Value | Sequence[Value]:
         return combine(site, [site.value("self"), site.value("other")], site.shape)
     value = site.first()
     dims = _dims(site, len(value.shape))
-    if _is_used(site, 1):
+    if is_used(site, 1):
         for dim in dims:
             site.freeze(value.labels[dim], f"the place of a channel among all of them is used ({site.place})")
     return reduced(site, dims)
@@ -102,8 +102,13 @@ def loss(site: Site) -> Value:
     return site.statistic(Value.plain(site.shape)) if labelled else Value.plain(site.shape)
 
 
-def _is_used(site: Site, place: int) -> bool:
-    """Whether anything uses one of the results of an operator with several."""
+def is_used(site: Site, place: int) -> bool:
+    """Whether anything uses one of the results of an operator with several.
+
+    Args:
+        site: the operator.
+        place: which result.
+    """
     return any(
         user.target is operator.getitem and user.args[1] == place and bool(user.users)
         for user in site.node.users
