@@ -28,7 +28,7 @@ class Net(nn.Module):
 
 
 class Conv1D(nn.Module):
-    """A linear layer whose weight lies the other way, as GPT-2 has it."""
+    """Linear layer with a weight of shape (in, out), as in GPT-2."""
 
     def __init__(self, nf: int, nx: int) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ LINES, TOKENS, PICTURE = (5, 6), (3, 4, 6), (2, 3, 4, 4)
 WORDS = (4, 5)
 
 CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
-    "weights that lie the other way": (
+    "transposed weights": (
         lambda: nn.Sequential(Conv1D(8, 6), nn.GELU(), Conv1D(7, 8), nn.Tanh(), Conv1D(3, 7)),
         TOKENS,
         {"0": 8, "2": 7},
@@ -506,8 +506,12 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         LINES,
         "meets values without channels",
     ),
-    "places of the smallest": (lines(lambda y: y + y.min(-1, True).indices), LINES, "the place of a channel"),
-    "places of the largest": (lines(kept_places), LINES, "the place of a channel among all of them is used"),
+    "places of the smallest": (
+        lines(lambda y: y + y.min(-1, True).indices),
+        LINES,
+        "the index of a channel is used",
+    ),
+    "places of the largest": (lines(kept_places), LINES, "the index of a channel is used as a value"),
     "sorted": (lines(lambda y: y.sort(1)[0]), LINES, r"ranked by value \(sort\)"),
     "fourier transform of channels": (
         lines(lambda y: torch.fft.fft(y).real),
@@ -522,17 +526,17 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     ),
     "running sum": (lines(lambda y: y.logcumsumexp(1)), LINES, "added up in order"),
     "difference": (lines(lambda y: y.diff(dim=1), 8, 7), LINES, "subtracted from its neighbour"),
-    "triangle": (lines(torch.tril), LINES, "kept or zeroed by place"),
+    "triangle": (lines(torch.tril), LINES, "zeroed by position"),
     "picked for each row": (
         lines(lambda y: y.gather(1, y.argmax(1, keepdim=True)), 8, 1),
         LINES,
         "ranked by value|picked by an index tensor",
     ),
-    "spectral norm": (spectral, LINES, "a number made of weights would change with their size"),
+    "spectral norm": (spectral, LINES, "a scalar computed from whole weights"),
     "inverse": (
         lambda: Net(lambda s, x: torch.linalg.inv(s.a(x)), a=nn.Linear(6, 6)),
         (6, 6),
-        "rows and columns of a matrix are taken as a whole",
+        "a decomposition or inverse of a whole matrix",
     ),
 }
 """By name: how it is made, the shape of its input, and the reason why channels ``a`` are left alone."""

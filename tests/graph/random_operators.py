@@ -22,7 +22,7 @@ def beside(x: Tensor, other: Tensor) -> Tensor:
 
 
 class Backwards(nn.Module):
-    """A linear layer of channels whose weight lies the other way."""
+    """Linear layer over channels with a weight of shape (in, out)."""
 
     def __init__(self, channels: int, width: int, way: int) -> None:
         super().__init__()

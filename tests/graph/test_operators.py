@@ -92,7 +92,7 @@ def test_bags_of_words_lose_columns(mode: str) -> None:
     assert small.e.embedding_dim == small.b.in_features < 8
 
 
-def test_weights_that_lie_the_other_way_have_readers_and_costs() -> None:
+def test_transposed_weights_have_roles_readers_and_attributes() -> None:
     model, x = nn.Sequential(Conv1D(8, 6), nn.GELU(), Conv1D(3, 8)).eval(), torch.randn(3, 4, 6)
     graph = sec.trace(model, x)
     roles = [(member.tensor, member.dim, member.role.value) for member in graph["0"].members]
@@ -103,7 +103,7 @@ def test_weights_that_lie_the_other_way_have_readers_and_costs() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["weights that lie the other way", "stacks of weights", "gru cell", "lstm cell", "plain cell"]
+    "name", ["transposed weights", "stacks of weights", "gru cell", "lstm cell", "plain cell"]
 )
 def test_products_cost_what_pytorch_counts(name: str) -> None:
     make, shape, _ = CONTRACTED[name]

@@ -136,7 +136,7 @@ class Costing:
 
 
 def _repeats(labels: IntArray) -> int:
-    """How often every label of a vector occurs: a number that divides all of these counts, whatever is cut."""
+    """Returns the greatest common divisor of the multiplicities of the labels; no cut changes it."""
     return int(np.gcd.reduce(np.unique(labels, return_counts=True)[1]))
 
 

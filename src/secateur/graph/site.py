@@ -291,12 +291,12 @@ class Site:
                 return found
         return Value.plain(())
 
-    # -- operators with several results, constants made by code, weights made of weights ------
+    # -- operators with several results, constants, values computed from parameters ------------
 
     def statistic_along(self, name: str, dims: Collection[int]) -> None:
-        """Notes that all results depend on all channels in some dimensions of one argument at once.
+        """Marks a statistic over some dimensions of one argument, for operators with any number of results.
 
-        Other dimensions are computed index by index, so nothing is laid back, however many results there are.
+        The other dimensions are computed index by index, so the results keep their full shapes.
 
         Args:
             name: the argument, a tensor.
@@ -309,7 +309,7 @@ class Site:
             self._notes.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
 
     def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
-        """Gives the channels of another argument to one that is a constant; a trial has to prove it.
+        """Lets a constant argument take over the channels of another one; the trial cut has to prove it.
 
         Args:
             name: the argument that may be a constant.
@@ -332,17 +332,17 @@ class Site:
         return labels
 
     def owner(self) -> nn.Module | None:
-        """The module that runs the operator."""
+        """Returns the module that runs the operator."""
         return self._modules.get(self.module)
 
     def is_boolean(self, name: str, place: int | None = None) -> bool:
-        """Whether an argument, or one of a list of them, is a tensor of truth values."""
+        """Returns whether an argument, or an item of a list, is a boolean tensor."""
         node = self._arguments[name] if place is None else self._arguments[name][place]
         value = node.meta.get("val") if isinstance(node, Node) else None
         return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 
     def is_fixed(self, *names: str) -> bool:
-        """Whether arguments are computed from parameters and buffers alone."""
+        """Returns whether arguments are computed from parameters and buffers only."""
         left = [self._arguments[name] for name in names]
         seen: set[Node] = set()
         while left:
@@ -357,7 +357,7 @@ class Site:
         return True
 
     def _made_of_constants(self, node: Any, dim: int) -> list[Node]:
-        """The operators that made a constant and handed it on unchanged, empty if it is no constant."""
+        """Returns the operators that create a constant and keep its shape; empty if it is none."""
         chain: list[Node] = []
         while isinstance(node, Node) and node.op == "call_function":
             chain.append(node)

@@ -123,7 +123,7 @@ def nothing(_site: Site) -> Value:
     "aten.eye",
 )
 def constant(site: Site) -> Value:
-    """Values made from nothing hold no channels, unless their size is that of other values."""
+    """Gives labels only to dimensions whose size is known to follow an attribute or another tensor."""
     labels = [site.follower(place, size) for place, size in enumerate(site.shape)]
     site.settle(labels, site.shape)
     return Value(site.shape, tuple(labels))
@@ -150,13 +150,13 @@ def glu(site: Site) -> Value:
 
 @rule("aten.view_as_real")
 def view_as_real(site: Site) -> Value:
-    """A new last dimension holds the real and the imaginary part."""
+    """Appends a dimension without labels for real and imaginary part."""
     return Value(site.shape, (*site.first().labels, None))
 
 
 @rule("aten.view_as_complex")
 def view_as_complex(site: Site) -> Value:
-    """The last dimension holds the real and the imaginary part, and vanishes."""
+    """Drops the last dimension, which holds real and imaginary part."""
     value = site.first()
     site.freeze(value.labels[-1], f"used as real and imaginary part ({site.place})")
     return Value(site.shape, value.labels[:-1])
@@ -164,7 +164,7 @@ def view_as_complex(site: Site) -> Value:
 
 @rule("aten.broadcast_tensors", "aten.meshgrid")
 def broadcast_all(site: Site) -> list[Value]:
-    """All tensors are repeated to one shape; a mesh is made of one vector for each dimension."""
+    """Broadcasts all tensors to one shape; a mesh takes one dimension from each vector."""
     values = site.values("tensors")
     if site.operator == "broadcast_tensors":
         return [combine(site, values, site.shape)] * len(values)
@@ -176,28 +176,28 @@ def broadcast_all(site: Site) -> list[Value]:
 
 @rule("aten.bucketize", "aten.searchsorted")
 def bucketize(site: Site) -> Value:
-    """Each number is looked up in one sorted vector."""
+    """Keeps the labels of the values and freezes the sorted boundaries."""
     name = "boundaries" if site.operator == "bucketize" else "sorted_sequence"
     borders, value = site.value(name), site.value("self")
     for labels in borders.labels:
-        site.freeze(labels, f"a sorted list that numbers are looked up in ({site.place})")
+        site.freeze(labels, f"used as sorted boundaries ({site.place})")
     if len(borders.shape) > 1:
         for labels in value.labels:
-            site.freeze(labels, f"looked up in a list for each row ({site.place})")
+            site.freeze(labels, f"searched in boundaries of their own ({site.place})")
         return Value.plain(site.shape)
     return Value(site.shape, value.labels)
 
 
 @rule("aten.one_hot")
 def one_hot(site: Site) -> Value:
-    """A new last dimension counts classes."""
+    """Appends a dimension without labels for the classes."""
     return Value(site.shape, (*site.first().labels, None))
 
 
 @rule("aten.tril", "aten.triu")
 def triangle(site: Site) -> Value:
-    """What is kept depends on the places in the last two dimensions."""
+    """Freezes the last two dimensions, whose positions decide what is zeroed."""
     value = site.first()
     for labels in value.labels[-2:]:
-        site.freeze(labels, f"kept or zeroed by place ({site.place})")
+        site.freeze(labels, f"zeroed by position ({site.place})")
     return Value(site.shape, (*value.labels[:-2], None, None))

@@ -43,7 +43,7 @@ def embedding(site: Site) -> Value:
 
 @rule("aten.embedding_bag", "aten._embedding_bag")
 def embedding_bag(site: Site) -> list[Value]:
-    """Looks up rows and takes their sum, mean or maximum: the columns are the channels, the rows stay."""
+    """Reduces looked-up rows: columns are channels, rows are frozen."""
     weight = site.value("weight")
     columns = weight.labels[1]
     site.claim(columns, Role.PRODUCER)
@@ -77,13 +77,13 @@ _FACTORS = {
 
 @rule("aten.matmul", "aten.linalg_matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot", "aten.vdot")
 def matmul(site: Site) -> Value:
-    """Contracts the last dimension of the left with the last but one of the right; vectors have but one."""
+    """Contracts the last dimension of the left factor with the last but one of the right."""
     return _product(site, *_FACTORS[site.operator])
 
 
 @rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def added_product(site: Site) -> Value:
-    """Adds a product to a bias: a linear layer with a transposed weight, if that is a parameter."""
+    """Contracts two factors and adds a bias, as a linear layer with a weight of shape (in, out) does."""
     left, right = _FACTORS[site.operator.removesuffix("_")]
     result = _product(site, left, right, site.operator.startswith("addmm"))
     bias = site.value("self")
@@ -93,7 +93,7 @@ def added_product(site: Site) -> Value:
 
 
 def _product(site: Site, left_name: str, right_name: str, weighted: bool = False) -> Value:
-    """A product of matrices, stacks of them, or vectors.
+    """Contracts two matrices, batches of matrices, or vectors.
 
     Args:
         site: the operator.
@@ -105,7 +105,9 @@ def _product(site: Site, left_name: str, right_name: str, weighted: bool = False
     row, column = len(left.shape) == 1, len(right.shape) == 1
     if column and site.is_fixed(left_name, right_name):
         _freeze_all(
-            site, [left, right], f"a number made of weights would change with their size ({site.place})"
+            site,
+            [left, right],
+            f"a scalar computed from whole weights, such as a spectral norm, would change ({site.place})",
         )
         return Value.plain(site.shape)
     if row:
@@ -166,7 +168,7 @@ def tensordot(site: Site) -> Value:
 
 
 def _contracted(site: Site, left: Value, right: Value, pairs: list[tuple[int, int]]) -> Value:
-    """A sum of products over pairs of dimensions; all other dimensions are handed on."""
+    """Contracts pairs of dimensions and keeps the labels of all others."""
     for one, other in pairs:
         for labels in (left.labels[one], right.labels[other]):
             site.claim(labels, Role.CONSUMER)
@@ -182,14 +184,14 @@ def _contracted(site: Site, left: Value, right: Value, pairs: list[tuple[int, in
 
 
 def _others(value: Value, dims: list[int]) -> list[tuple[int, Labels]]:
-    """Sizes and labels of all dimensions but some."""
+    """Returns sizes and labels of all dimensions but some."""
     sizes = zip(value.shape, value.labels, strict=True)
     return [item for dim, item in enumerate(sizes) if dim not in dims]
 
 
 @rule("aten.outer", "aten.ger")
 def outer(site: Site) -> Value:
-    """All products of the numbers of two vectors."""
+    """Keeps the labels of both vectors."""
     labels = (site.value("self").labels[0], site.value("vec2").labels[0])
     for own in labels:
         site.claim(own, Role.PRODUCER)
@@ -198,7 +200,7 @@ def outer(site: Site) -> Value:
 
 @rule("aten.bilinear")
 def bilinear(site: Site) -> Value:
-    """Contracts two inputs with weight dimensions 1 and 2, hands on weight dimension 0."""
+    """Contracts two inputs with weight dimensions 1 and 2; weight dimension 0 gives the result."""
     one, other, weight = (site.value(name) for name in ("input1", "input2", "weight"))
     outgoing = weight.labels[0]
     site.claim(outgoing, Role.PRODUCER)

@@ -40,7 +40,7 @@ def _per_position(spatial: int) -> None:
 
 
 def _whole(site: Site, value: Value, spatial: int) -> set[int]:
-    """Dimensions of channels of which the mean or the maximum is taken as a whole."""
+    """Returns the dimensions of channels that adaptive pooling reduces to size one."""
     if not site.operator.startswith("adaptive_") or is_used(site, 1):
         return set()
     dims = range(len(value.shape) - spatial, len(value.shape))
@@ -53,7 +53,7 @@ for _spatial in (1, 2, 3):
 
 @rule("aten.max_unpool2d", "aten.max_unpool3d")
 def unpool(site: Site) -> Value:
-    """Numbers go back to the places where they were found, channel by channel."""
+    """Joins values and indices per channel; spatial dimensions are frozen."""
     spatial = 3 if site.operator.endswith("3d") else 2
     value, places = site.value("self"), site.value("indices")
     lead = len(value.shape) - spatial

@@ -1,4 +1,4 @@
-"""Fake quantisation: numbers are rounded to a grid, of one step for all or one for each channel."""
+"""Fake quantisation, with one scale per tensor or one per channel."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from secateur.graph.site import Site
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
 )
 def per_tensor(site: Site) -> Value:
-    """One step and one zero for all numbers."""
+    """Keeps the labels: element-wise with one scale."""
     return Value(site.shape, site.first().labels)
 
 
 @rule("aten.fake_quantize_per_channel_affine", "aten._fake_quantize_learnable_per_channel_affine")
 def per_channel(site: Site) -> Value:
-    """A step and a zero for each index of one dimension."""
+    """Carries scale and zero point along one dimension."""
     value = site.first()
     labels = value.labels[site.option("axis") % len(value.shape)]
     for name in ("scale", "zero_point"):
@@ -31,7 +31,7 @@ def per_channel(site: Site) -> Value:
 
 @rule("aten.fused_moving_avg_obs_fake_quant")
 def observed(site: Site) -> Value:
-    """As above, once the observers are switched off; until then the step is measured anew in every pass."""
+    """Keeps the labels if the observer is disabled; an enabled one updates its range from all channels."""
     value = site.first()
     axis = site.option("ch_axis")
     labels: Labels = value.labels[axis % len(value.shape)] if site.option("per_row_fake_quant") else None
@@ -41,8 +41,8 @@ def observed(site: Site) -> Value:
                 site.carry(name, labels)
     if _observes(site.owner()):
         reason = (
-            "an observer of quantisation measures the range of all channels together, in every pass; "
-            f"switch it off (torch.ao.quantization.disable_observer) or prune before ({site.place})"
+            "an enabled quantisation observer updates its range from all channels in every pass; "
+            f"disable it (torch.ao.quantization.disable_observer) or prune before preparing ({site.place})"
         )
         for own in value.labels:
             site.freeze(own, reason)
@@ -50,6 +50,6 @@ def observed(site: Site) -> Value:
 
 
 def _observes(module: nn.Module | None) -> bool:
-    """Whether a module says that its observer is on; one that does not say is taken to observe."""
+    """Returns whether the observer of a module is enabled; without a flag it counts as enabled."""
     flag = getattr(module, "observer_enabled", None)
     return not isinstance(flag, Tensor) or bool(flag.any())

@@ -16,7 +16,7 @@ REDUCTIONS = """
 """
 
 _BY_VALUE = {"max", "min", "median", "nanmedian"}
-"""Operators whose first result is a statistic and whose second says at which place it was found."""
+"""Operators that return values and indices."""
 
 
 @rule(*(f"aten.{name}" for name in REDUCTIONS.split()))
@@ -27,19 +27,19 @@ def reduce(site: Site) -> Value | Sequence[Value]:
 
 @rule(*(f"aten.{name}" for name in sorted(_BY_VALUE)))
 def extreme(site: Site) -> Value | Sequence[Value]:
-    """One number of a dimension, by its rank: a statistic of the kept channels, unless its place is used."""
+    """Reduces to an extreme or the median; channels are frozen if the returned indices are used."""
     if site.has("other"):  # the larger of two tensors, index by index
         return combine(site, [site.value("self"), site.value("other")], site.shape)
     value = site.first()
     dims = _dims(site, len(value.shape))
     if is_used(site, 1):
         for dim in dims:
-            site.freeze(value.labels[dim], f"the place of a channel among all of them is used ({site.place})")
+            site.freeze(value.labels[dim], f"the index of a channel is used as a value ({site.place})")
     return reduced(site, dims)
 
 
 def reduced(site: Site, dims: set[int]) -> Value | Sequence[Value]:
-    """The result of a reduction of the first argument.
+    """Builds the result of a reduction of the first argument.
 
     Args:
         site: the operator.
@@ -82,7 +82,7 @@ def softmax(site: Site) -> Value:
 
 @rule("aten.renorm")
 def renorm(site: Site) -> Value:
-    """Each slice along a dimension is scaled by its norm, a statistic over all other dimensions."""
+    """Scales each slice by its norm, a statistic over all other dimensions."""
     value = site.first()
     dim = site.option("dim") % len(value.shape)
     others = [own for place, own in enumerate(value.labels) if place != dim]
@@ -91,7 +91,7 @@ def renorm(site: Site) -> Value:
 
 @rule("aten.mse_loss", "aten.l1_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.dist")
 def loss(site: Site) -> Value:
-    """Differences index by index, as they are or as one number over all of them."""
+    """Joins both tensors; a reduced loss is a statistic over all channels."""
     one, other = (site.value(name) for name in ("self", "target" if site.has("target") else "other"))
     rank = max(len(one.shape), len(other.shape))
     padded = [(*(1,) * (rank - len(item.shape)), *item.shape) for item in (one, other)]
@@ -103,7 +103,7 @@ def loss(site: Site) -> Value:
 
 
 def is_used(site: Site, place: int) -> bool:
-    """Whether anything uses one of the results of an operator with several.
+    """Returns whether one of several results of an operator is used.
 
     Args:
         site: the operator.
@@ -116,7 +116,7 @@ def is_used(site: Site, place: int) -> bool:
 
 
 def _dims(site: Site, count: int) -> set[int]:
-    """The dimensions that are reduced: all of them where none is named."""
+    """Returns the reduced dimensions; without ``dim``, all of them."""
     dims = site.option_or("dim", None)
     if dims is None or not count:
         return set(range(count))

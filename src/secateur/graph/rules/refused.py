@@ -1,4 +1,4 @@
-"""Operators that channels cannot pass, each with its reason."""
+"""Operators that freeze all their arguments, each with its reason."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from secateur.graph.rules import rule
 from secateur.graph.site import Site
 
 REASONS = {
-    "elements are picked from all channels in one row": "masked_select masked_scatter take put nonzero",
-    "values are counted, whatever channel they are in": "histc bincount _unique2 unique_consecutive",
-    "rows and columns of a matrix are taken as a whole": (
+    "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
+    "values are counted across channels": "histc bincount _unique2 unique_consecutive",
+    "a decomposition or inverse of a whole matrix": (
         "inverse linalg_inv linalg_solve linalg_cholesky linalg_eigh linalg_eigvalsh linalg_svd linalg_qr "
         "linalg_pinv linalg_det linalg_slogdet det logdet matrix_exp linalg_matrix_exp"
     ),
@@ -20,7 +20,7 @@ REASONS = {
 
 @rule(*(f"aten.{name}" for names in REASONS.values() for name in names.split()))
 def refuse(site: Site) -> Value | Sequence[Value]:
-    """Freezes everything, and says why."""
+    """Freezes all arguments with the reason of the operator."""
     name = site.operator.removesuffix("_")
     reason = next(reason for reason, names in REASONS.items() if name in names.split())
     for value in site.tensors():

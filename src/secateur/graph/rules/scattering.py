@@ -1,8 +1,7 @@
-"""Operators that gather from, or write to, places of one dimension that an index tensor names.
+"""Operators that read or write positions of one dimension given by an index tensor.
 
-The indexed dimension is fixed. In all others, what is written meets what is written to index by index, so
-channels there are followed. Constants that are written to may be as wide as the code makes them; whether
-they follow is for a trial to prove.
+The indexed dimension is frozen. Along all others the tensors are joined index by index. A constant that is
+written to adopts the channels; the trial cut proves that its size in the code follows.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from secateur.graph.site import Site
 
 @rule("aten.gather")
 def gather(site: Site) -> Value:
-    """Reads one place per result along a dimension; in all others, result and source lie side by side."""
+    """Joins source and index along all dimensions but the indexed one."""
     value, index = site.value("self"), site.value("index")
     if not value.shape or not index.shape:
         return _refused(site)
@@ -30,7 +29,7 @@ def gather(site: Site) -> Value:
 
 @rule("aten.take_along_dim")
 def take_along_dim(site: Site) -> Value:
-    """As gathering, with dimensions of size one repeated."""
+    """Joins source and index as gather does, with broadcasting."""
     value, index = site.value("self"), site.value("indices")
     if site.option("dim") is None or len(value.shape) != len(index.shape):
         return _refused(site)
@@ -45,7 +44,7 @@ def take_along_dim(site: Site) -> Value:
 
 @rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
 def scatter(site: Site) -> Value:
-    """Writes one number per index along a dimension; in all others, all tensors lie side by side."""
+    """Joins target, index and source along all dimensions but the indexed one."""
     value, index = site.value("self"), site.value("index")
     if not value.shape or not index.shape:
         return _refused(site)
@@ -60,7 +59,7 @@ def scatter(site: Site) -> Value:
 
 @rule("aten.index_add", "aten.index_copy", "aten.index_reduce")
 def index_add(site: Site) -> Value:
-    """Writes slices along a dimension to the places that a vector names."""
+    """Joins target and source along all dimensions but the indexed one."""
     value, source = site.value("self"), site.value("source")
     if not value.shape or len(source.shape) != len(value.shape):
         return _refused(site)
@@ -75,7 +74,7 @@ def index_add(site: Site) -> Value:
 
 @rule("aten.index_fill")
 def index_fill(site: Site) -> Value:
-    """Fills slices along a dimension with one number."""
+    """Freezes the indexed dimension and keeps all others."""
     value = site.value("self")
     if not value.shape:
         return value
@@ -86,7 +85,7 @@ def index_fill(site: Site) -> Value:
 
 @rule("aten.index_put")
 def index_put(site: Site) -> Value:
-    """Writes to places that index tensors name; a mask of the whole shape is element-wise."""
+    """Joins target and values along dimensions without an index; a full mask is element-wise."""
     value, given = site.value("self"), list(site.option("indices"))
     picked = [place for place, item in enumerate(given) if item is not None]
     if any(site.is_boolean("indices", place) for place in picked):
@@ -113,7 +112,7 @@ def index_put(site: Site) -> Value:
 
 
 def _one_of(site: Site, dim: int, place: int) -> None:
-    """Joins a dimension of what is written to with that of what is written, unless that is of size one."""
+    """Joins one dimension of target and values; values of size one there are broadcast."""
     value, written = site.value("self"), site.value("values")
     if written.shape[place] == value.shape[dim]:
         labels = site.adopt("self", dim, written.labels[place])
@@ -130,7 +129,7 @@ def _masked(site: Site, value: Value, given: list[object]) -> Value:
 
 
 def _beside(site: Site, axis: int, *names: str) -> Labels:
-    """A dimension in which tensors lie side by side: joined if they are of one size, else cut off."""
+    """Joins one dimension of several tensors of one size; different sizes are frozen."""
     if len({site.value(name).shape[axis] for name in names}) > 1:
         for name in names:
             site.freeze(site.value(name).labels[axis], f"only the first of them are used ({site.place})")
@@ -143,7 +142,7 @@ def _beside(site: Site, axis: int, *names: str) -> Labels:
 
 
 def _refused(site: Site) -> Value:
-    """Freezes everything: this form is not followed."""
+    """Freezes all arguments of a form without a rule."""
     for item in site.tensors():
         for labels in item.labels:
             site.freeze(labels, f"indices in a form that is not followed ({site.place})")

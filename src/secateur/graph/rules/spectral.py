@@ -1,4 +1,4 @@
-"""Fourier transforms: over positions they hand channels on, over channels they mix all of them."""
+"""Fourier transforms: channels are independent along other dimensions, and frozen along transformed ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRANSFORMS = """
 
 @rule(*(f"aten.fft_{name}" for name in TRANSFORMS.split()))
 def transform(site: Site) -> Value:
-    """Every result along a transformed dimension depends on the order of all numbers there."""
+    """Keeps the labels of all dimensions but the transformed ones, which are frozen."""
     value = site.first()
     dims = _dims(site, len(value.shape))
     for dim in dims:
@@ -26,7 +26,7 @@ def transform(site: Site) -> Value:
 
 
 def _dims(site: Site, count: int) -> set[int]:
-    """The dimensions that are transformed: where none is named, the last ones that have a size, or all."""
+    """Returns the transformed dimensions; without ``dim``, the last ones given a size, or all."""
     dims = site.option_or("dim", None)
     if dims is None:
         sizes = site.option_or("s", None)
