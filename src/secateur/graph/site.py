@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, MutableMapping, Seque
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture import module_path
+from secateur.graph.constants import is_fixed, makers
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Statistic, Work
@@ -324,7 +324,7 @@ class Site:
         value = self._value(node)
         own = value.labels[dim]
         fits = labels is not None and value.shape[dim] == len(labels) > 1
-        made = self._made_of_constants(node, dim % len(value.shape)) if own is None and fits else []
+        made = makers(node, dim % len(value.shape), self._env) if own is None and fits else []
         if not made or not self.propose():
             return own
         for maker in made:
@@ -335,53 +335,6 @@ class Site:
         """Returns the module that runs the operator."""
         return self._modules.get(self.module)
 
-    def is_boolean(self, name: str, place: int | None = None) -> bool:
-        """Returns whether an argument, or an item of a list, is a boolean tensor."""
-        node = self._arguments[name] if place is None else self._arguments[name][place]
-        value = node.meta.get("val") if isinstance(node, Node) else None
-        return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
-
     def is_fixed(self, *names: str) -> bool:
         """Returns whether arguments are computed from parameters and buffers only."""
-        left = [self._arguments[name] for name in names]
-        seen: set[Node] = set()
-        while left:
-            node = left.pop()
-            if not isinstance(node, Node) or node in seen:
-                continue
-            seen.add(node)
-            value = self._value(node)
-            if node.op == "placeholder" and value.shape and all(own is None for own in value.labels):
-                return False
-            left.extend(node.all_input_nodes)
-        return True
-
-    def _made_of_constants(self, node: Any, dim: int) -> list[Node]:
-        """Returns the operators that create a constant and keep its shape; empty if it is none."""
-        chain: list[Node] = []
-        while isinstance(node, Node) and node.op == "call_function":
-            chain.append(node)
-            name = str(node.target).removeprefix("aten.").partition(".")[0]
-            if name in _FILLED:
-                return chain
-            source = node.all_input_nodes[0] if node.all_input_nodes else None
-            if source is None or not self._is_value(source):
-                return []
-            if name in _REPEATED:
-                before = self._value(source).shape
-                place = dim - len(self._value(chain[0]).shape) + len(before)
-                return chain if place < 0 or before[place] == 1 else []
-            if name not in _HANDED_ON:
-                return []
-            node = source
-        return []
-
-
-_FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty"}
-"""Operators that fill a tensor of a given size with one number."""
-
-_REPEATED = {"expand", "repeat", "broadcast_to", "tile"}
-"""Operators that repeat what is in a dimension of size one."""
-
-_HANDED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "alias", "zero_", "fill_"}
-"""Operators that keep the shape of a constant."""
+        return is_fixed([self._arguments[name] for name in names], self._env)

@@ -6,6 +6,11 @@ written to adopts the channels; the trial cut proves that its size in the code f
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
@@ -88,7 +93,7 @@ def index_put(site: Site) -> Value:
     """Joins target and values along dimensions without an index; a full mask is element-wise."""
     value, given = site.value("self"), list(site.option("indices"))
     picked = [place for place, item in enumerate(given) if item is not None]
-    if any(site.is_boolean("indices", place) for place in picked):
+    if any(_is_mask(given[place]) for place in picked):
         return _masked(site, value, given)
     for dim in picked:
         site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
@@ -109,6 +114,12 @@ def index_put(site: Site) -> Value:
     for dim in picked:
         result = result.replaced(dim, None)
     return result
+
+
+def _is_mask(index: Any) -> bool:
+    """Returns whether an index is a boolean tensor."""
+    value = index.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 
 
 def _one_of(site: Site, dim: int, place: int) -> None:
