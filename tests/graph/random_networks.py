@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.graph import random_blocks as blocks
+from tests.graph import random_operators as operators
 
 SIZE = {1: 6, 2: 4, 3: 3}
 """Positions along each spatial dimension, by the number of these dimensions."""
@@ -217,9 +218,21 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "multihead": _multihead,
     "perceptron": _perceptron,
     "pixels": _pixels,
+    "backwards": lambda at: operators.Backwards(at.channels, at.width, at.way),
+    "scores": lambda at: operators.Scores(at.channels, at.way),
+    "pair": lambda at: operators.Pair(at.channels, at.width),
+    "cell": lambda at: operators.Cell(at.channels, at.width, at.way + at.size),
+    "spectrum": lambda at: operators.Spectrum(at.channels, at.way),
+    "messages": lambda at: operators.Messages(SIZE[at.dims] ** at.dims, at.way + at.size),
+    "in order": lambda at: operators.InOrder(at.way),
+    "sampled": lambda at: operators.Sampled(at.dims, at.way),
+    "pointwise": lambda at: operators.Pointwise(at.channels, at.way),
+    "of all": lambda at: operators.OfAll(at.channels, at.way + at.size),
+    "words": lambda at: operators.Words(at.channels, at.way),
+    "rounded": lambda at: operators.Rounded(at.channels, at.way),
 }
 
-STATISTICS = {"norm", "residual", "over-channels", "attention", "multihead"}
+STATISTICS = {"norm", "residual", "over-channels", "attention", "multihead", "of all"}
 """Kinds in which channels may meet outside the weights that read them."""
 
 LARGEST = 16

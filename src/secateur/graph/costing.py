@@ -66,8 +66,7 @@ class Costing:
             extents = []
             for labels in item.extents:
                 # Examples that were merged with channels are counted by a label vector.
-                whole, many = self._counts(labels)
-                factor = gcd(rest, whole, *many.values())
+                factor = gcd(rest, _repeats(labels))
                 extents.append(self._extent(labels, factor))
                 rest //= factor
             self._builder.macs(share, extents)
@@ -134,6 +133,11 @@ class Costing:
             number: int(counts[number + 1] // self._sizes[number])
             for number in np.flatnonzero(counts[1:]).tolist()
         }
+
+
+def _repeats(labels: IntArray) -> int:
+    """Returns the greatest common divisor of the multiplicities of the labels; no cut changes it."""
+    return int(np.gcd.reduce(np.unique(labels, return_counts=True)[1]))
 
 
 def _modules(node: Node) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture import module_path
+from secateur.graph.constants import is_fixed, makers
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Rescale, Statistic, Work
@@ -323,3 +324,51 @@ class Site:
             if isinstance(found, Value):
                 return found
         return Value.plain(())
+
+    # -- operators with several results, constants, values computed from parameters ------------
+
+    def statistic_along(self, name: str, dims: Collection[int]) -> None:
+        """Marks a statistic over some dimensions of one argument, for operators with any number of results.
+
+        The other dimensions are computed index by index, so the results keep their full shapes.
+
+        Args:
+            name: the argument, a tensor.
+            dims: the dimensions that are reduced, counted from the front.
+        """
+        value = self.value(name)
+        labels = tuple(own if dim in dims else None for dim, own in enumerate(value.labels))
+        if any(own is not None for own in labels):
+            argument = (self._names.index(name), Value(value.shape, labels))
+            self._notes.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
+
+    def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
+        """Lets a constant argument take over the channels of another one; the trial cut has to prove it.
+
+        Args:
+            name: the argument that may be a constant.
+            dim: its dimension, which may be counted from the end.
+            labels: the channels that it meets there.
+            place: which tensor, where the argument is a list of them.
+
+        Returns:
+            The labels of the dimension, ``None`` if it has none and cannot take these.
+        """
+        node = self._arguments[name] if place is None else self._arguments[name][place]
+        value = self._value(node)
+        own = value.labels[dim]
+        fits = labels is not None and value.shape[dim] == len(labels) > 1
+        made = makers(node, dim % len(value.shape), self._env) if own is None and fits else []
+        if not made or not self.propose():
+            return own
+        for maker in made:
+            self._env[maker] = self._value(maker).replaced(dim % len(value.shape), labels)
+        return labels
+
+    def owner(self) -> nn.Module | None:
+        """Returns the module that runs the operator."""
+        return self._modules.get(self.module)
+
+    def is_fixed(self, *names: str) -> bool:
+        """Returns whether arguments are computed from parameters and buffers only."""
+        return is_fixed([self._arguments[name] for name in names], self._env)

@@ -92,7 +92,9 @@ def _load() -> None:
     """Fills the table; the families import this module, so they are imported only when needed."""
     from secateur.graph.rules import (  # noqa: F401
         attention,
+        cells,
         convolution,
+        distances,
         einsum,
         elementwise,
         indexing,
@@ -100,9 +102,14 @@ def _load() -> None:
         normalisation,
         parametrised,
         pooling,
+        quantising,
         rearrange,
         recurrent,
         reduction,
+        refused,
+        sampling,
+        scattering,
         shape,
+        spectral,
         split,
     )

@@ -7,18 +7,25 @@ from secateur.graph.rules import rule
 from secateur.graph.site import Site
 
 UNARY = """
-    abs alias alpha_dropout bernoulli bitwise_not ceil celu clamp clamp_max clamp_min clone contiguous cos
-    detach detach_ dropout elu erf exp expm1 feature_dropout floor gelu hardshrink hardsigmoid
-    hardswish hardtanh isnan leaky_relu lift_fresh_copy log log1p log_sigmoid logical_not mish neg
-    reciprocal relu relu6 round rrelu rsqrt selu sigmoid sign silu sin softplus softshrink softsign sqrt
-    square tan tanh threshold to type_as _to_copy zeros_like ones_like empty_like full_like rand_like
-    randn_like
+    abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh
+    atan atanh bernoulli bitwise_not bitwise_left_shift bitwise_right_shift ceil celu clone conj _conj
+    conj_physical contiguous cos cosh deg2rad detach detach_ digamma dropout elu erf erfc erfinv exp exp2
+    expm1 feature_alpha_dropout feature_dropout fix floor frac gelu hardshrink hardsigmoid hardswish hardtanh
+    i0 imag isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma lift_fresh_copy log log10 log1p
+    log2 log_sigmoid logical_not logit mish mvlgamma nan_to_num neg negative polygamma positive rad2deg real
+    reciprocal relu relu6 resolve_conj resolve_neg round rrelu rsqrt selu sgn sigmoid sign signbit silu sin
+    sinc sinh softplus softshrink softsign special_erf special_erfc special_erfinv special_exp2 special_expit
+    special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
+    special_logit special_ndtr special_ndtri special_psi special_round special_sinc sqrt square tan tanh
+    threshold to trunc type_as _to_copy zeros_like ones_like empty_like full_like rand_like randn_like
 """
 
 NARY = """
     add sub mul div rsub pow maximum minimum where addcmul addcdiv lerp eq ne lt le gt ge logical_and
-    logical_or logical_xor bitwise_and bitwise_or masked_fill atan2 fmod remainder true_divide
-    floor_divide copy
+    logical_or logical_xor bitwise_and bitwise_or bitwise_xor masked_fill atan2 arctan2 fmod remainder
+    true_divide floor_divide copy clamp clamp_max clamp_min clip complex copysign divide float_power fmax fmin
+    greater greater_equal heaviside hypot isclose ldexp less less_equal logaddexp logaddexp2 multiply
+    nextafter not_equal polar special_xlog1py special_xlogy subtract xlogy
 """
 
 
@@ -116,8 +123,10 @@ def nothing(_site: Site) -> Value:
     "aten.eye",
 )
 def constant(site: Site) -> Value:
-    """Values made from nothing hold no channels."""
-    return Value.plain(site.shape)
+    """Gives labels only to dimensions whose size is known to follow an attribute or another tensor."""
+    labels = [site.follower(place, size) for place, size in enumerate(site.shape)]
+    site.settle(labels, site.shape)
+    return Value(site.shape, tuple(labels))
 
 
 @rule("aten.fill", "aten.zero")
@@ -137,3 +146,58 @@ def glu(site: Site) -> Value:
         site.join(labels[:half], labels[half:])
         return Value(site.shape, value.replaced(dim, labels[:half]).labels)
     return Value(site.shape, value.labels)
+
+
+@rule("aten.view_as_real")
+def view_as_real(site: Site) -> Value:
+    """Appends a dimension without labels for real and imaginary part."""
+    return Value(site.shape, (*site.first().labels, None))
+
+
+@rule("aten.view_as_complex")
+def view_as_complex(site: Site) -> Value:
+    """Drops the last dimension, which holds real and imaginary part."""
+    value = site.first()
+    site.freeze(value.labels[-1], f"used as real and imaginary part ({site.place})")
+    return Value(site.shape, value.labels[:-1])
+
+
+@rule("aten.broadcast_tensors", "aten.meshgrid")
+def broadcast_all(site: Site) -> list[Value]:
+    """Broadcasts all tensors to one shape; a mesh takes one dimension from each vector."""
+    values = site.values("tensors")
+    if site.operator == "broadcast_tensors":
+        return [combine(site, values, site.shape)] * len(values)
+    labels = [value.labels[0] if value.shape else None for value in values]
+    if site.option_or("indexing", "ij") == "xy":
+        labels[:2] = reversed(labels[:2])
+    return [Value(site.shape, tuple(labels))] * len(values)
+
+
+@rule("aten.bucketize", "aten.searchsorted")
+def bucketize(site: Site) -> Value:
+    """Keeps the labels of the values and freezes the sorted boundaries."""
+    name = "boundaries" if site.operator == "bucketize" else "sorted_sequence"
+    borders, value = site.value(name), site.value("self")
+    for labels in borders.labels:
+        site.freeze(labels, f"used as sorted boundaries ({site.place})")
+    if len(borders.shape) > 1:
+        for labels in value.labels:
+            site.freeze(labels, f"searched in boundaries of their own ({site.place})")
+        return Value.plain(site.shape)
+    return Value(site.shape, value.labels)
+
+
+@rule("aten.one_hot")
+def one_hot(site: Site) -> Value:
+    """Appends a dimension without labels for the classes."""
+    return Value(site.shape, (*site.first().labels, None))
+
+
+@rule("aten.tril", "aten.triu")
+def triangle(site: Site) -> Value:
+    """Freezes the last two dimensions, whose positions decide what is zeroed."""
+    value = site.first()
+    for labels in value.labels[-2:]:
+        site.freeze(labels, f"zeroed by position ({site.place})")
+    return Value(site.shape, (*value.labels[:-2], None, None))

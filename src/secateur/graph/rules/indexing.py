@@ -9,7 +9,6 @@ from torch.fx import Node
 
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
-from secateur.graph.rules.elementwise import combine
 from secateur.graph.site import Site
 
 
@@ -63,33 +62,66 @@ def repeat_interleave(site: Site) -> Value:
     return Value(site.shape, tuple(labels))
 
 
-@rule("aten.max", "aten.min", "aten.topk", "aten.sort", "aten.argmax", "aten.argmin", "aten.cummax")
+@rule(
+    "aten.topk",
+    "aten.sort",
+    "aten.msort",
+    "aten.argsort",
+    "aten.argmax",
+    "aten.argmin",
+    "aten.kthvalue",
+    "aten.mode",
+)
 def ranked(site: Site) -> Value | Sequence[Value]:
     """Places count here, so channels in the ranked dimension are fixed; the others are handed on."""
-    if len(site.tensors()) == 2:  # the larger of two tensors, index by index
-        return combine(site, site.tensors(), site.shape)
     value = site.first()
-    names = [argument.name for argument in site.node.target._schema.arguments]  # type: ignore[union-attr]
-    dim = site.option("dim") % len(value.shape) if "dim" in names and site.has("dim") else None
+    dim = site.option_or("dim", 0 if site.operator == "msort" else None)
+    dim = dim % len(value.shape) if dim is not None and value.shape else None
     labels: list[Labels] = []
     for axis, own in enumerate(value.labels):
         if dim is None or axis == dim:
             site.freeze(own, f"ranked by value ({site.place})")
         else:
             labels.append(own)
+    several = isinstance(site.node.meta["val"], Sequence)
     if dim is None:
-        return Value.plain(site.shape)
+        return [Value.plain(shape) for shape in site.shapes] if several else Value.plain(site.shape)
     if len(site.shape) == len(value.shape):
         labels.insert(dim, None)
-    several = isinstance(site.node.meta["val"], Sequence)
     result = Value(site.shape, tuple(labels))
     return [result] * len(site.shapes) if several else result
 
 
-@rule("aten.cumsum", "aten.cumprod")
-def running(site: Site) -> Value:
-    """A running sum along a dimension: its order counts, so channels there are fixed."""
+@rule(
+    "aten.cumsum",
+    "aten.cumprod",
+    "aten.logcumsumexp",
+    "aten.cummax",
+    "aten.cummin",
+)
+def running(site: Site) -> Value | Sequence[Value]:
+    """Freezes the dimension along which values are accumulated in order."""
+    value = site.first()
+    several = isinstance(site.node.meta["val"], Sequence)
+    if value.shape:
+        dim = site.option("dim") % len(value.shape)
+        site.freeze(value.labels[dim], f"added up in order ({site.place})")
+        value = value.replaced(dim, None)
+    return [value] * len(site.shapes) if several else value
+
+
+@rule("aten.diff")
+def difference(site: Site) -> Value:
+    """Freezes the dimension along which neighbours are subtracted."""
     value = site.first()
     dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"added up in order ({site.place})")
-    return value.replaced(dim, None)
+    reason = f"subtracted from its neighbour ({site.place})"
+    site.freeze(value.labels[dim], reason)
+    labels = list(value.replaced(dim, None).labels)
+    for name in ("prepend", "append"):
+        if site.has(name):
+            end = site.value(name)
+            site.freeze(end.labels[dim], reason)
+            others = end.replaced(dim, None).labels
+            labels = [site.join(one, other) for one, other in zip(labels, others, strict=True)]
+    return Value(site.shape, tuple(labels))

@@ -20,9 +20,9 @@ def per_channel(site: Site) -> Value:
     return value
 
 
-@rule("aten.layer_norm")
+@rule("aten.layer_norm", "aten.rms_norm")
 def layer_norm(site: Site) -> Value:
-    """Statistics over the last dimensions, then a scale and a shift per index."""
+    """Statistics over the last dimensions, then a scale and perhaps a shift per index."""
     value = site.value("input")
     dims = len(site.option("normalized_shape"))
     sizes = []

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from secateur.graph.labels import Value
 from secateur.graph.rules import rule
+from secateur.graph.rules.reduction import is_used
 from secateur.graph.site import Site
 
 _POOLS = """
     max_pool{n}d avg_pool{n}d adaptive_avg_pool{n}d adaptive_max_pool{n}d max_pool{n}d_with_indices
     lp_pool{n}d upsample_nearest{n}d _upsample_nearest_exact{n}d reflection_pad{n}d replication_pad{n}d
+    fractional_max_pool{n}d
 """
 _RESAMPLINGS = {
     1: "upsample_linear1d",
@@ -25,13 +27,40 @@ def _per_position(spatial: int) -> None:
     @rule(*(f"aten.{name}" for name in names.split()))
     def positions(site: Site) -> Value | Sequence[Value]:
         value = site.first()
-        for dim in range(len(value.shape) - spatial, len(value.shape)):
-            site.freeze(value.labels[dim], f"used as a spatial dimension ({site.place})")
+        whole = _whole(site, value, spatial)
+        if whole:
+            site.statistic_along("self", whole)
+        for dim in set(range(len(value.shape) - spatial, len(value.shape))) - whole:
+            reason = f"neighbouring channels are pooled together, so their order counts ({site.place})"
+            site.freeze(value.labels[dim], reason)
         kept = value.labels[: len(value.shape) - spatial]
         result = Value(site.shape, (*kept, *(None,) * spatial))
         several = isinstance(site.node.meta["val"], Sequence)
         return [result] * len(site.shapes) if several else result
 
 
+def _whole(site: Site, value: Value, spatial: int) -> set[int]:
+    """Returns the dimensions of channels that adaptive pooling reduces to size one."""
+    if not site.operator.startswith("adaptive_") or is_used(site, 1):
+        return set()
+    dims = range(len(value.shape) - spatial, len(value.shape))
+    return {dim for dim in dims if value.labels[dim] is not None and site.shape[dim] == 1}
+
+
 for _spatial in (1, 2, 3):
     _per_position(_spatial)
+
+
+@rule("aten.max_unpool2d", "aten.max_unpool3d")
+def unpool(site: Site) -> Value:
+    """Joins values and indices per channel; spatial dimensions are frozen."""
+    spatial = 3 if site.operator.endswith("3d") else 2
+    value, places = site.value("self"), site.value("indices")
+    lead = len(value.shape) - spatial
+    for item in (value, places):
+        for labels in item.labels[lead:]:
+            site.freeze(labels, f"used as a spatial dimension ({site.place})")
+    kept = [
+        site.join(one, other) for one, other in zip(value.labels[:lead], places.labels[:lead], strict=True)
+    ]
+    return Value(site.shape, (*kept, *(None,) * spatial))

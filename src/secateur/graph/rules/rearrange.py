@@ -68,7 +68,7 @@ def _with_channels(site: Site, value: Value, dim: int, labels: IntArray | None) 
     return Value(site.shape, (*value.labels[:dim], labels, *rest))
 
 
-@rule("aten.channel_shuffle")
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(site: Site) -> Value:
     """Groups are interleaved: the same place goes from every group."""
     value = site.first()

@@ -1,0 +1,70 @@
+"""Constants in a program: tensors filled with one number, and values computed from parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch.fx import Node
+
+from secateur.graph.labels import Value
+
+_FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty"}
+"""Operators that fill a tensor of a given size with one number."""
+
+_REPEATED = {"expand", "repeat", "broadcast_to", "tile"}
+"""Operators that repeat what is in a dimension of size one."""
+
+_HANDED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "alias", "zero_", "fill_"}
+"""Operators that keep the shape of a constant."""
+
+
+def makers(node: Any, dim: int, env: Mapping[Node, Any]) -> list[Node]:
+    """Finds the operators that create a constant and keep its shape.
+
+    Args:
+        node: the value that may be a constant.
+        dim: the dimension in which it must be constant, counted from the front.
+        env: the value of every node so far.
+
+    Returns:
+        The operators, the last one first; empty if the value is no constant.
+    """
+    chain: list[Node] = []
+    while isinstance(node, Node) and node.op == "call_function":
+        chain.append(node)
+        name = str(node.target).removeprefix("aten.").partition(".")[0]
+        if name in _FILLED:
+            return chain
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        before = env.get(source) if source is not None else None
+        if not isinstance(before, Value):
+            return []
+        if name in _REPEATED:
+            place = dim - len(env[chain[0]].shape) + len(before.shape)
+            return chain if place < 0 or before.shape[place] == 1 else []
+        if name not in _HANDED_ON:
+            return []
+        node = source
+    return []
+
+
+def is_fixed(items: Iterable[Any], env: Mapping[Node, Any]) -> bool:
+    """Returns whether values are computed from parameters and buffers only.
+
+    Args:
+        items: nodes; anything else is a fixed number.
+        env: the value of every node so far; those of parameters and buffers have labels in all dimensions.
+    """
+    left, seen = list(items), set()
+    while left:
+        node = left.pop()
+        if not isinstance(node, Node) or node in seen:
+            continue
+        seen.add(node)
+        value = env.get(node)
+        labels = value.labels if node.op == "placeholder" and isinstance(value, Value) else ()
+        if labels and all(own is None for own in labels):
+            return False
+        left.extend(node.all_input_nodes)
+    return True

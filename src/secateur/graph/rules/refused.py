@@ -1,0 +1,30 @@
+"""Operators that freeze all their arguments, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.graph.labels import Value
+from secateur.graph.rules import rule
+from secateur.graph.site import Site
+
+REASONS = {
+    "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
+    "values are counted across channels": "histc bincount _unique2 unique_consecutive",
+    "a decomposition or inverse of a whole matrix": (
+        "inverse linalg_inv linalg_solve linalg_cholesky linalg_eigh linalg_eigvalsh linalg_svd linalg_qr "
+        "linalg_pinv linalg_det linalg_slogdet det logdet matrix_exp linalg_matrix_exp"
+    ),
+}
+
+
+@rule(*(f"aten.{name}" for names in REASONS.values() for name in names.split()))
+def refuse(site: Site) -> Value | Sequence[Value]:
+    """Freezes all arguments with the reason of the operator."""
+    name = site.operator.removesuffix("_")
+    reason = next(reason for reason, names in REASONS.items() if name in names.split())
+    for value in site.tensors():
+        for labels in value.labels:
+            site.freeze(labels, f"{reason} ({site.place})")
+    several = isinstance(site.node.meta["val"], Sequence)
+    return [Value.plain(shape) for shape in site.shapes] if several else Value.plain(site.shape)

@@ -1,0 +1,35 @@
+"""Fourier transforms: channels are independent along other dimensions, and frozen along transformed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.graph.labels import Value
+from secateur.graph.rules import rule
+from secateur.graph.site import Site
+
+TRANSFORMS = """
+    fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn
+    fftshift ifftshift
+"""
+
+
+@rule(*(f"aten.fft_{name}" for name in TRANSFORMS.split()))
+def transform(site: Site) -> Value:
+    """Keeps the labels of all dimensions but the transformed ones, which are frozen."""
+    value = site.first()
+    dims = _dims(site, len(value.shape))
+    for dim in dims:
+        site.freeze(value.labels[dim], f"a Fourier transform along channels mixes all of them ({site.place})")
+    labels = (None if dim in dims else own for dim, own in enumerate(value.labels))
+    return Value(site.shape, tuple(labels))
+
+
+def _dims(site: Site, count: int) -> set[int]:
+    """Returns the transformed dimensions; without ``dim``, the last ones given a size, or all."""
+    dims = site.option_or("dim", None)
+    if dims is None:
+        sizes = site.option_or("s", None)
+        return set(range(0 if sizes is None else count - len(sizes), count))
+    listed = dims if isinstance(dims, Sequence) else [dims]
+    return {dim % count for dim in listed}
