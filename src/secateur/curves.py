@@ -29,6 +29,7 @@ from secateur.recovery.restricted import Restricted, gather_moments
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
 from secateur.recovery.trial import cut_alone, first_step
+from secateur.untouched import untouched
 
 Divergence = Literal["kl", "mse"]
 
@@ -47,6 +48,7 @@ Progress = Callable[[WidthCurves, int], None]
 """Told after each group: the curves so far, and how many there will be."""
 
 
+@untouched()
 @full_precision()
 def width_curves(
     model: nn.Module,

@@ -30,6 +30,7 @@ from secateur.recovery.layout import laid_out
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script, write_script
 from secateur.recovery.trial import cut_alone, first_step, is_silent
+from secateur.untouched import untouched
 
 _UNREAD = "nothing in the forward pass reads its channels"
 _SINGLE = "has a single channel"
@@ -118,6 +119,7 @@ class Oracle(Mapping[str, Tensor]):
         return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"])
 
 
+@untouched()
 @full_precision()
 def oracle(
     model: nn.Module,

@@ -317,5 +317,3 @@ def _version(tensor: Tensor) -> int | None:
         return int(tensor._version)
     except (RuntimeError, AttributeError):
         return None
-
-

@@ -246,9 +246,7 @@ class Expectation:
 
     def _is_cut(self, item: Rescale) -> bool:
         wiring = self._graph.wiring
-        spans = [
-            self._graph.span(item.direction, dim) for dim in range(len(wiring.shapes[item.direction]))
-        ]
+        spans = [self._graph.span(item.direction, dim) for dim in range(len(wiring.shapes[item.direction]))]
         return any(self._after.removed[span].any() for span in spans)
 
     def _outcome(
@@ -264,7 +262,11 @@ class Expectation:
             if mine:
                 same = constant_parts([case.expected for case in mine])
                 if len(mine) == 1 and training:  # one run tells nothing by itself
-                    same = [path for path in same_parts(compared[0].expected, mine[0].expected) if path in constant]
+                    same = [
+                        path
+                        for path in same_parts(compared[0].expected, mine[0].expected)
+                        if path in constant
+                    ]
                 constant = set(same) if not training else constant & set(same)
                 unseen = {*same, *(path for mode, path in noisy if mode is training)}
                 counted += sum(_varying(case.expected, unseen) for case in mine)
@@ -314,10 +316,14 @@ class _Reference:
         except VerificationError:
             raise
         except Exception as error:
-            raise VerificationError(f"the network does not run on these inputs: {first_line(error)}") from error
+            raise VerificationError(
+                f"the network does not run on these inputs: {first_line(error)}"
+            ) from error
         portion = next(iter(_portions(evaluation, inputs)))[0]
         for seed in range(1, _DRAWS + 1):
-            found = self._first(evaluation, [random_inputs(evaluation.program, portion, seed), jittered(portion, seed)])
+            found = self._first(
+                evaluation, [random_inputs(evaluation.program, portion, seed), jittered(portion, seed)]
+            )
             cases += [] if found is None else [found]
         unrun = [] if len(cases) > 1 else ["random inputs (the network does not run on them)"]
         part = portion if training.program.derived else _cycled(training, portion)
@@ -333,7 +339,7 @@ class _Reference:
         for inputs in choices:
             try:
                 return self._case(forward, inputs)
-            except Exception:  # noqa: BLE001, PERF203 - operators may refuse values in any way
+            except Exception:  # noqa: BLE001 - operators may refuse values in any way
                 continue
         return None
 
@@ -465,12 +471,14 @@ def _batchwise(
 ) -> Outputs:
     """Run any number of examples in portions of the traced batch size."""
     portions = list(_portions(forward, inputs))
-    if whole or len(portions) == 1 and portions[0][1] < 0:
+    if whole or (len(portions) == 1 and portions[0][1] < 0):
         return run(inputs)
     results = [(run(part), count) for part, count in portions]
     first = results[0][0]
     leaves = tuple(
-        torch.cat([item.leaves[number][:count] for item, count in results]) if isinstance(leaf, Tensor) else leaf
+        torch.cat([item.leaves[number][:count] for item, count in results])
+        if isinstance(leaf, Tensor)
+        else leaf
         for number, leaf in enumerate(first.leaves)
     )
     return Outputs(leaves, first.paths, any(item.rounded for item, _ in results))

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from secateur.graph.prove import evaluate, largest_difference
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
-from secateur.graph.prove import evaluate, largest_difference
 from tests.graph.operator_networks import (
     CONTRACTED,
     FROZEN,

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.graph import ChannelGraph, Role, trace
-from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.compare import largest_difference
-from tests.graph.outputs import evaluate
+from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from tests.graph.networks import NAMES, build
+from tests.graph.outputs import evaluate
 
 BY_STATISTIC = {"layerscale", "softmaxoverchannels"}
 """Networks in which channels meet outside weights."""

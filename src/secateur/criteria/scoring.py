@@ -19,6 +19,7 @@ from secateur.graph.capture import call_arguments, mode_of
 from secateur.heap import kept_heap
 from secateur.latency import device_of
 from secateur.ranks import Ranks, shares
+from secateur.untouched import untouched
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
@@ -89,8 +90,9 @@ def score(
     inner = watch.model
     place = torch.device(device) if device is not None else device_of(inner)
     with ExitStack() as stack:
+        # A loader that shuffles draws from the generators, and the forward pass may keep what it likes.
+        stack.enter_context(untouched(inner))
         stack.enter_context(mode_of(inner, training=False))
-        stack.enter_context(_same_random_state(place))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(needs_loss))
         stack.enter_context(_requiring_grad(watch.observer.sources))
@@ -123,14 +125,6 @@ def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:
         return batch, None
     kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
     raise UsageError(f"{criterion} needs batches that are pairs (inputs, targets), not a {kind}")
-
-
-@contextmanager
-def _same_random_state(device: torch.device) -> Iterator[None]:
-    """Gives the generators back as they were: a loader that shuffles draws from them."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 @contextmanager

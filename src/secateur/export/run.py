@@ -23,6 +23,7 @@ from secateur.files import replacing
 from secateur.graph.capture import ExampleInputs
 from secateur.models import InputSpec
 from secateur.runtimes import Card, open_exported
+from secateur.untouched import untouched
 
 Writer = Callable[[Path, Subject, Card, "Sequence[Tensor] | None"], None]
 WeightsAs = Literal["float32", "float16", "bfloat16", "int8"]
@@ -131,12 +132,13 @@ def export(
     format = _format(path, format)  # noqa: A001
     suffix, write = _FORMATS[format]
     batches = _calibration(weights_as, calibration)
-    subject = Subject.of(model, example_inputs)
+    with untouched(model):
+        subject = Subject.of(model, example_inputs)
     if batches is not None and len(subject.inputs) > 1:
         raise UsageError("int8 is for networks with one input")
     card = _card(subject, network or type(model).__name__, weights_as, pictures, classes)
     given = (check_inputs,) if isinstance(check_inputs, Tensor) else check_inputs
-    with _aside(path) as folder:
+    with untouched(model), _aside(path) as folder:
         file = folder / f"network{suffix}"
         write(file, subject, card, batches)
         check = check_file(open_exported(file), subject, weights_as, given, pictures)

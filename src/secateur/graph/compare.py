@@ -198,7 +198,9 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
     for other in others:
         change = torch.maximum(change, largest((want - other.to(want).nan_to_num(0.0, 0.0, 0.0)).abs()))
     # A slice that does not move at all is compared on its own size; so is all, if nothing tells how it moves.
-    still = (change <= STILL * size) if others or want.shape[0] > 1 else torch.ones_like(size, dtype=torch.bool)
+    still = (
+        (change <= STILL * size) if others or want.shape[0] > 1 else torch.ones_like(size, dtype=torch.bool)
+    )
     return Slices(path, dim, largest((want - have).abs()), torch.where(still, size, change))
 
 

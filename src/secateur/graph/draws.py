@@ -12,7 +12,18 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
 
-_PASSED_ON = {"view", "reshape", "to", "_to_copy", "clone", "contiguous", "unsqueeze", "squeeze", "flatten", "expand"}
+_PASSED_ON = {
+    "view",
+    "reshape",
+    "to",
+    "_to_copy",
+    "clone",
+    "contiguous",
+    "unsqueeze",
+    "squeeze",
+    "flatten",
+    "expand",
+}
 """Operators after which indices are still the same indices."""
 
 

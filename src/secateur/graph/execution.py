@@ -94,7 +94,11 @@ def _widened(native: bool) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _mode(random: bool, native: bool) -> Iterator[Float64]:
-    with full_precision(), uncompiled(), exact(random=random) if not native else nullcontext(Float64()) as mode:
+    with (
+        full_precision(),
+        uncompiled(),
+        exact(random=random) if not native else nullcontext(Float64()) as mode,
+    ):
         if native:
             torch.manual_seed(0)
         yield mode

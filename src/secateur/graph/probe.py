@@ -117,7 +117,11 @@ class _Scaling(MaskedInterpreter):
         self._put(held[0], names[0], (weight.double() * scale).to(weight.dtype))
         if len(held) > 1:
             bias = self._tensors[names[1]].double()
-            dim = result.dim() - 1 if str(node.target).startswith("aten.linear") else result.dim() + 1 - weight.dim()
+            dim = (
+                result.dim() - 1
+                if str(node.target).startswith("aten.linear")
+                else result.dim() + 1 - weight.dim()
+            )
             rest = [other for other in range(result.dim()) if other != dim]
             mean = result.double().mean(rest) if rest else result.double()
             # What a channel has by itself stays in part, so that no two channels become alike.

@@ -37,7 +37,9 @@ def rescaled(
         if not cut:
             continue
         length = cut_tensor(tensors[item.length], kept.get(item.length, {}))
-        before = _norm(cut_tensor(tensors[item.direction], {} if item.dim is None else _only(kept, item)), item)
+        before = _norm(
+            cut_tensor(tensors[item.direction], {} if item.dim is None else _only(kept, item)), item
+        )
         after = _norm(cut_tensor(tensors[item.direction], kept[item.direction]), item)
         ratio = torch.where(before > 0, after / before, torch.ones_like(before))
         result[item.length] = (length.double() * ratio.view(length.shape)).to(length.dtype)

@@ -188,7 +188,9 @@ class Site:
         for value in self.tensors():
             for labels in value.labels:
                 if labels is not None and (same or id(labels) not in kept):
-                    self.freeze(labels, f"a weight is computed with a statistic over these channels ({self.place})")
+                    self.freeze(
+                        labels, f"a weight is computed with a statistic over these channels ({self.place})"
+                    )
         return result
 
     def rescale(self, length: str, direction: str, dim: int | None) -> bool:

@@ -24,8 +24,8 @@ from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
 from secateur.graph.extents import find_extents
 from secateur.graph.labels import SlotTable
-from secateur.graph.notes import Hints, Notes, other_axes
 from secateur.graph.modes import derivable, in_training, modules_in_training
+from secateur.graph.notes import Hints, Notes, other_axes
 from secateur.graph.sizes import Sizes
 from secateur.graph.trial import examined, passing
 from secateur.graph.ungrouped import ungrouped

@@ -182,9 +182,7 @@ class _Trials:
         training, random = forward.program.training, forward.program.is_random
         inputs = doubled(self._draws[number]) if training else self._draws[number]
         try:
-            found = run_network(
-                self._model, inputs, training=training, random=random, native=self._native
-            )
+            found = run_network(self._model, inputs, training=training, random=random, native=self._native)
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             return f"the forward pass fails ({first_line(error)})"
         expected = run_reference(forward, after.removed, self._tensors, inputs, native=self._native)
@@ -306,7 +304,12 @@ def _doubles(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Te
 def _far(one: Outputs, other: Outputs) -> bool:
     """Whether some output is clearly another one."""
     for left, right in zip(one.leaves, other.leaves, strict=True):
-        if isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape and left.numel():
+        if (
+            isinstance(left, Tensor)
+            and isinstance(right, Tensor)
+            and left.shape == right.shape
+            and left.numel()
+        ):
             gap = (left.double() - right.double()).abs().nan_to_num(0.0, 0.0, 0.0).max()
             if gap > 1e-3 * left.double().abs().nan_to_num(0.0, 0.0, 0.0).max():
                 return True

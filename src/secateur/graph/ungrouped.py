@@ -29,7 +29,9 @@ def ungrouped(
     reason, texts = slots.reasons(component)
     wanted, found = set(parameters), dict[str, str]()
     for name in dict.fromkeys(name for name, _ in slots.owners):
-        own = [slots.span(name, dim) for other, dim in slots.owners if other == name] if name in wanted else []
+        own = (
+            [slots.span(name, dim) for other, dim in slots.owners if other == name] if name in wanted else []
+        )
         if not own or any((channels.group_of[span] >= 0).any() for span in own):
             continue
         reasons = [int(index) for span in own for index in reason[component[span]] if index >= 0]

@@ -44,9 +44,7 @@ def walk(
     """
     env: Environment = {}
     notes = Notes()
-    tensors = {
-        name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR
-    }
+    tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
     known = replace(hints, weights=weight_operators(program), tensors=tensors)
     for node in program.graph.nodes:
         if node.op == "placeholder":

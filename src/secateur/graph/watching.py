@@ -138,10 +138,35 @@ def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
 
 
 _HARMLESS = set(
-    """
-    dropout feature_dropout alpha_dropout dropout1d dropout2d dropout3d mul div add sub rand rand_like bernoulli
-    empty new_empty new_tensor floor new_zeros zeros ones new_ones full new_full to detach clone tensor
-    """.split()
+    [
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "mul",
+        "div",
+        "add",
+        "sub",
+        "rand",
+        "rand_like",
+        "bernoulli",
+        "empty",
+        "new_empty",
+        "new_tensor",
+        "floor",
+        "new_zeros",
+        "zeros",
+        "ones",
+        "new_ones",
+        "full",
+        "new_full",
+        "to",
+        "detach",
+        "clone",
+        "tensor",
+    ]
 )
 """Operators that couple no channels, where at most one tensor with channels goes in."""
 
@@ -186,7 +211,9 @@ def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
 def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
     """Whether shapes are equal but for the number of examples, which may have been doubled."""
     changed = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
-    return len(one) == len(other) and (not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0]))
+    return len(one) == len(other) and (
+        not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0])
+    )
 
 
 def _label(model: nn.Module) -> None:

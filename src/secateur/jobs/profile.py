@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur.graph.capture import mode_of
 from secateur.latency import device_of
+from secateur.untouched import untouched
 
 _MIN_RUNS, _MAX_RUNS, _WARM_UP = 3, 200, 2
 
@@ -74,7 +75,7 @@ def _summary(passes: list[dict[str, float]]) -> Profile:
 def _timed(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     """Milliseconds of one forward pass by module; in the order of the network."""
     clock = _Clock(_waiting(device_of(model)))
-    with mode_of(model, training=False), clock.attached(model):
+    with untouched(model), mode_of(model, training=False), clock.attached(model):
         model(inputs)
     return {name: clock.own_ms[name] for name, _ in model.named_modules() if name in clock.own_ms}
 

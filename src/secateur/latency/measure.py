@@ -14,6 +14,7 @@ from secateur.latency.comparison import Comparison, Latency
 from secateur.latency.devices import device_of, wait
 from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
 from secateur.latency.turns import take_turns, torch_threads
+from secateur.untouched import untouched
 
 Measurable = nn.Module | Session
 """A network, or what runs one that is no module any more."""
@@ -111,7 +112,8 @@ def compare_latency(
             f"min_runs ({min_runs}) and threads ({threads}) at least 1"
         )
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
-    with torch_threads(threads):
+    networks = [model for model in models.values() if isinstance(model, nn.Module)]
+    with untouched(*networks), torch_threads(threads):
         turns = take_turns(
             {name: _forward(model, example_inputs, runtimes[name]) for name, model in models.items()},
             warmup=warmup,

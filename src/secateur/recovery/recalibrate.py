@@ -17,6 +17,7 @@ from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
 from secateur.heap import kept_heap
 from secateur.latency import device_of
+from secateur.untouched import untouched
 
 
 @dataclass
@@ -63,7 +64,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
     if not norms:
         return 0
     device = device_of(model)
-    with mode_of(model, training=False), torch.no_grad(), _measuring(norms) as sums:
+    with untouched(model), mode_of(model, training=False), torch.no_grad(), _measuring(norms) as sums:
         for batch in islice(batches, max_batches):
             inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
             args, kwargs = call_arguments(tree_map_only(Tensor, lambda leaf: leaf.to(device), inputs))

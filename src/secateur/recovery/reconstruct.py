@@ -17,11 +17,13 @@ from secateur.recovery.layout import laid_out
 from secateur.recovery.refit import Refit, Repair
 from secateur.recovery.run import Run
 from secateur.recovery.script import write_script
+from secateur.untouched import untouched
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
 
 
+@untouched()
 @full_precision()
 def reconstruct(
     model: nn.Module,
@@ -131,8 +133,14 @@ def _widened(
     """Tensors of the cut network in the sizes and layout of the original, whose values fill the gaps."""
     kept = by_tensor(plan.kept_slots)
     result = {}
+    # The norm of a weight must be that of what is left of it.
+    directions = {item.direction: item.dim for item in plan.graph.wiring.rescales}
     for name, tensor in pruned.items():
         wide = whole[name].clone()
+        for dim, places in kept.get(name, {}).items():
+            if name in directions and dim != directions[name]:
+                gone = np.setdiff1d(np.arange(wide.shape[dim]), places)
+                wide.index_fill_(dim, torch.from_numpy(gone).to(wide.device), 0.0)
         places = (kept.get(name, {}).get(dim, np.arange(size)) for dim, size in enumerate(wide.shape))
         if wide.dim():
             wide[tuple(torch.from_numpy(place) for place in np.ix_(*places))] = tensor.detach()

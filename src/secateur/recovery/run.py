@@ -147,7 +147,9 @@ class Run:
         lent = []
         for source in sources:
             if source.op == "placeholder" and placeholders[source.name].origin is Origin.TENSOR:
-                values[source] = self.tensors[placeholders[source.name].name]
+                name = placeholders[source.name].name
+                data = self.tensors[name]
+                values[source] = data.clone() if name in self.script.program.written else data
                 lent.append(source)
         return lent
 

@@ -18,6 +18,7 @@ from secateur.training.devices import Machine, make_machine
 from secateur.training.events import Listener, silent, tracked
 from secateur.training.interrupt import Interruption
 from secateur.training.losses import LossFunction, main_output
+from secateur.untouched import untouched
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -102,7 +103,12 @@ def evaluate(
     machine = machine or make_machine()
     model.to(machine.device)
     sums = torch.zeros(3, dtype=torch.float64)  # right answers, losses, examples
-    with mode_of(model, training=False), torch.inference_mode(), machine.fabric.autocast():
+    with (
+        untouched(model),
+        mode_of(model, training=False),
+        torch.inference_mode(),
+        machine.fabric.autocast(),
+    ):
         parts = shares(batches, machine.ranks)
         for share in tracked(parts, task, listener, interruption, _length(batches)):
             if share.examples:
