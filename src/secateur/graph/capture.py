@@ -8,8 +8,6 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
-import logging
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import TraceError
 from secateur.graph.inlining import lay_regions_open
+from secateur.graph.obstacles import explain, find_layers_made, find_obstacle, find_unknown_size
+from secateur.graph.quiet import quiet_export
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a network is called with: one tensor, positional arguments, or keyword arguments."""
@@ -213,17 +213,24 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         >>> sorted(program.tensors)
         ['bias', 'weight']
     """
-    args, kwargs = call_arguments(doubled(inputs) if training else inputs)
+    obstacle = find_obstacle(model, inputs)
+    if obstacle is not None:
+        raise TraceError(obstacle)
+    inputs = doubled(inputs) if training else inputs
+    args, kwargs = call_arguments(inputs)
     random_state = torch.get_rng_state()
-    with mode_of(model, training=training), warnings.catch_warnings(), _unlogged():
+    with mode_of(model, training=training), warnings.catch_warnings(), quiet_export():
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
-            raise TraceError(_explain(model, error)) from error
+            raise TraceError(explain(model, error, inputs)) from error
         finally:
             torch.set_rng_state(random_state)
+    obstacle = find_layers_made(model) or find_unknown_size(exported.graph)
+    if obstacle is not None:
+        raise TraceError(obstacle)
     lay_regions_open(exported.graph_module)
     names = canonical_names(model)
     signature = exported.graph_signature
@@ -249,17 +256,6 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         training=training,
         batch=_batch(exported.graph, placeholders),
     )
-
-
-@contextlib.contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keeps torch from logging the whole call stack of an error that becomes one line of ours."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _shape_only(value: Tensor) -> Tensor:
@@ -296,23 +292,3 @@ def _spatial_dims(node: Node) -> int | None:
         if target.startswith(f"aten.conv{dims}d"):
             return dims
     return None
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    """One line on why a network could not be captured: module, line of code, first words."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    where = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        filename = frame.f_code.co_filename
-        if id(owner) in paths and not filename.endswith("/torch/nn/modules/module.py"):
-            path = paths[id(owner)] or type(model).__name__
-            where = f"in module '{path}' ({type(owner).__name__}), {filename}:{line}"
-    first = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
-    kind = type(error).__name__
-    place = f" {where}" if where else ""
-    return (
-        f"the network could not be captured{place}: {kind}: {first.rstrip('.')}. "
-        "Make the forward pass independent of the values of its inputs, check the example inputs, "
-        "or trace a part of the network (trace(model.backbone, ...))."
-    )
