@@ -150,6 +150,7 @@ def prune(
     from secateur.cli.console import Reporter, listening
     from secateur.jobs import prune as jobs
     from secateur.jobs.settings import PruneJob
+    from secateur.recipes import RECIPES
     from secateur.recipes import recipe as named_recipe
 
     asked = {"macs": macs, "params": params, "channels": channels, "memory": memory, "latency": latency}
@@ -157,7 +158,10 @@ def prune(
     if not finetune or not data:
         _not_trained(context, finetune)
     if not finetune:
-        steps, repair = steps or 1, True if repair is None else repair
+        # A pace in channels is kept, as given or as the recipe has it: scores are taken anew after each cut.
+        paced = channels_per_step or (recipe in RECIPES and RECIPES[recipe].channels_per_step)
+        steps = steps or (None if paced else 1)
+        repair = True if repair is None else repair
         epochs_between, updates_between, epochs_after = 0, None, 0
     settings = named_recipe(
         recipe if data or recipe != "default" else "plain",

@@ -95,10 +95,14 @@ def score(
         stack.enter_context(torch.set_grad_enabled(needs_loss))
         stack.enter_context(_requiring_grad(watch.observer.sources))
         stack.enter_context(watch)
+        seen = False
         for share in islice(shares(batches, ranks), max_batches):
+            seen = True
             watch.expects(share.of)
             if share.examples:
                 _pass(watch, share.batch, place, loss_fn if needs_loss else None)
+        if not seen:
+            raise UsageError(f"there are no batches to compute {chosen.name} on; pass at least one")
         return watch.scores()
 
 

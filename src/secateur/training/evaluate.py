@@ -113,7 +113,7 @@ def evaluate(
     right, loss, examples = machine.ranks.sum(sums).tolist()
     if not examples:
         raise DataError("there are no examples to evaluate on")
-    return Evaluation(round(right / examples, 6), loss / examples, int(examples))
+    return Evaluation(right / examples, loss / examples, int(examples))
 
 
 def _length(batches: Batches) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from secateur.batches import refuse_one_shot
 from secateur.criteria import Watch
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
@@ -115,11 +116,14 @@ def fit(
     Raises:
         TrainingError: the loss is not finite; the step is not taken.
         DataError: there are no batches.
+        UsageError: batches or validation can be gone through only once.
         StoppedError: the user asked to stop; the step was finished and the state kept.
 
     With a journal in the surroundings, the state is kept after each epoch but the last; a call with the same
     arguments then goes on from there, to the same bits.
     """
+    refuse_one_shot(batches)
+    refuse_one_shot(validation, "validation")
     around = surroundings or Surroundings()
     loop = _Loop(
         model=model,

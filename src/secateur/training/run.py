@@ -14,7 +14,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from secateur.errors import SecateurError
-from secateur.files import write_text
+from secateur.files import append_text, write_text
 from secateur.training import toml
 from secateur.training.interrupt import StoppedError
 
@@ -39,7 +39,8 @@ class Run:
 
     ``config.toml`` holds what is needed to repeat the run, ``metrics.jsonl`` one JSON object a
     line, ``summary.json`` the outcome so far, ``measured.json`` what was found out about the network
-    on the way, ``checkpoints/`` the networks. Every write is atomic.
+    on the way, ``checkpoints/`` the networks. Files are replaced as a whole; to
+    ``metrics.jsonl`` lines are added, and a reader leaves out a last line that is not finished.
     Use it as a context manager: until its end the folder is locked against other processes, and the
     status in ``summary.json`` is ``running``; afterwards it is ``done``, ``interrupted`` or ``failed``.
 
@@ -62,6 +63,7 @@ class Run:
     def __init__(self, path: Path | str, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(path)
         self._records: list[str] = []
+        self._in_step = False  # whether the file holds the records as they are here
         self._summary: dict[str, Any] = {}
         self._lock = FileLock(self.path / LOCK, timeout=0)
         if resume:
@@ -128,8 +130,8 @@ class Run:
 
     def close(self) -> None:
         """Lets other processes use the folder. The files stay."""
+        # The file stays: who has opened a removed one could lock it, beside the owner of a new one.
         self._lock.release()
-        (self.path / LOCK).unlink(missing_ok=True)
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Writes ``config.toml``.
@@ -145,9 +147,19 @@ class Run:
         Args:
             record: plain values; numbers that are not finite are written as ``null``.
         """
-        self._records.append(json.dumps(_plain(record), allow_nan=False) + "\n")
-        # Rewritten as a whole: a line is then never torn, and these files stay small.
-        self._write(METRICS, "".join(self._records))
+        line = json.dumps(_plain(record), allow_nan=False) + "\n"
+        self._records.append(line)
+        if not self._in_step:
+            self._write(METRICS, "".join(self._records))
+            self._in_step = True
+            return
+        try:
+            append_text(self.path / METRICS, line)
+        except OSError as error:
+            self._in_step = False
+            raise RunError(
+                f"cannot write {self.path / METRICS}: {error.strerror}; what was there is kept"
+            ) from error
 
     @property
     def logged(self) -> int:
@@ -161,6 +173,7 @@ class Run:
             lines: how many stay.
         """
         self._records = self._records[:lines]
+        self._in_step = False
 
     def adopt(self, summary: Mapping[str, Any]) -> None:
         """Takes over what another process has found out; nothing is written.
@@ -237,9 +250,13 @@ def _check_unfinished(path: Path) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of ``metrics.jsonl`` as they are."""
+    """The lines of ``metrics.jsonl`` as they are, without one that a kill or a full disk cut short."""
     file = path / METRICS
-    return file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    if not file.is_file():
+        return []
+    # Not splitlines, which splits at characters that JSON may hold. Bytes, since a cut may lie in a character.
+    lines = file.read_bytes().split(b"\n")[:-1]
+    return [line.decode("utf-8") + "\n" for line in lines]
 
 
 def find_checkpoint(path: Path | str) -> Path:
@@ -269,15 +286,12 @@ def find_checkpoint(path: Path | str) -> Path:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``, oldest first.
+    """The lines of a run's ``metrics.jsonl``, oldest first; one that is still being written is left out.
 
     Args:
         path: the run folder.
     """
-    file = Path(path) / METRICS
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in _lines(Path(path))]
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
