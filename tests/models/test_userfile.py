@@ -43,7 +43,9 @@ def test_a_file_may_register_a_rule(tmp_path: Path) -> None:
         "@torch.library.custom_op('userfile_test::scaled', mutates_args=())\n"
         "def scaled(x: torch.Tensor) -> torch.Tensor:\n"
         "    return x * 2\n"
-        "sec.register_rule('userfile_test.scaled', lambda site: None)\n"
+        "@sec.register_rule('userfile_test.scaled')\n"
+        "def rule(site):\n"
+        "    return None\n"
         "def network(num_classes=2):\n"
         "    return nn.Linear(2, num_classes)\n"
     )

@@ -19,7 +19,7 @@ from secateur.batches import refuse_one_shot
 from secateur.criteria import Watch
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
-from secateur.heap import kept_heap
+from secateur.heap import kept_where_allowed
 from secateur.ranks import Share, shares
 from secateur.training.averaging import Average
 from secateur.training.batchnorm import joint_batch_norm
@@ -75,7 +75,7 @@ FIT = "fit"
 _AVERAGE = "average."
 
 
-@kept_heap()
+@kept_where_allowed()
 def fit(
     model: nn.Module,
     batches: Batches,

@@ -254,7 +254,7 @@ def _lines(path: Path) -> list[str]:
     file = path / METRICS
     if not file.is_file():
         return []
-    # Not splitlines, which splits at characters that JSON may hold. Bytes, since a cut may lie in a character.
+    # Not splitlines, which splits at characters that JSON may hold. Bytes: a cut may lie in a character.
     lines = file.read_bytes().split(b"\n")[:-1]
     return [line.decode("utf-8") + "\n" for line in lines]
 
