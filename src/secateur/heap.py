@@ -87,10 +87,10 @@ def kept_where_allowed() -> Iterator[None]:
 def kept_heap() -> Iterator[None]:
     """Keeps freed memory for the next use within a block of code.
 
-    Afterwards all that is free goes back to the system, and the C library goes on with the thresholds that it
-    arrives at by itself in a process that has freed a large block. What the program set itself with ``mallopt``
-    is not put back. Where it is not the GNU C library, or where environment variables say how it is to deal with
-    memory, nothing is done. Blocks may be nested and lie in several threads.
+    Afterwards all that is free goes back to the system, and the C library goes on with the thresholds that
+    it arrives at by itself in a process that has freed a large block. What the program set itself with
+    ``mallopt`` is not put back. Where it is not the GNU C library, or where environment variables say how it
+    is to deal with memory, nothing is done. Blocks may be nested and lie in several threads.
 
     Returns:
         A context manager, which may decorate a function as well.

@@ -76,7 +76,7 @@ def test_a_snapshot_of_another_network_is_refused() -> None:
 
 
 def test_all_random_generators_go_on_where_they_were() -> None:
-    """Augmentation may draw from Python's and NumPy's generators too; half a pair of normal numbers is kept."""
+    """Augmentation may draw from Python's and NumPy's too; half a pair of normal numbers is kept."""
     model = net()
     optimizer = OPTIMIZERS[0](model)
     numpys = np.random.get_state()  # noqa: NPY002

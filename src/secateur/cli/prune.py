@@ -150,7 +150,6 @@ def prune(
     from secateur.cli.console import Reporter, listening
     from secateur.jobs import prune as jobs
     from secateur.jobs.settings import PruneJob
-    from secateur.recipes import RECIPES
     from secateur.recipes import recipe as named_recipe
 
     asked = {"macs": macs, "params": params, "channels": channels, "memory": memory, "latency": latency}
@@ -158,10 +157,7 @@ def prune(
     if not finetune or not data:
         _not_trained(context, finetune)
     if not finetune:
-        # A pace in channels is kept, as given or as the recipe has it: scores are taken anew after each cut.
-        paced = channels_per_step or (recipe in RECIPES and RECIPES[recipe].channels_per_step)
-        steps = steps or (None if paced else 1)
-        repair = True if repair is None else repair
+        steps, repair = steps or _cuts(recipe, channels_per_step), True if repair is None else repair
         epochs_between, updates_between, epochs_after = 0, None, 0
     settings = named_recipe(
         recipe if data or recipe != "default" else "plain",
@@ -241,6 +237,14 @@ def _not_trained(context: typer.Context, finetune: bool) -> None:
     if not finetune:
         raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
     raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
+
+
+def _cuts(recipe: str, channels_per_step: int | None) -> int | None:
+    """How many cuts there are without training: one, unless the pace is in channels."""
+    from secateur.recipes import RECIPES
+
+    own = RECIPES[recipe].channels_per_step if recipe in RECIPES else None
+    return None if channels_per_step or own else 1
 
 
 def _limits(

@@ -38,6 +38,7 @@ class Wiring:
         attributes: integer attributes of modules that follow the widths.
         cost_model: the costs as polynomials of the widths of ``groups``.
         extents: the sizes of all values of the evaluation program, as functions of the widths.
+        ungrouped: for each parameter that no group holds, the reason.
     """
 
     program: Program = field(repr=False)
@@ -53,6 +54,7 @@ class Wiring:
     attributes: tuple[Attribute, ...] = field(repr=False)
     cost_model: CostModel = field(repr=False)
     extents: Extents = field(repr=False)
+    ungrouped: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

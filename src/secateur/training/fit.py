@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.batches import refuse_one_shot
-from secateur.criteria import Watch
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
 from secateur.heap import kept_where_allowed
@@ -28,7 +27,7 @@ from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
-from secateur.training.joint import agree_on_buffers, mean_loss
+from secateur.training.joint import agree_on_buffers, mean_loss, seen_by
 from secateur.training.journal import Entry, Journal
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer, set_factor
@@ -151,14 +150,6 @@ def fit(
     return loop.state
 
 
-def _seen_by(observer: Any, share: Share) -> AbstractContextManager[Any]:
-    """Lets a watch know which examples of a batch are here, and look away where none is."""
-    if not isinstance(observer, Watch):
-        return nullcontext()
-    observer.expects(share.of)
-    return nullcontext() if share.examples else observer.muted()
-
-
 @dataclass
 class _Loop:
     """One call of :func:`fit`, taken apart."""
@@ -246,7 +237,7 @@ class _Loop:
                     self.optimizer,
                     factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup),
                 )
-                with _seen_by(observer, share):
+                with seen_by(observer, share):
                     loss = self.train_step(share)
                 total += loss * share.of
                 examples += share.of

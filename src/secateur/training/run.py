@@ -17,6 +17,7 @@ from secateur.errors import SecateurError
 from secateur.files import append_text, write_text
 from secateur.training import toml
 from secateur.training.interrupt import StoppedError
+from secateur.training.plain import plain
 
 CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "config.toml",
@@ -147,19 +148,9 @@ class Run:
         Args:
             record: plain values; numbers that are not finite are written as ``null``.
         """
-        line = json.dumps(_plain(record), allow_nan=False) + "\n"
+        line = json.dumps(plain(record), allow_nan=False) + "\n"
         self._records.append(line)
-        if not self._in_step:
-            self._write(METRICS, "".join(self._records))
-            self._in_step = True
-            return
-        try:
-            append_text(self.path / METRICS, line)
-        except OSError as error:
-            self._in_step = False
-            raise RunError(
-                f"cannot write {self.path / METRICS}: {error.strerror}; what was there is kept"
-            ) from error
+        self._append(line)
 
     @property
     def logged(self) -> int:
@@ -190,7 +181,7 @@ class Run:
             **entries: plain values, in nested mappings and lists.
         """
         self._summary.update(entries)
-        self._write(SUMMARY, json.dumps(_plain(self._summary), indent=2, allow_nan=False) + "\n")
+        self._write(SUMMARY, json.dumps(plain(self._summary), indent=2, allow_nan=False) + "\n")
 
     def remember(self, found: Mapping[str, object], name: str = MEASURED) -> None:
         """Writes ``measured.json``, or another file of one object.
@@ -199,7 +190,7 @@ class Run:
             found: plain values, in nested mappings and lists.
             name: of the file.
         """
-        self._write(name, json.dumps(_plain(found), allow_nan=False) + "\n")
+        self._write(name, json.dumps(plain(found), allow_nan=False) + "\n")
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -213,6 +204,19 @@ class Run:
             name: without folder and ending, such as ``"best"``.
         """
         return self.path / CHECKPOINTS / f"{name}.safetensors"
+
+    def _append(self, line: str) -> None:
+        if not self._in_step:
+            self._write(METRICS, "".join(self._records))
+            self._in_step = True
+            return
+        try:
+            append_text(self.path / METRICS, line)
+        except OSError as error:
+            self._in_step = False
+            raise RunError(
+                f"cannot write {self.path / METRICS}: {error.strerror}; what was there is kept"
+            ) from error
 
     def _write(self, name: str, text: str) -> None:
         try:
@@ -343,17 +347,3 @@ def read_config(path: Path | str) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{path} holds no {CONFIG}; is it a run folder?")
     return tomllib.loads(file.read_text(encoding="utf-8"))
-
-
-def _plain(value: object) -> object:
-    """``value`` with numbers that JSON cannot hold replaced by ``None``, and paths by text."""
-    match value:
-        case Mapping():
-            return {str(name): _plain(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case float() if value != value or value in (float("inf"), float("-inf")):
-            return None
-        case Path():
-            return str(value)
-    return value
