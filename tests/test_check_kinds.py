@@ -463,7 +463,7 @@ def test_a_layer_that_is_built_in_the_first_pass_is_named_and_not_built() -> Non
             return self.o(self.fc(y))
 
     model = Lazy()
-    with pytest.raises(sec.TraceError, match=r"'fc'.*call the network once"):
+    with pytest.raises(sec.TraceError, match=r"'fc'.*Call the network once"):
         sec.trace(model, IMAGES)
     assert model.fc is None
     model(IMAGES)

@@ -77,3 +77,50 @@ def test_what_the_environment_says_of_memory_is_left_alone() -> None:
     """Each of these blocks is fetched from the system page by page then."""
     inside, *_ = counts(MALLOC_MMAP_THRESHOLD_="1000000")
     assert inside > 0.9 * PAGES
+
+
+LIBRARY = """
+import torch
+from torch import nn
+import secateur as sec
+from secateur import heap
+from secateur.training.evaluate import evaluate
+from secateur.training.fit import fit
+from secateur.training.settings import FitSettings
+
+calls = []
+heap._apply = calls.append
+net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+batches = [(torch.randn(4, 4), torch.tensor([0, 1, 0, 1]))]
+
+def work():
+    graph = sec.trace(net, torch.randn(2, 4))
+    sec.score(net, graph, "taylor", batches, nn.functional.cross_entropy)
+    sec.measure_latency(net, torch.randn(2, 4), min_runs=1, min_seconds=0)
+    fit(net, batches, FitSettings(epochs=1))
+    evaluate(net, batches)
+    return len(calls)
+
+before = work()
+with heap.kept_heap():
+    pass
+asked = len(calls)
+heap.keep_in_this_process()
+print(before, asked, work() > asked)
+"""
+
+
+def test_the_library_leaves_the_process_alone_unless_it_is_asked() -> None:
+    around = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", LIBRARY], env=around, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["0", "2", "True"]
+
+
+def test_the_program_keeps_memory() -> None:
+    code = "import sys; sys.argv = ['secateur', '--version']\nfrom secateur import cli, heap\n"
+    code += "try: cli.main()\nexcept SystemExit: pass\nprint(heap._allowed)"
+    around = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "True"

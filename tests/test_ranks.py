@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 from secateur.criteria import Scores, criterion_names, score, watch
 from secateur.errors import UsageError
 from secateur.graph import trace
-from secateur.ranks import Ranks, share_of, shares
+from secateur.ranks import Ranks, _fingerprint, share_of, shares
 from secateur.training.devices import Machine
 from tests.crew import in_crew
 from tests.criteria.nets import Plain, data, make
@@ -136,3 +137,48 @@ def test_processes_watch_a_loop_of_ones_own_like_one(tmp_path: Path) -> None:
     crew = in_crew(watch_own_loop, 2, tmp_path)
     for name, expected in alone.items():
         check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in crew])
+
+
+def shares_of_loaders(machine: Machine) -> list[Any]:
+    """What becomes of loaders that shuffle with a common seed, without one, and of constants in batches."""
+    inputs, targets = torch.randn(12, 3), torch.arange(12)
+    weights = torch.ones(4)  # of four classes, in batches of four
+    found: list[Any] = []
+    for seed in (0, machine.ranks.index):
+        loader = DataLoader(
+            TensorDataset(inputs, targets),
+            batch_size=4,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        try:
+            found.append([share.batch[1] for share in shares(loader, machine.ranks)])
+        except UsageError as error:
+            found.append(str(error))
+    batches = [(inputs[i : i + 4], targets[i : i + 4], weights) for i in range(0, 12, 4)]
+    found.append([list(map(len, share.batch)) for share in shares(batches, machine.ranks)])
+    found.append([list(map(len, share.batch)) for share in shares(batches[:1] * 2, machine.ranks)])
+    found.append([share.examples for share in shares([], machine.ranks)])
+    return found
+
+
+@pytest.mark.slow
+def test_processes_that_are_given_other_batches_are_told_so(tmp_path: Path) -> None:
+    crew = in_crew(shares_of_loaders, 2, tmp_path)
+    assert sorted(torch.cat([part for member in crew for part in member[0]]).tolist()) == list(range(12))
+    for member in crew:
+        assert "processes 0 and 1 were given other batches" in member[1]
+        assert "DataLoader(..., generator=torch.Generator().manual_seed(0))" in member[1]
+        assert member[2] == [[2, 2, 4]] * 3
+        assert member[3] == [[2, 2, 2]] * 2  # one batch twice says nothing of what is a constant
+        assert member[4] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32, torch.bfloat16])
+def test_batches_are_told_apart_by_their_targets(dtype: torch.dtype) -> None:
+    one, other = torch.tensor([0, 1]).to(dtype), torch.tensor([1, 1]).to(dtype)
+    inputs = torch.randn(2, 3)
+    assert _fingerprint((inputs, one)) == _fingerprint((inputs, one.clone()))
+    assert _fingerprint((inputs, one)) != _fingerprint((inputs, other))
+    if not dtype.is_floating_point:  # pictures may be changed at random
+        assert _fingerprint((inputs, one)) == _fingerprint((inputs + 1, one))

@@ -13,6 +13,7 @@ from secateur.graph.labels import SlotTable
 from secateur.graph.notes import Hints
 from secateur.graph.walk import walk
 from secateur.graph.wiring import Channels
+from secateur.graph.wrappers import refuse_wrapped
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
@@ -30,12 +31,14 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
 
     Raises:
         TraceError: the network cannot be captured.
+        UsageError: the network is wrapped, for example by ``torch.compile``.
 
     Example:
         >>> import torch
         >>> cost(nn.Linear(4, 8), torch.zeros(1, 4)).macs
         32
     """
+    refuse_wrapped(model)
     program = capture(model, owned(beside(model, example_inputs)))
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

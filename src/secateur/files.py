@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -55,6 +55,38 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add UTF-8 text to a file, and wait until it is on the disk.
+
+    If that fails, for example on a full disk, the file is cut back to what it was. A kill or a power cut may
+    leave a part of the text behind.
+
+    Args:
+        path: the file; made if there is none.
+        text: what to add.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     append_text(Path(folder) / "log.txt", "one,")
+    ...     append_text(Path(folder) / "log.txt", "two")
+    ...     (Path(folder) / "log.txt").read_text()
+    'one,two'
+    """
+    with path.open("ab", buffering=0) as file:
+        size, left = file.tell(), text.encode("utf-8")
+        try:
+            while left:  # a full disk takes a part first
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,10 @@ The C library of most Linux systems fetches each large block from the system and
 freed, and the system delivers every page of it anew, filled with zeros. A forward pass of a few megabytes a
 layer, or a training step, may spend as much time on that as on its numbers, and how much hangs on what the
 process happened to free before.
+
+How memory is dealt with is a matter of the whole process. So the library keeps it only where it was asked to:
+in a block of :func:`kept_heap`, or in a program of its own, such as the command line, that has called
+:func:`keep_in_this_process`.
 """
 
 from __future__ import annotations
@@ -53,12 +57,39 @@ class _Keepers:
 _KEEPERS = _Keepers()
 
 
+_allowed = False
+
+
+def keep_in_this_process() -> None:
+    """Lets what runs the same pass many times (training, scores, the clock) keep memory in this process.
+
+    For programs whose process is their own. It has no effect on anything but :func:`kept_where_allowed`.
+    """
+    global _allowed  # noqa: PLW0603  # of the process, as the C library's settings are
+    _allowed = True
+
+
+@contextmanager
+def kept_where_allowed() -> Iterator[None]:
+    """Keeps freed memory as :func:`kept_heap` does, if this process has allowed it; else does nothing.
+
+    Returns:
+        A context manager, which may decorate a function as well.
+    """
+    if not _allowed:
+        yield
+        return
+    with kept_heap():
+        yield
+
+
 @contextmanager
 def kept_heap() -> Iterator[None]:
     """Keeps freed memory for the next use within a block of code.
 
-    Afterwards all that is free goes back to the system, and the C library goes on as it does in a process
-    that has freed a large block. Where it is not the GNU C library, or where environment variables say how it
+    Afterwards all that is free goes back to the system, and the C library goes on with the thresholds that
+    it arrives at by itself in a process that has freed a large block. What the program set itself with
+    ``mallopt`` is not put back. Where it is not the GNU C library, or where environment variables say how it
     is to deal with memory, nothing is done. Blocks may be nested and lie in several threads.
 
     Returns:

@@ -6,16 +6,18 @@ order. Nothing is pickled: what goes over the wire are numbers and JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from secateur.errors import UsageError
 
@@ -181,7 +183,10 @@ def shares(batches: Iterable[Any], ranks: Ranks) -> Iterator[Share]:
 
     Args:
         batches: whole batches, of any tensors with the examples first.
-        ranks: who shares them.
+        ranks: who shares them. All processes have to be given the same batches: the first is compared.
+
+    Raises:
+        UsageError: the processes were given other batches.
 
     >>> [share] = shares([(torch.ones(3, 2), torch.zeros(3))], Ranks())
     >>> share.examples, share.of, share.weight
@@ -189,32 +194,98 @@ def shares(batches: Iterable[Any], ranks: Ranks) -> Iterator[Share]:
     """
     if isinstance(batches, Shareable):
         yield from batches.shares(ranks.index, ranks.count)
-    else:
+        return
+    if not ranks.together:
         for batch in batches:
             yield share_of(batch, ranks.index, ranks.count)
+        return
+    source = iter(batches)
+    first, second = next(source, _END), next(source, _END)
+    _check_same(first, ranks)
+    fixed = _unbatched(first, second)
+    for batch in chain((first, second), source):
+        if batch is not _END:
+            yield share_of(batch, ranks.index, ranks.count, fixed)
 
 
-def share_of(batch: Any, index: int, count: int) -> Share:
+_END = object()
+
+
+def _check_same(batch: Any, ranks: Ranks) -> None:
+    """Makes sure that all processes begin with the same batch.
+
+    Raises:
+        UsageError: they do not, so that a part of every batch of each would count and the rest be left out.
+    """
+    found = ranks.gather(_fingerprint(batch))
+    other = next((rank for rank, print_ in enumerate(found) if print_ != found[0]), None)
+    if other is not None:
+        raise UsageError(
+            f"processes 0 and {other} were given other batches: every process has to go through the same "
+            "whole batches, of which it works on its part. Shuffle with a common seed "
+            "(DataLoader(..., generator=torch.Generator().manual_seed(0))), and leave DistributedSampler out"
+        )
+
+
+def _fingerprint(batch: Any) -> str:
+    """A hash of the whole numbers in a batch (its targets), or of all tensors where there are none.
+
+    Pictures may be changed at random and be the same examples all the same; targets are not.
+    """
+    tensors = [leaf.detach() for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    whole = [tensor for tensor in tensors if not (tensor.is_floating_point() or tensor.is_complex())]
+    digest = hashlib.sha256()
+    for tensor in whole or tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if batch is not _END else "none"
+
+
+def _unbatched(first: Any, second: Any) -> frozenset[int]:
+    """Which leaves are one and the same tensor in each batch, such as weights of classes."""
+    one, other = tree_leaves(first), tree_leaves(second)
+    if len(one) != len(other):
+        return frozenset()
+    same = {
+        number
+        for number, (a, b) in enumerate(zip(one, other, strict=True))
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and _is_same(a, b)
+    }
+    tensors = [number for number, leaf in enumerate(one) if isinstance(leaf, Tensor) and leaf.ndim]
+    # Where the examples themselves are the same, one batch is handed out again and again.
+    return frozenset() if not tensors or tensors[0] in same else frozenset(same)
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.numel() > 0)
+
+
+def share_of(batch: Any, index: int, count: int, fixed: Collection[int] = ()) -> Share:
     """Every ``count``-th example of a batch from ``index`` on.
 
     Args:
-        batch: tensors in any nest of tuples, lists and dictionaries, examples first.
+        batch: tensors in any nest of tuples, lists and dictionaries, examples first. A tensor with as many
+            rows as the first one has is taken for one of the batch.
         index: of the process.
         count: number of processes.
+        fixed: numbers of the leaves that are whole for every process, however many rows they have.
 
     >>> [share_of(torch.arange(5), index, 2).batch.tolist() for index in range(2)]
     [[0, 2, 4], [1, 3]]
     >>> share_of(torch.arange(1), 1, 2)
     Share(batch=tensor([0]), examples=0, of=1)
     """
-    sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
+    leaves, form = tree_flatten(batch)
+    sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
     of = sizes[0] if sizes else 1
     if count == 1:
         return Share(batch, of, of)
     examples = max(0, math.ceil((of - index) / count))
     rows = slice(index, None, count) if examples else slice(0, 1)
-
-    def cut(leaf: Tensor) -> Tensor:
-        return leaf[rows] if leaf.ndim and leaf.shape[0] == of else leaf
-
-    return Share(tree_map_only(Tensor, cut, batch), examples, of)
+    cut = [
+        leaf[rows]
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == of and number not in fixed
+        else leaf
+        for number, leaf in enumerate(leaves)
+    ]
+    return Share(tree_unflatten(cut, form), examples, of)

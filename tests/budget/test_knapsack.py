@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur.budget.curved import plan_by_curves
+from secateur.budget.damage import WidthCurve, WidthCurves
 from secateur.budget.knapsack import Choice, least_damage
-from secateur.budget.limits import Meter
+from secateur.budget.limits import Budget, Meter
+from secateur.budget.room import Rules
+from secateur.errors import BudgetError
+from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
+from tests.fakes import chain
 
 GROUPS, WIDTHS = 60, 24
 
@@ -90,3 +97,55 @@ def test_products_of_widths_and_two_limits_are_kept_and_used_up(seed: int, share
     check_used_up(meter, widths)
     same = next(w for w in range(WIDTHS, 0, -1) if meter.within(np.full(GROUPS, w)))
     assert damage < sum(choice.damages[same - 1] for choice in choices)
+
+
+def test_it_ends_where_nothing_can_be_narrowed() -> None:
+    choices = [Choice(np.arange(1, 4), np.array([2.0, 1.0, 0.0])) for _ in range(3)]
+    meter = Impossible()
+    with pytest.raises(
+        BudgetError, match="no widths on offer keep to the budget: .* 5,000 MACs, and at most 10 MACs"
+    ):
+        least_damage(cast(Meter, meter), choices)
+
+
+class Impossible:
+    """More than is allowed at all widths."""
+
+    amounts: ClassVar[dict[str, int]] = {"macs": 10}
+    allowed = np.array([10])
+
+    def limited(self, widths: IntArray) -> IntArray:
+        return np.full((*widths.shape[:-1], 1), 5000, dtype=np.int64)
+
+    def within(self, widths: IntArray) -> Any:
+        return (self.limited(widths) <= self.allowed).all(axis=-1)
+
+
+def test_a_plan_is_found_where_only_the_least_widths_are_fast_enough() -> None:
+    """Twice the floor of a tenth is fast and the floor itself is not: the least widths still are."""
+    graph = chain(20, 20, 3, frozen=frozenset({2}))
+    curves = WidthCurves(
+        {
+            name: WidthCurve(tuple(range(20)), tuple(range(1, 21)), tuple(np.linspace(1, 0, 20).tolist()))
+            for name in ("g0", "g1")
+        },
+        "kl",
+    )
+    plan = plan_by_curves(cast(ChannelGraph, graph), curves, Budget(latency="2 ms"), Rules(), OnlyLeast())
+    assert [len(plan.keep[name]) for name in ("g0", "g1")] in ([1, 1], [4, 4])
+
+
+class OnlyLeast:
+    """Fast with one channel of each group, and with exactly a fifth of each, and slow otherwise."""
+
+    def milliseconds(self, widths: IntArray) -> Any:
+        inner = widths[..., :2]
+        fast = (inner == 1).all(axis=-1) | (inner == 4).all(axis=-1)
+        return np.where(fast, 1.0, 100.0)
+
+
+def test_the_output_of_the_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = [convex(np.random.default_rng(0)) for _ in range(GROUPS)]
+    with monkeypatch.context() as patched:
+        patched.setattr("os.dup2", lambda *_: pytest.fail("the library redirects a file descriptor"))
+        chosen(MadeUp(lambda widths: widths.sum(axis=-1), share=0.5), choices)

@@ -92,7 +92,7 @@ def test_tensors_that_secateur_did_not_write(tmp_path):
 
 
 def test_a_later_format(path):
-    message = error(rewrite(path, lambda data: data.update(format=2, surprise=1)), Net())
+    message = error(rewrite(path, lambda data: data.update(format=3, surprise=1)), Net())
     assert "written by a newer version of Secateur: upgrade" in message
 
 
@@ -158,13 +158,16 @@ def test_forged_names(path):
 @pytest.mark.parametrize(
     ("module", "attribute", "value"),
     [
-        ("conv", "out_chanels", 2),
         ("conv", "forward", 2),
         ("conv", "training", 1),
-        ("conv", "padding_mode", 1),
-        ("conv", "stride", 2),
-        ("conv", "stride", [1, 1, 1]),
+        ("conv", "training", True),
         ("conv", "_parameters", 2),
+        ("conv", "_forward_hooks", None),
+        ("conv", "call_super_init.x", 2),
+        ("conv", "extra_repr", "text"),
+        ("bn", "running_mean", 2),
+        ("", "fc", None),
+        ("conv", "cache", {"tensor": "absent"}),
         ("conv", "weight", 2),
         ("conv", "__class__", 2),
         ("absent", "x", 2),
@@ -200,10 +203,15 @@ def test_forged_aliases(path, aliases, message):
         lambda data: data.update(format=True),
         lambda data: data.update(attributes=[]),
         lambda data: data.update(attributes={"conv": 3}),
-        lambda data: data.update(attributes={"conv": {"out_channels": 2.5}}),
-        lambda data: data.update(attributes={"conv": {"out_channels": True}}),
-        lambda data: data.update(attributes={"conv": {"out_channels": 10**12}}),
-        lambda data: data.update(attributes={"conv": {"stride": ["x"]}}),
+        lambda data: data.update(attributes={"conv": {"out_channels": 10**20}}),
+        lambda data: data.update(attributes={"conv": {"stride": {}}}),
+        lambda data: data.update(attributes={"conv": {"stride": {"tuple": 3}}}),
+        lambda data: data.update(attributes={"conv": {"stride": {"size": ["x"]}}}),
+        lambda data: data.update(attributes={"conv": {"stride": {"dtype": "nn"}}}),
+        lambda data: data.update(attributes={"conv": {"stride": {"dtype": "_dynamo"}}}),
+        lambda data: data.update(attributes={"conv": {"stride": {"device": "moon"}}}),
+        lambda data: data.update(attributes={"conv": {"stride": {"import": "os"}}}),
+        lambda data: data.update(attributes={"conv": {"stride": [[[[[[[[[[1]]]]]]]]]]}}),
         lambda data: data.update(aliases={"a": 3}),
         lambda data: data.update(frozen=3),
         lambda data: data.update(transient=[3]),

@@ -121,3 +121,13 @@ def test_options_of_training_are_refused_where_nothing_is_trained(
 
 def test_no_epochs_are_no_training(asked: Callable[..., PruneSettings]) -> None:
     assert asked("--no-finetune", "--epochs-after", 0, "--distill", 0).after.epochs == 0
+
+
+def test_a_pace_in_channels_is_kept_without_training(asked: Callable[..., PruneSettings]) -> None:
+    assert asked("--no-finetune", "--channels-per-step", 9).channels_per_step == 9
+    paced = asked("--no-finetune", "--recipe", "original")
+    assert paced.channels_per_step == RECIPES["original"].channels_per_step
+    assert paced.after.epochs == 0
+    assert asked("--no-finetune").steps == 1
+    assert asked("--no-finetune", "--steps", 3).steps == 3
+    assert asked("--no-finetune", "--steps", 3, "--recipe", "original").channels_per_step is None

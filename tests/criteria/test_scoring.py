@@ -163,8 +163,8 @@ def test_max_batches_stops_early_and_takes_no_more() -> None:
         ),
         ("taylor", {"batches": [(1, 2, 3)], "loss_fn": F.cross_entropy}, "not a tuple of 3"),
         ("mutual-information", {"batches": [data(2)[0]]}, "pairs"),
-        ("taylor", {"batches": [], "loss_fn": F.cross_entropy}, "no backward pass"),
-        ("apoz", {"batches": []}, "no forward pass"),
+        ("taylor", {"batches": [], "loss_fn": F.cross_entropy}, "no batches to compute taylor on"),
+        ("apoz", {"batches": []}, "no batches to compute apoz on"),
         ("tailor", {}, "did you mean 'taylor'"),
         ("zzz", {}, "choose one of activation-mean"),
         ("taylor", {"batches": [data(2)], "loss_fn": lambda *_: torch.ones(())}, "does not depend on"),
@@ -186,3 +186,13 @@ def test_data_free_criteria_touch_no_data() -> None:
     scores = score(net, trace(net, data(2)[0]), "magnitude", explode())
     assert random.getstate() == state_before
     assert len(scores) == 3
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "apoz", "reconstruction", "activation-mean"])
+def test_no_batches_at_all(criterion: str) -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    graph = trace(network, torch.zeros(2, 4))
+    with pytest.raises(
+        UsageError, match=f"there are no batches to compute {criterion} on; pass at least one"
+    ):
+        score(network, graph, criterion, [], nn.functional.cross_entropy)

@@ -28,7 +28,7 @@ class Decides(nn.Module):
 
 
 def test_a_network_that_depends_on_values_is_refused_with_module_and_line():
-    with pytest.raises(TraceError, match=r"'inner\.1' \(Decides\), .*test_capture\.py:\d+"):
+    with pytest.raises(TraceError, match=r"'inner\.1' \(Decides\) at .*test_capture\.py:\d+"):
         capture(DependsOnValues(), torch.zeros(1, 4))
 
 

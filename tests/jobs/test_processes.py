@@ -142,7 +142,7 @@ def test_two_processes_prune_like_one(trained: Path, alone: Path, tmp_path: Path
     assert json.loads(said) == read_summary(out)
     check_like_one(out, alone)
     assert sorted(path.name for path in out.iterdir()) == [
-        *("checkpoints", "config.toml", "measured.json", "metrics.jsonl"),
+        *(".lock", "checkpoints", "config.toml", "measured.json", "metrics.jsonl"),
         *("network.json", "report.html", "summary.json"),
     ]
 

@@ -217,3 +217,29 @@ def test_records_that_are_missing_are_named(good, tmp_path):
         new.writestr("code.py", "print()")
     with pytest.raises(sec.CheckpointError, match="no program of a known format"):
         sec.open_exported(bad)
+
+
+@pytest.mark.parametrize("end", ["models/model.json", "weights/weight_0"])
+def test_a_file_that_unfolds_to_gigabytes_is_refused_before_it_is_read(good, tmp_path, monkeypatch, end):
+    bad = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            with new.open(name, "w") as file:
+                file.write(old.read(name))
+                if name.endswith(end):
+                    for _ in range(64):
+                        file.write(bytes(1 << 20))
+    assert bad.stat().st_size < 1 << 20
+    read: list[str] = []
+    monkeypatch.setattr(zipfile.ZipFile, "read", _noting(zipfile.ZipFile.read, read))
+    with pytest.raises(sec.CheckpointError, match="unfolds to many times its own size"):
+        sec.open_exported(bad)
+    assert not any(name.endswith(end) for name in read)
+
+
+def _noting(real, read):
+    def noting(archive, name, *rest):
+        read.append(name)
+        return real(archive, name, *rest)
+
+    return noting

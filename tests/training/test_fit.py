@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.errors import DataError, TrainingError
+from secateur.errors import DataError, TrainingError, UsageError
 from secateur.training.devices import Machine, make_machine
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import EpochDone, Event, Progress
@@ -217,3 +217,14 @@ def test_a_later_epoch_that_is_as_good_within_chance_is_kept(
     with judge:
         result = fit(model, batches, settings, validation=batches)
     assert [done.epoch for done in result.history if done.best] == kept
+
+
+def test_batches_that_can_be_gone_through_only_once_are_refused() -> None:
+    batches = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1])) for _ in range(2)]
+    model = nn.Linear(3, 2)
+    before = model.weight.clone()
+    with pytest.raises(UsageError, match="batches is a list_iterator, which can be gone through only once"):
+        fit(model, iter(batches), FitSettings(epochs=1))
+    with pytest.raises(UsageError, match="validation is a generator"):
+        fit(model, batches, FitSettings(epochs=2), validation=(batch for batch in batches))
+    assert torch.equal(model.weight, before)

@@ -141,3 +141,61 @@ def test_a_write_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: py
             run.summarise(model="lost")
         assert read_summary(run.path) == {"status": "running", "model": "kept"}
         monkeypatch.undo()
+
+
+def test_the_lock_file_stays_so_that_two_never_own_a_folder(tmp_path: Path) -> None:
+    """A process that opened the lock before its owner let go must not lock another file than the next."""
+    with Run(tmp_path / "run"):
+        before = (tmp_path / "run" / ".lock").stat().st_ino
+    assert (tmp_path / "run" / ".lock").stat().st_ino == before
+    with Run(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").stat().st_ino == before
+
+
+def test_lines_are_added_to_the_log_and_nothing_is_written_again(tmp_path: Path) -> None:
+    with Run(tmp_path / "run") as run:
+        run.log({"step": 0})
+        file = run.path / "metrics.jsonl"
+        inode = file.stat().st_ino
+        for step in range(1, 5):
+            run.log({"step": step, "text": "é\u2028"})
+        assert file.stat().st_ino == inode
+        assert [record["step"] for record in read_metrics(run.path)] == list(range(5))
+        assert not list(run.path.glob(".*.part"))
+        run.forget(2)
+        run.log({"step": "again"})
+        assert [record["step"] for record in read_metrics(run.path)] == [0, 1, "again"]
+
+
+def test_a_torn_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run") as run:
+        _torn(run)
+    with Run(tmp_path / "run", resume=True) as run:
+        assert run.logged == 1
+        run.log({"step": 1})
+        assert read_metrics(run.path) == [{"step": 0}, {"step": 1}]
+
+
+def test_a_log_that_cannot_be_added_to_keeps_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Run(tmp_path / "run") as run:
+        run.log({"step": 0})
+        with monkeypatch.context() as patched:
+            patched.setattr("os.fsync", full)
+            with pytest.raises(RunError, match="No space left on device; what was there is kept"):
+                run.log({"step": 1})
+        assert (run.path / "metrics.jsonl").read_text() == '{"step": 0}\n'
+        run.log({"step": 2})
+        assert [record["step"] for record in read_metrics(run.path)] == [0, 1, 2]
+
+
+def _torn(run: Run) -> None:
+    run.log({"step": 0})
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write('{"step": 1, "name": "é'.encode()[:-1])  # killed within a character
+    assert read_metrics(run.path) == [{"step": 0}]
+    raise KeyboardInterrupt

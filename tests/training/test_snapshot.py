@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import copy
+import json
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from secateur.errors import CheckpointError
+from secateur.training.journal import Entry
 from secateur.training.snapshot import restore, snapshot
 
 OPTIMIZERS: list[Callable[[nn.Module], Optimizer]] = [
@@ -69,3 +73,29 @@ def test_a_snapshot_of_another_network_is_refused() -> None:
     kept = snapshot(model, OPTIMIZERS[0](model))
     with pytest.raises(CheckpointError, match="another network"):
         restore(kept, other, OPTIMIZERS[0](other))
+
+
+def test_all_random_generators_go_on_where_they_were() -> None:
+    """Augmentation may draw from Python's and NumPy's too; half a pair of normal numbers is kept."""
+    model = net()
+    optimizer = OPTIMIZERS[0](model)
+    numpys = np.random.get_state()  # noqa: NPY002
+    before = random.getstate(), numpys, torch.get_rng_state()
+    try:
+        random.seed(3)
+        np.random.seed(4)  # noqa: NPY002
+        random.gauss(0, 1), np.random.normal()  # noqa: NPY002
+        kept = snapshot(model, optimizer)
+
+        def draws() -> list[float]:
+            numpys = np.random.normal(), np.random.rand()  # noqa: NPY002
+            return [random.gauss(0, 1), random.random(), *numpys, float(torch.rand(1))]
+
+        expected = draws()
+        draws()
+        restore(Entry(json.loads(json.dumps(kept.facts)), dict(kept.tensors)), model, optimizer)
+        assert draws() == expected
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])

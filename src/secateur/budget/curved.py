@@ -50,7 +50,27 @@ def plan_by_curves(
     meter = Meter(graph, budget.amounts(graph, latency), latency)
     if not meter.within(room.least):
         raise BudgetError(shortfall(meter, rules))
-    trusted = _trusted(room, meter)
+    choices = _offers(graph, curves, room, _trusted(room, meter))
+    if not meter.within(np.array([choice.widths[0] for choice in choices], dtype=np.int64)):
+        # Narrower is not always faster: then only the least widths of all are sure to be within.
+        choices = _offers(graph, curves, room, room.least)
+    chosen = least_damage(meter, choices)
+    return PruningPlan(
+        graph,
+        {
+            group.name: curves[group.name].kept(int(width))
+            for group, width in zip(graph.groups, chosen, strict=True)
+            if width < group.channels
+        },
+    )
+
+
+def _offers(graph: ChannelGraph, curves: WidthCurves, room: Room, least: IntArray) -> list[Choice]:
+    """The widths of each group from the least ones on, and the damage at each.
+
+    Raises:
+        UsageError: if a curve is missing or of another network.
+    """
     choices = []
     for number, group in enumerate(graph.groups):
         if room.least[number] == group.channels:
@@ -63,19 +83,11 @@ def plan_by_curves(
                 "measure the curves on this network, or ignore the group"
             )
         widths = room.allowed(number)
-        widths = widths[widths >= trusted[number]]
+        widths = widths[widths >= least[number]]
         if len(widths) > _MOST:
             widths = widths[np.unique(np.linspace(0, len(widths) - 1, _MOST).round().astype(np.int64))]
         choices.append(Choice(widths, curve.at(widths)))
-    chosen = least_damage(meter, choices)
-    return PruningPlan(
-        graph,
-        {
-            group.name: curves[group.name].kept(int(width))
-            for group, width in zip(graph.groups, chosen, strict=True)
-            if width < group.channels
-        },
-    )
+    return choices
 
 
 def _trusted(room: Room, meter: Meter) -> IntArray:

@@ -17,15 +17,15 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from secateur.budget.limits import Meter
-from secateur.budget.quiet import silent_output
+from secateur.budget.limits import Meter, words_for
+from secateur.errors import BudgetError
 from secateur.graph.groups import IntArray
 
 _ROUNDS = 12  # programmes solved at most
 _GAIN, _IDLE = 1e-3, 2  # fewer, where so many in a row take away less than this share of the damage
 _EXCHANGES = 250  # tried at most behind the last programme: a few seconds for a hundred groups
 _AT_ONCE = 8  # one group of so many moves in one step, where limits are far
-_SECONDS = 10.0  # for one programme; the best answer found by then is taken
+_NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,12 +42,15 @@ def least_damage(meter: Meter, choices: Sequence[Choice]) -> IntArray:
     """The widths of least total damage within all limits.
 
     Args:
-        meter: the network and the limits, which the least widths must meet.
+        meter: the network and the limits.
         choices: one per group of the network.
 
     Returns:
         Widths, shape ``(groups,)``. They keep to the limits exactly, and no single group could be
         widened by a step without breaking one.
+
+    Raises:
+        BudgetError: narrowing the groups one after the other leads to no widths within the limits.
     """
     places = _start(meter, choices)
     best, best_damage, idle = places, _damage(choices, places), 0
@@ -56,6 +59,8 @@ def least_damage(meter: Meter, choices: Sequence[Choice]) -> IntArray:
         if answer is None:
             break
         corrected = _corrected(meter, choices, answer)
+        if corrected is None:
+            raise BudgetError(_too_much(meter, choices))
         damage = _damage(choices, corrected)
         idle = 0 if damage < (1 - _GAIN) * best_damage else idle + 1
         if damage < best_damage:
@@ -63,7 +68,25 @@ def least_damage(meter: Meter, choices: Sequence[Choice]) -> IntArray:
         if idle == _IDLE or np.array_equal(answer, places):
             break
         places = answer
-    return _widths(choices, _exchanged(meter, choices, _corrected(meter, choices, best)))
+    final = _corrected(meter, choices, best)
+    if final is None:
+        raise BudgetError(_too_much(meter, choices))
+    return _widths(choices, _exchanged(meter, choices, final))
+
+
+def _too_much(meter: Meter, choices: Sequence[Choice]) -> str:
+    """What the least widths on offer need of the quantities of which they need too much."""
+    least = _widths(choices, np.zeros(len(choices), dtype=np.int64))
+    needs = zip(meter.amounts.items(), meter.limited(least).tolist(), strict=True)
+    beyond = [
+        f"{words_for(name, need)}, and at most {words_for(name, allowed)} may remain"
+        for (name, allowed), need in needs
+        if need > allowed
+    ]
+    return (
+        f"no widths on offer keep to the budget: at the least ones the network needs {'; '.join(beyond)}; "
+        "allow more, or fewer channels (min_channels)"
+    )
 
 
 def _widths(choices: Sequence[Choice], places: IntArray) -> IntArray:
@@ -109,17 +132,16 @@ def _solve(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArra
     one_each = sparse.csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(choices), len(owner))
     )
-    with silent_output():
-        result = milp(
-            np.concatenate([choice.damages for choice in choices]),
-            integrality=np.ones(len(owner)),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint((changes / scale).T, -np.inf, room / scale),
-            ],
-            options={"time_limit": _SECONDS, "mip_rel_gap": 1e-4},
-        )
+    result = milp(
+        np.concatenate([choice.damages for choice in choices]),
+        integrality=np.ones(len(owner)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint((changes / scale).T, -np.inf, room / scale),
+        ],
+        options={"node_limit": _NODES, "mip_rel_gap": 1e-4},
+    )
     if result.x is None:
         return None
     starts = np.cumsum([0, *sizes[:-1]])
@@ -131,13 +153,16 @@ def _solve(meter: Meter, choices: Sequence[Choice], places: IntArray) -> IntArra
 
 def _corrected(
     meter: Meter, choices: Sequence[Choice], places: IntArray, held: int | None = None
-) -> IntArray:
+) -> IntArray | None:
     """Places changed step by step until the exact costs keep to the limits and use them up.
 
-    A group that is held is narrowed only when no other can be.
+    A group that is held is narrowed only when no other can be. ``None`` if all groups are at their least
+    widths and a limit is still broken.
     """
     places = places.copy()
     while not meter.within(_widths(choices, places)):
+        if not places.any():
+            return None
         places = _step(meter, choices, places, -1, held)
     while True:
         wider = _step(meter, choices, places, +1)
@@ -160,9 +185,9 @@ def _exchanged(meter: Meter, choices: Sequence[Choice], places: IntArray) -> Int
             tried += 1
             trial = places.copy()
             trial[group] = move
-            trial = _corrected(meter, choices, trial, held=group)
-            if _damage(choices, trial) < damage:
-                places, damage, since = trial, _damage(choices, trial), 0
+            corrected = _corrected(meter, choices, trial, held=group)
+            if corrected is not None and _damage(choices, corrected) < damage:
+                places, damage, since = corrected, _damage(choices, corrected), 0
                 promising = _promising(meter, choices, places)
                 break
     return places

@@ -1,74 +1,127 @@
-"""What makes up a network: tensors by name, and integer attributes of modules."""
+"""What makes up a network: tensors by name, and plain attributes of modules."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.checkpoint.metadata import Attributes
+from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError, UsageError
+from secateur.graph.wrappers import COMPILED, is_compiled
 from secateur.models import ModelSpec
+
+_OWN = frozenset(vars(nn.Module()))  # what every module has, and no file may set
+_TENSOR = "tensor"
+
+
+def parts(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by path; those that ``torch.compile`` wrapped stand under the names that they had before.
+
+    >>> list(parts(nn.Sequential(nn.ReLU())))
+    ['', '0']
+    """
+    modules = model.named_modules(remove_duplicate=False)
+    return {plain_name(path): module for path, module in modules if not is_compiled(module)}
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or tensor without what ``torch.compile`` puts into it.
+
+    >>> plain_name("block._orig_mod.weight")
+    'block.weight'
+    """
+    return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, one that has several names under each of them."""
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    return found | dict(model.named_buffers(remove_duplicate=False))
+    found |= dict(model.named_buffers(remove_duplicate=False))
+    return {plain_name(name): tensor for name, tensor in found.items()}
 
 
 def transient_buffers(model: nn.Module) -> tuple[str, ...]:
     """Names of the buffers that ``state_dict`` leaves out, since code can make them anew."""
     return tuple(
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules(remove_duplicate=False)
+        _joined(path, name)
+        for path, module in parts(model).items()
         for name in sorted(module._non_persistent_buffers_set)
         if module._buffers.get(name) is not None
     )
 
 
-def integer_attributes(model: nn.Module) -> Attributes:
-    """All integer attributes of all modules, and all tuples or lists of integers.
+def plain_attributes(model: nn.Module) -> Attributes:
+    """All attributes of all modules that can be written: plain values and tensors, as JSON.
 
-    These are what code computes shapes with, and so what has to change along with the tensors.
+    Code computes shapes with integers among them, which change along with the tensors. A network that keeps
+    what it computed last (a shape, a grid of that shape) has to get all of that back, or nothing.
 
-    >>> integer_attributes(nn.LayerNorm([2, 3]))
-    {'': {'normalized_shape': [2, 3]}}
+    >>> plain_attributes(nn.LayerNorm([2, 3]))[""]["normalized_shape"]
+    {'tuple': [2, 3]}
     """
     found = {
         path: {
-            name: value if isinstance(value, int) else list(value)
+            name: {_TENSOR: _joined(path, name)} if isinstance(value, Tensor) else encoded(value)
             for name, value in vars(module).items()
-            if is_integral(value)
+            if _is_settable(module, name) and (isinstance(value, Tensor) or is_plain(value))
         }
-        for path, module in model.named_modules()
+        for path, module in parts(model).items()
     }
     return {path: values for path, values in found.items() if values}
 
 
-def is_integral(value: object) -> bool:
-    """Whether a value is an integer, or a tuple or list of some; truth values are no integers."""
-    if type(value) in (tuple, list, torch.Size):
-        return bool(value) and all(type(item) is int for item in value)  # type: ignore[attr-defined]
-    return type(value) is int
+def loose_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that are plain attributes of modules, neither parameters nor buffers, by name."""
+    return {
+        _joined(path, name): value
+        for path, module in parts(model).items()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and _is_settable(module, name)
+    }
 
 
-def changed(attributes: Attributes, reference: Attributes) -> Attributes:
-    """The attributes that the reference has too, but with another value.
+def loose_names(attributes: Attributes) -> frozenset[str]:
+    """Names of the tensors that attributes refer to."""
+    values = [value for of_module in attributes.values() for value in of_module.values()]
+    return frozenset(str(value[_TENSOR]) for value in values if isinstance(value, dict) and _TENSOR in value)
 
-    >>> changed({"a": {"x": 1, "y": 2, "z": 3}}, {"a": {"x": 1, "y": 5}, "b": {"x": 1}})
-    {'a': {'y': 2}}
+
+def changed(model: nn.Module, reference: nn.Module) -> Attributes:
+    """The attributes that another network of the same modules has not, or has with another value.
+
+    >>> changed(nn.Linear(3, 2), nn.Linear(4, 2))
+    {'': {'in_features': 3}}
+
+    Raises:
+        CheckpointError: a module is missing in the other network.
     """
+    attributes, others = plain_attributes(model), plain_attributes(reference)
+    loose, there = loose_tensors(model), loose_tensors(reference)
+    equal = {name for name in loose.keys() & there.keys() if _are_equal(loose[name], there[name])}
+    missing = sorted(parts(model).keys() - parts(reference).keys())
+    if missing:
+        raise CheckpointError(f"it has no module '{missing[0]}'")
     differing = {
         path: {
             name: value
             for name, value in values.items()
-            if name in reference.get(path, {}) and reference[path][name] != value
+            if _joined(path, name) not in equal
+            and (_joined(path, name) in loose or others.get(path, {}).get(name, loose) != value)
         }
         for path, values in attributes.items()
     }
     return {path: values for path, values in differing.items() if values}
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    if one.is_meta or other.is_meta or one.dtype != other.dtype or one.device != other.device:
+        return False
+    return torch.equal(one, other)
 
 
 def blank(spec: ModelSpec) -> nn.Module:
@@ -121,40 +174,69 @@ def fitting(stored: Mapping[str, Tensor], transient: Collection[str], model: nn.
     return {name: tensor for name, tensor in stored.items() if name in known and not misfits.get(name)}
 
 
-def check_attributes(attributes: Attributes, model: nn.Module) -> None:
-    """Make sure that every attribute exists in the network and is of the same form.
+def check_attributes(attributes: Attributes, stored: Collection[str], model: nn.Module) -> None:
+    """Make sure that every attribute may be set in the network.
+
+    Args:
+        attributes: as :func:`plain_attributes` returns them.
+        stored: names of the tensors in the file.
+        model: the network.
 
     Raises:
-        CheckpointError: a module or attribute is missing, or is no integer, or of another length.
+        CheckpointError: a module or a tensor is missing, or a name is a method or the like.
     """
-    modules = dict(model.named_modules())
+    modules = parts(model)
     for path, values in attributes.items():
         where = f"{type(model).__name__}{'.' if path else ''}{path}"
         if path not in modules:
             raise CheckpointError(f"it sets attributes of {where}, which is missing")
-        own = vars(modules[path])
         for name, value in values.items():
-            if name not in own or not is_integral(own[name]):
-                raise CheckpointError(f"it sets {where}.{name}, which is no integer attribute there")
-            lengths = [len(v) if isinstance(v, list | tuple) else 0 for v in (value, own[name])]
-            if lengths[0] != lengths[1]:
-                raise CheckpointError(f"it sets {where}.{name} to {value}, but it is {own[name]}")
+            if not _is_settable(modules[path], name):
+                raise CheckpointError(f"it sets {where}.{name}, which is no plain attribute there")
+            tensor = _reference(value)
+            if tensor is not None and tensor not in stored:
+                raise CheckpointError(f"it sets {where}.{name} to a tensor {tensor} that it lacks")
 
 
-def set_attributes(attributes: Attributes, model: nn.Module) -> None:
-    """Set attributes that :func:`check_attributes` has passed."""
-    modules = dict(model.named_modules())
+def set_attributes(attributes: Attributes, placed: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Set attributes that :func:`check_attributes` has passed.
+
+    A device stays what it is in the network, since the file may come from a machine with others.
+    """
+    modules = parts(model)
     for path, values in attributes.items():
         module = modules[path]
-        for name, value in values.items():
-            form = type(getattr(module, name))
-            setattr(module, name, form(value))
+        for name, stored in values.items():
+            tensor = _reference(stored)
+            value = placed[tensor] if tensor is not None else decoded(stored)
+            now = vars(module).get(name)
+            if isinstance(value, torch.device) and isinstance(now, torch.device):
+                continue
+            if stored != value and type(value) is list and isinstance(now, tuple):
+                value = type(now)(value)  # the first format does not tell them from lists
+            vars(module)[name] = (
+                value  # past __setattr__, which makes a parameter of a tensor that is one elsewhere
+            )
+
+
+def _reference(value: Any) -> str | None:
+    """The name of the tensor that an attribute is, if it is one."""
+    return str(value[_TENSOR]) if isinstance(value, dict) and _TENSOR in value else None
+
+
+def _is_settable(module: nn.Module, name: str) -> bool:
+    """Whether a name is one of a plain attribute: no method, no part of every module, no tensor or module."""
+    taken = (_OWN, module._parameters, module._buffers, module._modules)
+    if name.startswith("__") or not name.isidentifier() or any(name in names for names in taken):
+        return False
+    of_class = inspect.getattr_static(type(module), name, None)
+    return is_plain(of_class) or isinstance(of_class, Tensor)
 
 
 def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a tensor in the place of the parameter or buffer of that name."""
     path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
+    module = _module(model, path)
     slots = module._parameters if leaf in module._parameters else module._buffers
     slots[leaf] = tensor  # type: ignore[assignment]  # a parameter goes among the parameters
 
@@ -162,7 +244,23 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
 def is_parameter(model: nn.Module, name: str) -> bool:
     """Whether a tensor is a parameter, and not a buffer."""
     path, _, leaf = name.rpartition(".")
-    return leaf in model.get_submodule(path)._parameters
+    return leaf in _module(model, path)._parameters
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, within what ``torch.compile`` wraps."""
+    module = model
+    for part in path.split(".") if path else ():
+        child = module._modules[part]
+        assert child is not None  # names come from the network itself
+        module = child
+        while is_compiled(module):
+            module = module.get_submodule(COMPILED)
+    return module
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _misfit(tensor: Tensor, built: Tensor) -> str:
@@ -178,7 +276,7 @@ def _misfit(tensor: Tensor, built: Tensor) -> str:
 def _is_vacant(model: nn.Module, name: str) -> bool:
     """Whether there is a place for such a tensor, as for the bias of a convolution built without one."""
     path, _, leaf = name.rpartition(".")
-    module = dict(model.named_modules()).get(path)
+    module = parts(model).get(path)
     return module is not None and module._parameters.get(leaf, module) is None
 
 

@@ -12,6 +12,8 @@ from secateur.checkpoint import anatomy
 from secateur.checkpoint.metadata import Metadata
 from secateur.checkpoint.seal import check_seal, unsealed
 from secateur.errors import CheckpointError, UsageError
+from secateur.graph.cutting import renew_flat_weights
+from secateur.graph.wrappers import refuse_wrapped
 
 
 def load(
@@ -19,8 +21,8 @@ def load(
 ) -> nn.Module:
     """Load a network that :func:`save` wrote.
 
-    Reading runs no code: a builder is looked up by name, existing integer attributes are set, and tensors are
-    filled in, after all names, shapes and types have been checked.
+    Reading runs no code: a builder is looked up by name, plain attributes are set (numbers, text, tuples and
+    the like, and no methods), and tensors are filled in, after all names, shapes and types have been checked.
 
     Args:
         path: the file.
@@ -34,6 +36,7 @@ def load(
     Raises:
         CheckpointError: if the file is damaged, foreign, of a later format or does not fit the network; or
             if it names no builder that is known here and no model is given.
+        UsageError: if the model is wrapped, for example by ``torch.compile``.
 
     Example:
         >>> import tempfile
@@ -44,17 +47,38 @@ def load(
         Linear(in_features=4, out_features=2, bias=True)
     """
     path = Path(path)
+    refuse_wrapped(model)
     try:
         metadata, stored = _read(path)
         target = model if model is not None else _built(metadata)
-        fitting = anatomy.fitting(_with_aliases(stored, metadata.aliases), metadata.transient, target)
-        _check_aliases(metadata.aliases, fitting, target)
-        anatomy.check_attributes(metadata.attributes, target)
+        values = check(metadata, stored, target)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
-    anatomy.set_attributes(metadata.attributes, target)
-    _fill(target, fitting, metadata, torch.device(device))
+    _fill(target, values, metadata, torch.device(device))
     return target.eval()
+
+
+def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Hold everything that a file says against a network.
+
+    Args:
+        metadata: of the file.
+        stored: its tensors; only names, shapes and types matter.
+        model: the network at its full size; left as it was.
+
+    Returns:
+        The tensors that have a place in the network, under all their names.
+
+    Raises:
+        CheckpointError: anything does not fit.
+    """
+    every = _with_aliases(stored, metadata.aliases)
+    loose = anatomy.loose_names(metadata.attributes)
+    known = {name: tensor for name, tensor in every.items() if name not in loose}
+    fitting = anatomy.fitting(known, metadata.transient, model)
+    _check_aliases({a: n for a, n in metadata.aliases.items() if not {a, n} & loose}, fitting, model)
+    anatomy.check_attributes(metadata.attributes, every.keys(), model)
+    return fitting | {name: every[name] for name in loose}
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -138,12 +162,24 @@ def _check_aliases(aliases: dict[str, str], fitting: dict[str, Tensor], model: n
 
 
 def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, device: torch.device) -> None:
+    loose = anatomy.loose_names(metadata.attributes)
     placed: dict[str, Tensor] = {}
-    for name in values.keys() - metadata.aliases.keys():
-        value = values[name].to(device)
-        if anatomy.is_parameter(model, name):
-            needs_gradient = name not in metadata.frozen and (value.is_floating_point() or value.is_complex())
-            value = nn.Parameter(value, requires_grad=needs_gradient)
-        placed[name] = value
-    for name in values:
-        anatomy.set_tensor(model, name, placed[metadata.aliases.get(name, name)])
+    for name in sorted(
+        values, key=lambda name: (name in loose, name)
+    ):  # a parameter before what refers to it
+        stored = metadata.aliases.get(name, name)
+        if stored not in placed:
+            placed[stored] = _placed(model, name, values[name].to(device), metadata)
+        if name not in loose:
+            anatomy.set_tensor(model, name, placed[stored])
+    references = {name: placed[metadata.aliases.get(name, name)] for name in loose}
+    anatomy.set_attributes(metadata.attributes, references, model)
+    renew_flat_weights(model)
+
+
+def _placed(model: nn.Module, name: str, value: Tensor, metadata: Metadata) -> Tensor:
+    """A tensor as the network has it: a parameter where it has one."""
+    if name in anatomy.loose_names(metadata.attributes) or not anatomy.is_parameter(model, name):
+        return value
+    is_number = value.is_floating_point() or value.is_complex()
+    return nn.Parameter(value, requires_grad=name not in metadata.frozen and is_number)

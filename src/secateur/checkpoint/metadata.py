@@ -6,17 +6,19 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any
 
+from secateur.checkpoint.values import decoded
 from secateur.errors import CheckpointError, UsageError
 from secateur.models import InputSpec, ModelSpec
 from secateur.models.inputs import Json
 
-FORMAT = 1
+FORMAT = 2
 _MOST_CHARACTERS = 16 << 20
 _DEEPEST = 32
 _LARGEST = 2**31
 
-Attributes = dict[str, dict[str, "int | list[int]"]]
-"""Integer attributes, or lists of integers, by module path and name."""
+Attributes = dict[str, dict[str, Any]]
+"""Plain attributes by module path and name, each as :mod:`secateur.checkpoint.values` writes it, or as
+``{"tensor": name}`` for a stored tensor."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Metadata:
 
     Attributes:
         builder: what builds the network at its full size; ``None`` for a user's own class.
-        attributes: integer attributes of modules, by module path and name. With a builder only those that
+        attributes: plain attributes of modules, by module path and name. With a builder only those that
             differ from what it builds; without, all.
         aliases: for tensors that are one and the same under several names, the name under which it is stored.
         transient: stored buffers that ``state_dict`` leaves out.
@@ -83,8 +85,11 @@ class Metadata:
         data = _bounded(text)
         if not isinstance(data, dict) or not _is_integer(data.get("format")):
             raise CheckpointError("the description of the network is of an unknown form")
-        if data.pop("format") != FORMAT:
+        written = data.pop("format")
+        if not 1 <= written <= FORMAT:
             raise CheckpointError("it was written by a newer version of Secateur: upgrade to read it")
+        if written == 1:
+            data["attributes"] = _modern(data.get("attributes"))
         checks = {
             "builder": _optional(_builder),
             "attributes": _attributes,
@@ -185,8 +190,24 @@ def _attributes(name: str, value: Any) -> Attributes:
     for of_module in value.values():
         _require(name, isinstance(of_module, dict))
         for item in of_module.values():
-            _require(name, all(map(_is_integer, item)) if isinstance(item, list) else _is_integer(item))
+            match item:
+                case {"tensor": str(), **rest} if not rest:
+                    continue
+            try:
+                decoded(item)
+            except ValueError:
+                _require(name, False)
     return dict(value)
+
+
+def _modern(attributes: Any) -> Any:
+    """Attributes of the first format, in which a list stands for a tuple as well."""
+    if not isinstance(attributes, dict) or not all(isinstance(item, dict) for item in attributes.values()):
+        return attributes
+    return {
+        path: {name: {"sequence": item} if isinstance(item, list) else item for name, item in values.items()}
+        for path, values in attributes.items()
+    }
 
 
 def _builder(_name: str, value: Any) -> ModelSpec:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from secateur import __version__
 from secateur.checkpoint import anatomy
-from secateur.checkpoint.metadata import Metadata
+from secateur.checkpoint.loading import check
+from secateur.checkpoint.metadata import Attributes, Metadata
 from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
+from secateur.graph.wrappers import refuse_wrapped
 from secateur.models import ModelSpec
 from secateur.models.inputs import Json
 
@@ -33,8 +35,9 @@ def save(
 ) -> None:
     """Save a network, pruned or not, so that :func:`load` brings it back bit for bit.
 
-    The file holds tensors and JSON, and no code. An older file of the name is replaced at once and only when
-    the new one is complete and on the disk.
+    The file holds tensors and JSON, and no code. Besides parameters and buffers it holds the attributes of
+    modules that are tensors, numbers, text, tuples and the like. What :func:`load` would refuse is refused
+    here. An older file of the name is replaced at once and only when the new one is complete and on the disk.
 
     Args:
         path: the file, by convention ending in ``.safetensors``.
@@ -48,7 +51,8 @@ def save(
         history: what was done to the network, oldest first; plain values, such as ``plan.to_dict()``.
 
     Raises:
-        UsageError: if metrics or history are no plain values, or the builder is unknown.
+        UsageError: if metrics or history are no plain values, the builder is unknown, or the network is
+            wrapped, for example by ``torch.compile``.
         CheckpointError: if the network is not a smaller version of what the builder builds, or the file
             cannot be written.
 
@@ -60,14 +64,23 @@ def save(
         ...     save(f"{folder}/digits.safetensors", model, builder="secateur:digits", metrics={"top1": 0.99})
     """
     path = Path(path)
+    refuse_wrapped(model)
     spec = ModelSpec.parse(builder) if isinstance(builder, str) else builder
-    stored, aliases = _distinct(anatomy.tensors(model))
+    reference = None if spec is None or spec.is_file else anatomy.blank(spec)
+    attributes = _attributes(model, spec, reference)
+    loose = anatomy.loose_names(attributes)
+    referred = {name: tensor for name, tensor in anatomy.loose_tensors(model).items() if name in loose}
+    stored, aliases = _distinct(anatomy.tensors(model) | referred)
+    if not stored:
+        raise CheckpointError(
+            f"{type(model).__name__} has no parameters and no buffers: nothing can be saved"
+        )
     metadata = Metadata(
         builder=spec,
-        attributes=_attributes(model, spec),
+        attributes=attributes,
         aliases=aliases,
         transient=anatomy.transient_buffers(model),
-        frozen=tuple(name for name, p in model.named_parameters() if not p.requires_grad),
+        frozen=tuple(anatomy.plain_name(name) for name, p in model.named_parameters() if not p.requires_grad),
         input_size=_tuple(input_size, spec.input.size if spec else None),
         normalization=_pair(normalization, spec),
         classes=tuple(map(str, classes)) if classes is not None else None,
@@ -76,7 +89,10 @@ def save(
         version=__version__,
     )
     plain = _separate(stored)
-    sealed = seal(metadata.to_json(), plain)
+    text = metadata.to_json()
+    # What a reader would refuse is told now, and not when the network is gone.
+    check(Metadata.from_json(text), plain, model if reference is None else reference)
+    sealed = seal(text, plain)
     try:
         with replacing(path) as part:
             save_file(plain, part, metadata=sealed)
@@ -97,17 +113,15 @@ def _distinct(everything: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
     return {name: everything[name] for name in first.values()}, aliases
 
 
-def _attributes(model: nn.Module, spec: ModelSpec | None) -> dict[str, dict[str, int | list[int]]]:
-    """The attributes that differ from the builder's network, or all where there is no builder."""
-    attributes = anatomy.integer_attributes(model)
-    if spec is None or spec.is_file:
-        return attributes
-    reference = anatomy.blank(spec)
+def _attributes(model: nn.Module, spec: ModelSpec | None, reference: nn.Module | None) -> Attributes:
+    """The attributes that differ from the builder's network, or all where there is none to compare with."""
+    if spec is None or reference is None:
+        return anatomy.plain_attributes(model)
     try:
         anatomy.fitting(anatomy.tensors(model), anatomy.transient_buffers(model), reference)
+        return anatomy.changed(model, reference)
     except CheckpointError as error:
         raise CheckpointError(f"{spec.name} builds no network that this is a part of: {error}") from error
-    return anatomy.changed(attributes, anatomy.integer_attributes(reference))
 
 
 def _separate(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -115,8 +129,13 @@ def _separate(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in stored.items():
-        if tensor.is_meta or tensor.layout != torch.strided:
-            raise CheckpointError(f"{name} is {tensor.layout} on {tensor.device}, and cannot be saved")
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{name} is on the meta device and has no values: give the network storage and weights first"
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise CheckpointError(f"{name} is {kind}, and only dense tensors of numbers can be saved")
         value = tensor.detach().cpu().contiguous()
         storage = value.untyped_storage().data_ptr()
         plain[name] = value.clone() if storage in seen else value

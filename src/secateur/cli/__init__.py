@@ -21,6 +21,7 @@ from secateur.cli.oracle import oracle
 from secateur.cli.prune import prune
 from secateur.cli.report import report
 from secateur.cli.train import train
+from secateur.heap import keep_in_this_process
 
 app = typer.Typer(
     name="secateur",
@@ -69,4 +70,5 @@ for command in (demo, inspect, train, prune, evaluate, measure, export, report, 
 
 def main() -> None:
     """Runs the command line."""
+    keep_in_this_process()
     app()

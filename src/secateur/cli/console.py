@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from secateur.cli.formats import duration, percent
+from secateur.cli.quiet import silent_output
 from secateur.training import events
 
 _WIDE = 120
@@ -54,8 +55,11 @@ class Reporter:
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._silence = ExitStack()
 
     def __enter__(self) -> Self:
+        if self.as_json:
+            self._silence.enter_context(silent_output())
         self._bars.start()
         return self
 
@@ -63,6 +67,7 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        self._silence.close()
 
     def __call__(self, event: events.Event) -> None:
         """Shows one event.
@@ -107,6 +112,7 @@ class Reporter:
         if self._quiet:
             return
         if self.as_json:
+            self._silence.close()
             sys.stdout.write(json.dumps(data, allow_nan=False, default=str) + "\n")
         else:
             self.say(text)

@@ -40,11 +40,18 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(_told(error.error)[1]) from None
         except (KeyboardInterrupt, SecateurError, OSError) as error:
             line, code = _told(error)
-            if is_first() or not isinstance(error, UsageError):  # all processes are told the same
+            if is_first() or not isinstance(error, UsageError) or _in_crew():
                 typer.echo(" ".join(line.split()), err=True)
             raise typer.Exit(code) from None
 
     return run
+
+
+def _in_crew() -> bool:
+    """Whether the processes have found each other; before that, all make the same of wrong usage."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 def _told(error: BaseException) -> tuple[str, int]:

@@ -157,7 +157,7 @@ def prune(
     if not finetune or not data:
         _not_trained(context, finetune)
     if not finetune:
-        steps, repair = steps or 1, True if repair is None else repair
+        steps, repair = steps or _cuts(recipe, channels_per_step), True if repair is None else repair
         epochs_between, updates_between, epochs_after = 0, None, 0
     settings = named_recipe(
         recipe if data or recipe != "default" else "plain",
@@ -237,6 +237,14 @@ def _not_trained(context: typer.Context, finetune: bool) -> None:
     if not finetune:
         raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
     raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
+
+
+def _cuts(recipe: str, channels_per_step: int | None) -> int | None:
+    """How many cuts there are without training: one, unless the pace is in channels."""
+    from secateur.recipes import RECIPES
+
+    own = RECIPES[recipe].channels_per_step if recipe in RECIPES else None
+    return None if channels_per_step or own else 1
 
 
 def _limits(

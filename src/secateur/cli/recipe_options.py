@@ -114,7 +114,8 @@ Finetune = Annotated[
     bool,
     typer.Option(
         "--finetune/--no-finetune",
-        help="Whether to train; if not, one cut is repaired by least squares, which takes minutes.",
+        help="Whether to train; if not, the cut is repaired by least squares, which takes minutes. There is "
+        "one cut, unless --steps or --channels-per-step, or the recipe's channels per step, say otherwise.",
         rich_help_panel=_RECIPE,
     ),
 ]

@@ -45,6 +45,8 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     frozen = [group for group in groups if group["frozen"] is not None]
     if frozen:
         parts.append(_frozen(frozen))
+    if found["ungrouped"]:
+        parts.append(_ungrouped(found["ungrouped"]))
     return Group(*parts)
 
 
@@ -76,6 +78,14 @@ def _frozen(groups: Sequence[Mapping[str, Any]]) -> Table:
     for reason, members in by_reason.items():
         channels = sum(group["channels"] for group in members)
         table.add_row(_named([group["name"] for group in members]), str(channels), reason)
+    return table
+
+
+def _ungrouped(entries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="in no group", title_justify="left", box=box.SIMPLE_HEAD)
+    _columns(table, "parameters", "because")
+    for entry in entries:
+        table.add_row(_named(entry["names"]), entry["reason"])
     return table
 
 

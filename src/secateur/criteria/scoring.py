@@ -16,7 +16,7 @@ from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
-from secateur.heap import kept_heap
+from secateur.heap import kept_where_allowed
 from secateur.latency import device_of
 from secateur.ranks import Ranks, shares
 from secateur.untouched import untouched
@@ -28,7 +28,7 @@ Batches = Iterable[Any]
 """Batches of inputs and targets."""
 
 
-@kept_heap()
+@kept_where_allowed()
 def score(
     model: nn.Module,
     graph: ChannelGraph,
@@ -97,10 +97,14 @@ def score(
         stack.enter_context(torch.set_grad_enabled(needs_loss))
         stack.enter_context(_requiring_grad(watch.observer.sources))
         stack.enter_context(watch)
+        seen = False
         for share in islice(shares(batches, ranks), max_batches):
+            seen = True
             watch.expects(share.of)
             if share.examples:
                 _pass(watch, share.batch, place, loss_fn if needs_loss else None)
+        if not seen:
+            raise UsageError(f"there are no batches to compute {chosen.name} on; pass at least one")
         return watch.scores()
 
 

@@ -8,8 +8,6 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
-import logging
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +29,8 @@ from torch.utils._pytree import (
 
 from secateur.errors import TraceError
 from secateur.graph.inlining import lay_regions_open
+from secateur.graph.obstacles import explain, find_layers_made, find_obstacle, find_unknown_size
+from secateur.graph.quiet import quiet_export
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -264,21 +264,21 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         >>> sorted(program.tensors)
         ['bias', 'weight']
     """
-    args, kwargs = call_arguments(doubled(inputs) if training else inputs)
-    known = {name for name, _ in model.named_parameters()}
-    with untouched(model), mode_of(model, training=training), warnings.catch_warnings(), _unlogged():
+    obstacle = find_obstacle(model, inputs)
+    if obstacle is not None:
+        raise TraceError(obstacle)
+    inputs = doubled(inputs) if training else inputs
+    args, kwargs = call_arguments(inputs)
+    with untouched(model), mode_of(model, training=training), warnings.catch_warnings(), quiet_export():
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
-            raise TraceError(_explain(model, error)) from error
-        built = [name for name, _ in model.named_parameters() if name not in known]
-        if built:
-            raise TraceError(
-                f"'{built[0].rpartition('.')[0] or built[0]}' is built in the first forward pass, so it is not "
-                "there yet; call the network once on the example inputs, then trace it"
-            )
+            raise TraceError(explain(model, error, inputs)) from error
+        obstacle = find_layers_made(model) or find_unknown_size(exported.graph)
+    if obstacle is not None:
+        raise TraceError(obstacle)
     lay_regions_open(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)
@@ -312,17 +312,6 @@ def _structure(exported: ExportedProgram) -> Any:
     """What the network returns, with any value in place of tensors."""
     spec = exported.call_spec.out_spec
     return tree_unflatten([0] * spec.num_leaves, spec)
-
-
-@contextlib.contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keeps torch from logging the whole call stack of an error that becomes one line of ours."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _shape_only(value: Tensor) -> Tensor:
@@ -359,23 +348,3 @@ def _spatial_dims(node: Node) -> int | None:
         if target.startswith(f"aten.conv{dims}d"):
             return dims
     return None
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    """One line on why a network could not be captured: module, line of code, first words."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    where = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        filename = frame.f_code.co_filename
-        if id(owner) in paths and not filename.endswith("/torch/nn/modules/module.py"):
-            path = paths[id(owner)] or type(model).__name__
-            where = f"in module '{path}' ({type(owner).__name__}), {filename}:{line}"
-    first = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
-    kind = type(error).__name__
-    place = f" {where}" if where else ""
-    return (
-        f"the network could not be captured{place}: {kind}: {first.rstrip('.')}. "
-        "Make the forward pass independent of the values of its inputs, check the example inputs, "
-        "or trace a part of the network (trace(model.backbone, ...))."
-    )

@@ -21,7 +21,8 @@ def describe(graph: ChannelGraph) -> str:
 
     Returns:
         Several lines of text: totals, prunable groups with the share of the network's parameters
-        and MACs that hangs on each, and frozen groups with their reasons.
+        and MACs that hangs on each, frozen groups with their reasons, and parameters that no group holds with
+        theirs.
     """
     prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
     shares = hanging_shares(graph)
@@ -38,7 +39,22 @@ def describe(graph: ChannelGraph) -> str:
         for reason in reasons:
             names = [f"{group.name} ({group.channels})" for group in graph.frozen if group.reason == reason]
             lines.append(f"  {_short(names)}: {reason}")
+    if graph.wiring.ungrouped:
+        lines += ["", "in no group:"]
+        lines += [f"  {_short(names)}: {reason}" for reason, names in ungrouped(graph).items()]
     return "\n".join(lines)
+
+
+def ungrouped(graph: ChannelGraph) -> dict[str, list[str]]:
+    """The parameters that no group holds, by the reason.
+
+    Args:
+        graph: the channel graph.
+    """
+    found: dict[str, list[str]] = {}
+    for name, reason in graph.wiring.ungrouped.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -12,7 +12,7 @@ from torch import nn
 from secateur.budget import forecast
 from secateur.criteria import score
 from secateur.graph import ChannelGraph, Role, trace
-from secateur.graph.describe import hanging_shares
+from secateur.graph.describe import hanging_shares, ungrouped
 from secateur.jobs.layers import layers
 from secateur.jobs.networks import open_network
 from secateur.jobs.portray import coupled
@@ -45,7 +45,8 @@ def inspect(
     Returns:
         ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
         or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
-        that hang on it; ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
+        that hang on it; ``ungrouped``: parameters that no group holds, as ``names`` with a ``reason``;
+        ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
         channels that come ``in`` and go ``out`` (``None`` where it reads or writes none);
         ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and
         ``planned``, and why a budget is ``impossible``.
@@ -68,6 +69,7 @@ def inspect(
         "cost": asdict(graph.cost()),
         "groups": _groups(graph),
         "layers": _layers(network.model, graph),
+        "ungrouped": [{"names": names, "reason": reason} for reason, names in ungrouped(graph).items()],
         "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }
 

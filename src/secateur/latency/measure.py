@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.graph.wrappers import refuse_wrapped
 from secateur.latency.comparison import Comparison, Latency
 from secateur.latency.devices import device_of, wait
 from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
@@ -51,7 +52,7 @@ def measure_latency(
         Median, quartiles, and the conditions under which they hold.
 
     Raises:
-        UsageError: if a number is out of range.
+        UsageError: if a number is out of range, or the network is wrapped, for example by ``torch.compile``.
 
     >>> latency = measure_latency(nn.Linear(4, 4), torch.ones(2, 4), min_runs=5, min_seconds=0)
     >>> latency.runs, latency.batch, latency.low_ms <= latency.median_ms <= latency.high_ms
@@ -97,7 +98,7 @@ def compare_latency(
         The latencies; differences smaller than the spread are called noise.
 
     Raises:
-        UsageError: if there are no networks or a number is out of range.
+        UsageError: if there are no networks, one is wrapped, or a number is out of range.
 
     >>> nets = {"before": nn.Linear(64, 64), "after": nn.Linear(64, 8)}
     >>> comparison = compare_latency(nets, torch.ones(2, 64), min_runs=5, min_seconds=0)
@@ -111,6 +112,8 @@ def compare_latency(
             f"warmup ({warmup}) and min_seconds ({min_seconds}) are at least 0, "
             f"min_runs ({min_runs}) and threads ({threads}) at least 1"
         )
+    for model in models.values():
+        refuse_wrapped(model)
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
     networks = [model for model in models.values() if isinstance(model, nn.Module)]
     with untouched(*networks), torch_threads(threads):

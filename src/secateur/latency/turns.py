@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from secateur.heap import kept_heap
+from secateur.heap import kept_where_allowed
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -90,7 +90,7 @@ def take_turns(
     first = next(iter(runs))
     pairs = dict.fromkeys(runs, first) if against is None else against
     turns: Turns[Key] = Turns({name: [] for name in runs})
-    with torch_threads(threads), kept_heap():
+    with torch_threads(threads), kept_where_allowed():
         for run in runs.values():
             for _ in range(warmup):
                 run()

@@ -6,6 +6,7 @@ and never for one that was read from a checkpoint.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -59,21 +60,43 @@ def takes(function: Callable[..., object], argument: str) -> bool:
     return argument in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
 
 
+_RUN: dict[Path, tuple[bytes, ModuleType]] = {}
+"""For each file that was run, its content and the module: a file may do what can be done only once."""
+
+
 def _run(path: Path) -> ModuleType:
+    """The module of a file, which is run once for as long as it stays the same."""
     if not path.is_file():
         raise UsageError(f"no file {path}: give an existing file as path/to/file.py:function")
+    place = path.resolve()
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if place in _RUN and _RUN[place][0] == content:
+        return _RUN[place][1]
     # A name of its own, so that the file hides no module; registered, since data classes ask for it.
-    spec = spec_from_file_location(f"_secateur_user_{path.stem}", path)
+    number = hashlib.sha256(str(place).encode()).hexdigest()[:12]
+    spec = spec_from_file_location(f"_secateur_user_{path.stem}_{number}", place)
     assert spec is not None  # a file whose name ends in .py always has a loader
     assert spec.loader is not None
     module = module_from_spec(spec)
+    before = sys.modules.get(spec.name)
     sys.modules[spec.name] = module
     # The file may import its neighbours, as it may when it is run as a script.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        # Compiled here, since the loader keeps what it compiled for files changed within the same second.
+        exec(compile(content, str(place), "exec"), vars(module))  # the user asked for it
+    except BaseException as error:
+        if before is None:
+            sys.modules.pop(spec.name, None)
+        else:
+            sys.modules[spec.name] = before
+        if not isinstance(error, Exception):
+            raise
         raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
+    _RUN[place] = content, module
     return module

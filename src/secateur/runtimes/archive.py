@@ -34,6 +34,8 @@ _CONFIGS = {
 }
 _PLAIN = ("archive_format", "archive_version", "byteorder", ".data/version")
 
+_SWELLING, _SLACK = 2, 16 << 20  # times the size of the file, and bytes that may be compressed beyond
+
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, (positive|nonnegative|integer)=True)*\)")
 _FUNCTION = re.compile(r"\b(FloorDiv|CeilDiv|CleanDiv|ModularIndexing|PythonMod|Mod|Max|Min|Integer)\b")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/%(),]*|true|false|True|False|-?int_oo|oo|-oo")
@@ -83,7 +85,8 @@ def _admitted(path: Path) -> tuple[io.BytesIO, str | None]:
     records[_MODEL] = json.dumps(_harmless(_parsed(records, _MODEL))).encode()
     fresh = io.BytesIO()
     with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in records.items():
+        while records:  # one after the other, so that no network lies in memory twice
+            name, data = records.popitem()
             archive.writestr(f"{_ROOT}/{name}", data)
         archive.writestr(f"{_ROOT}/{_SAMPLE}", b"")  # the samples are a pickle, and not needed
     fresh.seek(0)
@@ -91,20 +94,52 @@ def _admitted(path: Path) -> tuple[io.BytesIO, str | None]:
 
 
 def _records(archive: zipfile.ZipFile) -> dict[str, bytes]:
-    """All that a network needs, by name below the root."""
+    """All that a network needs, by name below the root.
+
+    Raises:
+        CheckpointError: something is missing, or there is more than a network of this size needs.
+    """
     by_name = {name.partition("/")[2]: name for name in archive.namelist()}
     if _MODEL not in by_name:
         raise CheckpointError("it holds no program of a known format; PyTorch 2.9 or newer writes one")
     wanted = [name for name in (*_PLAIN, _MODEL, _EXTRA, *_CONFIGS) if name in by_name]
-    records = {name: archive.read(by_name[name]) for name in wanted}
+    read = _Reader(archive)
+    records = {name: read(by_name[name]) for name in wanted}
     for config, (folder, pattern) in _CONFIGS.items():
         for tensor in _parsed(records, config)["config"].values():
             name = str(tensor["path_name"])
             if tensor["use_pickle"] or not pattern.fullmatch(name):
                 raise CheckpointError("it holds pickled objects, which may hold code")
             if folder + name in by_name:
-                records[folder + name] = archive.read(by_name[folder + name])
+                records[folder + name] = read(by_name[folder + name])
     return records
+
+
+class _Reader:
+    """Reads from an archive, no more in all than a file of its size holds.
+
+    PyTorch does not compress, so what is much larger within than on the disk was not written by it.
+
+    Args:
+        archive: the open archive.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        assert archive.fp is not None  # it was opened
+        archive.fp.seek(0, io.SEEK_END)
+        self._left = _SWELLING * archive.fp.tell() + _SLACK
+
+    def __call__(self, name: str) -> bytes:
+        """The content of one file.
+
+        Raises:
+            CheckpointError: it is larger than what is left.
+        """
+        self._left -= self._archive.getinfo(name).file_size
+        if self._left < 0:
+            raise CheckpointError("it unfolds to many times its own size, as no program of PyTorch does")
+        return self._archive.read(name)
 
 
 def _parsed(records: Mapping[str, bytes], name: str) -> dict[str, Any]:

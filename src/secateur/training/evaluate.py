@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from secateur.errors import DataError
 from secateur.graph.capture import mode_of
-from secateur.heap import kept_heap
+from secateur.heap import kept_where_allowed
 from secateur.ranks import shares
 from secateur.training.devices import Machine, make_machine
 from secateur.training.events import Listener, silent, tracked
@@ -67,7 +67,7 @@ class Evaluation:
         return math.sqrt(share * (1 - share) / (self.examples + 2))
 
 
-@kept_heap()
+@kept_where_allowed()
 def evaluate(
     model: nn.Module,
     batches: Batches,
@@ -119,7 +119,7 @@ def evaluate(
     right, loss, examples = machine.ranks.sum(sums).tolist()
     if not examples:
         raise DataError("there are no examples to evaluate on")
-    return Evaluation(round(right / examples, 6), loss / examples, int(examples))
+    return Evaluation(right / examples, loss / examples, int(examples))
 
 
 def _length(batches: Batches) -> int | None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.criteria import Watch
+from secateur.batches import refuse_one_shot
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
-from secateur.heap import kept_heap
+from secateur.heap import kept_where_allowed
 from secateur.ranks import Share, shares
 from secateur.training.averaging import Average
 from secateur.training.batchnorm import joint_batch_norm
@@ -27,7 +27,7 @@ from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, Listener, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError
-from secateur.training.joint import agree_on_buffers, mean_loss
+from secateur.training.joint import agree_on_buffers, mean_loss, seen_by
 from secateur.training.journal import Entry, Journal
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import LearningRates, make_optimizer
@@ -74,7 +74,7 @@ FIT = "fit"
 _AVERAGE = "average."
 
 
-@kept_heap()
+@kept_where_allowed()
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -115,11 +115,14 @@ def fit(
     Raises:
         TrainingError: the loss is not finite; the step is not taken.
         DataError: there are no batches.
+        UsageError: batches or validation can be gone through only once.
         StoppedError: the user asked to stop; the step was finished and the state kept.
 
     With a journal in the surroundings, the state is kept after each epoch but the last; a call with the same
     arguments then goes on from there, to the same bits.
     """
+    refuse_one_shot(batches)
+    refuse_one_shot(validation, "validation")
     around = surroundings or Surroundings()
     loop = _Loop(
         model=model,
@@ -145,14 +148,6 @@ def fit(
     if loop.state.best_weights is not None:
         model.load_state_dict(loop.state.best_weights)
     return loop.state
-
-
-def _seen_by(observer: Any, share: Share) -> AbstractContextManager[Any]:
-    """Lets a watch know which examples of a batch are here, and look away where none is."""
-    if not isinstance(observer, Watch):
-        return nullcontext()
-    observer.expects(share.of)
-    return nullcontext() if share.examples else observer.muted()
 
 
 @dataclass
@@ -242,7 +237,7 @@ class _Loop:
                 rate = self.rates.scale(
                     factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup)
                 )
-                with _seen_by(observer, share):
+                with seen_by(observer, share):
                     loss = self.train_step(share)
                 total += loss * share.of
                 examples += share.of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from secateur.ranks import Ranks
+from secateur.criteria import Watch
+from secateur.ranks import Ranks, Share
 
 
 class Portion:
@@ -100,3 +102,16 @@ def mean_loss(value: float, portion: Portion, ranks: Ranks) -> float:
         return value
     part = value * portion.weight if portion.weight else 0.0
     return float(ranks.sum(torch.tensor(part, dtype=torch.float64)))
+
+
+def seen_by(observer: Any, share: Share) -> AbstractContextManager[Any]:
+    """Lets a watch know which examples of a batch are here, and look away where none is.
+
+    Args:
+        observer: what watches a training; anything but a watch is left alone.
+        share: the part of this process of a batch.
+    """
+    if not isinstance(observer, Watch):
+        return nullcontext()
+    observer.expects(share.of)
+    return nullcontext() if share.examples else observer.muted()

@@ -30,5 +30,8 @@ class Onlooker(Run):
     def close(self) -> None:
         """Nothing was locked."""
 
+    def _append(self, line: str) -> None:
+        """Another process writes."""
+
     def _write(self, name: str, text: str) -> None:
         """Another process writes."""

@@ -14,9 +14,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from secateur.errors import SecateurError
-from secateur.files import write_text
+from secateur.files import append_text, write_text
 from secateur.training import toml
 from secateur.training.interrupt import StoppedError
+from secateur.training.plain import plain
 
 CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "config.toml",
@@ -39,7 +40,8 @@ class Run:
 
     ``config.toml`` holds what is needed to repeat the run, ``metrics.jsonl`` one JSON object a
     line, ``summary.json`` the outcome so far, ``measured.json`` what was found out about the network
-    on the way, ``checkpoints/`` the networks. Every write is atomic.
+    on the way, ``checkpoints/`` the networks. Files are replaced as a whole; to
+    ``metrics.jsonl`` lines are added, and a reader leaves out a last line that is not finished.
     Use it as a context manager: until its end the folder is locked against other processes, and the
     status in ``summary.json`` is ``running``; afterwards it is ``done``, ``interrupted`` or ``failed``.
 
@@ -62,6 +64,7 @@ class Run:
     def __init__(self, path: Path | str, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(path)
         self._records: list[str] = []
+        self._in_step = False  # whether the file holds the records as they are here
         self._summary: dict[str, Any] = {}
         self._lock = FileLock(self.path / LOCK, timeout=0)
         if resume:
@@ -128,8 +131,8 @@ class Run:
 
     def close(self) -> None:
         """Lets other processes use the folder. The files stay."""
+        # The file stays: who has opened a removed one could lock it, beside the owner of a new one.
         self._lock.release()
-        (self.path / LOCK).unlink(missing_ok=True)
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Writes ``config.toml``.
@@ -145,9 +148,9 @@ class Run:
         Args:
             record: plain values; numbers that are not finite are written as ``null``.
         """
-        self._records.append(json.dumps(_plain(record), allow_nan=False) + "\n")
-        # Rewritten as a whole: a line is then never torn, and these files stay small.
-        self._write(METRICS, "".join(self._records))
+        line = json.dumps(plain(record), allow_nan=False) + "\n"
+        self._records.append(line)
+        self._append(line)
 
     @property
     def logged(self) -> int:
@@ -161,6 +164,7 @@ class Run:
             lines: how many stay.
         """
         self._records = self._records[:lines]
+        self._in_step = False
 
     def adopt(self, summary: Mapping[str, Any]) -> None:
         """Takes over what another process has found out; nothing is written.
@@ -177,7 +181,7 @@ class Run:
             **entries: plain values, in nested mappings and lists.
         """
         self._summary.update(entries)
-        self._write(SUMMARY, json.dumps(_plain(self._summary), indent=2, allow_nan=False) + "\n")
+        self._write(SUMMARY, json.dumps(plain(self._summary), indent=2, allow_nan=False) + "\n")
 
     def remember(self, found: Mapping[str, object], name: str = MEASURED) -> None:
         """Writes ``measured.json``, or another file of one object.
@@ -186,7 +190,7 @@ class Run:
             found: plain values, in nested mappings and lists.
             name: of the file.
         """
-        self._write(name, json.dumps(_plain(found), allow_nan=False) + "\n")
+        self._write(name, json.dumps(plain(found), allow_nan=False) + "\n")
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -200,6 +204,19 @@ class Run:
             name: without folder and ending, such as ``"best"``.
         """
         return self.path / CHECKPOINTS / f"{name}.safetensors"
+
+    def _append(self, line: str) -> None:
+        if not self._in_step:
+            self._write(METRICS, "".join(self._records))
+            self._in_step = True
+            return
+        try:
+            append_text(self.path / METRICS, line)
+        except OSError as error:
+            self._in_step = False
+            raise RunError(
+                f"cannot write {self.path / METRICS}: {error.strerror}; what was there is kept"
+            ) from error
 
     def _write(self, name: str, text: str) -> None:
         try:
@@ -237,9 +254,13 @@ def _check_unfinished(path: Path) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of ``metrics.jsonl`` as they are."""
+    """The lines of ``metrics.jsonl`` as they are, without one that a kill or a full disk cut short."""
     file = path / METRICS
-    return file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    if not file.is_file():
+        return []
+    # Not splitlines, which splits at characters that JSON may hold. Bytes: a cut may lie in a character.
+    lines = file.read_bytes().split(b"\n")[:-1]
+    return [line.decode("utf-8") + "\n" for line in lines]
 
 
 def find_checkpoint(path: Path | str) -> Path:
@@ -269,15 +290,12 @@ def find_checkpoint(path: Path | str) -> Path:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``, oldest first.
+    """The lines of a run's ``metrics.jsonl``, oldest first; one that is still being written is left out.
 
     Args:
         path: the run folder.
     """
-    file = Path(path) / METRICS
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in _lines(Path(path))]
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
@@ -329,17 +347,3 @@ def read_config(path: Path | str) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{path} holds no {CONFIG}; is it a run folder?")
     return tomllib.loads(file.read_text(encoding="utf-8"))
-
-
-def _plain(value: object) -> object:
-    """``value`` with numbers that JSON cannot hold replaced by ``None``, and paths by text."""
-    match value:
-        case Mapping():
-            return {str(name): _plain(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case float() if value != value or value in (float("inf"), float("-inf")):
-            return None
-        case Path():
-            return str(value)
-    return value

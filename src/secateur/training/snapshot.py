@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,7 +18,9 @@ _MODEL, _OPTIMIZER, _CHANCE = "model.", "optimizer.", "chance."
 
 
 def snapshot(model: nn.Module, optimizer: Optimizer) -> Entry:
-    """Weights, the state of the optimizer, and that of the random generators, copied.
+    """Weights, the state of the optimizer, and that of all random generators, copied.
+
+    Generators are those of Python, NumPy and PyTorch, on every device that is in use.
 
     Args:
         model: the network.
@@ -35,7 +39,10 @@ def snapshot(model: nn.Module, optimizer: Optimizer) -> Entry:
                 plain.setdefault(name, {})[key] = value
     for name, generator in _generators().items():
         tensors[_CHANCE + name] = generator
-    return Entry({"optimizer": plain}, tensors)
+    _, _, odd = random.getstate()
+    _, _, *numpy_rest = _numpy_state()
+    chance = {"python": odd, "numpy": [float(number) for number in numpy_rest]}
+    return Entry({"optimizer": plain, "chance": chance}, tensors)
 
 
 def restore(entry: Entry, model: nn.Module, optimizer: Optimizer) -> None:
@@ -65,9 +72,7 @@ def restore(entry: Entry, model: nn.Module, optimizer: Optimizer) -> None:
         if state:
             optimizer.state[parameter] = state
     chance = under(_CHANCE, entry.tensors)
-    torch.set_rng_state(chance["cpu"])
-    if "cuda" in chance and torch.cuda.is_available():
-        torch.cuda.set_rng_state(chance["cuda"])
+    _set_generators(chance, entry.facts.get("chance", {}))
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +85,43 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _generators() -> dict[str, Tensor]:
+    """The states of all generators that code may draw from without asking for one of its own."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
+    for kind, module in _accelerators().items():
+        states |= {f"{kind}.{number}": state for number, state in enumerate(module.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    states["python"] = torch.tensor(random.getstate()[1], dtype=torch.int64)
+    states["numpy"] = torch.from_numpy(_numpy_state()[1].astype(np.int64))
     return states
+
+
+def _numpy_state() -> tuple[str, Any, int, int, float]:
+    """Kind, keys, place, and whether half a pair of normal numbers is left, with that number."""
+    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # the generator of code without its own
+    return tuple(state)
+
+
+def _set_generators(states: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Puts the states back that :func:`_generators` returned, as far as there are such devices here."""
+    torch.set_rng_state(states["cpu"])
+    for kind, module in _accelerators().items():
+        for number in range(module.device_count()):
+            if f"{kind}.{number}" in states:
+                module.set_rng_state(states[f"{kind}.{number}"], number)
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+    if "python" in states:
+        random.setstate((3, tuple(states["python"].tolist()), facts["python"]))
+    if "numpy" in states:
+        place, has_odd, odd = facts["numpy"]
+        keys = states["numpy"].numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", keys, int(place), int(has_odd), odd))  # noqa: NPY002
+
+
+def _accelerators() -> dict[str, Any]:
+    """The kinds of devices that have generators and are in use, with the module of PyTorch for each."""
+    kinds = {"cuda": torch.cuda, "xpu": torch.xpu}
+    return {
+        kind: module for kind, module in kinds.items() if module.is_available() and module.is_initialized()
+    }

@@ -16,8 +16,9 @@ _STANDARD_OUTPUT = 1
 def silent_output() -> Iterator[None]:
     """Sends what compiled code writes to standard output nowhere, for a block.
 
-    HiGHS prints a line of its own now and then whatever it is told, which would spoil the output of a program
-    that writes JSON. Python's own output is not touched before and after the block.
+    The solver HiGHS prints a line of its own now and then whatever it is told, which would spoil the output
+    of a program that writes JSON. This is for the command line, whose process is its own: the library leaves
+    the output of the process alone. Python's own output is not touched before and after the block.
     """
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from secateur.budget.quiet import silent_output
+from secateur.cli.quiet import silent_output
 
 
 def test_compiled_code_is_silenced_and_python_is_not(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,298 @@
+"""Obstacles: why a network cannot be captured, where, and what to write instead."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Graph
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
+
+from secateur.graph.places import Place, lines_with, named, place_in_stack, place_of
+
+_PART = "or trace the part of the network that does without (trace(model.backbone, ...))"
+
+
+def find_obstacle(model: nn.Module, inputs: object) -> str | None:
+    """Says why a network cannot be captured, as far as that can be told without running it.
+
+    Args:
+        model: the network.
+        inputs: what the user wants it to be called with.
+
+    Returns:
+        What is wrong and what to do; ``None`` if nothing was found.
+
+    >>> find_obstacle(nn.Sequential(nn.LazyLinear(4)), torch.zeros(1, 3))
+    "the network could not be captured: '0' (LazyLinear) has no weights before its first call. Call ..."
+    >>> find_obstacle(nn.Linear(3, 4), torch.zeros(1, 3))
+    """
+    found = _of_model(model) or _of_inputs(inputs)
+    return f"the network could not be captured: {found}" if found else None
+
+
+def _of_model(model: nn.Module) -> str:
+    if isinstance(model, torch.jit.ScriptModule):
+        return (
+            f"it is a TorchScript module (torch.jit.script or torch.jit.trace of {model.original_name}), "
+            "whose forward pass is no Python code. Trace the Python module that it was made from."
+        )
+    for path, module in model.named_modules():
+        if _is_quantised(module):
+            return (
+                f"{named(path, module)} is quantised: its weights are packed integers, which cannot be cut. "
+                "Prune the float model, then quantise the smaller one."
+            )
+        if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
+            return (
+                f"{named(path, module)} has no weights before its first call. "
+                "Call the network once on the example inputs (model(inputs)), then trace it."
+            )
+    where = next((name for name, tensor in _tensors(model) if tensor.is_meta), None)
+    if where is not None:
+        return (
+            f"'{where}' is on the meta device and has no values, which the check of every cut computes with. "
+            "Give the network storage (model.to_empty(device='cpu')) and load its weights first."
+        )
+    return ""
+
+
+def _of_inputs(inputs: object) -> str:
+    if not isinstance(inputs, Tensor | Mapping | Sequence) or isinstance(inputs, str | bytes):
+        return (
+            f"the example inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
+            "arguments, or a dict of keyword arguments."
+        )
+    if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(inputs)):
+        return "an example input is on the meta device and has no values. Give inputs with values."
+    return ""
+
+
+def find_layers_made(model: nn.Module) -> str | None:
+    """Says which layers a network made during a capture, after one.
+
+    Such layers consist of tensors without values, so the network has to be put back as it was.
+
+    Args:
+        model: the network, as the capture left it.
+
+    Returns:
+        What is wrong and what to do; ``None`` if the network made none.
+    """
+    made = [name for name, tensor in _tensors(model) if isinstance(tensor, FakeTensor)]
+    if not made:
+        return None
+    path = made[0].rpartition(".")[0]
+    return (
+        f"the network could not be captured: it makes '{path or made[0]}' in its first forward pass. "
+        "Call the network once on the example inputs (model(inputs)), then trace it."
+    )
+
+
+def find_unknown_size(graph: Graph) -> str | None:
+    """Says where a captured program has a size that depends on values.
+
+    Args:
+        graph: the program, with the values that ``torch.export`` notes down.
+
+    Returns:
+        What is wrong and what to do; ``None`` if all sizes are known.
+    """
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
+            modules = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            place = place_in_stack(str(node.meta.get("stack_trace") or ""), modules)
+            return f"the network could not be captured{place}: {_VALUES['size']}"
+    return None
+
+
+def explain(model: nn.Module, error: Exception, inputs: object) -> str:
+    """Says why a network could not be captured, where, and what to write instead.
+
+    Args:
+        model: the network, as the capture left it.
+        error: what ``torch.export`` raised.
+        inputs: what the network was called with. Where the error may lie in them, a copy of the network is
+            called with them.
+
+    Returns:
+        One paragraph.
+    """
+    known = find_obstacle(model, inputs) or find_layers_made(model)
+    if known is not None:
+        return known
+    place = place_of(model, error)
+    reason = _of_values(error, place)
+    if not reason:
+        own = _error_without_export(model, inputs)
+        if own is not None:
+            copied, failure = own
+            place = place_of(copied, failure)
+            reason = _of_call(model, failure)
+        else:
+            reason = _of_export(model, error, place)
+    if not place.line:
+        place = Place(place.module, *_line_that_may_be_meant(model, reason))
+    return f"the network could not be captured{place}: {reason}"
+
+
+_VALUES = {
+    "number": (
+        "the code turns values of a tensor into a Python number (float, int, bool, .item() or .tolist()), "
+        f"which a captured program does not know. Compute with the tensor itself, {_PART}."
+    ),
+    "loop": (
+        "how often the loop runs depends on the values of a tensor. Loop over a fixed number, or compute on "
+        f"the whole tensor with torch.where, {_PART}."
+    ),
+    "branch": (
+        "the code branches on the values of a tensor, and a captured program has one path. Use torch.where, "
+        f"decide by an attribute of the module, {_PART}."
+    ),
+    "size": (
+        "the size of a tensor depends on values (a boolean mask, nonzero, unique or repeats). Keep the size "
+        f"and set what is masked to zero (torch.where), {_PART}."
+    ),
+}
+
+
+def _of_values(error: Exception, place: Place) -> str:
+    """What to say of code that depends on the values of tensors; nothing of other errors."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    kinds = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
+    text = str(error)
+    if not names & (kinds | {"UserError"}) or ("UserError" in names and "data-dependent" not in text.lower()):
+        return ""
+    source = place.source
+    if "DynamicOutputShapeException" in names or re.search(r"Size-like symbols: u", text):
+        return _VALUES["size"]
+    if re.match(r"(for|while)\b", source):
+        return _VALUES["loop"]
+    if re.search(r"\b(float|int|bool)\(|\.item\(|\.tolist\(", source):
+        return _VALUES["number"]
+    if re.search(r"\b(if|elif|assert|and|or|not)\b|\b(max|min|any|all)\(", source) or "Eq(" in text:
+        return _VALUES["branch"]
+    return _VALUES["number"]
+
+
+def _of_call(model: nn.Module, error: Exception) -> str:
+    """What to say of a network that fails on its inputs whether it is captured or not."""
+    advice = "Check the shapes, types and number of the example inputs."
+    text = _first_line(error)
+    if isinstance(error, TypeError) and "argument" in text:
+        with contextlib.suppress(TypeError, ValueError):  # a forward pass that is no Python function
+            advice = f"{type(model).__name__}.forward takes {inspect.signature(model.forward)}. {advice}"
+    elif "same device" in text or "device type" in text:
+        advice = (
+            "The network makes or keeps tensors on another device than its inputs: register them as buffers, "
+            "so that model.to(device) moves them."
+        )
+    elif "dtype" in text or "scalar type" in text:
+        advice = "Give inputs of the types that the network computes in, such as inputs.float()."
+    return f"the network itself fails on these inputs, also when it is only called ({text}). {advice}"
+
+
+def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
+    """What to say of a network that runs, but that ``torch.export`` refuses."""
+    text = _first_line(error)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    output = re.search(r"Found <class '([^']+)'> in output", text)
+    given = re.search(r"Unsupported input type <class '([^']+)'>", text)
+    scripted = [
+        (path, part) for path, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)
+    ]
+    if output:
+        return (
+            f"it returns an object of {output[1].rpartition('.')[2]}, a type whose tensors are not known. "
+            "Return a tensor, tuple or dict, or register the data class with torch.export.register_dataclass."
+        )
+    if given:
+        return (
+            f"an argument is of type {given[1].rpartition('.')[2]}. Give tensors, numbers, tuples, lists "
+            "or dicts, or register the data class with torch.export.register_dataclass."
+        )
+    if any(_is_about_packing(frame) for frame, _ in frames):
+        return (
+            "packed sequences have sizes that depend on the values of the lengths. "
+            "Trace the network with padded sequences, without pack_padded_sequence."
+        )
+    if scripted:
+        path, part = scripted[0]
+        name = f"'{path}' (torch.jit.script or torch.jit.trace of {part.original_name})"
+        return f"{name} is a TorchScript module ({text}). Use the Python module that it was made from."
+    if "same device" in text:
+        return (
+            f"tensors lie on different devices ({text}). Register constants as buffers, so that "
+            "model.to(device) moves them."
+        )
+    if ".numpy()" in text or "numpy" in place.source or re.search(r"\bnp\.", place.source):
+        return f"NumPy computes in the forward pass ({text}). Use torch functions instead, {_PART}."
+    if lines_with(model, _GRADIENTS) and re.search(r"grad|constant's list", text):
+        return (
+            "gradients are taken in the forward pass, which a captured program does not hold. Compute them "
+            f"outside of the network, {_PART}."
+        )
+    return f"{type(error).__name__}: {text}. Write the forward pass in plain torch operators, {_PART}."
+
+
+_GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jacrev|vjp)"
+
+
+def _line_that_may_be_meant(model: nn.Module, reason: str) -> tuple[str, str]:
+    """The line and its text that an error without a line of the user's is about."""
+    if reason.startswith("gradients"):
+        return next(iter(lines_with(model, _GRADIENTS)), ("", ""))
+    return "", ""
+
+
+def _error_without_export(model: nn.Module, inputs: object) -> tuple[nn.Module, Exception] | None:
+    """The error with which a copy of the network fails when it is only called, and the copy."""
+    with torch.random.fork_rng():
+        try:
+            copied, given = copy.deepcopy(model), copy.deepcopy(inputs)
+        except Exception:  # noqa: BLE001  what cannot be copied is not run
+            return None
+        try:
+            if isinstance(given, Mapping):
+                copied(**given)
+            elif isinstance(given, Tensor):
+                copied(given)
+            else:
+                copied(*given)  # type: ignore[misc]  # a sequence, as find_obstacle made sure
+        except Exception as error:  # noqa: BLE001  networks fail in many ways
+            return copied, error
+    return None
+
+
+def _is_about_packing(frame: FrameType) -> bool:
+    return frame.f_code.co_name in ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence") or any(
+        isinstance(value, PackedSequence) for value in frame.f_locals.values()
+    )
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    kind = type(module)
+    folder = kind.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
+    packed = any(type(tensor).__module__.startswith("torchao") for tensor in module._parameters.values())
+    return packed or "_packed_params" in vars(module) or (folder and "FloatFunctional" not in kind.__name__)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
+    return line.rstrip(".") or type(error).__name__

@@ -1,0 +1,99 @@
+"""Places: the module and the line of the user's code that an error is about."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import nn
+
+_OURS, _TORCH = Path(__file__).resolve().parents[1], Path(torch.__file__).resolve().parent
+_STANDARD = Path(sysconfig.get_paths()["stdlib"]).resolve()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an error was raised: a module and a line of the user's code, as far as they are known."""
+
+    module: str = ""
+    line: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        source = f", `{self.source}`" if self.source else ""
+        line = f" at {self.line}{source}" if self.line else ""
+        return (f" in {self.module}" if self.module else "") + line
+
+
+def place_of(model: nn.Module, error: Exception) -> Place:
+    """The innermost module and the innermost line of the user's code in the traceback of an error."""
+    paths = {id(module): (path, module) for path, module in model.named_modules()}
+    place = Place()
+    for frame, number in _frames(error):
+        first = frame.f_code.co_varnames[:1]
+        owner = paths.get(id(frame.f_locals.get(first[0]))) if first else None
+        module = named(*owner) if owner is not None else place.module
+        if _is_users(frame.f_code.co_filename):
+            file = frame.f_code.co_filename
+            place = Place(module, f"{file}:{number}", linecache.getline(file, number).strip())
+        else:
+            place = Place(module, place.line, place.source)
+    return place
+
+
+def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
+    """The frames of a traceback from the first one of torch on: those before it only ask for the capture."""
+    inside = False
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        inside = inside or _below(frame.f_code.co_filename, _TORCH)
+        if inside:
+            yield frame, number
+
+
+def place_in_stack(text: str, modules: Sequence[str]) -> Place:
+    """The innermost module, and the innermost line of the user's code in a stack that is kept as text."""
+    lines = re.findall(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', text)
+    own = [(file, number, source) for file, number, source in lines if _is_users(file)]
+    module = f"'{modules[-1]}'" if modules and modules[-1] else ""
+    return Place(module, f"{own[-1][0]}:{own[-1][1]}", own[-1][2].strip()) if own else Place(module)
+
+
+def _is_users(file: str) -> bool:
+    if file.startswith("<") or _below(file, _TORCH) or _below(file, _OURS):
+        return False
+    return not _below(file, _STANDARD) or "site-packages" in file or "dist-packages" in file
+
+
+def _below(file: str, folder: Path) -> bool:
+    return Path(file).resolve().is_relative_to(folder)
+
+
+def lines_with(model: nn.Module, pattern: str) -> list[tuple[str, str]]:
+    """Lines of the user's own forward passes that match a pattern: place and text."""
+    found = []
+    for kind in {type(module) for module in model.modules()}:
+        try:
+            lines, start = inspect.getsourcelines(kind.forward)
+            file = inspect.getsourcefile(kind) or ""
+        except (OSError, TypeError):  # made without a source file
+            continue
+        if _is_users(file):
+            found += [
+                (f"{file}:{start + number}", line.strip())
+                for number, line in enumerate(lines)
+                if re.search(pattern, line)
+            ]
+    return sorted(found)
+
+
+def named(path: str, module: nn.Module) -> str:
+    """A module by its path and class."""
+    return f"'{path}' ({type(module).__name__})" if path else f"the network itself ({type(module).__name__})"

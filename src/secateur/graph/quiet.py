@@ -1,0 +1,58 @@
+"""Silence for torch's own reports on an export that fails: one error with one message takes their place."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_LOGGERS = ("torch._subclasses", "torch.fx", "torch.export", "torch._export", "torch._dynamo")
+
+
+@contextlib.contextmanager
+def quiet_export() -> Iterator[None]:
+    """Keeps torch from logging call stacks and printing programs for a block.
+
+    Loggers that were set to show more than warnings (``TORCH_LOGS``) go on. All is put back afterwards. What
+    the network itself prints is not touched.
+    """
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
+    loggers = [logging.getLogger(name) for name in names]
+    silenced = [logger for logger in loggers if not (logger.disabled or logger.isEnabledFor(logging.INFO))]
+    before, sieve = sys.stderr, None
+    for logger in silenced:
+        logger.disabled = True
+    if before is not None:
+        sieve = sys.stderr = _Sieve(before)
+    try:
+        yield
+    finally:
+        if sieve is not None and sys.stderr is sieve:
+            sys.stderr = before
+        for logger in silenced:
+            logger.disabled = False
+
+
+class _Sieve:
+    """A stream that drops the programs which ``torch.export`` prints, and hands on everything else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+        self._dropped = False
+
+    def write(self, text: str) -> int:
+        """Writes a piece of text, unless it is a program, or the line end behind one."""
+        if threading.get_ident() == self._thread:
+            is_program = "def forward(self" in text and "torch.ops." in text
+            if is_program or (self._dropped and text == "\n"):
+                self._dropped = is_program
+                return len(text)
+            self._dropped = False
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,249 @@
+"""Networks that cannot be captured: the message names the place, the kind of obstacle and the remedy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateur as sec
+from secateur.graph.obstacles import find_obstacle
+
+INPUTS = torch.randn(4, 6)
+
+
+class Two(nn.Module):
+    """Two layers with something between them."""
+
+    def __init__(self, act: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.act = act or nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.second(self.act(self.first(x)))
+
+
+class Branch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.mean() > 0.1:
+            x = -x
+        return x
+
+
+class Number(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.abs().mean())
+
+
+class Loop(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(int(x.abs().sum())):
+            x = x + 1
+        return x
+
+
+class Mask(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[x[:, 0] > 0]
+
+
+class NumPy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.from_numpy(np.tanh(x.detach().numpy()))
+
+
+class Gradient(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.layer(x).sum(), x, create_graph=True)
+        return x + slope.sum()
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(6, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.recurrent(packed)[1][0][-1]
+
+
+@dataclass
+class Answer:
+    scores: torch.Tensor
+
+
+class Wraps(Two):
+    def forward(self, x: torch.Tensor) -> Answer:
+        return Answer(super().forward(x))
+
+
+class Late(nn.Module):
+    """Makes its last layer in the first forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 16)
+        self.head: nn.Module | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        if self.head is None:
+            self.head = nn.Linear(x.shape[1], 3)
+        return self.head(x)
+
+
+def message(model: nn.Module, inputs: Any = INPUTS) -> str:
+    with pytest.raises(sec.TraceError) as caught:
+        sec.trace(model.eval(), inputs)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("act", "source", "kind"),
+    [
+        (Branch(), "`if x.mean() > 0.1:`", "branches on the values"),
+        (Number(), "`return x * float(x.abs().mean())`", "into a Python number"),
+        (Loop(), "`for _ in range(int(x.abs().sum())):`", "how often the loop runs depends on the values"),
+        (Mask(), "`return x[x[:, 0] > 0]`", "the size of a tensor depends on values"),
+        (NumPy(), "np.tanh", "NumPy computes in the forward pass"),
+    ],
+)
+def test_code_that_depends_on_values_is_named_with_its_line(act: nn.Module, source: str, kind: str) -> None:
+    told = message(Two(act))
+    assert "'act'" in told
+    assert "test_obstacles.py:" in told
+    assert source in told
+    assert kind in told
+    assert "trace(model.backbone" in told
+
+
+def test_gradients_inside_are_named_with_their_line() -> None:
+    told = message(Two(Gradient()))
+    assert "gradients are taken in the forward pass" in told
+    assert "torch.autograd.grad(self.layer(x).sum()" in told
+
+
+def test_types_that_are_not_known() -> None:
+    told = message(Wraps())
+    assert "returns an object of Answer" in told
+    assert "torch.export.register_dataclass" in told
+
+
+class Unwraps(Two):
+    def forward(self, x: Answer) -> torch.Tensor:
+        return super().forward(x.scores)
+
+
+def test_arguments_of_types_that_are_not_known() -> None:
+    assert "an argument is of type Answer" in message(Unwraps(), (Answer(INPUTS),))
+
+
+def test_packed_sequences() -> None:
+    told = message(Packed(), (torch.randn(3, 5, 6), torch.tensor([5, 4, 2])))
+    assert "padded sequences, without pack_padded_sequence" in told
+    assert "test_obstacles.py:" in told
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules() -> None:
+    told = message(Two(torch.jit.script(nn.SiLU())))
+    assert "'act' (torch.jit.script or torch.jit.trace of SiLU) is a TorchScript module" in told
+    for scripted in (torch.jit.script(nn.Sequential(nn.Linear(6, 3))), torch.jit.trace(Two(), INPUTS)):
+        assert "Trace the Python module that it was made from" in message(scripted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_networks() -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(Two(), {nn.Linear})
+    told = message(quantised)
+    assert "'first' (Linear) is quantised" in told
+    assert "Prune the float model" in told
+
+
+def test_layers_without_weights_yet() -> None:
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+    assert "'0' (LazyLinear) has no weights before its first call" in message(lazy)
+    told = message(Late())
+    assert "it makes 'head' in its first forward pass" in told
+    assert "Call the network once" in told
+    network = Late().eval()
+    network(INPUTS)
+    assert [group.name for group in sec.trace(network, INPUTS).prunable] == ["first"]
+
+
+def test_meta_devices() -> None:
+    assert "'first.weight' is on the meta device" in message(Two().to("meta"))
+    assert find_obstacle(Two(), INPUTS.to("meta")) is not None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.randn(4, 5), "mat1 and mat2 shapes cannot be multiplied"),
+        ((INPUTS, INPUTS), "Two.forward takes (x: "),
+        ({"y": INPUTS}, "Two.forward takes (x: "),
+    ],
+)
+def test_inputs_that_the_network_itself_refuses(inputs: Any, words: str) -> None:
+    told = message(Two(), inputs)
+    assert "the network itself fails on these inputs" in told
+    assert words in told
+
+
+@pytest.mark.parametrize("inputs", ["text", np.zeros((4, 6), np.float32)])
+def test_inputs_of_unknown_types(inputs: Any) -> None:
+    assert find_obstacle(Two(), inputs) is not None
+    assert "the example inputs are of type" in str(find_obstacle(Two(), inputs))
+
+
+def test_no_obstacle_where_there_is_none() -> None:
+    for inputs in (INPUTS, (INPUTS,), [INPUTS], {"x": INPUTS}):
+        assert find_obstacle(Two(), inputs) is None
+
+
+@pytest.mark.parametrize("act", [Branch, Number, NumPy])
+def test_torch_stays_silent(
+    act: Callable[[], nn.Module], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    import sys
+
+    stderr, disabled = sys.stderr, logging.getLogger("torch._subclasses.fake_tensor").disabled
+    message(Two(act()))
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sys.stderr is stderr
+    assert logging.getLogger("torch._subclasses.fake_tensor").disabled == disabled
+
+
+def test_what_the_network_prints_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    class Talks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            import sys
+
+            sys.stderr.write("hello\n")
+            return x * float(x.mean())
+
+    message(Two(Talks()))
+    assert capfd.readouterr().err.strip() == "hello"
+
+
+def test_the_network_and_random_numbers_are_left_alone() -> None:
+    network, state = Two(Number()).eval(), torch.get_rng_state()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    message(network)
+    message(network, torch.randn(4, 5, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
