@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError
+from secateur.graph.attributes import attribute_of, set_attribute
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.graph.memory import clone, fresh
@@ -177,16 +178,16 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> li
     before = []
     for item in attributes:
         module = model.get_submodule(item.module)
-        current = getattr(module, item.name, None)
+        current = attribute_of(module, item.name)
         if item.index is None:
             if type(current) is not int:
                 raise SurgeryError(f"module '{item.module}' has no integer attribute '{item.name}'")
             before.append(AttributeValue(item.module, item.name, None, current))
-            setattr(module, item.name, item.value)
+            set_attribute(module, item.name, item.value)
             continue
         if not isinstance(current, tuple | list) or not 0 <= item.index < len(current):
             raise SurgeryError(f"module '{item.module}' has no list attribute '{item.name}'")
         before.append(AttributeValue(item.module, item.name, item.index, current[item.index]))
         changed = [*current[: item.index], item.value, *current[item.index + 1 :]]
-        setattr(module, item.name, type(current)(changed))
+        set_attribute(module, item.name, type(current)(changed))
     return before

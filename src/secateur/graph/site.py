@@ -13,7 +13,7 @@ from secateur.graph.capture import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Statistic, Work
-from secateur.graph.sizes import Source
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Source
 
 
 class Site:
@@ -264,8 +264,20 @@ class Site:
 
     def follower(self, place: int, size: int) -> Labels:
         """Labels for contents that are repeated as often as a size says that may change."""
-        known = place < len(self.sources) and self.sources[place] is not None
-        return self.slots.fresh(size) if known and size > 1 else None
+        source = self.sources[place] if place < len(self.sources) else None
+        return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
+
+    def _may_change(self, source: Source | int | None) -> bool:
+        """Whether a size may follow channels: an attribute, or made of a dimension that holds channels."""
+        if isinstance(source, Computed):
+            return self._may_change(source.left) or self._may_change(source.right)
+        if not isinstance(source, FromTensor):
+            return isinstance(source, FromAttribute)
+        if source.tensor:
+            return True
+        found = next((value for node, value in self._env.items() if node.name == source.node), None)
+        value = found[source.place] if isinstance(found, Sequence) else found
+        return isinstance(value, Value) and value.labels[source.dim] is not None
 
     def settle(self, vectors: Sequence[Labels], counts: Sequence[int]) -> None:
         """Notes where the sizes that the operator was given come from.

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class FromAttribute:
-    """An integer attribute of a module, or an entry of a list or tuple of them."""
+    """An integer attribute of a module, or an entry of a list or tuple of them.
+
+    Attributes:
+        module: path of the module.
+        name: of the attribute; ``config.heads`` for an integer in an object that the module keeps.
+        index: place in the attribute's value if that is a list or tuple.
+        value: the integer.
+    """
 
     module: str
     name: str
     index: int | None
+    value: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

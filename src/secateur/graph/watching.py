@@ -15,12 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from secateur.graph.attributes import attribute_of, integer_attributes, set_attribute
 from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
 from secateur.graph.cutting import copy_with, named_tensors
+from secateur.graph.given import given_sizes
+from secateur.graph.opened import opened
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Sizes, Source
 
 
@@ -93,37 +97,72 @@ def watch_sizes(model: nn.Module, inputs: ExampleInputs, program: Program) -> Si
         program: the captured forward pass.
 
     Returns:
-        The sources of sizes, for the operators for which they are known. A network that does
-        not run on shapes alone gives none.
+        The sources of sizes, for the operators for which they are known.
     """
-    shapes = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
-    watch = _Watch()
-    state = torch.get_rng_state()
-    try:
-        copied = copy_with(model, shapes, ())
-        _label(copied)
-        args, kwargs = call_arguments(doubled(inputs) if program.training else inputs)
-        args, kwargs = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (args, kwargs))
-        with _paths(copied, watch), mode_of(copied, training=program.training), torch.no_grad(), watch:
-            copied(*args, **kwargs)
-    except Exception:  # noqa: BLE001 - the user's code may fail in any way; nothing is known then
-        return {}
-    finally:
-        torch.set_rng_state(state)
-    return _aligned(watch.calls, program)
+    for way in (_on_meta, _on_fakes, _for_real):
+        state = torch.get_rng_state()
+        watch = _Watch()
+        try:
+            tensors, moved, mode = way(model, doubled(inputs) if program.training else inputs)
+            copied = copy_with(model, tensors, ())
+            _label(copied, model)
+            args, kwargs = moved
+            with (
+                _paths(copied, watch),
+                mode_of(copied, training=program.training),
+                torch.no_grad(),
+                mode,
+                watch,
+            ):
+                copied(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - the user's code may fail in any way
+            continue
+        finally:
+            torch.set_rng_state(state)
+        return _aligned(watch.calls, program)
+    return {}
 
 
-def _label(model: nn.Module) -> None:
-    """Replaces the integers in attributes by such that remember, and marks tensors with their names."""
-    for path, module in model.named_modules():
-        for name, value in list(vars(module).items()):
-            if name.startswith("_") or name == "training":
-                continue
-            if type(value) is int:
-                setattr(module, name, Size(value, FromAttribute(path, name, None)))
-            elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
-                sizes = [Size(item, FromAttribute(path, name, i)) for i, item in enumerate(value)]
-                setattr(module, name, type(value)(sizes))
+_Way = tuple[dict[str, Tensor], tuple[Any, Any], contextlib.AbstractContextManager[Any]]
+"""Tensors to run with, arguments, and a mode in which to run."""
+
+
+def _on_meta(model: nn.Module, inputs: ExampleInputs) -> _Way:
+    """Shapes alone; what the code makes without saying where is a shape as well."""
+    tensors = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
+    arguments = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), call_arguments(inputs))
+    return tensors, arguments, torch.device("meta")
+
+
+def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
+    """Shapes that know their device, for code that makes tensors on a device of its own."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    tensors: dict[str, Tensor] = {
+        name: mode.from_tensor(tensor.detach()) for name, tensor in named_tensors(model).items()
+    }
+    return tensors, tree_map_only(Tensor, mode.from_tensor, call_arguments(inputs)), mode
+
+
+def _for_real(_model: nn.Module, inputs: ExampleInputs) -> _Way:
+    """Numbers, for code that looks at them."""
+    return {}, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
+
+
+def _label(model: nn.Module, original: nn.Module) -> None:
+    """Replaces the integers in attributes by such that remember, and marks tensors with their names.
+
+    An object that the copy shares with the original network is left as it is.
+    """
+    modules = dict(original.named_modules())
+    for path, name, value in list(integer_attributes(model)):
+        module, owner = model.get_submodule(path), name.rpartition(".")[0]
+        if owner and attribute_of(module, owner) is attribute_of(modules[path], owner):
+            continue
+        if isinstance(value, int):
+            set_attribute(module, name, Size(value, FromAttribute(path, name, None, value)))
+        else:
+            sizes = [Size(item, FromAttribute(path, name, i, item)) for i, item in enumerate(value)]
+            set_attribute(module, name, type(value)(sizes))
     for name, tensor in named_tensors(model).items():
         tensor._secateur_maker = (name, 0)  # type: ignore[attr-defined]
 
@@ -161,6 +200,10 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs one operator."""
+        function = opened(func)
+        if function is not None:
+            with self:
+                return function(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Size):
             return torch.Size([_sized(args[0], dim, size) for dim, size in enumerate(result)])
@@ -173,7 +216,7 @@ class _Watch(TorchFunctionMode):
         results = result if isinstance(result, tuple | list) else [result]
         if results and isinstance(results[0], Tensor):
             name = _normal(name)
-            sizes = _sizes(name, args, kwargs or {})
+            sizes = given_sizes(name, args, kwargs or {})
             key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
             call = _Call(key, sizes)
             self.calls.append(call)
@@ -204,30 +247,6 @@ def _normal(name: str) -> str:
         name = name[1:] if name[:1] in "ir" and name not in ("invert", "rshift") else name
     name = name.removesuffix("_")
     return _SAME.get(name, name)
-
-
-def _sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The sizes that a call was given, one per dimension of the result or per piece."""
-    if name in ("view", "reshape", "expand", "broadcast_to"):
-        given = args[1:] or tuple(kwargs.get(key, ()) for key in ("shape", "size") if key in kwargs)
-    elif name == "getitem":
-        return _borders(args[1])
-    elif name == "split":
-        given = args[1:2] or (kwargs.get("split_size_or_sections", ()),)
-    else:
-        return ()
-    listed = given[0] if given and isinstance(given[0], Sequence) else given
-    return tuple(item if isinstance(item, int) else None for item in listed)
-
-
-def _borders(index: Any) -> tuple[Any, ...]:
-    """Where a range of one dimension begins and ends."""
-    ranges = [
-        item
-        for item in (index if isinstance(index, tuple) else (index,))
-        if isinstance(item, slice) and (item.start is not None or item.stop is not None)
-    ]
-    return (ranges[0].start, ranges[0].stop) if len(ranges) == 1 else ()
 
 
 def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
@@ -13,7 +15,8 @@ def attention(site: Site) -> Value:
     """Queries meet keys and are contracted; values are handed on; heads are dimensions that meet.
 
     Without a scale of its own the operator divides by the root of the width of a head, so that
-    width has to stay as it is, and whole heads go.
+    width has to stay as it is, and whole heads go. With grouped queries, a head of keys and values goes
+    together with the heads of queries that it serves.
     """
     query, key, value = (site.value(name) for name in ("query", "key", "value"))
     width = site.join(query.labels[-1], key.labels[-1])
@@ -27,6 +30,8 @@ def attention(site: Site) -> Value:
         site.freeze(labels, f"used as a position of attention ({site.place})")
     lead = site.shape[:-2]
     stacks = [Value(item.shape[:-2], item.labels[:-2]) for item in (query, key, value)]
+    if site.option_or("enable_gqa", False):
+        stacks = [stacks[0], *(_shared_heads(stack, lead[-1]) for stack in stacks[1:])]
     if site.has("attn_mask"):
         stacks.append(_mask(site))
     joined = combine(site, stacks, lead)
@@ -35,6 +40,15 @@ def attention(site: Site) -> Value:
     site.work(positions, *extents, _extent(query.shape[-1], width))
     site.work(positions, *extents, _extent(value.shape[-1], value.labels[-1]))
     return Value(site.shape, (*joined.labels, None, value.labels[-1]))
+
+
+def _shared_heads(stack: Value, heads: int) -> Value:
+    """Heads of keys or values as the queries see them: each serves as many queries as come to it."""
+    own, count = stack.labels[-1], stack.shape[-1]
+    if count == 1:  # one head, which any number of queries share
+        return stack
+    served = None if own is None else np.repeat(own, heads // count)
+    return Value((*stack.shape[:-1], heads), (*stack.labels[:-1], served))
 
 
 def _mask(site: Site) -> Value:

@@ -99,6 +99,12 @@ def nothing(_site: Site) -> Value:
     return Value.plain(())
 
 
+@rule("aten.arange", "aten.linspace", "aten.scalar_tensor", "aten.eye")
+def counted(site: Site) -> Value:
+    """Numbers in order hold no channels."""
+    return Value.plain(site.shape)
+
+
 @rule(
     "aten.new_zeros",
     "aten.new_ones",
@@ -108,16 +114,14 @@ def nothing(_site: Site) -> Value:
     "aten.ones",
     "aten.empty",
     "aten.full",
-    "aten.arange",
-    "aten.linspace",
-    "aten.scalar_tensor",
     "aten.rand",
     "aten.randn",
-    "aten.eye",
 )
 def constant(site: Site) -> Value:
-    """Values made from nothing hold no channels."""
-    return Value.plain(site.shape)
+    """Values made from nothing: as many as a size says, which may follow channels."""
+    labels = [site.follower(place, size) for place, size in enumerate(site.shape)]
+    site.settle(labels, site.shape)
+    return Value(site.shape, tuple(labels))
 
 
 @rule("aten.fill", "aten.zero")

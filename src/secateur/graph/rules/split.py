@@ -116,12 +116,25 @@ def cut_out(site: Site) -> Value:
     labels = value.labels[dim]
     if site.shape[dim] == value.shape[dim]:
         return value
-    piece = _between(site, labels, dim)
+    piece = _every_other(site, labels)
+    if piece is None:
+        piece = _between(site, labels, dim)
     if piece is None:
         piece = _equal_piece(site, labels, dim)
     if piece is None:
         site.freeze(labels, f"cut at fixed places ({site.place})")
     return _with(value, site.shape, dim, piece)
+
+
+def _every_other(site: Site, labels: Labels) -> Labels:
+    """Every n-th channel to the end: runs of n go together, so that each keeps its place in its run."""
+    step, start, end = (int(site.option_or(name, None) or 0) for name in ("step", "start", "end"))
+    if labels is None or step < 2 or not 0 <= start < step or 0 < end < len(labels) or end < 0:
+        return None
+    for place in range(step):
+        run = labels[place::step]
+        site.join(run, labels[::step][: len(run)])
+    return labels[start::step]
 
 
 def _between(site: Site, labels: Labels, dim: int) -> Labels:
