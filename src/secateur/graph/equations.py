@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch.fx import Node
 
 from secateur.graph.groups import IntArray
@@ -74,8 +76,10 @@ class _Settling:
         # What comes straight from an attribute goes first: quotients are made of them.
         equations = self._notes.equations
         direct = [item for item in equations if isinstance(item.source, FromAttribute)]
-        self._open = [*direct, *(item for item in equations if not isinstance(item.source, FromAttribute))]
+        sizes = [item for item in equations if isinstance(item.source, FromTensor)]
+        self._open = [*direct, *sizes, *(item for item in equations if isinstance(item.source, Computed))]
         self._find_attributes()
+        self._find_compared()
         self._join_all()
         self._guess = True  # attributes that are still unknown stay as they are
         self._join_all()
@@ -91,6 +95,16 @@ class _Settling:
             before = (len(self._ties), len(self._open))
             for item in list(self._open):
                 self._solve(item)
+
+    def _find_compared(self) -> None:
+        """Lets attributes of which nothing else is known follow the sizes that code held them equal to."""
+        for pair in self._notes.comparisons:
+            assert isinstance(pair, Computed)
+            for one, other in ((pair.left, pair.right), (pair.right, pair.left)):
+                if isinstance(one, FromAttribute) and isinstance(other, FromTensor):
+                    labels = self._vector(other)
+                    if self._key(one) not in self._ties and labels is not None and one.value == len(labels):
+                        self._follow(self._key(one), labels, "")
 
     def _solve(self, item: Equation | _Ratio) -> None:
         source = item.source if isinstance(item, Equation) else None
@@ -142,9 +156,7 @@ class _Settling:
             item = self._open[place]
             difference = self._difference(item)
             if difference is not None and not difference.fixed and not difference.unknowns:
-                left, right = self._sides(item)
-                if left is not None and right is not None:
-                    self._meet(left, right)
+                self._meet_best(self._sides(item))
             place += 1
 
     def _meet(self, left: IntArray, right: IntArray) -> None:
@@ -193,17 +205,38 @@ class _Settling:
         value = source.right.value
         return None if left is None or not value or left.value % value else left.times(1 / value)
 
-    def _sides(self, item: Equation | _Ratio) -> tuple[Labels, Labels]:
-        """The two sides of an equation as vectors, as far as they are known in order."""
+    def _sides(self, item: Equation | _Ratio) -> list[tuple[Labels, Labels]]:
+        """The two sides of an equation as vectors, in each order in which code may lay them out."""
         if isinstance(item, _Ratio):
-            right = self._vector(item.right)
-            return self._vector(item.left), None if right is None else np.repeat(right, item.quotient)
+            left, right = self._vector(item.left), self._vector(item.right)
+            return [(left, vector) for vector in _multiples(right, item.quotient)]
         source = item.source
         if isinstance(source, Computed) and source.operator == "floordiv" and item.labels is not None:
             divisor = self._form(source.right, item.place)
             if divisor is not None and divisor.fixed:
-                return self._vector(source.left), np.tile(item.labels, int(divisor.value))
-        return self._vector(source), item.labels
+                left = self._vector(source.left)
+                return [(left, vector) for vector in _multiples(item.labels, int(divisor.value))]
+        if isinstance(source, Computed) and source.operator == "mul":
+            for one, other in ((source.left, source.right), (source.right, source.left)):
+                factor = self._form(other, item.place)
+                if factor is not None and factor.fixed:
+                    multiples = _multiples(self._vector(one), int(factor.value))
+                    return [(vector, item.labels) for vector in multiples]
+        return [(self._vector(source), item.labels)]
+
+    def _meet_best(self, pairs: Sequence[tuple[Labels, Labels]]) -> None:
+        """Joins the pair of vectors that leaves most channels apart."""
+        known = [(one, other) for one, other in pairs if one is not None and other is not None]
+        known = [(one, other) for one, other in known if len(one) == len(other)]
+        if known:
+            self._meet(*max(known, key=lambda pair: self._apart(*pair)))
+
+    def _apart(self, one: IntArray, other: IntArray) -> int:
+        """How many channels two vectors would be left with if they were joined."""
+        found, ends = np.unique(self._channel[np.concatenate([one, other])], return_inverse=True)
+        left, right = np.split(ends.ravel(), 2)
+        links = coo_array((np.ones(len(left)), (left, right)), shape=(len(found), len(found)))
+        return int(connected_components(links, directed=False)[0])
 
     def _vector(self, source: Source | int) -> Labels:
         """The labels that an expression counts, in the order in which code lays them out."""
@@ -212,11 +245,6 @@ class _Settling:
         if isinstance(source, FromTensor):
             value = self._value(source)
             return None if value is None else value.labels[source.dim]
-        if isinstance(source, Computed) and source.operator == "mul":
-            for one, other in ((source.left, source.right), (source.right, source.left)):
-                labels = self._vector(one)
-                if isinstance(other, int) and labels is not None:
-                    return np.tile(labels, other)
         if isinstance(source, Computed) and source.operator == "add":
             parts = [self._vector(source.left), self._vector(source.right)]
             known = [part for part in parts if part is not None]
@@ -301,3 +329,8 @@ class _Settling:
         if isinstance(found, Sequence):
             found = found[source.place] if source.place < len(found) else None
         return found if isinstance(found, Value) and source.dim < len(found.shape) else None
+
+
+def _multiples(labels: Labels, count: int) -> list[Labels]:
+    """A vector several times: each label in its place, or all of them one after the other."""
+    return [] if labels is None else [np.repeat(labels, count), np.tile(labels, count)]

@@ -17,6 +17,8 @@ _NUMBER = {
     **dict.fromkeys(("new_full",), (1, "size")),
     **dict.fromkeys(("full",), (0, "size")),
     "layer_norm": (1, "normalized_shape"),
+    "group_norm": (1, "num_groups"),
+    "pad": (1, "pad"),
     "repeat_interleave": (1, "repeats"),
 }
 """Place and name of the one argument that is a size, or a list of sizes."""
@@ -44,6 +46,9 @@ def given_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         )
     elif name == "getitem":
         return _borders(args[1])
+    elif name == "narrow":
+        start, length = args[2:4] if len(args) > 3 else (kwargs.get("start", 0), kwargs.get("length", 0))
+        return (start, start + length) if isinstance(start, int) else ()
     elif name == "split":
         given = args[1:2] or (kwargs.get("split_size_or_sections", ()),)
     elif name == "unflatten":

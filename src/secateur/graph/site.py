@@ -13,6 +13,7 @@ from secateur.graph.capture import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Statistic, Work
+from secateur.graph.objections import Objections
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Source
 
 
@@ -46,6 +47,7 @@ class Site:
         self._hints = hints
         self._names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
+        self._objections = Objections(node, len(env), notes, hints)
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
 
     # -- arguments and results -------------------------------------------------------------
@@ -128,13 +130,15 @@ class Site:
             self.freeze(left if right is None else right, reason)
             return None
         self.slots.join(left, right)
+        if len(left):
+            self._notes.joined(int(left[0]), int(right[0]))
         return left
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbids the removal of these channels."""
         if labels is not None:
             self.slots.freeze(labels, reason)
-            self.object(labels)
+            self._objections.raise_to(labels, own=True)
 
     def claim(self, labels: Labels, role: Role) -> None:
         """Says what a parameter's dimension does with its channels."""
@@ -229,11 +233,7 @@ class Site:
 
     def object(self, labels: Labels) -> None:
         """Objects to the choice that left these channels free: another axis would suit better."""
-        if labels is None:
-            return
-        made = [choice for choice in self._notes.choices if np.isin(labels[:1], choice.labels).any()]
-        nearest = min((len(choice.labels) for choice in made), default=0)
-        self._notes.objections |= {choice.node for choice in made if len(choice.labels) == nearest}
+        self._objections.raise_to(labels, own=False)
 
     def object_unless_alike(self, one: Value, other: Value, dims: Iterable[tuple[int, int]]) -> None:
         """Objects to all choices in the one of two values that lacks the channels that the other has.
@@ -286,9 +286,29 @@ class Site:
             vectors: for each size, the labels that it counts, ``None`` if it cannot change.
             counts: the sizes.
         """
+        self._notes.comparisons = self._hints.sizes.get("", ())  # type: ignore[assignment]
         for source, labels, count in zip(self.sources, vectors, counts, strict=False):
             if source is not None:
                 self._notes.equations.append(Equation(source, count, labels, self.place))
+
+    def settle_borders(
+        self, labels: IntArray, borders: tuple[int, int], given: tuple[int | None, int | None]
+    ) -> None:
+        """Notes where the borders of a range come from, which count from its front or from its end.
+
+        Args:
+            labels: of the whole dimension.
+            borders: begin and end, counted from the front.
+            given: begin and end as the operator was given them; negative ones count from the end.
+        """
+        for source, place, number in zip(self.sources, borders, given, strict=False):
+            if source is None:
+                continue
+            if number is not None and number < 0:
+                part, flipped = labels[place:], Computed("sub", 0, source)
+                self._notes.equations.append(Equation(flipped, len(part), part, self.place))
+            else:
+                self._notes.equations.append(Equation(source, place, labels[:place], self.place))
 
     # -- inside ----------------------------------------------------------------------------
 

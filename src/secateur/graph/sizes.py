@@ -42,7 +42,7 @@ class FromTensor:
 
 @dataclass(frozen=True)
 class Computed:
-    """A sum, difference, product, quotient or remainder of sizes."""
+    """A sum, difference, product, quotient, remainder or comparison of sizes."""
 
     operator: str
     left: Source | int
@@ -53,4 +53,6 @@ Source = FromAttribute | FromTensor | Computed
 """Where an integer comes from."""
 
 Sizes = Mapping[str, tuple[Source | None, ...]]
-"""For each operator that takes sizes, by node name, where each of them comes from."""
+"""For each operator that takes sizes, by node name, where each of them comes from.
+
+Under the empty name are the pairs of sizes that the network's code compared and found equal."""

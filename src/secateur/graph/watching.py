@@ -39,11 +39,29 @@ class Size(int):
         size.source = source
         return size
 
+    def __neg__(self) -> Size:
+        return Size(-int(self), Computed("sub", 0, self.source))  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        equal = int(self) == other
+        if equal and isinstance(other, Size):
+            _equal.append((self.source, other.source))
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Size:
         return self
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
+
+
+_equal: list[tuple[Any, Any]] = []
+"""Sources of sizes that code found equal since a watch began."""
 
 
 def _arithmetic(operator: str) -> None:
@@ -102,6 +120,7 @@ def watch_sizes(model: nn.Module, inputs: ExampleInputs, program: Program) -> Si
     for way in (_on_meta, _on_fakes, _for_real):
         state = torch.get_rng_state()
         watch = _Watch()
+        _equal.clear()
         try:
             tensors, moved, mode = way(model, doubled(inputs) if program.training else inputs)
             copied = copy_with(model, tensors, ())
@@ -265,11 +284,13 @@ def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
         if len(made[key]) == len(names)
         for call, name in zip(made[key], names, strict=True)
     }
-    return {
+    sizes = {
         name: tuple(_resolved(size.source, nodes) if isinstance(size, Size) else None for size in call.sizes)
         for call, name in nodes.items()
         if any(isinstance(size, Size) for size in call.sizes)
     }
+    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in _equal]
+    return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
 
 
 def _key(node: Node) -> tuple[str, str, tuple[int, ...]] | None:

@@ -19,10 +19,11 @@ def attention(site: Site) -> Value:
     together with the heads of queries that it serves.
     """
     query, key, value = (site.value(name) for name in ("query", "key", "value"))
-    width = site.join(query.labels[-1], key.labels[-1])
     if site.option("scale") is None:
         for item in (query, key, value):
             site.object(item.labels[-1])
+    width = site.join(query.labels[-1], key.labels[-1])
+    if site.option("scale") is None:
         site.freeze(width, f"the scale of attention depends on the width of a head ({site.place})")
     else:
         site.read("query", -1, width)
@@ -35,11 +36,15 @@ def attention(site: Site) -> Value:
     if site.has("attn_mask"):
         stacks.append(_mask(site))
     joined = combine(site, stacks, lead)
+    outgoing = value.labels[-1]
+    if joined.labels and joined.labels[-1] is not None and outgoing is not None:
+        site.freeze(outgoing, f"whole heads are removed ({site.place})")
+        outgoing = None
     positions = query.shape[-2] * key.shape[-2]
     extents = [_extent(size, labels) for size, labels in zip(lead, joined.labels, strict=True)]
     site.work(positions, *extents, _extent(query.shape[-1], width))
-    site.work(positions, *extents, _extent(value.shape[-1], value.labels[-1]))
-    return Value(site.shape, (*joined.labels, None, value.labels[-1]))
+    site.work(positions, *extents, _extent(value.shape[-1], outgoing))
+    return Value(site.shape, (*joined.labels, None, outgoing))
 
 
 def _shared_heads(stack: Value, heads: int) -> Value:

@@ -61,8 +61,8 @@ def _merge(site: Site, value: Value, dims: range) -> Labels:
         for labels in single:
             site.freeze(labels, f"one channel merged with other dimensions ({site.place})")
         return None
-    # Contents that were only repeated give way to those that tensors of the network hold.
-    main = max(labelled, key=lambda dim: (_owned(site, value.labels[dim]), value.shape[dim]))
+    # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
+    main = next((dim for dim in labelled if _owned(site, value.labels[dim])), labelled[0])
     for dim in labelled:
         if dim != main:
             site.freeze(value.labels[dim], f"merged with another dimension of channels ({site.place})")
