@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from secateur.checkpoint.metadata import Attributes
 from secateur.errors import CheckpointError, UsageError
+from secateur.graph.attributes import attribute_of, set_attribute
+from secateur.graph.attributes import integer_attributes as named_integers
 from secateur.models import ModelSpec
 
 
@@ -31,7 +33,8 @@ def transient_buffers(model: nn.Module) -> tuple[str, ...]:
 def integer_attributes(model: nn.Module) -> Attributes:
     """All integer attributes of all modules, and all tuples or lists of integers.
 
-    These are what code computes shapes with, and so what has to change along with the tensors.
+    Integers of an object that a module keeps (``config.heads``) are among them. These are what code
+    computes shapes with, and so what has to change along with the tensors.
 
     >>> integer_attributes(nn.LayerNorm([2, 3]))
     {'': {'normalized_shape': [2, 3]}}
@@ -44,6 +47,9 @@ def integer_attributes(model: nn.Module) -> Attributes:
         }
         for path, module in model.named_modules()
     }
+    for path, name, value in named_integers(model):
+        if "." in name:
+            found[path][name] = value if isinstance(value, int) else list(value)
     return {path: values for path, values in found.items() if values}
 
 
@@ -132,13 +138,13 @@ def check_attributes(attributes: Attributes, model: nn.Module) -> None:
         where = f"{type(model).__name__}{'.' if path else ''}{path}"
         if path not in modules:
             raise CheckpointError(f"it sets attributes of {where}, which is missing")
-        own = vars(modules[path])
         for name, value in values.items():
-            if name not in own or not is_integral(own[name]):
+            own = attribute_of(modules[path], name)
+            if not is_integral(own):
                 raise CheckpointError(f"it sets {where}.{name}, which is no integer attribute there")
-            lengths = [len(v) if isinstance(v, list | tuple) else 0 for v in (value, own[name])]
+            lengths = [len(v) if isinstance(v, list | tuple) else 0 for v in (value, own)]
             if lengths[0] != lengths[1]:
-                raise CheckpointError(f"it sets {where}.{name} to {value}, but it is {own[name]}")
+                raise CheckpointError(f"it sets {where}.{name} to {value}, but it is {own}")
 
 
 def set_attributes(attributes: Attributes, model: nn.Module) -> None:
@@ -147,8 +153,8 @@ def set_attributes(attributes: Attributes, model: nn.Module) -> None:
     for path, values in attributes.items():
         module = modules[path]
         for name, value in values.items():
-            form = type(getattr(module, name))
-            setattr(module, name, form(value))
+            form = type(attribute_of(module, name))
+            set_attribute(module, name, form(value))
 
 
 def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
