@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch.fx import Node
 
+from secateur.graph.factors import Factor
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.linear_forms import Form
-from secateur.graph.notes import Attribute, Equation, Notes
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Source
+from secateur.graph.linear_forms import Form, apart, multiples
+from secateur.graph.notes import Attribute, Equation, Notes, Statistic
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
 
 _Key = tuple[str, str, int | None]
 
@@ -37,7 +36,7 @@ def settle(notes: Notes, slots: SlotTable, env: Mapping[Node, Any]) -> None:
         slots: the table that collects equalities.
         env: the value of every node.
     """
-    if notes.equations:
+    if notes.equations or notes.factors:
         _Settling(notes, slots, {node.name: value for node, value in env.items()}).run()
 
 
@@ -85,6 +84,8 @@ class _Settling:
         self._join_all()
         for item in self._open:
             self._freeze(item)
+        for factor in self._notes.factors:
+            self._settle_factor(factor)
 
     # -- attributes ------------------------------------------------------------------------
 
@@ -183,6 +184,23 @@ class _Settling:
         self._slots.freeze(slots, reason)
         self._resolve()
 
+    def _settle_factor(self, factor: Factor) -> None:
+        """Freezes channels whose number a factor is made from, unless it makes a mean of a sum over them."""
+        form = self._form(factor.source, factor.place)
+        if form is None or form.fixed:
+            return
+        growth = factor.growth
+        power = -factor.power if factor.divides else factor.power
+        if growth is not None and abs(growth.degree + power) < 1e-9:
+            counted = self._counted(growth.labels, len(growth.labels))
+            if form.minus(counted.times(form.value / counted.value)).fixed:
+                scaled = ((1, growth.labels, factor.power),)
+                statistic = Statistic(factor.node, (), Value.plain(factor.shape), (), scaled)
+                self._notes.statistics.append(statistic)
+                return
+        slots = np.flatnonzero(np.isin(self._channel, form.keys))
+        self._slots.freeze(slots, f"a factor in the code changes with the width ({factor.place})")
+
     def _difference(self, item: Equation | _Ratio) -> Form | None:
         """What an equation's sides differ by; ``None`` if that is no linear form."""
         if isinstance(item, _Ratio):
@@ -209,19 +227,19 @@ class _Settling:
         """The two sides of an equation as vectors, in each order in which code may lay them out."""
         if isinstance(item, _Ratio):
             left, right = self._vector(item.left), self._vector(item.right)
-            return [(left, vector) for vector in _multiples(right, item.quotient)]
+            return [(left, vector) for vector in multiples(right, item.quotient)]
         source = item.source
         if isinstance(source, Computed) and source.operator == "floordiv" and item.labels is not None:
             divisor = self._form(source.right, item.place)
             if divisor is not None and divisor.fixed:
                 left = self._vector(source.left)
-                return [(left, vector) for vector in _multiples(item.labels, int(divisor.value))]
+                return [(left, vector) for vector in multiples(item.labels, int(divisor.value))]
         if isinstance(source, Computed) and source.operator == "mul":
             for one, other in ((source.left, source.right), (source.right, source.left)):
                 factor = self._form(other, item.place)
                 if factor is not None and factor.fixed:
-                    multiples = _multiples(self._vector(one), int(factor.value))
-                    return [(vector, item.labels) for vector in multiples]
+                    vectors = multiples(self._vector(one), int(factor.value))
+                    return [(vector, item.labels) for vector in vectors]
         return [(self._vector(source), item.labels)]
 
     def _meet_best(self, pairs: Sequence[tuple[Labels, Labels]]) -> None:
@@ -229,14 +247,7 @@ class _Settling:
         known = [(one, other) for one, other in pairs if one is not None and other is not None]
         known = [(one, other) for one, other in known if len(one) == len(other)]
         if known:
-            self._meet(*max(known, key=lambda pair: self._apart(*pair)))
-
-    def _apart(self, one: IntArray, other: IntArray) -> int:
-        """How many channels two vectors would be left with if they were joined."""
-        found, ends = np.unique(self._channel[np.concatenate([one, other])], return_inverse=True)
-        left, right = np.split(ends.ravel(), 2)
-        links = coo_array((np.ones(len(left)), (left, right)), shape=(len(found), len(found)))
-        return int(connected_components(links, directed=False)[0])
+            self._meet(*max(known, key=lambda pair: apart(self._channel, *pair)))
 
     def _vector(self, source: Source | int) -> Labels:
         """The labels that an expression counts, in the order in which code lays them out."""
@@ -262,6 +273,8 @@ class _Settling:
         if isinstance(source, FromTensor):
             value = self._value(source)
             return None if value is None else self._counted(value.labels[source.dim], value.shape[source.dim])
+        if isinstance(source, Power):
+            return None
         left, right = self._form(source.left, place), self._form(source.right, place)
         if left is None or right is None:
             return None
@@ -329,8 +342,3 @@ class _Settling:
         if isinstance(found, Sequence):
             found = found[source.place] if source.place < len(found) else None
         return found if isinstance(found, Value) and source.dim < len(found.shape) else None
-
-
-def _multiples(labels: Labels, count: int) -> list[Labels]:
-    """A vector several times: each label in its place, or all of them one after the other."""
-    return [] if labels is None else [np.repeat(labels, count), np.tile(labels, count)]

@@ -44,6 +44,8 @@ def given_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         given = args[_SHAPED[name] :] or tuple(
             kwargs.get(key, ()) for key in ("shape", "size", "repeats") if key in kwargs
         )
+    elif name in ("mul", "div"):
+        return args[1:2] if len(args) > 1 and isinstance(args[1], int | float) else ()
     elif name == "getitem":
         return _borders(args[1])
     elif name == "narrow":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from secateur.graph.groups import IntArray
 
@@ -82,3 +84,22 @@ class Form:
             return None
         found: list[int] = whole.astype(np.int64).tolist()
         return found
+
+
+def multiples(labels: IntArray | None, count: int) -> list[IntArray]:
+    """A vector several times: each label in its place, or all of them one after the other."""
+    return [] if labels is None else [np.repeat(labels, count), np.tile(labels, count)]
+
+
+def apart(channel: IntArray, one: IntArray, other: IntArray) -> int:
+    """Counts the channels that two vectors would be left with if they were joined.
+
+    Args:
+        channel: for each label, the channel that it belongs to.
+        one: a vector of labels.
+        other: another, of the same length.
+    """
+    found, ends = np.unique(channel[np.concatenate([one, other])], return_inverse=True)
+    left, right = np.split(ends.ravel(), 2)
+    links = coo_array((np.ones(len(left)), (left, right)), shape=(len(found), len(found)))
+    return int(connected_components(links, directed=False)[0])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.sizes import Source
+
+if TYPE_CHECKING:
+    from secateur.graph.factors import Factor
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Statistic:
     result: Value
     sizes: tuple[tuple[int, int | None, IntArray], ...] = ()
     """Arguments (and the place in them, if they are lists) that count kept labels."""
+    factors: tuple[tuple[int, IntArray, float], ...] = ()
+    """Arguments that are proportional to a power of the number of kept labels of a vector."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ class Notes:
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
     comparisons: tuple[Source, ...] = ()
     """Pairs of sizes that the network's code found equal."""
+    factors: list[Factor] = field(default_factory=list)
+    """Numbers made from sizes, by which operators multiply."""
     alike: dict[int, set[int]] = field(default_factory=dict)
     """For the first slot of a vector, the first slots of all vectors that it was joined to."""
     behind: dict[str, int] = field(default_factory=dict)

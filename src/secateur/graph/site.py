@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture import module_path
+from secateur.graph.factors import Factor, growth_of
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Statistic, Work
 from secateur.graph.objections import Objections
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Source
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
 
 
 class Site:
@@ -290,6 +291,16 @@ class Site:
         for source, labels, count in zip(self.sources, vectors, counts, strict=False):
             if source is not None:
                 self._notes.equations.append(Equation(source, count, labels, self.place))
+
+    def scale(self, *, divides: bool) -> None:
+        """Notes a number made from a size, by which the operator multiplies or divides."""
+        source = self.sources[0] if self.sources else None
+        if source is None:
+            return
+        base, power = (source.base, source.power) if isinstance(source, Power) else (source, 1.0)
+        growth = growth_of(self.node.args[0], self._notes)
+        factor = Factor(self.node.name, base, power, divides, growth, self.shape, self.place)
+        self._notes.factors.append(factor)
 
     def settle_borders(
         self, labels: IntArray, borders: tuple[int, int], given: tuple[int | None, int | None]

@@ -49,7 +49,15 @@ class Computed:
     right: Source | int
 
 
-Source = FromAttribute | FromTensor | Computed
+@dataclass(frozen=True)
+class Power:
+    """A number that is proportional to a power of a size."""
+
+    base: Source
+    power: float
+
+
+Source = FromAttribute | FromTensor | Computed | Power
 """Where an integer comes from."""
 
 Sizes = Mapping[str, tuple[Source | None, ...]]

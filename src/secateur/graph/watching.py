@@ -25,68 +25,8 @@ from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubl
 from secateur.graph.cutting import copy_with, named_tensors
 from secateur.graph.given import given_sizes
 from secateur.graph.opened import opened
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Sizes, Source
-
-
-class Size(int):
-    """An integer that remembers where it comes from, through arithmetic with other integers."""
-
-    source: Source | _Made
-
-    def __new__(cls, value: int, source: Any) -> Size:
-        """A number and its source."""
-        size = super().__new__(cls, value)
-        size.source = source
-        return size
-
-    def __neg__(self) -> Size:
-        return Size(-int(self), Computed("sub", 0, self.source))  # type: ignore[arg-type]
-
-    def __eq__(self, other: object) -> bool:
-        equal = int(self) == other
-        if equal and isinstance(other, Size):
-            _equal.append((self.source, other.source))
-        return equal
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = int.__hash__
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Size:
-        return self
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
-
-
-_equal: list[tuple[Any, Any]] = []
-"""Sources of sizes that code found equal since a watch began."""
-
-
-def _arithmetic(operator: str) -> None:
-    plain: Callable[[int, int], Any] = getattr(int, operator)
-    reflected: Callable[[int, int], Any] = getattr(int, operator.replace("__", "__r", 1))
-
-    def forward(self: Size, other: Any) -> Any:
-        return _computed(plain(self, other), operator, self, other)
-
-    def backward(self: Size, other: Any) -> Any:
-        return _computed(reflected(self, other), operator, other, self)
-
-    setattr(Size, operator, forward)
-    setattr(Size, operator.replace("__", "__r", 1), backward)
-
-
-for _operator in ("__add__", "__sub__", "__mul__", "__floordiv__", "__mod__"):
-    _arithmetic(_operator)
-
-
-def _computed(result: Any, operator: str, left: Any, right: Any) -> Any:
-    if result is NotImplemented:
-        return result
-    sources = [item.source if isinstance(item, Size) else int(item) for item in (left, right)]
-    return Size(result, Computed(operator.strip("_"), *sources))  # type: ignore[arg-type]
+from secateur.graph.remembering import EQUAL, Proportional, Size
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +60,7 @@ def watch_sizes(model: nn.Module, inputs: ExampleInputs, program: Program) -> Si
     for way in (_on_meta, _on_fakes, _for_real):
         state = torch.get_rng_state()
         watch = _Watch()
-        _equal.clear()
+        EQUAL.clear()
         try:
             tensors, moved, mode = way(model, doubled(inputs) if program.training else inputs)
             copied = copy_with(model, tensors, ())
@@ -285,11 +225,14 @@ def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
         for call, name in zip(made[key], names, strict=True)
     }
     sizes = {
-        name: tuple(_resolved(size.source, nodes) if isinstance(size, Size) else None for size in call.sizes)
+        name: tuple(
+            _resolved(size.source, nodes) if isinstance(size, Size | Proportional) else None
+            for size in call.sizes
+        )
         for call, name in nodes.items()
-        if any(isinstance(size, Size) for size in call.sizes)
+        if any(isinstance(size, Size | Proportional) for size in call.sizes)
     }
-    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in _equal]
+    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in EQUAL]
     return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
 
 
@@ -306,6 +249,9 @@ def _resolved(source: Any, nodes: Mapping[_Call, str]) -> Source | None:
     """The source with calls replaced by operators of the program; ``None`` where that is not possible."""
     if isinstance(source, FromAttribute):
         return source
+    if isinstance(source, Power):
+        base = _resolved(source.base, nodes)
+        return None if base is None else Power(base, source.power)
     if isinstance(source, _Made):
         if isinstance(source.maker, str):
             return FromTensor("", source.maker, source.place, source.dim)

@@ -32,6 +32,8 @@ def unary(site: Site) -> Value:
 @rule(*(f"aten.{name}" for name in NARY.split()))
 def broadcast(site: Site) -> Value:
     """Operands meet index by index; a dimension of size one meets all indices."""
+    if site.operator in ("mul", "div"):
+        site.scale(divides=site.operator == "div")
     return combine(site, site.tensors(), site.shape)
 
 
