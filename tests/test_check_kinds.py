@@ -310,7 +310,7 @@ def test_keys_and_other_values_are_compared(name: str, value: object) -> None:
 
 
 class Noise(nn.Module):
-    """Draws random numbers in both modes: of all channels, of one, and as dropout that is never switched off."""
+    """Draws random numbers in both modes: of all channels, of one, and as dropout that is always on."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -260,7 +260,8 @@ def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:
         )
     if len(kept) < min(group.min_channels, group.channels):
         raise UsageError(
-            f"group '{group.name}' needs at least {group.min_channels} channels for the network's code to work"
+            f"group '{group.name}' needs at least {group.min_channels} channels: with fewer, the network's "
+            "code does something else"
         )
     if kept[0] < 0 or kept[-1] >= group.channels:
         wrong = kept[0] if kept[0] < 0 else kept[-1]

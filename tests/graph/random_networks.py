@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.graph import random_blocks as blocks
 from tests.graph import random_operators as operators
+from tests.graph import sized_blocks as sized
 
 SIZE = {1: 6, 2: 4, 3: 3}
 """Positions along each spatial dimension, by the number of these dimensions."""
@@ -189,6 +190,23 @@ def _pixels(at: At) -> nn.Module | None:
     )
 
 
+def _zeros(at: At) -> nn.Module:
+    planes = at.channels + 1 + at.size % 3
+    return sized.ZeroChannels(at.conv(planes), planes, at.way)
+
+
+def _state(at: At) -> nn.Module:
+    gates = at.conv(2 * at.width, into=at.channels + at.width)
+    return sized.ConvolutionalState(gates, at.width)
+
+
+def _queries(at: At) -> nn.Module:
+    shared = 1 + at.size % 3
+    heads = (shared * (1 + at.size // 3), shared)
+    way = sized.WAYS[at.way % len(sized.WAYS)]
+    return sized.GroupedQueries(at.channels, heads, 2 * (1 + at.way % 2), way, turn=(at.way + at.size) % 3)
+
+
 KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "conv": lambda at: at.conv(at.width, kernel=1 if at.odd else 3),
     "activation": _activation,
@@ -230,9 +248,15 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "of all": lambda at: operators.OfAll(at.channels, at.way + at.size),
     "words": lambda at: operators.Words(at.channels, at.way),
     "rounded": lambda at: operators.Rounded(at.channels, at.way),
+    "blur": lambda at: sized.Blur(at.dims, at.channels, at.way),
+    "zeros": _zeros,
+    "state": _state,
+    "alternating": lambda at: None if at.channels % 2 else sized.Alternating(at.way),
+    "queries": _queries,
+    "decoder": lambda at: sized.Decoder(at.channels, at.divisor, at.width, normed=at.odd),
 }
 
-STATISTICS = {"norm", "residual", "over-channels", "attention", "multihead", "of all"}
+STATISTICS = {"attention", "decoder", "multihead", "norm", "of all", "over-channels", "residual"}
 """Kinds in which channels may meet outside the weights that read them."""
 
 LARGEST = 16

@@ -162,7 +162,7 @@ TRAPS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]
     "shuffled by an operator": (lambda: Between(nn.ChannelShuffle(2), 8), PICTURE, {"conv": 4}),
     "picked in another order": (lambda: Between(lambda x: x[:, ORDER], 8), PICTURE, {}),
     "picked by a list": (lambda: Between(lambda x: x[:, [0, 2, 3]], 3), PICTURE, {}),
-    "every other one": (lambda: Between(lambda x: x[:, ::2], 4), PICTURE, {}),
+    "every other one": (lambda: Between(lambda x: x[:, ::2], 4), PICTURE, {"conv": 4}),
     "repeated": (lambda: Between(lambda x: x.repeat(1, 3, 1, 1), 24), PICTURE, {"conv": 8}),
     "repeated in place": (lambda: Between(lambda x: x.repeat_interleave(2, 1), 16), PICTURE, {"conv": 8}),
     "unshuffled pixels": (lambda: Between(nn.PixelUnshuffle(2), 32), PICTURE, {"conv": 8}),

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from secateur.checkpoint.metadata import Attributes
 from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError, UsageError
+from secateur.graph.attributes import attribute_of, is_integral, set_attribute
+from secateur.graph.attributes import integer_attributes as named_integers
 from secateur.graph.wrappers import COMPILED, is_compiled
 from secateur.models import ModelSpec
 
@@ -60,6 +62,7 @@ def plain_attributes(model: nn.Module) -> Attributes:
 
     Code computes shapes with integers among them, which change along with the tensors. A network that keeps
     what it computed last (a shape, a grid of that shape) has to get all of that back, or nothing.
+    Integers of an object that a module keeps (``config.heads``) are among them.
 
     >>> plain_attributes(nn.LayerNorm([2, 3]))[""]["normalized_shape"]
     {'tuple': [2, 3]}
@@ -72,6 +75,9 @@ def plain_attributes(model: nn.Module) -> Attributes:
         }
         for path, module in parts(model).items()
     }
+    for path, name, value in named_integers(model):
+        if "." in name:
+            found.setdefault(plain_name(path), {})[name] = encoded(value)
     return {path: values for path, values in found.items() if values}
 
 
@@ -191,6 +197,11 @@ def check_attributes(attributes: Attributes, stored: Collection[str], model: nn.
         if path not in modules:
             raise CheckpointError(f"it sets attributes of {where}, which is missing")
         for name, value in values.items():
+            if "." in name:
+                own = attribute_of(modules[path], name)
+                if not is_integral(own) or not _alike(own, decoded(value)):
+                    raise CheckpointError(f"it sets {where}.{name}, which is no such integer there")
+                continue
             if not _is_settable(modules[path], name):
                 raise CheckpointError(f"it sets {where}.{name}, which is no plain attribute there")
             tensor = _reference(value)
@@ -207,6 +218,9 @@ def set_attributes(attributes: Attributes, placed: Mapping[str, Tensor], model: 
     for path, values in attributes.items():
         module = modules[path]
         for name, stored in values.items():
+            if "." in name:
+                set_attribute(module, name, decoded(stored))
+                continue
             tensor = _reference(stored)
             value = placed[tensor] if tensor is not None else decoded(stored)
             now = vars(module).get(name)
@@ -231,6 +245,11 @@ def _is_settable(module: nn.Module, name: str) -> bool:
         return False
     of_class = inspect.getattr_static(type(module), name, None)
     return is_plain(of_class) or isinstance(of_class, Tensor)
+
+
+def _alike(own: Any, value: Any) -> bool:
+    """Whether two integers, or two lists or tuples of as many integers, are of one form."""
+    return type(own) is type(value) and is_integral(value) and (type(own) is int or len(own) == len(value))
 
 
 def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError
+from secateur.graph.attributes import attribute_of, set_attribute
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.graph.memory import clone, fresh
@@ -310,15 +311,15 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
     with ExitStack() as undo:
         for (path, name), value in values.items():
             module = model.get_submodule(path)
-            before, own = getattr(module, name), name in vars(module)
+            before, own = attribute_of(module, name), "." in name or name in vars(module)
             try:
-                setattr(module, name, value)
+                set_attribute(module, name, value)
             except Exception as error:
                 raise SurgeryError(
                     f"attribute '{name}' of module '{path}' cannot be set ({error})"
                 ) from error
             if own or name not in vars(module):
-                undo.callback(setattr, module, name, before)
+                undo.callback(set_attribute, module, name, before)
             else:  # it was an attribute of the class
                 undo.callback(delattr, module, name)
         return undo.pop_all().close
@@ -326,9 +327,10 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
 
 def _current(model: nn.Module, item: AttributeValue) -> Any:
     try:
-        return getattr(model.get_submodule(item.module), item.name)
+        module = model.get_submodule(item.module)
     except AttributeError as error:
-        raise SurgeryError(f"module '{item.module}' has no attribute '{item.name}'") from error
+        raise SurgeryError(f"there is no module '{item.module}'") from error
+    return attribute_of(module, item.name)
 
 
 def _changed(item: AttributeValue, current: Any) -> Any:

@@ -1,9 +1,12 @@
-"""Sizes as equations: what a network's code reshapes with must stay true after a cut.
+"""Sizes as equations: what a network's code makes tensors with must stay true after a cut.
 
-Each size that an operator is given is the size of a label vector, or a constant. Where it comes
-from an attribute, the attribute follows the vector; where it is the size of another tensor, the
-two lose channels together; where it is a quotient, dividend, divisor and quotient are tied so that
-the division still comes out.
+Each size that an operator is given is the number of labels in a vector, or a constant. Where the
+size comes from is an expression of attributes and of sizes of other tensors. Both sides are linear
+forms in the channels, so an equation holds after every cut exactly if the two forms are equal.
+
+Attributes are worked out first: an attribute that is the only unknown of an equation follows what
+the equation leaves. What is unequal then is joined where two vectors of one length
+stand against each other, and frozen where they do not.
 """
 
 from __future__ import annotations
@@ -15,18 +18,14 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
+from secateur.graph.factors import Factor
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.notes import Attribute, Equation, Notes
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Source
+from secateur.graph.linear_forms import Form, apart, multiples
+from secateur.graph.notes import Attribute, Equation, Notes, Statistic
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
 
-
-@dataclass(frozen=True)
-class _Term:
-    """A size and the labels that it counts, if it may change."""
-
-    size: int
-    labels: Labels
+_Key = tuple[str, str, int | None]
 
 
 def settle(notes: Notes, slots: SlotTable, env: Mapping[Node, Any]) -> None:
@@ -37,140 +36,309 @@ def settle(notes: Notes, slots: SlotTable, env: Mapping[Node, Any]) -> None:
         slots: the table that collects equalities.
         env: the value of every node.
     """
-    _Settling(notes, slots, {node.name: value for node, value in env.items()}).run()
+    if notes.equations or notes.factors:
+        _Settling(notes, slots, {node.name: value for node, value in env.items()}).run()
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """One size that is divided by another: the quotient stays only while both change alike."""
+
+    left: Source
+    right: Source
+    quotient: int
+    place: str
 
 
 class _Settling:
-    """One pass over the equations: attributes first, because quotients are made of them."""
+    """The equations of one walk, and what is known of attributes so far."""
 
     def __init__(self, notes: Notes, slots: SlotTable, env: Mapping[str, Any]) -> None:
         self._notes = notes
         self._slots = slots
         self._env = env
-        self._ties: dict[tuple[str, str, int | None], IntArray] = {}
-        self._pinned: dict[tuple[str, str, int | None], str] = {}
-        self._components: IntArray | None = None
-        self._joined = 0
+        self._ties: dict[_Key, Labels] = {}
+        self._fixed: dict[_Key, str] = {}
+        self._numbers: dict[_Key, int] = {}
+        self._channel: IntArray = np.zeros(0, np.int64)
+        self._guess = False
+        self._open: list[Equation | _Ratio] = []
+        self._meetings: list[tuple[IntArray, IntArray]] = []
         for item in notes.attributes:
             self._tie((item.module, item.name, item.index), item.labels)
 
     def run(self) -> None:
-        direct = [item for item in self._notes.equations if isinstance(item.source, FromAttribute)]
-        for item in direct:
-            source = item.source
-            assert isinstance(source, FromAttribute)
-            key = (source.module, source.name, source.index)
-            if item.labels is None:
-                self._pinned.setdefault(key, item.place)
-                continue
-            if self._tie(key, item.labels):
-                self._notes.attributes.append(Attribute(*key, item.labels))
-        for key, place in self._pinned.items():
-            if key in self._ties:
-                name = f"{key[0]}.{key[1]}"
-                self._slots.freeze(self._ties[key], f"'{name}' also gives a size that is fixed ({place})")
-        for item in self._notes.equations:
-            if not isinstance(item.source, FromAttribute):
-                self._equal(item)
+        """Works out attributes, joins what stands against each other, and freezes the rest."""
+        self._resolve()
+        for one, other in self._meetings:
+            self._meet(one, other)
+        # What comes straight from an attribute goes first: quotients are made of them.
+        equations = self._notes.equations
+        direct = [item for item in equations if isinstance(item.source, FromAttribute)]
+        sizes = [item for item in equations if isinstance(item.source, FromTensor)]
+        self._open = [*direct, *sizes, *(item for item in equations if isinstance(item.source, Computed))]
+        self._find_attributes()
+        self._find_compared()
+        self._join_all()
+        self._guess = True  # attributes that are still unknown stay as they are
+        self._join_all()
+        for item in self._open:
+            self._freeze(item)
+        for factor in self._notes.factors:
+            self._settle_factor(factor)
 
-    def _tie(self, key: tuple[str, str, int | None], labels: IntArray) -> bool:
+    # -- attributes ------------------------------------------------------------------------
+
+    def _find_attributes(self) -> None:
+        """Solves equations with one unknown attribute until there are none."""
+        before = (-1, -1)
+        while (len(self._ties), len(self._open)) != before:
+            before = (len(self._ties), len(self._open))
+            for item in list(self._open):
+                self._solve(item)
+
+    def _find_compared(self) -> None:
+        """Lets attributes of which nothing else is known follow the sizes that code held them equal to."""
+        for pair in self._notes.comparisons:
+            assert isinstance(pair, Computed)
+            for one, other in ((pair.left, pair.right), (pair.right, pair.left)):
+                if isinstance(one, FromAttribute) and isinstance(other, FromTensor):
+                    labels = self._vector(other)
+                    if self._key(one) not in self._ties and labels is not None and one.value == len(labels):
+                        self._follow(self._key(one), labels, "")
+
+    def _solve(self, item: Equation | _Ratio) -> None:
+        source = item.source if isinstance(item, Equation) else None
+        if isinstance(source, FromAttribute):
+            key = (source.module, source.name, source.index)
+            assert isinstance(item, Equation)
+            if key not in self._ties:
+                self._follow(key, item.labels, item.place)
+            return
+        difference = self._difference(item)
+        if difference is None or len(difference.unknowns) != 1:
+            return
+        number = difference.unknowns[0]
+        weight, left = difference.without(number)
+        solution = left.times(-1 / weight)
+        counts = solution.counts()
+        key = list(self._numbers)[-1 - number]
+        if counts is not None:
+            self._follow(key, self._vector_of(solution, counts), item.place)
+
+    def _follow(self, key: _Key, labels: Labels, place: str) -> None:
+        self._tie(key, labels)
+        if labels is None:
+            self._fixed[key] = place
+        else:
+            self._notes.attributes.append(Attribute(*key, labels))
+
+    def _tie(self, key: _Key, labels: Labels) -> None:
         """Lets an attribute follow a vector; two vectors of one attribute follow each other."""
         known = self._ties.setdefault(key, labels)
-        if known is labels:
-            return True
-        self._meet(known, labels, "an attribute of two different sizes")
-        return False
+        if known is not labels and known is not None and labels is not None:
+            self._meetings.append((known, labels))
 
-    def _equal(self, item: Equation) -> None:
-        if isinstance(item.source, FromTensor):
-            self._meet(self._term(item.source, item.size).labels, item.labels, item.place)
-        elif isinstance(item.source, Computed) and item.source.operator == "floordiv":
-            self._quotient(item, item.source)
+    def _vector_of(self, form: Form, counts: Sequence[int]) -> Labels:
+        """Labels of which there are always as many as a form says; nothing for a constant."""
+        if form.fixed:
+            return None
+        numbers, slots = np.unique(self._channel, return_index=True)
+        chosen = slots[np.searchsorted(numbers, form.keys)]
+        labels = np.repeat(chosen, counts[:-1]).astype(np.int64)
+        return np.concatenate([labels, self._slots.fresh(counts[-1])]) if counts[-1] else labels
 
-    def _meet(self, left: Labels, right: Labels, place: str) -> None:
-        """Two counts of the same channels, or of channels that must go together."""
-        if left is None and right is None:
+    # -- both sides ------------------------------------------------------------------------
+
+    def _join_all(self) -> None:
+        """Joins vectors that stand against each other, one pair after the other."""
+        place = 0
+        while place < len(self._open):  # quotients add equations on the way
+            item = self._open[place]
+            difference = self._difference(item)
+            if difference is not None and not difference.fixed and not difference.unknowns:
+                self._meet_best(self._sides(item))
+            place += 1
+
+    def _meet(self, left: IntArray, right: IntArray) -> None:
+        """Joins two vectors of one length, unless they count the same channels in another order."""
+        if len(left) != len(right):
             return
-        if left is None or right is None:
-            self._freeze(left, place)
-            self._freeze(right, place)
-        elif len(left) == len(right) and not self._alike(left, right):
-            self._join(left, right)
+        if max(left.max(initial=0), right.max(initial=0)) >= len(self._channel):
+            self._resolve()
+        if not np.array_equal(np.sort(self._channel[left]), np.sort(self._channel[right])):
+            self._slots.join(left, right)
+            self._resolve()
 
-    def _alike(self, left: IntArray, right: IntArray) -> bool:
-        """Whether two vectors always count the same number of channels, as far as is known."""
-        fresh = self._components is None
-        while True:
-            if self._components is None:
-                self._components = self._slots.components()
-            # What was joined since can only make more vectors alike, so it is looked at last.
-            if np.array_equal(np.sort(self._components[left]), np.sort(self._components[right])):
-                return True
-            if fresh or self._joined == 0:
-                return False
-            self._components, self._joined, fresh = None, 0, True
+    def _freeze(self, item: Equation | _Ratio) -> None:
+        difference = self._difference(item)
+        if difference is None or difference.fixed:
+            return
+        reason = f"a size in the code cannot follow ({item.place})"
+        if isinstance(item, Equation) and isinstance(item.source, FromAttribute):
+            source = item.source
+            place = self._fixed.get((source.module, source.name, source.index), item.place)
+            name = f"{source.module}.{source.name}" if source.module else source.name
+            reason = f"'{name}' also gives a size that is fixed ({place})"
+        slots = np.flatnonzero(np.isin(self._channel, difference.keys))
+        self._slots.freeze(slots, reason)
+        self._resolve()
 
-    def _join(self, left: IntArray, right: IntArray) -> None:
-        self._slots.join(left, right)
-        self._joined += 1
+    def _settle_factor(self, factor: Factor) -> None:
+        """Freezes channels whose number a factor is made from, unless it makes a mean of a sum over them."""
+        form = self._form(factor.source, factor.place)
+        if form is None or form.fixed:
+            return
+        growth = factor.growth
+        power = -factor.power if factor.divides else factor.power
+        if growth is not None and abs(growth.degree + power) < 1e-9:
+            counted = self._counted(growth.labels, len(growth.labels))
+            if form.minus(counted.times(form.value / counted.value)).fixed:
+                scaled = ((1, growth.labels, factor.power),)
+                statistic = Statistic(factor.node, (), Value.plain(factor.shape), (), scaled)
+                self._notes.statistics.append(statistic)
+                return
+        slots = np.flatnonzero(np.isin(self._channel, form.keys))
+        self._slots.freeze(slots, f"a factor in the code changes with the width ({factor.place})")
 
-    def _quotient(self, item: Equation, source: Computed) -> None:
-        self._free_attribute(item, source)
-        divisor = self._term(source.right, 0)
-        dividend = self._term(source.left, item.size * divisor.size if divisor.size else 0)
-        if dividend.labels is None and divisor.labels is None:
-            self._freeze(item.labels, item.place)
-            return
-        if dividend.labels is None:
-            self._freeze(divisor.labels, item.place)
-            self._freeze(item.labels, item.place)
-            return
-        if len(dividend.labels) % item.size:
-            return
-        count = len(dividend.labels) // item.size
-        if divisor.labels is not None and item.labels is None and len(divisor.labels) == count:
-            self._meet(dividend.labels, np.repeat(divisor.labels, item.size), item.place)
-        elif divisor.labels is None and item.labels is not None:
-            self._meet(dividend.labels, np.tile(item.labels, count), item.place)
-        elif divisor.labels is None:
-            self._freeze(dividend.labels, item.place)
+    def _difference(self, item: Equation | _Ratio) -> Form | None:
+        """What an equation's sides differ by; ``None`` if that is no linear form."""
+        if isinstance(item, _Ratio):
+            left, right = self._form(item.left, item.place), self._form(item.right, item.place)
+            return None if left is None or right is None else left.minus(right.times(item.quotient))
+        wanted = self._counted(item.labels, item.size)
+        found = self._quotient(item, wanted) or self._form(item.source, item.place)
+        if found is None or abs(found.value - wanted.value) > 1e-6:
+            return None  # not what the operator was given: calls and operators were matched wrongly
+        return found.minus(wanted)
 
-    def _free_attribute(self, item: Equation, source: Computed) -> None:
-        """Lets an attribute that is divided, and nothing else yet, follow what the quotient counts."""
-        if not isinstance(source.left, FromAttribute):
-            return
-        key = (source.left.module, source.left.name, source.left.index)
-        divisor = self._term(source.right, 0)
-        if key in self._ties or key in self._pinned:
-            return
-        if item.labels is not None and divisor.labels is None and isinstance(source.right, int):
-            labels = np.tile(item.labels, source.right)
-        elif item.labels is None and divisor.labels is not None:
-            labels = np.repeat(divisor.labels, item.size)
-        else:
-            return
-        self._ties[key] = labels
-        self._notes.attributes.append(Attribute(*key, labels))
+    def _quotient(self, item: Equation, wanted: Form) -> Form | None:
+        """A quotient that changes, divided by an attribute of which nothing is known: that one stays."""
+        source = item.source
+        if wanted.fixed or not isinstance(source, Computed) or source.operator != "floordiv":
+            return None
+        if not isinstance(source.right, FromAttribute) or self._key(source.right) in self._ties:
+            return None
+        left = self._form(source.left, item.place)
+        value = source.right.value
+        return None if left is None or not value or left.value % value else left.times(1 / value)
 
-    def _freeze(self, labels: Labels, place: str) -> None:
-        if labels is not None:
-            self._slots.freeze(labels, f"a size in the code cannot follow ({place})")
+    def _sides(self, item: Equation | _Ratio) -> list[tuple[Labels, Labels]]:
+        """The two sides of an equation as vectors, in each order in which code may lay them out."""
+        if isinstance(item, _Ratio):
+            left, right = self._vector(item.left), self._vector(item.right)
+            return [(left, vector) for vector in multiples(right, item.quotient)]
+        source = item.source
+        if isinstance(source, Computed) and source.operator == "floordiv" and item.labels is not None:
+            divisor = self._form(source.right, item.place)
+            if divisor is not None and divisor.fixed:
+                left = self._vector(source.left)
+                return [(left, vector) for vector in multiples(item.labels, int(divisor.value))]
+        if isinstance(source, Computed) and source.operator == "mul":
+            for one, other in ((source.left, source.right), (source.right, source.left)):
+                factor = self._form(other, item.place)
+                if factor is not None and factor.fixed:
+                    vectors = multiples(self._vector(one), int(factor.value))
+                    return [(vector, item.labels) for vector in vectors]
+        return [(self._vector(source), item.labels)]
 
-    def _term(self, source: Source | int, size: int) -> _Term:
-        """The size and labels of a part of an equation."""
-        if isinstance(source, int):
-            return _Term(source, None)
+    def _meet_best(self, pairs: Sequence[tuple[Labels, Labels]]) -> None:
+        """Joins the pair of vectors that leaves most channels apart."""
+        known = [(one, other) for one, other in pairs if one is not None and other is not None]
+        known = [(one, other) for one, other in known if len(one) == len(other)]
+        if known:
+            self._meet(*max(known, key=lambda pair: apart(self._channel, *pair)))
+
+    def _vector(self, source: Source | int) -> Labels:
+        """The labels that an expression counts, in the order in which code lays them out."""
         if isinstance(source, FromAttribute):
-            labels = self._ties.get((source.module, source.name, source.index))
-            return _Term(size if labels is None else len(labels), labels)
+            return self._ties.get(self._key(source))
         if isinstance(source, FromTensor):
             value = self._value(source)
-            if value is not None and source.dim < len(value.shape):
-                return _Term(value.shape[source.dim], value.labels[source.dim])
-        return _Term(size, None)
+            return None if value is None else value.labels[source.dim]
+        if isinstance(source, Computed) and source.operator == "add":
+            parts = [self._vector(source.left), self._vector(source.right)]
+            known = [part for part in parts if part is not None]
+            return np.concatenate(known) if len(known) == len(parts) else None
+        return None
+
+    # -- forms -----------------------------------------------------------------------------
+
+    def _form(self, source: Source | int, place: str) -> Form | None:
+        """An expression as a linear form; ``None`` if it is none, or a part is unknown."""
+        if isinstance(source, int):
+            return Form.constant(source)
+        if isinstance(source, FromAttribute):
+            return self._attribute(source)
+        if isinstance(source, FromTensor):
+            value = self._value(source)
+            return None if value is None else self._counted(value.labels[source.dim], value.shape[source.dim])
+        if isinstance(source, Power):
+            return None
+        left, right = self._form(source.left, place), self._form(source.right, place)
+        if left is None or right is None:
+            return None
+        if source.operator == "add":
+            return left.plus(right)
+        if source.operator == "sub":
+            return left.minus(right)
+        if source.operator == "mul":
+            factor, form = (left, right) if left.fixed else (right, left)
+            return form.times(factor.rest) if factor.fixed else None
+        if source.operator == "floordiv" and right.value:
+            return self._divided(source, left, right, place)
+        return Form.constant(left.value % right.value) if left.fixed and right.fixed and right.value else None
+
+    def _divided(self, source: Computed, left: Form, right: Form, place: str) -> Form | None:
+        """A quotient: by a constant it is linear; of two sizes it is taken for a constant, which is noted."""
+        if right.fixed:
+            if left.fixed:
+                return Form.constant(left.value // right.value)
+            return None if left.value % right.value else left.times(1 / right.value)
+        if left.fixed or left.value % right.value:
+            return None
+        assert not isinstance(source.left, int)
+        assert not isinstance(source.right, int)
+        quotient = int(left.value // right.value)
+        noted = [(item.left, item.right) for item in self._open if isinstance(item, _Ratio)]
+        if (source.left, source.right) not in noted and not left.minus(right.times(quotient)).fixed:
+            self._open.append(_Ratio(source.left, source.right, quotient, place))
+        return Form.constant(quotient)
+
+    def _attribute(self, source: FromAttribute) -> Form:
+        key = self._key(source)
+        if key in self._ties:
+            return self._counted(self._ties[key], source.value)
+        if self._guess:
+            return Form.constant(source.value)
+        number = self._numbers.setdefault(key, len(self._numbers))
+        return Form.of(np.array([-1 - number]), 0.0, source.value)
+
+    def _counted(self, labels: Labels, size: int) -> Form:
+        """The number of kept labels of a vector; the ones that can never be removed are a constant."""
+        if labels is None:
+            return Form.constant(size)
+        if labels.max(initial=0) >= len(self._channel):
+            self._resolve()
+        channels = self._channel[labels]
+        moving = channels[self._removable[channels]]
+        return Form.of(moving, float(len(labels) - len(moving)), float(len(labels)))
+
+    def _resolve(self) -> None:
+        """Works out channels anew, and which can be removed: the produced ones that nothing freezes."""
+        self._channel = self._slots.components()
+        role, _ = self._slots.roles()
+        reason, _ = self._slots.reasons(self._channel)
+        produced = np.zeros(len(reason), dtype=bool)
+        produced[self._channel[: self._slots.tensor_slots][role[: self._slots.tensor_slots] == 0]] = True
+        self._removable = produced & (reason < 0)
+
+    @staticmethod
+    def _key(source: FromAttribute) -> _Key:
+        return source.module, source.name, source.index
 
     def _value(self, source: FromTensor) -> Value | None:
         found = self._slots.tensor(source.tensor) if source.tensor else self._env.get(source.node)
         if isinstance(found, Sequence):
             found = found[source.place] if source.place < len(found) else None
-        return found if isinstance(found, Value) else None
+        return found if isinstance(found, Value) and source.dim < len(found.shape) else None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.sizes import Source
+
+if TYPE_CHECKING:
+    from secateur.graph.factors import Factor
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Statistic:
     result: Value
     sizes: tuple[tuple[int, int | None, IntArray], ...] = ()
     """Arguments (and the place in them, if they are lists) that count kept labels."""
+    factors: tuple[tuple[int, IntArray, float], ...] = ()
+    """Arguments that are proportional to a power of the number of kept labels of a vector."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,22 @@ class Notes:
     """Operators whose choice of an axis does not suit a later operator."""
     proposals: set[str] = field(default_factory=set)
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
+    comparisons: tuple[Source, ...] = ()
+    """Pairs of sizes that the network's code found equal."""
+    factors: list[Factor] = field(default_factory=list)
+    """Numbers made from sizes, by which operators multiply."""
+    alike: dict[int, set[int]] = field(default_factory=dict)
+    """For the first slot of a vector, the first slots of all vectors that it was joined to."""
+    behind: dict[str, int] = field(default_factory=dict)
+    """For each operator, a bit for every operator that it depends on and that objected to a choice."""
+
+    def joined(self, left: int, right: int) -> None:
+        """Notes that two vectors, named by their first slots, were joined."""
+        one, other = self.alike.get(left, {left}), self.alike.get(right, {right})
+        if one is not other:
+            together = one | other
+            for slot in together:
+                self.alike[slot] = together
 
 
 @dataclass(frozen=True)
@@ -136,18 +158,26 @@ class Hints:
 
 
 def other_axes(notes: Sequence[Notes], tried: Mapping[str, int]) -> dict[str, int]:
-    """Another free axis for every choice that was objected to, once: the one before it, or else after it.
+    """Another free axis for every choice that was objected to.
 
     Args:
         notes: what the walks found.
-        tried: axes that were asked for already; they stay.
+        tried: axes that were asked for already.
 
     Returns:
         The axes to ask for in another walk, empty if nobody objects.
     """
-    return {
-        choice.node: choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
-        for note in notes
-        for choice in note.choices
-        if choice.node in note.objections and choice.node not in tried
-    }
+    objected = [choice for note in notes for choice in note.choices if choice.node in note.objections]
+    axes = {choice.node: next_axis(choice, tried) for choice in objected}
+    return {node: axis for node, axis in axes.items() if axis is not None}
+
+
+def next_axis(choice: Choice, tried: Mapping[str, int]) -> int | None:
+    """The axis to try after the one that a choice left free; ``None`` if all were tried.
+
+    The axes before the largest are tried one after the other; if the largest is the first, the second is.
+    """
+    if choice.node not in tried:
+        return choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
+    largest = choice.units.index(max(choice.units))
+    return choice.chosen - 1 if 0 < choice.chosen < largest else None

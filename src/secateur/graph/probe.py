@@ -59,8 +59,8 @@ def lively(
 
     In a deep network that was never trained, or is badly scaled, the outputs hardly depend on the inputs, and
     an error in an early layer changes nothing. So statistics of batch normalisation become those of these
-    inputs, and layers whose outputs are tiny or huge are scaled to a standard deviation of one, one after the
-    other (as in Mishkin and Matas 2015, arXiv 1511.06422). Biases are moved so that rectifiers open: where one
+    inputs, and layers whose outputs are tiny or huge are scaled to a standard deviation of one, one by
+    one (as in Mishkin and Matas 2015, arXiv 1511.06422). Biases are moved so that rectifiers open: where one
     channel is left of each layer, a single closed one would hide everything before it. The structure of the
     network is not touched.
 

@@ -11,10 +11,12 @@ from torch.fx import Node
 
 from secateur.graph.capture import module_path
 from secateur.graph.constants import is_fixed, makers
+from secateur.graph.factors import Factor, growth_of
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Rescale, Statistic, Work
-from secateur.graph.sizes import Source
+from secateur.graph.objections import Objections
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
 
 
 class Site:
@@ -47,6 +49,7 @@ class Site:
         self._hints = hints
         self._names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
+        self._objections = Objections(node, len(env), notes, hints)
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
 
     # -- arguments and results -------------------------------------------------------------
@@ -129,13 +132,15 @@ class Site:
             self.freeze(left if right is None else right, reason)
             return None
         self.slots.join(left, right)
+        if len(left):
+            self._notes.joined(int(left[0]), int(right[0]))
         return left
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbids the removal of these channels."""
         if labels is not None:
             self.slots.freeze(labels, reason)
-            self.object(labels)
+            self._objections.raise_to(labels, own=True)
 
     def claim(self, labels: Labels, role: Role) -> None:
         """Says what a parameter's dimension does with its channels."""
@@ -261,11 +266,7 @@ class Site:
 
     def object(self, labels: Labels) -> None:
         """Objects to the choice that left these channels free: another axis would suit better."""
-        if labels is None:
-            return
-        made = [choice for choice in self._notes.choices if np.isin(labels[:1], choice.labels).any()]
-        nearest = min((len(choice.labels) for choice in made), default=0)
-        self._notes.objections |= {choice.node for choice in made if len(choice.labels) == nearest}
+        self._objections.raise_to(labels, own=False)
 
     def object_unless_alike(self, one: Value, other: Value, dims: Iterable[tuple[int, int]]) -> None:
         """Objects to all choices in the one of two values that lacks the channels that the other has.
@@ -296,8 +297,20 @@ class Site:
 
     def follower(self, place: int, size: int) -> Labels:
         """Labels for contents that are repeated as often as a size says that may change."""
-        known = place < len(self.sources) and self.sources[place] is not None
-        return self.slots.fresh(size) if known and size > 1 else None
+        source = self.sources[place] if place < len(self.sources) else None
+        return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
+
+    def _may_change(self, source: Source | int | None) -> bool:
+        """Whether a size may follow channels: an attribute, or made of a dimension that holds channels."""
+        if isinstance(source, Computed):
+            return self._may_change(source.left) or self._may_change(source.right)
+        if not isinstance(source, FromTensor):
+            return isinstance(source, FromAttribute)
+        if source.tensor:
+            return True
+        found = next((value for node, value in self._env.items() if node.name == source.node), None)
+        value = found[source.place] if isinstance(found, Sequence) else found
+        return isinstance(value, Value) and value.labels[source.dim] is not None
 
     def settle(self, vectors: Sequence[Labels], counts: Sequence[int]) -> None:
         """Notes where the sizes that the operator was given come from.
@@ -306,9 +319,39 @@ class Site:
             vectors: for each size, the labels that it counts, ``None`` if it cannot change.
             counts: the sizes.
         """
+        self._notes.comparisons = self._hints.sizes.get("", ())  # type: ignore[assignment]
         for source, labels, count in zip(self.sources, vectors, counts, strict=False):
             if source is not None:
                 self._notes.equations.append(Equation(source, count, labels, self.place))
+
+    def scale(self, *, divides: bool) -> None:
+        """Notes a number made from a size, by which the operator multiplies or divides."""
+        source = self.sources[0] if self.sources else None
+        if source is None:
+            return
+        base, power = (source.base, source.power) if isinstance(source, Power) else (source, 1.0)
+        growth = growth_of(self.node.args[0], self._notes)
+        factor = Factor(self.node.name, base, power, divides, growth, self.shape, self.place)
+        self._notes.factors.append(factor)
+
+    def settle_borders(
+        self, labels: IntArray, borders: tuple[int, int], given: tuple[int | None, int | None]
+    ) -> None:
+        """Notes where the borders of a range come from, which count from its front or from its end.
+
+        Args:
+            labels: of the whole dimension.
+            borders: begin and end, counted from the front.
+            given: begin and end as the operator was given them; negative ones count from the end.
+        """
+        for source, place, number in zip(self.sources, borders, given, strict=False):
+            if source is None:
+                continue
+            if number is not None and number < 0:
+                part, flipped = labels[place:], Computed("sub", 0, source)
+                self._notes.equations.append(Equation(flipped, len(part), part, self.place))
+            else:
+                self._notes.equations.append(Equation(source, place, labels[:place], self.place))
 
     # -- inside ----------------------------------------------------------------------------
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class FromAttribute:
-    """An integer attribute of a module, or an entry of a list or tuple of them."""
+    """An integer attribute of a module, or an entry of a list or tuple of them.
+
+    Attributes:
+        module: path of the module.
+        name: of the attribute; ``config.heads`` for an integer in an object that the module keeps.
+        index: place in the attribute's value if that is a list or tuple.
+        value: the integer.
+    """
 
     module: str
     name: str
     index: int | None
+    value: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,25 @@ class FromTensor:
 
 @dataclass(frozen=True)
 class Computed:
-    """A sum, difference, product, quotient or remainder of sizes."""
+    """A sum, difference, product, quotient, remainder or comparison of sizes."""
 
     operator: str
     left: Source | int
     right: Source | int
 
 
-Source = FromAttribute | FromTensor | Computed
+@dataclass(frozen=True)
+class Power:
+    """A number that is proportional to a power of a size."""
+
+    base: Source
+    power: float
+
+
+Source = FromAttribute | FromTensor | Computed | Power
 """Where an integer comes from."""
 
 Sizes = Mapping[str, tuple[Source | None, ...]]
-"""For each operator that takes sizes, by node name, where each of them comes from."""
+"""For each operator that takes sizes, by node name, where each of them comes from.
+
+Under the empty name are the pairs of sizes that the network's code compared and found equal."""

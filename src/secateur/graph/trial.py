@@ -372,9 +372,14 @@ def _run_on_shapes(
     shapes = {name: to_shape(tensor.detach()) for name, tensor in tensors.items()}
     args, kwargs = tree_map_only(Tensor, to_shape, call_arguments(doubled(inputs)))
     try:
-        with substituted(model, shapes, attributes), uncompiled(), mode, torch.no_grad():
-            with mode_of(model, training=True):
-                model(*args, **kwargs)
+        with (
+            substituted(model, shapes, attributes),
+            uncompiled(),
+            mode,
+            torch.no_grad(),
+            mode_of(model, training=True),
+        ):
+            model(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
         return first_line(error)
     return None

@@ -16,58 +16,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.graph.attributes import integer_attributes, set_attribute
 from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
 from secateur.graph.cutting import named_tensors
 from secateur.graph.execution import uncompiled
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Sizes, Source
+from secateur.graph.given import given_sizes
+from secateur.graph.opened import opened
+from secateur.graph.remembering import EQUAL, Proportional, Size
+from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.substitute import substituted
-
-
-class Size(int):
-    """An integer that remembers where it comes from, through arithmetic with other integers."""
-
-    source: Source | _Made
-
-    def __new__(cls, value: int, source: Any) -> Size:
-        """A number and its source."""
-        size = super().__new__(cls, value)
-        size.source = source
-        return size
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Size:
-        return self
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
-
-
-def _arithmetic(operator: str) -> None:
-    plain: Callable[[int, int], Any] = getattr(int, operator)
-    reflected: Callable[[int, int], Any] = getattr(int, operator.replace("__", "__r", 1))
-
-    def forward(self: Size, other: Any) -> Any:
-        return _computed(plain(self, other), operator, self, other)
-
-    def backward(self: Size, other: Any) -> Any:
-        return _computed(reflected(self, other), operator, other, self)
-
-    setattr(Size, operator, forward)
-    setattr(Size, operator.replace("__", "__r", 1), backward)
-
-
-for _operator in ("__add__", "__sub__", "__mul__", "__floordiv__", "__mod__"):
-    _arithmetic(_operator)
-
-
-def _computed(result: Any, operator: str, left: Any, right: Any) -> Any:
-    if result is NotImplemented:
-        return result
-    sources = [item.source if isinstance(item, Size) else int(item) for item in (left, right)]
-    return Size(result, Computed(operator.strip("_"), *sources))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +72,22 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
     Returns:
         The calls in order; nothing if the network does not run on shapes alone.
     """
-    watch = _Watch()
-    shapes = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
-    args, kwargs = call_arguments(doubled(inputs) if training else inputs)
-    args, kwargs = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (args, kwargs))
-    try:
-        with substituted(model, shapes), uncompiled():
-            _label(model)
-            with _paths(model, watch), mode_of(model, training=training), torch.no_grad(), watch:
+    inputs = doubled(inputs) if training else inputs
+    for way in (_on_meta, _on_fakes, _for_real):
+        watch = _Watch()
+        EQUAL.clear()
+        with contextlib.suppress(Exception):  # the user's code may fail in any way
+            tensors, (args, kwargs), mode = way(model, inputs)
+            with substituted(model, tensors), uncompiled(), contextlib.ExitStack() as stack:
+                stack.callback(_label(model))
+                stack.enter_context(_paths(model, watch))
+                stack.enter_context(mode_of(model, training=training))
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(mode)
+                stack.enter_context(watch)
                 model(*args, **kwargs)
-    except Exception:  # noqa: BLE001 - the user's code may fail in any way; nothing is known then
-        return None
-    return watch.calls
+            return watch.calls
+    return None
 
 
 def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
@@ -137,36 +103,12 @@ def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
     return {} if calls is None else _aligned(calls, program)
 
 
-_HARMLESS = set(
-    [
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "mul",
-        "div",
-        "add",
-        "sub",
-        "rand",
-        "rand_like",
-        "bernoulli",
-        "empty",
-        "new_empty",
-        "new_tensor",
-        "floor",
-        "new_zeros",
-        "zeros",
-        "ones",
-        "new_ones",
-        "full",
-        "new_full",
-        "to",
-        "detach",
-        "clone",
-        "tensor",
-    ]
+_HARMLESS = frozenset(
+    (
+        "dropout feature_dropout alpha_dropout dropout1d dropout2d dropout3d mul div add sub rand rand_like "
+        "bernoulli empty new_empty new_tensor floor new_zeros zeros ones new_ones full new_full to detach "
+        "clone tensor"
+    ).split(" ")
 )
 """Operators that couple no channels, where at most one tensor with channels goes in."""
 
@@ -216,19 +158,56 @@ def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
     )
 
 
-def _label(model: nn.Module) -> None:
-    """Replaces the integers in attributes by such that remember, and marks tensors with their names."""
-    for path, module in model.named_modules():
-        for name, value in list(vars(module).items()):
-            if name.startswith("_") or name == "training":
-                continue
-            if type(value) is int:
-                vars(module)[name] = Size(value, FromAttribute(path, name, None))
-            elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
-                sizes = [Size(item, FromAttribute(path, name, i)) for i, item in enumerate(value)]
-                vars(module)[name] = type(value)(sizes)
+_Way = tuple[dict[str, Tensor], tuple[Any, Any], contextlib.AbstractContextManager[Any]]
+"""Tensors to run with, arguments, and a mode in which to run."""
+
+
+def _on_meta(model: nn.Module, inputs: ExampleInputs) -> _Way:
+    """Shapes alone; what the code makes without saying where is a shape as well."""
+    tensors = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
+    arguments = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), call_arguments(inputs))
+    return tensors, arguments, torch.device("meta")
+
+
+def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
+    """Shapes that know their device, for code that makes tensors on a device of its own."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    tensors: dict[str, Tensor] = {
+        name: mode.from_tensor(tensor.detach()) for name, tensor in named_tensors(model).items()
+    }
+    return tensors, tree_map_only(Tensor, mode.from_tensor, call_arguments(inputs)), mode
+
+
+def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
+    """Numbers, for code that looks at them."""
+    copies = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+    return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
+
+
+def _label(model: nn.Module) -> Callable[[], None]:
+    """Replace the integers in attributes by such that remember, and mark tensors with their names.
+
+    Returns:
+        A function that puts the integers back.
+    """
+    before: list[tuple[nn.Module, str, Any]] = []
+    for path, name, value in list(integer_attributes(model)):
+        module = model.get_submodule(path)
+        if isinstance(value, int):
+            made: Any = Size(value, FromAttribute(path, name, None, value))
+        else:
+            sizes = [Size(item, FromAttribute(path, name, i, item)) for i, item in enumerate(value)]
+            made = type(value)(sizes)
+        before.append((module, name, value))
+        set_attribute(module, name, made)
     for name, tensor in named_tensors(model).items():
         tensor._secateur_maker = (name, 0)  # type: ignore[attr-defined]
+
+    def restore() -> None:
+        for module, name, value in before:
+            set_attribute(module, name, value)
+
+    return restore
 
 
 @contextlib.contextmanager
@@ -264,6 +243,10 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs one operator."""
+        function = opened(func)
+        if function is not None:
+            with self:
+                return function(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Size):
             return torch.Size([_sized(args[0], dim, size) for dim, size in enumerate(result)])
@@ -276,7 +259,7 @@ class _Watch(TorchFunctionMode):
         results = result if isinstance(result, tuple | list) else [result]
         if results and isinstance(results[0], Tensor):
             name = _normal(name)
-            sizes = _sizes(name, args, kwargs or {})
+            sizes = given_sizes(name, args, kwargs or {})
             key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
             leaves = tree_leaves((args, kwargs))
             numbers = tuple(item for item in leaves if type(item) is float)
@@ -315,30 +298,6 @@ def _normal(name: str) -> str:
     return _SAME.get(name, name)
 
 
-def _sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The sizes that a call was given, one per dimension of the result or per piece."""
-    if name in ("view", "reshape", "expand", "broadcast_to"):
-        given = args[1:] or tuple(kwargs.get(key, ()) for key in ("shape", "size") if key in kwargs)
-    elif name == "getitem":
-        return _borders(args[1])
-    elif name == "split":
-        given = args[1:2] or (kwargs.get("split_size_or_sections", ()),)
-    else:
-        return ()
-    listed = given[0] if given and isinstance(given[0], Sequence) else given
-    return tuple(item if isinstance(item, int) else None for item in listed)
-
-
-def _borders(index: Any) -> tuple[Any, ...]:
-    """Where a range of one dimension begins and ends."""
-    ranges = [
-        item
-        for item in (index if isinstance(index, tuple) else (index,))
-        if isinstance(item, slice) and (item.start is not None or item.stop is not None)
-    ]
-    return (ranges[0].start, ranges[0].stop) if len(ranges) == 1 else ()
-
-
 def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
     """Matches calls with the operators of the program: same module, same name, same shape, same order."""
     made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
@@ -355,11 +314,16 @@ def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
         if len(made[key]) == len(names)
         for call, name in zip(made[key], names, strict=True)
     }
-    return {
-        name: tuple(_resolved(size.source, nodes) if isinstance(size, Size) else None for size in call.sizes)
+    sizes = {
+        name: tuple(
+            _resolved(size.source, nodes) if isinstance(size, Size | Proportional) else None
+            for size in call.sizes
+        )
         for call, name in nodes.items()
-        if any(isinstance(size, Size) for size in call.sizes)
+        if any(isinstance(size, Size | Proportional) for size in call.sizes)
     }
+    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in EQUAL]
+    return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
 
 
 def _key(node: Node) -> tuple[str, str, tuple[int, ...]] | None:
@@ -375,6 +339,9 @@ def _resolved(source: Any, nodes: Mapping[_Call, str]) -> Source | None:
     """The source with calls replaced by operators of the program; ``None`` where that is not possible."""
     if isinstance(source, FromAttribute):
         return source
+    if isinstance(source, Power):
+        base = _resolved(source.base, nodes)
+        return None if base is None else Power(base, source.power)
     if isinstance(source, _Made):
         if isinstance(source.maker, str):
             return FromTensor("", source.maker, source.place, source.dim)

@@ -56,11 +56,14 @@ def _grouped(site: Site, incoming: Labels, weight: Value, dim: int, groups: int)
             site.join(columns[:, place], rows[:, 0])
         for place in range(1, width_out):
             site.join(rows[:, place], rows[:, 0])
-        if not site.attribute("groups", rows[:, 0]):
+        if any(site.sources):
+            site.settle([rows[:, 0]], [groups])
+        elif not site.attribute("groups", rows[:, 0]):
             site.freeze(outgoing, f"the number of groups is fixed in code ({site.place})")
         return outgoing
     site.claim(inner, Role.CONSUMER)
     site.claim(outgoing, Role.PRODUCER)
+    site.settle([None], [groups])
     for index in range(groups):
         site.join(columns[index], inner)
         site.join(rows[index], rows[0])

@@ -39,6 +39,8 @@ def unary(site: Site) -> Value:
 @rule(*(f"aten.{name}" for name in NARY.split()))
 def broadcast(site: Site) -> Value:
     """Operands meet index by index; a dimension of size one meets all indices."""
+    if site.operator in ("mul", "div"):
+        site.scale(divides=site.operator == "div")
     return combine(site, site.tensors(), site.shape)
 
 
@@ -106,6 +108,12 @@ def nothing(_site: Site) -> Value:
     return Value.plain(())
 
 
+@rule("aten.arange", "aten.linspace", "aten.scalar_tensor", "aten.eye")
+def counted(site: Site) -> Value:
+    """Numbers in order hold no channels."""
+    return Value.plain(site.shape)
+
+
 @rule(
     "aten.new_zeros",
     "aten.new_ones",
@@ -115,15 +123,11 @@ def nothing(_site: Site) -> Value:
     "aten.ones",
     "aten.empty",
     "aten.full",
-    "aten.arange",
-    "aten.linspace",
-    "aten.scalar_tensor",
     "aten.rand",
     "aten.randn",
-    "aten.eye",
 )
 def constant(site: Site) -> Value:
-    """Gives labels only to dimensions whose size is known to follow an attribute or another tensor."""
+    """Values made from nothing: as many as a size says, which may follow channels."""
     labels = [site.follower(place, size) for place, size in enumerate(site.shape)]
     site.settle(labels, site.shape)
     return Value(site.shape, tuple(labels))

@@ -43,7 +43,18 @@ def repeat(site: Site) -> Value:
     times = list(site.option("repeats" if site.operator == "repeat" else "dims"))
     times = [1] * (len(site.shape) - len(times)) + times
     own: list[Labels] = [*[None] * (len(site.shape) - len(value.shape)), *value.labels]
-    labels = [item if item is None else np.tile(item, count) for item, count in zip(own, times, strict=True)]
+    labels: list[Labels] = []
+    made: list[Labels] = []
+    for place, (item, count) in enumerate(zip(own, times, strict=True)):
+        single = count == site.shape[place] and len(site.sources) == len(times)
+        made.append(site.follower(place, count) if single else None)
+        if made[-1] is None:
+            labels.append(item if item is None else np.tile(item, count))
+        else:  # repeated as often as there are channels
+            site.freeze(item, f"one channel is repeated ({site.place})")
+            labels.append(made[-1])
+    if len(site.sources) == len(times):
+        site.settle(made, times)
     return Value(site.shape, tuple(labels))
 
 
@@ -59,6 +70,7 @@ def repeat_interleave(site: Site) -> Value:
     dim = site.option("dim") % len(value.shape)
     own = labels[dim]
     labels[dim] = None if own is None else np.repeat(own, int(times))
+    site.settle([None], [int(times)])
     return Value(site.shape, tuple(labels))
 
 

@@ -26,6 +26,7 @@ def layer_norm(site: Site) -> Value:
     value = site.value("input")
     dims = len(site.option("normalized_shape"))
     sizes = []
+    site.settle(value.labels[len(value.shape) - dims :], value.shape[len(value.shape) - dims :])
     for offset in range(dims):
         labels = value.labels[len(value.shape) - dims + offset]
         for name in ("weight", "bias"):
@@ -52,9 +53,12 @@ def group_norm(site: Site) -> Value:
     if site.choose(square.shape) == 0:
         for place in range(1, square.shape[1]):
             site.join(square[:, place], square[:, 0])
-        if not site.attribute("num_groups", square[:, 0]):
+        if any(site.sources):
+            site.settle([square[:, 0]], [groups])
+        elif not site.attribute("num_groups", square[:, 0]):
             site.freeze(labels, f"the number of groups is fixed in code ({site.place})")
         return site.statistic(value, (1, None, square[:, 0]))
+    site.settle([None], [groups])
     for index in range(1, groups):
         site.join(square[index], square[0])
     return site.statistic(value)

@@ -61,7 +61,8 @@ def _merge(site: Site, value: Value, dims: range) -> Labels:
         for labels in single:
             site.freeze(labels, f"one channel merged with other dimensions ({site.place})")
         return None
-    main = max(labelled, key=lambda dim: value.shape[dim])
+    # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
+    main = next((dim for dim in labelled if _owned(site, value.labels[dim])), labelled[0])
     for dim in labelled:
         if dim != main:
             site.freeze(value.labels[dim], f"merged with another dimension of channels ({site.place})")
@@ -71,6 +72,10 @@ def _merge(site: Site, value: Value, dims: range) -> Labels:
     assert labels is not None
     sizes = [value.shape[dim] for dim in dims]
     return np.ascontiguousarray(np.broadcast_to(labels.reshape(shape), sizes)).ravel()
+
+
+def _owned(site: Site, labels: Labels) -> bool:
+    return labels is not None and bool((labels < site.slots.tensor_slots).any())
 
 
 def _split(site: Site, labels: Labels, sizes: list[int]) -> list[Labels]:

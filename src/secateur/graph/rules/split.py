@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
 from secateur.graph.site import Site
@@ -116,7 +117,9 @@ def cut_out(site: Site) -> Value:
     labels = value.labels[dim]
     if site.shape[dim] == value.shape[dim]:
         return value
-    piece = _between(site, labels, dim)
+    piece = _every_other(site, labels)
+    if piece is None:
+        piece = _between(site, labels, dim)
     if piece is None:
         piece = _equal_piece(site, labels, dim)
     if piece is None:
@@ -124,16 +127,28 @@ def cut_out(site: Site) -> Value:
     return _with(value, site.shape, dim, piece)
 
 
+def _every_other(site: Site, labels: Labels) -> Labels:
+    """Every n-th channel to the end: runs of n go together, so that each keeps its place in its run."""
+    step, start, end = (int(site.option_or(name, None) or 0) for name in ("step", "start", "end"))
+    if labels is None or step < 2 or not 0 <= start < step or 0 < end < len(labels) or end < 0:
+        return None
+    for place in range(step):
+        run = labels[place::step]
+        site.join(run, labels[::step][: len(run)])
+    return labels[start::step]
+
+
 def _between(site: Site, labels: Labels, dim: int) -> Labels:
     """A range whose borders are known to come from attributes or other sizes, or are the ends."""
     if labels is None or len(site.sources) != 2 or site.option_or("step", 1) != 1:
         return None
-    start = (site.option("start") or 0) % len(labels)
+    given = (site.option("start") or 0), site.option_or("end", None)
+    start = given[0] % len(labels)
     stop = start + site.shape[dim]
     before, through = site.sources
     if (before is None and start > 0) or (through is None and stop < len(labels)):
         return None
-    site.settle([labels[:start], labels[:stop]], [start, stop])
+    site.settle_borders(labels, (start, stop), given)
     return labels[start:stop]
 
 
@@ -164,20 +179,24 @@ def pad(site: Site) -> Value:
         old = labels[dim]
         if old is None or (widths[2 * pair] == 0 and widths[2 * pair + 1] == 0):
             continue
-        ends = [_padding(site, width, taken) for width in widths[2 * pair : 2 * pair + 2]]
+        ends = [_padding(site, place, widths[place], taken) for place in (2 * pair, 2 * pair + 1)]
         labels[dim] = np.concatenate([ends[0], old, ends[1]])
     return Value(site.shape, tuple(labels))
 
 
-def _padding(site: Site, width: int, taken: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Channels that padding adds: as many as an attribute of the module says, or fixed."""
+def _padding(site: Site, place: int, width: int, taken: list[str]) -> IntArray:
+    """Channels that padding adds: as many as the code or an attribute of the module says, or fixed."""
     slots = site.slots.fresh(width)
-    if width > 0:
-        name = site.attribute_with_value(slots, taken)
-        if name is None:
-            site.freeze(slots, f"padded with a fixed number of channels ({site.place})")
-        else:
-            taken.append(name)
+    if width == 0:
+        return slots
+    if place < len(site.sources) and site.sources[place] is not None:
+        site.settle([None] * place + [slots], [0] * place + [width])
+        return slots
+    name = site.attribute_with_value(slots, taken)
+    if name is None:
+        site.freeze(slots, f"padded with a fixed number of channels ({site.place})")
+    else:
+        taken.append(name)
     return slots
 
 

@@ -1,0 +1,79 @@
+"""The sizes among the arguments of operators, as a network's code calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SHAPED = {
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", "repeat", "tile"), 1),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_empty"), 1),
+    **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), 0),
+}
+"""Where the sizes begin among the arguments of operators that take one for each dimension."""
+
+_NUMBER = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), (6, "groups")),
+    **dict.fromkeys(("new_full",), (1, "size")),
+    **dict.fromkeys(("full",), (0, "size")),
+    "layer_norm": (1, "normalized_shape"),
+    "group_norm": (1, "num_groups"),
+    "pad": (1, "pad"),
+    "repeat_interleave": (1, "repeats"),
+}
+"""Place and name of the one argument that is a size, or a list of sizes."""
+
+
+def given_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Lists the sizes that a call was given.
+
+    Args:
+        name: of the operator.
+        args: its arguments.
+        kwargs: its named arguments.
+
+    Returns:
+        One integer per dimension of the result, per piece, per border of a range, or the one number of
+        groups or repeats; ``None`` for what is no integer. Empty for other operators.
+
+    Example:
+        >>> given_sizes("view", (None, 2, -1), {}), given_sizes("expand", (None, (4, 3)), {})
+        ((2, -1), (4, 3))
+    """
+    if name in _SHAPED:
+        given = args[_SHAPED[name] :] or tuple(
+            kwargs.get(key, ()) for key in ("shape", "size", "repeats") if key in kwargs
+        )
+    elif name in ("mul", "div"):
+        return args[1:2] if len(args) > 1 and isinstance(args[1], int | float) else ()
+    elif name == "getitem":
+        return _borders(args[1])
+    elif name == "narrow":
+        start, length = args[2:4] if len(args) > 3 else (kwargs.get("start", 0), kwargs.get("length", 0))
+        return (start, start + length) if isinstance(start, int) else ()
+    elif name == "split":
+        given = args[1:2] or (kwargs.get("split_size_or_sections", ()),)
+    elif name == "unflatten":
+        return _unflattened(args[0].dim(), *args[1:], **kwargs)
+    elif name in _NUMBER:
+        place, key = _NUMBER[name]
+        given = (args[place] if len(args) > place else kwargs.get(key),)
+    else:
+        return ()
+    listed = given[0] if given and isinstance(given[0], Sequence) else given
+    return tuple(item if isinstance(item, int) else None for item in listed)
+
+
+def _unflattened(dims: int, dim: int, sizes: Sequence[Any]) -> tuple[Any, ...]:
+    """The sizes of a dimension that is split, after nothing for the dimensions before it."""
+    return (*(None,) * (int(dim) % dims), *(item if isinstance(item, int) else None for item in sizes))
+
+
+def _borders(index: Any) -> tuple[Any, ...]:
+    """Where a range of one dimension begins and ends."""
+    ranges = [
+        item
+        for item in (index if isinstance(index, tuple) else (index,))
+        if isinstance(item, slice) and (item.start is not None or item.stop is not None)
+    ]
+    return (ranges[0].start, ranges[0].stop) if len(ranges) == 1 else ()

@@ -1,0 +1,48 @@
+"""Functions of ``torch.nn.functional`` that show the operators inside them to a function mode.
+
+A mode sees ``multi_head_attention_forward`` as one call, because the function hands itself over
+before it starts. A copy of the function that does not ask for modes lets each operator inside it
+be seen by itself.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+_QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+@cache
+def opened(function: Any) -> Callable[..., Any] | None:
+    """Copies a Python function of ``torch.nn.functional`` so that it does not hand itself over.
+
+    Args:
+        function: what a function mode was given.
+
+    Returns:
+        The copy; ``None`` for anything else, such as an operator written in C++.
+
+    Example:
+        >>> import torch
+        >>> opened(torch.nn.functional.multi_head_attention_forward).__name__
+        'multi_head_attention_forward'
+        >>> opened(torch.conv2d) is None
+        True
+    """
+    if not isinstance(function, types.FunctionType) or function.__module__ != "torch.nn.functional":
+        return None
+    if not any(name in function.__code__.co_names for name in _QUESTIONS):
+        return None
+    names = {**function.__globals__, **dict.fromkeys(_QUESTIONS, _no)}
+    copied = types.FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+def _no(*_: Any) -> bool:
+    return False

@@ -1,0 +1,125 @@
+"""Numbers that remember which size they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from secateur.graph.sizes import Computed, Power
+
+
+class Size(int):
+    """An integer that remembers where it comes from, through arithmetic with other integers."""
+
+    source: Any
+
+    def __new__(cls, value: int, source: Any) -> Size:
+        """A number and its source."""
+        size = super().__new__(cls, value)
+        size.source = source
+        return size
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        if isinstance(other, float):
+            return Proportional(float(self) ** other, self.source, other)
+        if modulo is None and isinstance(other, int) and 1 <= other <= 4:
+            result: Any = self
+            for _ in range(other - 1):
+                result = result * self
+            return result
+        return int.__pow__(self, other, modulo)
+
+    def __truediv__(self, other: Any) -> Any:
+        plain = int.__truediv__(self, other) if isinstance(other, int) else NotImplemented
+        return plain if plain is NotImplemented else Proportional(plain, self.source, 1.0)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return (
+            Proportional(other / int(self), self.source, -1.0)
+            if isinstance(other, int | float)
+            else NotImplemented
+        )
+
+    def __neg__(self) -> Size:
+        return Size(-int(self), Computed("sub", 0, self.source))
+
+    def __eq__(self, other: object) -> bool:
+        equal = int(self) == other
+        if equal and isinstance(other, Size):
+            EQUAL.append((self.source, other.source))
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Size:
+        return self
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+
+class Proportional(float):
+    """A number that remembers the size that it is proportional to a power of."""
+
+    source: Any
+
+    def __new__(cls, value: float, base: Any, power: float) -> Proportional:
+        """A number, the source of the size, and the power."""
+        number = super().__new__(cls, value)
+        number.source = Power(base, power)
+        return number
+
+    def _scaled(self, value: Any, power: float) -> Any:
+        if value is NotImplemented:
+            return value
+        return Proportional(value, self.source.base, self.source.power * power)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._scaled(float.__mul__(self, other), 1.0)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._scaled(float.__truediv__(self, other), 1.0)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._scaled(float.__rtruediv__(self, other), -1.0)
+
+    def __pow__(self, other: Any, modulo: None = None) -> Any:
+        known = isinstance(other, int | float)
+        return self._scaled(float.__pow__(self, other), float(other)) if known else NotImplemented
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Proportional:
+        return self
+
+
+EQUAL: list[tuple[Any, Any]] = []
+"""Sources of sizes that code found equal since a watch began."""
+
+
+def _arithmetic(operator: str) -> None:
+    plain: Callable[[int, int], Any] = getattr(int, operator)
+    reflected: Callable[[int, int], Any] = getattr(int, operator.replace("__", "__r", 1))
+
+    def forward(self: Size, other: Any) -> Any:
+        return _computed(plain(self, other), operator, self, other)
+
+    def backward(self: Size, other: Any) -> Any:
+        return _computed(reflected(self, other), operator, other, self)
+
+    setattr(Size, operator, forward)
+    setattr(Size, operator.replace("__", "__r", 1), backward)
+
+
+for _operator in ("__add__", "__sub__", "__mul__", "__floordiv__", "__mod__"):
+    _arithmetic(_operator)
+
+
+def _computed(result: Any, operator: str, left: Any, right: Any) -> Any:
+    if result is NotImplemented:
+        return result
+    sources = [item.source if isinstance(item, Size) else int(item) for item in (left, right)]
+    return Size(result, Computed(operator.strip("_"), *sources))
