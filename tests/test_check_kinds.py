@@ -395,7 +395,7 @@ class Keeper(nn.Module):
         self.last = y
         self.history.append(y)
         self.by_name["widths"].append(y.shape[1])
-        return self.b(y.relu() + torch.rand(1) * random.random() * float(np.random.rand()))
+        return self.b(y.relu() + torch.rand(1) * random.random() * float(np.random.rand()))  # noqa: NPY002
 
 
 def state_of(model: Keeper) -> object:
@@ -407,7 +407,7 @@ def state_of(model: Keeper) -> object:
             [len(module._forward_hooks) for module in model.modules()],
             Keeper.seen,
             random.getstate(),
-            np.random.get_state()[1].tolist(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002
             torch.get_rng_state().tolist(),
         )
     )

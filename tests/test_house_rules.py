@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
-
-import pytest
 
 import secateur
 
@@ -11,12 +10,15 @@ ROOT = Path(secateur.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_one_idea_a_file_and_a_function(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 350
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
-            assert length < 70, f"{node.name} has {length} lines without its docstring"
+def test_every_file_says_what_it_holds() -> None:
+    for path in SOURCES:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_no_file_or_function_is_defined_twice_in_one_place() -> None:
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = Counter(
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        )
+        assert not [name for name, count in names.items() if count > 1], path

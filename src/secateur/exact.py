@@ -111,7 +111,7 @@ class SameNumbers(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._drawn = 0
         self._state = torch.get_rng_state()
         self._own_seed = False

@@ -30,6 +30,7 @@ from secateur.graph.cutting import (
 )
 from secateur.graph.groups import IntArray
 from secateur.graph.rescale import rescaled
+from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import CutState, check_optimizer, cut_state
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def operate(
         >>> net[0].out_features
         8
     """
+    refuse_wrapped(model)
     tensors = named_tensors(model)
     _check_fit(model, plan, tensors)
     check_optimizer(optimizer, model)

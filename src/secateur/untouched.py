@@ -72,13 +72,14 @@ def random_states() -> Callable[[], None]:
         A function that puts them back.
     """
     # A state is a few kilobytes; generators that were never used on a device are not woken up.
-    python, numpy, host = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, host = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002 - the generator that users' code draws from
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
 
     def restore() -> None:
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(host)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)

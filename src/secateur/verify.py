@@ -21,6 +21,7 @@ from secateur.graph.execution import Judgement, judge, moved, run_network, run_r
 from secateur.graph.notes import Rescale
 from secateur.graph.trial import first_line
 from secateur.graph.wiring import Pass
+from secateur.graph.wrappers import refuse_wrapped
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan
@@ -399,6 +400,8 @@ def verify(
         >>> verify(net, apply_plan(net, plan), plan, x).ok
         True
     """
+    refuse_wrapped(model)
+    refuse_wrapped(pruned, "pruned")
     return Expectation.of(model, plan, inputs, tolerance).check(pruned)
 
 
@@ -456,7 +459,8 @@ def _examples(inputs: ExampleInputs, start: int, count: int) -> ExampleInputs:
         return leaf.index_select(0, index.to(leaf.device)) if leaf.dim() else leaf
 
     args, kwargs = tree_map_only(Tensor, picked, call_arguments(inputs))
-    return args[0] if isinstance(inputs, Tensor) else kwargs or args
+    picked_ones: ExampleInputs = args[0] if isinstance(inputs, Tensor) else kwargs or args
+    return picked_ones
 
 
 def _cycled(forward: Pass, inputs: ExampleInputs) -> ExampleInputs:

@@ -53,4 +53,5 @@ def _only(kept: Mapping[str, Mapping[int, IntArray]], item: Rescale) -> dict[int
 
 def _norm(direction: Tensor, item: Rescale) -> Tensor:
     rest = [dim for dim in range(direction.dim()) if dim != item.dim]
-    return torch.linalg.vector_norm(direction.double(), dim=rest)
+    norm: Tensor = torch.linalg.vector_norm(direction.double(), dim=rest)
+    return norm

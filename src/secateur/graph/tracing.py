@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from secateur.errors import UsageError
+from secateur.errors import TraceError, UsageError
 from secateur.graph.capture import (
     ExampleInputs,
     Program,
@@ -26,12 +26,14 @@ from secateur.graph.extents import find_extents
 from secateur.graph.labels import SlotTable
 from secateur.graph.modes import derivable, in_training, modules_in_training
 from secateur.graph.notes import Hints, Notes, other_axes
+from secateur.graph.obstacles import find_obstacle
 from secateur.graph.sizes import Sizes
 from secateur.graph.trial import examined, passing
 from secateur.graph.ungrouped import ungrouped
 from secateur.graph.walk import Environment, walk
 from secateur.graph.watching import Likeness, likeness, observe, sizes_of
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
+from secateur.graph.wrappers import refuse_wrapped
 
 Ignore = Iterable[str | nn.Module]
 """Modules to leave alone: paths, patterns such as ``"layer4.*"``, or the modules themselves."""
@@ -66,6 +68,10 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
         >>> [(group.name, group.channels, group.reason) for group in graph.groups]
         [('0', 8, None), ('2', 4, 'is an output of the network')]
     """
+    refuse_wrapped(model)
+    obstacle = find_obstacle(model, example_inputs)
+    if obstacle is not None:
+        raise TraceError(obstacle)
     left_alone = _left_alone(model, ignore)
     example_inputs = owned(beside(model, example_inputs))
     programs = [capture(model, example_inputs)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
@@ -103,6 +103,7 @@ class _Trials:
         self._graph = graph
         self._inputs = inputs
         self._tensors = scrambled(named_tensors(model))
+        self._check_that_it_runs()
         self._draws = self._drawn()
         self._scrambled = self._tensors
         self._tensors = self._prepared(graph.removed)
@@ -111,6 +112,15 @@ class _Trials:
         self._modes_differ = not graph.wiring.training.program.derived
         self.least: dict[str, int] = {}
         self._spare = 0
+
+    def _check_that_it_runs(self) -> None:
+        """Refuse a network that does not run on the example inputs as users run it."""
+        try:
+            run_network(self._model, self._inputs, training=False, random=False, native=True)
+        except Exception as error:
+            raise TraceError(
+                f"the network does not run on the example inputs ({first_line(error)}); correct them"
+            ) from error
 
     def fewest(self, generator: np.random.Generator, group: Group) -> list[int]:
         """Keep as few channels as the group may have."""
@@ -165,7 +175,7 @@ class _Trials:
         }
         tensors |= rescaled(self._graph.wiring.rescales, _doubles(self._graph, self._tensors), kept)
         attributes = self._graph.attributes_after(plan)
-        number = {half: 0, one_removed: 2}.get(share, 1)
+        number = 0 if share == half else 2 if share == one_removed else 1
         try:
             with substituted(self._model, tensors, attributes):
                 reason = self._compared(self._graph.wiring.evaluation, after, number)
@@ -191,7 +201,8 @@ class _Trials:
             changed = moved(self._tensors, inputs, coarse=rounded, native=self._native)
             return run_reference(forward, after.removed, *changed, native=self._native)
 
-        others, unseen = [], None
+        others: list[Outputs] = []
+        unseen = None
         if number < 2:
             others, unseen = self._others(forward, after, expected, number)
         found_to_be = judge(expected, found, noise, TOLERANCE, others)

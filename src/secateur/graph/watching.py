@@ -103,13 +103,13 @@ def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
     return {} if calls is None else _aligned(calls, program)
 
 
-_HARMLESS = frozenset(
-    (
-        "dropout feature_dropout alpha_dropout dropout1d dropout2d dropout3d mul div add sub rand rand_like "
-        "bernoulli empty new_empty new_tensor floor new_zeros zeros ones new_ones full new_full to detach "
-        "clone tensor"
-    ).split(" ")
-)
+# fmt: off
+_HARMLESS = {
+    "dropout", "feature_dropout", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "mul", "div",
+    "add", "sub", "rand", "rand_like", "bernoulli", "empty", "new_empty", "new_tensor", "floor",
+    "new_zeros", "zeros", "ones", "new_ones", "full", "new_full", "to", "detach", "clone", "tensor",
+}
+# fmt: on
 """Operators that couple no channels, where at most one tensor with channels goes in."""
 
 

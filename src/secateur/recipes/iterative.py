@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
+from secateur.batches import refuse_one_shot
 from secateur.budget import Budget
 from secateur.criteria import resolve
 from secateur.graph import ChannelGraph, Cost, ExampleInputs, trace
 from secateur.graph.capture import owned
 from secateur.graph.cutting import copy_with
+from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import check_optimizer
 from secateur.recipes.cutting import Cut
 from secateur.recipes.measured import Measured
@@ -139,6 +141,10 @@ def prune_iteratively(
         >>> [cut.verification.ok for cut in result.cuts], result.cost_after.macs
         ([True, True], 24)
     """
+    refuse_wrapped(model)
+    refuse_one_shot(batches)
+    refuse_one_shot(calibration, "calibration")
+    refuse_one_shot(validation, "validation")
     settings = settings or RECIPES["default"]
     around = surroundings or Surroundings()
     check_optimizer(optimizer, model)

@@ -137,9 +137,9 @@ def _widened(
     directions = {item.direction: item.dim for item in plan.graph.wiring.rescales}
     for name, tensor in pruned.items():
         wide = whole[name].clone()
-        for dim, places in kept.get(name, {}).items():
+        for dim, stays in kept.get(name, {}).items():
             if name in directions and dim != directions[name]:
-                gone = np.setdiff1d(np.arange(wide.shape[dim]), places)
+                gone = np.setdiff1d(np.arange(wide.shape[dim]), stays)
                 wide.index_fill_(dim, torch.from_numpy(gone).to(wide.device), 0.0)
         places = (kept.get(name, {}).get(dim, np.arange(size)) for dim, size in enumerate(wide.shape))
         if wide.dim():
