@@ -237,6 +237,30 @@ def test_queries_that_are_not_the_keys() -> None:
     assert small.attention.num_heads * 2 == small.attention.embed_dim == small.two.out_features
 
 
+def test_queries_that_are_learned() -> None:
+    class Learned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.two, self.head = (
+                nn.Parameter(torch.randn(4, 8)),
+                nn.Linear(3, 8),
+                nn.Linear(8, 4),
+            )
+            self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            key = self.two(x)
+            query = self.query.unsqueeze(0).expand(x.shape[0], -1, -1)
+            return self.head(self.attention(query, key, key)[0])
+
+    small = in_rounds(
+        Learned().double().eval(),
+        torch.randn(2, 6, 3, dtype=torch.float64),
+        {"two": 4, "attention.out_proj": 8},
+    )
+    assert small.query.shape == (4, small.two.out_features)
+
+
 def half(model: nn.Module, inputs: ExampleInputs) -> nn.Module:
     """The network with half of every group."""
     graph = sec.trace(model, inputs)

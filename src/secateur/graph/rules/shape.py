@@ -24,13 +24,38 @@ from secateur.graph.site import Site
 )
 def reshape(site: Site) -> Value:
     """Splits and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
-    value = site.first()
+    value = _refined(site.first(), site.shape)
     labels: list[Labels] = []
     for before, after in _segments(value.shape, site.shape):
         merged = _merge(site, value, before)
         labels.extend(_split(site, merged, [site.shape[dim] for dim in after]))
     site.settle(labels, site.shape)
     return Value(site.shape, tuple(labels))
+
+
+def _refined(value: Value, new: Sequence[int]) -> Value:
+    """Cuts dimensions where those of the result end, as long as labels stay on one side of the cut.
+
+    Heads that were merged with the examples of a batch come apart before they are merged with their width.
+    """
+    shape, labels = list(value.shape), list(value.labels)
+    ends = [math.prod(new[: place + 1]) for place in range(len(new))]
+    place, done = 0, 1
+    while place < len(shape) and 0 not in shape:
+        outer = next((end // done for end in ends if end > done and end % done == 0), shape[place])
+        if 1 < outer < shape[place] and shape[place] % outer == 0:
+            sizes, own = [outer, shape[place] // outer], labels[place]
+            block = None if own is None else own.reshape(sizes)
+            varies = [False, False] if block is None else [_varies(block, axis) for axis in (0, 1)]
+            if own is None or varies[0] != varies[1]:
+                parts = (None, None) if block is None else (block[:, 0], block[0])
+                shape[place : place + 1] = sizes
+                labels[place : place + 1] = [
+                    part if on else None for part, on in zip(parts, varies, strict=True)
+                ]
+        done *= shape[place]
+        place += 1
+    return Value(tuple(shape), tuple(labels))
 
 
 def _segments(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[range, range]]:
