@@ -18,7 +18,5 @@ def test_every_file_says_what_it_holds() -> None:
 def test_no_file_or_function_is_defined_twice_in_one_place() -> None:
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = Counter(
-            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        )
+        names = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
         assert not [name for name, count in names.items() if count > 1], path

@@ -342,7 +342,6 @@ def test_a_factor_that_is_stored_is_no_obstacle() -> None:
     in_rounds(Lines(lambda y: y * scale, 8, 8).double().eval(), x, {"one": 8})
 
 
-@pytest.mark.xfail(reason="the masked original does not follow factors yet", strict=True)
 @pytest.mark.parametrize(
     "mean",
     [

@@ -61,12 +61,14 @@ class Slices:
         dim: the dimension.
         gap: largest absolute difference of each slice.
         scale: how far the expected values of each slice move; their size where they are constant.
+        size: largest absolute expected value of each slice.
     """
 
     path: str
     dim: int
     gap: Tensor
     scale: Tensor
+    size: Tensor
 
     @property
     def relative(self) -> Tensor:
@@ -85,6 +87,9 @@ class Slices:
         """
         limit = torch.full_like(self.scale, tolerance)
         if noise is not None:
+            # A slice of few values may show no noise by chance: it has at least that of its neighbours.
+            usual = _ratio(noise, self.size).median().clamp(min=2.0**-52)
+            noise = torch.maximum(noise, usual * self.size)
             limit = torch.maximum(limit, NOISE_FACTOR * _ratio(noise, self.scale))
         times = _ratio(self.relative, limit)
         worst = int(times.argmax())
@@ -201,7 +206,7 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
     still = (
         (change <= STILL * size) if others or want.shape[0] > 1 else torch.ones_like(size, dtype=torch.bool)
     )
-    return Slices(path, dim, largest((want - have).abs()), torch.where(still, size, change))
+    return Slices(path, dim, largest((want - have).abs()), torch.where(still, size, change), size)
 
 
 def _dims(tensor: Tensor) -> list[int]:

@@ -122,6 +122,8 @@ class MaskedInterpreter(Interpreter):
                 args[position] = count
             else:
                 args[position] = [*args[position][:place], count, *args[position][place + 1 :]]
+        for position, labels, power in item.factors:
+            args[position] = args[position] * float((~self._removed[labels]).mean()) ** power
         result: Tensor = self.call_function(node.target, tuple(args), kwargs)
         return self._scattered(result, item.result)
 

@@ -104,13 +104,14 @@ class _Trials:
         self._inputs = inputs
         self._tensors = scrambled(named_tensors(model))
         self._check_that_it_runs()
+        self._finite = True
         self._draws = self._drawn()
         self._scrambled = self._tensors
         self._tensors = self._prepared(graph.removed)
         self._native = self._needs_native()
         self._left = MOST_TRIALS
         self._modes_differ = not graph.wiring.training.program.derived
-        self.least: dict[str, int] = {}
+        self.least = _needed(graph)
         self._spare = 0
 
     def _check_that_it_runs(self) -> None:
@@ -205,6 +206,8 @@ class _Trials:
         unseen = None
         if number < 2:
             others, unseen = self._others(forward, after, expected, number)
+        if self._finite and not _is_finite(expected):
+            return "the outputs are infinite or NaN"
         found_to_be = judge(expected, found, noise, TOLERANCE, others)
         if found_to_be.problem is not None:
             return f"the outputs differ from the masked original: {found_to_be.problem}"
@@ -274,7 +277,8 @@ class _Trials:
         for seed in (1, 2):
             drawn = random_inputs(forward.program, self._inputs, seed)
             try:
-                run_reference(forward, nothing, self._tensors, drawn, native=True)
+                found = run_reference(forward, nothing, self._tensors, drawn, native=True)
+                self._finite = self._finite and _is_finite(found)
             except Exception:  # noqa: BLE001 - operators may refuse values in any way
                 drawn = jittered(self._inputs, seed)
             draws.append(drawn)
@@ -296,6 +300,32 @@ class _Trials:
         if error is None or _training_error(self._model, self._inputs, self._tensors, ()) is not None:
             return None
         return f"the training-mode forward pass fails ({error})"
+
+
+def _needed(graph: ChannelGraph) -> dict[str, int]:
+    """Groups over which an unbiased variance is taken: of one value there is none."""
+    unbiased = ("aten.var", "aten.std")
+    wiring = graph.wiring
+    nodes = {node.name: node for node in wiring.program.graph.nodes}
+    names: dict[str, int] = {}
+    for item in wiring.statistics:
+        if str(nodes[item.node].target).startswith(unbiased):
+            for _, value in item.arguments:
+                kept = {id(labels) for labels in item.result.labels if labels is not None}
+                for labels in value.labels:
+                    if labels is not None and id(labels) not in kept:
+                        found = set(wiring.group_of[labels].tolist()) - {-1}
+                        names |= {wiring.groups[number].name: 2 for number in found}
+    return names
+
+
+def _is_finite(outputs: Outputs) -> bool:
+    """Whether all output values are finite."""
+    return all(
+        bool(torch.isfinite(leaf).all())
+        for leaf in outputs.leaves
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    )
 
 
 _UNSEEN = "the outputs do not depend on the inputs, so nothing could be checked"

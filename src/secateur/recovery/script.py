@@ -265,6 +265,7 @@ def _current(graph: ChannelGraph, program: Program) -> Wiring:
             arguments=tuple((place, value(argument)) for place, argument in item.arguments),
             result=value(item.result),
             sizes=tuple((place, within, left(labels)) for place, within, labels in item.sizes),
+            factors=tuple((place, left(labels), power) for place, labels, power in item.factors),
         )
         for item in wiring.statistics
     )
