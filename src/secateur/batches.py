@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from secateur.errors import UsageError
@@ -23,7 +23,8 @@ def refuse_one_shot(batches: Iterable[Any] | None, name: str = "batches") -> Non
     Traceback (most recent call last):
     secateur.errors.UsageError: batches is a list_iterator, which can be gone through only once: ...
     """
-    if batches is not None and iter(batches) is batches:
+    # Asking for an iterator would start a pass: loaders shuffle, count their passes, or start workers.
+    if isinstance(batches, Iterator):
         raise UsageError(
             f"{name} is a {type(batches).__name__}, which can be gone through only once: "
             f"pass a list of batches (list({name})) or a DataLoader"

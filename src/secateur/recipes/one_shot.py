@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from secateur.batches import refuse_one_shot
 from secateur.budget import Budget, RoundTo, WidthCurves, make_plan
 from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
@@ -120,10 +121,10 @@ def prune(
     check_optimizer(optimizer, model)
     example_inputs = owned(beside(model, example_inputs))
     graph = trace(model, example_inputs, ignore=ignore)
-    if allocate == "curves" and (batches is None or iter(batches) is batches):
-        raise UsageError(
-            "allocate: to measure widths, give batches that can be gone through twice: a list or a loader"
-        )
+    if allocate == "curves":
+        if batches is None:
+            raise UsageError("allocate='curves' measures widths on data; pass batches=")
+        refuse_one_shot(batches)
     scores = score(model, graph, criterion, batches, loss_fn or with_auxiliaries(cross_entropy))
     curves = None
     if allocate == "curves":
