@@ -64,4 +64,5 @@ def test_an_interrupted_run_stays_readable(tmp_path: Path, number: int, name: st
         "metrics.jsonl",
         "summary.json",
         "checkpoints",
+        ".lock",
     }

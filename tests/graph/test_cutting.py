@@ -112,8 +112,8 @@ def test_attributes_are_set_and_put_back() -> None:
     [
         (AttributeValue("0", "name", None, 3), "no integer attribute 'name'"),
         (AttributeValue("0", "area", None, 3), "attribute 'area' of module '0' cannot be set"),
-        (AttributeValue("0", "nothing", None, 3), "no attribute 'nothing'"),
-        (AttributeValue("1", "width", None, 3), "module '1' has no attribute"),
+        (AttributeValue("0", "nothing", None, 3), "no integer attribute 'nothing'"),
+        (AttributeValue("1", "width", None, 3), "has no module '1'"),
         (AttributeValue("0", "sizes", 3, 3), "no list attribute 'sizes'"),
         (AttributeValue("0", "width", 0, 3), "no list attribute 'width'"),
     ],

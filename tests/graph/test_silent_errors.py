@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import parametrize
 
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.compare import largest_difference
@@ -72,8 +73,23 @@ def zeroed(model: torch.nn.Module, graph: ChannelGraph, keep: dict[str, list[int
             gone = np.setdiff1d(np.arange(graph[name].channels), kept)
             for member in graph[name].roles(Role.CONSUMER):
                 index = torch.as_tensor(member.slots[gone].ravel())
-                tensors[member.tensor].index_fill_(member.dim, index, 0.0)
+                weight_of(silent, tensors, member.tensor).index_fill_(member.dim, index, 0.0)
     return silent
+
+
+def weight_of(model: torch.nn.Module, tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A weight as the forward pass uses it: a computed one takes the place of what it is computed from."""
+    path, computed, _ = name.partition(".parametrizations.")
+    if not computed:
+        return tensors[name]
+    module = model.get_submodule(path)
+    if parametrize.is_parametrized(module):
+        assert isinstance(module, torch.nn.Conv2d)
+        plain = torch.nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size)
+        plain.weight.data, plain.bias = module.weight.data, module.bias
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, plain)
+    return model.get_submodule(path).weight.data
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -329,7 +329,7 @@ def _current(model: nn.Module, item: AttributeValue) -> Any:
     try:
         module = model.get_submodule(item.module)
     except AttributeError as error:
-        raise SurgeryError(f"there is no module '{item.module}'") from error
+        raise SurgeryError(f"the network has no module '{item.module}'") from error
     return attribute_of(module, item.name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,11 +24,13 @@ from secateur.untouched import untouched
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Run compiled functions and modules as ordinary Python within a block.
+    """Run compiled functions and modules as ordinary Python within a block, without warnings.
 
-    Compiled code reads the memory of tensors that only have a shape, and does not see modes.
+    Compiled code reads the memory of tensors that only have a shape, and does not see modes. What the
+    network's code warns of, it warns of when the user runs it.
     """
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 

@@ -87,6 +87,11 @@ def _checked(expected: Expectation, smaller: nn.Module) -> Verification:
             f"the smaller network does not run ({type(error).__name__}: {error}); "
             "the network was left as it was"
         ) from error
+    if not verification.outputs and verification.problem is None:
+        raise VerificationError(
+            f"the outputs of the smaller network no longer depend on its inputs ({verification}); remove "
+            "less at once, or train in between. The network was left as it was"
+        )
     if not verification.ok:
         raise VerificationError(f"{verification}; the network was left as it was")
     return verification
