@@ -57,6 +57,9 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
     frozen = Counter(group.reason for group in graph.frozen)
     return {
         "proved": check.ok,
+        "modes": list(check.modes),
+        "tolerance": check.tolerance,
+        "not_checked": list(check.not_checked),
         "error": check.max_error,
         "counted": (counted.params, counted.macs) == (predicted.params, predicted.macs),
         "params_left": predicted.params / plan.cost_before.params,

@@ -27,20 +27,20 @@ _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", 
 
 
 @contextmanager
-def untouched(*models: nn.Module) -> Iterator[None]:
+def untouched(*models: nn.Module, weights: bool = True) -> Iterator[None]:
     """Restore models and random states when the block ends, on success and on failure.
 
     Noted and restored are, for every module: its attributes of any kind (also inside lists, dicts, sets and
-    plain objects), its submodules, parameters, buffers and hooks, its mode, the values of buffers and of
-    plain tensors, and each parameter's ``grad`` and ``requires_grad``; the containers that hooks and
+    plain objects), its submodules, parameters, buffers and hooks, its mode, the values of parameters, buffers
+    and plain tensors, and each parameter's ``grad`` and ``requires_grad``; the containers that hooks and
     closures write to; class attributes of the user's own modules; the random states of Python, NumPy and
     PyTorch on every device.
 
-    Values of parameters are restored only where a forward pass is known to change them
-    (``nn.Embedding(max_norm=...)``): a copy of all parameters would double the memory.
-
     Args:
         models: the networks that may be run within the block.
+        weights: note the values of parameters too, which takes as much memory as they do. A forward pass, or
+            a change of the mode, writes to them where weights are merged, initialised from the first batch or
+            limited in norm.
 
     Example:
         >>> net = nn.BatchNorm1d(2)
@@ -49,7 +49,7 @@ def untouched(*models: nn.Module) -> Iterator[None]:
         >>> hasattr(net, "seen"), net.num_batches_tracked.item()
         (False, 0)
     """
-    noted = _Notes()
+    noted = _Notes(weights)
     restore_random = random_states()
     threads, default = torch.get_num_threads(), torch.get_default_dtype()
     for model in models:
@@ -92,7 +92,8 @@ def random_states() -> Callable[[], None]:
 class _Notes:
     """What was noted of some models, in the order in which it is restored."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: bool) -> None:
+        self._weights = weights
         self._undo: list[Callable[[], None]] = []
         self._seen: set[int] = set()
         self._held: list[Any] = []  # keeps noted objects alive, so that no identity is used twice
@@ -113,32 +114,34 @@ class _Notes:
         self._contents(vars(module), 0)
         for name, tensor in module._buffers.items():
             self._tensor(tensor, f"buffer {name}")
-        changes_weights = getattr(module, "max_norm", None) is not None
         for parameter in module._parameters.values():
             if parameter is not None:
-                self._parameter(parameter, copy=changes_weights)
+                self._parameter(parameter)
         for cls in type(module).__mro__:
             if not _is_foreign(cls):
                 self._class(cls)
 
-    def _parameter(self, parameter: Tensor, *, copy: bool) -> None:
+    def _parameter(self, parameter: Tensor) -> None:
         if id(parameter) in self._seen:
             return
         self._seen.add(id(parameter))
         grad, needs = parameter.grad, parameter.requires_grad
-        if copy:
-            self._values(parameter)
+        data = parameter.data
         if grad is not None:
             self._tensor(grad, "grad")
         self._contents(vars(parameter), 0)
 
         def undo() -> None:
+            if _place(parameter) != _place(data):  # such as module.to(dtype)
+                parameter.data = data
             if parameter.grad is not grad:
                 parameter.grad = grad
             if parameter.requires_grad is not needs:
                 parameter.requires_grad_(needs)
 
         self._undo.append(undo)
+        if self._weights:
+            self._values(parameter)  # written back once the parameter has its own memory again
 
     def _tensor(self, tensor: Tensor | None, _what: str = "") -> None:
         """Note the values of a tensor that is no parameter."""
@@ -319,6 +322,14 @@ def _version(tensor: Tensor) -> int | None:
         return int(tensor._version)
     except (RuntimeError, AttributeError):
         return None
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Where the numbers of a tensor are, and how they are read."""
+    try:
+        return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+    except (RuntimeError, NotImplementedError):  # sparse tensors, and those without memory
+        return 0, tensor.dtype, tensor.shape, ()
 
 
 def _same(tensor: Tensor, before: Tensor) -> bool:

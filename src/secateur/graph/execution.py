@@ -35,7 +35,13 @@ def uncompiled() -> Iterator[None]:
 
 
 def run_network(
-    model: nn.Module, inputs: ExampleInputs, *, training: bool, random: bool, native: bool = False
+    model: nn.Module,
+    inputs: ExampleInputs,
+    *,
+    training: bool,
+    random: bool,
+    native: bool = False,
+    weights: bool = True,
 ) -> Outputs:
     """Run a network in float64 and leave it as it was.
 
@@ -45,11 +51,17 @@ def run_network(
         training: in training mode instead of evaluation mode.
         random: whether it may draw random numbers, which are then replaced by fixed ones.
         native: run it in the dtype of its weights instead.
+        weights: keep the values of its parameters too, should it write to them.
 
     Returns:
         What it returns.
     """
-    with untouched(model), mode_of(model, training=training), torch.no_grad(), _mode(random, native) as mode:
+    with (
+        untouched(model, weights=weights),
+        mode_of(model, training=training),
+        torch.no_grad(),
+        _mode(random, native) as mode,
+    ):
         args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
         return Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
 

@@ -13,6 +13,7 @@ from secateur.graph.compare import TOLERANCE
 from secateur.graph.cutting import named_tensors
 from secateur.graph.execution import judge, run_network, run_reference
 from secateur.graph.wiring import Pass
+from secateur.untouched import untouched
 
 _FLAGS = {"training", "train", "use_input_stats"}
 """Arguments of operators that say whether the network is in training mode."""
@@ -27,6 +28,24 @@ def modules_in_training(model: nn.Module) -> frozenset[str]:
     finally:
         for module, mode in before:
             module.training = mode
+
+
+def changed_by_mode(model: nn.Module) -> str | None:
+    """Find a parameter that ``train()`` or ``eval()`` of the network writes to, as merged adapters do.
+
+    Args:
+        model: the network; left as it was.
+
+    Returns:
+        Name of the first such parameter, if there is one.
+    """
+    with untouched(model):
+        before = {name: parameter._version for name, parameter in model.named_parameters()}
+        for training in (True, False):
+            model.train(training)
+        return next(
+            (name for name, item in model.named_parameters() if before.get(name, -1) != item._version), None
+        )
 
 
 def in_training(forward: Pass, paths: Collection[str]) -> Pass:

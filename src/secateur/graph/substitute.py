@@ -28,7 +28,7 @@ def substituted(
     Raises:
         SurgeryError: the network has no such attribute.
     """
-    with untouched(model):
+    with untouched(model, weights=False):
         new: dict[int, Tensor] = {}
         for name, old in named_tensors(model).items():
             if name in tensors:

@@ -24,7 +24,7 @@ from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
 from secateur.graph.extents import find_extents
 from secateur.graph.labels import SlotTable
-from secateur.graph.modes import derivable, in_training, modules_in_training
+from secateur.graph.modes import changed_by_mode, derivable, in_training, modules_in_training
 from secateur.graph.notes import Hints, Notes, other_axes
 from secateur.graph.obstacles import find_obstacle
 from secateur.graph.sizes import Sizes
@@ -72,6 +72,12 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     obstacle = find_obstacle(model, example_inputs)
     if obstacle is not None:
         raise TraceError(obstacle)
+    changed = changed_by_mode(model)
+    if changed:
+        raise TraceError(
+            f"'{changed}' gets other values when the network changes between training and evaluation mode; "
+            "merge such weights for good, or switch that off, before tracing"
+        )
     left_alone = _left_alone(model, ignore)
     example_inputs = owned(beside(model, example_inputs))
     programs = [capture(model, example_inputs)]

@@ -114,10 +114,16 @@ class _Trials:
         self.least = _needed(graph)
         self._spare = 0
 
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A tensor for one trial: the network's own, unless the network writes to it."""
+        return tensor.clone() if self._writes else tensor
+
     def _check_that_it_runs(self) -> None:
         """Refuse a network that does not run on the example inputs as users run it."""
+        versions = [parameter._version for parameter in self._model.parameters()]
         try:
             run_network(self._model, self._inputs, training=False, random=False, native=True)
+            self._writes = versions != [parameter._version for parameter in self._model.parameters()]
         except Exception as error:
             raise TraceError(
                 f"the network does not run on the example inputs ({first_line(error)}); correct them"
@@ -171,7 +177,7 @@ class _Trials:
     def _cut(self, plan: Keep, after: ChannelGraph, share: Share) -> str | None:
         kept = by_tensor(positions_left(self._graph, after))
         tensors = {
-            name: cut_tensor(tensor, kept[name]) if name in kept else tensor
+            name: cut_tensor(tensor, kept[name]) if name in kept else self._own(tensor)
             for name, tensor in self._tensors.items()
         }
         tensors |= rescaled(self._graph.wiring.rescales, _doubles(self._graph, self._tensors), kept)
@@ -193,7 +199,14 @@ class _Trials:
         training, random = forward.program.training, forward.program.is_random
         inputs = doubled(self._draws[number]) if training else self._draws[number]
         try:
-            found = run_network(self._model, inputs, training=training, random=random, native=self._native)
+            found = run_network(
+                self._model,
+                inputs,
+                training=training,
+                random=random,
+                native=self._native,
+                weights=False,
+            )
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             return f"the forward pass fails ({first_line(error)})"
         expected = run_reference(forward, after.removed, self._tensors, inputs, native=self._native)

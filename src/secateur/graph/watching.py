@@ -79,7 +79,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
         with contextlib.suppress(Exception):  # the user's code may fail in any way
             tensors, (args, kwargs), mode = way(model, inputs)
             with substituted(model, tensors), uncompiled(), contextlib.ExitStack() as stack:
-                stack.callback(_label(model))
+                stack.callback(_label(model, watch))
                 stack.enter_context(_paths(model, watch))
                 stack.enter_context(mode_of(model, training=training))
                 stack.enter_context(torch.no_grad())
@@ -184,7 +184,7 @@ def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
     return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
 
 
-def _label(model: nn.Module) -> Callable[[], None]:
+def _label(model: nn.Module, watch: _Watch) -> Callable[[], None]:
     """Replace the integers in attributes by such that remember, and mark tensors with their names.
 
     Returns:
@@ -201,7 +201,7 @@ def _label(model: nn.Module) -> Callable[[], None]:
         before.append((module, name, value))
         set_attribute(module, name, made)
     for name, tensor in named_tensors(model).items():
-        tensor._secateur_maker = (name, 0)  # type: ignore[attr-defined]
+        watch.made_by(tensor, name, 0)
 
     def restore() -> None:
         for module, name, value in before:
@@ -238,6 +238,18 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.path = [""]
         self.calls: list[_Call] = []
+        # Noted here, not on the tensors: some of them are the user's. Holding them keeps their identity.
+        self._makers: dict[int, tuple[Tensor, _Call | str, int]] = {}
+
+    def made_by(self, tensor: Tensor, maker: _Call | str, place: int) -> None:
+        """Note what made a tensor: a call, with the place among its results, or a name."""
+        self._makers[id(tensor)] = (tensor, maker, place)
+
+    def _sized(self, tensor: Tensor, dim: int, size: int) -> int:
+        if id(tensor) not in self._makers:
+            return size
+        _, maker, place = self._makers[id(tensor)]
+        return Size(size, _Made(maker, place, dim))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -249,13 +261,13 @@ class _Watch(TorchFunctionMode):
                 return function(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Size):
-            return torch.Size([_sized(args[0], dim, size) for dim, size in enumerate(result)])
+            return torch.Size([self._sized(args[0], dim, size) for dim, size in enumerate(result)])
         name = getattr(func, "__name__", "")
         if name == "size" and type(result) is int:
             dim = args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)
-            return _sized(args[0], dim % args[0].dim(), result)
+            return self._sized(args[0], dim % args[0].dim(), result)
         if name == "numel" and args[0].dim() == 1:
-            return _sized(args[0], 0, result)
+            return self._sized(args[0], 0, result)
         results = result if isinstance(result, tuple | list) else [result]
         if results and isinstance(results[0], Tensor):
             name = _normal(name)
@@ -267,17 +279,12 @@ class _Watch(TorchFunctionMode):
             self.calls.append(call)
             for place, item in enumerate(results):
                 if isinstance(item, Tensor):
-                    item._secateur_maker = (call, place)  # type: ignore[attr-defined]
+                    self.made_by(item, call, place)
         return result
 
 
 def _is_wide(item: Any) -> bool:
     return isinstance(item, Tensor) and item.dim() > 0 and item.numel() > item.shape[0]
-
-
-def _sized(tensor: Tensor, dim: int, size: int) -> int:
-    maker, place = getattr(tensor, "_secateur_maker", (None, 0))
-    return size if maker is None else Size(size, _Made(maker, place, dim))
 
 
 _SAME = {
