@@ -102,5 +102,5 @@ def test_a_cut_reads_as_two_lines(net: nn.Sequential, example: Tensor) -> None:
     first, second = str(Cut(1, 4, plan, Verification(1e-7, 1e-4, 6, 2))).splitlines()
     assert first.startswith("cut 1/4: 2 channels, ")
     assert f"{plan.cost_before.macs:,} to {plan.cost_after.macs:,} MACs" in first
-    assert second.strip().startswith("proof: the smaller network equals")
+    assert second.strip().startswith("verified: the smaller network equals")
     assert str(Cut(3, None, plan, Verification(1e-7, 1e-4, 6, 2))).startswith("cut 3: ")

@@ -92,7 +92,7 @@ def export(
     classes: Sequence[str] | None = None,
     network: str | None = None,
 ) -> Exported:
-    """Writes a network, pruned or not, for another runtime, and proves that the file computes the same.
+    """Writes a network, pruned or not, for another runtime, and checks that the file computes the same.
 
     The batch size is left free. The file is written aside, read back, run in its runtime on several batch
     sizes and compared with the network. Only a file that agrees takes its place, at once; otherwise an older

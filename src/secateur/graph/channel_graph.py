@@ -141,7 +141,7 @@ class ChannelGraph:
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """The places where silencing a channel is felt."""
+        """The places where masking a channel has an effect."""
         place = self._new_channel
         readers = []
         for read in self.wiring.places:
