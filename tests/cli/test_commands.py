@@ -43,7 +43,7 @@ def _wide(text: str) -> str:
     return re.sub(r" +\n", "\n", text)
 
 
-def test_pruning_ends_with_a_comparison_and_its_check(secateur: Command, trained: Path, tmp_path: Path) -> None:
+def test_pruning_ends_with_a_comparison_and_a_check(secateur: Command, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
     words = ("--macs", "25%", "--steps", 2, "--epochs-after", 1, "--lr", 0.02, "--batch-size", 64)
     result = secateur("prune", trained, "--data", "digits", *words, "--out", out)

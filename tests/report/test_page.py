@@ -157,7 +157,16 @@ def test_times_are_of_every_module_that_ran(page: Taken, run: Path) -> None:
 
 def test_every_figure_is_valid_has_a_place_a_label_and_a_table(page: Taken) -> None:
     found = specs(page)
-    assert set(found) == {"course", "epochs", "widths", "coupling", "layers", "scores", "curves", "verification"}
+    assert set(found) == {
+        "course",
+        "epochs",
+        "widths",
+        "coupling",
+        "layers",
+        "scores",
+        "curves",
+        "verification",
+    }
     places = [value for _, name, value in page.attributes if name == "data-drawing"]
     assert sorted(places) == sorted(found)
     for variants in found.values():

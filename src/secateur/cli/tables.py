@@ -74,8 +74,8 @@ def verification_line(verification: Mapping[str, Any]) -> str:
         return "the network met the budget as it was; nothing was cut"
     when = f"after each of {cuts} cuts" if cuts > 1 else "after the cut"
     error, tolerance = verification["max_error"], verification["tolerance"]
-    verdict = "verified" if verification["ok"] else "NOT VERIFIED for every cut"
-    does = "equals" if verification["ok"] else "should equal"
+    verdict = "verified" if verification["ok"] else "NOT VERIFIED"
+    does = "equals" if verification["ok"] else "must equal"
     left_out = "; ".join(verification["not_checked"])
     return (
         f"{verdict}: {when} the smaller network {does} the original with the removed channels masked "

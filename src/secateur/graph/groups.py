@@ -119,7 +119,7 @@ class Reader:
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> [(reader.module, reader.dim) for reader in trace(net, torch.zeros(1, 4)).readers]
+        >>> [(reader.module, reader.dim) for reader in trace(net, torch.randn(1, 4)).readers]
         [('2', -1)]
     """
 

@@ -127,7 +127,7 @@ def prune_iteratively(
         BudgetError: the budget cannot be met; nothing was cut.
         UsageError: ``measured`` belongs to another network, the optimizer holds no parameter of this one, or
             mirror images are asked for of what is no picture.
-        VerificationError: a cut is wrong, or could not be checked; the network is left as it was before that cut.
+        VerificationError: a cut is wrong, or could not be checked; the network is as it was before that cut.
         TrainingError: the loss is not finite.
         StoppedError: the user asked to stop.
 
