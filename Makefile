@@ -41,7 +41,7 @@ test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 test-gpu: $(STAMP)  ## what needs a GPU, with a PyTorch for CUDA in .venv
 	SECATEUR_GPU=1 $(BIN)/pytest tests/test_gpu.py
 
-zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and proved: an hour or so
+zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and verified: an hour or so
 	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py
 	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
 

@@ -181,7 +181,7 @@ def main() -> None:
     place = make_machine(DeviceSettings()).device
     model = baseline(bench, options).to(place)
     print(f"baseline {accuracy(model, bench.test):.2f}", flush=True)
-    graph = sec.trace(model, torch.zeros(1, 3, 32, 32))
+    graph = sec.trace(model, torch.randn(1, 3, 32, 32))
     file = options.work / "rows.jsonl"
     rows = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
     held = {row.key for row in rows}

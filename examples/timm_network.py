@@ -52,10 +52,10 @@ def main() -> None:
     curves = sec.width_curves(model, graph, scores, few, shares=(0.75, 0.5, 0.25))
     plan = sec.make_plan(graph, curves, budget)
     repaired = sec.apply_plan(model, plan)
-    proof = sec.verify(model, repaired, plan, example)
+    check = sec.verify(model, repaired, plan, example)
     sec.reconstruct(model, repaired, plan, few)
 
-    print(f"# {proof}")
+    print(f"# {check}")
     print(f"{'':22}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     rows = {"before": model, "global scores": by_scores, "curves and repair": repaired}
     for name, network in rows.items():

@@ -35,7 +35,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def halved(model: nn.Module, x: Tensor) -> tuple[nn.Module, sec.PruningPlan]:
-    """The network with half of every group, proved, and its costs as predicted."""
+    """The network with half of every group, verified, and its costs as predicted."""
     graph = sec.trace(model, x)
     plan = sec.uniform_plan(graph, sec.score(model, graph, "magnitude"), 0.5)
     small = sec.apply_plan(model, plan)

@@ -1,4 +1,4 @@
-"""Every torchvision classification CNN: cut to half its channels, proved, trained a step, saved, reloaded."""
+"""Every torchvision classification CNN: cut to half its width, verified, trained a step, saved, reloaded."""
 
 from __future__ import annotations
 

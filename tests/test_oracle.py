@@ -52,7 +52,7 @@ def loss_of(model: nn.Module, batches: list[Batch]) -> float:
         return float(cross_entropy(outputs, torch.cat([y for _, y in batches])))
 
 
-def silenced(net: Coupled, name: str, channel: int) -> Coupled:
+def masked(net: Coupled, name: str, channel: int) -> Coupled:
     """The network in which nothing reads a channel, its readers' columns zeroed by hand."""
     net = copy.deepcopy(net)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_every_change_is_that_of_plain_masking(net: Coupled, batches: list[Batch
     assert found.examples == 20
     assert found.measured == sum(group.channels for group in graph.prunable) > 0
     for name, changes in found.items():
-        expected = [loss_of(silenced(net, name, c), batches) - whole for c in range(len(changes))]
+        expected = [loss_of(masked(net, name, c), batches) - whole for c in range(len(changes))]
         assert changes.tolist() == pytest.approx(expected, abs=2e-6), name
 
 

@@ -130,5 +130,5 @@ def test_the_wheel_runs_the_demo_from_an_environment_of_its_own(built: Path, tmp
     python = str(binaries / "python")
     assert Path(run(python, "-c", "import secateur; print(secateur.__file__)").strip()).is_relative_to(home)
     assert run(str(binaries / "secateur"), "--version").startswith(f"secateur {sec.__version__}\n")
-    assert "proof:" in run(python, "-m", "secateur", "demo", "--out", "runs/demo")
+    assert "verified:" in run(python, "-m", "secateur", "demo", "--out", "runs/demo")
     assert (elsewhere / "runs" / "demo" / "pruned" / "summary.json").is_file()

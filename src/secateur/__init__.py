@@ -1,4 +1,4 @@
-"""Secateur cuts whole channels out of a trained PyTorch network and proves every cut.
+"""Secateur cuts whole channels out of a trained PyTorch network and verifies every cut.
 
 The road is: ``trace`` a network into a channel graph, ``score`` its channels, ``make_plan`` for a
 budget, ``apply_plan``, ``verify``. Every name below is imported on first use, so that

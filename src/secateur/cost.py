@@ -35,7 +35,7 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
 
     Example:
         >>> import torch
-        >>> cost(nn.Linear(4, 8), torch.zeros(1, 4)).macs
+        >>> cost(nn.Linear(4, 8), torch.randn(1, 4)).macs
         32
     """
     refuse_wrapped(model)

@@ -53,7 +53,7 @@ class BudgetError(SecateurError):
         >>> import torch
         >>> import secateur as sec
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> sec.prune(net, torch.zeros(1, 4), sec.Budget(params=5), "magnitude")
+        >>> sec.prune(net, torch.randn(1, 4), sec.Budget(params=5), "magnitude")
         Traceback (most recent call last):
         secateur.errors.BudgetError: ...
     """
@@ -66,7 +66,7 @@ class SurgeryError(SecateurError):
         >>> import torch
         >>> import secateur as sec
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> plan = sec.plan_from(sec.trace(net, torch.zeros(1, 4)), {"0": [1, 5]})
+        >>> plan = sec.plan_from(sec.trace(net, torch.randn(1, 4)), {"0": [1, 5]})
         >>> sec.apply_plan(torch.nn.Linear(4, 2), plan)
         Traceback (most recent call last):
         secateur.errors.SurgeryError: Linear has no tensor '0.weight': the plan was made for another network
@@ -80,8 +80,8 @@ class VerificationError(SecateurError):
         >>> import torch
         >>> import secateur as sec
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> plan = sec.plan_from(sec.trace(net, torch.zeros(1, 4)), {"0": [1, 5]})
-        >>> sec.verify(net, sec.apply_plan(net, plan), plan, torch.zeros(1, 5))
+        >>> plan = sec.plan_from(sec.trace(net, torch.randn(1, 4)), {"0": [1, 5]})
+        >>> sec.verify(net, sec.apply_plan(net, plan), plan, torch.randn(1, 5))
         Traceback (most recent call last):
         secateur.errors.VerificationError: inputs of shapes (1, 5) do not fit the traced ones (...
     """
@@ -104,7 +104,7 @@ class ExportError(SecateurError):
     Example:
         >>> import torch
         >>> from secateur.export import export
-        >>> export("pair.pt2", torch.nn.Unflatten(0, (2, 1)), torch.zeros(2, 3))
+        >>> export("pair.pt2", torch.nn.Unflatten(0, (2, 1)), torch.randn(2, 3))
         Traceback (most recent call last):
         secateur.errors.ExportError: Unflatten fixes the batch size ...
     """

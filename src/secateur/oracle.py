@@ -41,7 +41,7 @@ Told = Callable[["Oracle", int], None]
 
 
 class Oracle(Mapping[str, Tensor]):
-    """The change of the loss for every channel, each silenced alone; an immutable mapping by group.
+    """The change of the loss for every channel, each masked alone; an immutable mapping by group.
 
     ``oracle[group.name]`` has shape ``(channels,)``, float64: loss without the channel minus loss with all;
     NaN for channels that are not measured yet.
@@ -146,7 +146,7 @@ def oracle(
         resume: what was measured before on the same examples; only what is missing is measured.
         progress: told whenever more channels are known.
         across_ranks: whether the processes of a distributed run share the work: all call this with the
-            same arguments, each silences some channels, and all get all changes.
+            same arguments, each masks some channels, and all get all changes.
 
     Returns:
         The changes of all prunable groups.
@@ -289,7 +289,7 @@ class _Bench:
     def _pass(self, group: Group, channels: list[int], together: bool) -> Tensor:
         """Outputs without each of some channels, shape ``(copies, examples, ...)``."""
         rows = [self._without(group, channel) for channel in channels]
-        # Copies that are left over are silenced like the last.
+        # Copies that are left over are masked like the last.
         rows += rows[-1:] * (self._script.copies - len(rows))
         removed = np.stack(rows) if together else rows[0]
         outputs = self._whole.fork(removed, self._tensors).outputs()

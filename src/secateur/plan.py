@@ -42,7 +42,7 @@ class PruningPlan:
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> plan = PruningPlan(trace(net, torch.zeros(1, 4)), {"0": [7, 0, 2, 3, 4, 6]})
+        >>> plan = PruningPlan(trace(net, torch.randn(1, 4)), {"0": [7, 0, 2, 3, 4, 6]})
         >>> plan.removed, plan.cost_before.params, plan.cost_after.params
         ({'0': (1, 5)}, 58, 44)
         >>> print(plan)
@@ -209,7 +209,7 @@ def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> Pruni
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> plan_from(trace(net, torch.zeros(1, 4)), {"0": [1, 5]}).removed
+        >>> plan_from(trace(net, torch.randn(1, 4)), {"0": [1, 5]}).removed
         {'0': (1, 5)}
     """
     removed: dict[str, set[int]] = {}

@@ -72,7 +72,7 @@ def apply_plan(
         >>> from secateur.graph.tracing import trace
         >>> from secateur.plan import plan_from
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> graph = trace(net, torch.zeros(1, 4))
+        >>> graph = trace(net, torch.randn(1, 4))
         >>> small = apply_plan(net, plan_from(graph, {"0": [1, 5]}))
         >>> small[0].out_features, small[2].weight.shape, net[0].out_features
         (6, torch.Size([2, 6]), 8)
@@ -120,7 +120,7 @@ def operate(
         >>> from secateur.graph.tracing import trace
         >>> from secateur.plan import plan_from
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> plan = plan_from(trace(net, torch.zeros(1, 4)), {"0": [1, 5]})
+        >>> plan = plan_from(trace(net, torch.randn(1, 4)), {"0": [1, 5]})
         >>> operation = operate(net, plan, inplace=True)
         >>> net[0].out_features
         6

@@ -375,7 +375,7 @@ def verify(
 
     Nothing is changed: no attribute, buffer, hook, mode or random state. No copy of either network is made;
     what is needed beside them are the original's weights in original sizes where it was cut before, the
-    float64 copy of the weights of one operator at a time, and the float64 activations of one example batch.
+    float64 copy of the weights of one operator at a time, and the float64 activations of the given inputs.
 
     Args:
         model: the network before the cut.

@@ -69,7 +69,7 @@ def test_a_run_does_not_hang_on_its_page(
     result = secateur("prune", trained, "--macs", 0.5, "--out", tmp_path / "small")
     assert result.exit_code == 0
     assert "warning: there is no report on this run: no room\n" in result.stdout
-    assert "proof:" in result.stdout
+    assert "verified:" in result.stdout
 
 
 secateur_report = secateur.report

@@ -1,4 +1,4 @@
-"""Networks that nobody thought of: drawn at random, cut at random, proved after every round.
+"""Networks that nobody thought of: drawn at random, cut at random, verified after every round.
 
 ``SECATEUR_EXAMPLES=1000`` draws that many, and other ones each time.
 """

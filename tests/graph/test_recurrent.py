@@ -58,7 +58,7 @@ def words() -> Tensor:
     return torch.randint(0, 20, (3, 7), generator=torch.Generator().manual_seed(1))
 
 
-def silenced(net: Tagger, hidden: list[int], inner: list[int]) -> Tagger:
+def masked(net: Tagger, hidden: list[int], inner: list[int]) -> Tagger:
     """The network with nothing reading these units: columns set to zero by hand."""
     net = copy.deepcopy(net)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_hidden_units_go_out_of_every_gate_layer_and_direction(
     }
     plan = sec.plan_from(graph, {"recurrent": [1, 4, 6], "inner": [0, 3]})
     with torch.no_grad():
-        expected, full = silenced(net, [1, 4, 6], [0, 3])(words), net(words)
+        expected, full = masked(net, [1, 4, 6], [0, 3])(words), net(words)
     small = sec.apply_plan(net, plan, inplace=inplace)
     assert (small.recurrent.hidden_size, small.recurrent.input_size) == (5, 3)
     assert torch.allclose(small(words), expected, atol=1e-6)

@@ -51,6 +51,8 @@ def test_the_summary_compares_before_and_after(trained: Path, pruned: Path) -> N
     assert summary["criterion"] == "taylor"
     assert summary["verification"]["ok"] is True
     assert summary["verification"]["cuts"] == 2
+    assert summary["verification"]["modes"] == ["evaluation", "training"]
+    assert summary["verification"]["not_checked"] == []
     assert {"pruning", "evaluation", "measuring", "total"} <= summary["seconds"].keys()
 
 

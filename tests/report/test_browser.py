@@ -28,7 +28,7 @@ SECONDS = 2.0
 
 MOST_BYTES = 6_000_000
 
-FIGURES = ("course", "epochs", "widths", "coupling", "scores", "curves", "layers", "proofs")
+FIGURES = ("course", "epochs", "widths", "coupling", "scores", "curves", "layers", "verification")
 COMPLAINTS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 
 

@@ -60,28 +60,40 @@ def test_costs_of_layers_are_the_closed_form_of_what_is_left(page: Taken, run: P
     assert sum(params["x"]) == summary["pruned"]["params"] == held
 
 
-def test_every_proof_is_shown_as_it_was_logged(page: Taken, run: Path) -> None:
+def test_every_verification_is_shown_as_it_was_logged(page: Taken, run: Path) -> None:
     cuts = [event for event in read_metrics(run) if event["event"] == "cut"]
-    rows = page.tables["Cuts and their proofs"][1:]
+    rows = page.tables["Cuts and their verification"][1:]
     assert len(cuts) == len(rows) == 2
     for cut, row in zip(cuts, rows, strict=True):
-        proof = cut["verification"]
+        check = cut["verification"]
         assert row[0] == str(cut["number"])
         assert row[1] == str(sum(map(len, cut["removed"].values())))
-        assert row[5] == f"{proof['max_error']:.1e}"
+        assert row[5] == f"{check['max_error']:.1e}"
         assert row[8] == "yes"
-    assert "Every cut is proved" in " ".join(page.text)
+    words = " ".join(page.text)
+    assert "Every cut is verified" in words
+    assert "3 inputs after each cut, evaluation and training mode, float64" in words
+    assert "Not checked" not in words
 
 
-def test_a_proof_that_failed_is_not_hidden(changed: Change) -> None:
+def test_what_was_not_checked_is_named(changed: Change) -> None:
+    def leave_out(text: str) -> str:
+        return text.replace('"not_checked": []', '"not_checked": ["training mode (it fails)"]', 1)
+
+    text = Taken(run_page(changed("metrics.jsonl", leave_out))).text
+    words = " ".join(" ".join(text).split())
+    assert "Not checked: training mode (it fails)" in words
+
+
+def test_a_cut_that_is_not_verified_is_not_hidden(changed: Change) -> None:
     def fail(text: str) -> str:
         return text.replace('"ok": true', '"ok": false', 1)
 
     page = Taken(run_page(changed("metrics.jsonl", fail)))
-    assert [row[8] for row in page.tables["Cuts and their proofs"][1:]] == ["NO", "yes"]
+    assert [row[8] for row in page.tables["Cuts and their verification"][1:]] == ["NO", "yes"]
     words = " ".join(page.text)
-    assert "Not every cut is proved" in words
-    assert "Every cut is proved" not in words
+    assert "Not every cut is verified" in words
+    assert "Every cut is verified" not in words
 
 
 def test_scores_are_split_by_the_channels_that_the_checkpoint_lost(page: Taken, run: Path) -> None:
@@ -145,7 +157,16 @@ def test_times_are_of_every_module_that_ran(page: Taken, run: Path) -> None:
 
 def test_every_figure_is_valid_has_a_place_a_label_and_a_table(page: Taken) -> None:
     found = specs(page)
-    assert set(found) == {"course", "epochs", "widths", "coupling", "layers", "scores", "curves", "proofs"}
+    assert set(found) == {
+        "course",
+        "epochs",
+        "widths",
+        "coupling",
+        "layers",
+        "scores",
+        "curves",
+        "verification",
+    }
     places = [value for _, name, value in page.attributes if name == "data-drawing"]
     assert sorted(places) == sorted(found)
     for variants in found.values():
@@ -250,7 +271,7 @@ def test_an_old_run_still_has_a_page_that_says_what_is_missing(changed: Change) 
     words = " ".join(" ".join(page.text).split())
     for name in ("network.json", "measured.json", "config.toml"):
         assert f"the run holds no {name}" in words
-    assert set(specs(page)) == {"course", "epochs", "proofs"}
+    assert set(specs(page)) == {"course", "epochs", "verification"}
     assert "÷" in words  # what the run came to is known all the same
 
 

@@ -11,7 +11,7 @@ from secateur.errors import UsageError
 from secateur.report import write_figures
 from tests.report.conftest import Change
 
-NAMES = ("course", "widths", "coupling", "layers", "scores", "proofs")
+NAMES = ("course", "widths", "coupling", "layers", "scores", "verification")
 
 
 def test_every_figure_is_there_twice_and_names_what_it_shows(changed: Change, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def make_plan(
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> graph = trace(net, torch.zeros(1, 4))
+        >>> graph = trace(net, torch.randn(1, 4))
         >>> plan = make_plan(graph, {"0": [5, 3, 8, 1, 9, 7, 2, 6]}, Budget(macs=0.5))
         >>> plan.removed, plan.cost_after.macs
         ({'0': (0, 1, 3, 6)}, 24)
@@ -144,7 +144,7 @@ def uniform_plan(
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> uniform_plan(trace(net, torch.zeros(1, 4)), {"0": range(8)}, keep=0.5).removed
+        >>> uniform_plan(trace(net, torch.randn(1, 4)), {"0": range(8)}, keep=0.5).removed
         {'0': (0, 1, 2, 3)}
     """
     room = Rules(round_to, min_channels, floors, None, ignore, only, _unscored(scores)).room(graph)
@@ -184,7 +184,7 @@ def reachable(
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> least, now = reachable(trace(net, torch.zeros(1, 4)), min_channels=2)
+        >>> least, now = reachable(trace(net, torch.randn(1, 4)), min_channels=2)
         >>> least.params, now.params
         (16, 58)
     """

@@ -47,7 +47,7 @@ class Forecast:
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> print(forecast(trace(net, torch.zeros(1, 4)), Budget(macs=0.5), {"0": range(8)}))
+        >>> print(forecast(trace(net, torch.randn(1, 4)), Budget(macs=0.5), {"0": range(8)}))
                               now  least  allowed      planned
         parameters             58      9            30 (51.7%)
         MACs of one example    48      6       24   24 (50.0%)
@@ -130,7 +130,7 @@ def forecast(
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> found = forecast(trace(net, torch.zeros(1, 4)), Budget(macs=0.1), {"0": range(8)})
+        >>> found = forecast(trace(net, torch.randn(1, 4)), Budget(macs=0.1), {"0": range(8)})
         >>> found.reach["macs"]
         Reach(now=48, least=6, allowed=4, planned=None)
         >>> found.impossible.split(".")[0]

@@ -8,7 +8,7 @@
 ...     again = load(f"{folder}/small.safetensors")
 ...     read_metadata(f"{folder}/small.safetensors").input_size
 (1, 8, 8)
->>> inputs = torch.zeros(1, 1, 8, 8)
+>>> inputs = torch.randn(1, 1, 8, 8)
 >>> torch.equal(again(inputs), model(inputs))
 True
 """

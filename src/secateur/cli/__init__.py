@@ -47,7 +47,7 @@ def common(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print versions and devices."),
     ] = False,
 ) -> None:
-    """Makes trained PyTorch networks smaller and faster by whole channels, and proves every cut.
+    """Makes trained PyTorch networks smaller and faster by whole channels, and verifies every cut.
 
     Begin with [bold]secateur demo[/bold]: it trains, prunes and measures a small network in a minute.
 

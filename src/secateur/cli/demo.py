@@ -10,7 +10,7 @@ from secateur.cli.typed import typed_line
 
 
 def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: options.Json = False) -> None:
-    """Train, prune, prove, save, reload and measure a small network on real digits, in about a minute.
+    """Train, prune, verify, save, reload and measure a small network on real digits, in about a minute.
 
     Nothing is downloaded. It does what these two commands do, and replaces what it left before:
 
@@ -22,7 +22,7 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
       secateur demo --out runs/seven --seed 7
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.tables import before_after, conditions_line, proof_line
+    from secateur.cli.tables import before_after, conditions_line, verification_line
     from secateur.jobs.demo import demo as work
 
     with Reporter(as_json=json) as reporter:
@@ -30,7 +30,7 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
         trained, pruned = found["trained"], found["pruned"]
         reporter.finish(before_after(pruned["baseline"], pruned["pruned"]), found)
         reporter.tell(conditions_line(pruned["latency"]))
-        reporter.tell(proof_line(pruned["verification"]))
+        reporter.tell(verification_line(pruned["verification"]))
         report_on(out / "pruned", reporter)
         reporter.tell(f"before: {trained['checkpoint']}\nafter:  {pruned['checkpoint']}")
         reporter.tell(f"next:   secateur measure {out / 'trained'} {out / 'pruned'} --data digits")

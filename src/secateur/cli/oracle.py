@@ -37,7 +37,7 @@ def oracle(
     devices: options.Devices = None,
     json: options.Json = False,
 ) -> None:
-    """Silence every channel in turn, and see which criterion guesses best what that does to the loss.
+    """Mask every channel in turn, and see which criterion guesses best what that does to the loss.
 
     The slowest command by far: one forward pass for each channel, from the layer that feels it on. It can be
     interrupted; the same command goes on.

@@ -135,7 +135,7 @@ def prune(
     tensorboard: options.TensorBoard = False,
     json: options.Json = False,
 ) -> None:
-    """Cut a network down to a budget by whole channels, prove each cut, and fine-tune.
+    """Cut a network down to a budget by whole channels, verify each cut, and fine-tune.
 
     With --data: rank, cut, fine-tune, repeat. Without: one cut by the size of the weights, and no training.
     The result is RUN/checkpoints/best.safetensors.
@@ -217,12 +217,12 @@ def prune(
 
 def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
     """The outcome, for people or for programs."""
-    from secateur.cli.tables import before_after, path_table, proof_line
+    from secateur.cli.tables import before_after, path_table, verification_line
 
     reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
     if summary.get("path"):
         reporter.tell(path_table(summary["path"]))
-    reporter.tell(proof_line(summary["verification"]))
+    reporter.tell(verification_line(summary["verification"]))
 
 
 def _not_trained(context: typer.Context, finetune: bool) -> None:

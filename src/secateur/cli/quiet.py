@@ -1,4 +1,4 @@
-"""Silence for compiled libraries that print."""
+"""Keep compiled libraries from printing."""
 
 from __future__ import annotations
 

@@ -57,24 +57,43 @@ def figures_of_one(figures: Figures) -> Table:
     return table
 
 
-def proof_line(verification: Mapping[str, Any]) -> str:
-    """All proofs of a run in one line.
+def verification_line(verification: Mapping[str, Any]) -> str:
+    """Say in one line what the check of all cuts of a run found, and what it left out.
 
     Args:
         verification: as in ``summary.json``.
 
-    >>> proof_line({"ok": True, "cuts": 2, "channels_removed": 9, "max_error": 2e-7, "tolerance": 1e-4})
-    'proof: each of 2 cuts (9 channels) left the network that it should; largest relative difference \
-2.0e-07, allowed 1e-04'
+    >>> found = {"ok": True, "cuts": 2, "channels_removed": 9, "max_error": 2e-12, "tolerance": 1e-8,
+    ...          "outputs": 640, "inputs": 3, "modes": ["evaluation"], "precision": "float64",
+    ...          "not_checked": ["training mode (the network does not run in it)"]}
+    >>> print(verification_line(found))
+    verified: after each of 2 cuts ... equals the original with the removed channels masked (9 channels; ...)
     """
     cuts, channels = verification["cuts"], verification["channels_removed"]
     if not cuts:
         return "the network met the budget as it was; nothing was cut"
-    which = f"each of {cuts} cuts" if cuts > 1 else "the cut"
+    when = f"after each of {cuts} cuts" if cuts > 1 else "after the cut"
     error, tolerance = verification["max_error"], verification["tolerance"]
+    verdict = "verified" if verification["ok"] else "NOT VERIFIED"
+    does = "equals" if verification["ok"] else "must equal"
+    left_out = "; ".join(verification["not_checked"])
     return (
-        f"proof: {which} ({channels:,} channels) left the network that it should; "
-        f"largest relative difference {error:.1e}, allowed {tolerance:.0e}"
+        f"{verdict}: {when} the smaller network {does} the original with the removed channels masked "
+        f"({channels:,} channels; largest relative difference {error:.1e}, allowed {tolerance:.0e}; "
+        f"{compared(verification)})" + (f"; not checked: {left_out}" if left_out else "")
+    )
+
+
+def compared(verification: Mapping[str, Any]) -> str:
+    """Say how much was compared, and how.
+
+    Args:
+        verification: as in ``summary.json``.
+    """
+    outputs, inputs = verification["outputs"], verification["inputs"]
+    return (
+        f"{outputs} outputs, {inputs} input{'s' if inputs != 1 else ''}, "
+        f"{' and '.join(verification['modes']) or 'no common'} mode, {verification['precision']}"
     )
 
 

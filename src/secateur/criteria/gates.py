@@ -5,7 +5,7 @@ of the channel. Its gradient for an example is
 
     d loss / d g  =  sum over readers and positions of  activation * d loss / d activation,
 
-which is minus the first-order change of the loss when the channel is silenced. No multiplication
+which is minus the first-order change of the loss when the channel is masked. No multiplication
 is done: each reader's input passes through an identity whose backward pass takes the sum and hands
 the gradient on untouched, so parameter gradients stay the same to the bit.
 

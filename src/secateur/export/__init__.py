@@ -2,7 +2,7 @@
 
 >>> import tempfile, torch
 >>> with tempfile.TemporaryDirectory() as folder:
-...     print(export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.zeros(2, 3)).format)
+...     print(export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.randn(2, 3)).format)
 pt2
 """
 

@@ -52,7 +52,7 @@ class Exported:
         >>> import tempfile
         >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     done = export(f"{folder}/line.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+        ...     done = export(f"{folder}/line.pt2", nn.Linear(3, 2), torch.randn(2, 3))
         >>> done.format, done.card.params, done.check.ok
         ('pt2', 8, True)
     """
@@ -92,7 +92,7 @@ def export(
     classes: Sequence[str] | None = None,
     network: str | None = None,
 ) -> Exported:
-    """Writes a network, pruned or not, for another runtime, and proves that the file computes the same.
+    """Writes a network, pruned or not, for another runtime, and checks that the file computes the same.
 
     The batch size is left free. The file is written aside, read back, run in its runtime on several batch
     sizes and compared with the network. Only a file that agrees takes its place, at once; otherwise an older
@@ -124,7 +124,7 @@ def export(
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     done = export(f"{folder}/small.pt2", nn.Linear(4, 2), torch.zeros(2, 4))
+        ...     done = export(f"{folder}/small.pt2", nn.Linear(4, 2), torch.randn(2, 4))
         >>> done.check.ok, done.check.batches
         (True, (1, 3, 8))
     """

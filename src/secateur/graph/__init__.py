@@ -2,7 +2,7 @@
 
 The road inside: ``capture`` turns a network into a flat program; ``walk`` gives every value its
 ``labels`` by the table of ``rules``; ``wiring`` resolves them into channels and ``groups``;
-``costing`` writes the costs down; ``prove`` tries every group; ``channel_graph`` is what a user sees.
+``costing`` writes the costs down; ``trial`` cuts every group on trial; ``channel_graph`` is what a user sees.
 """
 
 from __future__ import annotations

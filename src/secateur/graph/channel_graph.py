@@ -50,7 +50,7 @@ class AttributeValue:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> from secateur.plan import plan_from
         >>> [(edit.module, edit.name, edit.value) for edit in plan_from(
-        ...     trace(net, torch.zeros(1, 4)), {"0": [1, 5]}).edits]
+        ...     trace(net, torch.randn(1, 4)), {"0": [1, 5]}).edits]
         [('0', 'out_features', 6), ('2', 'in_features', 6)]
     """
 
@@ -75,7 +75,7 @@ class ChannelGraph:
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> graph = trace(net, torch.zeros(1, 4))
+        >>> graph = trace(net, torch.randn(1, 4))
         >>> graph["0"].channels, graph["2"].reason, graph.cost({"0": 6}).params
         (8, 'is an output of the network', 44)
     """
@@ -141,7 +141,7 @@ class ChannelGraph:
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """The places where silencing a channel is felt."""
+        """The places where masking a channel has an effect."""
         place = self._new_channel
         readers = []
         for read in self.wiring.places:

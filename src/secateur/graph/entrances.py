@@ -1,6 +1,6 @@
 """Entrances: whether what an operator reads is what its module was called with.
 
-A hook sees what a module is called with, not what is made inside its forward pass. So silence can be felt,
+A hook sees what a module is called with, not what is made inside its forward pass. So channels can be masked,
 or watched, at the input of a module only where the operator reads that very input, and where nothing else
 in the module touches it.
 """

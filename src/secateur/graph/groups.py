@@ -98,9 +98,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Reader:
-    """A place that contracts over channels: where silencing a channel is felt.
+    """A place that contracts over channels: where masking a channel has an effect.
 
-    A channel is silenced by zeroing its positions in the input of every reader that has it.
+    A channel is masked by zeroing its positions in the input of every reader that has it.
     Depthwise filters and normalisations hand a channel on, so they are no readers.
 
     Attributes:
@@ -119,7 +119,7 @@ class Reader:
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> [(reader.module, reader.dim) for reader in trace(net, torch.zeros(1, 4)).readers]
+        >>> [(reader.module, reader.dim) for reader in trace(net, torch.randn(1, 4)).readers]
         [('2', -1)]
     """
 

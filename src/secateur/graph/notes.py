@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """An operator contracts over channels: its argument's dimension is where silence is felt."""
+    """An operator contracts over channels: its argument's dimension is where a mask has an effect."""
 
     node: str
     argument: int

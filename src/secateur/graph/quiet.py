@@ -1,4 +1,4 @@
-"""Silence for torch's own reports on an export that fails: one error with one message takes their place."""
+"""Keep torch from reporting on an export that fails: one error with one message takes the place of it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def quiet_export() -> Iterator[None]:
     """
     names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
     loggers = [logging.getLogger(name) for name in names]
-    silenced = [logger for logger in loggers if not (logger.disabled or logger.isEnabledFor(logging.INFO))]
+    stopped = [logger for logger in loggers if not (logger.disabled or logger.isEnabledFor(logging.INFO))]
     before, sieve = sys.stderr, None
-    for logger in silenced:
+    for logger in stopped:
         logger.disabled = True
     if before is not None:
         sieve = sys.stderr = _Sieve(before)
@@ -32,7 +32,7 @@ def quiet_export() -> Iterator[None]:
     finally:
         if sieve is not None and sys.stderr is sieve:
             sys.stderr = before
-        for logger in silenced:
+        for logger in stopped:
             logger.disabled = False
 
 

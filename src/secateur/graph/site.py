@@ -284,7 +284,7 @@ class Site:
                 self.object(labels)
 
     def propose(self) -> bool:
-        """Asks whether fixed numbers may be taken to follow the widths, for a trial to prove."""
+        """Asks whether fixed numbers may be taken to follow the widths, for a trial to check."""
         if self.node.name in self._hints.refused:
             return False
         self._notes.proposals.add(self.node.name)
@@ -388,7 +388,7 @@ class Site:
             self._notes.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
 
     def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
-        """Lets a constant argument take over the channels of another one; the trial cut has to prove it.
+        """Lets a constant argument take over the channels of another one; the trial cut has to check it.
 
         Args:
             name: the argument that may be a constant.

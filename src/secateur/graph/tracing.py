@@ -40,12 +40,12 @@ Ignore = Iterable[str | nn.Module]
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) -> ChannelGraph:
-    """Works out which channels of a network hang together and which may be cut.
+    """Find out which channels of a network hang together and which may be cut.
 
-    The network is captured, every operator's rule says which slots belong together, and the
-    result is proved: all groups are cut on trial in a copy, which must run, in evaluation and in
-    training mode, and give the numbers of the masked original. What fails is frozen, with its reason.
-    The network itself is left exactly as it was.
+    The network is captured, every operator's rule says which slots belong together, and the result is
+    checked: all groups are cut on trial, and the smaller network must run, in evaluation and in training
+    mode, and give the numbers of the masked original. What fails is frozen, with its reason. The network is
+    left as it was.
 
     Args:
         model: the network, in any mode, on any device.
@@ -64,7 +64,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-        >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
+        >>> graph = trace(net, torch.randn(1, 3, 8, 8))
         >>> [(group.name, group.channels, group.reason) for group in graph.groups]
         [('0', 8, None), ('2', 4, 'is an output of the network')]
     """

@@ -56,7 +56,8 @@ def inspect(
     """
     network = open_network(choice)
     size = input_size or network.input.size
-    graph = trace(network.model, torch.zeros(2, *size), ignore=ignore)
+    inputs = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    graph = trace(network.model, inputs, ignore=ignore)
     budget = Limits.checked(**limits).budget if limits else None
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None

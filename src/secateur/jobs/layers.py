@@ -44,7 +44,7 @@ def layers(model: nn.Module, graph: ChannelGraph) -> tuple[Layer, ...]:
     >>> import torch
     >>> from secateur.graph import trace
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> [(layer.name, layer.params, layer.macs) for layer in layers(net, trace(net, torch.zeros(1, 4)))]
+    >>> [(layer.name, layer.params, layer.macs) for layer in layers(net, trace(net, torch.randn(1, 4)))]
     [('0', 40, 32), ('2', 18, 16)]
     """
     modules = dict(model.named_modules())

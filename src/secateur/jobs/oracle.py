@@ -44,7 +44,7 @@ def oracle(
     listener: Listener = silent,
     processes: DeviceSettings | None = None,
 ) -> dict[str, Any]:
-    """Silences every channel in turn, and holds criteria against what that does to the loss.
+    """Masks every channel in turn, and holds criteria against what that does to the loss.
 
     What is measured is written to ``out`` again and again; a second call goes on from there.
 

@@ -16,6 +16,7 @@ from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.portray import portray
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
+from secateur.jobs.verifications import together
 from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import Cut, InTime, Measured, Timing
 from secateur.recipes import prune as prune_at_once
@@ -34,7 +35,7 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
     """Cuts a network down to a budget.
 
     With data: rank, cut, fine-tune, repeat, and judge before and after on the test pictures. Without:
-    one cut by the weights alone. Every cut is proved; the result is read back bit for bit.
+    one cut by the weights alone. Every cut is verified; the result is read back bit for bit.
 
     Args:
         job: what to prune, to what, with what, and where to.
@@ -178,12 +179,6 @@ def _note_time(place: Workplace, in_time: InTime | None) -> None:
 
 
 def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:
-    """All proofs together: as good as the worst of them."""
-    proofs = [cut.verification for cut in cuts]
-    return {
-        "ok": all(proof.ok for proof in proofs),
-        "max_error": max((proof.max_error for proof in proofs), default=0.0),
-        "tolerance": max((proof.tolerance for proof in proofs), default=0.0),
-        "cuts": len(proofs),
-        "channels_removed": sum(proof.channels_removed for proof in proofs),
-    }
+    """Put the verifications of all cuts together."""
+    found = [cut.verification for cut in cuts]
+    return {**together(found), "channels_removed": sum(one.channels_removed for one in found)}

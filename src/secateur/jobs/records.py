@@ -185,7 +185,7 @@ def as_record(event: Event) -> Mapping[str, Any] | None:
 
 
 def cut_record(cut: Cut) -> dict[str, Any]:
-    """A cut as plain values: what went, what is left, and the proof.
+    """A cut as plain values: what went, what is left, and how it was verified.
 
     Args:
         cut: the cut.

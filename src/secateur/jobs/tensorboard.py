@@ -90,6 +90,6 @@ class _Board:
             points = {curve: record[key] for key, curve in _EPOCH.items() if record[key] is not None}
         else:
             points = {f"network/{name}": value for name, value in record["cost"].items()}
-            points["proof/largest relative difference"] = record["verification"]["max_error"]
+            points["verification/largest relative difference"] = record["verification"]["max_error"]
         for curve, value in points.items():
             self._writer.add_scalar(curve, value, self._epoch)

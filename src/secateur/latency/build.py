@@ -71,7 +71,7 @@ def latency_table(
         >>> import torch
         >>> from secateur.graph import trace
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-        >>> x = torch.zeros(1, 3, 12, 12)
+        >>> x = torch.randn(1, 3, 12, 12)
         >>> graph = trace(net, x)
         >>> table = latency_table(net, graph, x, timings=Timings())
         >>> table.milliseconds(graph.widths) > 0, table.batch

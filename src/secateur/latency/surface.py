@@ -197,7 +197,7 @@ def measure_curve(
     negligible: float = 0.0,
     again: Callable[[int], float] | None = None,
 ) -> Curve:
-    """Measures an axis, closer where straight lines between measured sizes prove wrong.
+    """Measures an axis, closer where straight lines between measured sizes turn out wrong.
 
     Args:
         axis: the sizes that there are.

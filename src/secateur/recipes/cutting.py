@@ -23,7 +23,7 @@ class Cut(Event):
         number: from 1.
         of: how many cuts there will be, if known.
         plan: what was removed.
-        verification: the proof.
+        verification: how the smaller network compares with the masked original.
     """
 
     number: int
@@ -49,7 +49,7 @@ def cut(
     *,
     inplace: bool = True,
 ) -> tuple[nn.Module, Verification]:
-    """Removes channels from a network and checks the result; a cut that is wrong is taken back.
+    """Remove channels from a network and check the result; a cut that is wrong is taken back.
 
     What is checked is the network that is returned. In place, no copy is made.
 
@@ -61,7 +61,7 @@ def cut(
         inplace: cut the network itself, not a copy.
 
     Returns:
-        The smaller network, and the proof that it is the same function without the channels.
+        The smaller network, and how it compares with the masked original.
 
     Raises:
         VerificationError: the smaller network fails, or computes something else. Network and optimizer are

@@ -38,7 +38,7 @@ class IterativeResult:
 
     Attributes:
         model: the network, now smaller.
-        cuts: every cut, in order, with its plan and its proof.
+        cuts: every cut, in order, with its plan and its verification.
         fits: every phase of fine-tuning, in order; the last follows the last cut.
         graph_before: of the network as it was.
         graph: of the network as it is now.
@@ -113,21 +113,21 @@ def prune_iteratively(
             from the settings if not given.
         ignore: modules whose channels all stay.
         only: groups or modules to cut, by name or pattern, if not all.
-        check_inputs: what each cut is proved on; the example inputs if not given.
+        check_inputs: what each cut is verified on; the example inputs if not given.
         measured: scores and curves of this network that an earlier call measured; what is there is not
             measured again.
         timing: how latency is measured, where the budget limits it or widths are those that run well.
         surroundings: where to compute and whom to tell; ``keep`` hears ``"best"`` only after the last cut.
 
     Returns:
-        The network, every cut with its proof, and every phase of fine-tuning.
+        The network, every cut with its verification, and every phase of fine-tuning.
 
     Raises:
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; nothing was cut.
         UsageError: ``measured`` belongs to another network, the optimizer holds no parameter of this one, or
             mirror images are asked for of what is no picture.
-        VerificationError: a cut could not be proved; the network is left as it was before that cut.
+        VerificationError: a cut is wrong, or could not be checked; the network is as it was before that cut.
         TrainingError: the loss is not finite.
         StoppedError: the user asked to stop.
 

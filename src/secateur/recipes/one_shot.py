@@ -1,4 +1,4 @@
-"""The one call: trace, score, plan, cut, prove."""
+"""The one call: trace, score, plan, cut, verify."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PruneResult:
     Attributes:
         model: the smaller network.
         plan: what was removed.
-        verification: the proof that it is the original without those channels.
+        verification: how it compares with the original in which those channels are masked.
         cost_before: of the original.
         cost_after: of the smaller network.
         scores: what the criterion said of the whole network, raw.
@@ -74,7 +74,7 @@ def prune(
     inplace: bool = False,
     listener: Listener = silent,
 ) -> PruneResult:
-    """Makes a trained network smaller by whole channels, and proves the cut.
+    """Make a trained network smaller by whole channels, and verify the cut.
 
     Nothing is trained: fine-tune the result, or use :func:`prune_iteratively`.
 
@@ -102,7 +102,7 @@ def prune(
         listener: hears how far the measuring of latency is.
 
     Returns:
-        The smaller network, the plan, its proof, and the costs.
+        The smaller network, the plan, its verification, and the costs.
 
     Raises:
         TraceError: the network cannot be captured.

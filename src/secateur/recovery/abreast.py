@@ -1,4 +1,4 @@
-"""Several cuts in one pass: copies of the examples lie behind each other, each silenced in its own way."""
+"""Several cuts in one pass: copies of the examples lie behind each other, each masked in its own way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateur.graph.wiring import Pass
 
 
 class AbreastInterpreter(MaskedInterpreter):
-    """Silences the examples of each copy by a cut of its own.
+    """Masks the examples of each copy by a cut of its own.
 
     It is right where every value has the examples in its first dimension, those of one copy together, and
     nothing takes a statistic over cut channels. Whoever uses it holds one copy against a pass of its own.

@@ -25,7 +25,7 @@ def laid_out(
 
     Args:
         script: the forward pass and the examples.
-        removed: per slot, whether its channel is silenced.
+        removed: per slot, whether its channel is masked.
         tensors: parameters and buffers by name.
 
     Returns:

@@ -19,14 +19,14 @@ _WORTH = 0.8  # share of a layer's products above which gathering and scattering
 
 
 class NarrowInterpreter(MaskedInterpreter):
-    """Silences channels as the masked original does, but without multiplying by the zeros.
+    """Masks channels as the masked original does, but without multiplying by the zeros.
 
     Linear layers and convolutions without groups are given the channels that stay and compute those that
     stay; the rest of the result is zeros. No reader looks at those, so nothing that comes later differs.
 
     Args:
         script: the forward pass.
-        removed: per slot, whether its channel is silenced.
+        removed: per slot, whether its channel is masked.
     """
 
     def __init__(self, script: Script, removed: Removed) -> None:

@@ -1,4 +1,4 @@
-"""Runs: a script played step by step, with some channels silenced and some weights changed."""
+"""Runs: a script played step by step, with some channels masked and some weights changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Run:
 
     Args:
         script: the forward pass and the examples.
-        removed: per slot, whether its channel is silenced; or one such row for each of several copies
+        removed: per slot, whether its channel is masked; or one such row for each of several copies
             of the examples that lie behind each other in every portion.
         tensors: parameters and buffers by name; looked up at each step, so they may be changed
             on the way.
@@ -95,7 +95,7 @@ class Run:
         """Another network that stands at the same step with the same values.
 
         Args:
-            removed: what it silences; must not matter before this step.
+            removed: what it masks; must not matter before this step.
             tensors: its parameters and buffers; must not differ before this step.
         """
         other = Run.__new__(Run)

@@ -28,7 +28,7 @@ def first_step(script: Script, removed: Removed) -> int | None:
 
 
 def is_silent(run: Run, removed: Removed) -> bool:
-    """Whether a cut changes nothing, because all that it silences is zero for all examples already.
+    """Whether a cut changes nothing, because all that it masks is zero for all examples already.
 
     Args:
         run: a network that stands at the first step that feels the cut.

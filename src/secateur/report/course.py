@@ -34,7 +34,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class CutMade:
-    """One cut and its proof.
+    """One cut, and how it was verified.
 
     Attributes:
         number: of the cut.
@@ -44,10 +44,14 @@ class CutMade:
         groups: how many groups lost some.
         macs: multiply-accumulates that were left.
         params: parameters that were left.
-        ok: whether it was proved.
+        ok: whether the smaller network equals the masked original.
         max_error: largest relative difference from the masked original.
         tolerance: what was allowed.
         outputs: numbers that were compared.
+        inputs: inputs that were tried.
+        modes: modes of the network that were compared.
+        precision: what both sides computed in.
+        not_checked: what could not be compared.
     """
 
     number: int
@@ -61,6 +65,10 @@ class CutMade:
     max_error: float
     tolerance: float
     outputs: int
+    inputs: int = 1
+    modes: tuple[str, ...] = ("evaluation",)
+    precision: str = "float64"
+    not_checked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def _epoch(event: Mapping[str, Any], number: int, attempt: int, last: CutMade | 
 
 
 def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
-    proof, cost, removed = event["verification"], event["cost"], event["removed"]
+    check, cost, removed = event["verification"], event["cost"], event["removed"]
     return CutMade(
         number=int(event["number"]),
         attempt=attempt,
@@ -131,10 +139,14 @@ def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
         groups=len(removed),
         macs=int(cost["macs"]),
         params=int(cost["params"]),
-        ok=bool(proof["ok"]),
-        max_error=float(proof["max_error"]),
-        tolerance=float(proof["tolerance"]),
-        outputs=int(proof["outputs"]),
+        ok=bool(check["ok"]),
+        max_error=float(check["max_error"]),
+        tolerance=float(check["tolerance"]),
+        outputs=int(check["outputs"]),
+        inputs=int(check["inputs"]),
+        modes=tuple(map(str, check["modes"])),
+        precision=str(check["precision"]),
+        not_checked=tuple(map(str, check["not_checked"])),
     )
 
 

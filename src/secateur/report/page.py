@@ -12,13 +12,13 @@ from jinja2 import TemplateError
 from secateur.files import write_text
 from secateur.graph.costs import amount
 from secateur.jobs.portrait import GroupPortrait
-from secateur.report.course import CutMade
+from secateur.jobs.verifications import together
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
 from secateur.report.drawings.course import accuracy_against_cost, epoch_by_epoch
 from secateur.report.drawings.layers import layer_costs
-from secateur.report.drawings.proofs import proofs
 from secateur.report.drawings.scores import score_distributions, width_curves
+from secateur.report.drawings.verification import verification
 from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
@@ -98,7 +98,7 @@ def _rendered(records: Records) -> str:
         course=records.course,
         epochs=_ends(records.course.epochs),
         cuts=_ends(records.course.cuts),
-        proof=_verdict(records.course.cuts),
+        verification=together(records.course.cuts) if records.course.cuts else None,
         outcome=_outcome(records),
         notes=_ends(records.course.notes),
         groups=portrait.groups if portrait else (),
@@ -132,7 +132,7 @@ def drawings(records: Records) -> list[Drawing]:
     if records.curves is not None:
         found.append(width_curves(records.curves))
     if records.course.cuts:
-        found.append(proofs(records.course.cuts))
+        found.append(verification(records.course.cuts))
     return [one for one in found if one is not None]
 
 
@@ -190,17 +190,6 @@ def _outcome(records: Records) -> dict[str, int]:
         cuts = [cut for cut in cuts if cut.attempt == kept["number"]]
     channels = sum(cut.channels for cut in cuts)
     return {"cuts": len(cuts), "channels": channels, "made": max(0, len(path) - 1)}
-
-
-def _verdict(cuts: Sequence[CutMade]) -> dict[str, Any] | None:
-    if not cuts:
-        return None
-    return {
-        "ok": all(cut.ok for cut in cuts),
-        "cuts": len(cuts),
-        "max_error": max(cut.max_error for cut in cuts),
-        "tolerance": max(cut.tolerance for cut in cuts),
-    }
 
 
 def _search(groups: Sequence[GroupPortrait]) -> dict[str, Any]:

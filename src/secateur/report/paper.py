@@ -78,7 +78,7 @@ def _figures(records: Records) -> dict[str, tuple[Callable[[Axes], None], float]
     if records.scores is not None and len(records.scores):
         found["scores"] = (lambda axes: _scores(axes, records), 0.9 + 2 * _ROW * len(records.scores))
     if records.course.cuts:
-        found["proofs"] = (lambda axes: _proofs(axes, records), 2.2)
+        found["verification"] = (lambda axes: _verification(axes, records), 2.2)
     return found
 
 
@@ -198,12 +198,14 @@ def _scores(axes: Axes, records: Records) -> None:
     axes.set_xlabel(f"{criterion} score, {how}-normalised: what stays (green), what goes (red)")
 
 
-def _proofs(axes: Axes, records: Records) -> None:
+def _verification(axes: Axes, records: Records) -> None:
     from matplotlib.ticker import MaxNLocator
 
     cuts = records.course.cuts
     axes.semilogy(range(1, len(cuts) + 1), [max(cut.max_error, 1e-12) for cut in cuts], "o", color=AFTER)
-    axes.axhline(max(cut.tolerance for cut in cuts), color=GONE, linestyle="--", label="allowed")
+    ends = [0.5, *range(1, len(cuts) + 1), len(cuts) + 0.5]
+    limits = [cut.tolerance for cut in (cuts[0], *cuts, cuts[-1])]
+    axes.semilogy(ends, limits, color=GONE, linestyle="--", label="allowed")
     axes.set(xlabel="cut", ylabel="relative difference")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)

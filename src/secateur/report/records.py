@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _ABSENT = {
     CONFIG: "the settings, and how to repeat the run",
-    METRICS: "what happened along the run: epochs, cuts and their proofs",
+    METRICS: "what happened along the run: epochs, cuts and their verification",
     NETWORK: "widths, couplings, frozen groups, and the costs and times of the layers",
     MEASURED: "the scores of the channels",
 }

@@ -66,8 +66,8 @@ def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
         >>> import torch
         >>> import secateur as sec
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     done = sec.export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.zeros(2, 3))
-        ...     print(open_exported(done.path)(torch.zeros(5, 3))[0].shape)
+        ...     done = sec.export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.randn(2, 3))
+        ...     print(open_exported(done.path)(torch.randn(5, 3))[0].shape)
         torch.Size([5, 2])
     """
     opener = _OPENERS.get(Path(path).suffix)

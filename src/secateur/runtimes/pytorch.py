@@ -27,7 +27,7 @@ def prepare(runtime: str, model: nn.Module) -> Runner:
     Raises:
         UsageError: there is no such way.
 
-    >>> prepare("eager", nn.Linear(2, 3))(torch.zeros(4, 2))[0].shape
+    >>> prepare("eager", nn.Linear(2, 3))(torch.randn(4, 2))[0].shape
     torch.Size([4, 3])
     """
     if runtime not in RUNTIMES:

@@ -45,7 +45,7 @@ def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Ru
     """Registers a rule for operators of one's own.
 
     Whatever such an operator touches is frozen until it has a rule. A wrong rule cuts nothing wrong: every
-    group is proved by a trial cut, and frozen if the numbers differ.
+    group is checked by a trial cut, and frozen if the numbers differ.
 
     Args:
         operators: qualified names, ``"library::operator"`` or ``"library.operator"``, without overload.

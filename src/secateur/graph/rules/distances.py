@@ -11,7 +11,7 @@ from secateur.graph.site import Site
 
 @rule("aten.cosine_similarity")
 def cosine_similarity(site: Site) -> Value:
-    """Contracts one dimension of two broadcast tensors; both are silenced, because of the norms."""
+    """Contracts one dimension of two broadcast tensors; both are masked, because of the norms."""
     together = _together(site, "x1", "x2")
     dim = site.option("dim") % len(together.shape)
     _read(site, together, dim)

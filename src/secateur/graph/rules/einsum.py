@@ -36,7 +36,7 @@ def einsum(site: Site) -> Value:
 
 
 def _contract(site: Site, terms: list[str], result: str, found: dict[str, Labels]) -> None:
-    """Silences contracted channels in the first tensor that has them."""
+    """Masks contracted channels in the first tensor that has them."""
     for letter, labels in found.items():
         if letter in result:
             continue

@@ -39,7 +39,7 @@ def recurrent(site: Site) -> list[Value]:
             site.claim(columns, Role.CONSUMER)
             site.join(columns, incoming, f"reads values that are not channels ({site.place})")
             _join_columns(site, parts[place + 1].labels[1], hidden)
-            # What stays inside the operator is silenced at the columns that read it.
+            # What stays inside the operator is masked at the columns that read it.
             site.read_item("params", place + 1, 1, hidden)
             if layer:
                 site.read_item("params", place, 1, columns)

@@ -1,7 +1,7 @@
 """Operators that read or write positions of one dimension given by an index tensor.
 
 The indexed dimension is frozen. Along all others the tensors are joined index by index. A constant that is
-written to adopts the channels; the trial cut proves that its size in the code follows.
+written to adopts the channels; the trial cut checks that its size in the code follows.
 """
 
 from __future__ import annotations

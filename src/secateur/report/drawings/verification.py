@@ -1,4 +1,4 @@
-"""How close each cut network came to the masked original."""
+"""Draw how close each cut network came to the masked original."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _LEAST = 1e-12
 """Where a difference of nothing is drawn, on an axis that has no zero."""
 
 
-def proofs(cuts: Sequence[CutMade]) -> Drawing:
-    """The largest relative difference of every cut, below what is allowed.
+def verification(cuts: Sequence[CutMade]) -> Drawing:
+    """Draw the largest relative difference of every cut, and the limit for it.
 
     Args:
         cuts: all cuts of the run.
@@ -26,7 +26,7 @@ def proofs(cuts: Sequence[CutMade]) -> Drawing:
             "x": numbers,
             "y": [max(cut.max_error, _LEAST) for cut in cuts],
             "customdata": [
-                f"cut {cut.number}: {cut.channels:,} channels, {'proved' if cut.ok else 'NOT PROVED'}<br>"
+                f"cut {cut.number}: {cut.channels:,} channels, {'verified' if cut.ok else 'NOT VERIFIED'}<br>"
                 f"difference {cut.max_error:.1e} over {cut.outputs:,} numbers"
                 for cut in cuts
             ],
@@ -37,8 +37,8 @@ def proofs(cuts: Sequence[CutMade]) -> Drawing:
             "type": "scatter",
             "mode": "lines",
             "name": "allowed",
-            "x": [0.5, len(cuts) + 0.5],
-            "y": [max(cut.tolerance for cut in cuts)] * 2,
+            "x": [0.5, *numbers, len(cuts) + 0.5],
+            "y": [cut.tolerance for cut in (cuts[0], *cuts, cuts[-1])],
             "hoverinfo": "skip",
             "line": {"color": GONE, "width": 1.5, "dash": "dash"},
         },
@@ -48,4 +48,4 @@ def proofs(cuts: Sequence[CutMade]) -> Drawing:
         "yaxis": {"type": "log", "exponentformat": "power", "title": {"text": "relative difference"}},
         "meta": {"height": 300},
     }
-    return drawing("proofs", "The largest relative difference of every proof", traces, layout)
+    return drawing("verification", "Largest relative difference of every cut", traces, layout)

@@ -1,0 +1,73 @@
+"""Put the verifications of several cuts together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Checked(Protocol):
+    """What is known of one verification; attributes as of ``secateur.Verification``."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the smaller network equals the masked original."""
+
+    @property
+    def max_error(self) -> float:
+        """Largest relative difference."""
+
+    @property
+    def tolerance(self) -> float:
+        """The limit for it."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of output values that were compared."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs that were tried."""
+
+    @property
+    def modes(self) -> Sequence[str]:
+        """Modes that were compared."""
+
+    @property
+    def precision(self) -> str:
+        """What both sides computed in."""
+
+    @property
+    def not_checked(self) -> Sequence[str]:
+        """What could not be compared."""
+
+
+def together(found: Sequence[Checked]) -> dict[str, Any]:
+    """Combine verifications to one that holds for all of them.
+
+    Args:
+        found: of all cuts.
+
+    Returns:
+        ``ok``: whether all are; ``cuts``: how many; ``max_error`` and ``tolerance`` of the cut that comes
+        nearest to its limit; ``outputs``: their sum; ``inputs``: the fewest of any cut; ``modes``: those
+        compared after every cut; ``precision``: the least exact one; ``not_checked``: all that was left out
+        after any cut.
+
+    >>> together([])["ok"], together([])["cuts"]
+    (True, 0)
+    """
+    nearest = max(found, key=lambda one: one.max_error / one.tolerance, default=None)
+    modes = [mode for mode in found[0].modes if all(mode in one.modes for one in found)] if found else []
+    return {
+        "ok": all(one.ok for one in found),
+        "cuts": len(found),
+        "max_error": nearest.max_error if nearest else 0.0,
+        "tolerance": nearest.tolerance if nearest else 0.0,
+        "outputs": sum(one.outputs for one in found),
+        "inputs": min((one.inputs for one in found), default=0),
+        "modes": modes,
+        # "float64" alone comes first.
+        "precision": max((one.precision for one in found), default="float64", key=len),
+        "not_checked": list(dict.fromkeys(what for one in found for what in one.not_checked)),
+    }
