@@ -253,6 +253,59 @@ def test_what_the_model_computes_in_float32_is_checked_in_float64_too() -> None:
     assert check.tolerance == 1e-8
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_code_that_refuses_float64_is_checked_in_its_own_precision(dtype: torch.dtype) -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == dtype
+            return self.b(self.a(x).relu())
+
+    model, x = Picky().to(dtype), X.to(dtype)
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"a": [0, 5]})
+    small = sec.apply_plan(model, plan)
+    check = sec.verify(model, small, plan, x)
+    assert check.ok
+    assert "own precision" in check.precision
+    with torch.no_grad():
+        small.b.weight[0, 0] += 1
+    assert not sec.verify(model, small, plan, x).ok
+
+
+class Merged(nn.Module):
+    """Merges an adapter into a weight when it is put in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.merged = nn.Linear(6, 16), nn.Linear(16, 3), False
+        self.low = nn.Parameter(torch.randn(16, 6))
+
+    def train(self, mode: bool = True) -> Merged:
+        super().train(mode)
+        if mode == self.merged:
+            with torch.no_grad():
+                self.a.weight.add_(self.low, alpha=-1.0 if mode else 1.0)
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) if self.merged else self.a(x) + x @ self.low.t()
+        return self.b(y.relu())
+
+
+def test_weights_that_change_with_the_mode_are_refused_and_put_back() -> None:
+    model = Merged()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(sec.TraceError, match=r"'a.weight' gets other values when the network changes"):
+        sec.trace(model, X)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert not model.merged
+
+
 def test_outputs_that_do_not_depend_on_the_inputs_are_not_checked() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:

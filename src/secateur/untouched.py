@@ -191,6 +191,9 @@ class _Notes:
         if isinstance(value, Tensor):
             self._tensor(value)
             return
+        if isinstance(value, torch.Generator):
+            self._generator(value)
+            return
         if isinstance(value, FunctionType):
             self._function(value, depth)
             return
@@ -210,6 +213,14 @@ class _Notes:
                 self.model(value)
         elif isinstance(getattr(value, "__dict__", None), dict) and not _is_foreign(type(value)):
             self._contents(vars(value), depth)
+
+    def _generator(self, generator: torch.Generator) -> None:
+        state = generator.get_state()
+
+        def undo() -> None:
+            generator.set_state(state)
+
+        self._undo.append(undo)
 
     def _contents(self, container: Any, depth: int) -> None:
         """Note what a container holds, and look into it."""

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from secateur.graph.prove import evaluate, largest_difference
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
+from secateur.graph.compare import largest_difference
 from tests.graph.operator_networks import (
     CONTRACTED,
     FROZEN,
@@ -29,6 +29,7 @@ from tests.graph.operator_networks import (
     parameter,
     quantised,
 )
+from tests.graph.outputs import evaluate
 from tests.graph.random_networks import Recipe, Step, build
 from tests.graph.test_silent_errors import zeroed
 from tests.graph.test_traps import in_rounds, scattered

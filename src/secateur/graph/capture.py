@@ -74,7 +74,7 @@ class Program:
 
     module: GraphModule = field(repr=False)
     placeholders: Mapping[str, Placeholder] = field(repr=False)
-    constants: Mapping[str, Tensor] = field(repr=False)
+    constants: Mapping[str, Any] = field(repr=False)
     training: bool
     batch: int
     outputs: tuple[str, ...] = ()
@@ -285,7 +285,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     names = canonical_names(model)
     signature = exported.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    lifted = signature.inputs_to_lifted_tensor_constants
+    lifted = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_lifted_custom_objs}
     placeholders: dict[str, Placeholder] = {}
     for node in exported.graph.nodes:
         # Fake tensors refer to the network's parameters; plain shapes let go of them.
@@ -298,7 +298,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
             placeholders[node.name] = Placeholder(Origin.CONSTANT, lifted[node.name])
         else:
             placeholders[node.name] = Placeholder(Origin.INPUT, node.name)
-    constants = {name: value for name, value in exported.constants.items() if isinstance(value, Tensor)}
+    constants = dict(exported.constants)
     return Program(
         module=exported.graph_module,
         placeholders=placeholders,

@@ -166,6 +166,13 @@ def copy_with(
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied ({error}); cut it in place (inplace=True)"
         ) from error
+    own = {id(module) for module in model.modules()}
+    shared = next((path for path, module in result.named_modules() if id(module) in own), None)
+    if shared is not None:
+        raise SurgeryError(
+            f"a copy of {type(model).__name__} shares '{shared}' with the original, whose __deepcopy__ does "
+            "not copy; cut it in place (inplace=True)"
+        )
     pairs = {name: (old, memo[id(old)]) for name, old in originals.items() if id(old) in memo}
     for old, new in pairs.values():
         copy_attributes(old, new, memo)

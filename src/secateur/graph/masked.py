@@ -65,11 +65,18 @@ def flat_arguments(program: Program, tensors: Mapping[str, Tensor], inputs: Exam
             data = tensors[item.name].detach()
             values.append(data.clone() if item.name in program.written else data)
         elif item.origin is Origin.CONSTANT:
-            values.append(program.constants[item.name].clone())
+            values.append(_own(program.constants[item.name]))
         else:
             value = next(flat)
             values.append(value.clone() if isinstance(value, Tensor) else value)
     return values
+
+
+def _own(constant: Any) -> Any:
+    """A constant that the program may write to: a tensor, or a generator of random numbers."""
+    if isinstance(constant, torch.Generator):
+        return constant.clone_state()
+    return constant.clone() if isinstance(constant, Tensor) else constant
 
 
 class MaskedInterpreter(Interpreter):
