@@ -8,7 +8,7 @@ gets its arguments converted when it runs, so memory grows by the largest operat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -154,20 +154,22 @@ class SameNumbers(TorchDispatchMode):
 
 
 @contextmanager
-def exact(*, random: bool) -> Iterator[Float64]:
+def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
     """Run code in float64 and, where it draws random numbers, with fixed ones.
 
     Args:
         random: whether random numbers may be drawn within the block.
+        native: compute in the dtype that the code asks for instead.
 
     Yields:
         The mode, which tells whether something was rounded.
     """
     # The seed must be the same on both sides for operators whose numbers are not replaced.
     torch.manual_seed(0)
-    with Float64() as mode:
+    mode = Float64()
+    with ExitStack() as stack:
+        if not native:
+            stack.enter_context(mode)
         if random:
-            with SameNumbers():
-                yield mode
-        else:
-            yield mode
+            stack.enter_context(SameNumbers())
+        yield mode

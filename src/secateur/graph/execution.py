@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,13 +109,7 @@ def _widened(native: bool) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _mode(random: bool, native: bool) -> Iterator[Float64]:
-    with (
-        full_precision(),
-        uncompiled(),
-        exact(random=random) if not native else nullcontext(Float64()) as mode,
-    ):
-        if native:
-            torch.manual_seed(0)
+    with full_precision(), uncompiled(), exact(random=random, native=native) as mode:
         yield mode
 
 

@@ -30,6 +30,9 @@ from secateur.graph.wiring import Pass
 MOST_TRIALS = 40
 """How many trials are made to find out which groups fail; what is undecided then is frozen."""
 
+_COARSE = 1e-2
+"""Relative difference at which a trial in float32 is made once more in float64."""
+
 Share = Callable[[np.random.Generator, Group], list[int]]
 """Which channels of a group a trial keeps."""
 
@@ -108,7 +111,9 @@ class _Trials:
         self._draws = self._drawn()
         self._scrambled = self._tensors
         self._tensors = self._prepared(graph.removed)
-        self._native = self._needs_native()
+        self._native = False
+        dtypes = {tensor.dtype for tensor in self._tensors.values() if tensor.is_floating_point()}
+        self._fine = dtypes <= {torch.float32, torch.float64}
         self._left = MOST_TRIALS
         self._modes_differ = not graph.wiring.training.program.derived
         self.least = _needed(graph)
@@ -175,27 +180,40 @@ class _Trials:
             self._tensors = whole
 
     def _cut(self, plan: Keep, after: ChannelGraph, share: Share) -> str | None:
+        """Cut, and compare in float64; at the extremes in float32 first, which shows other code as well."""
+        if share != half and self._fine and not self._native:
+            reason = self._cut_in(plan, after, share, native=True)
+            if reason is None or reason == _UNSEEN:
+                return reason
+        reason = self._cut_in(plan, after, share, native=self._native)
+        if reason is not None and not self._native and self._needs_native():
+            self._native = True
+            reason = self._cut_in(plan, after, share, native=True)
+        return reason
+
+    def _cut_in(self, plan: Keep, after: ChannelGraph, share: Share, *, native: bool) -> str | None:
         kept = by_tensor(positions_left(self._graph, after))
         tensors = {
             name: cut_tensor(tensor, kept[name]) if name in kept else self._own(tensor)
             for name, tensor in self._tensors.items()
         }
-        tensors |= rescaled(self._graph.wiring.rescales, _doubles(self._graph, self._tensors), kept)
+        sources = self._tensors if native else _doubles(self._graph, self._tensors)
+        tensors |= rescaled(self._graph.wiring.rescales, sources, kept)
         attributes = self._graph.attributes_after(plan)
         number = 0 if share == half else 2 if share == one_removed else 1
         try:
             with substituted(self._model, tensors, attributes):
-                reason = self._compared(self._graph.wiring.evaluation, after, number)
+                reason = self._compared(self._graph.wiring.evaluation, after, number, native)
                 if reason is not None or share != half:
                     return reason
                 if self._modes_differ:
-                    reason = self._compared(self._graph.wiring.training, after, 1)
+                    reason = self._compared(self._graph.wiring.training, after, 1, native)
                     return reason and f"in training mode, {reason}"
         except SecateurError as error:
             return str(error)
         return self._training_fails(tensors, attributes)
 
-    def _compared(self, forward: Pass, after: ChannelGraph, number: int) -> str | None:
+    def _compared(self, forward: Pass, after: ChannelGraph, number: int, native: bool) -> str | None:
         training, random = forward.program.training, forward.program.is_random
         inputs = doubled(self._draws[number]) if training else self._draws[number]
         try:
@@ -204,16 +222,16 @@ class _Trials:
                 inputs,
                 training=training,
                 random=random,
-                native=self._native,
+                native=native,
                 weights=False,
             )
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             return f"the forward pass fails ({first_line(error)})"
-        expected = run_reference(forward, after.removed, self._tensors, inputs, native=self._native)
+        expected = run_reference(forward, after.removed, self._tensors, inputs, native=native)
 
         def noise(rounded: bool) -> Outputs:
-            changed = moved(self._tensors, inputs, coarse=rounded, native=self._native)
-            return run_reference(forward, after.removed, *changed, native=self._native)
+            changed = moved(self._tensors, inputs, coarse=rounded, native=native)
+            return run_reference(forward, after.removed, *changed, native=native)
 
         others: list[Outputs] = []
         unseen = None
@@ -221,7 +239,8 @@ class _Trials:
             others, unseen = self._others(forward, after, expected, number)
         if self._finite and not _is_finite(expected):
             return "the outputs are infinite or NaN"
-        found_to_be = judge(expected, found, noise, TOLERANCE, others)
+        tolerance = _COARSE if native and not self._native else TOLERANCE
+        found_to_be = judge(expected, found, noise, tolerance, others)
         if found_to_be.problem is not None:
             return f"the outputs differ from the masked original: {found_to_be.problem}"
         if found_to_be.noisy:
@@ -302,7 +321,8 @@ class _Trials:
         forward = self._graph.wiring.evaluation
         random = forward.program.is_random
         try:
-            run_network(self._model, self._draws[0], training=False, random=random)
+            with substituted(self._model, {name: self._own(item) for name, item in self._tensors.items()}):
+                run_network(self._model, self._draws[0], training=False, random=random, weights=False)
         except Exception:  # noqa: BLE001 - the user's code may fail in any way
             return True
         return False
