@@ -27,7 +27,7 @@ _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", 
 
 
 @contextmanager
-def untouched(*models: nn.Module, weights: bool = True) -> Iterator[None]:
+def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
     """Restore models and random states when the block ends, on success and on failure.
 
     Noted and restored are, for every module: its attributes of any kind (also inside lists, dicts, sets and
@@ -42,6 +42,9 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[None]:
             a change of the mode, writes to them where weights are merged, initialised from the first batch or
             limited in norm.
 
+    Yields:
+        The notes, which tell afterwards which parameters were written to.
+
     Example:
         >>> net = nn.BatchNorm1d(2)
         >>> with untouched(net):
@@ -49,13 +52,13 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[None]:
         >>> hasattr(net, "seen"), net.num_batches_tracked.item()
         (False, 0)
     """
-    noted = _Notes(weights)
+    noted = Notes(weights)
     restore_random = random_states()
     threads, default = torch.get_num_threads(), torch.get_default_dtype()
     for model in models:
         noted.model(model)
     try:
-        yield
+        yield noted
     finally:
         noted.restore()
         restore_random()
@@ -89,10 +92,15 @@ def random_states() -> Callable[[], None]:
     return restore
 
 
-class _Notes:
-    """What was noted of some models, in the order in which it is restored."""
+class Notes:
+    """What was noted of some models, in the order in which it is restored.
+
+    Attributes:
+        written: parameters that had other values when they were restored.
+    """
 
     def __init__(self, weights: bool) -> None:
+        self.written: list[Tensor] = []
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
         self._seen: set[int] = set()
@@ -158,8 +166,9 @@ class _Notes:
         before = tensor.detach().clone()
 
         def undo() -> None:
-            # Batch normalisation writes to its running statistics without counting.
-            if _version(tensor) != version or not _same(tensor, before):
+            # Not all writes are counted: those of batch normalisation and those through ``.data`` are not.
+            if not _same(tensor, before):
+                self.written.append(tensor)
                 with torch.no_grad():
                     tensor.detach().copy_(before)
 
@@ -346,6 +355,8 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 def _same(tensor: Tensor, before: Tensor) -> bool:
     """Whether a tensor holds the numbers that it held before."""
     found = tensor.detach()
-    return found.shape == before.shape and bool(
+    if found.shape != before.shape or found.dtype != before.dtype:
+        return False
+    return torch.equal(found, before) or bool(
         ((found == before) | ((found != found) & (before != before))).all()
     )

@@ -41,13 +41,11 @@ def changed_by_mode(model: nn.Module) -> str | None:
     Returns:
         Name of the first such parameter, if there is one.
     """
-    with untouched(model):
-        before = {name: parameter._version for name, parameter in model.named_parameters()}
+    with untouched(model) as notes:
         for training in (True, False):
             model.train(training)
-        return next(
-            (name for name, item in model.named_parameters() if before.get(name, -1) != item._version), None
-        )
+    written = {id(tensor) for tensor in notes.written}
+    return next((name for name, item in model.named_parameters() if id(item) in written), None)
 
 
 def in_training(forward: Pass, paths: Collection[str]) -> Pass:

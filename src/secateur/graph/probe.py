@@ -95,55 +95,56 @@ class _Scaling(MaskedInterpreter):
         self._done: set[str] = set()
 
     def run_node(self, n: Node) -> Any:
-        """Run one operator, and once more where it was scaled."""
+        """Run one operator, and scale its result as its weights are scaled."""
         name = str(n.target).removeprefix("aten.").partition(".")[0]
         if name == "batch_norm":
             self._normalise(n)
         result = super().run_node(n)
-        if name in _LAYERS and isinstance(result, Tensor) and self._scale(n, result):
-            return super().run_node(n)
+        if name in _LAYERS and isinstance(result, Tensor) and result.is_floating_point():
+            return self._scaled(n, result)
         return result
 
-    def _scale(self, node: Node, result: Tensor) -> bool:
+    def _scaled(self, node: Node, result: Tensor) -> Tensor:
         """Scale weight and bias of a layer and move the bias, each tensor once."""
         held = [item for item in node.args[1:3] if isinstance(item, Node)]
         names = [self._names.get(item, "") for item in held]
-        spread = float(result.double().std()) if result.numel() > 1 else 0.0
+        spread = float(result.std()) if result.numel() > 1 else 0.0
         if not all(names) or self._done & set(names) or not 0 < spread < math.inf:
-            return False
+            return result
         self._done.update(names)
         scale = 1.0 if _CALM[0] <= spread <= _CALM[1] else 1 / spread
-        weight = self._tensors[names[0]]
-        self._put(held[0], names[0], (weight.double() * scale).to(weight.dtype))
+        if scale != 1.0:
+            self._put(held[0], names[0], self._tensors[names[0]] * scale)
+            result = result * scale
         if len(held) > 1:
-            bias = self._tensors[names[1]].double()
-            dim = (
-                result.dim() - 1
-                if str(node.target).startswith("aten.linear")
-                else result.dim() + 1 - weight.dim()
-            )
-            rest = [other for other in range(result.dim()) if other != dim]
-            mean = result.double().mean(rest) if rest else result.double()
+            linear = str(node.target).startswith("aten.linear")
+            dim = result.dim() - 1 if linear else result.dim() + 1 - self._tensors[names[0]].dim()
+            mean = result.mean([other for other in range(result.dim()) if other != dim])
             # What a channel has by itself stays in part, so that no two channels become alike.
-            moved = bias * scale + _OPEN * spread * scale - 0.9 * mean * scale
-            self._put(held[1], names[1], moved.to(self._tensors[names[1]].dtype))
-        return True
+            shift = _OPEN * spread * scale - 0.9 * mean
+            self._put(held[1], names[1], self._tensors[names[1]] * scale + shift)
+            shape = [1] * result.dim()
+            shape[dim] = -1
+            result = result + shift.view(shape)
+        return result
 
     def _normalise(self, node: Node) -> None:
         """Give a batch normalisation the statistics of what it reads."""
         args, _ = self.fetch_args_kwargs_from_env(node)
-        value = args[0].double()
+        value = args[0]
         rest = [dim for dim in range(value.dim()) if dim != 1]
         if value.dim() < 2 or value.numel() == value.shape[1]:
             return
-        for place, found in ((3, value.mean(rest)), (4, value.var(rest) + 1e-3)):
+        variance, mean = torch.var_mean(value, rest)
+        for place, found in ((3, mean), (4, variance + 1e-3)):
             item = node.args[place]
             if isinstance(item, Node) and item in self._names and torch.isfinite(found).all():
                 name = self._names[item]
                 if name not in self._done:
                     self._done.add(name)
-                    self._put(item, name, found.to(self._tensors[name].dtype))
+                    self._put(item, name, found)
 
     def _put(self, node: Node, name: str, value: Tensor) -> None:
+        value = value.to(self._tensors[name].dtype)
         self._tensors[name] = value
         self.env[node] = value

@@ -26,6 +26,7 @@ from secateur.graph.probe import lively, scrambled
 from secateur.graph.rescale import rescaled
 from secateur.graph.substitute import substituted
 from secateur.graph.wiring import Pass
+from secateur.untouched import untouched
 
 MOST_TRIALS = 40
 """How many trials are made to find out which groups fail; what is undecided then is frozen."""
@@ -125,14 +126,17 @@ class _Trials:
 
     def _check_that_it_runs(self) -> None:
         """Refuse a network that does not run on the example inputs as users run it."""
-        versions = [parameter._version for parameter in self._model.parameters()]
         try:
-            run_network(self._model, self._inputs, training=False, random=False, native=True)
-            self._writes = versions != [parameter._version for parameter in self._model.parameters()]
+            with untouched(self._model) as notes:
+                run_network(
+                    self._model, self._inputs, training=False, random=False, native=True, weights=False
+                )
         except Exception as error:
             raise TraceError(
                 f"the network does not run on the example inputs ({first_line(error)}); correct them"
             ) from error
+        parameters = set(map(id, self._model.parameters()))
+        self._writes = any(id(tensor) in parameters for tensor in notes.written)
 
     def fewest(self, generator: np.random.Generator, group: Group) -> list[int]:
         """Keep as few channels as the group may have."""
@@ -303,17 +307,14 @@ class _Trials:
 
     def _drawn(self) -> list[ExampleInputs]:
         """Two draws of random inputs, and the user's own; draws that the network refuses are replaced."""
-        draws: list[ExampleInputs] = []
         forward = self._graph.wiring.evaluation
         nothing = np.zeros_like(self._graph.removed)
-        for seed in (1, 2):
-            drawn = random_inputs(forward.program, self._inputs, seed)
-            try:
-                found = run_reference(forward, nothing, self._tensors, drawn, native=True)
-                self._finite = self._finite and _is_finite(found)
-            except Exception:  # noqa: BLE001 - operators may refuse values in any way
-                drawn = jittered(self._inputs, seed)
-            draws.append(drawn)
+        draws = [random_inputs(forward.program, self._inputs, seed) for seed in (1, 2)]
+        try:
+            found = run_reference(forward, nothing, self._tensors, draws[0], native=True)
+            self._finite = _is_finite(found)
+        except Exception:  # noqa: BLE001 - operators may refuse values in any way
+            draws = [jittered(self._inputs, seed) for seed in (1, 2)]
         return [*draws, self._inputs]
 
     def _needs_native(self) -> bool:
