@@ -6,6 +6,7 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,6 +275,123 @@ def test_code_that_refuses_float64_is_checked_in_its_own_precision(dtype: torch.
     with torch.no_grad():
         small.b.weight[0, 0] += 1
     assert not sec.verify(model, small, plan, x).ok
+
+
+class Averages(nn.Module):
+    """Keeps a running mean in training mode, wrongly turned or counted, and uses it in evaluation."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(6, 8), nn.Linear(8, 3), kind
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if not self.training:
+            return self.b((y - self.mean).relu())
+        mean = y.detach().mean(0)
+        if self.kind == "turned":
+            mean = torch.cat((mean[4:], mean[:4]))
+        if self.kind == "counted":
+            mean = mean / len(self.mean) ** 0.5
+        if self.kind == "by width" and y.shape[1] > 7:
+            mean = mean * 2
+        self.mean.lerp_(mean, 0.1)
+        return self.b(y.relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "free"), [("right", True), ("turned", False), ("counted", False), ("by width", False)]
+)
+def test_buffers_that_training_writes_are_compared(kind: str, free: bool) -> None:
+    graph = sec.trace(Averages(kind), X)
+    kept = [group for group in graph.prunable if "a.weight" in {m.tensor for m in group.members}]
+    assert bool(kept) is free
+    if free:
+        model, plan = Averages(kind), sec.plan_from(graph, {"a": [0]})
+        small = sec.apply_plan(model, plan)
+        assert sec.verify(model, small, plan, X).ok
+
+
+class OnlyBackward(torch.autograd.Function):
+    """Hands a value on, and multiplies its gradient by a buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: Tensor) -> Tensor:
+        ctx.save_for_backward(rate)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
+
+
+def test_what_only_the_backward_pass_reads_is_seen() -> None:
+    class Rated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.register_buffer("rate", torch.rand(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(OnlyBackward.apply(self.a(x).relu(), self.rate))
+
+    assert not sec.trace(Rated(), X)["a"].prunable
+
+
+def test_a_coin_of_python_falls_alike_on_both_sides() -> None:
+    class Depth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c, self.b = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x).relu()
+            return self.b(y if self.training and random.random() < 0.5 else y + self.c(y))
+
+    model = Depth()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"a": [0]})
+    small = sec.apply_plan(model, plan)
+    for seed in range(4):
+        random.seed(seed)
+        assert sec.verify(model, small, plan, X).ok
+
+
+def test_a_counter_that_training_advances_is_followed() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.register_buffer("step", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                self.step += 1
+            return self.b(self.a(x).relu()) * (self.step + 1)
+
+    model = Counts()
+    plan = sec.plan_from(sec.trace(model, X), {"a": [0]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+    assert model.step == 0
+
+
+def test_a_normalised_weight_may_be_cut_twice_along_what_it_reads() -> None:
+    up = parametrizations.weight_norm(nn.ConvTranspose1d(8, 6, 4, 2, 1))
+    model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.LeakyReLU(), up, nn.LeakyReLU(), nn.Conv1d(6, 2, 3))
+    x = torch.randn(2, 3, 12)
+    graph = sec.trace(model, x)
+    for kept in ([0, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3]):
+        plan = sec.PruningPlan(graph, {"0": kept})
+        small = sec.apply_plan(model, plan)
+        assert sec.verify(model, small, plan, x).ok
+        graph, model = graph.after(plan), small
+
+
+def test_a_deep_network_of_narrow_layers_is_free() -> None:
+    layers = [layer for _ in range(24) for layer in (nn.Linear(8, 8), nn.Tanh())]
+    graph = sec.trace(nn.Sequential(nn.Linear(6, 8), *layers, nn.Linear(8, 3)), X)
+    assert len(graph.prunable) == 25
 
 
 class Merged(nn.Module):

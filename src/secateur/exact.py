@@ -7,10 +7,12 @@ gets its arguments converted when it runs, so memory grows by the largest operat
 
 from __future__ import annotations
 
+import random as random_of_python
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -153,6 +155,13 @@ class SameNumbers(TorchDispatchMode):
             tensor.copy_(values.view(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else values[0])
 
 
+def seed_everything() -> None:
+    """Seed Python, NumPy and PyTorch as they are seeded when a network is captured."""
+    random_of_python.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the generator that users' code draws from
+    torch.manual_seed(0)
+
+
 @contextmanager
 def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
     """Run code in float64 and, where it draws random numbers, with fixed ones.
@@ -165,7 +174,7 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
         The mode, which tells whether something was rounded.
     """
     # The seed must be the same on both sides for operators whose numbers are not replaced.
-    torch.manual_seed(0)
+    seed_everything()
     mode = Float64()
     with ExitStack() as stack:
         if not native:

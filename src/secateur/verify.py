@@ -17,7 +17,7 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.compare import TOLERANCE, Outputs, constant_parts, same_parts
 from secateur.graph.cutting import named_tensors
 from secateur.graph.draws import jittered, random_inputs
-from secateur.graph.execution import Judgement, judge, moved, run_network, run_reference
+from secateur.graph.execution import Judgement, judge, moved, run_network, run_reference, written_buffers
 from secateur.graph.notes import Rescale
 from secateur.graph.trial import first_line
 from secateur.graph.wiring import Pass
@@ -229,26 +229,28 @@ class Expectation:
         except Exception:
             if case.native:
                 raise
-            found = run_network(
-                pruned,
-                case.inputs,
-                training=case.forward.program.training,
-                random=case.forward.program.is_random,
-                native=True,
-            )
             expected = run_reference(
-                case.forward, self._after.removed, self._tensors, case.inputs, native=True
+                case.forward,
+                self._after.removed,
+                self._tensors,
+                case.inputs,
+                native=True,
+                watched=self._after if case.forward.program.training else None,
             )
-            return replace(case, expected=expected, native=True), found
+            case = replace(case, expected=expected, native=True)
+            return case, self._run(pruned, case)
 
     def _run(self, pruned: nn.Module, case: _Case) -> Outputs:
         training, random = case.forward.program.training, case.forward.program.is_random
+        watched = written_buffers(case.forward) if training else ()
         if case.native:
-            return run_network(pruned, case.inputs, training=training, random=random, native=True)
+            return run_network(
+                pruned, case.inputs, training=training, random=random, native=True, watched=watched
+            )
         return _batchwise(
             case.forward,
             case.inputs,
-            lambda part: run_network(pruned, part, training=training, random=random),
+            lambda part: run_network(pruned, part, training=training, random=random, watched=watched),
             whole=not training,
         )
 
@@ -259,7 +261,10 @@ class Expectation:
         tensors, inputs = moved(self._tensors, case.inputs, coarse=rounded, native=case.native, rescales=cut)
 
         def run(part: ExampleInputs) -> Outputs:
-            return run_reference(case.forward, self._after.removed, tensors, part, native=case.native)
+            watched = self._after if case.forward.program.training else None
+            return run_reference(
+                case.forward, self._after.removed, tensors, part, native=case.native, watched=watched
+            )
 
         return _batchwise(case.forward, inputs, run)
 
@@ -364,14 +369,15 @@ class _Reference:
 
     def _case(self, forward: Pass, inputs: ExampleInputs) -> _Case:
         removed, tensors = self._after.removed, self._tensors
+        watched = self._after if forward.program.training else None
 
         def run(part: ExampleInputs) -> Outputs:
-            return run_reference(forward, removed, tensors, part)
+            return run_reference(forward, removed, tensors, part, watched=watched)
 
         try:
             return _Case(forward, inputs, _batchwise(forward, inputs, run), native=False)
         except (RuntimeError, NotImplementedError, TypeError):
-            outputs = run_reference(forward, removed, tensors, inputs, native=True)
+            outputs = run_reference(forward, removed, tensors, inputs, native=True, watched=watched)
             return _Case(forward, inputs, outputs, native=True)
 
 
@@ -434,6 +440,8 @@ def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str,
         Tensors of the original shapes; those that were never cut are handed on as they are.
     """
     laid_back = {}
+    # A row of a normalised weight that was cut still has a norm to be divided by.
+    rows = {item.direction: item.dim for item in graph.wiring.rescales}
     for name, shape in graph.wiring.shapes.items():
         data = tensors[name].detach()
         for dim, size in enumerate(shape):
@@ -441,7 +449,8 @@ def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str,
                 wide = list(data.shape)
                 wide[dim] = size
                 index = torch.as_tensor(graph.positions(name, dim), device=data.device)
-                data = data.new_zeros(wide).index_copy(dim, index, data)
+                blank = data.new_ones(wide) if rows.get(name) == dim else data.new_zeros(wide)
+                data = blank.index_copy(dim, index, data)
         laid_back[name] = data
     return laid_back
 

@@ -28,6 +28,7 @@ from torch.utils._pytree import (
 )
 
 from secateur.errors import TraceError
+from secateur.exact import seed_everything
 from secateur.graph.inlining import lay_regions_open
 from secateur.graph.obstacles import explain, find_layers_made, find_obstacle, find_unknown_size
 from secateur.graph.quiet import quiet_export
@@ -273,6 +274,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     with untouched(model), mode_of(model, training=training), warnings.catch_warnings(), quiet_export():
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+        seed_everything()  # code that tosses a coin does so in the same way when it is run for the check
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from secateur.errors import UsageError
 from secateur.graph.costs import Cost, CostModel
@@ -244,6 +246,19 @@ class ChannelGraph:
             dim: the dimension.
         """
         return np.flatnonzero(self._stays(tensor, dim))
+
+    def left_of(self, name: str, tensor: Tensor) -> Tensor:
+        """What is left of a parameter or buffer of the original sizes.
+
+        Args:
+            name: its qualified name.
+            tensor: in the shape that it was traced with.
+        """
+        for dim, size in enumerate(tensor.shape):
+            index = self.positions(name, dim)
+            if len(index) < size:
+                tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+        return tensor
 
     @cached_property
     def _starts(self) -> IntArray:

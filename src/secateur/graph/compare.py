@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,12 @@ class Outputs:
         # Kept tensors must not follow what later passes write into their memory.
         leaves = (leaf.clone() if isinstance(leaf, Tensor) else leaf for _, leaf in found)
         return cls(tuple(leaves), tuple(keystr(path) for path, _ in found), rounded)
+
+    def beside(self, buffers: Mapping[str, Tensor]) -> Outputs:
+        """Add buffers to the outputs, under their names."""
+        leaves = (tensor.detach().clone() for tensor in buffers.values())
+        paths = tuple(f" (buffer '{name}')" for name in buffers)
+        return Outputs((*self.leaves, *leaves), (*self.paths, *paths), self.rounded)
 
     @property
     def size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur.exact import Float64, exact
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.compare import MOST_NOISE, Outputs, Slices, differences
 from secateur.graph.masked import Removed, run_masked
 from secateur.graph.notes import Rescale
@@ -42,6 +43,7 @@ def run_network(
     random: bool,
     native: bool = False,
     weights: bool = True,
+    watched: Collection[str] = (),
 ) -> Outputs:
     """Run a network in float64 and leave it as it was.
 
@@ -52,6 +54,7 @@ def run_network(
         random: whether it may draw random numbers, which are then replaced by fixed ones.
         native: run it in the dtype of its weights instead.
         weights: keep the values of its parameters too, should it write to them.
+        watched: buffers whose values after the pass belong to the outputs.
 
     Returns:
         What it returns.
@@ -63,7 +66,11 @@ def run_network(
         _mode(random, native) as mode,
     ):
         args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
-        return Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
+        if not native:
+            _widen_buffers(model)
+        output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
+        buffers = dict(model.named_buffers())
+        return output.beside({name: buffers[name] for name in sorted(watched)})
 
 
 def run_reference(
@@ -73,6 +80,7 @@ def run_reference(
     inputs: ExampleInputs,
     *,
     native: bool = False,
+    watched: ChannelGraph | None = None,
 ) -> Outputs:
     """Run the masked original in float64.
 
@@ -82,14 +90,40 @@ def run_reference(
         tensors: parameters and buffers by name, in the original shapes; not changed.
         inputs: of the shapes that the pass was captured with; not changed.
         native: run it in the dtype of its weights instead.
+        watched: the graph after the cut; what is left of the buffers that the pass writes to belongs to the
+            outputs then.
 
     Returns:
         What it returns.
     """
+    written: dict[str, Tensor] = {}
+    if not native:
+        tensors = {**tensors, **{name: _wide(tensors[name]) for name in forward.program.written}}
     with reference_mode(forward, native=native) as mode:
         args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
-        leaves = run_masked(forward, removed, tensors, kwargs or args)
-        return replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
+        leaves = run_masked(forward, removed, tensors, kwargs or args, written)
+        output = replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
+    if watched is None:
+        return output
+    return output.beside({name: watched.left_of(name, written[name]) for name in written_buffers(forward)})
+
+
+def written_buffers(forward: Pass) -> list[str]:
+    """Names of the tensors that a pass writes to."""
+    return sorted(forward.program.written)
+
+
+def _widen_buffers(model: nn.Module) -> None:
+    """Replace buffers by float64 copies, which are written to without rounding."""
+    wide: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[name] = wide.setdefault(id(buffer), _wide(buffer))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().double() if tensor.is_floating_point() else tensor
 
 
 @contextmanager

@@ -26,7 +26,11 @@ Removed = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 def run_masked(
-    forward: Pass, removed: Removed, tensors: Mapping[str, Tensor], inputs: ExampleInputs
+    forward: Pass,
+    removed: Removed,
+    tensors: Mapping[str, Tensor],
+    inputs: ExampleInputs,
+    written: dict[str, Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """Run a captured forward pass with some channels masked.
 
@@ -35,22 +39,26 @@ def run_masked(
         removed: per slot, whether its channel is masked.
         tensors: parameters and buffers by name, in the original shapes; not changed.
         inputs: inputs of the shapes that the pass was captured with; not changed.
+        written: gets the buffers that the pass writes to, as they are after it.
 
     Returns:
         The flat outputs of the network.
     """
-    values = flat_arguments(forward.program, tensors, inputs)
+    values = flat_arguments(forward.program, tensors, inputs, {} if written is None else written)
     with torch.no_grad():
         return tuple(MaskedInterpreter(forward, removed).run(*values, enable_io_processing=False))
 
 
-def flat_arguments(program: Program, tensors: Mapping[str, Tensor], inputs: ExampleInputs) -> list[Any]:
+def flat_arguments(
+    program: Program, tensors: Mapping[str, Tensor], inputs: ExampleInputs, written: dict[str, Tensor]
+) -> list[Any]:
     """Line up what a program is called with: tensors, constants and inputs.
 
     Args:
         program: the captured forward pass.
         tensors: parameters and buffers by name; those that the program writes to are copied.
         inputs: of the network; copied.
+        written: gets the copies of the tensors that the program writes to, by name.
 
     Returns:
         One value for each placeholder.
@@ -63,7 +71,9 @@ def flat_arguments(program: Program, tensors: Mapping[str, Tensor], inputs: Exam
         item = program.placeholders[node.name]
         if item.origin is Origin.TENSOR:
             data = tensors[item.name].detach()
-            values.append(data.clone() if item.name in program.written else data)
+            if item.name in program.written:
+                data = written.setdefault(item.name, data.clone())
+            values.append(data)
         elif item.origin is Origin.CONSTANT:
             values.append(_own(program.constants[item.name]))
         else:

@@ -76,7 +76,7 @@ def lively(
     changed = dict(tensors)
     with reference_mode(forward, native=True), torch.no_grad():
         runner = _Scaling(forward, removed, changed)
-        runner.run(*flat_arguments(forward.program, tensors, inputs), enable_io_processing=False)
+        runner.run(*flat_arguments(forward.program, tensors, inputs, {}), enable_io_processing=False)
     return changed
 
 

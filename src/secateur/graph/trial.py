@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
@@ -19,7 +20,7 @@ from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.draws import jittered, random_inputs
-from secateur.graph.execution import judge, moved, run_network, run_reference, uncompiled
+from secateur.graph.execution import judge, moved, run_network, run_reference, uncompiled, written_buffers
 from secateur.graph.groups import Group
 from secateur.graph.masked import Removed
 from secateur.graph.probe import lively, scrambled
@@ -111,7 +112,6 @@ class _Trials:
         self._finite = True
         self._draws = self._drawn()
         self._scrambled = self._tensors
-        self._tensors = self._prepared(graph.removed)
         self._native = False
         dtypes = {tensor.dtype for tensor in self._tensors.values() if tensor.is_floating_point()}
         self._fine = dtypes <= {torch.float32, torch.float64}
@@ -175,13 +175,9 @@ class _Trials:
         generator = np.random.default_rng(seed)
         plan = Keep({group.name: share(generator, group) for group in groups})
         after = self._graph.after(plan)
-        whole = self._tensors
-        if share == self.fewest:
+        if share != one_removed:  # what was prepared for half of the channels serves for nearly all
             self._tensors = self._prepared(after.removed)
-        try:
-            return self._cut(plan, after, share)
-        finally:
-            self._tensors = whole
+        return self._cut(plan, after, share)
 
     def _cut(self, plan: Keep, after: ChannelGraph, share: Share) -> str | None:
         """Cut, and compare in float64; at the extremes in float32 first, which shows other code as well."""
@@ -228,18 +224,22 @@ class _Trials:
                 random=random,
                 native=native,
                 weights=False,
+                watched=written_buffers(forward) if training else (),
             )
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             return f"the forward pass fails ({first_line(error)})"
-        expected = run_reference(forward, after.removed, self._tensors, inputs, native=native)
+        run = partial(run_reference, native=native, watched=after if training else None)
+        expected = run(forward, after.removed, self._tensors, inputs)
 
         def noise(rounded: bool) -> Outputs:
             changed = moved(self._tensors, inputs, coarse=rounded, native=native)
-            return run_reference(forward, after.removed, *changed, native=native)
+            return run(forward, after.removed, *changed)
 
         others: list[Outputs] = []
         unseen = None
-        if number < 2:
+        if training:
+            others = [run(forward, after.removed, self._tensors, doubled(self._draws[1 - number]))]
+        elif number < 2:
             others, unseen = self._others(forward, after, expected, number)
         if self._finite and not _is_finite(expected):
             return "the outputs are infinite or NaN"
@@ -280,8 +280,8 @@ class _Trials:
         Returns:
             Reasons by the names of groups; at least one.
         """
-        if len(groups) == 1:
-            return {groups[0].name: reason_of(reason)}
+        if len(groups) == 1 or reason == _UNSEEN:
+            return {group.name: reason_of(reason) for group in groups}
         if self._left <= 0:
             return {group.name: f"{reason_of(reason)}; not tried alone" for group in groups}
         middle = len(groups) // 2
@@ -451,10 +451,17 @@ def _run_on_shapes(
             substituted(model, shapes, attributes),
             uncompiled(),
             mode,
-            torch.no_grad(),
+            torch.enable_grad(),
             mode_of(model, training=True),
         ):
-            model(*args, **kwargs)
+            # What only the backward pass reads shows there alone.
+            for parameter in model.parameters():
+                parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+            leaves = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            torch.autograd.backward(
+                [leaf for leaf in leaves if leaf.requires_grad],
+                [torch.ones_like(leaf) for leaf in leaves if leaf.requires_grad],
+            )
     except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
         return first_line(error)
     return None

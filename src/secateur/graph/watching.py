@@ -40,11 +40,12 @@ class _Call:
     sizes: tuple[Any, ...]
     wide: int = 1
     numbers: tuple[float, ...] = ()
+    counts: bool = False
 
     @property
     def is_switched(self) -> bool:
         """Whether it is dropout, or the counter of a batch normalisation."""
-        return "dropout" in self.key[1] or (self.key[1] == "add" and self.key[2] == ())
+        return "dropout" in self.key[1] or self.counts
 
     @property
     def is_harmless(self) -> bool:
@@ -222,6 +223,8 @@ def _paths(model: nn.Module, watch: _Watch) -> Iterator[None]:
         watch.path.pop()
 
     for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            watch.norms.add(path)
         handles.append(module.register_forward_pre_hook(entering(path)))
         handles.append(module.register_forward_hook(leaving))
     try:
@@ -237,6 +240,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.path = [""]
+        self.norms: set[str] = set()
         self.calls: list[_Call] = []
         # Noted here, not on the tensors: some of them are the user's. Holding them keeps their identity.
         self._makers: dict[int, tuple[Tensor, _Call | str, int]] = {}
@@ -275,7 +279,8 @@ class _Watch(TorchFunctionMode):
             key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
             leaves = tree_leaves((args, kwargs))
             numbers = tuple(item for item in leaves if type(item) is float)
-            call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers)
+            counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
+            call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers, counts)
             self.calls.append(call)
             for place, item in enumerate(results):
                 if isinstance(item, Tensor):
