@@ -20,6 +20,7 @@ from secateur.graph.draws import jittered, random_inputs
 from secateur.graph.execution import Judgement, judge, moved, run_network, run_reference, written_buffers
 from secateur.graph.notes import Rescale
 from secateur.graph.trial import first_line
+from secateur.graph.ungrouped import UNUSED
 from secateur.graph.wiring import Pass
 from secateur.graph.wrappers import refuse_wrapped
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from secateur.plan import PruningPlan
 
 _DRAWS = 2
+"""Random draws of inputs."""
+
+_EXAMPLES, _CHEAP = 24, 20_000_000
+"""Random examples that are drawn at least where a forward pass takes no more MACs than that."""
 
 
 @dataclass(frozen=True)
@@ -344,19 +349,32 @@ class _Reference:
                 f"the network does not run on these inputs: {first_line(error)}"
             ) from error
         portion = next(iter(_portions(evaluation, inputs)))[0]
-        for seed in range(1, _DRAWS + 1):
+        for seed in range(1, self._draws() + 1):
             found = self._first(
                 evaluation, [random_inputs(evaluation.program, portion, seed), jittered(portion, seed)]
             )
             cases += [] if found is None else [found]
         unrun = [] if len(cases) > 1 else ["random inputs (the network does not run on them)"]
+        if not training.program.complete:
+            return tuple(cases), (*unrun, "training mode (it could not be captured)")
         part = portion if training.program.derived else _cycled(training, portion)
-        found = self._first(training, [random_inputs(training.program, part, _DRAWS + 1), part])
+        found = self._first(training, [random_inputs(training.program, part, 0), part])
         if found is None:
             unrun.append("training mode (the network does not run in it)")
         else:
             cases.append(found)
+        unread = [name for name, reason in self._graph.wiring.ungrouped.items() if reason == UNUSED]
+        if unread:
+            more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+            names = ", ".join(f"'{name}'" for name in unread[:3])
+            unrun.append(f"what uses {names}{more} (no captured pass does)")
         return tuple(cases), tuple(unrun)
+
+    def _draws(self) -> int:
+        """More draws where a pass is cheap and has few examples: a unit may be silent on all of them."""
+        batch = max(1, self._graph.wiring.program.batch)
+        cheap = self._graph.cost().macs * batch <= _CHEAP
+        return max(_DRAWS, -(-_EXAMPLES // batch)) if cheap else _DRAWS
 
     def _first(self, forward: Pass, choices: Sequence[ExampleInputs]) -> _Case | None:
         """The first of several inputs that the network accepts."""

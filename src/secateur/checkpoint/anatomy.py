@@ -260,6 +260,12 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     slots[leaf] = tensor  # type: ignore[assignment]  # a parameter goes among the parameters
 
 
+def parameter(model: nn.Module, name: str) -> nn.Parameter | None:
+    """The parameter of a name; ``None`` where the network left it out, such as a bias."""
+    path, _, leaf = name.rpartition(".")
+    return _module(model, path)._parameters[leaf]
+
+
 def is_parameter(model: nn.Module, name: str) -> bool:
     """Whether a tensor is a parameter, and not a buffer."""
     path, _, leaf = name.rpartition(".")

@@ -164,12 +164,13 @@ def _check_aliases(aliases: dict[str, str], fitting: dict[str, Tensor], model: n
 def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, device: torch.device) -> None:
     loose = anatomy.loose_names(metadata.attributes)
     placed: dict[str, Tensor] = {}
+    filled: set[int] = set()
     for name in sorted(
         values, key=lambda name: (name in loose, name)
     ):  # a parameter before what refers to it
         stored = metadata.aliases.get(name, name)
         if stored not in placed:
-            placed[stored] = _placed(model, name, values[name].to(device), metadata)
+            placed[stored] = _placed(model, name, values[name].to(device), metadata, filled)
         if name not in loose:
             anatomy.set_tensor(model, name, placed[stored])
     references = {name: placed[metadata.aliases.get(name, name)] for name in loose}
@@ -177,9 +178,22 @@ def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, devic
     renew_flat_weights(model)
 
 
-def _placed(model: nn.Module, name: str, value: Tensor, metadata: Metadata) -> Tensor:
-    """A tensor as the network has it: a parameter where it has one."""
+def _placed(model: nn.Module, name: str, value: Tensor, metadata: Metadata, filled: set[int]) -> Tensor:
+    """A tensor as the network has it: a parameter where it has one, and then that very object.
+
+    Lists, hooks and closures of the network may hold the parameter too.
+    """
     if name in anatomy.loose_names(metadata.attributes) or not anatomy.is_parameter(model, name):
         return value
     is_number = value.is_floating_point() or value.is_complex()
-    return nn.Parameter(value, requires_grad=name not in metadata.frozen and is_number)
+    needs = name not in metadata.frozen and is_number
+    old = anatomy.parameter(model, name)
+    # A parameter without memory cannot be filled, nor one with two names that are two in the file.
+    fits = type(old) is nn.Parameter and old.device.type == value.device.type and id(old) not in filled
+    if old is None or not fits:
+        return nn.Parameter(value, requires_grad=needs)
+    filled.add(id(old))
+    old.requires_grad_(False)
+    old.grad = None
+    old.data = value
+    return old.requires_grad_(needs)

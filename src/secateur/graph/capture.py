@@ -70,6 +70,7 @@ class Program:
         training: whether the network was in training mode while it was captured.
         batch: leading size of the first input tensor (1 if inputs are not batched).
         outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
+        complete: whether it is all that the network does in its mode, as far as can be told.
         derived: whether it was made from the program of the other mode, which runs the same operators.
     """
 
@@ -80,6 +81,7 @@ class Program:
     batch: int
     outputs: tuple[str, ...] = ()
     derived: bool = False
+    complete: bool = True
 
     @cached_property
     def is_random(self) -> bool:

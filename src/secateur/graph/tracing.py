@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -85,13 +85,19 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     reached = programs[0].tensors
     trained = observe(model, example_inputs, training=True)
     alike = likeness(seen, trained)
-    if any(name not in reached for name, _ in model.named_parameters()) or (
+    unreached, complete = any(name not in reached for name, _ in model.named_parameters()), True
+    if unreached or (
         alike is Likeness.DIFFERENT
         or (alike is Likeness.ALIKE and not derivable(model, programs[0], example_inputs))
     ):
-        programs.append(capture(model, example_inputs, training=True))
+        try:
+            programs.append(capture(model, example_inputs, training=True))
+        except TraceError:
+            if unreached:
+                raise
+            complete = False
     sizes = [sizes_of(calls, program) for calls, program in zip([seen, trained], programs, strict=False)]
-    captured = _Captured(model, programs, sizes, left_alone)
+    captured = _Captured(model, programs, sizes, left_alone, complete)
     graph, proposals = captured.wired(frozenset())
     if proposals and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(proposals)
@@ -107,12 +113,14 @@ class _Captured:
         programs: its captured forward passes, the evaluation-mode one first.
         sizes: for each program, where its sizes come from.
         left_alone: for each tensor that must keep its shape, the reason.
+        complete: whether the programs are all that the network does.
     """
 
     model: nn.Module
     programs: Sequence[Program]
     sizes: Sequence[Sizes]
     left_alone: Mapping[str, str]
+    complete: bool
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Walks the programs and resolves what was found.
@@ -138,7 +146,9 @@ class _Captured:
             for program, found in zip(self.programs, every, strict=True)
         ]
         if len(passes) == 1:
-            passes.append(in_training(passes[0], modules_in_training(self.model)))
+            derived = in_training(passes[0], modules_in_training(self.model))
+            program = replace(derived.program, complete=self.complete)
+            passes.append(replace(derived, program=program))
         widths = np.array([group.channels for group in channels.groups], dtype=np.int64)
         wiring = Wiring(
             evaluation=passes[0],

@@ -10,6 +10,9 @@ from secateur.graph.capture import Origin, Program, module_path
 from secateur.graph.labels import SlotTable
 from secateur.graph.wiring import Channels
 
+UNUSED = "the forward pass does not use it"
+"""Reason for parameters that no captured pass reads."""
+
 
 def ungrouped(
     programs: Sequence[Program], slots: SlotTable, channels: Channels, parameters: Iterable[str]
@@ -43,7 +46,7 @@ def _use(programs: Sequence[Program], name: str) -> str:
     """What the forward pass does with a parameter that no rule gave channels to."""
     users = [node for program in programs for item in _nodes(program, name) for node in item.users]
     if not users:
-        return "the forward pass does not use it"
+        return UNUSED
     shown = dict.fromkeys(_place(node) for node in users)
     return f"used only by {', '.join(list(shown)[:3])}, which makes no channels of it"
 
