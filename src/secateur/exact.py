@@ -65,16 +65,35 @@ class Float64(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _TO_WIDE:
             return args[0] if args[0].dtype is torch.float64 else args[0].double()
-        args, kwargs = tree_map(_wide_dtype, (args, kwargs))
         if _changes_first(name) or "out" in kwargs:
-            return func(*args, **kwargs)
-        floats = tree_any(_is_float, (args, kwargs))
-        args, kwargs = tree_map_only(Tensor, _wide, (args, kwargs))
+            kwargs = {key: _WIDE.get(item, item) if _is_dtype(item) else item for key, item in kwargs.items()}
+            return func(*(_WIDE.get(item, item) if _is_dtype(item) else item for item in args), **kwargs)
+        args = tuple([_converted(item) for item in args])
+        kwargs = {key: _converted(item) for key, item in kwargs.items()}
         result = func(*args, **kwargs)
-        if not tree_any(_is_coarse, result):
+        if not _is_coarse(result) and not (isinstance(result, tuple | list) and any(map(_is_coarse, result))):
             return result
-        self.rounded = self.rounded or floats
+        self.rounded = self.rounded or tree_any(_is_float, (args, kwargs))
         return tree_map_only(Tensor, _wide, result)
+
+
+def _converted(item: Any) -> Any:
+    """An argument with its tensors and dtypes in float64."""
+    if isinstance(item, Tensor):
+        return _wide(item)
+    if isinstance(item, torch.dtype):
+        return _WIDE.get(item, item)
+    if isinstance(item, list | tuple | dict):
+        return tree_map(_leaf, item)
+    return item
+
+
+def _leaf(item: Any) -> Any:
+    return _wide(item) if isinstance(item, Tensor) else _WIDE.get(item, item) if _is_dtype(item) else item
+
+
+def _is_dtype(item: Any) -> bool:
+    return isinstance(item, torch.dtype)
 
 
 def _changes_first(name: str) -> bool:
@@ -82,10 +101,6 @@ def _changes_first(name: str) -> bool:
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
     return name.partition(".")[0].endswith("_")
-
-
-def _wide_dtype(item: Any) -> Any:
-    return _WIDE.get(item, item) if isinstance(item, torch.dtype) else item
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ inside :func:`untouched`.
 
 from __future__ import annotations
 
+import copy
+import operator
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +23,9 @@ from torch import Tensor, nn
 
 _DEPTH = 6
 """How deep objects inside attributes are followed."""
+
+_PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size))
+_EMPTY = frozenset((dict, OrderedDict, list, set))
 
 _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
 """Packages whose objects are not looked into: they are no state of a model."""
@@ -103,6 +108,7 @@ class Notes:
         self.written: list[Tensor] = []
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
+        self._containers: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
         self._held: list[Any] = []  # keeps noted objects alive, so that no identity is used twice
 
@@ -115,6 +121,8 @@ class Notes:
 
     def restore(self) -> None:
         """Put everything back."""
+        for container, before in self._containers:
+            _restore(container, before)
         for undo in self._undo:
             undo()
 
@@ -236,12 +244,20 @@ class Notes:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
-        self._held.append(container)
-        restore = _restorer(container)
-        if restore is not None:
-            self._undo.append(restore)
-        for value in list(container.values() if isinstance(container, dict) else container):
-            self._value(value, depth + 1)
+        if isinstance(container, tuple):
+            self._held.append(container)
+        else:
+            self._containers.append((container, copy.copy(container)))
+        for value in container.values() if isinstance(container, dict) else container:
+            if type(value) not in _PLAIN and not (type(value) in _EMPTY and not value and self._empty(value)):
+                self._value(value, depth + 1)
+
+    def _empty(self, container: Any) -> bool:
+        """Note a container that holds nothing, such as the hooks of most modules."""
+        if id(container) not in self._seen:
+            self._seen.add(id(container))
+            self._containers.append((container, ()))
+        return True
 
     def _function(self, function: FunctionType, depth: int) -> None:
         """Note what a hook or another function of the user may write to: its closure and its globals."""
@@ -281,38 +297,22 @@ class Notes:
                 self._undo.append(_global_restorer(names, name, value))
 
 
-def _restorer(container: Any) -> Callable[[], None] | None:
-    """A function that gives a container the items back that it holds now."""
+def _restore(container: Any, before: Any) -> None:
+    """Give a container the items back that it held."""
+    if not before and not container:
+        return
     if isinstance(container, dict):
-        items = dict(container)
-
-        def undo_dict() -> None:
-            if list(container) != list(items) or any(container[key] is not items[key] for key in items):
-                container.clear()
-                container.update(items)
-
-        return undo_dict
-    if isinstance(container, list | deque):
-        elements = list(container)
-
-        def undo_list() -> None:
-            if len(container) != len(elements) or any(
-                one is not other for one, other in zip(container, elements, strict=True)
-            ):
-                container.clear()
-                container.extend(elements)
-
-        return undo_list
-    if isinstance(container, set):
-        members = set(container)
-
-        def undo_set() -> None:
-            if container != members:
-                container.clear()
-                container.update(members)
-
-        return undo_set
-    return None
+        items = before or {}
+        if list(container) != list(items) or any(container[key] is not items[key] for key in items):
+            container.clear()
+            container.update(items)
+    elif isinstance(container, list | deque):
+        if len(container) != len(before) or any(map(operator.is_not, container, before)):
+            container.clear()
+            container.extend(before)
+    elif container != set(before):
+        container.clear()
+        container.update(before)
 
 
 def _global_restorer(names: dict[str, Any], name: str, value: Any) -> Callable[[], None]:

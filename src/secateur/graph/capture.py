@@ -88,8 +88,7 @@ class Program:
         """Whether random numbers may be drawn."""
         if self.training:  # stochastic depth leaves no trace in the program of the other mode
             return True
-        seeded = torch.Tag.nondeterministic_seeded
-        return any(seeded in getattr(node.target, "tags", ()) for node in self.graph.nodes)
+        return any(map(_draws, self.graph.nodes))
 
     @cached_property
     def written(self) -> frozenset[str]:
@@ -126,6 +125,16 @@ class Program:
             for name, item in self.placeholders.items()
             if item.origin is Origin.TENSOR and name in used
         )
+
+
+def _draws(node: Node) -> bool:
+    """Whether an operator draws random numbers: dropout that is switched off does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    named = dict(zip((item.name for item in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]
+    found = {**named, **node.kwargs}
+    off = found.get("train") is False or found.get("training") is False
+    return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
 
 def _written(node: Node) -> Iterator[Node]:

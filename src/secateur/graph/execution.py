@@ -42,7 +42,7 @@ def run_network(
     training: bool,
     random: bool,
     native: bool = False,
-    weights: bool = True,
+    guarded: bool = True,
     watched: Collection[str] = (),
 ) -> Outputs:
     """Run a network in float64 and leave it as it was.
@@ -53,14 +53,14 @@ def run_network(
         training: in training mode instead of evaluation mode.
         random: whether it may draw random numbers, which are then replaced by fixed ones.
         native: run it in the dtype of its weights instead.
-        weights: keep the values of its parameters too, should it write to them.
+        guarded: put back what the pass changes; otherwise the caller does.
         watched: buffers whose values after the pass belong to the outputs.
 
     Returns:
         What it returns.
     """
     with (
-        untouched(model, weights=weights),
+        untouched(*[model] if guarded else []),
         mode_of(model, training=training),
         torch.no_grad(),
         _mode(random, native) as mode,

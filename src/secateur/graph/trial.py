@@ -109,8 +109,8 @@ class _Trials:
         self._inputs = inputs
         self._tensors = scrambled(named_tensors(model))
         self._check_that_it_runs()
-        self._finite = True
-        self._draws = self._drawn()
+        program = graph.wiring.program
+        self._draws = [*(random_inputs(program, inputs, seed) for seed in (1, 2)), inputs]
         self._scrambled = self._tensors
         self._native = False
         dtypes = {tensor.dtype for tensor in self._tensors.values() if tensor.is_floating_point()}
@@ -128,13 +128,14 @@ class _Trials:
         """Refuse a network that does not run on the example inputs as users run it."""
         try:
             with untouched(self._model) as notes:
-                run_network(
-                    self._model, self._inputs, training=False, random=False, native=True, weights=False
+                found = run_network(
+                    self._model, self._inputs, training=False, random=False, native=True, guarded=False
                 )
         except Exception as error:
             raise TraceError(
                 f"the network does not run on the example inputs ({first_line(error)}); correct them"
             ) from error
+        self._finite = _is_finite(found)
         parameters = set(map(id, self._model.parameters()))
         self._writes = any(id(tensor) in parameters for tensor in notes.written)
 
@@ -145,10 +146,13 @@ class _Trials:
 
     def _prepared(self, removed: Removed) -> dict[str, Tensor]:
         """Weights with which what the inputs say reaches the outputs of the masked original."""
-        try:
-            return lively(self._graph.wiring.evaluation, self._scrambled, self._draws[1], removed)
-        except Exception:  # noqa: BLE001 - operators may refuse values in any way
-            return self._scrambled
+        forward = self._graph.wiring.evaluation
+        for _ in range(2):
+            try:
+                return lively(forward, self._scrambled, self._draws[1], removed)
+            except Exception:  # noqa: BLE001 - operators may refuse values in any way
+                self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
+        return self._scrambled
 
     def run(self, groups: Sequence[Group], share: Share) -> str | None:
         """Cut some groups and compare the outputs with the masked original.
@@ -175,8 +179,8 @@ class _Trials:
         generator = np.random.default_rng(seed)
         plan = Keep({group.name: share(generator, group) for group in groups})
         after = self._graph.after(plan)
-        if share != one_removed:  # what was prepared for half of the channels serves for nearly all
-            self._tensors = self._prepared(after.removed)
+        # Nearly whole, the network is what it was trained as; narrow, its signals would fade.
+        self._tensors = self._scrambled if share == one_removed else self._prepared(after.removed)
         return self._cut(plan, after, share)
 
     def _cut(self, plan: Keep, after: ChannelGraph, share: Share) -> str | None:
@@ -201,31 +205,43 @@ class _Trials:
         tensors |= rescaled(self._graph.wiring.rescales, sources, kept)
         attributes = self._graph.attributes_after(plan)
         number = 0 if share == half else 2 if share == one_removed else 1
+        cut = partial(substituted, self._model, tensors, attributes)
+        wiring = self._graph.wiring
         try:
-            with substituted(self._model, tensors, attributes):
-                reason = self._compared(self._graph.wiring.evaluation, after, number, native)
-                if reason is not None or share != half:
-                    return reason
-                if self._modes_differ:
-                    reason = self._compared(self._graph.wiring.training, after, 1, native)
-                    return reason and f"in training mode, {reason}"
+            reason = self._compared(cut, wiring.evaluation, after, number, native)
+            if reason is not None or share != half:
+                return reason
+            if self._modes_differ:
+                reason = self._compared(cut, wiring.training, after, 1, native)
+                if reason is not None:
+                    return f"in training mode, {reason}"
         except SecateurError as error:
             return str(error)
         return self._training_fails(tensors, attributes)
 
-    def _compared(self, forward: Pass, after: ChannelGraph, number: int, native: bool) -> str | None:
+    def _compared(
+        self,
+        cut: Callable[[], contextlib.AbstractContextManager[None]],
+        forward: Pass,
+        after: ChannelGraph,
+        number: int,
+        native: bool,
+    ) -> str | None:
         training, random = forward.program.training, forward.program.is_random
         inputs = doubled(self._draws[number]) if training else self._draws[number]
         try:
-            found = run_network(
-                self._model,
-                inputs,
-                training=training,
-                random=random,
-                native=native,
-                weights=False,
-                watched=written_buffers(forward) if training else (),
-            )
+            with cut():
+                found = run_network(
+                    self._model,
+                    inputs,
+                    training=training,
+                    random=random,
+                    native=native,
+                    guarded=False,
+                    watched=written_buffers(forward) if training else (),
+                )
+        except SecateurError:
+            raise
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             return f"the forward pass fails ({first_line(error)})"
         run = partial(run_reference, native=native, watched=after if training else None)
@@ -305,25 +321,13 @@ class _Trials:
         del self.least[name]
         return False
 
-    def _drawn(self) -> list[ExampleInputs]:
-        """Two draws of random inputs, and the user's own; draws that the network refuses are replaced."""
-        forward = self._graph.wiring.evaluation
-        nothing = np.zeros_like(self._graph.removed)
-        draws = [random_inputs(forward.program, self._inputs, seed) for seed in (1, 2)]
-        try:
-            found = run_reference(forward, nothing, self._tensors, draws[0], native=True)
-            self._finite = _is_finite(found)
-        except Exception:  # noqa: BLE001 - operators may refuse values in any way
-            draws = [jittered(self._inputs, seed) for seed in (1, 2)]
-        return [*draws, self._inputs]
-
     def _needs_native(self) -> bool:
         """Whether the network runs in the dtype of its weights only."""
         forward = self._graph.wiring.evaluation
         random = forward.program.is_random
         try:
             with substituted(self._model, {name: self._own(item) for name, item in self._tensors.items()}):
-                run_network(self._model, self._draws[0], training=False, random=random, weights=False)
+                run_network(self._model, self._draws[0], training=False, random=random, guarded=False)
         except Exception:  # noqa: BLE001 - the user's code may fail in any way
             return True
         return False
