@@ -107,6 +107,10 @@ class Mutant:
         return self.file in LATE
 
 
+class NotChangedError(Exception):
+    """The changed source gives the same code."""
+
+
 Path_ = tuple[tuple[str, int | None], ...]
 """The way from a function to one of its nodes: fields, and places in lists."""
 
@@ -123,8 +127,10 @@ def mutants(met: Sequence[str] = ()) -> list[Mutant]:
     Args:
         met: operators that the networks of the suite use; their rules are exchanged.
     """
+    rules.find_rule("aten.relu.default")  # loads all files of rules
     found: list[Mutant] = []
     for file in FILES:
+        _functions(str(ROOT / file))  # found now: frozen objects are not listed any more
         for number, (function, kind, lines, line, text, _) in enumerate(_changes(file)):
             name = f"{file.removeprefix('graph/')}:{function}:{line} {kind}: {text}"
             found.append(Mutant(name, kind, file, line, function, number, lines))
@@ -153,15 +159,18 @@ def broken(mutant: Mutant) -> Iterator[None]:
     tree = ast.fix_missing_locations(changes[mutant.number][5]())
     path = ROOT / mutant.file
     new = _codes(compile(tree, str(path), "exec"))
-    held = [
-        (item, item.__code__) for item in _functions(str(path)) if _key(item.__code__) in new
-    ]
+    held = [(item, item.__code__) for item in _functions(str(path)) if _key(item.__code__) in new]
     try:
-        for item, old in held:
-            code = new[_key(old)]
+        changed = [
+            item
+            for item, old in held
             # A function that lost a variable of the function around it cannot be exchanged alone.
-            if code.co_freevars == old.co_freevars and code != old:
-                item.__code__ = code
+            if new[_key(old)].co_freevars == old.co_freevars and new[_key(old)] != old
+        ]
+        if not changed:
+            raise NotChangedError(mutant.name)
+        for item in changed:
+            item.__code__ = new[_key(item.__code__)]
         yield
     finally:
         for item, old in held:

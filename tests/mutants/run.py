@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="*", help="a pattern for the names of mutants")
+    parser.add_argument("--networks", default="*", help="a pattern for the names of networks")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants of less telling kinds")
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="leave out what has a result already")
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = options.out / "results.jsonl"
     done = {item["name"] for item in _read(path)} if options.resume else set()
     started = time.perf_counter()
-    networks = [prepare(name) for name in suite.names()]
+    networks = [prepare(name) for name in suite.names() if fnmatch.fnmatchcase(name, options.networks)]
     _say(f"{len(networks)} networks in {time.perf_counter() - started:.0f} s")
     met = sorted({operator for network in networks for operator in network.operators})
     wanted = f"*{options.only}*"

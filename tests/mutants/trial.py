@@ -23,7 +23,7 @@ from secateur.graph.cutting import named_tensors
 from secateur.graph.rules import find_rule
 from secateur.verify import Expectation
 from tests.mutants import judge, suite
-from tests.mutants.operators import FILES, ROOT, Mutant, broken
+from tests.mutants.operators import FILES, ROOT, Mutant, NotChangedError, broken
 
 UNNOTICED, HANG, STALE, COSTS = "unnoticed", "hang", "stale", "costs"
 VERIFY, TRACE, HARMLESS, UNREACHED = "verify", "trace", "harmless", "unreached"
@@ -119,6 +119,8 @@ def tried(mutant: Mutant, network: Prepared) -> Found:
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         return _tried(mutant, network)
+    except NotChangedError:
+        return Found(network.name, HARMLESS, "the same code")
     except _TooLong:
         return Found(network.name, HANG, f"more than {SECONDS:.0f} s")
     finally:
