@@ -2,10 +2,10 @@
 
 Three answers, of which the first that applies counts:
 
-1. The small network is, tensor by tensor and attribute by attribute, what the unbroken library cuts if it is asked
-   for the same positions, and these are whole channels of groups that it offers.
-2. It computes what the original computes with zeros in the weights that read the removed positions. This needs no
-   engine, but does not apply where channels meet outside of weights.
+1. The small network is, tensor by tensor and attribute by attribute, what the unbroken library cuts if it is
+   asked for the same positions, and these are whole channels of groups that it offers.
+2. It computes what the original computes with zeros in the weights that read the removed positions. This
+   needs no engine, but does not apply where channels meet outside of weights.
 3. It computes what the unbroken masked original computes with the removed positions masked.
 """
 
@@ -109,7 +109,7 @@ def _positions(old: Tensor, new: Tensor | None) -> list[np.ndarray] | None:
 
 
 def _removed(graph: ChannelGraph, places: Mapping[str, list[np.ndarray] | None]) -> np.ndarray:
-    """Per slot, whether it is gone; what a tensor of other numbers lost is told from what it hangs together with."""
+    """Per slot, whether it is gone; what an unknown tensor lost is told from the rest of the channel."""
     removed = np.zeros(graph.removed.size, dtype=bool)
     unknown = []
     for name, shape in graph.wiring.shapes.items():
@@ -123,7 +123,9 @@ def _removed(graph: ChannelGraph, places: Mapping[str, list[np.ndarray] | None])
     group, channel = graph.wiring.group_of, graph.wiring.channel_of
     gone = set(zip(group[removed].tolist(), channel[removed].tolist(), strict=True))
     for span in unknown:
-        removed[span] = [pair in gone for pair in zip(group[span].tolist(), channel[span].tolist(), strict=True)]
+        removed[span] = [
+            pair in gone for pair in zip(group[span].tolist(), channel[span].tolist(), strict=True)
+        ]
     return removed
 
 
@@ -133,12 +135,15 @@ def _whole_channels(graph: ChannelGraph, removed: np.ndarray) -> tuple[dict[str,
     covered = np.zeros_like(removed)
     for group in graph.groups:
         gone = np.zeros((group.channels, len(group.members)), dtype=bool)
-        for place, member in enumerate(group.members):
+        for column, member in enumerate(group.members):
             span = graph.span(member.tensor, member.dim)
             slots = member.slots + span.start
-            gone[:, place] = removed[slots].all(1)
-            if (removed[slots].any(1) != gone[:, place]).any():
-                return None, f"part of a channel of '{group.name}' is gone ({member.tensor}, dimension {member.dim})"
+            gone[:, column] = removed[slots].all(1)
+            if (removed[slots].any(1) != gone[:, column]).any():
+                return (
+                    None,
+                    f"part of a channel of '{group.name}' is gone ({member.tensor}, dimension {member.dim})",
+                )
             covered[slots] = True
         if (gone != gone[:, :1]).any():
             split = group.members[int((gone != gone[:, :1]).any(0).argmax())]
@@ -192,12 +197,18 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(module).items()
-        if type(value) is int or (isinstance(value, tuple | list) and value and all(type(x) is int for x in value))
+        if type(value) is int
+        or (isinstance(value, tuple | list) and value and all(type(x) is int for x in value))
     }
 
 
 def _by_numbers(
-    model: nn.Module, small: nn.Module, graph: ChannelGraph, draws: Sequence[Any], removed: np.ndarray, why: str
+    model: nn.Module,
+    small: nn.Module,
+    graph: ChannelGraph,
+    draws: Sequence[Any],
+    removed: np.ndarray,
+    why: str,
 ) -> Verdict:
     silent = zeroed(model, graph, removed) if _meets_in_weights(graph) else None
     tensors = named_tensors(model)

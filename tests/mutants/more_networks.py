@@ -132,8 +132,10 @@ class Pieces(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         left, right = torch.split(self.conv(x), [self.first, self.second], 1)
         other = torch.tanh(self.other(x))
-        return self.left(left) + self.right(right) * self.low(other[:, : self.first]) + self.right(
-            other[:, self.first :]
+        return (
+            self.left(left)
+            + self.right(right) * self.low(other[:, : self.first])
+            + self.right(other[:, self.first :])
         )
 
 
@@ -175,7 +177,9 @@ class Words(nn.Module):
         super().__init__()
         options = {"num_layers": 2, "bidirectional": True} if kind == "lstm" else {"bias": kind == "gru"}
         self.words, self.inner = nn.Embedding(20, 6), nn.Linear(6, 5)
-        self.recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind](5, 4, batch_first=True, **options)
+        self.recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind](
+            5, 4, batch_first=True, **options
+        )
         self.head = nn.Linear(8 if kind == "lstm" else 4, 3)
 
     def forward(self, words: Tensor) -> Tensor:
@@ -255,7 +259,9 @@ def patches(x: Tensor) -> Tensor:
 def over_channels(x: Tensor) -> Tensor:
     """Statistics over channels of every kind, laid beside a soft-max over channels."""
     whole = x - x.mean(1, keepdim=True)
-    return whole / (x.std(1, keepdim=True) + 1) + F.normalize(x, dim=1) * x.log_softmax(1) * x.amax((1, 2), True)
+    return whole / (x.std(1, keepdim=True) + 1) + F.normalize(x, dim=1) * x.log_softmax(1) * x.amax(
+        (1, 2), True
+    )
 
 
 def ranked(x: Tensor) -> Tensor:
@@ -288,7 +294,9 @@ def taken_apart(x: Tensor) -> Tensor:
 
 def selected(x: Tensor) -> Tensor:
     """Positions picked by an index tensor, beside zeros written over a copy."""
-    return x.index_select(2, torch.tensor([3, 1, 0, 2])) + torch.zeros_like(x).fill_(0.5).add_(x.clone().zero_())
+    return x.index_select(2, torch.tensor([3, 1, 0, 2])) + torch.zeros_like(x).fill_(0.5).add_(
+        x.clone().zero_()
+    )
 
 
 MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

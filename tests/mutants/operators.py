@@ -23,8 +23,8 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    walk site equations multihead labels wiring channel_graph cutting rescale costing substitute weights attributes
-    constants factors linear_forms objections notes
+    walk site equations multihead labels wiring channel_graph cutting rescale costing substitute weights
+    attributes constants factors linear_forms objections notes
 """
 FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "graph" / "rules").glob("*.py")),
@@ -190,13 +190,23 @@ def _of_the_table(met: Sequence[str]) -> Iterator[Mutant]:
             if rules._TABLE[instead] is not own:
                 text = f"{operator} by the rule of {instead}"
                 kind = "another operator's rule" if instead != "aten.relu" else "element-wise rule"
-                yield Mutant(f"{file.removeprefix('graph/')}:{text}", kind, file, 0, own.__name__, operator=operator, instead=instead)
+                yield Mutant(
+                    f"{file.removeprefix('graph/')}:{text}",
+                    kind,
+                    file,
+                    0,
+                    own.__name__,
+                    operator=operator,
+                    instead=instead,
+                )
 
 
 @functools.cache
 def _functions(path: str) -> tuple[types.FunctionType, ...]:
     return tuple(
-        item for item in gc.get_objects() if type(item) is types.FunctionType and item.__code__.co_filename == path
+        item
+        for item in gc.get_objects()
+        if type(item) is types.FunctionType and item.__code__.co_filename == path
     )
 
 
@@ -238,7 +248,9 @@ def _lines(function: ast.FunctionDef, path: Path_) -> range:
         if isinstance(node, ast.stmt):
             found = node
     inner = getattr(found, "body", None)
-    return range(found.lineno, max(found.lineno + 1, inner[0].lineno if inner else (found.end_lineno or 0) + 1))
+    return range(
+        found.lineno, max(found.lineno + 1, inner[0].lineno if inner else (found.end_lineno or 0) + 1)
+    )
 
 
 def _maker(tree: ast.Module, function: ast.FunctionDef, path: Path_, put: Put) -> Callable[[], ast.AST]:
@@ -487,8 +499,14 @@ def _of_attribute(node: ast.Attribute) -> Iterator[Local]:
 
 
 def _of_call(node: ast.Call, file: str) -> Iterator[Local]:
+    yield from _of_marks(node)
+    yield from _of_cuts(node, file)
+    yield from _of_arrays(node)
+
+
+def _of_marks(node: ast.Call) -> Iterator[Local]:
+    """What a rule says of labels."""
     name, text = _called(node), ast.unparse(node)
-    plain = [place for place, item in enumerate(node.args) if not isinstance(item, ast.Starred)]
     if name == "join" and len(node.args) >= 2:
         for helper in ("roll", "reverse"):
             yield f"{helper} labels", text, _argument(1, helper)
@@ -497,6 +515,23 @@ def _of_call(node: ast.Call, file: str) -> Iterator[Local]:
     if name == "attribute" and len(node.args) >= 2:
         # As if the attribute were there, but it does not change.
         yield "skip attribute", text, lambda _: ast.Constant(True)
+
+
+def _of_cuts(node: ast.Call, file: str) -> Iterator[Local]:
+    """What is cut: the neighbour, or not all."""
+    name, text = _called(node), ast.unparse(node)
+    if name in MASKS:
+        yield "cut the neighbour", text, _argument(0, "roll")
+    if name in ("_selection", "cut_tensor", "_cut_state") and file in LATE:
+        yield "cut the neighbour", text, _argument(1 if name != "_selection" else 0, "neighbours")
+        if name == "cut_tensor":
+            yield "skip one dimension", text, _argument(1, "without_last")
+
+
+def _of_arrays(node: ast.Call) -> Iterator[Local]:
+    """Functions of arrays and lists that have another beside them."""
+    name, text = _called(node), ast.unparse(node)
+    plain = [place for place, item in enumerate(node.args) if not isinstance(item, ast.Starred)]
     if name == "reshape" and len(node.args) == 2:
 
         def swapped(old: ast.AST) -> ast.AST:
@@ -513,12 +548,6 @@ def _of_call(node: ast.Call, file: str) -> Iterator[Local]:
         yield "repeat / tile", text, other
     if name in ("moveaxis", "unique", "sort", "sorted", "reversed") and plain:
         yield "leave order", text, lambda old: old.args[0]
-    if name in MASKS:
-        yield "cut the neighbour", text, _argument(0, "roll")
-    if name in ("_selection", "cut_tensor", "_cut_state") and file in LATE:
-        yield "cut the neighbour", text, _argument(1 if name != "_selection" else 0, "neighbours")
-        if name == "cut_tensor":
-            yield "skip one dimension", text, _argument(1, "without_last")
     if name == "where" and len(node.args) == 3:
 
         def exchanged(old: ast.AST) -> ast.AST:

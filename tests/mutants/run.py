@@ -1,7 +1,7 @@
 """Try all mutants: ``python -m tests.mutants.run --out runs/mutants --jobs 2``.
 
-Each mutant has a process of its own, forked from one that has traced all networks already, with limits on its time
-and memory. Results are lines of JSON; the table is made of them at the end.
+Each mutant has a process of its own, forked from one that has traced all networks already, with limits on its
+time and memory. Results are lines of JSON; the table is made of them at the end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,14 @@ WALL = 300.0
 MEMORY = 4 << 30
 """Bytes that a mutant may take beside what is there before."""
 
-EVERY = {"swap index", "negate", "element-wise rule", "another operator's rule", "swap rows and columns", "skip attribute"}
+EVERY = {
+    "swap index",
+    "negate",
+    "element-wise rule",
+    "another operator's rule",
+    "swap rows and columns",
+    "skip attribute",
+}
 """Kinds of which no mutant is left out, beside all that begin with these words."""
 
 WORDS = ("delete", "roll", "reverse", "return", "cut", "skip one", "do nothing", "repeat", "leave")
@@ -77,12 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file.write(json.dumps(result) + "\n")
             file.flush()
             if result["outcome"] in (UNNOTICED, HANG) or number % 50 == 0:
-                _say(f"{number}/{len(chosen)} {time.perf_counter() - started:.0f} s {result['outcome']} {result['name']}")
+                spent = time.perf_counter() - started
+                _say(f"{number}/{len(chosen)} {spent:.0f} s {result['outcome']} {result['name']}")
     (options.out / "table.md").write_text(table(_read(path)), encoding="utf-8")
     _say((options.out / "table.md").read_text(encoding="utf-8"))
 
 
-def results(chosen: Sequence[Mutant], networks: Sequence[Prepared], jobs: int = 1) -> Iterator[dict[str, Any]]:
+def results(
+    chosen: Sequence[Mutant], networks: Sequence[Prepared], jobs: int = 1
+) -> Iterator[dict[str, Any]]:
     """Try mutants, each in a process of its own.
 
     Args:
@@ -164,7 +174,9 @@ class _Child:
         if found and found[-1] == "done":
             return _result(self.mutant, found[:-1], time.monotonic() - self.since)
         name = self.names[min(len(found), len(self.names) - 1)]
-        found.append({"network": name, "outcome": HANG, "reason": f"the process ended early (status {status})"})
+        found.append(
+            {"network": name, "outcome": HANG, "reason": f"the process ended early (status {status})"}
+        )
         return _result(self.mutant, found, time.monotonic() - self.since)
 
 
@@ -209,7 +221,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     """The outcomes by kind and by file, in Markdown."""
     lines = []
     for title, key in (("kind of change", "kind"), ("file", "file")):
-        lines += [f"| {title} | mutants | {' | '.join(OUTCOMES)} |", "|---" + "|--:" * (len(OUTCOMES) + 1) + "|"]
+        lines += [
+            f"| {title} | mutants | {' | '.join(OUTCOMES)} |",
+            "|---" + "|--:" * (len(OUTCOMES) + 1) + "|",
+        ]
         for name in [*sorted({item[key] for item in found}), ""]:
             counts = Counter(item["outcome"] for item in found if item[key] == name or not name)
             numbers = " | ".join(str(counts[outcome] or "") for outcome in OUTCOMES)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.graph import networks, operator_networks, random_networks, test_sizes_in_code
-from tests.graph.random_networks import KINDS, Recipe, Step
 from tests.graph.operator_networks import CONTRACTED, FROZEN, STATISTICS
+from tests.graph.random_networks import KINDS, Recipe, Step
 from tests.graph.trap_networks import TRAPS, TwoInputs
 from tests.mutants.more_networks import MORE
 
@@ -57,7 +57,11 @@ def _makers() -> dict[str, Callable[[], Made]]:
             make(),
             torch.randint(0, 20, shape) if name.startswith("words") else _picture(*shape),
         )
-    for name, (make, shape, _) in (*CONTRACTED.items(), *FROZEN.items(), *test_sizes_in_code.NETWORKS.items()):
+    for name, (make, shape, _) in (
+        *CONTRACTED.items(),
+        *FROZEN.items(),
+        *test_sizes_in_code.NETWORKS.items(),
+    ):
         makers.setdefault(name, lambda make=make, shape=shape: (make(), _picture(*shape)))
     for name, (between, shape) in STATISTICS.items():
         makers[name] = lambda between=between, shape=shape: (_over_channels(between, shape), _picture(*shape))
@@ -68,8 +72,8 @@ def _makers() -> dict[str, Callable[[], Made]]:
 
 
 def _over_channels(between: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> nn.Module:
-    made = operator_networks.lines(between)() if len(shape) == 2 else operator_networks.pictures(between)()
-    return made
+    around = operator_networks.lines if len(shape) == 2 else operator_networks.pictures
+    return around(between)()
 
 
 def recipe(number: int) -> Recipe:

@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ VERIFY, TRACE, HARMLESS, UNREACHED = "verify", "trace", "harmless", "unreached"
 OUTCOMES = (UNNOTICED, HANG, STALE, COSTS, VERIFY, TRACE, HARMLESS, UNREACHED)
 """What may come of a mutant, the worst first.
 
-``unnoticed``: a wrong cut was verified. ``hang``: more than twenty seconds, or the process died. ``stale``: the
-numbers are right, but an attribute of a module or the optimizer's state is not. ``costs``: only predicted costs are
-wrong. ``verify``, ``trace``: a wrong cut was found there, or the code failed. ``harmless``: the same graph, more
-frozen, or a cut that is right. ``unreached``: no network of the suite runs the changed line.
+``unnoticed``: a wrong cut was verified. ``hang``: more than twenty seconds, or the process died. ``stale``:
+the numbers are right, but an attribute of a module or the optimizer's state is not. ``costs``: only predicted
+costs are wrong. ``verify``, ``trace``: a wrong cut was found there, or the code failed. ``harmless``: the
+same graph, more frozen, or a cut that is right. ``unreached``: no network of the suite runs the changed line.
 """
 
 SECONDS = 20.0
@@ -90,7 +90,8 @@ def prepare(name: str) -> Prepared:
             small, problem = _cut(model, plan, inputs, number, optimizer=True)
             found = judge.judged(model, small, graph, inputs)
             problem = "" if problem.startswith("NOT CHECKED") else problem
-            assert not problem and found.answer == judge.RIGHT and not found.reason, f"{name}: {problem} {found}"
+            assert not problem, f"{name}: {problem}"
+            assert (found.answer, found.reason) == (judge.RIGHT, ""), f"{name}: {found}"
             assert plan.cost_after == sec.cost(small, inputs), name
     program = graph.wiring.program
     nodes = [node for node in program.graph.nodes if hasattr(node.target, "_schema")]
@@ -130,16 +131,15 @@ def tried(mutant: Mutant, network: Prepared) -> Found:
 def _tried(mutant: Mutant, network: Prepared) -> Found:
     cuts: list[tuple[sec.PruningPlan | None, nn.Module | None, str, Any]] = []
     same = None if mutant.is_late else network.print_
-    with broken(mutant), _replayed(network.held), _pretrial(same) as seen:
+    with broken(mutant), _replayed(network.held), _pretrial(same):
         try:
             graph = sec.trace(network.model, network.inputs)
         except _SameGraph:
             return Found(network.name, HARMLESS, "the same graph")
         except Exception as error:  # noqa: BLE001 - broken code may fail in any way
             return Found(network.name, TRACE, f"error: {_named(error)}")
-        for number in range(2):
-            cuts.append(_attempt(mutant, network, graph, number))
-    return _judged(mutant, network, graph, seen[-1].wiring, cuts)
+        cuts.extend(_attempt(mutant, network, graph, number) for number in range(2))
+    return _judged(network, graph, cuts)
 
 
 def _attempt(
@@ -158,17 +158,20 @@ def _attempt(
         return plan, None, f"error: {_named(error)}", None
 
 
-def _judged(mutant: Mutant, network: Prepared, graph: ChannelGraph, before: Any, cuts: list[Any]) -> Found:
-    lost = [group for group in graph.groups if not group.prunable and (group.reason or "").startswith("not verified")]
-    lost = [group for group in lost if not (group.name in network.graph and not network.graph[group.name].prunable)]
+def _judged(network: Prepared, graph: ChannelGraph, cuts: list[Any]) -> Found:
+    lost = [
+        group
+        for group in graph.frozen
+        if (group.reason or "").startswith("not verified")
+        and (group.name not in network.graph or network.graph[group.name].prunable)
+    ]
     outcome = Found(network.name, HARMLESS, "")
     if lost:
         outcome = Found(network.name, TRACE, f"'{lost[0].name}': {lost[0].reason}"[:200])
     for plan, small, problem, predicted in cuts:
         found = _of_cut(network, small, problem, predicted)
-        if OUTCOMES.index(found.outcome) < OUTCOMES.index(outcome.outcome):
-            outcome = found
-        elif outcome.outcome == HARMLESS and found.reason:
+        worse = OUTCOMES.index(found.outcome) < OUTCOMES.index(outcome.outcome)
+        if worse or (outcome.outcome == HARMLESS and found.reason):
             outcome = found
         if found.outcome == UNNOTICED and plan is not None:
             kept = {name: list(channels) for name, channels in plan.keep.items()}
@@ -350,7 +353,8 @@ def _fingerprint(graph: ChannelGraph) -> Any:
     passes = []
     for one in (wiring.evaluation, wiring.training):
         reads = [
-            (r.node, r.argument, r.dim, r.labels.tobytes(), r.module, r.tensor, r.place, r.at_input) for r in one.reads
+            (r.node, r.argument, r.dim, r.labels.tobytes(), r.module, r.tensor, r.place, r.at_input)
+            for r in one.reads
         ]
         statistics = [
             (
