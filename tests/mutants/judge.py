@@ -4,8 +4,8 @@ Three answers, of which the first that applies counts:
 
 1. The small network is, tensor by tensor and attribute by attribute, what the unbroken library cuts if it is
    asked for the same positions, and these are whole channels of groups that it offers.
-2. It computes what the original computes with zeros in the weights that read the removed positions. This
-   needs no engine, but does not apply where channels meet outside of weights.
+2. It computes what the original computes with zeros in the weights that read the removed positions, or also
+   in those that write them. This needs no engine, but says nothing of statistics over channels.
 3. It computes what the unbroken masked original computes with the removed positions masked.
 """
 
@@ -29,6 +29,7 @@ from secateur.graph.draws import random_inputs
 from secateur.graph.execution import run_reference
 
 RIGHT, STALE, WRONG = "right", "stale attribute", "wrong"
+OTHER_KIND = "is of another kind"
 LIMIT = 1e-7
 """Largest relative difference at which two results count as equal."""
 
@@ -48,7 +49,13 @@ class Verdict:
     keep: Mapping[str, Sequence[int]] | None = None
 
 
-def judged(model: nn.Module, small: nn.Module, graph: ChannelGraph, inputs: Any) -> Verdict:
+Planned = Mapping[tuple[str, int], frozenset[int]]
+"""Positions that a plan removes, by tensor and dimension."""
+
+
+def judged(
+    model: nn.Module, small: nn.Module, graph: ChannelGraph, inputs: Any, planned: Planned | None = None
+) -> Verdict:
     """Judge a cut network.
 
     Args:
@@ -56,8 +63,14 @@ def judged(model: nn.Module, small: nn.Module, graph: ChannelGraph, inputs: Any)
         small: the network after it.
         graph: the graph of the network by the unbroken library.
         inputs: example inputs.
+        planned: what was to be removed; another cut, however right by itself, is then a wrong one.
     """
     places = positions(named_tensors(model), named_tensors(small))
+    for name, found in places.items() if planned is not None else ():
+        for dim, index in enumerate(found or ()):
+            gone = frozenset(range(named_tensors(model)[name].shape[dim])) - frozenset(index.tolist())
+            if gone != planned.get((name, dim), frozenset()):
+                return Verdict(WRONG, f"{name}, dimension {dim}, lost {sorted(gone)}, which is not the plan")
     removed = _removed(graph, places)
     keep, why = _whole_channels(graph, removed)
     draws = [random_inputs(graph.wiring.program, inputs, seed) for seed in (71, 72)]
@@ -69,7 +82,10 @@ def judged(model: nn.Module, small: nn.Module, graph: ChannelGraph, inputs: Any)
     if any(item is None for item in places.values()):
         unknown = [name for name, item in places.items() if item is None]
         why = f"{why or 'other numbers'} ({unknown[0]} is not made of whole slices of the original)"
-    return _by_numbers(model, small, graph, draws, removed, why)
+    found = _by_numbers(model, small, graph, draws, removed, why)
+    if found.answer == RIGHT and why.endswith(OTHER_KIND):
+        return Verdict(STALE, why, keep)
+    return found
 
 
 def positions(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, list[np.ndarray] | None]:
@@ -121,7 +137,7 @@ def _removed(graph: ChannelGraph, places: Mapping[str, list[np.ndarray] | None])
             else:
                 removed[span] = ~np.isin(np.arange(size), found[dim])
     group, channel = graph.wiring.group_of, graph.wiring.channel_of
-    gone = set(zip(group[removed].tolist(), channel[removed].tolist(), strict=True))
+    gone = set(zip(group[removed].tolist(), channel[removed].tolist(), strict=True)) - {(-1, -1)}
     for span in unknown:
         removed[span] = [
             pair in gone for pair in zip(group[span].tolist(), channel[span].tolist(), strict=True)
@@ -170,7 +186,7 @@ def _unlike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
         if not torch.allclose(tensor, found[name], rtol=1e-12, atol=0, equal_nan=True):
             return f"{name} holds other numbers"
         if type(tensor) is not type(found[name]) or tensor.requires_grad != found[name].requires_grad:
-            return f"{name} is of another kind"
+            return f"{name} {OTHER_KIND}"
     return ""
 
 
@@ -210,24 +226,28 @@ def _by_numbers(
     removed: np.ndarray,
     why: str,
 ) -> Verdict:
-    silent = zeroed(model, graph, removed) if _meets_in_weights(graph) else None
-    tensors = named_tensors(model)
-    for inputs in draws:
-        found = _outputs(small, inputs)
-        if isinstance(found, str):
-            return Verdict(WRONG, f"{why}; {found}")
-        if silent is not None:
-            gap, how = _gap(_outputs(silent, inputs), found), "the original with columns of zeros"
-        else:
-            wanted = list(run_reference(graph.wiring.evaluation, removed, tensors, inputs).leaves)
-            gap, how = _gap(wanted, found), "the masked original"
-        if gap:
-            return Verdict(WRONG, f"{why}; not {how}: {gap}")
-    if silent is not None:
-        wanted, found = _outputs(_training(silent), draws[0]), _outputs(_training(small), draws[0])
-        if not isinstance(wanted, str) and (gap := _gap(wanted, found)):
-            return Verdict(WRONG, f"{why}; in training mode {gap}")
-    return Verdict(RIGHT, f"{why}, but right")
+    """Wrong, unless one of the answers that need no whole channels is met."""
+    references: dict[str, nn.Module | None] = {}
+    if _meets_in_weights(graph):
+        references["the original with columns of zeros"] = zeroed(model, graph, removed, [Role.CONSUMER])
+    references["the original with zeros"] = zeroed(model, graph, removed, list(Role))
+    references["the masked original"] = None
+    tensors, gaps = named_tensors(model), []
+    for how, silent in references.items():
+        gap = ""
+        for inputs in draws:
+            if silent is None:
+                wanted = list(run_reference(graph.wiring.evaluation, removed, tensors, inputs).leaves)
+            else:
+                wanted = _outputs(silent, inputs)
+            gap = gap or _gap(wanted, _outputs(small, inputs))
+        if silent is not None and not gap:
+            wanted, found = _outputs(_training(silent), draws[0]), _outputs(_training(small), draws[0])
+            gap = "" if isinstance(wanted, str) else _gap(wanted, found)
+        if not gap:
+            return Verdict(RIGHT, f"{why}, but right")
+        gaps.append(f"not {how}: {gap}")
+    return Verdict(WRONG, "; ".join([why, *gaps]))
 
 
 def _meets_in_weights(graph: ChannelGraph) -> bool:
@@ -242,15 +262,17 @@ def _meets_in_weights(graph: ChannelGraph) -> bool:
     )
 
 
-def zeroed(model: nn.Module, graph: ChannelGraph, removed: np.ndarray) -> nn.Module:
-    """The original with zeros where weights read removed positions."""
+def zeroed(model: nn.Module, graph: ChannelGraph, removed: np.ndarray, roles: Sequence[Role]) -> nn.Module:
+    """The original with zeros at removed positions of the dimensions that have certain roles."""
     silent = copy.deepcopy(model)
     tensors = named_tensors(silent)
     with torch.no_grad():
         for group in graph.groups:
-            for member in group.roles(Role.CONSUMER):
+            for member in group.members:
+                tensor = tensors[member.tensor]
                 gone = np.flatnonzero(removed[graph.span(member.tensor, member.dim)])
-                tensors[member.tensor].index_fill_(member.dim, torch.as_tensor(gone), 0.0)
+                if member.role in roles and tensor.is_floating_point():
+                    tensor.index_fill_(member.dim, torch.as_tensor(gone), 0.0)
     return silent
 
 

@@ -407,7 +407,7 @@ def _of_boolean(node: ast.BoolOp) -> Iterator[Local]:
 
         def without(old: ast.AST, place: int = place) -> ast.AST:
             del old.values[place]
-            return old
+            return old if len(old.values) > 1 else old.values[0]
 
         yield "drop condition", ast.unparse(item), without
 

@@ -88,7 +88,7 @@ def prepare(name: str) -> Prepared:
         for number in range(2):
             plan = _plan(graph, name, number)
             small, problem = _cut(model, plan, inputs, number, optimizer=True)
-            found = judge.judged(model, small, graph, inputs)
+            found = judge.judged(model, small, graph, inputs, planned(plan))
             problem = "" if problem.startswith("NOT CHECKED") else problem
             assert not problem, f"{name}: {problem}"
             assert (found.answer, found.reason) == (judge.RIGHT, ""), f"{name}: {found}"
@@ -169,7 +169,7 @@ def _judged(network: Prepared, graph: ChannelGraph, cuts: list[Any]) -> Found:
     if lost:
         outcome = Found(network.name, TRACE, f"'{lost[0].name}': {lost[0].reason}"[:200])
     for plan, small, problem, predicted in cuts:
-        found = _of_cut(network, small, problem, predicted)
+        found = _of_cut(network, small, problem, predicted, plan and planned(plan))
         worse = OUTCOMES.index(found.outcome) < OUTCOMES.index(outcome.outcome)
         if worse or (outcome.outcome == HARMLESS and found.reason):
             outcome = found
@@ -179,16 +179,34 @@ def _judged(network: Prepared, graph: ChannelGraph, cuts: list[Any]) -> Found:
     return outcome
 
 
-def _of_cut(network: Prepared, small: nn.Module | None, problem: str, predicted: Any) -> Found:
+def planned(plan: sec.PruningPlan) -> judge.Planned:
+    """The positions that a plan removes, read off its groups without code that is broken."""
+    found: dict[tuple[str, int], frozenset[int]] = {}
+    for group in plan.graph.wiring.groups:
+        kept = plan.keep.get(group.name)
+        gone = np.zeros(0, dtype=int) if kept is None else np.setdiff1d(np.arange(group.channels), kept)
+        for member in group.members:
+            place = member.tensor, member.dim
+            found[place] = found.get(place, frozenset()) | frozenset(member.slots[gone].ravel().tolist())
+    return found
+
+
+def _of_cut(
+    network: Prepared,
+    small: nn.Module | None,
+    problem: str,
+    predicted: Any,
+    wanted: judge.Planned | None,
+) -> Found:
     if small is None:
         return Found(network.name, VERIFY if problem else HARMLESS, problem)
     if problem.startswith("optimizer"):
         return Found(network.name, STALE, problem)
     try:
-        verdict = judge.judged(network.model, small, network.graph, network.inputs)
+        verdict = judge.judged(network.model, small, network.graph, network.inputs, wanted)
     except Exception as error:  # noqa: BLE001 - a garbled network may break the judgement
         verdict = judge.Verdict(judge.WRONG, f"cannot be judged: {_named(error)}")
-    if problem.startswith("NOT CHECKED") and verdict.answer != judge.WRONG:
+    if problem.startswith("NOT CHECKED") and verdict.answer == judge.RIGHT:
         problem = ""  # a soft-max of one channel tells nothing
     if problem:
         alarm = "" if verdict.answer == judge.WRONG else "a right cut was refused: "
@@ -198,11 +216,14 @@ def _of_cut(network: Prepared, small: nn.Module | None, problem: str, predicted:
     if verdict.answer == judge.STALE:
         return Found(network.name, STALE, verdict.reason)
     if verdict.keep is not None:
-        wanted = network.graph.cost({name: len(kept) for name, kept in verdict.keep.items()})
+        cost = network.graph.cost({name: len(kept) for name, kept in verdict.keep.items()})
     else:
-        wanted = sec.cost(small, network.inputs)
-    if predicted != wanted:
-        return Found(network.name, COSTS, f"{predicted} instead of {wanted}")
+        try:
+            cost = sec.cost(small, network.inputs)
+        except SecateurError as error:
+            return Found(network.name, STALE, f"its cost cannot be counted: {_named(error)}")
+    if predicted != cost:
+        return Found(network.name, COSTS, f"{predicted} instead of {cost}")
     return Found(network.name, HARMLESS, verdict.reason)
 
 
