@@ -154,7 +154,8 @@ class _Notes:
         before = tensor.detach().clone()
 
         def undo() -> None:
-            if _version(tensor) != version:
+            # Batch normalisation writes to its running statistics without counting.
+            if _version(tensor) != version or not _same(tensor, before):
                 with torch.no_grad():
                     tensor.detach().copy_(before)
 
@@ -317,3 +318,11 @@ def _version(tensor: Tensor) -> int | None:
         return int(tensor._version)
     except (RuntimeError, AttributeError):
         return None
+
+
+def _same(tensor: Tensor, before: Tensor) -> bool:
+    """Whether a tensor holds the numbers that it held before."""
+    found = tensor.detach()
+    return found.shape == before.shape and bool(
+        ((found == before) | ((found != found) & (before != before))).all()
+    )

@@ -128,7 +128,8 @@ class Program:
 def _written(node: Node) -> Iterator[Node]:
     """The arguments that an operator writes to."""
     schema = getattr(node.target, "_schema", None)
-    for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
+    for place, argument in enumerate(schema.arguments if schema else ()):
+        value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
         writes = argument.alias_info is not None and argument.alias_info.is_write
         if isinstance(value, Node) and (writes or argument.name in ("running_mean", "running_var")):
             yield value
