@@ -186,6 +186,19 @@ class Words(nn.Module):
         return self.head(self.recurrent(self.inner(self.words(words)).tanh())[0])
 
 
+class Bag(nn.Module):
+    """A bag of words, and words as vectors of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner = nn.EmbeddingBag(20, 6, mode="sum"), nn.Linear(20, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        single = F.one_hot(words, 20).to(self.inner.weight.dtype).mean(1)
+        return self.head(torch.tanh(self.words(words) + self.inner(single)))
+
+
 class LastState(nn.Module):
     """The last states of a recurrent layer go on."""
 
@@ -313,6 +326,7 @@ MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "words lstm": (lambda: Words("lstm"), (3, 7)),
     "words gru": (lambda: Words("gru"), (3, 7)),
     "words rnn": (lambda: Words("rnn"), (3, 7)),
+    "words in a bag": (Bag, (3, 7)),
     "last state": (LastState, TOKENS),
     "cross": (Cross, TOKENS),
     "norms": (Norms, PICTURE),

@@ -53,11 +53,12 @@ class Prepared:
     lines: Mapping[str, frozenset[int]]
     operators: frozenset[str]
     nodes: int
+    checked: bool
 
     @property
-    def rank(self) -> tuple[bool, int]:
-        """Small networks with something to cut come first."""
-        return not self.graph.prunable, self.nodes
+    def rank(self) -> tuple[bool, bool, int]:
+        """Small networks with something to cut come first, those with a cut that cannot be checked later."""
+        return not self.graph.prunable, not self.checked, self.nodes
 
 
 @dataclass
@@ -83,13 +84,15 @@ def prepare(name: str) -> Prepared:
     """Trace, cut and verify a network with whole code, and note which lines ran."""
     model, inputs = suite.build(name)
     held: dict[str, Any] = {}
+    checked = True
     with _recorded(held), _pretrial() as seen, _traced_lines() as lines:
         graph = sec.trace(model, inputs)
         for number in range(2):
             plan = _plan(graph, name, number)
             small, problem = _cut(model, plan, inputs, number, optimizer=True)
             found = judge.judged(model, small, graph, inputs, planned(plan))
-            problem = "" if problem.startswith("NOT CHECKED") else problem
+            if problem.startswith("NOT CHECKED"):
+                checked, problem = False, ""
             assert not problem, f"{name}: {problem}"
             assert (found.answer, found.reason) == (judge.RIGHT, ""), f"{name}: {found}"
             assert plan.cost_after == sec.cost(small, inputs), name
@@ -107,6 +110,7 @@ def prepare(name: str) -> Prepared:
         {file: frozenset(lines.get(str(ROOT / file), ())) for file in FILES},
         frozenset(used),
         len(nodes),
+        checked,
     )
 
 
