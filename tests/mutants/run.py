@@ -21,15 +21,33 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import secateur as sec
+from secateur.graph import tracing
 from tests.mutants import suite
 from tests.mutants.operators import Mutant, mutants
-from tests.mutants.trial import HANG, OUTCOMES, UNNOTICED, UNREACHED, Prepared, prepare, tried
+from tests.mutants.trial import (
+    COSTS,
+    HANG,
+    OUTCOMES,
+    STALE,
+    TRACE,
+    UNNOTICED,
+    UNREACHED,
+    VERIFY,
+    Prepared,
+    prepare,
+    tried,
+)
+
+ERROR = "error"
+"""What is written of a mutant that was caught by nothing but an error of its own code."""
 
 NETWORKS = 6
 """How many networks a mutant is tried on."""
@@ -62,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", default="*", help="a pattern for the names of networks")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants of less telling kinds")
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--unchecked", action="store_true", help="with a check that lets everything pass")
     parser.add_argument("--resume", action="store_true", help="leave out what has a result already")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -79,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if fnmatch.fnmatchcase(item.name, wanted) and item.name not in done and _drawn(item, options.share)
     ]
     chosen = sorted(chosen, key=lambda item: zlib.crc32(item.name.encode()))[: options.limit or None]
-    with path.open("a" if options.resume else "w", encoding="utf-8") as file:
+    how = unchecked() if options.unchecked else nullcontext()
+    with how, path.open("a" if options.resume else "w", encoding="utf-8") as file:
         for number, result in enumerate(results(chosen, networks, options.jobs), 1):
             file.write(json.dumps(result) + "\n")
             file.flush()
@@ -218,24 +238,43 @@ def _drawn(mutant: Mutant, share: float) -> bool:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """The outcomes by kind and by file, in Markdown."""
+    """The outcomes by kind and by file, in Markdown; what only raised an error is a column of its own."""
     lines = []
+    columns = [*OUTCOMES[:-2], ERROR, *OUTCOMES[-2:]]
     for title, key in (("kind of change", "kind"), ("file", "file")):
-        lines += [
-            f"| {title} | mutants | {' | '.join(OUTCOMES)} |",
-            "|---" + "|--:" * (len(OUTCOMES) + 1) + "|",
-        ]
+        lines.append(f"| {title} | mutants | {' | '.join(columns)} |")
+        lines.append("|---" + "|--:" * (len(columns) + 1) + "|")
         for name in [*sorted({item[key] for item in found}), ""]:
-            counts = Counter(item["outcome"] for item in found if item[key] == name or not name)
-            numbers = " | ".join(str(counts[outcome] or "") for outcome in OUTCOMES)
+            counts = Counter(_column(item) for item in found if item[key] == name or not name)
+            numbers = " | ".join(str(counts[column] or "") for column in columns)
             lines.append(f"| {name or '**all**'} | {sum(counts.values())} | {numbers} |")
         lines.append("")
-    for outcome in (UNNOTICED, HANG):
-        for item in found:
+    for outcome in (UNNOTICED, HANG, STALE, COSTS):
+        for item in sorted(found, key=lambda item: item["name"]):
             if item["outcome"] == outcome:
                 last = next(one for one in item["networks"] if one["outcome"] == outcome)
                 lines.append(f"- {outcome}: `{item['name']}` on {last['network']}: {last['reason']}")
     return "\n".join(lines) + "\n"
+
+
+def _column(item: dict[str, Any]) -> str:
+    """The outcome; of what was caught, whether anything but an error caught it."""
+    reasons = [one["reason"] for one in item["networks"] if one["outcome"] == item["outcome"]]
+    caught = item["outcome"] in (VERIFY, TRACE)
+    return ERROR if caught and all(reason.startswith("error:") for reason in reasons) else item["outcome"]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Let every trial cut pass and every verification succeed, to see what the check is for."""
+    examined, verify = tracing.examined, sec.verify
+    always = sec.Verification(max_error=0.0, tolerance=1e-8, outputs=1, channels_removed=1)
+    tracing.examined = lambda _model, graph, _inputs: graph
+    sec.verify = lambda *_: always
+    try:
+        yield
+    finally:
+        tracing.examined, sec.verify = examined, verify
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
