@@ -36,6 +36,8 @@ from tests.mutants.trial import (
     COSTS,
     HANG,
     OUTCOMES,
+    SAME_CODE,
+    SAME_GRAPH,
     STALE,
     TRACE,
     UNNOTICED,
@@ -50,7 +52,10 @@ ERROR = "error"
 """What is written of a mutant that was caught by nothing but an error of its own code."""
 
 NETWORKS = 6
-"""How many networks a mutant is tried on."""
+"""How many networks a mutant is tried on, not counting those of which it changes no graph."""
+
+MOST = 60
+"""How many networks are looked at in search of these."""
 
 WALL = 300.0
 """Seconds after which a process is ended, whatever it does."""
@@ -156,7 +161,7 @@ def reaching(mutant: Mutant, networks: Sequence[Prepared]) -> list[Prepared]:
     hit.sort(key=lambda item: item.rank)
     rest = [item for item in hit[3:] if item.graph.prunable]
     rest.sort(key=lambda item: zlib.crc32(f"{mutant.name} {item.name}".encode()))
-    return hit[:3] + rest[: NETWORKS - 3]
+    return hit[:3] + rest[: MOST - 3]
 
 
 @dataclass
@@ -206,6 +211,7 @@ def _work(mutant: Mutant, networks: Sequence[Prepared], writing: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
+    changed = 0
     with os.fdopen(writing, "w") as file:
         for network in networks:
             try:
@@ -214,7 +220,8 @@ def _work(mutant: Mutant, networks: Sequence[Prepared], writing: int) -> None:
                 found = {"network": network.name, "outcome": HANG, "reason": traceback.format_exc()[-600:]}
             file.write(json.dumps(found) + "\n")
             file.flush()
-            if found["outcome"] in (UNNOTICED, HANG):
+            changed += found["reason"] not in (SAME_GRAPH, SAME_CODE)
+            if found["outcome"] in (UNNOTICED, HANG) or found["reason"] == SAME_CODE or changed == NETWORKS:
                 break
         file.write(json.dumps("done"))
 

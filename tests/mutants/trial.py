@@ -36,6 +36,9 @@ costs are wrong. ``verify``, ``trace``: a wrong cut was found there, or the code
 same graph, more frozen, or a cut that is right. ``unreached``: no network of the suite runs the changed line.
 """
 
+SAME_GRAPH, SAME_CODE = "the same graph", "the same code"
+"""Reasons of mutants that are harmless because they change nothing."""
+
 SECONDS = 20.0
 
 
@@ -125,7 +128,7 @@ def tried(mutant: Mutant, network: Prepared) -> Found:
     try:
         return _tried(mutant, network)
     except NotChangedError:
-        return Found(network.name, HARMLESS, "the same code")
+        return Found(network.name, HARMLESS, SAME_CODE)
     except _TooLong:
         return Found(network.name, HANG, f"more than {SECONDS:.0f} s")
     finally:
@@ -139,7 +142,7 @@ def _tried(mutant: Mutant, network: Prepared) -> Found:
         try:
             graph = sec.trace(network.model, network.inputs)
         except _SameGraph:
-            return Found(network.name, HARMLESS, "the same graph")
+            return Found(network.name, HARMLESS, SAME_GRAPH)
         except Exception as error:  # noqa: BLE001 - broken code may fail in any way
             return Found(network.name, TRACE, f"error: {_named(error)}")
         cuts.extend(_attempt(mutant, network, graph, number) for number in range(2))
