@@ -170,7 +170,7 @@ def _judged(network: Prepared, graph: ChannelGraph, cuts: list[Any]) -> Found:
         group
         for group in graph.frozen
         if (group.reason or "").startswith("not verified")
-        and (group.name not in network.graph or network.graph[group.name].prunable)
+        and group.reason not in {other.reason for other in network.graph.frozen}
     ]
     outcome = Found(network.name, HARMLESS, "")
     if lost:
