@@ -10,8 +10,9 @@ export MKL_NUM_THREADS ?= 1
 
 ZOO ?= ../shared/zoo.json
 EXAMPLES ?= 1000
+SHARE ?= 1
 
-.PHONY: demo test test-slow test-gpu zoo bench docs lint types install clean
+.PHONY: demo test test-slow test-gpu mutants zoo bench docs lint types install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -44,6 +45,9 @@ test-gpu: $(STAMP)  ## what needs a GPU, with a PyTorch for CUDA in .venv
 zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and verified: an hour or so
 	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py
 	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
+
+mutants: $(STAMP)  ## break the engine in some thousand ways, and see that no wrong cut passes: an hour (SHARE=0.3: half of it)
+	$(BIN)/python -W ignore -m tests.mutants.run --out runs/mutants --jobs $(JOBS) --share $(SHARE)
 
 docs: $(STAMP)  ## the site of documents into build/site; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

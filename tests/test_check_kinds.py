@@ -85,6 +85,14 @@ class Binary(nn.Linear):
         return F.linear(x, self.weight.sign() * self.weight.abs().mean(1, keepdim=True), self.bias)
 
 
+class Gated(nn.Linear):
+    """A weight that also depends on the inputs, minus its mean over what it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * torch.sigmoid(x.sum())
+        return F.linear(x, weight - weight.mean(1, keepdim=True), self.bias)
+
+
 class Softmaxed(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x * self.weight[0].softmax(0))
@@ -99,10 +107,11 @@ class Softmaxed(nn.Linear):
         lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Cosine(16, 5)),
         lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Binary(16, 5)),
         lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Softmaxed(16, 5)),
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Gated(16, 5)),
         lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), spectral_norm(nn.Linear(16, 5))),
         lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(16, 5))),
     ],
-    ids=["standardised", "cosine", "binary", "softmax", "spectral", "spectral parametrised"],
+    ids=["standardised", "cosine", "binary", "softmax", "gated", "spectral", "spectral parametrised"],
 )
 def test_statistics_of_weights_are_kept_or_frozen(make: Callable[[], nn.Module]) -> None:
     model = make().eval()
@@ -436,6 +445,20 @@ def test_outputs_that_do_not_depend_on_the_inputs_are_not_checked() -> None:
     graph = sec.trace(Constant(), X)
     assert not graph.prunable
     assert "do not depend on the inputs" in str(graph["a"].reason)
+
+
+def test_a_stale_attribute_and_a_plain_tensor_are_seen() -> None:
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"0": [0]})
+    stale = sec.apply_plan(model, plan)
+    stale[2].in_features = 16
+    assert not sec.verify(model, stale, plan, X).ok
+    plain = sec.apply_plan(model, plan)
+    weight = plain[2].weight.detach()
+    del plain[2].weight
+    plain[2].register_buffer("weight", weight)
+    assert "is no parameter" in str(sec.verify(model, plain, plan, X))
 
 
 def test_a_constant_output_beside_others_is_named() -> None:

@@ -66,6 +66,8 @@ class Float64(TorchFunctionMode):
         if func in _TO_WIDE:
             return args[0] if args[0].dtype is torch.float64 else args[0].double()
         if _changes_first(name) or "out" in kwargs:
+            target = kwargs.get("out", args[0] if args else None)
+            self.rounded = self.rounded or _is_coarse(target)
             kwargs = {key: _WIDE.get(item, item) if _is_dtype(item) else item for key, item in kwargs.items()}
             return func(*(_WIDE.get(item, item) if _is_dtype(item) else item for item in args), **kwargs)
         args = tuple([_converted(item) for item in args])

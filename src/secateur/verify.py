@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import VerificationError
+from secateur.graph.attributes import attribute_of
 from secateur.graph.capture import ExampleInputs, beside, call_arguments
-from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.compare import TOLERANCE, Outputs, constant_parts, same_parts
 from secateur.graph.cutting import named_tensors
 from secateur.graph.draws import jittered, random_inputs
@@ -153,6 +154,8 @@ class Expectation:
     _cases: tuple[_Case, ...] = field(repr=False)
     _tensors: Mapping[str, Tensor] = field(repr=False)
     _versions: tuple[int, ...] = field(repr=False)
+    _parameters: frozenset[str] = field(repr=False)
+    _attributes: tuple[AttributeValue, ...] = field(repr=False)
     _unrun: tuple[str, ...] = ()
 
     @classmethod
@@ -189,6 +192,8 @@ class Expectation:
             cases,
             tensors,
             _versions(tensors),
+            frozenset(name for name, _ in model.named_parameters()),
+            graph.attributes_after(plan),
             unrun,
         )
 
@@ -201,6 +206,9 @@ class Expectation:
         Returns:
             The outcome.
         """
+        different = self._different_parts(pruned)
+        if different:
+            return self._outcome(Judgement(float("inf"), self.tolerance, problem=different), (), set(), [])
         worst = Judgement(0.0, self.tolerance)
         not_checked = list(self._unrun)
         compared: list[_Case] = []
@@ -226,6 +234,23 @@ class Expectation:
             if judged.problem is not None:
                 break
         return self._outcome(worst, compared, noisy, not_checked)
+
+    def _different_parts(self, pruned: nn.Module) -> str | None:
+        """Compare shapes, kinds and attributes; kernels may read beyond a tensor that is too small."""
+        tensors, parameters = named_tensors(pruned), dict(pruned.named_parameters())
+        for name, shape in self._after.tensors.items():
+            found = tensors.get(name)
+            if found is None or tuple(found.shape) != shape:
+                what = "missing" if found is None else f"of shape {tuple(found.shape)}"
+                return f"'{name}' is {what} instead of {shape}"
+            if name in self._parameters and name not in parameters:
+                return f"'{name}' is no parameter"
+        for item in self._attributes:
+            value = attribute_of(pruned.get_submodule(item.module), item.name)
+            value = value if item.index is None else value[item.index]
+            if value != item.value:
+                return f"'{item.module}.{item.name}' is {value} instead of {item.value}"
+        return None
 
     def _answer(self, pruned: nn.Module, case: _Case) -> tuple[_Case, Outputs]:
         """Run the cut network; code that refuses float64 is run in its own dtype, and so is the reference."""

@@ -1,4 +1,4 @@
-"""Find the operators that compute weights from other weights, whatever the inputs are."""
+"""Find the operators that compute weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PRODUCTS = {"matmul", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "einsum", "
 
 
 def weight_operators(program: Program) -> frozenset[str]:
-    """Find operators whose result depends on parameters and buffers only.
+    """Find operators whose result depends on parameters and buffers only, or is used as a weight of a layer.
 
     A statistic of a weight is not taken from the channels that are kept: the original network computes it
     over the whole weight. Normalisation layers are different where they act on values that flow through the
@@ -33,9 +33,30 @@ def weight_operators(program: Program) -> frozenset[str]:
             fixed.add(node)
     layers = {node for node in fixed if _name(node) in _LAYERS}
     used = _used_as_weights(program, fixed) if layers else set()
-    return frozenset(
+    names_of_fixed = {
         node.name for node in fixed if node.op == "call_function" and (node not in layers or node in used)
-    )
+    }
+    return frozenset(names_of_fixed | {node.name for node in _computed_weights(program)})
+
+
+def _computed_weights(program: Program) -> set[Node]:
+    """Operators on the way to the weight of a layer, whether or not the inputs play a part in it."""
+    found: set[Node] = set()
+    waiting = [
+        item
+        for node in program.graph.nodes
+        if _name(node).startswith(("linear", "conv"))
+        for item in _weights_of(node)
+    ]
+    while waiting:
+        node = waiting.pop()
+        if node in found or node.op != "call_function":
+            continue
+        if _name(node) in _PRODUCTS or _name(node) in _LAYERS or _weights_of(node):
+            continue  # what a layer or a product makes is made of values that flow through the network
+        found.add(node)
+        waiting += node.all_input_nodes
+    return found
 
 
 def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:

@@ -1,0 +1,106 @@
+"""The harness itself: it breaks what it says, and it tells the outcomes apart."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sec
+from secateur.graph.cutting import named_tensors
+from tests.mutants import judge, suite, trial
+from tests.mutants.operators import Mutant, broken, mutants
+from tests.mutants.run import results, table, unchecked
+from tests.mutants.trial import COSTS, HANG, HARMLESS, STALE, TRACE, UNNOTICED, VERIFY, Prepared
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+JOIN = "rules/linear.py:linear:*delete join: site.join(incoming*"
+READ = "rules/linear.py:linear:*delete read: *"
+NEIGHBOUR = "plan.py:PruningPlan.kept_slots:*cut the neighbour: *"
+EXPECTED = {
+    JOIN: TRACE,
+    READ: TRACE,
+    "rules/linear.py:linear:*roll labels: site.carry(*": TRACE,
+    "rules/linear.py:linear:*delete attribute: *out_features*": STALE,
+    "rules/linear.py:linear:*delete work: *": COSTS,
+    "rules/linear.py:linear:*delete claim: *PRODUCER*": HARMLESS,
+    "rules/convolution.py:convolution:*return the input: *": TRACE,
+    "rules/normalisation.py:aten.layer_norm by the rule of aten.relu": TRACE,
+    NEIGHBOUR: VERIFY,
+}
+"""What comes of some mutants, by patterns of their names."""
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[Prepared]:
+    return [trial.prepare(name) for name in ("flattened", "layerscale")]
+
+
+@pytest.fixture(scope="module")
+def every(networks: list[Prepared]) -> list[Mutant]:
+    return mutants(sorted({operator for network in networks for operator in network.operators}))
+
+
+def named(every: list[Mutant], pattern: str) -> Mutant:
+    return next(item for item in every if fnmatch.fnmatchcase(item.name, pattern.replace("[", "[[]")))
+
+
+def test_outcomes_are_told_apart(networks: list[Prepared], every: list[Mutant]) -> None:
+    chosen = {named(every, pattern).name: wanted for pattern, wanted in EXPECTED.items()}
+    found = list(results([named(every, pattern) for pattern in EXPECTED], networks))
+    assert {item["name"]: item["outcome"] for item in found} == chosen
+
+
+def test_what_takes_too_long_is_ended(
+    networks: list[Prepared], every: list[Mutant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 0.01)
+    [found] = results([named(every, JOIN)], networks)
+    assert found["outcome"] == HANG
+    assert table([found]).count("\n- hang: ") == 1
+
+
+def test_without_the_check_wrong_cuts_go_unnoticed(networks: list[Prepared], every: list[Mutant]) -> None:
+    with unchecked():
+        found = list(results([named(every, pattern) for pattern in (JOIN, READ, NEIGHBOUR)], networks))
+    # Without its reader, a channel is still cut rightly: only the check would have missed it.
+    assert [item["outcome"] for item in found] == [UNNOTICED, HARMLESS, UNNOTICED]
+
+
+def test_what_is_broken_is_whole_again(every: list[Mutant]) -> None:
+    mutant = named(every, JOIN)
+    model, inputs = suite.build("flattened")
+    with broken(mutant):
+        assert not sec.trace(model, inputs)["one"].prunable or not sec.trace(model, inputs)["conv"].prunable
+    assert len(sec.trace(model, inputs).prunable) == 2
+
+
+def test_names_are_stable_and_distinct(every: list[Mutant]) -> None:
+    names = [item.name for item in every]
+    assert len(set(names)) == len(names) > 1000
+    assert sorted({item.operator for item in every if item.operator})
+    assert [item.name for item in mutants()] == [item.name for item in every if not item.operator]
+
+
+def test_positions_are_told_by_the_numbers() -> None:
+    old = torch.randn(4, 3)
+    found = judge.positions({"a": old, "b": old}, {"a": old[[0, 3]][:, [1, 2]], "b": old + 1})
+    assert found["a"] is not None
+    assert [index.tolist() for index in found["a"]] == [[0, 3], [1, 2]]
+    assert found["b"] is None
+
+
+def test_a_judge_needs_no_check() -> None:
+    model, inputs = suite.build("flattened")
+    graph = sec.trace(model, inputs)
+    small = sec.apply_plan(model, sec.PruningPlan(graph, {"one": (0, 4, 5)}))
+    assert judge.judged(model, small, graph, inputs).answer == judge.RIGHT
+    assert isinstance(small.one, nn.Linear)
+    small.one.out_features = 11
+    assert judge.judged(model, small, graph, inputs).answer == judge.STALE
+    with torch.no_grad():
+        named_tensors(small)["one.bias"].copy_(model.one.bias[:3])
+    assert judge.judged(model, small, graph, inputs).answer == judge.WRONG
