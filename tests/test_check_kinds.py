@@ -6,6 +6,8 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -734,3 +736,36 @@ def test_generated_kernels_end_with_a_reason() -> None:
         plan = sec.PruningPlan(graph, {group.name: range(group.channels // 2)})
         assert sec.verify(model, sec.apply_plan(model, plan), plan, IMAGES).ok
     assert all(group.reason for group in graph.frozen)
+
+
+class FromConfig(nn.Module):
+    """Takes its number of heads from an object that other networks may share."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv, self.o = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [part.unflatten(-1, (self.config.heads, -1)) for part in self.qkv(x).chunk(3, -1)]
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_a_configuration_that_networks_share_is_not_changed(tmp_path: Path) -> None:
+    config, x = SimpleNamespace(heads=4), torch.randn(2, 5, 16)
+    student, teacher = FromConfig(config), FromConfig(config)
+    with torch.no_grad():
+        before = teacher(x)
+    graph = sec.trace(student, x)
+    plan = sec.PruningPlan(graph, {"qkv": [0, 1]})
+    small = sec.apply_plan(student, plan)
+    sec.save(tmp_path / "small.safetensors", small)
+    loaded = sec.load(tmp_path / "small.safetensors", model=FromConfig(config))
+    sec.apply_plan(student, plan, inplace=True)
+    assert config.heads == 4
+    assert student.config.heads == loaded.config.heads == small.config.heads == 2
+    with torch.no_grad():
+        assert torch.equal(teacher(x), before)
+        assert torch.equal(loaded(x), small(x))
+        assert torch.equal(student(x), small(x))

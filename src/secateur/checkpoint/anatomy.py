@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.checkpoint.metadata import Attributes
 from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError, UsageError
-from secateur.graph.attributes import attribute_of, is_integral, set_attribute
+from secateur.graph.attributes import attribute_of, is_integral, separate, set_attribute
 from secateur.graph.attributes import integer_attributes as named_integers
 from secateur.graph.wrappers import COMPILED, is_compiled
 from secateur.models import ModelSpec
@@ -219,6 +219,7 @@ def set_attributes(attributes: Attributes, placed: Mapping[str, Tensor], model: 
         module = modules[path]
         for name, stored in values.items():
             if "." in name:
+                separate(model, module, name)
                 set_attribute(module, name, decoded(stored))
                 continue
             tensor = _reference(stored)

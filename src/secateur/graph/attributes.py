@@ -7,8 +7,9 @@ the module that comes first.
 
 from __future__ import annotations
 
+import copy
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -86,6 +87,42 @@ def attribute_of(module: nn.Module, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
+
+
+def separate(model: nn.Module, module: nn.Module, name: str) -> Callable[[], None]:
+    """Give a network its own copy of the objects on the way to an attribute.
+
+    A configuration object may be shared with other networks, which must not change along.
+
+    Args:
+        model: the network; all of its modules that hold the object get the copy.
+        module: the module of the attribute.
+        name: the attribute's name, with the names of the objects on the way to it.
+
+    Returns:
+        A function that puts the shared object back.
+    """
+    first, *inner, _ = name.split(".") if "." in name else ("", "")
+    shared = vars(module).get(first)
+    if not first or shared is None:
+        return lambda: None
+    own = copy.copy(shared)
+    holder = own
+    for part in inner:
+        part_of_own = copy.copy(getattr(holder, part))
+        object.__setattr__(holder, part, part_of_own)
+        holder = part_of_own
+    places = [
+        (vars(item), key) for item in model.modules() for key, value in vars(item).items() if value is shared
+    ]
+    for attributes, key in places:
+        attributes[key] = own
+
+    def undo() -> None:
+        for attributes, key in places:
+            attributes[key] = shared
+
+    return undo
 
 
 def set_attribute(module: nn.Module, name: str, value: Any) -> None:

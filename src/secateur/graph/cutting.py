@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError
-from secateur.graph.attributes import attribute_of, set_attribute
+from secateur.graph.attributes import attribute_of, separate, set_attribute
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.graph.memory import clone, fresh
@@ -316,6 +316,8 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
         key = (item.module, item.name)
         values[key] = _changed(item, values[key] if key in values else _current(model, item))
     with ExitStack() as undo:
+        for path, name in values:
+            undo.callback(separate(model, model.get_submodule(path), name))
         for (path, name), value in values.items():
             module = model.get_submodule(path)
             before, own = attribute_of(module, name), "." in name or name in vars(module)

@@ -82,6 +82,18 @@ def flat_arguments(
     return values
 
 
+def _fixed(program: Program) -> set[str]:
+    """Operators that no input reaches; normalisation layers are applied to values, also to learned ones."""
+    reached = {name for name, item in program.placeholders.items() if item.origin is Origin.INPUT}
+    for node in program.graph.nodes:
+        if node.name not in reached and (
+            any(source.name in reached for source in node.all_input_nodes)
+            or str(node.target).startswith(("aten.layer_norm", "aten.group_norm", "aten.rms_norm"))
+        ):
+            reached.add(node.name)
+    return {node.name for node in program.graph.nodes if node.name not in reached}
+
+
 def _own(constant: Any) -> Any:
     """A constant that the program may write to: a tensor, or a generator of random numbers."""
     if isinstance(constant, torch.Generator):
@@ -100,7 +112,9 @@ class MaskedInterpreter(Interpreter):
             if removed[read.labels].any():
                 self._reads.setdefault(read.node, []).append(read)
         self._flags = forward.flags
-        self._statistics = {item.node: item for item in forward.statistics}
+        # What no input reaches is a weight, whatever the rules say of it.
+        fixed = _fixed(forward.program)
+        self._statistics = {item.node: item for item in forward.statistics if item.node not in fixed}
 
     def run_node(self, n: Node) -> Any:
         """Run one operator on masked arguments."""

@@ -41,6 +41,8 @@ def changed_by_mode(model: nn.Module) -> str | None:
     Returns:
         Name of the first such parameter, if there is one.
     """
+    if all(type(module).train is nn.Module.train for module in model.modules()):
+        return None  # nothing but flags changes
     with untouched(model) as notes:
         for training in (True, False):
             model.train(training)
