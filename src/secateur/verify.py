@@ -435,14 +435,16 @@ def verify(
 
     Every operator of the original that contracts over channels sees zeros in place of the removed ones;
     normalisation over channels takes its statistics from the kept ones. Both sides compute in float64,
-    whatever the dtype of the model, on the given inputs and on two random draws of the same shapes, in
-    evaluation and in training mode. Dropout keeps everything on both sides, and other random numbers are the
+    whatever the dtype of the model, on the given inputs and on random draws of the same shapes (two; more
+    where a pass is cheap and has few examples), in evaluation and in training mode, there with the buffers
+    that the pass writes to. Dropout keeps everything on both sides, and other random numbers are the
     same. Every slice of every output is judged on its own scale. Other values than tensors, and the keys of
     dictionaries, must be equal. An output that does not depend on the inputs counts as not checked.
 
-    Nothing is changed: no attribute, buffer, hook, mode or random state. No copy of either network is made;
-    what is needed beside them are the original's weights in original sizes where it was cut before, the
-    float64 copy of the weights of one operator at a time, and the float64 activations of the given inputs.
+    Nothing is changed: no attribute, parameter, buffer, hook, mode or random state. What is needed beside
+    the networks are a copy of the cut network's parameters, which are put back should it write to them, the
+    original's weights in original sizes where it was cut before, the float64 copy of the weights of one
+    operator at a time, and the float64 activations of the given inputs.
 
     Args:
         model: the network before the cut.

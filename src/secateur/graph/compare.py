@@ -93,9 +93,10 @@ class Slices:
         """
         limit = torch.full_like(self.scale, tolerance)
         if noise is not None:
-            # A slice of few values may show no noise by chance: it has at least that of its neighbours.
+            # A slice of few values may show no noise by chance: it has at least that of its neighbours, which
+            # are made of numbers as large, however small its own are.
             usual = _ratio(noise, self.size).median().clamp(min=2.0**-52)
-            noise = torch.maximum(noise, usual * self.size)
+            noise = torch.maximum(noise, usual * self.size).clamp(min=float(noise.median()))
             limit = torch.maximum(limit, NOISE_FACTOR * _ratio(noise, self.scale))
         times = _ratio(self.relative, limit)
         worst = int(times.argmax())
