@@ -70,7 +70,8 @@ def flat_arguments(
             continue
         item = program.placeholders[node.name]
         if item.origin is Origin.TENSOR:
-            data = tensors[item.name].detach()
+            # No ``detach()``: in float64 mode it would convert every weight here, all at once.
+            data = tensors[item.name]
             if item.name in program.written:
                 data = written.setdefault(item.name, data.clone())
             values.append(data)
