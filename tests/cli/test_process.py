@@ -64,5 +64,4 @@ def test_an_interrupted_run_stays_readable(tmp_path: Path, number: int, name: st
         "metrics.jsonl",
         "summary.json",
         "checkpoints",
-        ".lock",
     }

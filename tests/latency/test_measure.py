@@ -11,30 +11,39 @@ from secateur.errors import UsageError
 from secateur.latency import Comparison, Latency, compare_latency, measure_latency
 
 
+class Log:
+    """A list out of sight of what puts a network back: it has no attributes to look into."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+
 class Sleeper(nn.Module):
     """Takes a known time, and notes how it is called."""
 
-    def __init__(self, milliseconds: float, log: list[str] | None = None, name: str = "") -> None:
+    def __init__(self, milliseconds: float, log: Log | None = None, name: str = "") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
         self.norm = nn.BatchNorm1d(3)
         self.seconds = milliseconds / 1e3
-        self.log = [] if log is None else log
+        self.log = Log() if log is None else log
         self.name = name
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
         assert not self.training
         assert torch.is_inference_mode_enabled()
-        self.log.append(self.name)
+        self.log.calls.append(self.name)
         time.sleep(self.seconds)
         return self.norm(x) * self.weight * scale
 
 
 def test_it_measures_the_time_and_its_conditions() -> None:
-    log: list[str] = []
+    log = Log()
     net = Sleeper(5, log)
     latency = measure_latency(net, torch.ones(7, 3), warmup=2, min_runs=5, min_seconds=0, threads=1)
-    assert len(log) == 7
+    assert len(log.calls) == 7
     assert 5 <= latency.low_ms <= latency.median_ms <= latency.high_ms
     assert latency.median_ms < 50
     assert (latency.runs, latency.batch, latency.threads, latency.device) == (5, 7, 1, "cpu")
@@ -75,10 +84,10 @@ def test_inputs_may_be_a_tensor_a_tuple_or_a_dict(inputs: object) -> None:
 
 
 def test_networks_are_compared_run_by_run_in_turn() -> None:
-    log: list[str] = []
+    log = Log()
     nets = {"slow": Sleeper(8, log, "slow"), "fast": Sleeper(2, log, "fast")}
     comparison = compare_latency(nets, torch.ones(2, 3), warmup=1, min_runs=6, min_seconds=0)
-    assert log == ["slow", "fast"] * 7
+    assert log.calls == ["slow", "fast"] * 7
     assert comparison.reference == "slow"
     assert comparison.speedup("slow") == 1
     assert comparison.speedup("fast") > 1.5
@@ -90,7 +99,7 @@ class Uneven(Sleeper):
     """Takes four times as long every other time."""
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        if len(self.log) % 2:
+        if len(self.log.calls) % 2:
             time.sleep(3 * self.seconds)
         return super().forward(x, scale)
 

@@ -12,22 +12,28 @@ from secateur.latency import RUNTIMES, Runtime, Session, compare_latency, measur
 from secateur.runtimes import Runner
 
 
+class Seen:
+    """What was seen last, out of sight of what puts a network back."""
+
+    __slots__ = ("last",)
+
+
+SEEN = Seen()
+
+
 class Watching(nn.Module):
     """Notes how what it computes lies in memory, and in which type."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 8, 3)
-        self.seen: list[tuple[bool, torch.dtype]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         assert not self.training
         assert torch.is_inference_mode_enabled()
         y = self.conv(x)
-        Watching.last = (y.is_contiguous(memory_format=torch.channels_last), y.dtype)
+        SEEN.last = (y.is_contiguous(memory_format=torch.channels_last), y.dtype)
         return y
-
-    last: tuple[bool, torch.dtype] = (False, torch.float32)
 
 
 X = torch.zeros(2, 4, 8, 8)
@@ -47,7 +53,7 @@ def test_each_runtime_runs_its_own_way_and_leaves_the_network_alone(
     net = Watching().train()
     before = net.conv.weight.clone()
     latency = measure_latency(net, X, runtime=runtime, min_runs=2, min_seconds=0)
-    assert Watching.last == expected
+    assert SEEN.last == expected
     assert latency.runtime == runtime
     assert (runtime in str(latency)) is (runtime != "eager")
     assert net.training

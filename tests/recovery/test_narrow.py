@@ -77,7 +77,7 @@ def played(
 @given(cuts(GRAPH), st.booleans())
 def test_it_is_the_masked_original(cut: dict[str, list[int]], innermost: bool) -> None:
     removed = GRAPH.after(plan_from(GRAPH, cut)).removed
-    wanted = run_masked(GRAPH.wiring, removed, named_tensors(NET), X[:2])[0]
+    wanted = run_masked(GRAPH.wiring.evaluation, removed, named_tensors(NET), X[:2])[0]
     torch.testing.assert_close(played(NET, GRAPH, removed, X, innermost)[:2], wanted, rtol=1e-4, atol=1e-5)
 
 

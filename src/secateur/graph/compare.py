@@ -213,7 +213,10 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
     still = (
         (change <= STILL * size) if others or want.shape[0] > 1 else torch.ones_like(size, dtype=torch.bool)
     )
-    return Slices(path, dim, largest((want - have).abs()), torch.where(still, size, change), size)
+    scale = torch.where(still, size, change)
+    # A slice that is zero throughout has the scale of the whole.
+    scale = torch.where(scale == 0, size.max(), scale)
+    return Slices(path, dim, largest((want - have).abs()), scale, size)
 
 
 def _dims(tensor: Tensor) -> list[int]:

@@ -66,8 +66,7 @@ def run_network(
         _mode(random, native) as mode,
     ):
         args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
-        if not native:
-            _widen_buffers(model)
+        _own_buffers(model, native=native)
         output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
         buffers = dict(model.named_buffers())
         return output.beside({name: buffers[name] for name in sorted(watched)})
@@ -113,17 +112,19 @@ def written_buffers(forward: Pass) -> list[str]:
     return sorted(forward.program.written)
 
 
-def _widen_buffers(model: nn.Module) -> None:
-    """Replace buffers by float64 copies, which are written to without rounding."""
-    wide: dict[int, Tensor] = {}
+def _own_buffers(model: nn.Module, *, native: bool) -> None:
+    """Replace buffers by copies, in float64 unless native, so that the network's own are not written to."""
+    copies: dict[int, Tensor] = {}
     for module in model.modules():
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
-                module._buffers[name] = wide.setdefault(id(buffer), _wide(buffer))
+            if buffer is not None:
+                copied = buffer.detach().clone() if native else _wide(buffer)
+                module._buffers[name] = copies.setdefault(id(buffer), copied)
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().double() if tensor.is_floating_point() else tensor
+    copied = tensor.detach().clone()
+    return copied.double() if copied.is_floating_point() else copied
 
 
 @contextmanager
