@@ -106,8 +106,8 @@ class Uneven(Sleeper):
 
 def test_turns_go_on_where_the_ratio_is_in_doubt() -> None:
     """As long as patience lasts: five times the least time."""
-    steady, uneven = Sleeper(2, []), Uneven(2, [])
-    found = compare_latency({"one": steady, "other": Sleeper(2, [])}, torch.ones(2, 3), min_seconds=0.1)
+    steady, uneven = Sleeper(2), Uneven(2)
+    found = compare_latency({"one": steady, "other": Sleeper(2)}, torch.ones(2, 3), min_seconds=0.1)
     doubt = compare_latency({"one": steady, "other": uneven}, torch.ones(2, 3), min_seconds=0.1)
     spent = {
         name: sum(item.median_ms * item.runs for item in comparison.latencies.values()) / 2e3

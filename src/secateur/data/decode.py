@@ -83,8 +83,8 @@ def is_picture(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return False
+    except (OSError, ValueError, Image.DecompressionBombError, ImportError):
+        return False  # other packages patch ``Image.open`` to look for decoders that may not be installed
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -105,6 +105,6 @@ def _look(path: Path) -> None:
     try:
         with Image.open(path):
             return
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, ImportError) as error:
         reason = "the file is empty" if path.stat().st_size == 0 else "it is not a picture"
         raise DataError(f"{path}: {reason}") from error

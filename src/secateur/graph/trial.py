@@ -196,7 +196,7 @@ class _Trials:
             if reason is None or reason == _UNSEEN:
                 return reason
         reason = self._cut_in(plan, after, share, native=self._native)
-        if reason is not None and not self._native and self._needs_native():
+        if reason not in (None, _UNSEEN) and not self._native and self._needs_native():
             self._native = True
             reason = self._cut_in(plan, after, share, native=True)
         return reason
