@@ -50,9 +50,8 @@ class Decoder:
                 image.draft(None, (self.side, self.side))
                 return self._pixels(image)
         except Exception as error:  # foreign bytes fail in many ways
-            reason = (
-                "it is not a picture" if "cannot identify" in str(error) else str(error).partition("\n")[0]
-            )
+            unknown = "cannot identify" in str(error) or isinstance(error, ImportError)
+            reason = "it is not a picture" if unknown else str(error).partition("\n")[0]
             raise DataError(f"{path}: {reason or type(error).__name__}") from error
 
     def _pixels(self, image: Image.Image) -> Tensor:
