@@ -480,6 +480,22 @@ def test_a_constant_output_beside_others_is_named() -> None:
     assert check.not_checked == ("output['grid'] (does not depend on the inputs)",)
 
 
+def test_a_constant_output_is_named_where_training_writes_buffers_too() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n, self.b = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"grid": torch.arange(4.0), "out": self.b(self.n(self.a(x)).relu())}
+
+    model = Normed()
+    plan = sec.plan_from(sec.trace(model, X), {"a": [0]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, X)
+    assert check.ok
+    assert check.not_checked == ("output['grid'] (does not depend on the inputs)",)
+
+
 class Answers(nn.Module):
     """Returns other things beside tensors; they may be changed to see whether it is noticed."""
 

@@ -86,12 +86,8 @@ def _converted(item: Any) -> Any:
     if isinstance(item, torch.dtype):
         return _WIDE.get(item, item)
     if isinstance(item, list | tuple | dict):
-        return tree_map(_leaf, item)
+        return tree_map(_converted, item)
     return item
-
-
-def _leaf(item: Any) -> Any:
-    return _wide(item) if isinstance(item, Tensor) else _WIDE.get(item, item) if _is_dtype(item) else item
 
 
 def _is_dtype(item: Any) -> bool:

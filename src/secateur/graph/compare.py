@@ -52,11 +52,6 @@ class Outputs:
         paths = tuple(f" (buffer '{name}')" for name in buffers)
         return Outputs((*self.leaves, *leaves), (*self.paths, *paths), self.rounded)
 
-    @property
-    def size(self) -> int:
-        """How many numbers they hold."""
-        return sum(leaf.numel() for leaf in self.leaves if isinstance(leaf, Tensor))
-
 
 @dataclass(frozen=True)
 class Slices:
@@ -182,8 +177,13 @@ def constant_parts(draws: Sequence[Outputs]) -> list[str]:
 
 def same_parts(one: Outputs, other: Outputs) -> list[str]:
     """Find the output tensors that two runs have in common, with the same values."""
-    pairs = zip(one.paths, one.leaves, other.leaves, strict=True) if one.paths == other.paths else ()
-    return [f"output{path}" for path, left, right in pairs if _fits(left, right) and _close(left, right)]
+    known = dict(zip(one.paths, one.leaves, strict=True))
+    shared = [
+        (path, known[path], leaf)
+        for path, leaf in zip(other.paths, other.leaves, strict=True)
+        if path in known
+    ]
+    return [f"output{path}" for path, left, right in shared if _fits(left, right) and _close(left, right)]
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

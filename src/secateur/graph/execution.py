@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from secateur.exact import Float64, exact
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.compare import MOST_NOISE, Outputs, Slices, differences
+from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed, run_masked
 from secateur.graph.notes import Rescale
 from secateur.graph.wiring import Pass
@@ -54,7 +56,7 @@ def run_network(
         random: whether it may draw random numbers, which are then replaced by fixed ones.
         native: run it in the dtype of its weights instead.
         guarded: put back what the pass changes; otherwise the caller does.
-        watched: buffers whose values after the pass belong to the outputs.
+        watched: buffers and parameters whose values after the pass belong to the outputs.
 
     Returns:
         What it returns.
@@ -65,11 +67,11 @@ def run_network(
         torch.no_grad(),
         _mode(random, native) as mode,
     ):
-        args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
+        args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
         _own_buffers(model, native=native)
         output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
-        buffers = dict(model.named_buffers())
-        return output.beside({name: buffers[name] for name in sorted(watched)})
+        tensors = named_tensors(model)
+        return output.beside({name: tensors[name] for name in sorted(watched)})
 
 
 def run_reference(
@@ -97,9 +99,9 @@ def run_reference(
     """
     written: dict[str, Tensor] = {}
     if not native:
-        tensors = {**tensors, **{name: _wide(tensors[name]) for name in forward.program.written}}
+        tensors = {**tensors, **{name: _copied(tensors[name]) for name in forward.program.written}}
     with reference_mode(forward, native=native) as mode:
-        args, kwargs = tree_map_only(Tensor, _widened(native), call_arguments(inputs))
+        args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
         leaves = run_masked(forward, removed, tensors, kwargs or args, written)
         output = replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
     if watched is None:
@@ -118,13 +120,13 @@ def _own_buffers(model: nn.Module, *, native: bool) -> None:
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                copied = buffer.detach().clone() if native else _wide(buffer)
-                module._buffers[name] = copies.setdefault(id(buffer), copied)
+                module._buffers[name] = copies.setdefault(id(buffer), _copied(buffer, native=native))
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _copied(tensor: Tensor, *, native: bool = False) -> Tensor:
+    """A tensor of the same numbers, in float64 unless native."""
     copied = tensor.detach().clone()
-    return copied.double() if copied.is_floating_point() else copied
+    return copied.double() if copied.is_floating_point() and not native else copied
 
 
 @contextmanager
@@ -132,14 +134,6 @@ def reference_mode(forward: Pass, *, native: bool) -> Iterator[Float64]:
     """Run a captured pass within a block as :func:`run_reference` does."""
     with untouched(), _mode(forward.program.is_random, native) as mode:
         yield mode
-
-
-def _widened(native: bool) -> Callable[[Tensor], Tensor]:
-    def widened(tensor: Tensor) -> Tensor:
-        copied = tensor.detach().clone()
-        return copied.double() if copied.is_floating_point() and not native else copied
-
-    return widened
 
 
 @contextmanager

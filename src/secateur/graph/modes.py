@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture import ExampleInputs, Program, module_path
+from secateur.graph.capture import ExampleInputs, Program, mode_of, module_path
 from secateur.graph.cutting import named_tensors
 from secateur.graph.execution import judge, run_network, run_reference
 from secateur.graph.wiring import Pass
@@ -23,13 +23,8 @@ _FLAGS = {"training", "train", "use_input_stats"}
 
 def modules_in_training(model: nn.Module) -> frozenset[str]:
     """Find the modules that ``model.train()`` puts in training mode; some keep a part of them out of it."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        model.train()
+    with mode_of(model, training=True):
         return frozenset(path for path, module in model.named_modules() if module.training)
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 def changed_by_mode(model: nn.Module) -> str | None:
