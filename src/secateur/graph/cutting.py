@@ -311,15 +311,19 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
     Raises:
         SurgeryError: a module has no such integer attribute, or it cannot be set; nothing is changed.
     """
+    modules = dict(model.named_modules(remove_duplicate=False))
     values: dict[tuple[str, str], Any] = {}
     for item in attributes:
         key = (item.module, item.name)
-        values[key] = _changed(item, values[key] if key in values else _current(model, item))
+        if item.module not in modules:
+            raise SurgeryError(f"the network has no module '{item.module}'")
+        current = values[key] if key in values else attribute_of(modules[item.module], item.name)
+        values[key] = _changed(item, current)
     with ExitStack() as undo:
         for path, name in values:
-            undo.callback(separate(model, model.get_submodule(path), name))
+            undo.callback(separate(model, modules[path], name))
         for (path, name), value in values.items():
-            module = model.get_submodule(path)
+            module = modules[path]
             before, own = attribute_of(module, name), "." in name or name in vars(module)
             try:
                 set_attribute(module, name, value)
@@ -332,14 +336,6 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
             else:  # it was an attribute of the class
                 undo.callback(delattr, module, name)
         return undo.pop_all().close
-
-
-def _current(model: nn.Module, item: AttributeValue) -> Any:
-    try:
-        module = model.get_submodule(item.module)
-    except AttributeError as error:
-        raise SurgeryError(f"the network has no module '{item.module}'") from error
-    return attribute_of(module, item.name)
 
 
 def _changed(item: AttributeValue, current: Any) -> Any:

@@ -28,6 +28,7 @@ from secateur.graph.execution import uncompiled
 from secateur.graph.given import given_sizes
 from secateur.graph.opened import opened
 from secateur.graph.remembering import EQUAL, Proportional, Size
+from secateur.graph.shape_passes import run_on_shapes
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.substitute import substituted
 
@@ -263,7 +264,7 @@ class _Watch(TorchFunctionMode):
         if function is not None:
             with self:
                 return function(*args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+        result = run_on_shapes(func, args, kwargs or {})
         if isinstance(result, torch.Size):
             return torch.Size([self._sized(args[0], dim, size) for dim, size in enumerate(result)])
         name = getattr(func, "__name__", "")
