@@ -279,7 +279,8 @@ class _Trials:
             return f"the forward pass fails ({first_line(error)})"
         if self._faint and self._weights is self._scrambled:
             return _UNSEEN  # the weights are prepared then
-        known = self._weights.outputs if native and number == 1 and not training else None
+        coarse = native and not self._native
+        known = self._weights.outputs if coarse and number == 1 and not training else None
         expected = known or run(forward, after.removed, self._weights.tensors, inputs)
 
         def noise(rounded: bool) -> Outputs:
@@ -288,7 +289,6 @@ class _Trials:
 
         if not _is_finite(expected) and self.runs_as_it_is():
             return "the outputs are infinite or NaN"
-        coarse = native and not self._native
         tolerance, blur = (_COARSE, _BLUR) if coarse else (TOLERANCE, 0.0)
         problem = _problem(judge(expected, found, noise, tolerance, others, blur))
         if problem is None and others and not training and _all_constant([expected, *others]):
