@@ -261,8 +261,8 @@ class _OperatorReader:
                 "inputs of this shape"
             )
         self._extents = graph.wiring.extents
-        self._now = self._extents.sizes(graph.widths)
-        self._least = self._extents.sizes(np.minimum(graph.widths, 1))
+        self._sizes = self._extents.sizes(graph.widths)
+        self._least_sizes = self._extents.sizes(np.minimum(graph.widths, 1))
         stored = (Origin.TENSOR, Origin.CONSTANT)
         self._stored = {name for name, item in program.placeholders.items() if item.origin in stored}
 
@@ -284,15 +284,15 @@ class _OperatorReader:
             constants=constants.reshape(1, len(axes)),
             slots=slots.reshape(1, len(axes), groups),
             modules=(path,),
-            _arguments=_placed(arguments, place),
-            _keywords=tuple((name, _placed(item, place)) for name, item in keywords),
-            _parts=tuple(tuple(int(self._now[extent]) for extent in axis) for axis in axes),
+            _arguments=_with_axes(arguments, place),
+            _keywords=tuple((name, _with_axes(item, place)) for name, item in keywords),
+            _parts=tuple(tuple(int(self._sizes[extent]) for extent in axis) for axis in axes),
             _function=node.target,  # type: ignore[arg-type]
         )
 
     def _axis(self, extents: list[int]) -> Axis:
         step = math.gcd(*self._extents.slots[extents].ravel().tolist()) if len(extents) == 1 else 1
-        return Axis(int(self._least[extents].sum()), int(self._now[extents].sum()), max(step, 1))
+        return Axis(int(self._least_sizes[extents].sum()), int(self._sizes[extents].sum()), max(step, 1))
 
     def _read(self, item: Any, varying: list[int]) -> Any:
         """Replace nodes in an argument by tensors whose varying dimensions are numbers of extents."""
@@ -314,7 +314,7 @@ class _OperatorReader:
         dims: list[int | _AxisPart] = []
         for extent, size in zip(extents, value.shape, strict=True):
             # A size that counts examples besides channels differs from that of the traced inputs.
-            if extent >= 0 and self._extents.slots[extent].any() and self._now[extent] == size:
+            if extent >= 0 and self._extents.slots[extent].any() and self._sizes[extent] == size:
                 varying.append(extent)
                 dims.append(_AxisPart(extent, -1))
             else:
@@ -322,12 +322,12 @@ class _OperatorReader:
         return _TensorTemplate(tuple(dims), value.dtype, node.name in self._stored)
 
 
-def _placed(item: Any, place: dict[int, tuple[int, int]]) -> Any:
+def _with_axes(item: Any, place: dict[int, tuple[int, int]]) -> Any:
     """Replace numbers of extents in arguments by axes."""
     if isinstance(item, _TensorTemplate):
         dims = tuple(dim if isinstance(dim, int) else _AxisPart(*place[dim.axis]) for dim in item.dims)
         return replace(item, dims=dims)
-    return tuple(_placed(part, place) for part in item) if isinstance(item, tuple) else item
+    return tuple(_with_axes(part, place) for part in item) if isinstance(item, tuple) else item
 
 
 def _steps(program: Program) -> list[tuple[str, str]]:
