@@ -29,7 +29,7 @@ from secateur.jobs.measure import measure
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice, PruneJob, TrainJob
 from secateur.jobs.train import train
-from secateur.latency import Latency, take_turns
+from secateur.latency import Latency, interleaved_timing
 from secateur.recipes import recipe
 from secateur.runtimes import prepare
 
@@ -123,14 +123,14 @@ def latency(name: str, batch: int, folder: Path, lines: Lines, runs: int, second
     size = sec.ModelSpec.parse(NETWORKS[name]).input.size
     inputs = torch.randn(batch, *size)
     places = {place: partial(runner, inputs) for place, runner in ready.items()}
-    turns = take_turns(
+    measured = interleaved_timing(
         places,
         {(runtime, version): (runtime, VERSIONS[0]) for runtime, version in places},
         warmup=1,
         min_runs=runs,
         min_seconds=seconds,
     )
-    for (runtime, version), times in turns.times.items():
+    for (runtime, version), times in measured.times.items():
         time = Latency.of(times, threads=torch.get_num_threads(), device="cpu", batch=batch)
         lines.add(
             {

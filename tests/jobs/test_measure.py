@@ -12,7 +12,7 @@ from secateur.jobs.export import export
 from secateur.jobs.measure import measure
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.jobs.timing import Place
-from secateur.latency import Turns
+from secateur.latency import InterleavedTimes
 
 
 def test_networks_are_measured_beside_each_other(trained: Path) -> None:
@@ -60,10 +60,10 @@ def test_an_exported_file_is_as_good_as_its_network_in_every_runtime(trained: Pa
     assert found["timings"][3]["times_as_fast"] > 0
 
 
-def test_each_is_held_against_the_first_in_its_runtime(
+def test_each_is_compared_with_the_first_in_its_runtime(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Turn by turn."""
+    """Round by round."""
     times = {
         (0, "eager"): [10.0, 20.0, 30.0],
         (0, "bf16"): [5.0, 10.0, 15.0],
@@ -72,11 +72,13 @@ def test_each_is_held_against_the_first_in_its_runtime(
     }
     asked: list[dict[Place, Place]] = []
 
-    def turns(runs: dict[Place, object], against: dict[Place, Place], **how: object) -> Turns[Place]:
-        asked.append(against)
-        return Turns({place: times[place] for place in runs})
+    def measured(
+        runs: dict[Place, object], references: dict[Place, Place], **how: object
+    ) -> InterleavedTimes[Place]:
+        asked.append(references)
+        return InterleavedTimes({place: times[place] for place in runs})
 
-    monkeypatch.setattr("secateur.jobs.timing.take_turns", turns)
+    monkeypatch.setattr("secateur.jobs.timing.interleaved_timing", measured)
     network = NetworkChoice(source=str(trained))
     found = measure([network, network], conditions=Conditions(runtimes=("eager", "bf16"), seconds=0))
     assert asked == [{place: (0, place[1]) for place in times}]

@@ -56,7 +56,7 @@ def clock(law: Callable[[float], float]) -> Callable[[Mapping[str, nn.Module], o
 def test_what_is_asked_is_what_is_measured(law: Callable[[float], float], limit: float | str) -> None:
     whole = law(0.07)
     asked = limit if isinstance(limit, float) else Milliseconds(0.6 * whole)
-    timing = Timing(table=Table(), clock=clock(law))
+    timing = Timing(table=Table(), network_timer=clock(law))
     result = prune(net(), X, Budget(latency=asked), "magnitude", timing=timing)
     allowed = 0.5 * whole if isinstance(limit, float) else 0.6 * whole
     assert result.in_time is not None
@@ -69,7 +69,11 @@ def test_what_is_asked_is_what_is_measured(law: Callable[[float], float], limit:
 
 def test_a_right_table_needs_one_measurement() -> None:
     result = prune(
-        net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), clock=clock(lambda ms: ms))
+        net(),
+        X,
+        Budget(latency=0.5),
+        "magnitude",
+        timing=Timing(table=Table(), network_timer=clock(lambda ms: ms)),
     )
     assert result.in_time is not None
     assert result.in_time.tries == 1
@@ -84,7 +88,9 @@ def test_a_plan_that_holds_by_chance_does_not_count() -> None:
         ms = found["after"].median_ms * next(said, 1.1)
         return Comparison(found | {"after": Latency(ms, ms, ms, 9, 1, "cpu", 2)})
 
-    result = prune(net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), clock=lucky))
+    result = prune(
+        net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), network_timer=lucky)
+    )
     assert result.in_time is not None
     assert result.in_time.tries == 2
     channels = sum(m.out_channels for m in result.model.modules() if isinstance(m, nn.Conv2d))
@@ -95,7 +101,7 @@ def test_a_plan_that_holds_by_chance_does_not_count() -> None:
 def test_other_limits_hold_beside_the_time() -> None:
     budget = Budget(latency=0.8, params=0.3)
     result = prune(
-        net(), X, budget, "magnitude", timing=Timing(table=Table(), clock=clock(lambda ms: 1.1 * ms))
+        net(), X, budget, "magnitude", timing=Timing(table=Table(), network_timer=clock(lambda ms: 1.1 * ms))
     )
     assert result.cost_after.params <= 0.3 * result.cost_before.params
     assert result.in_time is not None
@@ -108,13 +114,13 @@ def test_a_budget_that_is_met_already_cuts_nothing() -> None:
         X,
         Budget(latency=Milliseconds(1.0)),
         "magnitude",
-        timing=Timing(table=Table(), clock=clock(lambda ms: ms)),
+        timing=Timing(table=Table(), network_timer=clock(lambda ms: ms)),
     )
     assert not result.plan.keep
 
 
 def test_a_time_that_cannot_be_held_is_an_error_with_what_was_measured() -> None:
-    stubborn = Timing(table=Table(), clock=clock(lambda ms: 1.0 + 0.01 * ms))
+    stubborn = Timing(table=Table(), network_timer=clock(lambda ms: 1.0 + 0.01 * ms))
     with pytest.raises(BudgetError, match=r"no plan holds 0.50\d* ms: measured, .* takes 1 ms"):
         prune(net(), X, Budget(latency=0.5), "magnitude", timing=stubborn)
     with pytest.raises(BudgetError, match="the least possible is 0.002 ms"):
@@ -135,7 +141,7 @@ def test_cut_by_cut_the_last_one_holds_the_time() -> None:
         Budget(latency=0.5),
         batches,
         settings,
-        timing=Timing(table=Table(), clock=law),
+        timing=Timing(table=Table(), network_timer=law),
         surroundings=sec.training.fit.Surroundings(listener=heard.append),
     )
     assert len(result.cuts) == 3
@@ -162,7 +168,9 @@ def test_all_of_the_time_is_no_limit_whatever_the_noise_says() -> None:
         times = dict(zip(models, (10.0, 10.4), strict=True))
         return Comparison({name: Latency(ms, ms, ms, 9, 1, "cpu", 2) for name, ms in times.items()})
 
-    result = prune(net(), X, Budget(latency=1.0), "magnitude", timing=Timing(table=Table(), clock=noisy))
+    result = prune(
+        net(), X, Budget(latency=1.0), "magnitude", timing=Timing(table=Table(), network_timer=noisy)
+    )
     assert not result.plan.keep
 
 
@@ -180,7 +188,9 @@ def test_a_noisy_clock_leaves_more_in_reserve_at_each_try() -> None:
         )
 
     for _ in range(10):
-        result = prune(net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), clock=noisy))
+        result = prune(
+            net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), network_timer=noisy)
+        )
         assert result.in_time is not None
         assert result.in_time.holds
         assert 0.85 * result.in_time.allowed_ms <= result.in_time.measured_ms

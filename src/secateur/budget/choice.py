@@ -19,7 +19,7 @@ from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Cost
 from secateur.graph.groups import IntArray
-from secateur.latency import LatencyModel, widths_that_run_well
+from secateur.latency import LatencyModel, efficient_widths
 from secateur.plan import PruningPlan
 
 RoundTo = int | Literal["auto"]
@@ -193,7 +193,7 @@ def reachable(
 
 
 def steps_of(round_to: RoundTo, graph: ChannelGraph, latency: LatencyModel | None) -> int | Ladders:
-    """The widths that ``round_to`` leaves: a step, or those of each group that run well.
+    """The widths that ``round_to`` leaves: a step, or the efficient widths of each group.
 
     Raises:
         UsageError: the device's times are needed and not there.
@@ -206,7 +206,7 @@ def steps_of(round_to: RoundTo, graph: ChannelGraph, latency: LatencyModel | Non
             "latency_table(model, graph, example_inputs) measures, as latency; or a number to round to"
         )
     widths = np.array([group.channels for group in graph.groups], dtype=np.int64)
-    return widths_that_run_well(latency, widths)
+    return efficient_widths(latency, widths)
 
 
 def _unscored(scores: Mapping[str, Any]) -> frozenset[str]:

@@ -13,15 +13,20 @@ from secateur.budget import Budget, Milliseconds
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.heap import kept_where_allowed
-from secateur.latency import Comparison, LatencyModel, Runtime, Timings, compare_latency, latency_table
-from secateur.latency.stopwatch import Stopwatch
+from secateur.latency import (
+    Comparison,
+    LatencyModel,
+    NetworkTimer,
+    OperatorTimer,
+    PyTorchRuntime,
+    Timings,
+    compare_latency,
+    latency_table,
+)
 from secateur.plan import PruningPlan
 from secateur.surgery import apply_plan
 from secateur.training.events import Fact, Listener, Progress, silent
 from secateur.training.interrupt import Interruption
-
-Clock = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
-"""Measures whole networks in turn."""
 
 _BEFORE, _AFTER = "before", "after"
 _TRIES = 8
@@ -39,19 +44,19 @@ class Timing:
         runtime: as for :func:`secateur.measure_latency`.
         timings: what was measured before; a file of this user's if not given.
         table: the network's latency table, if it is there already.
-        stopwatch: times operators; this device by default.
-        clock: times networks in turn; this device by default.
+        operator_timer: times operators; by default on this device.
+        network_timer: times networks alternately; by default on this device.
 
     >>> Timing(runtime="channels-last").runtime
     'channels-last'
     """
 
     inputs: ExampleInputs | None = None
-    runtime: str | Runtime = "eager"
+    runtime: str | PyTorchRuntime = "eager"
     timings: Timings | None = None
     table: LatencyModel | None = None
-    stopwatch: Stopwatch | None = None
-    clock: Clock | None = None
+    operator_timer: OperatorTimer | None = None
+    network_timer: NetworkTimer | None = None
 
     def pace(
         self,
@@ -80,25 +85,20 @@ class Timing:
             if interruption is not None:
                 interruption.check()
 
-        def clock(models: Mapping[str, nn.Module], sample: ExampleInputs) -> Comparison:
+        def compare(models: Mapping[str, nn.Module], sample: ExampleInputs) -> Comparison:
             return compare_latency(models, sample, runtime=self.runtime)
 
-        measured = self.clock or clock
         table = self.table or latency_table(
             model,
             graph,
             inputs,
             runtime=self.runtime,
             timings=self.timings,
-            stopwatch=self.stopwatch,
-            clock=None
-            if self.clock is None
-            else lambda models, sample: {
-                name: found.median_ms for name, found in measured(models, sample).latencies.items()
-            },
+            operator_timer=self.operator_timer,
+            network_timer=self.network_timer,
             progress=hear,
         )
-        return Pace(table, inputs, measured)
+        return Pace(table, inputs, self.network_timer or compare)
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ class Pace:
     Attributes:
         table: milliseconds for any widths.
         inputs: what the timed forward pass is called with.
-        clock: measures networks in turn.
+        network_timer: measures networks alternately.
     """
 
     table: LatencyModel
     inputs: ExampleInputs
-    clock: Clock
+    network_timer: NetworkTimer
 
     @kept_where_allowed()
     def plan(
@@ -241,7 +241,7 @@ class Pace:
         share: object,
         number: int,
     ) -> InTime:
-        comparison = self.clock({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
+        comparison = self.network_timer({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
         # By the turns that both took side by side; medians of a noisy hour may lie further apart.
         before = comparison.speedup(_AFTER) * comparison.latencies[_AFTER].median_ms
         allowed = float(limit) if share is None else float(share) * before  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from secateur.graph.masked import Removed
-from secateur.latency.runtimes import channels_last
+from secateur.latency.pytorch_runtimes import channels_last
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import UsageError
-from secateur.latency import RUNTIMES, device_of, wait
+from secateur.latency import PYTORCH_RUNTIMES, device_of, wait
 from secateur.runtimes.base import Batch, Runner
 
-IN_PYTORCH = tuple(RUNTIMES)
+IN_PYTORCH = tuple(PYTORCH_RUNTIMES)
 """Names of the ways."""
 
 
@@ -30,14 +30,16 @@ def prepare(runtime: str, model: nn.Module) -> Runner:
     >>> prepare("eager", nn.Linear(2, 3))(torch.randn(4, 2))[0].shape
     torch.Size([4, 3])
     """
-    if runtime not in RUNTIMES:
-        raise UsageError(f"PyTorch does not run networks by {runtime!r}: choose {', '.join(RUNTIMES)}")
-    device, way = device_of(model), RUNTIMES[runtime]
-    call = way.ready(model)
+    if runtime not in PYTORCH_RUNTIMES:
+        raise UsageError(
+            f"PyTorch does not run networks by {runtime!r}: choose {', '.join(PYTORCH_RUNTIMES)}"
+        )
+    device, chosen = device_of(model), PYTORCH_RUNTIMES[runtime]
+    call = chosen.prepare(model)
 
     def run(inputs: Batch) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            outputs = tree_leaves(call(*map(way.laid_out, inputs)))
+            outputs = tree_leaves(call(*map(chosen.lay_out, inputs)))
         wait(device)
         return tuple(item for item in outputs if isinstance(item, Tensor))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.latency.operators import Axis
-from secateur.latency.surface import Curve, Surface, measure_curve, measure_surface
+from secateur.latency.piecewise_linear import measure_curve, measure_operator_time
 
 axes = st.builds(
     lambda low, count, step: Axis(low, low + count * step, step),
@@ -79,24 +79,14 @@ def test_what_is_negligible_is_not_looked_into() -> None:
 
 @given(st.integers(20, 300), st.integers(20, 300))
 def test_products_and_sums_of_two_axes(first: int, second: int) -> None:
-    surface = measure_surface(
+    time = measure_operator_time(
         [Axis(1, first, 1), Axis(1, second, 1)], lambda sizes: 1.0 + 0.01 * sizes[0] * sizes[1]
     )
     shares = np.array([[1, 1], [0.5, 0.5], [0.25, 0.8], [0.6, 0.3]])
     sizes = np.round(shares * [first, second]).astype(np.int64)
     exact = 1.0 + 0.01 * sizes[:, 0] * sizes[:, 1]
-    assert surface.at(sizes) == pytest.approx(exact, rel=0.08)
-    assert surface.at(np.array([first, second])) == pytest.approx(exact[0], rel=1e-12)
-
-
-def test_a_surface_is_stored_and_read_back() -> None:
-    surface = Surface(
-        2.0,
-        (Curve((1, 4), (1.0, 2.0)), Curve((2, 8), (0.5, 2.0))),
-        ((1, 4), (2, 8)),
-        ((0.1, 0.0), (0.0, 0.0)),
-    )
-    assert Surface.from_dict(surface.to_dict()) == surface
+    assert time.at(sizes) == pytest.approx(exact, rel=0.08)
+    assert time.at(np.array([first, second])) == pytest.approx(exact[0], rel=1e-12)
 
 
 @given(axes, st.randoms(use_true_random=False))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
-from secateur.graph import ExampleInputs
-from secateur.latency import RUNTIMES, Runtime, Session, compare_latency, measure_latency
+from secateur.latency import PreparedNetwork, PyTorchRuntime, compare_latency, measure_latency
 from secateur.runtimes import Runner
 
 
@@ -104,30 +103,20 @@ class Opened:
         return None
 
 
-class Twice:
-    """A runtime of one's own."""
-
-    name = "twice"
-
-    def prepare(self, model: nn.Module, inputs: ExampleInputs) -> Callable[[], object]:
-        return lambda: (model(inputs), model(inputs))
-
-
-def test_sessions_and_runtimes_of_ones_own_stand_beside_networks() -> None:
-    session = Opened()
-    assert isinstance(session, Session)
-    assert isinstance(Twice(), Runtime)
-    assert all(isinstance(runtime, Runtime) for runtime in RUNTIMES.values())
+def test_prepared_networks_and_custom_runtimes_are_compared_with_networks() -> None:
+    prepared = Opened()
+    assert isinstance(prepared, PreparedNetwork)
+    twice = PyTorchRuntime("twice", lambda model: lambda x: (model(x), model(x)))
     net = nn.Linear(4, 4)
     found = compare_latency(
-        {"module": net, "twice": net, "file": session},
+        {"module": net, "twice": net, "file": prepared},
         torch.ones(2, 4),
-        runtime={"module": "eager", "twice": Twice(), "file": "eager"},
+        runtime={"module": "eager", "twice": twice, "file": "eager"},
         warmup=1,
         min_runs=3,
         min_seconds=0,
     )
-    assert session.runs == 4
+    assert prepared.runs == 4
     assert {name: item.runtime for name, item in found.latencies.items()} == {
         "module": "eager",
         "twice": "twice",
@@ -135,8 +124,8 @@ def test_sessions_and_runtimes_of_ones_own_stand_beside_networks() -> None:
     }
 
 
-def test_what_exported_files_are_opened_with_is_such_a_session() -> None:
+def test_a_runner_of_an_exported_file_is_a_prepared_network() -> None:
     runner = Runner("engine", lambda inputs: (2 * inputs[0],))
-    assert isinstance(runner, Session)
+    assert isinstance(runner, PreparedNetwork)
     latency = measure_latency(runner, torch.ones(3, 4), min_runs=2, min_seconds=0)
     assert (latency.runtime, latency.batch) == ("engine", 3)
