@@ -39,8 +39,8 @@ def test_every_extra_that_is_named_exists():
         for name in re.findall(r"secateur\[(\w+)\]", path.read_text())
     }
     optional = import_module("secateur.runtimes.optional")
-    assert named | set(optional._EXTRA_OF.values()) <= extras.keys()
-    for module, extra in optional._EXTRA_OF.items():
+    assert named | set(optional.EXTRA_OF.values()) <= extras.keys()
+    for module, extra in optional.EXTRA_OF.items():
         assert any(re.match(rf"{module}\b", entry) for entry in extras[extra])
 
 

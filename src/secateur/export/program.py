@@ -10,10 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import ExportError, UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled
+
+_PLACES = ("stack_trace", "source_fn_stack")
+"""What a program says of source files, and with it of folders of this machine."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,10 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
             program = torch.export.export(_Positional(model), inputs, dynamic_shapes=(shapes,), strict=False)
     except Exception as error:  # networks fail in many ways
         raise ExportError(_explained(model, error)) from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            for key in _PLACES:
+                node.meta.pop(key, None)
     return program
 
 

@@ -16,7 +16,6 @@ from secateur.cost import cost
 from secateur.errors import ExportError, TraceError, UsageError, VerificationError
 from secateur.export.check import FileCheck, check_file
 from secateur.export.onnx import write_onnx
-from secateur.export.openvino import write_openvino
 from secateur.export.program import Subject
 from secateur.export.pt2 import write_pt2
 from secateur.files import replacing
@@ -32,7 +31,6 @@ WEIGHTS_AS: tuple[WeightsAs, ...] = ("float32", "float16", "bfloat16", "int8")
 _FORMATS: dict[str, tuple[str, Writer]] = {
     "onnx": (".onnx", write_onnx),
     "pt2": (".pt2", write_pt2),
-    "openvino": (".xml", write_openvino),
 }
 FORMATS = tuple(_FORMATS)
 
@@ -43,8 +41,8 @@ class Exported:
 
     Attributes:
         path: the file.
-        format: ``onnx``, ``pt2`` or ``openvino``.
-        bytes: of the file, and of the weights beside it.
+        format: ``onnx`` or ``pt2``.
+        bytes: of the file.
         card: what the file says about its network.
         check: how the file's answers compare with the network's.
 
@@ -99,11 +97,10 @@ def export(
     file of that name stays as it was. The file holds nothing about the machine that wrote it.
 
     Args:
-        path: the file; OpenVINO puts its weights beside it, in a file that ends in ``.bin``.
+        path: the file.
         model: the network; left as it is.
         example_inputs: one tensor, or a tuple of them, the batch first in each.
-        format: ``onnx``, ``pt2`` or ``openvino``; by default by the end of the file's name
-            (``.onnx``, ``.pt2``, ``.xml``).
+        format: ``onnx`` or ``pt2``; by default by the end of the file's name (``.onnx``, ``.pt2``).
         weights_as: ``float32``; ``float16`` or ``bfloat16``, which halve the file and compute in float32; or
             ``int8``, for which weights and activations are quantised by the runtime's own tools.
         calibration: batches of real inputs, for ``int8``: they set the range of every activation.
@@ -141,10 +138,12 @@ def export(
     with untouched(model), _aside(path) as folder:
         file = folder / f"network{suffix}"
         write(file, subject, card, batches)
-        check = check_file(open_exported(file), subject, weights_as, given, pictures)
+        check = check_file(open_exported(file, trusted=True), subject, weights_as, given, pictures)
         if not check.ok:
             raise VerificationError(f"{path} was not written, since the file would be wrong: {check}")
-        size = _put_in_place(file, path)
+        size = file.stat().st_size
+        with replacing(path) as part:
+            file.replace(part)
     return Exported(path, format, size, card, check)
 
 
@@ -196,16 +195,3 @@ def _aside(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(file: Path, path: Path) -> int:
-    """Moves a file, and the weights beside it, where they belong; the number of bytes."""
-    weights = file.with_suffix(".bin")
-    size = file.stat().st_size
-    with replacing(path) as part:
-        if weights.exists():
-            size += weights.stat().st_size
-            with replacing(path.with_suffix(".bin")) as beside:
-                weights.replace(beside)
-        file.replace(part)
-    return size
