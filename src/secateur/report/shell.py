@@ -20,7 +20,6 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from secateur.graph.costs import amount
-from secateur.report.packing import packed
 
 INK, PAPER, MUTED, LINE = "#1c2126", "#ffffff", "#58616b", "#d5dae0"
 BEFORE, AFTER, GONE = "#aab4bf", "#0b6e4f", "#b3471d"
@@ -126,7 +125,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
         hashes=[_hash(library), _hash(script)],
         colours={"dark": DARK, "ink": INK, "paper": PAPER, "line": LINE, "muted": MUTED},
         drawings={one.name: one for one in drawings},
-        specs=packed({one.name: one.variants for one in drawings}),
+        specs={one.name: one.variants for one in drawings},
         **values,
     )
 

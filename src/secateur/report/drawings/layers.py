@@ -28,7 +28,7 @@ def layer_costs(layers: Sequence[LayerPortrait]) -> Drawing:
     return Drawing("layers", "What each layer needs before and after, in forward order", variants)
 
 
-def costliest(layers: Sequence[LayerPortrait], key: str) -> tuple[list[LayerPortrait], list[LayerPortrait]]:
+def _costliest(layers: Sequence[LayerPortrait], key: str) -> tuple[list[LayerPortrait], list[LayerPortrait]]:
     """The layers that are worth a bar of their own, and those that are not.
 
     Args:
@@ -47,7 +47,7 @@ def costliest(layers: Sequence[LayerPortrait], key: str) -> tuple[list[LayerPort
 
 
 def _variant(layers: Sequence[LayerPortrait], title: str, key: str, form: str, unit: str) -> dict[str, Any]:
-    shown, rest = costliest(layers, key)
+    shown, rest = _costliest(layers, key)
     rows = [
         (layer.name or ITSELF, layer.kind, _of(layer.before, key), _of(layer.after, key)) for layer in shown
     ]
