@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     )
     from secateur.export import Exported, FileCheck, export
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
-    from secateur.heap import kept_heap
     from secateur.latency import (
         Latency,
         LatencyTable,
@@ -113,7 +112,6 @@ __all__ = [
     "cost",
     "export",
     "forecast",
-    "kept_heap",
     "latency_table",
     "load",
     "load_weights",
@@ -151,7 +149,6 @@ _HOME = {
     ),
     "export": "Exported FileCheck export",
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
-    "heap": "kept_heap",
     "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
     "oracle": "Oracle oracle",

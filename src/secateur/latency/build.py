@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture import capture
 from secateur.graph.groups import IntArray
-from secateur.heap import kept_where_allowed
 from secateur.latency.calibration import calibrate
 from secateur.latency.devices import device_of
 from secateur.latency.ladder import Clock, Ladder
@@ -31,7 +30,6 @@ _NEGLIGIBLE = 5e-4  # share of a network's time that one place of it may be wron
 _LEAST = 1e-6  # milliseconds; no operator takes less
 
 
-@kept_where_allowed()
 def latency_table(
     model: nn.Module,
     graph: ChannelGraph,

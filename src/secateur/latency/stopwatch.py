@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.heap import kept_where_allowed
 from secateur.latency.calls import Call, TensorSpec, replaced
 from secateur.latency.devices import wait
 from secateur.latency.runtimes import channels_last
@@ -74,7 +73,7 @@ class OperatorStopwatch:
         """Milliseconds of one call: the lower quartile of its runs."""
         stored = sum(spec.bytes for spec in call.specs if spec.stored)
         copies = 1 if stored < _NOTABLE else max(1, math.ceil(_BEYOND_CACHES / stored))
-        with torch.inference_mode(), kept_where_allowed():
+        with torch.inference_mode():
             sets = itertools.cycle(self._arguments(call, copies))
             self._time(call, next(sets))
             times = [self._time(call, next(sets))]

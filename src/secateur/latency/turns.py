@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from secateur.heap import kept_where_allowed
-
 Key = TypeVar("Key", bound=Hashable)
 
 _PRECISE = 0.01  # standard error up to which a ratio counts as known
@@ -90,7 +88,7 @@ def take_turns(
     first = next(iter(runs))
     pairs = dict.fromkeys(runs, first) if against is None else against
     turns: Turns[Key] = Turns({name: [] for name in runs})
-    with torch_threads(threads), kept_where_allowed():
+    with torch_threads(threads):
         for run in runs.values():
             for _ in range(warmup):
                 run()
