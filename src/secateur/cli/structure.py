@@ -12,9 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.cli.formats import count, size
 from secateur.cli.outlook import reachable
 from secateur.cli.tree import Fitted, ModuleTree, Room, colour
+from secateur.formats import count, size
 
 _NAMES = 3
 _WIDTH = 11

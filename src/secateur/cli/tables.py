@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from secateur.cli.formats import count, milliseconds, percent, share, size
+from secateur.formats import count, factor, milliseconds, percent, size
 
 Figures = Mapping[str, Any]
 
@@ -143,7 +143,7 @@ def _change(key: str, before: float | None, after: float | None) -> str:
         return ""
     if key == "top1":
         return f"{100 * (after - before):+.2f} points"
-    return share(after, before)
+    return factor(before, after)
 
 
 def conditions_line(latency: Mapping[str, Any]) -> str:

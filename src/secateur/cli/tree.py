@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from secateur.cli.formats import count
+from secateur.formats import count
 
 COLOURS = ("green", "blue", "yellow", "magenta", "cyan", "red", "bright_green", "bright_blue")
 FROZEN = "bright_black"

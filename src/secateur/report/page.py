@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from secateur.files import write_text
-from secateur.graph.costs import amount
+from secateur.formats import count, factor, milliseconds, percent, size
 from secateur.jobs.network_summary import GroupSummary
 from secateur.jobs.verifications import together
 from secateur.report.drawings.axes import ITSELF
@@ -22,7 +22,7 @@ from secateur.report.drawings.verification import verification
 from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
-from secateur.report.shell import Drawing, milliseconds, percent, render
+from secateur.report.shell import Drawing, render
 from secateur.training.run import REPORT, RunError
 
 _SUMMARY = (
@@ -138,10 +138,10 @@ def drawings(records: Records) -> list[Drawing]:
 
 _ROWS = (
     ("top1", "test accuracy", percent),
-    ("params", "parameters", amount),
-    ("macs", "MACs per example", amount),
-    ("file_bytes", "file", lambda value: amount(value, "B")),
-    ("memory", "activations", lambda value: amount(value, "B")),
+    ("params", "parameters", count),
+    ("macs", "MACs per example", count),
+    ("file_bytes", "file", size),
+    ("memory", "activations", size),
     ("latency_ms", "latency", milliseconds),
 )
 
@@ -178,7 +178,7 @@ def _change(key: str, before: float | None, after: float) -> str:
         return ""
     if key == "top1":
         return f"{100 * (after - before):+.2f}"
-    return f"÷{before / after:.1f}" if before and after else ""
+    return factor(before, after)
 
 
 def _outcome(records: Records) -> dict[str, int]:
