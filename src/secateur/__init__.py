@@ -12,6 +12,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from secateur._torchvision_operators import install
+
 if TYPE_CHECKING:
     from secateur.agreement import Agreement, agreement
     from secateur.budget import (
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
     from secateur.verify import Expectation, Verification, verify
 
 __version__ = "0.1.0"
+
+install()
 
 __all__ = [
     "Agreement",
