@@ -1,7 +1,7 @@
 """Import torchvision, whatever build of torch lies beside it.
 
-After Secateur, torchvision can be imported (:mod:`secateur._torchvision_operators`). Files that import both take
-torchvision from here, so that the order of their imports does not matter.
+After Secateur, torchvision can be imported (:mod:`secateur._torchvision_operators`). Files that import both
+take torchvision from here, so that the order of their imports does not matter.
 
 >>> from secateur._torchvision import torchvision
 >>> torchvision.models.resnet18.__name__
