@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start

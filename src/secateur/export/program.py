@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
 from secateur.errors import ExportError, UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled
 

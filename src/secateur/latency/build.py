@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture import capture
 from secateur.graph.groups import IntArray

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import tree_leaves, tree_map_only
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
 from secateur.graph.wrappers import refuse_wrapped

@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
 from secateur.latency.devices import device_of

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import _BatchNorm, tree_map_only
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
 from secateur.latency import device_of

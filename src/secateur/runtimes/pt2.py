@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
 from secateur.errors import CheckpointError
 from secateur.runtimes.base import Batch, Runner, existing, first_line
 from secateur.runtimes.card import Card

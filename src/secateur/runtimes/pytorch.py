@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
 from secateur.errors import UsageError
 from secateur.latency import RUNTIMES, device_of, wait
 from secateur.runtimes.base import Batch, Runner
