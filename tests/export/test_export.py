@@ -205,12 +205,12 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
     net, x = nn.Linear(3, 2), torch.zeros(2, 3)
     suffix, write = export_run._FORMATS["pt2"]
 
-    def wrongly(path, subject, card, calibration):
+    def wrongly(path, exportable, card, calibration):
         with torch.no_grad():
-            subject.model.bias += 0.1
-        write(path, subject, card, calibration)
+            exportable.model.bias += 0.1
+        write(path, exportable, card, calibration)
         with torch.no_grad():
-            subject.model.bias -= 0.1
+            exportable.model.bias -= 0.1
 
     monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, wrongly))
     file = tmp_path / "net.pt2"
@@ -224,8 +224,8 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
 def test_a_file_that_does_not_run_does_not_stay(tmp_path, monkeypatch):
     suffix, write = export_run._FORMATS["pt2"]
 
-    def narrower(path, subject, card, calibration):
-        other = type(subject)(nn.Linear(4, 2).eval(), (torch.zeros(2, 4),), subject.arguments, 1)
+    def narrower(path, exportable, card, calibration):
+        other = type(exportable)(nn.Linear(4, 2).eval(), (torch.zeros(2, 4),), exportable.arguments, 1)
         write(path, other, card, calibration)
 
     monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, narrower))
@@ -246,12 +246,12 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, module):
 
 def test_drawn_inputs_are_in_the_range_of_normalised_pictures():
     from secateur.export.check import drawn
-    from secateur.export.program import Subject
+    from secateur.export.program import Exportable
     from secateur.models import InputSpec
 
     spec = InputSpec((3, 4, 4), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
-    subject = Subject.of(nn.Flatten(), torch.zeros(2, 3, 4, 4))
-    [x] = drawn(subject, spec, 50)
+    exportable = Exportable.of(nn.Flatten(), torch.zeros(2, 3, 4, 4))
+    [x] = drawn(exportable, spec, 50)
     low = [(0 - m) / s for m, s in zip(spec.mean, spec.std, strict=True)]
     high = [(1 - m) / s for m, s in zip(spec.mean, spec.std, strict=True)]
     found = x.transpose(0, 1).flatten(1)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
-from secateur.export.program import Subject, captured
+from secateur.export.program import Exportable, captured
 from secateur.runtimes.card import Card
 from secateur.runtimes.pt2 import CARD
 
 
-def write_pt2(path: Path, subject: Subject, card: Card, calibration: Sequence[Tensor] | None) -> None:
+def write_pt2(path: Path, exportable: Exportable, card: Card, calibration: Sequence[Tensor] | None) -> None:
     """Write a network as a program of PyTorch.
 
     Args:
         path: the file.
-        subject: the network.
+        exportable: the network.
         card: is written into the archive as an extra file; says how weights are kept.
         calibration: must be ``None``.
 
@@ -30,9 +30,9 @@ def write_pt2(path: Path, subject: Subject, card: Card, calibration: Sequence[Te
     """
     if calibration is not None:
         raise UsageError("int8 is for onnx; PyTorch quantises by torchao, in memory")
-    program = subject.program()
+    program = exportable.program()
     if card.weights != "float32":
-        program = captured(_Rounded(subject.model, getattr(torch, card.weights)), subject.inputs)
+        program = captured(_Rounded(exportable.model, getattr(torch, card.weights)), exportable.inputs)
     program.example_inputs = None  # they would be written into the file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Programs of ``torch.export`` (``.pt2``) in PyTorch."""
+"""Open programs of ``torch.export`` (``.pt2``) in PyTorch."""
 
 from __future__ import annotations
 
