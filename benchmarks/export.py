@@ -42,7 +42,7 @@ NETWORKS = {
     "vit_tiny": "timm:vit_tiny_patch16_224",
 }
 SHARE, BATCHES = 0.5, (1, 16)
-SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
+SUFFIX = {"onnxruntime": ".onnx"}
 VERSIONS = ("original", "pruned")
 
 
@@ -187,8 +187,8 @@ def table(lines: Lines) -> str:
 def _agreement(rows: list[dict[str, Any]]) -> str:
     found = [row for row in rows if row["part"] == "files"]
     text = [
-        "| network | version | parameters | MACs | ONNX Runtime | OpenVINO |",
-        "|---|---|---|---|---|---|",
+        "| network | version | parameters | MACs | ONNX Runtime |",
+        "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["network"] for row in found):
         for version in VERSIONS:
@@ -206,7 +206,7 @@ def _latency(rows: list[dict[str, Any]]) -> str:
         (r["network"], r["batch"], r["runtime"], r["version"]): r for r in rows if r["part"] == "latency"
     }
     runtimes = ("eager", *SUFFIX)
-    text = [f"| network | batch | {' | '.join(runtimes)} |", "|---|---|---|---|---|"]
+    text = [f"| network | batch | {' | '.join(runtimes)} |", "|---|---|---|---|"]
     for name, batch in dict.fromkeys(key[:2] for key in found):
         cells = []
         for runtime in runtimes:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from trained import opened
 
 import secateur as sec
+from secateur.cli.memory import keep_freed_memory
 from secateur.data import ImageData
-from secateur.heap import kept_heap
 from secateur.jobs.networks import Network
 from secateur.training.evaluate import evaluate
 
@@ -74,9 +74,9 @@ class Trained(Bench):
         return 100 * evaluate(small, self.data.test_batches()).top1
 
 
-@kept_heap()
 def main() -> None:
     """Runs what is not there yet, and prints means over draws."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

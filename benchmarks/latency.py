@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.budget import RoundTo
-from secateur.heap import kept_heap
+from secateur.cli.memory import keep_freed_memory
 from secateur.latency import Comparison, compare_latency
 from secateur.recipes.timing import InTime, Pace
 
@@ -277,9 +277,9 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
-@kept_heap()
 def main() -> None:
     """Runs what is not there yet."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--networks", nargs="+", default=NETWORKS)

@@ -12,6 +12,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from secateur._torchvision_operators import install
+
 if TYPE_CHECKING:
     from secateur.agreement import Agreement, agreement
     from secateur.budget import (
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     )
     from secateur.export import Exported, FileCheck, export
     from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
-    from secateur.heap import kept_heap
     from secateur.latency import (
         Latency,
         LatencyTable,
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from secateur.verify import Expectation, Verification, verify
 
 __version__ = "0.1.0"
+
+install()
 
 __all__ = [
     "Agreement",
@@ -113,7 +116,6 @@ __all__ = [
     "cost",
     "export",
     "forecast",
-    "kept_heap",
     "latency_table",
     "load",
     "load_weights",
@@ -151,7 +153,6 @@ _HOME = {
     ),
     "export": "Exported FileCheck export",
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
-    "heap": "kept_heap",
     "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
     "oracle": "Oracle oracle",

@@ -93,10 +93,6 @@ class Oracle(Mapping[str, Tensor]):
             "oracle", {name: tensor.abs() for name, tensor in self._changes.items()}, self.unmeasured
         )
 
-    def signed(self) -> Scores:
-        """The changes as they are: a channel whose removal helps goes first (the paper's ``oracle-loss``)."""
-        return Scores("oracle-loss", self._changes, self.unmeasured)
-
     def to_dict(self) -> dict[str, Any]:
         """Numbers and lists only; ``None`` for what is not measured yet."""
         return {

@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from secateur._compat import tree_flatten, tree_leaves, tree_unflatten
 from secateur.errors import UsageError
 
 

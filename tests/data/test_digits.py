@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from secateur.data import DataSettings, digits
+from secateur.errors import UsageError
 from secateur.models import InputSpec
 
 
@@ -55,3 +59,9 @@ def test_other_sizes_and_colours():
     inputs, _ = next(iter(data.test_batches()))
     assert inputs.shape == (32, 3, 16, 16)
     assert data.test.pictures[0].float().mean().item() > 20
+
+
+def test_a_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UsageError, match=r"pip install 'torch-secateur\[demo\]'$"):
+        digits()

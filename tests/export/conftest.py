@@ -8,7 +8,7 @@ from torch import nn
 
 import secateur as sec
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 CLASSES = tuple(f'zéro "{number}" & <{number}>' for number in range(10))
 
 

@@ -21,8 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from secateur.cli.formats import duration, percent
 from secateur.cli.quiet import silent_output
+from secateur.formats import duration, percent
 from secateur.training import events
 
 _WIDE = 120

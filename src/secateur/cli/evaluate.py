@@ -32,7 +32,7 @@ def evaluate(
       secateur evaluate runs/digits-small/checkpoints/best.safetensors --data digits --json
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.formats import percent
+    from secateur.formats import percent
     from secateur.jobs.evaluate import evaluate as work
     from secateur.jobs.settings import DataChoice, NetworkChoice
     from secateur.training.settings import DeviceSettings

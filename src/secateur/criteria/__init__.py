@@ -11,13 +11,12 @@ from secateur.criteria.base import (
     criterion_names,
     register,
     resolve,
-    unregister,
 )
 from secateur.criteria.charge import channel_costs, charged
 from secateur.criteria.control import Random
 from secateur.criteria.curvature import Obd
 from secateur.criteria.gates import GateCriterion
-from secateur.criteria.gradient import Fisher, Taylor, TaylorSquared
+from secateur.criteria.gradient import Taylor, TaylorSquared
 from secateur.criteria.information import MutualInformation
 from secateur.criteria.normalise import normalise
 from secateur.criteria.reconstruction import Reconstruction
@@ -34,7 +33,6 @@ __all__ = [
     "Apoz",
     "BatchNormScale",
     "Criterion",
-    "Fisher",
     "Fpgm",
     "GateCriterion",
     "Lamp",
@@ -59,6 +57,5 @@ __all__ = [
     "register",
     "resolve",
     "score",
-    "unregister",
     "watch",
 ]

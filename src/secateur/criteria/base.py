@@ -7,23 +7,23 @@ that it makes. Three bases leave only the formula to be written:
 - :class:`secateur.criteria.activation.ActivationCriterion`, from what the consumers read,
 - :class:`secateur.criteria.gates.GateCriterion`, from the gradient of a gate on what they read.
 
->>> from secateur.criteria import GateCriterion, criterion_names, register
->>> @register
-... class SignedTaylor(GateCriterion):
+>>> from secateur.criteria import GateCriterion, resolve
+>>> class SignedTaylor(GateCriterion):
 ...     '''The mean of the gate gradient, with its sign.'''
 ...
 ...     name = "signed-taylor"
 ...
 ...     def per_example(self, gate):
 ...         return gate
->>> "signed-taylor" in criterion_names()
-True
->>> unregister("signed-taylor")
+>>> resolve(SignedTaylor()).name
+'signed-taylor'
+
+An instance can be given wherever a name can; :func:`register`, as a decorator of the class, makes the name
+known.
 """
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.layout import Layout
-from secateur.errors import UsageError
+from secateur.errors import UsageError, closest
 from secateur.ranks import ALONE, Ranks
 
 Reduction = Literal["mean", "sum"]
@@ -156,11 +156,6 @@ def register(kind: C) -> C:
     return kind
 
 
-def unregister(name: str) -> None:
-    """Forgets a registered criterion; nothing happens if there is none of that name."""
-    _REGISTRY.pop(name, None)
-
-
 def criterion_names() -> tuple[str, ...]:
     """The names of all registered criteria, sorted."""
     return tuple(sorted(_REGISTRY))
@@ -182,6 +177,5 @@ def resolve(criterion: str | Criterion) -> Criterion:
         return criterion
     if criterion in _REGISTRY:
         return _REGISTRY[criterion]()
-    close = difflib.get_close_matches(str(criterion), _REGISTRY, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(criterion_names())}"
+    hint = closest(str(criterion), criterion_names()) or f"; choose one of {', '.join(criterion_names())}"
     raise UsageError(f"no criterion is called {criterion!r}{hint}")

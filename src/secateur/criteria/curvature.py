@@ -101,7 +101,7 @@ class CurvatureObserver(GateObserver):
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or outputs[0].numel() > _MOST_OUTPUTS:
             raise UsageError(
                 f"obd needs one output tensor of at most {_MOST_OUTPUTS} numbers per example; "
-                "choose 'fisher' for this network"
+                "choose 'taylor-squared' for this network"
             )
         leaf = outputs.detach().float().reshape(outputs.shape[0], -1).requires_grad_()
         loss = loss_fn(leaf.view(outputs.shape), targets)

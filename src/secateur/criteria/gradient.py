@@ -39,7 +39,10 @@ class TaylorSquared(GateCriterion):
     """Squared first-order estimate: mean over examples of g_i squared.
 
     The gate form of Molchanov et al., "Importance Estimation for Neural Network Pruning"
-    (CVPR 2019, arXiv 1906.10771), with the square taken per example.
+    (CVPR 2019, arXiv 1906.10771), with the square taken per example. The ranking is that of
+    Fisher pruning: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning"
+    (arXiv 1801.05787), and, with coupled channels summed inside the square, Liu et al., "Group Fisher
+    Pruning" (ICML 2021, arXiv 2108.00708).
     """
 
     name = "taylor-squared"
@@ -52,29 +55,3 @@ class TaylorSquared(GateCriterion):
         tensor([[1., 4.]])
         """
         return gate.square()
-
-
-@register
-class Fisher(GateCriterion):
-    """Loss increase under the empirical Fisher information: half the sum over examples of g_i squared.
-
-    Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (arXiv 1801.05787),
-    without the division by the number of examples, and with coupled channels summed inside the
-    square as in Liu et al., "Group Fisher Pruning" (ICML 2021, arXiv 2108.00708).
-    It grows with the number of examples; the ranking is that of ``taylor-squared``.
-    """
-
-    name = "fisher"
-
-    def per_example(self, gate: Tensor) -> Tensor:
-        """Half the squared gate gradient.
-
-        >>> import torch
-        >>> Fisher().per_example(torch.tensor([[-1.0, 2.0]]))
-        tensor([[0.5000, 2.0000]])
-        """
-        return 0.5 * gate.square()
-
-    def finish(self, total: Tensor, examples: Tensor) -> Tensor:
-        """The sum over examples as it is."""
-        return total

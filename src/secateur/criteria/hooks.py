@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from secateur._compat import tree_leaves
 from secateur.criteria.layout import Layout, Read
 from secateur.errors import UsageError
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
-from secateur.heap import kept_where_allowed
 from secateur.latency import device_of
 from secateur.ranks import Ranks, shares
 from secateur.untouched import untouched
@@ -28,7 +27,6 @@ Batches = Iterable[Any]
 """Batches of inputs and targets."""
 
 
-@kept_where_allowed()
 def score(
     model: nn.Module,
     graph: ChannelGraph,

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from secateur._compat import _BatchNorm
 from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
 from secateur.errors import UsageError
 from secateur.graph.groups import Group, Member, Role
@@ -216,6 +217,6 @@ class BatchNormScale(DataFreeCriterion):
             rows_of(member, tensor_of(member, subject.modules)).abs().float()
             for member in group.members
             if member.tensor.rpartition(".")[2] == "weight"
-            and isinstance(subject.modules[member.module], nn.modules.batchnorm._BatchNorm)
+            and isinstance(subject.modules[member.module], _BatchNorm)
         ]
         return torch.cat([row.to(rows[0].device) for row in rows], dim=1).mean(1) if rows else None

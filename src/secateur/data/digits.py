@@ -10,13 +10,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from secateur._torchvision import v2
 from secateur.data.dataset import ImageData, Split
 from secateur.data.folder import held_out_indices
 from secateur.data.settings import Augmentation, DataSettings
+from secateur.errors import UsageError
 from secateur.models import InputSpec, ModelSpec
 
 _TEST_SHARE = 0.25
@@ -37,12 +37,19 @@ def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) 
     Returns:
         The data set.
 
+    Raises:
+        UsageError: scikit-learn, which holds the digits, is not installed.
+
     >>> data = digits()
     >>> len(data.train), len(data.validation), len(data.test)
     (1146, 201, 450)
     """
     spec = spec or ModelSpec.parse("secateur:digits").input
     settings = settings or DataSettings()
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UsageError("the digits need scikit-learn: pip install 'torch-secateur[demo]'") from error
     raw, labels = load_digits(return_X_y=True)
     pictures = _pictures(np.asarray(raw), spec)
     targets = tuple(int(label) for label in labels)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import (
+
+from secateur._compat import (
     keystr,
     tree_flatten_with_path,
     tree_leaves,
     tree_map_only,
     tree_unflatten,
 )
-
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
 from secateur.graph.inlining import lay_regions_open

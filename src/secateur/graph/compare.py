@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_flatten_with_path
+
+from secateur._compat import keystr, tree_flatten_with_path
 
 TOLERANCE = 1e-8
 """Largest difference, relative to the largest value of a slice, at which two float64 results are equal."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.exact import Float64, exact
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph

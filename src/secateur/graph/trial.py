@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import ChannelGraph, Keep

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.graph.attributes import integer_attributes, set_attribute
 from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
 from secateur.graph.cutting import named_tensors

@@ -11,9 +11,9 @@ from secateur.criteria import Criterion, Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
+from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
-from secateur.jobs.portray import portray
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.verifications import together
@@ -96,21 +96,21 @@ def _prune(job: PruneJob, criterion: Criterion, machine: Machine, listener: List
             checkpoint=network.file,
             latency=conditions,
         )
-        _portray(place, original, network, cuts)
+        _summarise(place, original, network, cuts)
     return dict(place.run.summary)
 
 
-def _portray(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
-    """Keeps what a report needs to know of both networks; what the run came to does not hang on it."""
+def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
+    """Save what a report needs of both networks; a failure here does not fail the run."""
     timed, seconds = before.example(place.job.latency_batch), place.job.latency_seconds
     place.listener(Progress("timing layers", 0, 1))
     try:
         with place.clock("timing layers"):
-            found = portray(before.model, after.model, cuts, before.example(), timed, seconds)
+            found = summarise(before.model, after.model, cuts, before.example(), timed, seconds)
     except (SecateurError, RuntimeError) as error:
-        place.listener(Note(f"what the network is made of could not be written down: {error}"))
+        place.listener(Note(f"the summary of the network could not be written: {error}"))
     else:
-        place.run.remember(found.to_dict(), NETWORK)
+        place.run.remember(found.model_dump(mode="json"), NETWORK)
     place.listener(Progress("timing layers", 1, 1))
 
 

@@ -42,7 +42,9 @@ def curves(run: Path, listener: Listener) -> Iterator[Listener]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UsageError("--tensorboard needs TensorBoard: pip install 'secateur[tensorboard]'") from error
+        raise UsageError(
+            "--tensorboard needs TensorBoard: pip install 'torch-secateur[tensorboard]'"
+        ) from error
     board = _Board(run, SummaryWriter)
     try:
         yield board.after(listener)

@@ -23,7 +23,6 @@ from secateur.graph.capture import capture
 from secateur.graph.channel_graph import Keep
 from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
-from secateur.heap import kept_where_allowed
 from secateur.latency.devices import device_of
 from secateur.latency.measure import Comparison, batch_size, compare_latency
 from secateur.latency.operator_timer import DeviceTimer, OperatorTimer, Timings
@@ -56,7 +55,6 @@ _PRIOR = 0.3  # expected deviation of a factor from 1, and the largest error of 
 _LEAST_FACTOR = 0.05
 
 
-@kept_where_allowed()
 def latency_table(
     model: nn.Module,
     graph: ChannelGraph,

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import tree_leaves, tree_map_only
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
 from secateur.graph.wrappers import refuse_wrapped
-from secateur.heap import kept_where_allowed
 from secateur.latency.devices import device_of, wait
 from secateur.latency.pytorch_runtimes import PreparedNetwork, PyTorchRuntime, find_runtime
 from secateur.untouched import untouched
@@ -367,7 +366,7 @@ def interleaved_timing(
     """
     pairs = dict.fromkeys(runs, next(iter(runs))) if references is None else references
     measured: InterleavedTimes[Key] = InterleavedTimes({name: [] for name in runs})
-    with torch_threads(threads), kept_where_allowed():
+    with torch_threads(threads):
         for run in runs.values():
             for _ in range(warmup):
                 run()

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from secateur.errors import UsageError
-from secateur.heap import kept_where_allowed
 from secateur.latency.devices import wait
 from secateur.latency.operators import OperatorCall, TensorSpec, replace_specs
 from secateur.latency.pytorch_runtimes import channels_last
@@ -81,7 +80,7 @@ class DeviceTimer:
         """Measure the milliseconds of one call: the lower quartile of its runs."""
         stored = sum(spec.bytes for spec in call.specs if spec.stored)
         copies = 1 if stored < _NOTABLE else max(1, math.ceil(_BEYOND_CACHES / stored))
-        with torch.inference_mode(), kept_where_allowed():
+        with torch.inference_mode():
             sets = itertools.cycle(self._arguments(call, copies))
             self._time(call, next(sets))
             times = [self._time(call, next(sets))]

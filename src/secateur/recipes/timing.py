@@ -12,7 +12,6 @@ from torch import nn
 from secateur.budget import Budget, Milliseconds
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, ExampleInputs
-from secateur.heap import kept_where_allowed
 from secateur.latency import (
     Comparison,
     LatencyModel,
@@ -166,7 +165,6 @@ class Pace:
     inputs: ExampleInputs
     network_timer: NetworkTimer
 
-    @kept_where_allowed()
     def plan(
         self,
         budget: Budget,

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.graph.masked import Removed
 from secateur.latency.pytorch_runtimes import channels_last
 from secateur.recovery.run import Run

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import _BatchNorm, tree_map_only
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
-from secateur.heap import kept_where_allowed
 from secateur.latency import device_of
 from secateur.untouched import untouched
 
@@ -29,7 +27,6 @@ class _Sums:
     square: Tensor
 
 
-@kept_where_allowed()
 def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> int:
     """Measures the running mean and variance of every batch norm anew.
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import tree_leaves, tree_map_only
 from secateur.graph.capture import Origin
 from secateur.graph.masked import MaskedInterpreter, Removed
 from secateur.recovery.abreast import AbreastInterpreter

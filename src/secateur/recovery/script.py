@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from secateur._compat import tree_flatten, tree_unflatten
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.capture import Origin, Program, call_arguments, capture

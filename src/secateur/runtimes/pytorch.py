@@ -1,31 +1,31 @@
-"""Networks in PyTorch itself, in the ways that may be faster than the plain one."""
+"""Run networks in PyTorch itself: eager, channels-last, compiled or in bfloat16."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
 from secateur.errors import UsageError
 from secateur.latency import PYTORCH_RUNTIMES, device_of, wait
 from secateur.runtimes.base import Batch, Runner
 
 IN_PYTORCH = tuple(PYTORCH_RUNTIMES)
-"""Names of the ways."""
+"""Names of the runtimes in PyTorch."""
 
 
 def prepare(runtime: str, model: nn.Module) -> Runner:
-    """Makes a network ready in PyTorch; the network itself is left as it is.
+    """Prepare a network in PyTorch; the network itself is left as it is.
 
     Args:
         runtime: ``eager``, ``channels-last``, ``compile`` or ``bf16``.
         model: the network.
 
     Returns:
-        What runs it, in evaluation mode, with PyTorch's own number of threads.
+        What runs it, in evaluation mode, with PyTorch's number of threads.
 
     Raises:
-        UsageError: there is no such way.
+        UsageError: there is no such runtime.
 
     >>> prepare("eager", nn.Linear(2, 3))(torch.randn(4, 2))[0].shape
     torch.Size([4, 3])

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.functional import batch_norm
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur._compat import _BatchNorm
 from secateur.ranks import Ranks
 from secateur.training.joint import Portion
 

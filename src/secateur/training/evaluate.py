@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 
 from secateur.errors import DataError
 from secateur.graph.capture import mode_of
-from secateur.heap import kept_where_allowed
 from secateur.ranks import shares
 from secateur.training.devices import Machine, make_machine
 from secateur.training.events import Listener, silent, tracked
@@ -67,7 +66,6 @@ class Evaluation:
         return math.sqrt(share * (1 - share) / (self.examples + 2))
 
 
-@kept_where_allowed()
 def evaluate(
     model: nn.Module,
     batches: Batches,

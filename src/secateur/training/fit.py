@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 from secateur.batches import refuse_one_shot
 from secateur.errors import DataError, TrainingError
 from secateur.graph.capture import mode_of
-from secateur.heap import kept_where_allowed
 from secateur.ranks import Share, shares
 from secateur.training.averaging import Average
 from secateur.training.batchnorm import joint_batch_norm
@@ -74,7 +73,6 @@ FIT = "fit"
 _AVERAGE = "average."
 
 
-@kept_where_allowed()
 def fit(
     model: nn.Module,
     batches: Batches,
