@@ -24,11 +24,11 @@ from statistics import median
 import torch
 from cifar import Pictures, batches, joined, pictures
 from criteria import draw
+from secateur.curves import ENOUGH, diverge
 from torch import Tensor, nn
 from trained import opened
 
 import secateur as sec
-from secateur.curves import ENOUGH, diverge
 from secateur.plan import plan_from
 
 

@@ -111,7 +111,7 @@ def check_close(expected: Scores, crew: list[Scores]) -> None:
         torch.testing.assert_close(crew[0][group], expected[group], rtol=1e-5, atol=least)
 
 
-WATCHED = ("taylor", "fisher", "taylor-weight", "activation-std", "mutual-information", "magnitude")
+WATCHED = ("taylor", "taylor-squared", "taylor-weight", "activation-std", "mutual-information", "magnitude")
 
 
 def watch_own_loop(machine: Machine) -> dict[str, dict[str, Any]]:

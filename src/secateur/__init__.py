@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secateur.agreement import Agreement, agreement
     from secateur.budget import (
         Budget,
         Forecast,
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     )
     from secateur.checkpoint import load, save
     from secateur.cost import cost
-    from secateur.criteria import Scores, charged, score, watch
-    from secateur.curves import width_curves
+    from secateur.criteria import Scores, regularize_scores, score, watch
     from secateur.errors import (
         BudgetError,
         CheckpointError,
@@ -53,10 +51,9 @@ if TYPE_CHECKING:
         measure_latency,
     )
     from secateur.models import ModelSpec, build, load_weights
-    from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
     from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
-    from secateur.recovery import Repair, recalibrate, reconstruct
+    from secateur.recovery import Reconstruction, recalibrate, reconstruct, width_curves
     from secateur.runtimes import Card, Runner, open_exported
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
@@ -64,7 +61,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Agreement",
     "Budget",
     "BudgetError",
     "Card",
@@ -85,10 +81,9 @@ __all__ = [
     "Member",
     "Milliseconds",
     "ModelSpec",
-    "Oracle",
     "PruningPlan",
     "Reader",
-    "Repair",
+    "Reconstruction",
     "Role",
     "Runner",
     "Scores",
@@ -105,10 +100,8 @@ __all__ = [
     "WidthCurve",
     "WidthCurves",
     "__version__",
-    "agreement",
     "apply_plan",
     "build",
-    "charged",
     "compare_latency",
     "cost",
     "export",
@@ -120,7 +113,6 @@ __all__ = [
     "make_plan",
     "measure_latency",
     "open_exported",
-    "oracle",
     "plan_from",
     "prune",
     "prune_iteratively",
@@ -128,6 +120,7 @@ __all__ = [
     "recalibrate",
     "reconstruct",
     "register_rule",
+    "regularize_scores",
     "save",
     "score",
     "smallest_within",
@@ -139,12 +132,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "agreement": "Agreement agreement",
     "budget": "Budget Forecast Milliseconds WidthCurve WidthCurves forecast make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
-    "criteria": "Scores charged score watch",
-    "curves": "width_curves",
+    "criteria": "Scores regularize_scores score watch",
     "errors": (
         "BudgetError CheckpointError DataError ExportError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
@@ -154,10 +145,9 @@ _HOME = {
     "heap": "kept_heap",
     "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
-    "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
     "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
-    "recovery": "Repair recalibrate reconstruct",
+    "recovery": "Reconstruction recalibrate reconstruct width_curves",
     "runtimes": "Card Runner open_exported",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",

@@ -15,7 +15,7 @@ from secateur.recipes.settings import RECIPES, PruneSettings
 Command = Callable[..., Result]
 
 OPTIONS: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
-    "--criterion": ("fisher", lambda recipe: recipe.criterion),
+    "--criterion": ("taylor-squared", lambda recipe: recipe.criterion),
     "--charge": ("params", lambda recipe: recipe.charge),
     "--allocate": ("uniform", lambda recipe: recipe.allocate),
     "--repair-batches": (7, lambda recipe: recipe.repair_batches),

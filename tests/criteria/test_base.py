@@ -24,7 +24,6 @@ NAMES = {
     "activation-std",
     "apoz",
     "bn-scale",
-    "fisher",
     "fpgm",
     "lamp",
     "magnitude",

@@ -44,7 +44,7 @@ def oracle(
 
     Examples:
       secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html
-      secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,fisher --out oracle.json
+      secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,obd --out oracle.json
     """
     from secateur.cli.console import Reporter
     from secateur.cli.tables import agreements
