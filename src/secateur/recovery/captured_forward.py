@@ -262,7 +262,7 @@ class PartialForward:
         return True
 
     def _inputs(self, chunk: Chunk) -> Values:
-        """The values before the first step: inputs and constants, copied since the program may write to them."""
+        """Copy the inputs and constants, to which the program may write: the values before the first step."""
         leaves = iter(chunk.leaves)
         values: Values = {}
         for node, item in _placeholders(self.forward.program):

@@ -66,6 +66,10 @@ class CurveOptions:
 
     Raises:
         UsageError: a value is out of range.
+
+    Example:
+        >>> CurveOptions(shares=(0.5, 0.25), fit=LeastSquares(max_examples=256)).held_back is None
+        True
     """
 
     shares: Sequence[float] = (0.75, 0.5, 0.25, 0.125)

@@ -39,6 +39,10 @@ class LeastSquares:
 
     Raises:
         UsageError: the ridge is negative.
+
+    Example:
+        >>> LeastSquares(ridge=0.01).rows_per_unknown
+        20
     """
 
     ridge: float = 1e-3
