@@ -1,4 +1,4 @@
-"""Scores of attention, held against finite differences of gates on the weights that read a channel."""
+"""Scores of attention, compared with finite differences of gates on the weights that read a channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reconstruction criterion held against dense least squares on the data."""
+"""The reconstruction criterion compared with dense least squares on the data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def case() -> tuple[nn.Sequential, Tensor]:
     return net, torch.randn(12, 3, 9, 9, dtype=torch.float64)
 
 
-def test_a_single_score_is_what_the_best_repair_leaves(case: tuple[nn.Sequential, Tensor]) -> None:
+def test_a_single_score_is_the_error_after_the_best_refit(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
     criterion = ReconstructionError(ridge=0.0, nested=False)
     scores = score(net, trace(net, x), criterion, [x[:5], x[5:]])["0"]

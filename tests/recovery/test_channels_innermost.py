@@ -35,7 +35,7 @@ class Viewed(Pooled):
 
 
 class Strided(Pooled):
-    """Numbers that hang on how values lie in memory."""
+    """Numbers that depend on how values lie in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.first(x).relu())

@@ -1,4 +1,4 @@
-"""Reconstruction held against dense least squares on tensors that plain PyTorch computed."""
+"""Reconstruction compared with dense least squares on tensors that plain PyTorch computed."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_nothing_else_is_touched() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in small.parameters())
 
 
-def test_the_number_of_examples_in_a_portion_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_examples_in_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = block()
     first, plan = cut(net, x, {"a": [0, 3, 4]})
     second, third = copy.deepcopy(first), copy.deepcopy(first)

@@ -280,9 +280,8 @@ class PartialForward:
             sources = node.all_input_nodes
             for source in sources:
                 if source in self._written and source not in values:
-                    values[source] = self._written[
-                        source
-                    ].clone()  # when first read: it may change until then
+                    # Copied when first read: reconstruction may change it until then.
+                    values[source] = self._written[source].clone()
             values[node] = self._interpreter.run_node(node)
             for source in (*sources, node):
                 if last[source] <= index:
