@@ -1,7 +1,7 @@
-"""Which criterion to trust: rank correlation with the oracle, and accuracy after a short recovery.
+"""Which criterion to trust: rank correlation with ablation, and accuracy after a short recovery.
 
-Correlation: every channel of a network is silenced in turn on a few training pictures, and each criterion,
-scored on the same pictures, is held against the changes of the loss. Three draws of pictures.
+Correlation: every channel of a network is masked alone on a few training pictures, and each criterion,
+scored on the same pictures, is compared with the changes of the loss. Three draws of pictures.
 
 Recovery (``--recovery``): the channels that a criterion likes least are cut, over all groups together, and
 the network is trained for a little while, the same for all; beside them channels drawn at random, and the
@@ -32,6 +32,7 @@ from networks import renew
 from torch import Tensor
 
 import secateur as sec
+from secateur.ablation import Ablation, ablate, compare_ranking
 from secateur.criteria import Criterion, Random, criterion_names
 from secateur.data import ImageData
 from secateur.jobs.networks import Network, input_of, open_network
@@ -55,14 +56,15 @@ def draw(data: ImageData, examples: int, seed: int, size: int = 64) -> list[Batc
 
 
 def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Iterator[dict[str, Any]]:
-    """The oracle, kept on the way, and each criterion against it."""
+    """The leave-one-out ablation, stored in a file, and each criterion compared with it."""
     model = network.model.eval()
     graph = sec.trace(model, network.example())
-    resume = sec.Oracle.from_dict(json.loads(known.read_text())) if known.is_file() else None
+    resume = Ablation.from_dict(json.loads(known.read_text())) if known.is_file() else None
     began = time.perf_counter()
-    oracle = sec.oracle(model, graph, batches, F.cross_entropy, resume=resume)
-    known.write_text(json.dumps(oracle.to_dict()))
-    yield {"criterion": "oracle", "seconds": time.perf_counter() - began, "channels": oracle.measured}
+    ablation = ablate(model, graph, batches, F.cross_entropy, resume=resume)
+    known.write_text(json.dumps(ablation.to_dict()))
+    seconds = time.perf_counter() - began
+    yield {"criterion": "leave-one-out", "seconds": seconds, "channels": ablation.measured}
     for name in criterion_names():
         began = time.perf_counter()
         try:
@@ -71,7 +73,7 @@ def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Ite
             print(error)
             continue
         seconds = time.perf_counter() - began
-        found = sec.agreement(oracle, scores)
+        found = compare_ranking(ablation, scores)
         yield {
             "criterion": name,
             "seconds": seconds,

@@ -9,11 +9,16 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 import secateur
+from secateur import ablation, recovery
 
 OBJECTS = {name: getattr(secateur, name) for name in secateur.__all__ if name != "__version__"}
+OBJECTS |= {
+    name: getattr(ablation, name) for name in ("Ablation", "RankAgreement", "ablate", "compare_ranking")
+}
+OBJECTS |= {name: getattr(recovery, name) for name in recovery.__all__}
 FUNCTIONS = [name for name, item in OBJECTS.items() if inspect.isfunction(item)]
 CLASSES = [name for name, item in OBJECTS.items() if inspect.isclass(item)]
-FROM_PAPERS = ["charged", "reconstruct", "oracle", "agreement"]
+FROM_PAPERS = ["regularize_scores", "reconstruct", "ablate", "compare_ranking"]
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
 

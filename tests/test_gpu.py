@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import secateur as sec
+from secateur.ablation import ablate
 from secateur.cli import app
 from secateur.criteria import Obd, criterion_names
 from secateur.precision import full_precision
@@ -99,7 +100,7 @@ def test_graphs_are_those_of_the_cpu_and_examples_may_lie_in_ram(name: str) -> N
     assert sec.cost(there, x) == graphs[0].cost()
 
 
-def test_curves_and_repair_are_those_of_the_cpu(net: nn.Module, batches: Batches) -> None:
+def test_curves_and_reconstruction_are_those_of_the_cpu(net: nn.Module, batches: Batches) -> None:
     answers, plans = [], []
     for model, device in zip(pair(net), ("cpu", "cuda"), strict=True):
         x = batches[0][0]
@@ -125,7 +126,7 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.LazyLinear(10))
     x, y = torch.randn(40, 3, 8, 8), torch.randint(10, (40,))
     net(x)
-    found = [sec.oracle(model, sec.trace(model, x[:2]), [(x, y)], F.cross_entropy) for model in pair(net)]
+    found = [ablate(model, sec.trace(model, x[:2]), [(x, y)], F.cross_entropy) for model in pair(net)]
     for name in found[0]:
         assert close(found[0][name], found[1][name], 1e-3), name
 

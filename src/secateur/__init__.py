@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from secateur._torchvision_operators import install
 
 if TYPE_CHECKING:
-    from secateur.agreement import Agreement, agreement
     from secateur.budget import (
         Budget,
         Forecast,
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     )
     from secateur.checkpoint import load, save
     from secateur.cost import cost
-    from secateur.criteria import Scores, charged, score, watch
-    from secateur.curves import width_curves
+    from secateur.criteria import Scores, regularize_scores, score, watch
     from secateur.errors import (
         BudgetError,
         CheckpointError,
@@ -54,10 +52,9 @@ if TYPE_CHECKING:
         measure_latency,
     )
     from secateur.models import ModelSpec, build, load_weights
-    from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
     from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
-    from secateur.recovery import Repair, recalibrate, reconstruct
+    from secateur.recovery import Reconstruction, recalibrate, reconstruct, width_curves
     from secateur.runtimes import Card, Runner, open_exported
     from secateur.surgery import apply_plan
     from secateur.verify import Expectation, Verification, verify
@@ -67,7 +64,6 @@ __version__ = "0.1.0"
 install()
 
 __all__ = [
-    "Agreement",
     "Budget",
     "BudgetError",
     "Card",
@@ -88,10 +84,9 @@ __all__ = [
     "Member",
     "Milliseconds",
     "ModelSpec",
-    "Oracle",
     "PruningPlan",
     "Reader",
-    "Repair",
+    "Reconstruction",
     "Role",
     "Runner",
     "Scores",
@@ -108,10 +103,8 @@ __all__ = [
     "WidthCurve",
     "WidthCurves",
     "__version__",
-    "agreement",
     "apply_plan",
     "build",
-    "charged",
     "compare_latency",
     "cost",
     "export",
@@ -122,7 +115,6 @@ __all__ = [
     "make_plan",
     "measure_latency",
     "open_exported",
-    "oracle",
     "plan_from",
     "prune",
     "prune_iteratively",
@@ -130,6 +122,7 @@ __all__ = [
     "recalibrate",
     "reconstruct",
     "register_rule",
+    "regularize_scores",
     "save",
     "score",
     "smallest_within",
@@ -141,12 +134,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "agreement": "Agreement agreement",
     "budget": "Budget Forecast Milliseconds WidthCurve WidthCurves forecast make_plan reachable uniform_plan",
     "checkpoint": "load save",
     "cost": "cost",
-    "criteria": "Scores charged score watch",
-    "curves": "width_curves",
+    "criteria": "Scores regularize_scores score watch",
     "errors": (
         "BudgetError CheckpointError DataError ExportError SecateurError SurgeryError "
         "TraceError TrainingError UsageError VerificationError"
@@ -155,10 +146,9 @@ _HOME = {
     "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
     "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
     "models": "ModelSpec build load_weights",
-    "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
     "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
-    "recovery": "Repair recalibrate reconstruct",
+    "recovery": "Reconstruction recalibrate reconstruct width_curves",
     "runtimes": "Card Runner open_exported",
     "surgery": "apply_plan",
     "verify": "Expectation Verification verify",

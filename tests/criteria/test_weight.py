@@ -88,7 +88,7 @@ def test_bn_scale_is_the_mean_of_absolute_scales_and_leaves_other_groups_out() -
 
 def test_a_network_without_batch_norm_is_told() -> None:
     net = make(Residual)
-    with pytest.raises(UsageError, match="bn-scale can value no group of this network"):
+    with pytest.raises(UsageError, match="bn-scale can score no group of this network"):
         score(net, trace(net, data(2)[0]), "bn-scale")
 
 

@@ -82,14 +82,14 @@ def test_scores_come_from_the_last_epoch_of_training(
     """The second cut must go by what a hand-written watch over the same steps finds."""
     settings = PruneSettings(steps=2, after=FitSettings(epochs=0))
     watched: list[sec.Scores] = []
-    original = work.Watch.scores
+    original = work.ScoreCollector.scores
 
-    def scores(self: work.Watch, **options: bool) -> sec.Scores:
+    def scores(self: work.ScoreCollector, **options: bool) -> sec.Scores:
         found = original(self, **options)
         watched.append(found)
         return found
 
-    with patch.object(work.Watch, "scores", scores):
+    with patch.object(work.ScoreCollector, "scores", scores):
         result, _, _ = run(net, example, batches, settings)
     second = result.cuts[1].plan
     for name, removed in second.removed.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
-from secateur.agreement import agreement
+from secateur.ablation import Ablation, ablate, compare_ranking
 from secateur.criteria import score
 from secateur.data import ImageData
 from secateur.errors import DataError, UsageError
@@ -21,8 +21,6 @@ from secateur.graph import ChannelGraph, trace
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
-from secateur.oracle import Oracle
-from secateur.oracle import oracle as measure
 from secateur.ranks import Ranks
 from secateur.training.crew import joined
 from secateur.training.events import Listener, Note, Progress, silent
@@ -91,7 +89,7 @@ def _oracle(
             listener(Note(f"goes on from {out}: {known.measured:,} channels are measured"))
         watch = _Watch(out, listener, interruption, ranks)
         together = ranks.together
-        found = measure(
+        found = ablate(
             network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
         )
         rows = _agreements(network, graph, found, batches, criteria, listener, together)
@@ -110,7 +108,7 @@ class _Watch:
         self._ranks = ranks
         self._written = time.monotonic()
 
-    def __call__(self, found: Oracle, total: int) -> None:
+    def __call__(self, found: Ablation, total: int) -> None:
         self._listener(Progress("measuring channels", found.measured, total))
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self._write(found)
@@ -120,7 +118,7 @@ class _Watch:
             self._write(found)
             raise
 
-    def _write(self, found: Oracle) -> None:
+    def _write(self, found: Ablation) -> None:
         if self._ranks.first:
             _write(self._out, found.to_dict())
         self._written = time.monotonic()
@@ -140,7 +138,7 @@ def _batches(data: ImageData, examples: int) -> list[Any]:
 def _agreements(
     network: Network,
     graph: ChannelGraph,
-    found: Oracle,
+    found: Ablation,
     batches: Sequence[Any],
     criteria: Sequence[str],
     listener: Listener,
@@ -151,14 +149,14 @@ def _agreements(
     for number, name in enumerate(criteria):
         listener(Progress("criteria", number, len(criteria)))
         scores = score(network.model, graph, name, batches, cross_entropy, across_ranks=across_ranks)
-        row = agreement(found, scores)
+        row = compare_ranking(found, scores)
         mean = None if math.isnan(row.per_group) else row.per_group
         rows.append({**asdict(row), "groups": dict(row.groups), "per_group": mean})
     listener(Progress("criteria", len(criteria), len(criteria)))
     return rows
 
 
-def _known(out: Path) -> Oracle | None:
+def _known(out: Path) -> Ablation | None:
     """What an earlier call has measured."""
     if not out.exists():
         if not out.parent.is_dir():
@@ -166,7 +164,7 @@ def _known(out: Path) -> Oracle | None:
         return None
     try:
         held: Mapping[str, Any] = json.loads(out.read_text())
-        return Oracle.from_dict(held)
+        return Ablation.from_dict(held)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{out} holds no measured channels ({type(error).__name__}); choose another --out"

@@ -9,8 +9,8 @@ from torch import nn
 
 from secateur.budget import WidthCurves
 from secateur.budget.order import Scope
-from secateur.curves import width_curves
 from secateur.graph import ChannelGraph
+from secateur.recovery import width_curves
 from secateur.training.events import Listener, Progress, silent
 from secateur.training.interrupt import Interruption
 

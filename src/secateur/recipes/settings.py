@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from secateur.criteria.charge import Charge
+from secateur.criteria.cost_regularization import CostKind
 from secateur.errors import UsageError
 from secateur.recipes.ranking import CURVE_BATCHES, Allocate
 from secateur.training.settings import FitSettings, OptimizerSettings, Settings
@@ -48,7 +48,7 @@ class PruneSettings(Settings):
 
     criterion: str = "taylor"
     normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
-    charge: Charge | None = None
+    charge: CostKind | None = None
     charge_rate: float = Field(default=1e-3, ge=0)
     allocate: Allocate = "global"
     repair: bool = False

@@ -10,7 +10,7 @@ import torch
 
 from secateur.budget import Budget, make_plan
 from secateur.budget.limits import amount_of, budget_of, originals
-from secateur.criteria import Scores, charged
+from secateur.criteria import Scores, regularize_scores
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
@@ -129,8 +129,10 @@ class Route:
         """The plan within limits that keeps to the settings."""
         settings, normalize = self.settings, self.settings.normalize
         if settings.charge is not None and isinstance(scores, Scores):
-            # Charges are in units of normalised scores, which must not be normalised again.
-            scores = charged(scores.normalized(normalize), graph, settings.charge, settings.charge_rate)
+            # The rate is in units of normalised scores, which must not be normalised again.
+            scores = regularize_scores(
+                scores.normalized(normalize), graph, settings.charge, settings.charge_rate
+            )
             normalize = "none"
         return make_plan(
             graph,

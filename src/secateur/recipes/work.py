@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.budget import Budget, Milliseconds
-from secateur.criteria import Needs, Scores, Watch, resolve, score, watch
+from secateur.criteria import Needs, ScoreCollector, Scores, resolve, score, watch
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.cutting import copy_with
 from secateur.plan import PruningPlan
@@ -293,7 +293,7 @@ class Work:
         phase: str,
         around: Surroundings,
         validation: Batches | None,
-        observer: Watch | None = None,
+        observer: ScoreCollector | None = None,
     ) -> None:
         done = fit(
             self.model,

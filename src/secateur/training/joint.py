@@ -12,7 +12,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from secateur.criteria import Watch
+from secateur.criteria import ScoreCollector
 from secateur.ranks import Ranks, Share
 
 
@@ -111,7 +111,7 @@ def seen_by(observer: Any, share: Share) -> AbstractContextManager[Any]:
         observer: what watches a training; anything but a watch is left alone.
         share: the part of this process of a batch.
     """
-    if not isinstance(observer, Watch):
+    if not isinstance(observer, ScoreCollector):
         return nullcontext()
     observer.expects(share.of)
     return nullcontext() if share.examples else observer.muted()

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.graph.cutting import named_tensors
-from secateur.recovery.layout import laid_out
-from secateur.recovery.run import Run
-from secateur.recovery.script import Script, write_script
+from secateur.recovery.captured_forward import (
+    CapturedForward,
+    PartialForward,
+    capture_forward,
+    with_channels_innermost,
+)
 
 
 class Pooled(nn.Module):
@@ -32,18 +35,18 @@ class Viewed(Pooled):
 
 
 class Strided(Pooled):
-    """Numbers that hang on how values lie in memory."""
+    """Numbers that depend on how values lie in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.first(x).relu())
         return y.as_strided((y.shape[0], 4), (4 * 16, 1))
 
 
-def scripted(net: nn.Module) -> tuple[Script, sec.ChannelGraph, dict[str, Tensor]]:
+def captured(net: nn.Module) -> tuple[CapturedForward, sec.ChannelGraph, dict[str, Tensor]]:
     x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = sec.trace(net, x[:2])
     tensors = {name: tensor.detach() for name, tensor in named_tensors(net).items()}
-    return write_script(net, graph, [x]), graph, tensors
+    return capture_forward(net, graph, [x]), graph, tensors
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -51,31 +54,31 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def test_channels_are_innermost_where_it_comes_to_the_same() -> None:
-    script, graph, tensors = scripted(Pooled().eval())
-    changed, inner = laid_out(script, graph.removed, tensors)
-    assert is_channels_last(changed.portions[0].leaves[0])
+    forward, graph, tensors = captured(Pooled().eval())
+    changed, inner = with_channels_innermost(forward, tensors)
+    assert is_channels_last(changed.chunks[0].leaves[0])
     assert is_channels_last(inner["second.weight"])
-    run = Run(changed, graph.removed, inner)
+    run = PartialForward(changed, graph.removed, inner)
     run.advance(2)
     assert any(is_channels_last(run.value(0, node)) for node in changed.nodes[:2] if run.holds(node)), (
         "values on the way lie like the inputs"
     )
-    expected = Run(script, graph.removed, tensors).outputs()
+    expected = PartialForward(forward, graph.removed, tensors).outputs()
     torch.testing.assert_close(run.outputs(), expected, rtol=1e-5, atol=1e-6)
-    assert is_channels_last(script.portions[0].leaves[0]) is False
+    assert is_channels_last(forward.chunks[0].leaves[0]) is False
 
 
 @pytest.mark.parametrize("kind", [Viewed, Strided])
 def test_a_program_that_depends_on_the_layout_is_left_as_it_is(kind: type[nn.Module]) -> None:
-    script, graph, tensors = scripted(kind().eval())
-    assert laid_out(script, graph.removed, tensors) == (script, tensors)
+    forward, _, tensors = captured(kind().eval())
+    assert with_channels_innermost(forward, tensors) == (forward, tensors)
 
 
 def test_without_kernels_nothing_is_changed() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     x = torch.randn(5, 4)
-    script = write_script(net, graph := sec.trace(net, x), [x])
+    forward = capture_forward(net, sec.trace(net, x), [x])
     tensors = {name: tensor.detach() for name, tensor in named_tensors(net).items()}
-    same, kept = laid_out(script, graph.removed, tensors)
-    assert same is script
+    same, kept = with_channels_innermost(forward, tensors)
+    assert same is forward
     assert kept is tensors

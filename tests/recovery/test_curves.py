@@ -1,4 +1,4 @@
-"""Width curves held against cutting, repairing and running the whole network each time."""
+"""Width curves compared with cutting, reconstructing and running the whole network each time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from secateur.budget import WidthCurves
 from secateur.criteria import score
-from secateur.curves import width_curves
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.plan import PruningPlan
-from secateur.recovery import reconstruct
+from secateur.recovery import CurveOptions, reconstruct, width_curves
 from secateur.surgery import apply_plan
 
 
@@ -50,8 +49,8 @@ def case() -> tuple[nn.Module, Tensor, ChannelGraph]:
 def test_damages_are_those_of_networks_really_cut(case: tuple[nn.Module, Tensor, ChannelGraph]) -> None:
     net, x, graph = case
     scores = score(net, graph, "magnitude")
-    curves = width_curves(net, graph, scores, [x], shares=(0.5, 0.25), held_back=0.4)
-    repairing, held = x[:30], x[30:]
+    curves = width_curves(net, graph, scores, [x], CurveOptions(shares=(0.5, 0.25), held_back=0.4))
+    fitting, held = x[:30], x[30:]
     for name in ("stem", "inner"):
         curve = curves[name]
         assert list(curve.order) == scores[name].argsort(stable=True).tolist()
@@ -59,7 +58,7 @@ def test_damages_are_those_of_networks_really_cut(case: tuple[nn.Module, Tensor,
             plan = PruningPlan(graph, {name: curve.kept(width)})
             small = apply_plan(net, plan)
             if name == "inner":
-                reconstruct(net, small, plan, [repairing], behind=False, compensate=False)
+                reconstruct(net, small, plan, [fitting], refit_downstream=False, correct_shortcut_error=False)
                 with torch.no_grad():
                     p, q = (F.log_softmax(each(held), 1) for each in (net, small))
                 expected = float((p.exp() * (p - q)).sum(1).mean())
@@ -75,8 +74,8 @@ def test_enough_examples_measure_and_no_more(examples: int, measuring: int) -> N
     graph = trace(net, x[:2])
     scores = score(net, graph, "magnitude")
     found = width_curves(net, graph, scores, [x])
-    assert found == width_curves(net, graph, scores, [x], held_back=measuring / examples)
-    assert found != width_curves(net, graph, scores, [x], held_back=(measuring + 2) / examples)
+    assert found == width_curves(net, graph, scores, [x], CurveOptions(held_back=measuring / examples))
+    assert found != width_curves(net, graph, scores, [x], CurveOptions(held_back=(measuring + 2) / examples))
 
 
 def test_curves_can_be_stored_and_taken_up_again(case: tuple[nn.Module, Tensor, ChannelGraph]) -> None:
@@ -88,7 +87,7 @@ def test_curves_can_be_stored_and_taken_up_again(case: tuple[nn.Module, Tensor, 
         graph,
         scores,
         [x],
-        shares=(0.5,),
+        CurveOptions(shares=(0.5,)),
         progress=lambda so_far, total: seen.append(len(so_far) * 10 + total),
     )
     assert seen == [12, 22]
@@ -96,10 +95,14 @@ def test_curves_can_be_stored_and_taken_up_again(case: tuple[nn.Module, Tensor, 
     assert stored == curves
     changed = copy.deepcopy(stored.to_dict())
     changed["curves"]["inner"]["damages"][0] = 123.0
-    again = width_curves(net, graph, scores, [x], shares=(0.5,), resume=WidthCurves.from_dict(changed))
+    again = width_curves(
+        net, graph, scores, [x], CurveOptions(shares=(0.5,)), resume=WidthCurves.from_dict(changed)
+    )
     assert again["inner"].damages[0] == 123.0
     assert again["stem"] == curves["stem"]
-    other = width_curves(net, graph, scores, [x], shares=(0.25,), resume=WidthCurves.from_dict(changed))
+    other = width_curves(
+        net, graph, scores, [x], CurveOptions(shares=(0.25,)), resume=WidthCurves.from_dict(changed)
+    )
     assert other["inner"].damages[0] != 123.0
 
 
@@ -107,7 +110,7 @@ def test_the_network_and_chance_are_left_alone(case: tuple[nn.Module, Tensor, Ch
     net, x, graph = case
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     state, given = torch.get_rng_state(), x.clone()
-    width_curves(net, graph, score(net, graph, "magnitude"), [x], shares=(0.5,))
+    width_curves(net, graph, score(net, graph, "magnitude"), [x], CurveOptions(shares=(0.5,)))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(given, x)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
@@ -118,7 +121,7 @@ def test_other_outputs_are_held_against_their_variance() -> None:
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double().eval()
     x = torch.randn(40, 3, dtype=torch.float64)
     graph = trace(net, x[:2])
-    curves = width_curves(net, graph, {"0": list(range(8))}, [x], shares=(0.5,))
+    curves = width_curves(net, graph, {"0": list(range(8))}, [x], CurveOptions(shares=(0.5,)))
     assert curves.divergence == "mse"
     plan = PruningPlan(graph, {"0": (4, 5, 6, 7)})
     small = apply_plan(net, plan)
@@ -136,4 +139,4 @@ def test_wrong_arguments_are_refused(case: tuple[nn.Module, Tensor, ChannelGraph
     with pytest.raises(UsageError, match="needs 6 finite scores"):
         width_curves(net, graph, {"stem": range(5)}, [x])
     with pytest.raises(UsageError, match="held_back"):
-        width_curves(net, graph, {"stem": range(6)}, [x], held_back=1.0)
+        width_curves(net, graph, {"stem": range(6)}, [x], CurveOptions(held_back=1.0))

@@ -1,4 +1,4 @@
-"""Reconstruction held against dense least squares on tensors that plain PyTorch computed."""
+"""Reconstruction compared with dense least squares on tensors that plain PyTorch computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.errors import UsageError
 from secateur.graph import trace
 from secateur.plan import PruningPlan
-from secateur.recovery import reconstruct
+from secateur.recovery import LeastSquares, reconstruct
 from secateur.surgery import apply_plan
 
 Answer = tuple[Tensor, Tensor]
@@ -52,11 +52,11 @@ def test_a_convolution_answers_like_dense_least_squares(options: dict[str, objec
     with torch.no_grad():
         read, wanted = small[1](small[0](x)), net(x)
     weight, bias = lstsq(patches(read, small[2]), rows(wanted))
-    repair = reconstruct(net, small, plan, x.split(7), ridge=0.0)[0]
+    fit = reconstruct(net, small, plan, x.split(7), LeastSquares(ridge=0.0))[0]
     assert torch.allclose(small[2].weight.flatten(1), weight, atol=1e-6)
     assert torch.allclose(small[2].bias, bias, atol=1e-6)
     left = (small(x) - wanted).square().sum() / (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
-    assert repair.error == pytest.approx(float(left.detach()), rel=1e-6)
+    assert fit.error == pytest.approx(float(left.detach()), rel=1e-6)
 
 
 def test_a_grouped_convolution_is_fitted_group_by_group() -> None:
@@ -69,7 +69,7 @@ def test_a_grouped_convolution_is_fitted_group_by_group() -> None:
     small, plan = cut(net, x, {name: [0, 3, 4]})
     with torch.no_grad():
         read, wanted = small[1](small[0](x)), net[2](net[1](net[0](x)))
-    reconstruct(net, small, plan, [x], ridge=0.0, behind=False)
+    reconstruct(net, small, plan, [x], LeastSquares(ridge=0.0), refit_downstream=False)
     assert read.shape[1] == 6
     for group in range(2):
         inputs, outputs = slice(group * 3, group * 3 + 3), slice(group * 4, group * 4 + 4)
@@ -86,7 +86,7 @@ def test_a_linear_layer_after_flatten() -> None:
     small, plan = cut(net, x, {"0": [1, 2, 4]})
     with torch.no_grad():
         weight, bias = lstsq(small[:3](x), net(x))
-    reconstruct(net, small, plan, [x], ridge=0.0)
+    reconstruct(net, small, plan, [x], LeastSquares(ridge=0.0))
     assert torch.allclose(small[3].weight, weight, atol=1e-6)
     assert torch.allclose(small[3].bias, bias, atol=1e-6)
 
@@ -99,7 +99,7 @@ def test_fewer_examples_than_unknowns_move_the_weights_as_little_as_needed() -> 
     old = small[2].weight.detach().clone()
     with torch.no_grad():
         read, wanted = small[:2](x), net(x)
-    reconstruct(net, small, plan, [x], ridge=1e-9)
+    reconstruct(net, small, plan, [x], LeastSquares(ridge=1e-9))
     read, mean = read - read.mean(0), wanted.mean(0)
     least = old + (torch.linalg.pinv(read) @ (wanted - mean - read @ old.T)).T
     assert torch.allclose(small[2].weight, least, atol=1e-4)
@@ -127,8 +127,8 @@ def test_every_reader_of_a_group_is_fitted() -> None:
     small, plan = cut(net, x, {"stem": [0, 1, 5]})
     with torch.no_grad():
         read, wanted = F.relu(small.stem(x)), net(x)
-    repairs = reconstruct(net, small, plan, [x], ridge=0.0)
-    assert [repair.module for repair in repairs] == ["left", "right"]
+    found = reconstruct(net, small, plan, [x], LeastSquares(ridge=0.0))
+    assert [fit.module for fit in found] == ["left", "right"]
     for layer, response in ((small.left, wanted[0]), (small.right, wanted[1])):
         weight, bias = lstsq(patches(read, layer), rows(response))
         assert torch.allclose(layer.weight.flatten(1), weight, atol=1e-6)
@@ -171,7 +171,7 @@ def test_the_constant_goes_into_the_batch_norm() -> None:
     with torch.no_grad():
         read = F.relu(small.a(small.stem(x)))
         wanted = net.b(F.relu(net.a(net.stem(x))))
-    reconstruct(net, small, plan, [x], ridge=0.0, behind=False)
+    reconstruct(net, small, plan, [x], LeastSquares(ridge=0.0), refit_downstream=False)
     weight, constant = lstsq(patches(read, small.b), rows(wanted))
     assert torch.allclose(small.b.weight.flatten(1), weight, atol=1e-6)
     assert torch.allclose(small.b_norm.running_mean, mean - constant, atol=1e-6)
@@ -183,8 +183,10 @@ def test_a_later_branch_makes_up_for_what_the_stream_misses() -> None:
     keep = {"a": [0, 3, 4], "c": [1, 2, 5, 7]}
     small, plan = cut(net, x, keep)
     plain = copy.deepcopy(small)
-    reconstruct(net, plain, plan, [x], ridge=0.0, behind=False, compensate=False)
-    reconstruct(net, small, plan, [x], ridge=0.0, behind=False)
+    reconstruct(
+        net, plain, plan, [x], LeastSquares(ridge=0.0), refit_downstream=False, correct_shortcut_error=False
+    )
+    reconstruct(net, small, plan, [x], LeastSquares(ridge=0.0), refit_downstream=False)
     with torch.no_grad():
         expected = net(x)
         stream = small.stem(x) + small.b_norm(small.b(F.relu(small.a(small.stem(x)))))
@@ -201,9 +203,9 @@ def test_a_later_branch_makes_up_for_what_the_stream_misses() -> None:
 def test_consumers_behind_the_cut_are_refitted_on_request() -> None:
     net, x = block()
     small, plan = cut(net, x, {"a": [0, 3, 4]})
-    repairs = reconstruct(net, small, plan, [x])
-    assert [repair.module for repair in repairs] == ["b", "c", "d"]
-    assert all(repair.error <= repair.error_before + 1e-9 for repair in repairs)
+    found = reconstruct(net, small, plan, [x])
+    assert [fit.module for fit in found] == ["b", "c", "d"]
+    assert all(fit.error <= fit.error_before + 1e-9 for fit in found)
 
 
 def test_nothing_else_is_touched() -> None:
@@ -222,14 +224,14 @@ def test_nothing_else_is_touched() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in small.parameters())
 
 
-def test_the_number_of_examples_in_a_portion_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_examples_in_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = block()
     first, plan = cut(net, x, {"a": [0, 3, 4]})
     second, third = copy.deepcopy(first), copy.deepcopy(first)
     reconstruct(net, first, plan, [x[:23]])
-    monkeypatch.setattr("secateur.recovery.script._PORTION", 5)
+    monkeypatch.setattr("secateur.recovery.captured_forward._CHUNK", 5)
     reconstruct(net, second, plan, x[:23].split(7))
-    reconstruct(net, third, plan, [x], max_examples=23)
+    reconstruct(net, third, plan, [x], LeastSquares(max_examples=23))
     for one, other, last in zip(first.parameters(), second.parameters(), third.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-8)
         assert torch.allclose(one, last, atol=1e-8)
@@ -243,7 +245,7 @@ def test_a_second_cut_starts_from_the_first() -> None:
     with torch.no_grad():
         read = F.relu(twice.a(twice.stem(x)))
         wanted = once.b(F.relu(once.a(once.stem(x))))
-    reconstruct(once, twice, again, [x], ridge=0.0)
+    reconstruct(once, twice, again, [x], LeastSquares(ridge=0.0))
     weight, _ = lstsq(patches(read, twice.b), rows(wanted))
     assert torch.allclose(twice.b.weight.flatten(1), weight, atol=1e-6)
 

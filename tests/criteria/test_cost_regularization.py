@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from secateur.criteria import channel_costs, charged, score
+from secateur.criteria import channel_costs, regularize_scores, score
 from secateur.criteria.scores import Scores
 from secateur.errors import UsageError
 from secateur.graph import trace
@@ -33,16 +33,16 @@ def test_parameters_by_hand() -> None:
 
 
 @pytest.mark.parametrize("per", KINDS)
-def test_the_charge_is_taken_off_or_divided_by(per: str) -> None:
+def test_the_cost_is_subtracted_or_divided_by(per: str) -> None:
     net = make(Plain)
     graph = trace(net, data(2)[0])
     scores = score(net, graph, "magnitude").normalized("l2")
     costs = channel_costs(graph, per)  # type: ignore[arg-type]
-    less = charged(scores, graph, per, lam=0.5)  # type: ignore[arg-type]
+    less = regularize_scores(scores, graph, per, lam=0.5)  # type: ignore[arg-type]
     for name in scores:
         torch.testing.assert_close(less[name], scores[name] - 0.5 * costs[name])
     assert less.criterion == f"magnitude - 0.5 per million {per}"
-    shares = charged(scores, graph, per, lam=None)  # type: ignore[arg-type]
+    shares = regularize_scores(scores, graph, per, lam=None)  # type: ignore[arg-type]
     for name in scores:
         if costs[name] > 0:
             torch.testing.assert_close(shares[name], scores[name] / costs[name])
@@ -50,11 +50,11 @@ def test_the_charge_is_taken_off_or_divided_by(per: str) -> None:
             assert shares.unscored[name] == f"its channels cost no {per}"
 
 
-def test_no_charge_changes_nothing_and_reasons_are_kept() -> None:
+def test_a_rate_of_zero_changes_nothing_and_reasons_are_kept() -> None:
     net = make(Plain)
     graph = trace(net, data(2)[0])
     scores = Scores("x", {"a": torch.arange(4.0)}, {"b": "why"})
-    same = charged(scores, graph, lam=0.0)
+    same = regularize_scores(scores, graph, lam=0.0)
     assert torch.equal(same["a"], scores["a"])
     assert same.unscored == {"b": "why"}
 
@@ -63,7 +63,7 @@ def test_wrong_arguments_are_refused() -> None:
     net = make(Plain)
     graph = trace(net, data(2)[0])
     scores = score(net, graph, "random")
-    with pytest.raises(UsageError, match="charged per params, macs, bytes, memory, not per 'flops'"):
-        charged(scores, graph, "flops")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="per is one of params, macs, bytes, memory, not 'flops'"):
+        regularize_scores(scores, graph, "flops")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="lam is a finite number"):
-        charged(scores, graph, lam=float("nan"))
+        regularize_scores(scores, graph, lam=float("nan"))

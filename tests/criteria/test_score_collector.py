@@ -292,7 +292,7 @@ def test_unknown_reduction_and_double_entry_are_refused() -> None:
     with pytest.raises(UsageError, match="reduction is 'mean' or 'sum'"):
         watch(net, graph, reduction="none")  # type: ignore[arg-type]
     watcher = watch(net, graph)
-    with watcher, pytest.raises(UsageError, match="on already"):
+    with watcher, pytest.raises(UsageError, match="collected already"):
         watcher.__enter__()
 
 

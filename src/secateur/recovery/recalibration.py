@@ -1,4 +1,4 @@
-"""Recalibration: batch-norm statistics as they are on given data."""
+"""Recompute batch-norm statistics on given data."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class _Sums:
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> int:
-    """Measures the running mean and variance of every batch norm anew.
+    """Recompute the running mean and variance of every batch norm.
 
-    One pass, each batch normalised by its own statistics as in training; the statistics over all
+    One pass, in which each batch is normalised by its own statistics as in training. The statistics over all
     batches are exact (sums over all values, not an average of averages), with Bessel's correction
-    for the variance, as :class:`torch.nn.BatchNorm2d` has it. Only batch norms are in training mode
-    meanwhile: dropout stays off. Modes, momenta, hooks and counters are left as they were.
+    for the variance, as in :class:`torch.nn.BatchNorm2d`. Only batch norms are in training mode
+    during the pass: dropout stays off. Modes, momenta, hooks and counters are left as they were.
 
     Args:
         model: the network; only running statistics of its batch norms change.
@@ -41,7 +41,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
         max_batches: how many batches to use; all by default.
 
     Returns:
-        Number of batch norms that were measured.
+        Number of batch norms whose statistics were recomputed.
 
     Raises:
         UsageError: there are batch norms but no batches.
@@ -75,7 +75,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
 
 @contextmanager
 def _measuring(norms: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Sums]]:
-    """Batch norms in training mode that add up what they see and forget nothing of what they were."""
+    """Put batch norms into training mode, sum up what they read, and restore all but the statistics."""
     sums: dict[_BatchNorm, _Sums] = {}
 
     def see(norm: nn.Module, args: tuple[Any, ...]) -> None:

@@ -16,9 +16,7 @@ import secateur as sec
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import run_masked
 from secateur.plan import plan_from
-from secateur.recovery.layout import laid_out
-from secateur.recovery.run import Run
-from secateur.recovery.script import write_script
+from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
 
 
 class Pictures(nn.Module):
@@ -67,10 +65,10 @@ def played(
     net: nn.Module, graph: sec.ChannelGraph, removed: Any, x: Tensor, innermost: bool = False
 ) -> Tensor:
     tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(net).items()}
-    script = write_script(net, graph, [x])
+    forward = capture_forward(net, graph, [x])
     if innermost:
-        script, tensors = laid_out(script, graph.removed, tensors)
-    return Run(script, removed, tensors).outputs()
+        forward, tensors = with_channels_innermost(forward, tensors)
+    return PartialForward(forward, removed, tensors).outputs()
 
 
 @settings(max_examples=30)

@@ -1,4 +1,4 @@
-"""Watching: a criterion looks on while the network is trained or evaluated as usual."""
+"""Collect scores while a network is trained or evaluated as usual."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.base import Criterion, Needs, Observer, Reduction, Subject, resolve
-from secateur.criteria.layout import lay_out, modules_of
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer, Reduction, resolve
+from secateur.criteria.layout import layout_of, modules_of
 from secateur.criteria.scores import Scores
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
 
 
-class Watch:
-    """A criterion that looks on; made by :func:`watch`, used in a ``with`` statement.
+class ScoreCollector:
+    """A context manager that collects scores; made by :func:`watch`.
 
-    Hooks are there only inside of the ``with`` statement, and are removed however it is left.
+    The network has hooks only inside of the ``with`` statement; they are removed also on failure.
     """
 
-    def __init__(self, criterion: Criterion, subject: Subject) -> None:
-        """Looks at nothing yet.
+    def __init__(self, criterion: Criterion, network: ObservedNetwork) -> None:
+        """Make an observer; nothing is hooked yet.
 
         Args:
-            criterion: what values the channels.
-            subject: the network and its layout.
+            criterion: scores the channels.
+            network: the network and its layout.
         """
         self.criterion = criterion
-        self.model = subject.model
-        self._layout = subject.layout
-        self._ranks = subject.ranks
-        self.observer: Observer = criterion.observe(subject)
+        self.model = network.model
+        self._layout = network.layout
+        self._ranks = network.ranks
+        self.observer: Observer = criterion.observe(network)
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ScoreCollector:
         if self._handles:
-            raise UsageError("this watch is on already; make another one with secateur.watch")
+            raise UsageError("scores are collected already; make another collector with secateur.watch")
         self._handles = self.observer.attach()
         return self
 
@@ -55,7 +55,7 @@ class Watch:
         return False
 
     def targets(self, targets: Any) -> None:
-        """Tells the targets of the next forward pass; only ``mutual-information`` asks for them.
+        """Pass the targets of the next forward pass; only ``mutual-information`` needs them.
 
         Args:
             targets: one per example, shape ``(B,)``.
@@ -63,9 +63,9 @@ class Watch:
         self.observer.targets(targets)
 
     def expects(self, examples: int) -> None:
-        """Tells that the next batch has so many examples over all processes, of which some may come here.
+        """Pass the number of examples of the next batch over all processes.
 
-        Only where processes get parts of one batch, and of unequal sizes, need this be told.
+        Needed only where processes get parts of one batch, of unequal sizes.
 
         Args:
             examples: of the whole batch.
@@ -74,7 +74,7 @@ class Watch:
 
     @contextmanager
     def muted(self) -> Iterator[None]:
-        """Looks away for a block: what happens there does not count."""
+        """Collect nothing within a block."""
         for handle in self._handles:
             handle.remove()
         try:
@@ -83,23 +83,23 @@ class Watch:
             self._handles = self.observer.attach()
 
     def scores(self) -> Scores:
-        """The scores from everything seen so far; watching may go on.
+        """Compute the scores from all passes so far; more passes may follow.
 
-        In a watch across ranks every process has to call this, and all get the same scores.
+        Across ranks every process has to call this, and all get the same scores.
 
         Returns:
-            Raw scores of the prunable groups; those that could not be valued are in
+            Raw scores of the prunable groups; those that could not be scored are in
             ``scores.unscored`` with the reason.
 
         Raises:
-            UsageError: if nothing was seen, no group could be valued, or a score is not finite.
+            UsageError: there were no passes, no group could be scored, or a score is not finite.
         """
         flat, unscored = self.observer.values(self._ranks)
         values = self._layout.split(flat.float().cpu())
         scored = {name: part for name, part in values.items() if name not in unscored}
         if unscored and not scored:
             name, reason = next(iter(unscored.items()))
-            raise UsageError(f"{self.criterion.name} can value no group of this network ({name!r}: {reason})")
+            raise UsageError(f"{self.criterion.name} can score no group of this network ({name!r}: {reason})")
         return Scores(self.criterion.name, scored, unscored)
 
 
@@ -110,58 +110,58 @@ def watch(
     *,
     reduction: Reduction = "mean",
     across_ranks: bool = False,
-) -> Watch:
-    """Scores channels during training steps that happen anyway.
+) -> ScoreCollector:
+    """Score channels during ordinary training steps.
 
-    Any loop will do: call the network, ``loss.backward()``, let the optimizer step. Every
-    forward pass counts as a step of its own when its backward pass has run, also if gradients are
+    Any training loop works: call the network, ``loss.backward()``, ``optimizer.step()``. Each
+    forward pass counts as one step when its backward pass has run, also if gradients are
     accumulated over several; forward passes without a backward pass count only for criteria that
     need no gradients. Parameter gradients stay the same to the bit. The network may be in a
     distributed or precision wrapper, and activations may be recomputed (checkpointing).
-    A compiled network has to be watched before it is compiled. Whatever scales the loss (a float16
-    gradient scaler, a division by accumulation steps) scales the scores.
+    Enter the context manager before the network is compiled. A factor on the loss (of a float16
+    gradient scaler, or of accumulation steps) multiplies the scores too.
 
     Args:
         model: the network that was traced, or a wrapper with the network in its ``module``.
         graph: its channel graph.
-        criterion: a registered name, or a criterion with settings of one's own.
+        criterion: a registered name, or a criterion object.
         reduction: ``"mean"`` if the loss is a mean over the batch (gradients are multiplied by the
             batch size, so that scores do not depend on it), ``"sum"`` if it is a sum.
         across_ranks: whether the processes of a distributed run each work on a part of every batch; then
-            all of them have to watch, step by step, and the scores are those of the whole batches.
+            all of them have to do this, step by step, and the scores are those of the whole batches.
 
     Returns:
-        A context manager with :meth:`Watch.scores`.
+        A context manager with :meth:`ScoreCollector.scores`.
 
     Raises:
-        UsageError: if the criterion is unknown, cannot watch, or the graph is of another network.
+        UsageError: the criterion is unknown or needs passes of its own, or the graph is of another network.
 
     >>> import torch
     >>> from secateur.graph import trace
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> with watch(model, trace(model, torch.ones(1, 3)), "taylor") as watching:
+    >>> with watch(model, trace(model, torch.ones(1, 3)), "taylor") as collector:
     ...     for inputs in torch.ones(5, 8, 3):
     ...         optimizer.zero_grad()
     ...         model(inputs).square().mean().backward()
     ...         optimizer.step()
-    >>> watching.scores()["0"].shape
+    >>> collector.scores()["0"].shape
     torch.Size([4])
     """
     chosen = resolve(criterion)
     if chosen.needs is Needs.OWN_PASSES:
-        raise UsageError(f"{chosen.name} needs passes of its own and cannot watch; use secateur.score")
-    return start(model, graph, chosen, reduction, Ranks(across_ranks))
+        raise UsageError(f"{chosen.name} needs passes that training does not make; use secateur.score")
+    return collector_of(model, graph, chosen, reduction, Ranks(across_ranks))
 
 
-def start(
+def collector_of(
     model: nn.Module, graph: ChannelGraph, criterion: Criterion, reduction: Reduction, ranks: Ranks
-) -> Watch:
-    """A watch for a criterion of any kind, not yet on."""
+) -> ScoreCollector:
+    """Make a collector for a criterion of any kind."""
     if reduction not in get_args(Reduction):
         raise UsageError(f"reduction is 'mean' or 'sum', not {reduction!r}")
     inner, modules = modules_of(model, graph)
-    layout = lay_out(graph, modules)
+    layout = layout_of(graph, modules)
     if not layout.groups:
         raise UsageError("no channel group of this network may be pruned; print the graph to see the reasons")
-    return Watch(criterion, Subject(inner, modules, layout, reduction, ranks))
+    return ScoreCollector(criterion, ObservedNetwork(inner, modules, layout, reduction, ranks))
