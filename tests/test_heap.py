@@ -85,7 +85,7 @@ from torch import nn
 import secateur as sec
 from secateur import heap
 from secateur.training.evaluate import evaluate
-from secateur.training.fit import fit
+from secateur.training.loop import fit
 from secateur.training.settings import FitSettings
 
 calls = []

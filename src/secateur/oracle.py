@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Scores
+from secateur.devices import device_of
 from secateur.errors import TraceError, UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting import named_tensors
 from secateur.graph.masked import Removed
-from secateur.latency import device_of
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
 from secateur.recovery.layout import laid_out
@@ -275,11 +275,11 @@ class _Bench:
         waiting = [channel for channel in waiting if channel not in silent]
         together = self._script.copies > 1 and self._can_share(group)
         step = self._script.copies if together else 1
-        for at in range(0, len(waiting), step * self._ranks.count):
-            turn = waiting[at : at + step * self._ranks.count]
-            mine = turn[self._ranks.index * step :][:step]
+        for at in range(0, len(waiting), step * self._ranks.world_size):
+            turn = waiting[at : at + step * self._ranks.world_size]
+            mine = turn[self._ranks.rank * step :][:step]
             found = self._losses_of(self._pass(group, mine, together))[: len(mine)] if mine else []
-            yield turn, list(chain.from_iterable(self._ranks.gather(found)))
+            yield turn, list(chain.from_iterable(self._ranks.all_gather(found)))
 
     def _can_share(self, group: Group) -> bool:
         """Whether channels of a group that share a pass come out as they do alone."""

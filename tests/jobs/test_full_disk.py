@@ -16,7 +16,7 @@ from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
 from secateur.training.events import EpochDone, Event
 from secateur.training.interrupt import StoppedError
-from secateur.training.run import read_metrics, read_summary
+from secateur.training.run_folder import read_metrics, read_summary
 from tests.jobs.test_resume import StopAt, outcome, pruning
 from tests.jobs.test_train import job as training
 

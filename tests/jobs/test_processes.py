@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from secateur.criteria import Scores
-from secateur.training.run import read_measured, read_metrics, read_summary
+from secateur.training.run_folder import read_measured, read_metrics, read_summary
 
 LIMIT = 300.0  # seconds that no command of these tests outlives
 

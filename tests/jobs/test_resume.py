@@ -25,8 +25,8 @@ from secateur.jobs.train import train
 from secateur.recipes import recipe
 from secateur.training.events import EpochDone, Event
 from secateur.training.interrupt import StoppedError
-from secateur.training.journal import Journal
-from secateur.training.run import RunError, read_config, read_metrics, read_summary
+from secateur.training.resume import Journal
+from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
 
 RECIPES: dict[str, dict[str, Any]] = {
     "all that recovers": {

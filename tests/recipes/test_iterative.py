@@ -14,9 +14,9 @@ import secateur as sec
 from secateur.errors import BudgetError, TrainingError
 from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively, work
 from secateur.training import fit as fitting
+from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Event, Progress
-from secateur.training.fit import Surroundings
 from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.settings import FitSettings, OptimizerSettings
 
@@ -40,7 +40,7 @@ def run(
         batches,
         settings,
         validation=batches,
-        surroundings=Surroundings(listener=heard.append, keep=keep),
+        context=RunContext(listener=heard.append, save=keep),
     )
     return result, heard, kept
 
@@ -194,11 +194,11 @@ def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches
             os.kill(os.getpid(), signal.SIGINT)
 
     with interruptible() as interruption:
-        around = Surroundings(
+        around = RunContext(
             listener=listener, interruption=interruption, keep=lambda name, _: kept.append(name)
         )
         with pytest.raises(StoppedError):
-            prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, surroundings=around)
+            prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, context=around)
     assert kept[-1] == "last"
     assert net(example).shape == (2, 3)
 

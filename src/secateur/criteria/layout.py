@@ -67,7 +67,7 @@ class Layout:
 
     def seen_by(self, ranks: Ranks, seen: Container[Read]) -> list[Read]:
         """The reads that any of the processes has seen, in the order of the network."""
-        mask = ranks.sum(torch.tensor([read in seen for read in self.reads], dtype=torch.int64))
+        mask = ranks.all_reduce_sum(torch.tensor([read in seen for read in self.reads], dtype=torch.int64))
         return [read for read, count in zip(self.reads, mask.tolist(), strict=True) if count]
 
     def unscored(self, seen: Iterable[Read]) -> dict[str, str]:

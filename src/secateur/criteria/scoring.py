@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_map_only
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
+from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
 from secateur.heap import kept_where_allowed
-from secateur.latency import device_of
-from secateur.ranks import Ranks, shares
+from secateur.ranks import Ranks, split_across_ranks
 from secateur.untouched import untouched
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def score(
         stack.enter_context(_requiring_grad(watch.observer.sources))
         stack.enter_context(watch)
         seen = False
-        for share in islice(shares(batches, ranks), max_batches):
+        for share in islice(split_across_ranks(batches, ranks), max_batches):
             seen = True
-            watch.expects(share.of)
+            watch.expects(share.total)
             if share.examples:
                 _pass(watch, share.batch, place, loss_fn if needs_loss else None)
         if not seen:

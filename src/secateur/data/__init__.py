@@ -1,4 +1,4 @@
-"""Pictures in classes: folders of photographs, and the digits of scikit-learn.
+"""Images in classes: folders of photographs, and the digits of scikit-learn.
 
 >>> data = digits()
 >>> inputs, targets = next(iter(data.training_batches()))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur.data.decode import Decoder
 from secateur.data.folder import Files, listed, survey
+from secateur.data.images import Images, read
 from secateur.data.loader import Loader
-from secateur.data.pictures import Pictures, read
 from secateur.data.settings import Augmentation, DataSettings, shorter_side
 from secateur.errors import DataError
 from secateur.models import InputSpec
@@ -21,17 +21,17 @@ from secateur.models import InputSpec
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with their classes.
+    """Images with their classes.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        pictures: uint8, shape (C, h, w) each.
+        images: uint8, shape (C, h, w) each.
         targets: class indices, int64, shape (N,).
         skipped: one line for each file that could not be read.
     """
 
     name: str
-    pictures: Pictures = field(repr=False)
+    images: Images = field(repr=False)
     targets: Tensor = field(repr=False)
     skipped: tuple[str, ...] = ()
 
@@ -39,13 +39,13 @@ class Split:
         return len(self.targets)
 
     def counts(self, classes: int) -> tuple[int, ...]:
-        """Number of pictures of each class."""
+        """Number of images of each class."""
         return tuple(torch.bincount(self.targets, minlength=classes).tolist())
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Pictures in classes: a part to train on, a part to choose on, and a part to report on.
+    """Images in classes: a part to train on, a part to choose on, and a part to report on.
 
     Each split is read when it is first asked for.
 
@@ -53,7 +53,7 @@ class ImageData:
         classes: their names; places are class indices.
         input: size and normalisation of what is handed out.
         settings: batch size, seed and the like.
-        augmentation: how training pictures are varied.
+        augmentation: how training images are varied.
         readers: what reads each split.
     """
 
@@ -89,18 +89,18 @@ class ImageData:
         """Shuffled and varied batches of the training part; a last batch that is not full is left out.
 
         Args:
-            augment: whether pictures are varied; without, the middle of each is shown.
+            augment: whether images are varied; without, the middle of each is shown.
         """
         how = self.augmentation if augment else None
         mixup = self.settings.mixup if augment else 0.0
         return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how, mixup=mixup)
 
     def validation_batches(self) -> Loader:
-        """All pictures to choose on, always in the same order."""
+        """All images to choose on, always in the same order."""
         return self._loader(self.validation)
 
     def test_batches(self) -> Loader:
-        """All pictures to report on, always in the same order."""
+        """All images to report on, always in the same order."""
         return self._loader(self.test)
 
     def _loader(
@@ -113,7 +113,7 @@ class ImageData:
         mixup: float = 0.0,
     ) -> Loader:
         return Loader(
-            pictures=split.pictures,
+            images=split.images,
             targets=split.targets,
             input=self.input,
             batch_size=self.settings.batch_size,
@@ -128,7 +128,7 @@ class ImageData:
 def open_folder(
     root: str | Path, spec: InputSpec, settings: DataSettings | None = None, *, training: bool = True
 ) -> ImageData:
-    """A folder of pictures: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
+    """A folder of images: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
 
     Choosing and reporting are kept apart: where there is no ``val/``, a part of ``train/`` is held out to
     choose on, and ``test/`` is only reported on. Where there is no ``test/``, ``val/`` serves for both.
@@ -140,11 +140,11 @@ def open_folder(
         training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
 
     Returns:
-        The data set; pictures are decoded when their split is first asked for.
+        The data set; images are decoded when their split is first asked for.
 
     Raises:
         DataError: a split is missing, a class is empty, or the classes differ between splits; later, when a
-            split is read, if no picture of a class can be read or, with ``strict``, if any cannot.
+            split is read, if no image of a class can be read or, with ``strict``, if any cannot.
     """
     settings = settings or DataSettings()
     decoder = Decoder(spec.size[0], shorter_side(spec))
@@ -171,10 +171,10 @@ class _Reader:
         if reading.failures and self.settings.strict:
             raise DataError(f"{len(reading.failures)} unreadable: {listed(reading.failures)}")
         targets = torch.tensor([self.files.targets[index] for index in reading.kept], dtype=torch.int64)
-        split = Split(self.files.name, reading.pictures, targets, reading.failures)
+        split = Split(self.files.name, reading.images, targets, reading.failures)
         for name, count in zip(self.classes, split.counts(len(self.classes)), strict=True):
             if not count:
                 raise DataError(
-                    f"no picture of class {name!r} in {split.name} can be read: {listed(split.skipped)}"
+                    f"no image of class {name!r} in {split.name} can be read: {listed(split.skipped)}"
                 )
         return split

@@ -1,4 +1,4 @@
-"""The layout of a folder of pictures: splits, classes and files."""
+"""The layout of a folder of images: splits, classes and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.data.decode import is_picture
+from secateur.data.decode import is_image
 from secateur.errors import DataError
 
 _SHOWN = 5
@@ -18,7 +18,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Files:
-    """The pictures of one split.
+    """The images of one split.
 
     Attributes:
         name: of the split, for messages.
@@ -46,10 +46,10 @@ class Layout:
 
 
 def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
-    """Look at a folder of pictures without decoding any.
+    """Look at a folder of images without decoding any.
 
-    Which pictures are held out of ``train/`` hangs on nothing but the folder: a network that was trained on
-    it, and is pruned on it with another seed, must not be judged on pictures that it learnt from.
+    Which images are held out of ``train/`` hangs on nothing but the folder: a network that was trained on
+    it, and is pruned on it with another seed, must not be judged on images that it learnt from.
 
     Args:
         root: holds ``train/``, and ``val/`` or ``test/`` or both; each holds one folder a class.
@@ -67,7 +67,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
     wanted = ("train", "val", "test") if training else ("val", "test")
     found = {name: _split(root / name) for name in wanted if (root / name).is_dir()}
     if training and "train" not in found:
-        raise DataError(f"no train/ folder in {root}: put a folder of pictures for each class into train/")
+        raise DataError(f"no train/ folder in {root}: put a folder of images for each class into train/")
     if not {"val", "test"} & found.keys():
         raise DataError(f"neither val/ nor test/ in {root}: accuracy cannot be measured on train/ itself")
     classes = _same_classes(root, found)
@@ -89,7 +89,7 @@ def listed(lines: tuple[str, ...]) -> str:
 
 
 def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The pictures of each class; folders within a class are searched too, and links followed."""
+    """The images of each class; folders within a class are searched too, and links followed."""
     names = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
     if len(names) < 2:
         have = f"only {names[0]}" if names else "none"
@@ -99,11 +99,11 @@ def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 def _class(folder: Path) -> tuple[Path, ...]:
     files = [path for path in _walk(folder, frozenset()) if not path.name.startswith(".")]
-    pictures = tuple(sorted(path for path in files if is_picture(path)))
-    if not pictures:
-        have = f"none of the {len(files)} files in {folder} is a picture" if files else f"no file in {folder}"
+    images = tuple(sorted(path for path in files if is_image(path)))
+    if not images:
+        have = f"none of the {len(files)} files in {folder} is a image" if files else f"no file in {folder}"
         raise DataError(f"class {folder.name!r} is empty: {have}")
-    return pictures
+    return images
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
@@ -129,8 +129,8 @@ def _same_classes(root: Path, found: Mapping[str, Mapping[str, object]]) -> tupl
 
 
 def _files(name: str, by_class: Mapping[str, tuple[Path, ...]]) -> Files:
-    paths = tuple(path for pictures in by_class.values() for path in pictures)
-    targets = tuple(target for target, pictures in enumerate(by_class.values()) for _ in pictures)
+    paths = tuple(path for images in by_class.values() for path in images)
+    targets = tuple(target for target, images in enumerate(by_class.values()) for _ in images)
     return Files(name, paths, targets)
 
 
@@ -139,7 +139,7 @@ def _hold_out(files: Files, share: float) -> tuple[Files, Files]:
     for target, count in Counter(files.targets).items():
         if count < 2:
             folder = files.paths[files.targets.index(target)].parent
-            raise DataError(f"{folder} has one picture, so none can be held out: add pictures, or a val/")
+            raise DataError(f"{folder} has one image, so none can be held out: add images, or a val/")
     held = set(held_out_indices(files.targets, share))
     kept = [index for index in range(len(files.paths)) if index not in held]
     return _pick(files, "train", kept), _pick(files, "val", sorted(held))

@@ -8,12 +8,12 @@ from dataclasses import asdict
 import numpy as np
 from torch import Tensor, nn
 
+from secateur.devices import device_of
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.describe import hanging_shares
 from secateur.jobs.layers import Layer, layers
 from secateur.jobs.portrait import Costs, GroupPortrait, LayerPortrait, Portrait, Timing
 from secateur.jobs.profile import Profile, profile
-from secateur.latency import device_of
 from secateur.recipes import Cut
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.devices import device_of
 from secateur.graph.capture import mode_of
-from secateur.latency import device_of
 from secateur.untouched import untouched
 
 _MIN_RUNS, _MAX_RUNS, _WARM_UP = 3, 200, 2

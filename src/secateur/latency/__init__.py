@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from secateur.latency.build import latency_table
 from secateur.latency.comparison import Comparison, Latency
-from secateur.latency.devices import device_of, wait
 from secateur.latency.measure import compare_latency, measure_latency
 from secateur.latency.running import widths_that_run_well
 from secateur.latency.runtimes import RUNTIMES, InPyTorch, Runtime, Session
@@ -29,10 +28,8 @@ __all__ = [
     "Timings",
     "Turns",
     "compare_latency",
-    "device_of",
     "latency_table",
     "measure_latency",
     "take_turns",
-    "wait",
     "widths_that_run_well",
 ]

@@ -9,12 +9,12 @@ import numpy as np
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.devices import device_of
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture import capture
 from secateur.graph.groups import IntArray
 from secateur.heap import kept_where_allowed
 from secateur.latency.calibration import calibrate
-from secateur.latency.devices import device_of
 from secateur.latency.ladder import Clock, Ladder
 from secateur.latency.operators import Operator, find_operators
 from secateur.latency.runtimes import Runtime, find_runtime

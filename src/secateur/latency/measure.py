@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.devices import device_of, wait
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
 from secateur.graph.wrappers import refuse_wrapped
 from secateur.latency.comparison import Comparison, Latency
-from secateur.latency.devices import device_of, wait
 from secateur.latency.runtimes import Forward, Runtime, Session, find_runtime
 from secateur.latency.turns import take_turns, torch_threads
 from secateur.untouched import untouched

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
-from secateur.latency.devices import device_of
 
 Forward = Callable[[], object]
 """Runs a prepared network once."""
-
-_PICTURES, _VOLUMES = 4, 5  # dimensions of a batch of pictures, and of volumes
 
 
 @runtime_checkable
@@ -178,15 +176,6 @@ def find_runtime(runtime: str | Runtime) -> Runtime:
             raise UsageError(f"no runtime is called {runtime!r}; choose one of {', '.join(RUNTIMES)}")
         return RUNTIMES[runtime]
     return runtime
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    """A tensor with its second dimension last in memory, where it holds pictures or volumes."""
-    if tensor.dim() == _PICTURES:
-        return tensor.contiguous(memory_format=torch.channels_last)
-    if tensor.dim() == _VOLUMES:
-        return tensor.contiguous(memory_format=torch.channels_last_3d)
-    return tensor
 
 
 def _copy(model: nn.Module) -> nn.Module:

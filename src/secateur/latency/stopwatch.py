@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.devices import channels_last, wait
 from secateur.heap import kept_where_allowed
 from secateur.latency.calls import Call, TensorSpec, replaced
-from secateur.latency.devices import wait
-from secateur.latency.runtimes import channels_last
 from secateur.latency.surroundings import Surroundings
 
 _METHOD = 3  # counts up when times are taken in another way, so that old ones are not mixed with new ones

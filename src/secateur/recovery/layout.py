@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from secateur.devices import channels_last
 from secateur.graph.masked import Removed
-from secateur.latency.runtimes import channels_last
 from secateur.recovery.run import Run
 from secateur.recovery.script import Script
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
+from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
 from secateur.heap import kept_where_allowed
-from secateur.latency import device_of
 from secateur.untouched import untouched
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.capture import Origin, Program, call_arguments, capture
@@ -25,7 +26,6 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.masked import Removed
 from secateur.graph.wiring import Pass, Wiring
-from secateur.latency import device_of
 
 _PORTION = 64  # examples that run at once: enough to keep the device busy, little to hold
 _PORTION_BYTES = 1 << 28  # of activations, where the examples are large
