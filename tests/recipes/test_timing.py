@@ -136,7 +136,7 @@ def test_cut_by_cut_the_last_one_holds_the_time() -> None:
         batches,
         settings,
         timing=Timing(table=Table(), clock=law),
-        surroundings=RunContext(listener=heard.append),
+        context=RunContext(listener=heard.append),
     )
     assert len(result.cuts) == 3
     assert result.in_time is not None
