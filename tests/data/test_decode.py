@@ -132,7 +132,7 @@ def write(name, data):
     ("make", "reason"),
     [
         (write("a.jpg", b""), "the file is empty"),
-        (write("a.jpg", b"GIF? no"), "it is not a image"),
+        (write("a.jpg", b"GIF? no"), "it is not an image"),
         (write("a.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40), r"a\.png: "),
         (lambda folder: folder / "absent.jpg", "No such file"),
         (lambda folder: folder, r": "),

@@ -213,7 +213,7 @@ def test_unreadable_images_are_skipped_named_and_counted(folder, memory):
     assert sorted(indices(data.test)) == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]
     assert data.skipped == (
         f"{folder / 'test' / 'cats' / '0.png'}: the file is empty",
-        f"{folder / 'test' / 'dogs' / 'x.jpg'}: it is not a image",
+        f"{folder / 'test' / 'dogs' / 'x.jpg'}: it is not an image",
     )
 
 
@@ -223,7 +223,7 @@ def test_strict_refuses_unreadable_images(folder, memory):
         (folder / "test" / "cats" / f"bad{index}.png").write_bytes(b"bad")
     message = error(folder, strict=True, memory=memory)
     assert message.startswith("7 unreadable: ")
-    assert "bad0.png: it is not a image" in message
+    assert "bad0.png: it is not an image" in message
     assert message.endswith("and 2 more")
 
 

@@ -81,7 +81,7 @@ def test_variation_depends_on_neither_order_nor_batch_size():
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_shares_of_processes_make_up_the_whole(drop_last):
-    """Batch by batch, whatever the number of processes; a process without a image borrows one."""
+    """Batch by batch, whatever the number of processes; a process without an image borrows one."""
     expected = numbers(loader(11, batch_size=5, shuffle=True, drop_last=drop_last))
     for count in (2, 3, 7):
         parts = [

@@ -64,8 +64,8 @@ def train(
 ) -> None:
     """Train a network on a folder of pictures, from published weights, a file, or nothing.
 
-    The classifier is made anew for the folder's classes. The best network on the validation pictures is
-    kept in RUN/checkpoints/best.safetensors and judged on the test pictures.
+    The classifier is replaced by one for the folder's classes. The best network on the validation pictures is
+    kept in RUN/checkpoints/best.safetensors and evaluated on the test pictures.
 
     Examples:
       secateur train --model secateur:digits --data digits --out runs/digits

@@ -1,4 +1,4 @@
-"""A data set: its splits, and batches of them."""
+"""Hold the splits of a data set, and make batches of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secateur.models import InputSpec
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their classes.
+    """Hold images with their classes.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
@@ -39,13 +39,13 @@ class Split:
         return len(self.targets)
 
     def counts(self, classes: int) -> tuple[int, ...]:
-        """Number of images of each class."""
+        """Count the images of each class."""
         return tuple(torch.bincount(self.targets, minlength=classes).tolist())
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images in classes: a part to train on, a part to choose on, and a part to report on.
+    """Hold images in classes, split into training, validation and test images.
 
     Each split is read when it is first asked for.
 
@@ -65,28 +65,28 @@ class ImageData:
 
     @cached_property
     def train(self) -> Split:
-        """To train on."""
+        """Return the training images."""
         return self.readers["train"]()
 
     @cached_property
     def validation(self) -> Split:
-        """To choose on: ``val/``, or a part held out of ``train/``."""
+        """Return the validation images: ``val/``, or a part held out of ``train/``."""
         return self.readers["val"]()
 
     @cached_property
     def test(self) -> Split:
-        """To report on: ``test/``, or ``val/`` where there is none."""
+        """Return the test images: ``test/``, or ``val/`` where there is none."""
         same = self.readers["test"] is self.readers.get("val")
         return self.validation if same else self.readers["test"]()
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """One line for each file that could not be read, of the splits read so far."""
+        """Return one line for each file that could not be read, of the splits read so far."""
         read_so_far = {id(split): split for split in vars(self).values() if isinstance(split, Split)}
         return tuple(line for split in read_so_far.values() for line in split.skipped)
 
     def training_batches(self, *, augment: bool = True) -> Loader:
-        """Shuffled and varied batches of the training part; a last batch that is not full is left out.
+        """Return shuffled, varied training batches; a last batch that is not full is left out.
 
         Args:
             augment: whether images are varied; without, the middle of each is shown.
@@ -96,11 +96,11 @@ class ImageData:
         return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how, mixup=mixup)
 
     def validation_batches(self) -> Loader:
-        """All images to choose on, always in the same order."""
+        """Return batches of all validation images, always in the same order."""
         return self._loader(self.validation)
 
     def test_batches(self) -> Loader:
-        """All images to report on, always in the same order."""
+        """Return batches of all test images, always in the same order."""
         return self._loader(self.test)
 
     def _loader(
@@ -128,7 +128,7 @@ class ImageData:
 def open_folder(
     root: str | Path, spec: InputSpec, settings: DataSettings | None = None, *, training: bool = True
 ) -> ImageData:
-    """A folder of images: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
+    """Open a folder of images: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
 
     Choosing and reporting are kept apart: where there is no ``val/``, a part of ``train/`` is held out to
     choose on, and ``test/`` is only reported on. Where there is no ``test/``, ``val/`` serves for both.
@@ -159,7 +159,7 @@ def open_folder(
 
 @dataclass(frozen=True)
 class _Reader:
-    """Decodes one split."""
+    """Decode one split."""
 
     files: Files
     classes: tuple[str, ...]

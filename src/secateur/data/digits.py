@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: real images without a download.
+"""Load the handwritten digits that come with scikit-learn: real images without a download.
 
 1,797 grey images of 8 by 8 pixels by 43 writers (Alpaydin and Kaynak, "Optical Recognition of Handwritten
 Digits", UCI Machine Learning Repository, 1998), of which scikit-learn carries the test part.
@@ -25,7 +25,7 @@ _DARKEST = 16
 
 
 def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) -> ImageData:
-    """Handwritten digits, a quarter of them to report on.
+    """Load handwritten digits, a quarter of them for testing.
 
     Which images are in which part is fixed, whatever the seed, so that results can be compared.
 
@@ -54,7 +54,7 @@ def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) 
 
 
 def _images(raw: np.ndarray, spec: InputSpec) -> Tensor:
-    """Uint8, shape (N, C, H, W), from values 0 to 16, shape (N, 64)."""
+    """Convert values 0 to 16, shape (N, 64), to uint8, shape (N, C, H, W)."""
     grey = torch.from_numpy((raw * (255 / _DARKEST)).round().astype(np.uint8)).view(-1, 1, 8, 8)
     channels, height, width = spec.size
     if (height, width) != (8, 8):

@@ -1,4 +1,4 @@
-"""The layout of a folder of images: splits, classes and files."""
+"""Find the splits, classes and files of a folder of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Files:
-    """The images of one split.
+    """List the images of one split.
 
     Attributes:
         name: of the split, for messages.
@@ -33,7 +33,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder holds.
+    """List the content of a folder.
 
     Attributes:
         classes: names of the classes, sorted; their places are the class indices.
@@ -46,9 +46,9 @@ class Layout:
 
 
 def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
-    """Look at a folder of images without decoding any.
+    """List the images of a folder without decoding any.
 
-    Which images are held out of ``train/`` hangs on nothing but the folder: a network that was trained on
+    Which images are held out of ``train/`` depends only on the folder: a network that was trained on
     it, and is pruned on it with another seed, must not be judged on images that it learnt from.
 
     Args:
@@ -79,7 +79,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
 
 
 def listed(lines: tuple[str, ...]) -> str:
-    """Lines as one, cut short if they are many.
+    """Join lines, and shorten them if they are many.
 
     >>> listed(tuple("abcdefg"))
     'a; b; c; d; e; and 2 more'
@@ -89,7 +89,7 @@ def listed(lines: tuple[str, ...]) -> str:
 
 
 def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The images of each class; folders within a class are searched too, and links followed."""
+    """List the images of each class; folders within a class are searched too, and links followed."""
     names = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
     if len(names) < 2:
         have = f"only {names[0]}" if names else "none"
@@ -101,13 +101,13 @@ def _class(folder: Path) -> tuple[Path, ...]:
     files = [path for path in _walk(folder, frozenset()) if not path.name.startswith(".")]
     images = tuple(sorted(path for path in files if is_image(path)))
     if not images:
-        have = f"none of the {len(files)} files in {folder} is a image" if files else f"no file in {folder}"
+        have = f"none of the {len(files)} files in {folder} is an image" if files else f"no file in {folder}"
         raise DataError(f"class {folder.name!r} is empty: {have}")
     return images
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """The files in a folder and in those below it, through links, but never round in a circle."""
+    """List the files in a folder and below it, through links, but never in a circle."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -135,7 +135,7 @@ def _files(name: str, by_class: Mapping[str, tuple[Path, ...]]) -> Files:
 
 
 def _hold_out(files: Files, share: float) -> tuple[Files, Files]:
-    """Two parts of a split: the rest, and the share, of each class alike."""
+    """Split off a share of each class; return the rest and the share."""
     for target, count in Counter(files.targets).items():
         if count < 2:
             folder = files.paths[files.targets.index(target)].parent
@@ -146,7 +146,7 @@ def _hold_out(files: Files, share: float) -> tuple[Files, Files]:
 
 
 def held_out_indices(targets: tuple[int, ...], share: float) -> list[int]:
-    """A random share of each class, the same at every call, at least one and never all of it.
+    """Choose a random share of each class, the same at every call, at least one and never all of it.
 
     Args:
         targets: class index of each example.

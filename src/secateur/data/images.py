@@ -1,4 +1,4 @@
-"""Decoded images: all in memory where they fit, else read anew whenever asked for."""
+"""Decode images: all into memory if they fit, else each time that they are needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORKERS = min(16, os.cpu_count() or 1)  # decoding and scaling run outside Pyth
 
 
 class OnDisk(Sequence[Tensor]):
-    """Images that are decoded when they are asked for.
+    """Decode images when they are needed.
 
     Args:
         paths: their files.
@@ -43,7 +43,7 @@ class OnDisk(Sequence[Tensor]):
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of reading files.
+    """Hold the result of reading files.
 
     Attributes:
         images: those that could be read, in the order of the files.
@@ -80,14 +80,14 @@ def read(paths: Sequence[Path], decoder: Decoder, memory: int) -> Reading:
 
 
 def fetch(images: Images, indices: Sequence[int], pool: ThreadPoolExecutor) -> list[Tensor]:
-    """Some of the images, read by several threads if they lie on disk."""
+    """Read some of the images, in several threads if they lie on disk."""
     if isinstance(images, OnDisk):
         return list(pool.map(images.__getitem__, indices))
     return [images[index] for index in indices]
 
 
 def make_pool() -> ThreadPoolExecutor:
-    """Threads for :func:`fetch`; none is started before it is needed."""
+    """Make threads for :func:`fetch`; none is started before it is needed."""
     return ThreadPoolExecutor(_WORKERS)
 
 
@@ -106,5 +106,5 @@ def _look(path: Path) -> None:
         with Image.open(path):
             return
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, ImportError) as error:
-        reason = "the file is empty" if path.stat().st_size == 0 else "it is not a image"
+        reason = "the file is empty" if path.stat().st_size == 0 else "it is not an image"
         raise DataError(f"{path}: {reason}") from error

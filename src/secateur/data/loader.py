@@ -90,7 +90,7 @@ class Loader:
         """
         drawn = self._draw(self.epoch)
         self.epoch += 1
-        # A process without an example of its own takes the first one, which does not count.
+        # A process that gets no example takes the first one, which does not count.
         places = [range(len(batch))[rank::world_size] or range(1) for batch in drawn.batches]
         # With mixup, each image is blended with the one before it in the batch.
         steps_back = (0, 1) if self.mixup else (0,)

@@ -1,4 +1,4 @@
-"""What can be chosen about a data set, as plain values."""
+"""Define the settings of a data set, as plain values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SMALL = 64  # pixels; below, images are shifted, and not enlarged
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied, anew in each epoch.
+    """Choose how training images are varied in each epoch.
 
     Attributes:
         area: share of the image that a random crop shows, least and most; ``None`` for no crop.
         aspect: widest ratio of the sides of the crop (and, inverted, the narrowest).
-        shift: most pixels by which a image moves either way, with black behind it.
-        flip: whether every second image is mirrored.
+        shift: most pixels by which an image moves either way, with black behind it.
+        flip: whether an image is flipped, with probability 1/2.
 
     >>> Augmentation.suited_to(InputSpec((3, 32, 32))).shift
     4
@@ -43,22 +43,22 @@ class Augmentation:
 
     @classmethod
     def suited_to(cls, spec: InputSpec) -> Augmentation:
-        """Random crops for photographs, small shifts for small images, mirroring for both."""
+        """Choose random crops for photographs, small shifts for small images, flips for both."""
         side = min(spec.size[1:])
         return cls(shift=side // 8, flip=True) if side <= _SMALL else cls(area=(0.35, 1.0), flip=True)
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How images are read and handed out.
+    """Choose how images are read and batched.
 
     Attributes:
         batch_size: images in a batch.
         seed: decides the order and the augmentation; not which images are held out.
         held_out: share of ``train/`` that is kept for choosing where there is no ``val/``.
         augmentation: of training images; ``None`` for what suits them.
-        mixup: blends each training image with another and their classes alike, in shares drawn from
-            Beta(mixup, mixup): 0 not at all, 1 evenly (arXiv 1710.09412).
+        mixup: alpha of mixup (arXiv 1710.09412): each training image and its class are blended with another,
+            with one weight for each batch, drawn from Beta(alpha, alpha); 0 for no mixup.
         strict: whether an unreadable image is an error, and not only left out.
         memory: most bytes for decoded images; a larger set is decoded again in each epoch.
     """
@@ -83,7 +83,7 @@ class DataSettings:
 
 
 def shorter_side(spec: InputSpec) -> int:
-    """Pixels of the shorter side of a decoded image, of which the network sees the middle.
+    """Return the pixels of the shorter side of a decoded image, of which the network sees the center.
 
     Photographs are cropped to seven eighths, as is usual since AlexNet; small images not at all.
 

@@ -126,7 +126,7 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
 
     Args:
         model: returns class scores, or a tuple with auxiliary scores behind them in training mode.
-        batches: pairs of inputs and class indices; gone through once an epoch. Several processes are given
+        batches: pairs of inputs and class indices; one pass is an epoch. Several processes are given
             the same batches; each takes a part of every one.
         settings: epochs, schedule, and the optimizer if none is given.
         **options: see :class:`FitOptions`.
@@ -138,7 +138,7 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
     Raises:
         TrainingError: the loss is not finite; the step is not taken.
         DataError: there are no batches.
-        UsageError: batches or validation can be gone through only once.
+        UsageError: batches or validation can be iterated only once.
         StoppedError: the user asked to stop; the step was finished and the state kept.
     """
     refuse_one_shot(batches)
