@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -143,17 +143,19 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
     """
     refuse_one_shot(batches)
     refuse_one_shot(options.get("validation"), "validation")
-    setup = _prepare(model, batches, settings, options)
-    state = _resume(setup)
-    context = setup.context
-    context.save("last", None)
-    with setup.network_ready(), scaled_learning_rates(setup.optimizer) as scale_rates:
-        try:
-            _run_epochs(setup, state, scale_rates)
-        except StoppedError:
-            context.save("last", None)
-            context.journal.flush()
-            raise
+    context = options.get("context") or RunContext.of(model)
+    # Laid out before Fabric wraps the network: DistributedDataParallel keeps gradients as weights lie then.
+    with _network_ready(model, options.get("teacher"), context.uses_channels_last(model)):
+        setup = _prepare(model, batches, settings, options, context)
+        state = _resume(setup)
+        context.save("last", None)
+        with scaled_learning_rates(setup.optimizer) as scale_rates:
+            try:
+                _run_epochs(setup, state, scale_rates)
+            except StoppedError:
+                context.save("last", None)
+                context.journal.flush()
+                raise
     if state.best_weights is not None:
         model.load_state_dict(state.best_weights)
     return state
@@ -189,23 +191,21 @@ class _Setup:
     def epochs(self) -> int:
         return math.ceil(self.steps / self.steps_per_epoch)
 
-    @contextmanager
-    def network_ready(self) -> Iterator[None]:
-        """Lay out the network and its teacher in memory, and put the teacher into evaluation mode."""
-        if self.teacher is None:
-            with weights_channels_last(self.model, self.channels_last):
-                yield
-            return
-        with (
-            weights_channels_last(self.model, self.channels_last),
-            weights_channels_last(self.teacher.model, self.channels_last),
-            self.teacher.teaching(),
-        ):
-            yield
+
+@contextmanager
+def _network_ready(model: nn.Module, teacher: Teacher | None, channels_last: bool) -> Iterator[None]:
+    """Lay out a network and its teacher in memory, and put the teacher into evaluation mode."""
+    with ExitStack() as stack:
+        stack.enter_context(weights_channels_last(model, channels_last))
+        if teacher is not None:
+            stack.enter_context(weights_channels_last(teacher.model, channels_last))
+            stack.enter_context(teacher.teaching())
+        yield
 
 
-def _prepare(model: nn.Module, batches: Batches, settings: FitSettings, options: FitOptions) -> _Setup:
-    context = options.get("context") or RunContext.of(model)
+def _prepare(
+    model: nn.Module, batches: Batches, settings: FitSettings, options: FitOptions, context: RunContext
+) -> _Setup:
     optimizer = options.get("optimizer") or make_optimizer(model, settings.optimizer)
     loss_fn = options.get("loss_fn") or partial(cross_entropy, label_smoothing=settings.label_smoothing)
     wrapped, stepper = context.fabric.setup(model, optimizer)
