@@ -150,7 +150,7 @@ def open_folder(
     decoder = Decoder(spec.size[0], shorter_side(spec))
     layout = survey(Path(root), held_out=settings.held_out, training=training)
     by_files = {
-        id(files): _Reader(files, layout.classes, decoder, settings) for files in layout.splits.values()
+        id(files): _SplitReader(files, layout.classes, decoder, settings) for files in layout.splits.values()
     }
     readers = {name: by_files[id(files)] for name, files in layout.splits.items()}
     how = settings.augmentation or Augmentation.suited_to(spec)
@@ -158,7 +158,7 @@ def open_folder(
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _SplitReader:
     """Decode one split."""
 
     files: Files

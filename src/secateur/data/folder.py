@@ -32,7 +32,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """List the content of a folder.
 
     Attributes:
@@ -45,7 +45,7 @@ class Layout:
     splits: Mapping[str, Files]
 
 
-def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
+def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayout:
     """List the images of a folder without decoding any.
 
     Which images are held out of ``train/`` depends only on the folder: a network that was trained on
@@ -75,7 +75,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
     if training and "val" not in splits:
         splits["train"], splits["val"] = _hold_out(splits["train"], held_out)
     splits.setdefault("test", splits.get("val", splits.get("test")))  # type: ignore[arg-type]  # one is there
-    return Layout(classes, splits)
+    return FolderLayout(classes, splits)
 
 
 def listed(lines: tuple[str, ...]) -> str:
