@@ -39,8 +39,8 @@ from secateur.jobs.networks import Network, input_of, open_network
 from secateur.jobs.pictures import open_pictures
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.training.evaluate import evaluate
-from secateur.training.fit import fit
-from secateur.training.seeds import seeded
+from secateur.training.loop import fit
+from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -98,7 +98,7 @@ def recovered(
         small = sec.apply_plan(model, plan)
         if criterion == SCRATCH:
             renew(small)
-        cut = evaluate(small, data.test_batches()).top1
+        cut = evaluate(small, data.test_batches()).metric
         settings = FitSettings(
             epochs=2,
             schedule="one-cycle",
@@ -107,7 +107,7 @@ def recovered(
             optimizer=OptimizerSettings(learning_rate=0.02, nesterov=True, weight_decay=5e-4),
         )
         fit(small, data.training_batches(), settings)
-    top1 = evaluate(small, data.test_batches()).top1
+    top1 = evaluate(small, data.test_batches()).metric
     return {"criterion": criterion, "share": share, "cut": 100 * cut, "top1": 100 * top1}
 
 

@@ -71,7 +71,7 @@ class Trained(Bench):
         """Accuracy after the cut and its repair, in percent."""
         small = sec.apply_plan(self.model, plan)
         sec.reconstruct(self.model, small, plan, self.shown)
-        return 100 * evaluate(small, self.data.test_batches()).top1
+        return 100 * evaluate(small, self.data.test_batches()).metric
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     network, data = opened(options.network, options.data)
-    print(f"before: {100 * evaluate(network.model, data.test_batches()).top1:.2f}", flush=True)
+    print(f"before: {100 * evaluate(network.model, data.test_batches()).metric:.2f}", flush=True)
     lines = options.out.read_text().splitlines() if options.out.is_file() else []
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     for batch in options.batches:

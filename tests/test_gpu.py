@@ -19,9 +19,8 @@ from secateur.cli import app
 from secateur.criteria import Obd, criterion_names
 from secateur.precision import full_precision
 from secateur.recipes.settings import recipe
-from secateur.training.devices import make_machine
-from secateur.training.fit import Surroundings
-from secateur.training.run import read_summary
+from secateur.training.context import RunContext
+from secateur.training.run_folder import read_summary
 from secateur.training.settings import DeviceSettings
 from tests.families import QUICK, build, example
 
@@ -134,7 +133,7 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precision: str) -> None:
     there = net.cuda()
-    around = Surroundings(make_machine(DeviceSettings(accelerator="cuda", precision=precision)))
+    around = RunContext(DeviceSettings(accelerator="cuda", precision=precision))
     settings = recipe(
         "plain",
         steps=2,
@@ -146,7 +145,7 @@ def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precisio
         after={"average": 0.9},
     )
     result = sec.prune_iteratively(
-        there, batches[0][0][:2], BUDGET, batches, settings, validation=batches, surroundings=around
+        there, batches[0][0][:2], BUDGET, batches, settings, validation=batches, context=around
     )
     assert all(cut.verification.ok for cut in result.cuts)
     assert on_gpu(result.model)

@@ -190,13 +190,13 @@ def ablate(
         if zero:
             yield zero, [loss] * len(zero)
         waiting = [channel for channel in waiting if channel not in zero]
-        for at in range(0, len(waiting), ranks.count):
-            turn = waiting[at : at + ranks.count]
+        for at in range(0, len(waiting), ranks.world_size):
+            turn = waiting[at : at + ranks.world_size]
             mine = [
                 loss_of(whole.fork(_without(graph, group, channel), tensors))
-                for channel in turn[ranks.index : ranks.index + 1]
+                for channel in turn[ranks.rank : ranks.rank + 1]
             ]
-            yield turn, list(chain.from_iterable(ranks.gather(mine)))
+            yield turn, list(chain.from_iterable(ranks.all_gather(mine)))
 
     for name in sorted(start, key=start.__getitem__):
         whole.advance(start[name])

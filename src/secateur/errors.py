@@ -152,7 +152,7 @@ class TrainingError(SecateurError):
 
     Example:
         >>> import torch
-        >>> from secateur.training.fit import fit
+        >>> from secateur.training.loop import fit
         >>> from secateur.training.settings import FitSettings
         >>> batches = [(torch.full((2, 3), float("nan")), torch.tensor([0, 1]))]
         >>> fit(torch.nn.Linear(3, 2), batches, FitSettings(epochs=1))

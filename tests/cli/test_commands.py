@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 
 import secateur as sec
-from secateur.training.run import read_config, read_summary
+from secateur.training.run_folder import read_config, read_summary
 
 Command = Callable[..., Result]
 COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure", "export", "report")

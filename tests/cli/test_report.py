@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 
 import secateur.report
-from secateur.training.run import RunError
+from secateur.training.run_folder import RunError
 
 Command = Callable[..., Result]
 

@@ -9,7 +9,7 @@ from secateur.errors import UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.tensorboard import curves
 from secateur.training.events import Event
-from secateur.training.run import read_metrics
+from secateur.training.run_folder import read_metrics
 from tests.jobs.test_prune import job
 
 pytest.importorskip("tensorboard")

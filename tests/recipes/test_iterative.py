@@ -4,6 +4,7 @@ import copy
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
+from secateur.data import Loader
 from secateur.errors import BudgetError, TrainingError
+from secateur.models import InputSpec
 from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively, work
-from secateur.training import fit as fitting
+from secateur.training import loop
+from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Event, Progress
-from secateur.training.fit import Surroundings
 from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.settings import FitSettings, OptimizerSettings
 
@@ -40,7 +43,7 @@ def run(
         batches,
         settings,
         validation=batches,
-        surroundings=Surroundings(listener=heard.append, keep=keep),
+        context=RunContext(listener=heard.append, save=keep),
     )
     return result, heard, kept
 
@@ -194,11 +197,11 @@ def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches
             os.kill(os.getpid(), signal.SIGINT)
 
     with interruptible() as interruption:
-        around = Surroundings(
-            listener=listener, interruption=interruption, keep=lambda name, _: kept.append(name)
+        around = RunContext(
+            listener=listener, interruption=interruption, save=lambda name, _: kept.append(name)
         )
         with pytest.raises(StoppedError):
-            prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, surroundings=around)
+            prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, context=around)
     assert kept[-1] == "last"
     assert net(example).shape == (2, 3)
 
@@ -262,43 +265,61 @@ def test_an_optimizer_that_would_train_nothing_is_refused_before_the_first_cut(
     assert sec.cost(net, example) == before
 
 
-class Counting(list[Batch]):
-    """Batches that count their passes, as a loader with shuffles of its own does."""
+LOOKING = PruneSettings(
+    steps=3,
+    repair=True,
+    between=FitSettings(epochs=2),
+    after=FitSettings(epochs=2),
+    criterion="mutual-information",
+)
+"""Looks at the training batches for scores and repairs, besides training on them."""
 
-    epoch = 0
+
+class Counting(list[Batch]):
+    """A loader of the user's that counts its passes; its number is not for others to set."""
 
     def __init__(self, batches: list[Batch]) -> None:
         super().__init__(batches)
         self.begun: list[int] = []
 
+    @property
+    def epoch(self) -> int:
+        return len(self.begun)
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        raise AssertionError(f"epoch was set to {number}")
+
     def __iter__(self) -> Iterator[Batch]:
         self.begun.append(self.epoch)
-        self.epoch += 1
         return super().__iter__()
 
 
-def test_a_look_at_the_training_batches_does_not_set_their_passes_back(
+def test_the_pass_of_a_loader_of_the_users_is_never_set(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
     counting = Counting(batches)
-    settings = PruneSettings(
-        steps=3,
-        repair=True,
-        between=FitSettings(epochs=2),
-        after=FitSettings(epochs=2),
-        criterion="mutual-information",
-    )
+    prune_iteratively(net, example, sec.Budget(macs=0.5), counting, LOOKING)
+    assert len(counting.begun) > 6  # it was looked at for scores and repairs as well
+
+
+def test_a_look_at_the_training_batches_does_not_set_the_passes_of_a_loader_back(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    images = list((inputs * 40 + 128).clamp(0, 255).byte())
+    spec = InputSpec(tuple(inputs.shape[1:]), (0.5,) * inputs.shape[1], (0.2,) * inputs.shape[1])
+    loader = Loader(images, targets, spec, batch_size=16, shuffle=True)
     trained: list[int] = []
-    original = fitting._Loop.train_epoch
+    original = loop._train_epoch
 
-    def train_epoch(self: fitting._Loop, observer: object) -> tuple[float, float]:
-        trained.append(counting.epoch)
-        return original(self, observer)
+    def train_epoch(*arguments: Any) -> tuple[float, float]:
+        trained.append(loader.epoch)
+        return original(*arguments)
 
-    with patch.object(fitting._Loop, "train_epoch", train_epoch):
-        prune_iteratively(net, example, sec.Budget(macs=0.5), counting, settings)
+    with patch.object(loop, "_train_epoch", train_epoch):
+        prune_iteratively(net, example, sec.Budget(macs=0.5), loader, LOOKING)
     assert trained == list(range(6))
-    assert len(counting.begun) > len(trained)  # it was looked at for scores and repairs as well
 
 
 def test_an_optimizer_of_the_last_layer_alone_trains_it_and_nothing_else(

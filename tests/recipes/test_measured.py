@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.recipes import IterativeResult, Measured, PruneSettings, prune_iteratively, work
+from secateur.training.context import RunContext
 from secateur.training.events import Event
-from secateur.training.fit import Surroundings
 from secateur.training.settings import FitSettings
 
 CURVES = PruneSettings(
@@ -30,7 +30,7 @@ def cut_to(
         batches,
         CURVES,
         measured=measured,
-        surroundings=Surroundings(listener=heard.append),
+        context=RunContext(listener=heard.append),
     )
     return result, [event for event in heard if isinstance(event, Measured)]
 

@@ -13,8 +13,8 @@ import secateur as sec
 from secateur.errors import UsageError
 from secateur.recipes import PruneSettings, prune_iteratively
 from secateur.recipes.ranking import measured_curves
+from secateur.training.context import RunContext
 from secateur.training.events import Event, Progress
-from secateur.training.fit import Surroundings
 from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.settings import FitSettings
 
@@ -27,8 +27,8 @@ def test_allocation_by_curves_cuts_what_a_plan_by_measured_curves_cuts(
     twin = copy.deepcopy(net)
     settings = PruneSettings(steps=1, allocate="curves", after=FitSettings(epochs=0))
     heard: list[Event] = []
-    around = Surroundings(listener=heard.append)
-    result = prune_iteratively(net, example, sec.Budget(macs=0.6), batches, settings, surroundings=around)
+    around = RunContext(listener=heard.append)
+    result = prune_iteratively(net, example, sec.Budget(macs=0.6), batches, settings, context=around)
     graph = sec.trace(twin, example)
     scores = sec.score(twin, graph, "taylor", batches, nn.functional.cross_entropy)
     plan = sec.make_plan(graph, sec.width_curves(twin, graph, scores, batches), sec.Budget(macs=0.6))
@@ -132,7 +132,7 @@ def test_what_is_no_picture_is_not_mirrored() -> None:
     before = copy.deepcopy(net)
     batches = [(torch.randn(8, 4), torch.randint(0, 2, (8,)))]
     settings = PruneSettings(distill=0.5, mirror=True)
-    with pytest.raises(UsageError, match=r"not of \(8, 4\); leave mirror out"):
+    with pytest.raises(UsageError, match=r"not \(8, 4\); switch it off"):
         prune_iteratively(net, batches[0][0], sec.Budget(macs=0.5), batches, settings)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
 

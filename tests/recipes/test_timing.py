@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-import secateur as sec
 from secateur.budget import Budget, Milliseconds
 from secateur.errors import BudgetError
 from secateur.graph.groups import IntArray
 from secateur.latency import Comparison, Latency
 from secateur.recipes import PruneSettings, Timing, prune, prune_iteratively
+from secateur.training.context import RunContext
 from secateur.training.events import Event
 
 X = torch.zeros(2, 3, 8, 8)
@@ -142,7 +142,7 @@ def test_cut_by_cut_the_last_one_holds_the_time() -> None:
         batches,
         settings,
         timing=Timing(table=Table(), network_timer=law),
-        surroundings=sec.training.fit.Surroundings(listener=heard.append),
+        context=RunContext(listener=heard.append),
     )
     assert len(result.cuts) == 3
     assert result.in_time is not None

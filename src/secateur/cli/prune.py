@@ -10,7 +10,7 @@ import typer
 from secateur.cli import options
 from secateur.cli import recipe_options as recipes
 from secateur.cli.amounts import amount, time
-from secateur.cli.processes import is_first, machine, shared
+from secateur.cli.processes import device_options, is_main, run_in_processes
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
 
@@ -202,16 +202,16 @@ def prune(
         recipe=settings,
         ignore=tuple(ignore or ()),
         only=tuple(only or ()),
-        device=machine(device, devices, precision, channels_last),
+        device=device_options(device, devices, precision, channels_last),
         latency_batch=batch,
         typed=typed_line(),
     )
-    shared(devices)
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        with listening(out, reporter, tensorboard=tensorboard and is_first()) as listener:
+    run_in_processes(devices)
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
+        with listening(out, reporter, tensorboard=tensorboard and is_main()) as listener:
             summary = jobs.prune(job, listener)
         _tell(reporter, summary)
-        if is_first():
+        if is_main():
             report_on(out, reporter)
 
 

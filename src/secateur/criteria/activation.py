@@ -101,11 +101,11 @@ class ActivationObserver(Observer):
         channels = self._layout.channels
         total = torch.zeros(channels + 1, dtype=torch.float64)
         consumers = torch.zeros(channels + 1, dtype=torch.float64)
-        kinds = ranks.most(max((len(sums) for sums in self._sums.values()), default=0))
+        kinds = ranks.all_reduce_max(max((len(sums) for sums in self._sums.values()), default=0))
         for scored in seen:
             nothing = torch.zeros(kinds, len(scored.index))
-            sums = ranks.sum(self._sums.get(scored, nothing).to("cpu", torch.float64))
-            count = ranks.sum(sums.new_tensor(self._counts.get(scored, 0))).item()
+            sums = ranks.all_reduce_sum(self._sums.get(scored, nothing).to("cpu", torch.float64))
+            count = ranks.all_reduce_sum(sums.new_tensor(self._counts.get(scored, 0))).item()
             positions = torch.bincount(scored.index, minlength=channels + 1)
             moments = sums.new_zeros(len(sums), channels + 1).index_add_(1, scored.index, sums / count)
             here = positions > 0

@@ -240,14 +240,14 @@ class GateObserver(Observer):
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Compute the scores from all passes that had a backward pass."""
         self._fold()
-        examples = ranks.sum(torch.tensor(self._examples, dtype=torch.float64))
+        examples = ranks.all_reduce_sum(torch.tensor(self._examples, dtype=torch.float64))
         if not examples:
             raise UsageError(
                 f"{self._criterion.name} has seen no backward pass; call the network and then "
                 "loss.backward() while scores are collected"
             )
         total = torch.zeros(self._layout.channels) if self._total is None else self._total
-        scores = self._criterion.finish(ranks.sum(total.cpu().double()), examples)
+        scores = self._criterion.finish(ranks.all_reduce_sum(total.cpu().double()), examples)
         return scores, self._layout.unscored(self._layout.seen_by(ranks, self._seen))
 
 

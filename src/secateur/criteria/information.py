@@ -121,8 +121,8 @@ class InformationObserver(Observer):
         """Compute the mutual information of all examples so far."""
         self._fold()
         nothing = torch.zeros(0, self._network.layout.channels)
-        pooled = ranks.concatenate(torch.cat([nothing, *self._pooled]))
-        labels = ranks.concatenate(torch.cat(self._labels) if self._labels else torch.zeros(0))
+        pooled = ranks.all_gather_rows(torch.cat([nothing, *self._pooled]))
+        labels = ranks.all_gather_rows(torch.cat(self._labels) if self._labels else torch.zeros(0))
         if not len(pooled):
             raise UsageError(
                 "mutual-information has seen no examples with targets; call targets(targets) of the score "

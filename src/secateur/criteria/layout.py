@@ -67,7 +67,9 @@ class ChannelLayout:
 
     def seen_by(self, ranks: Ranks, seen: Container[ScoredInput]) -> list[ScoredInput]:
         """List the inputs that any of the processes has seen, in the order of the network."""
-        mask = ranks.sum(torch.tensor([scored in seen for scored in self.inputs], dtype=torch.int64))
+        mask = ranks.all_reduce_sum(
+            torch.tensor([scored in seen for scored in self.inputs], dtype=torch.int64)
+        )
         return [scored for scored, count in zip(self.inputs, mask.tolist(), strict=True) if count]
 
     def unscored(self, seen: Iterable[ScoredInput]) -> dict[str, str]:

@@ -200,7 +200,7 @@ def _covariance(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor
     if moments.count:
         mean = moments.x_mean.cpu()
         second = moments.covariance.cpu() + mean.mT @ mean
-    count = ranks.sum(torch.tensor(float(moments.count), dtype=torch.float64))
-    mean = ranks.sum(mean * moments.count) / count
-    second = ranks.sum(second * moments.count) / count
+    count = ranks.all_reduce_sum(torch.tensor(float(moments.count), dtype=torch.float64))
+    mean = ranks.all_reduce_sum(mean * moments.count) / count
+    second = ranks.all_reduce_sum(second * moments.count) / count
     return second - mean.mT @ mean

@@ -14,10 +14,10 @@ from secateur._compat import tree_map_only
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.score_collector import ScoreCollector, collector_of
 from secateur.criteria.scores import Scores
+from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
-from secateur.latency import device_of
-from secateur.ranks import Ranks, shares
+from secateur.ranks import Ranks, split_across_ranks
 from secateur.untouched import untouched
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def score(
         stack.enter_context(_requiring_grad(collector.observer.sources))
         stack.enter_context(collector)
         seen = False
-        for share in islice(shares(batches, ranks), max_batches):
+        for share in islice(split_across_ranks(batches, ranks), max_batches):
             seen = True
-            collector.expects(share.of)
+            collector.expects(share.total)
             if share.examples:
                 _pass(collector, share.batch, place, loss_fn if needs_loss else None)
         if not seen:

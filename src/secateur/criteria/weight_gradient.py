@@ -114,7 +114,7 @@ class WeightGradientObserver(Observer):
 
     def _fold(self) -> None:
         """Finish a backward pass."""
-        current = self._whole() if self._network.ranks.together else self._current
+        current = self._whole() if self._network.ranks.is_distributed else self._current
         if current is not None:
             squares = current.to(wide(current)).square()
             self._total = squares if self._total is None else self._total + squares
@@ -127,7 +127,9 @@ class WeightGradientObserver(Observer):
         current = torch.zeros(self._network.layout.channels) if self._current is None else self._current
         part = self._batch if self._current is not None else 0
         weight = part if self._network.reduction == "mean" else 1
-        sums = self._network.ranks.sum(torch.cat([current.cpu() * weight, torch.tensor([float(part)])]))
+        sums = self._network.ranks.all_reduce_sum(
+            torch.cat([current.cpu() * weight, torch.tensor([float(part)])])
+        )
         examples = float(sums[-1])
         if not examples:
             return None
@@ -143,6 +145,6 @@ class WeightGradientObserver(Observer):
         reason = "no gradient reached the weights that produce its channels"
         groups = self._network.layout.groups
         known = torch.tensor([group.name in self._seen for group in groups], dtype=torch.int64)
-        counts = ranks.sum(known).tolist()
+        counts = ranks.all_reduce_sum(known).tolist()
         unscored = {group.name: reason for group, count in zip(groups, counts, strict=True) if not count}
         return self._total / self._steps, unscored

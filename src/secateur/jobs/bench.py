@@ -29,7 +29,7 @@ from secateur.recipes import (
 )
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import Event, Note
-from secateur.training.run import MEASURED, read_measured
+from secateur.training.run_folder import MEASURED, read_measured
 
 _SECONDS_BETWEEN_WRITES = 5.0
 
@@ -86,8 +86,9 @@ class Bench:
             check_inputs=self._check_inputs(),
             measured=self.measured,
             timing=self.timing(),
-            surroundings=replace(
-                self.place.surroundings(lambda name, found: self.keep(name, model, found)),
+            context=replace(
+                self.place.context,
+                save=lambda name, found: self.keep(name, model, found),
                 listener=self._hear,
             ),
         )
@@ -115,15 +116,13 @@ class Bench:
         return evaluate(
             model,
             self.data.validation_batches(),
-            machine=self.place.machine,
+            context=self.place.context,
             task="validating",
-            listener=self.place.listener,
-            interruption=self.place.interruption,
         )
 
     def _check_inputs(self) -> Tensor:
         pictures = next(iter(self.data.validation_batches()))[0]
-        return pictures.to(self.place.machine.device)
+        return pictures.to(self.place.context.device)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Cut):
@@ -170,7 +169,7 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
         found = start if model is bench.network.model else bench.judge(model)
         if model is not bench.network.model:
             tries[-1] = replace(tries[-1], file=bench.keep(f"try-{len(tries) - 1}", model, found))
-        return 100 * found.top1
+        return 100 * found.metric
 
     result = smallest_within(
         bench.network.model,

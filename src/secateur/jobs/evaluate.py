@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
-from secateur.training.crew import joined
+from secateur.training.context import launch
 from secateur.training.evaluate import evaluate as judge
 from secateur.training.events import Listener, silent
 from secateur.training.interrupt import interruptible
@@ -34,23 +35,23 @@ def evaluate(
     Raises:
         SecateurError: the message says what is wrong.
     """
-    with joined(device) as machine, interruptible(machine.ranks) as interruption:
+    with launch(device) as context, interruptible(context.ranks) as interruption:
         data = open_pictures(data_choice, input_of(choice), seed=0, training=False)
         network = open_network(choice, data.classes)
-        network.model.to(machine.device)
+        network.model.to(context.device)
         check_outputs(network, data.classes)
         found = judge(
             network.model,
             data.test_batches(),
-            machine=machine,
-            listener=listener if machine.ranks.first else silent,
-            interruption=interruption,
+            context=replace(
+                context, listener=listener if context.ranks.is_main else silent, interruption=interruption
+            ),
         )
     tell_skipped(data, listener)
     return {
         "network": choice.source,
         "model": network.name,
-        "top1": found.top1,
+        "top1": found.metric,
         "loss": found.loss,
         "examples": found.examples,
         "skipped": list(data.skipped),

@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from secateur.devices import device_of, wait
 from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture import mode_of
@@ -26,7 +27,6 @@ from secateur.graph.describe import hanging_shares
 from secateur.graph.labels import SlotTable
 from secateur.graph.notes import Hints
 from secateur.graph.walk import walk
-from secateur.latency import device_of, wait
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 

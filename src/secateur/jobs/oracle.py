@@ -22,7 +22,7 @@ from secateur.jobs.networks import Network, check_outputs, input_of, open_networ
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.ranks import Ranks
-from secateur.training.crew import joined
+from secateur.training.context import launch
 from secateur.training.events import Listener, Note, Progress, silent
 from secateur.training.interrupt import Interruption, StoppedError, interruptible
 from secateur.training.settings import DeviceSettings
@@ -62,8 +62,8 @@ def oracle(
         SecateurError: the message says what is wrong.
         StoppedError: the user asked to stop; what was measured is in the file.
     """
-    with joined(processes or DeviceSettings(accelerator="cpu")) as machine:
-        return _oracle(choice, data_choice, out, criteria, examples, listener, machine.ranks)
+    with launch(processes or DeviceSettings(accelerator="cpu")) as context:
+        return _oracle(choice, data_choice, out, criteria, examples, listener, context.ranks)
 
 
 def _oracle(
@@ -75,10 +75,10 @@ def _oracle(
     listener: Listener,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    listener = listener if ranks.first else silent
+    listener = listener if ranks.is_main else silent
     data = open_pictures(data_choice, input_of(choice), seed=0)
     known = _known(out)
-    ranks.wait()  # until all have read what the first will write
+    ranks.barrier()  # until all have read what the first will write
     with interruptible(ranks) as interruption:
         network = open_network(choice, data.classes)
         check_outputs(network, data.classes)
@@ -88,14 +88,14 @@ def _oracle(
         if known is not None:
             listener(Note(f"goes on from {out}: {known.measured:,} channels are measured"))
         watch = _Watch(out, listener, interruption, ranks)
-        together = ranks.together
+        together = ranks.is_distributed
         found = ablate(
             network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
         )
         rows = _agreements(network, graph, found, batches, criteria, listener, together)
     tell_skipped(data, listener)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
-    if ranks.first:
+    if ranks.is_main:
         _write(out, result)
     return result
 
@@ -119,7 +119,7 @@ class _Watch:
             raise
 
     def _write(self, found: Ablation) -> None:
-        if self._ranks.first:
+        if self._ranks.is_main:
             _write(self._out, found.to_dict())
         self._written = time.monotonic()
 

@@ -21,11 +21,10 @@ from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import Cut, InTime, Measured, Timing
 from secateur.recipes import prune as prune_at_once
 from secateur.recipes.measured import fingerprint
-from secateur.training.crew import joined
-from secateur.training.devices import Machine
+from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import Listener, Note, Progress, silent
-from secateur.training.run import NETWORK
+from secateur.training.run_folder import NETWORK
 
 DATA_FREE = "magnitude"
 """The criterion where there is nothing to look at but the weights."""
@@ -52,8 +51,8 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
     if job.data is None and job.recipe.allocate == "curves":
         raise UsageError("curves are measured on data; give --data, or take --allocate global or uniform")
-    with joined(job.device) as machine:
-        return _prune(job, criterion, machine, listener)
+    with launch(job.device) as context:
+        return _prune(job, criterion, context, listener)
 
 
 def _pictures(job: PruneJob) -> ImageData | None:
@@ -69,12 +68,12 @@ def _pictures(job: PruneJob) -> ImageData | None:
     return data
 
 
-def _prune(job: PruneJob, criterion: Criterion, machine: Machine, listener: Listener) -> dict[str, Any]:
+def _prune(job: PruneJob, criterion: Criterion, context: RunContext, listener: Listener) -> dict[str, Any]:
     budget = job.limits.budget if job.limits is not None else None
     data = _pictures(job)
-    with at_work("prune", job, machine, listener) as place:
+    with at_work("prune", job, context, listener) as place:
         network = open_network(job.network, data.classes if data else None)
-        network.model.to(place.machine.device)
+        network.model.to(place.context.device)
         original = network.copy()
         if original.file is None:
             original = replace(original, file=place.save("original", original))

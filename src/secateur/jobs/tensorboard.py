@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.errors import UsageError
 from secateur.jobs.records import as_record
 from secateur.training.events import Event, Listener
-from secateur.training.run import TENSORBOARD, read_metrics
+from secateur.training.run_folder import TENSORBOARD, read_metrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from secateur.latency.build import NetworkTimer, latency_table
-from secateur.latency.devices import device_of, wait
 from secateur.latency.measure import (
     Comparison,
     InterleavedTimes,
@@ -35,10 +34,8 @@ __all__ = [
     "PyTorchRuntime",
     "Timings",
     "compare_latency",
-    "device_of",
     "efficient_widths",
     "interleaved_timing",
     "latency_table",
     "measure_latency",
-    "wait",
 ]

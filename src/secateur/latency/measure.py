@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import tree_leaves, tree_map_only
+from secateur.devices import device_of, wait
 from secateur.errors import UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments
 from secateur.graph.wrappers import refuse_wrapped
-from secateur.latency.devices import device_of, wait
 from secateur.latency.pytorch_runtimes import PreparedNetwork, PyTorchRuntime, find_runtime
 from secateur.untouched import untouched
 

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.devices import channels_last, wait
 from secateur.errors import UsageError
-from secateur.latency.devices import wait
 from secateur.latency.operators import OperatorCall, TensorSpec, replace_specs
-from secateur.latency.pytorch_runtimes import channels_last
 
 CACHE = "SECATEUR_CACHE"
 """Name of the environment variable that holds the folder where timings are kept."""

@@ -13,11 +13,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import mode_of
-from secateur.latency.devices import device_of
-
-_PICTURES, _VOLUMES = 4, 5  # dimensions of a batch of images, and of volumes
 
 Forward = Callable[..., object]
 """Runs a network on inputs in the layout of its runtime."""
@@ -82,15 +80,6 @@ def find_runtime(runtime: str | PyTorchRuntime) -> PyTorchRuntime:
             raise UsageError(f"no runtime is called {runtime!r}; choose one of {', '.join(PYTORCH_RUNTIMES)}")
         return PYTORCH_RUNTIMES[runtime]
     return runtime
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    """A tensor with its second dimension last in memory, where it holds pictures or volumes."""
-    if tensor.dim() == _PICTURES:
-        return tensor.contiguous(memory_format=torch.channels_last)
-    if tensor.dim() == _VOLUMES:
-        return tensor.contiguous(memory_format=torch.channels_last_3d)
-    return tensor
 
 
 def _eager(model: nn.Module) -> Forward:

@@ -22,14 +22,14 @@ from secateur.recipes.settings import RECIPES, PruneSettings
 from secateur.recipes.steps import Route
 from secateur.recipes.timing import InTime, Timing
 from secateur.recipes.work import Train, Work
-from secateur.training.distillation import Teacher, need_pictures
+from secateur.training.context import RunContext
+from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches, Metric
 from secateur.training.events import Progress
-from secateur.training.fit import Surroundings
 from secateur.training.interrupt import StoppedError
+from secateur.training.loop import FitState
 from secateur.training.losses import LossFunction
 from secateur.training.optimizers import make_optimizer
-from secateur.training.state import Fit
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class IterativeResult:
 
     model: nn.Module
     cuts: tuple[Cut, ...]
-    fits: tuple[Fit, ...]
+    fits: tuple[FitState, ...]
     graph_before: ChannelGraph
     graph: ChannelGraph
     measured: Measured | None = None
@@ -83,7 +83,7 @@ def prune_iteratively(
     check_inputs: ExampleInputs | None = None,
     measured: Measured | None = None,
     timing: Timing | None = None,
-    surroundings: Surroundings | None = None,
+    context: RunContext | None = None,
 ) -> IterativeResult:
     """Cuts a network down to a budget in steps, in place, with fine-tuning after each.
 
@@ -91,7 +91,7 @@ def prune_iteratively(
     its own. Only where there is none (before the first cut, or with no epochs between) the
     training examples are looked at once for the scores alone. The network is traced once.
 
-    With a journal in the surroundings, what is done is kept after each epoch; a call with the same arguments,
+    With a journal in the context, what is done is kept after each epoch; a call with the same arguments,
     and the network as it was at first, then goes on from there, to the same bits.
 
     Args:
@@ -117,7 +117,8 @@ def prune_iteratively(
         measured: scores and curves of this network that an earlier call measured; what is there is not
             measured again.
         timing: how latency is measured, where the budget limits it or widths are those that run well.
-        surroundings: where to compute and whom to tell; ``keep`` hears ``"best"`` only after the last cut.
+        context: where to compute, and what to report to; ``save`` is called with ``"best"`` only after
+            the last cut. If not given, the network stays on its device, in float32.
 
     Returns:
         The network, every cut with its verification, and every phase of fine-tuning.
@@ -146,9 +147,9 @@ def prune_iteratively(
     refuse_one_shot(calibration, "calibration")
     refuse_one_shot(validation, "validation")
     settings = settings or RECIPES["default"]
-    around = surroundings or Surroundings()
+    around = context or RunContext.of(model)
     check_optimizer(optimizer, model)
-    device = around.machine.device
+    device = around.device
     model.to(device)
     example_inputs = owned(example_inputs, device)
     teacher = _teacher(model, example_inputs, settings, loss_fn)
@@ -186,7 +187,7 @@ def prune_iteratively(
             work.optimizer = make_optimizer(model, settings.after.optimizer)
         work.recover()
     except StoppedError:
-        around.keep("last", None)
+        around.save("last", None)
         around.journal.flush()
         raise
     return IterativeResult(
@@ -203,5 +204,5 @@ def _teacher(
     ):
         return None
     if settings.mirror:
-        need_pictures(example_inputs)
+        require_images(example_inputs)
     return Teacher(copy_with(model, {}), settings.distill, settings.temperature, settings.mirror)

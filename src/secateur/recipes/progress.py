@@ -14,7 +14,7 @@ from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut
 from secateur.surgery import apply_plan
 from secateur.training.events import EpochDone, Fact
-from secateur.training.state import Fit
+from secateur.training.loop import FitState
 from secateur.verify import Verification
 
 PART = "recipe"
@@ -43,16 +43,16 @@ class Standing:
         last: whether the last cut is made.
         tuned: whether the fine-tuning after the last cut so far is finished.
         scores: collected meanwhile.
-        passes: how often the training examples have been gone through.
+        loader_epoch: number of the next pass over the training examples, of a loader that counts them.
     """
 
     cuts: Sequence[Cut]
-    fits: Sequence[Fit]
+    fits: Sequence[FitState]
     step: int
     last: bool
     tuned: bool
     scores: Scores | None
-    passes: int | None
+    loader_epoch: int | None
 
     def facts(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,7 +63,7 @@ class Standing:
             "last": self.last,
             "tuned": self.tuned,
             "scores": None if self.scores is None else self.scores.to_dict(),
-            "passes": self.passes,
+            "loader_epoch": self.loader_epoch,
         }
 
 
@@ -85,9 +85,11 @@ def replay(facts: Mapping[str, Any], model: nn.Module, graph: ChannelGraph) -> t
         apply_plan(model, plan, inplace=True)
         graph = graph.after(plan)
         cuts.append(Cut(entry["number"], entry["of"], plan, Verification.from_dict(entry["verification"])))
-    fits = [Fit(history=[EpochDone(**done) for done in history]) for history in facts["fits"]]
+    fits = [FitState(history=[EpochDone(**done) for done in history]) for history in facts["fits"]]
     scores = None if facts["scores"] is None else Scores.from_dict(facts["scores"])
-    standing = Standing(cuts, fits, facts["step"], facts["last"], facts["tuned"], scores, facts["passes"])
+    standing = Standing(
+        cuts, fits, facts["step"], facts["last"], facts["tuned"], scores, facts["loader_epoch"]
+    )
     return standing, graph
 
 

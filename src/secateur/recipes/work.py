@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 
 from secateur.budget import Budget, Milliseconds
 from secateur.criteria import Needs, ScoreCollector, Scores, resolve, score, watch
+from secateur.data.loader import at_epoch, epoch_of, set_epoch
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.cutting import copy_with
 from secateur.plan import PruningPlan
-from secateur.ranks import Share, shares
+from secateur.ranks import RankBatch, split_across_ranks
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.progress import PART, Resumed, Standing, replay
@@ -28,16 +29,15 @@ from secateur.recipes.settings import PruneSettings
 from secateur.recipes.steps import Route, Step
 from secateur.recipes.timing import InTime, Pace
 from secateur.recovery import reconstruct
+from secateur.training.context import RunContext, save_nothing
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Metric
 from secateur.training.events import tracked
-from secateur.training.fit import FIT, Surroundings, fit, keep_nothing
-from secateur.training.joint import drop_wrappers
-from secateur.training.journal import Entry
+from secateur.training.loop import FIT, FitState, fit
 from secateur.training.losses import LossFunction, with_auxiliaries
+from secateur.training.process_group import drop_wrappers
+from secateur.training.resume import Entry, restore, snapshot
 from secateur.training.settings import FitSettings
-from secateur.training.snapshot import restore, snapshot
-from secateur.training.state import Fit, at_pass, passes, set_passes
 
 _SECONDS_BETWEEN_WRITES = 30.0
 
@@ -57,18 +57,18 @@ class _Looked:
 
     batches: Batches
     limit: int | None
-    around: Surroundings
+    around: RunContext
 
     def __iter__(self) -> Iterator[Any]:
-        return (share.batch for share in self.shares(0, 1))
+        return (part.batch for part in self.split(0, 1))
 
-    def shares(self, index: int, count: int) -> Iterator[Share]:
-        """Of each batch the part of this process; as :class:`secateur.ranks.Shareable` has it."""
+    def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
+        """Return the part of each batch that belongs to this process (:class:`secateur.ranks.Splittable`)."""
         total = len(self.batches) if isinstance(self.batches, Sized) else None
         if self.limit is not None and total is not None:
             total = min(self.limit, total)
         around = self.around
-        parts = islice(shares(self.batches, around.machine.ranks), self.limit)
+        parts = islice(split_across_ranks(self.batches, around.ranks), self.limit)
         yield from tracked(parts, "scoring", around.listener, around.interruption, total)
 
 
@@ -91,13 +91,13 @@ class Work:
     train: Train | None
     measured: Measured | None
     optimizer: Optimizer
-    around: Surroundings
+    around: RunContext
     teacher: Teacher | None
     check_inputs: ExampleInputs
     pace: Pace | None = None
     budget: Budget | None = None
     cuts: list[Cut] = field(default_factory=list)
-    fits: list[Fit] = field(default_factory=list)
+    fits: list[FitState] = field(default_factory=list)
     number: int = 0
     last: bool = False
     tuned: bool = True
@@ -120,7 +120,7 @@ class Work:
         self.number, self.last, self.tuned, self.scores = then.step, then.last, then.tuned, then.scores
         if entry.tensors:  # else what follows the last cut goes on by itself
             restore(entry, self.model, self.optimizer)
-        set_passes(self.batches, then.passes)
+        set_epoch(self.batches, then.loader_epoch)
         self.around.listener(Resumed(tuple(then.cuts)))
         self.around.journal.put(PART, Entry(entry.facts))
         if not self.tuned and not self.last:
@@ -130,7 +130,7 @@ class Work:
         """How far this has come, as plain values."""
         return Standing(
             *(self.cuts, self.fits, self.number, self.last, self.tuned, self.scores),
-            passes=passes(self.batches),
+            loader_epoch=epoch_of(self.batches),
         ).facts()
 
     def cut_to_budget(self) -> None:
@@ -150,14 +150,14 @@ class Work:
 
     def next_step(self, ranking: Mapping[str, Any]) -> Step:
         """The next step: the first process decides, and tells the others."""
-        ranks = self.around.machine.ranks
-        if not ranks.together:
+        ranks = self.around.ranks
+        if not ranks.is_distributed:
             return self.own_step(ranking)
         told: dict[str, Any] = {}
-        if ranks.first:
+        if ranks.is_main:
             step = self.own_step(ranking)
             told = {"keep": {name: list(kept) for name, kept in step.plan.keep.items()}, "last": step.last}
-        told = ranks.same(told)
+        told = ranks.broadcast(told)
         keep = {name: tuple(kept) for name, kept in told["keep"].items()}
         return Step(PruningPlan(self.graph, keep), told["last"])
 
@@ -205,7 +205,7 @@ class Work:
             self.around.interruption,
             resume=whole.curves if whole else None,
             tell=(lambda curves: self.tell(replace(whole, curves=curves))) if whole else None,
-            across_ranks=self.around.machine.ranks.together,
+            across_ranks=self.around.ranks.is_distributed,
         )
 
     def some_batches(self, count: int) -> Iterator[Any]:
@@ -216,11 +216,11 @@ class Work:
     def look(self) -> AbstractContextManager[None]:
         """Lets a block read the calibration examples without an effect on the passes of the training."""
         # Which pass it is depends on the cut alone, and not on what was read before a kill.
-        return at_pass(self.calibration, len(self.cuts))
+        return at_epoch(self.calibration, len(self.cuts))
 
     def make_cut(self, plan: PruningPlan) -> None:
         """One cut: of the network, its optimizer and its graph."""
-        drop_wrappers(self.around.machine.ranks)
+        drop_wrappers(self.around.ranks)
         before = copy_with(self.model, {}) if self.settings.repair else None
         _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
@@ -233,7 +233,7 @@ class Work:
         self.around.journal.put(PART, Entry(self.standing()))
         # With few updates after each cut, writing would take longer than training.
         if time.monotonic() - self.kept_at > _SECONDS_BETWEEN_WRITES:
-            self.around.keep("last", None)
+            self.around.save("last", None)
             self.kept_at = time.monotonic()
 
     def score(self) -> Scores:
@@ -243,7 +243,7 @@ class Work:
         if criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, criterion)
         batches = _Looked(self.calibration, self.settings.scoring_batches, self.around)
-        together = self.around.machine.ranks.together
+        together = self.around.ranks.is_distributed
         with self.look():
             return score(self.model, self.graph, criterion, batches, loss_fn, across_ranks=together)
 
@@ -268,7 +268,7 @@ class Work:
             return None
         criterion = resolve(self.settings.criterion)
         can_watch = criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets
-        together = self.around.machine.ranks.together
+        together = self.around.ranks.is_distributed
         observer = watch(self.model, self.graph, criterion, across_ranks=together) if can_watch else None
         phase = f"after cut {len(self.cuts)}"
         # The best network is looked for only among those within the budget.
@@ -277,7 +277,7 @@ class Work:
             self._fit(settings, phase, self.around, self.validation, observer)
         else:
             # A few updates are worth neither a look at the validation examples nor a file.
-            self._fit(settings, phase, replace(self.around, keep=keep_nothing), None, observer)
+            self._fit(settings, phase, replace(self.around, save=save_nothing), None, observer)
         return observer.scores() if observer else None
 
     def recover(self) -> None:
@@ -291,7 +291,7 @@ class Work:
         self,
         settings: FitSettings,
         phase: str,
-        around: Surroundings,
+        around: RunContext,
         validation: Batches | None,
         observer: ScoreCollector | None = None,
     ) -> None:
@@ -306,6 +306,6 @@ class Work:
             teacher=self.teacher,
             observe=observer,
             phase=phase,
-            surroundings=around,
+            context=around,
         )
         self.fits.append(done)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur._compat import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.capture import Origin, Program, call_arguments, capture
@@ -28,8 +29,6 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.masked import Removed
 from secateur.graph.wiring import Pass, Wiring
-from secateur.latency import device_of
-from secateur.latency.pytorch_runtimes import channels_last
 from secateur.recovery.compact_layers import CompactInterpreter
 
 _CHUNK = 64  # examples that run at once: enough to keep the device busy, and little memory

@@ -204,12 +204,12 @@ def _shared_among_ranks(
     names: Sequence[str], measure: Callable[[str], WidthCurve], ranks: Ranks
 ) -> Iterator[dict[str, WidthCurve]]:
     """The curves of groups, as many at a time as there are processes, each of which measures one."""
-    for at in range(0, len(names), ranks.count):
-        turn = names[at : at + ranks.count]
-        mine = [asdict(measure(name)) for name in turn[ranks.index : ranks.index + 1]]
+    for at in range(0, len(names), ranks.world_size):
+        turn = names[at : at + ranks.world_size]
+        mine = [asdict(measure(name)) for name in turn[ranks.rank : ranks.rank + 1]]
         found = (
             WidthCurve(tuple(curve["order"]), tuple(curve["widths"]), tuple(curve["damages"]))
-            for curves in ranks.gather(mine)
+            for curves in ranks.all_gather(mine)
             for curve in curves
         )
         yield dict(zip(turn, found, strict=True))

@@ -23,7 +23,7 @@ from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
 from secateur.report.shell import Drawing, render
-from secateur.training.run import REPORT, RunError
+from secateur.training.run_folder import REPORT, RunError
 
 _SUMMARY = (
     "model",

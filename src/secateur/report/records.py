@@ -14,7 +14,7 @@ from secateur.criteria import Scores
 from secateur.errors import SecateurError
 from secateur.jobs.network_summary import NetworkSummary
 from secateur.report.course import Course, course_of
-from secateur.training.run import CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
+from secateur.training.run_folder import CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
 
 T = TypeVar("T")
 

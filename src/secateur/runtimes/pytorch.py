@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import tree_leaves
+from secateur.devices import device_of, wait
 from secateur.errors import UsageError
-from secateur.latency import PYTORCH_RUNTIMES, device_of, wait
+from secateur.latency import PYTORCH_RUNTIMES
 from secateur.runtimes.base import Batch, Runner
 
 IN_PYTORCH = tuple(PYTORCH_RUNTIMES)

@@ -1,4 +1,4 @@
-"""Averaged weights: a calmer network than the one that is still jumping about (arXiv 1803.05407)."""
+"""Keep the exponential moving average of the weights of a network that is trained (arXiv 1803.05407)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-class Average:
-    """The exponential moving average of a network's parameters and statistics while it is trained.
+class WeightAverage:
+    """The exponential moving average of a network's parameters and buffers.
 
     Args:
         model: the network that is trained.
-        decay: share of the average that one update keeps: with 0.99 it reaches back about 100 steps.
+        decay: share of the average that one update keeps: with 0.99 it covers about 100 steps.
 
     >>> net = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(net.weight)
-    >>> average = Average(net, 0.75)
+    >>> average = WeightAverage(net, 0.75)
     >>> average.update()  # the first update takes the weights as they are
     >>> _ = nn.init.ones_(net.weight)
     >>> average.update()
@@ -33,16 +33,16 @@ class Average:
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     def update(self) -> None:
-        """Takes the weights in as they are now; once after each optimizer step."""
+        """Add the current weights to the average; call it after each optimizer step."""
         self.averaged.update_parameters(self.model)
 
     def weights(self) -> dict[str, Tensor]:
-        """The average, as a state dictionary of the network; before the first update, its own weights."""
+        """Return the average as a state dictionary of the network; at first, the network's own weights."""
         return self.averaged.module.state_dict()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The network has the average's weights for a block, and its own afterwards."""
+        """Give the network the averaged weights for a block, and its own afterwards."""
         own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(self.weights())
         try:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.training.averaging import Average
-from secateur.training.fit import Surroundings, fit
+from secateur.training.context import RunContext
+from secateur.training.ema import WeightAverage
+from secateur.training.loop import fit
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 
@@ -58,14 +59,14 @@ def test_the_average_is_judged_and_kept_while_training_goes_on_with_the_weights_
     net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
     kept: list[Tensor] = []
-    around = Surroundings(keep=lambda name, _: kept.append(net[0].weight.detach().clone()))
-    fit(net, batches, SETTINGS.model_copy(update={"average": 0.9}), validation=batches, surroundings=around)
+    context = RunContext(save=lambda name, _: kept.append(net[0].weight.detach().clone()))
+    fit(net, batches, SETTINGS.model_copy(update={"average": 0.9}), validation=batches, context=context)
     assert torch.equal(kept[-1], net[0].weight)
     assert not torch.equal(kept[-1], kept[0])
 
 
 def test_own_weights_come_back_when_judging_fails(net: nn.Sequential) -> None:
-    average = Average(net, 0.5)
+    average = WeightAverage(net, 0.5)
     average.update()
     with torch.no_grad():
         net[0].weight.add_(1.0)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur.errors import DataError, TrainingError, UsageError
-from secateur.training.devices import Machine, make_machine
+from secateur.training import loop
+from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import EpochDone, Event, Progress
-from secateur.training.fit import Surroundings, _Loop, fit
 from secateur.training.interrupt import StoppedError, interruptible
+from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
 CONSTANT = FitSettings(epochs=2, schedule="constant", optimizer=OptimizerSettings(learning_rate=0.1))
@@ -40,8 +41,8 @@ def model() -> nn.Sequential:
     return model
 
 
-def plain(channels_last: str = "no") -> Machine:
-    return make_machine(
+def plain(channels_last: str = "no") -> RunContext:
+    return RunContext(
         DeviceSettings.checked(accelerator="cpu", precision="float32", channels_last=channels_last)
     )
 
@@ -59,7 +60,7 @@ def test_the_loop_does_what_a_handwritten_loop_does(
             nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
             optimizer.step()
     settings = CONSTANT.model_copy(update={"label_smoothing": 0.1, "clip_norm": 0.5})
-    result = fit(model, batches, settings, surroundings=Surroundings(plain(channels_last)))
+    result = fit(model, batches, settings, context=plain(channels_last))
     for got, expected in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(got, expected)
         assert got.is_contiguous()
@@ -84,7 +85,7 @@ def test_the_optimizer_handed_in_keeps_its_state_and_its_rate(
 def test_updates_are_counted_exactly(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     heard: list[Event] = []
     settings = FitSettings(updates=7, schedule="constant")
-    result = fit(model, batches, settings, surroundings=Surroundings(listener=heard.append))
+    result = fit(model, batches, settings, context=RunContext(listener=heard.append))
     assert result.step == 7
     assert [e.done for e in heard if isinstance(e, Progress)] == list(range(1, 8))
     assert [e.epoch for e in heard if isinstance(e, EpochDone)] == [1, 2, 3]
@@ -132,10 +133,10 @@ def test_the_network_is_left_at_its_best(model: nn.Module, batches: list[tuple[T
     settings = CONSTANT.model_copy(
         update={"epochs": 6, "optimizer": OptimizerSettings(learning_rate=3.0, momentum=0.9)}
     )
-    result = fit(model, batches, settings, validation=batches, surroundings=Surroundings(keep=keep))
+    result = fit(model, batches, settings, validation=batches, context=RunContext(save=keep))
     top = max((done.top1 or 0.0) for done in result.history)
     assert result.best is not None
-    assert result.best.top1 == top == evaluate(model, batches).top1
+    assert result.best.metric == top == evaluate(model, batches).metric
     assert torch.equal(weights[-1], model[0].weight)  # type: ignore[index]
     assert kept["best"] == result.best
     assert kept["last"] == result.evaluation
@@ -149,9 +150,9 @@ def test_a_loss_that_is_not_a_number_stops_before_the_step(
 ) -> None:
     kept = []
     poisoned = [*batches[:2], (torch.full_like(batches[2][0], float("nan")), batches[2][1])]
-    around = Surroundings(keep=lambda name, _: kept.append(name))
+    context = RunContext(save=lambda name, _: kept.append(name))
     with pytest.raises(TrainingError, match="the loss is nan at epoch 1, step 3; lower the learning rate"):
-        fit(model, poisoned, CONSTANT, surroundings=around)
+        fit(model, poisoned, CONSTANT, context=context)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert kept == ["last"]  # the state before the first step, and nothing after the accident
 
@@ -167,13 +168,13 @@ def test_a_signal_finishes_the_step_and_keeps_the_state(
             os.kill(os.getpid(), number)
 
     with interruptible() as interruption:
-        around = Surroundings(
+        context = RunContext(
             listener=listener,
             interruption=interruption,
-            keep=lambda *_: kept.append(model[0].weight.detach().clone()),  # type: ignore[index]
+            save=lambda *_: kept.append(model[0].weight.detach().clone()),  # type: ignore[index]
         )
         with pytest.raises(StoppedError):
-            fit(model, batches, CONSTANT, surroundings=around)
+            fit(model, batches, CONSTANT, context=context)
     assert len(kept) == 3  # before the first epoch, after it, and when stopped
     assert torch.equal(kept[-1], model[0].weight)  # type: ignore[index]
     assert not torch.equal(kept[-1], kept[-2])
@@ -210,11 +211,9 @@ def test_a_later_epoch_that_is_as_good_within_chance_is_kept(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]], schedule: str, examples: int, kept: list[int]
 ) -> None:
     found = iter([0.93, 0.94, 0.90, 0.93])
-    judge = patch.object(
-        _Loop, "evaluate", lambda *_: Evaluation(top1=next(found), loss=0.2, examples=examples)
-    )
+    evaluations = patch.object(loop, "evaluate", lambda *_, **__: Evaluation(next(found), 0.2, examples))
     settings = CONSTANT.model_copy(update={"epochs": 4, "schedule": schedule})
-    with judge:
+    with evaluations:
         result = fit(model, batches, settings, validation=batches)
     assert [done.epoch for done in result.history if done.best] == kept
 

@@ -1,8 +1,9 @@
-"""The run folder: what was asked, what happened, what came of it."""
+"""Write and read the folder of a run: its settings, its log, its result."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -11,13 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import tomli_w
 from filelock import FileLock, Timeout
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, UsageError
 from secateur.files import append_text, write_text
-from secateur.training import toml
 from secateur.training.interrupt import StoppedError
-from secateur.training.plain import plain
 
 CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "config.toml",
@@ -35,12 +35,12 @@ class RunError(SecateurError):
     """A run folder is in use, holds something already, or cannot be read or written."""
 
 
-class Run:
-    """A folder that one process fills while it works; readable by others at any moment.
+class RunFolder:
+    """Write a folder while a job runs; others can read it at any moment.
 
     ``config.toml`` holds what is needed to repeat the run, ``metrics.jsonl`` one JSON object a
-    line, ``summary.json`` the outcome so far, ``measured.json`` what was found out about the network
-    on the way, ``checkpoints/`` the networks. Files are replaced as a whole; to
+    line, ``summary.json`` the result so far, ``measured.json`` what was measured on the network,
+    ``checkpoints/`` the networks. Files are replaced as a whole; to
     ``metrics.jsonl`` lines are added, and a reader leaves out a last line that is not finished.
     Use it as a context manager: until its end the folder is locked against other processes, and the
     status in ``summary.json`` is ``running``; afterwards it is ``done``, ``interrupted`` or ``failed``.
@@ -48,25 +48,32 @@ class Run:
     Args:
         path: the folder; made, with its parents, if it does not exist.
         overwrite: remove an earlier run in this folder. Only files that a run makes are removed.
-        resume: go on with the earlier run in this folder.
+        resume: continue the earlier run in this folder.
+        is_writer: whether this process writes; of the processes that share a run, the main one does. The
+            others can make the same calls.
 
     Raises:
-        RunError: the folder is in use, is not empty, cannot be made, or holds nothing to go on with.
+        RunError: the folder is in use, is not empty, cannot be made, or holds nothing to continue.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with Run(Path(folder) / "first") as run:
+    ...     with RunFolder(Path(folder) / "first") as run:
     ...         run.log({"epoch": 1, "loss": 0.5})
     ...     read_metrics(run.path)
     [{'epoch': 1, 'loss': 0.5}]
     """
 
-    def __init__(self, path: Path | str, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, overwrite: bool = False, resume: bool = False, is_writer: bool = True
+    ) -> None:
         self.path = Path(path)
+        self._is_writer = is_writer
         self._records: list[str] = []
-        self._in_step = False  # whether the file holds the records as they are here
+        self._is_written = False  # whether the file holds the records as they are here
         self._summary: dict[str, Any] = {}
         self._lock = FileLock(self.path / LOCK, timeout=0)
+        if not is_writer:
+            return
         if resume:
             _check_unfinished(self.path)
         try:
@@ -93,7 +100,7 @@ class Run:
         try:
             if resume:
                 self._records = _lines(self.path)
-                for part in self.path.rglob(".*.part"):  # half-written when the run was killed
+                for part in self.path.rglob(".*.part"):  # unfinished when the run was killed
                     part.unlink()
             else:
                 self._clear(overwrite)
@@ -104,7 +111,7 @@ class Run:
             raise
 
     def _clear(self, overwrite: bool) -> None:
-        # A run that never came to a checkpoint holds nothing to lose.
+        # A run without a checkpoint holds nothing to lose.
         if not overwrite and any((self.path / CHECKPOINTS).glob("*.safetensors")):
             raise RunError(
                 f"{self.path} holds an earlier run; choose another --out, or replace it with --overwrite"
@@ -123,51 +130,60 @@ class Run:
                 self.summarise(status="done")
             else:
                 stopped = isinstance(error, StoppedError | KeyboardInterrupt)
-                told = {} if stopped else {"error": " ".join(str(error).split())}
-                with suppress(RunError):  # what went wrong is worth more than that it cannot be noted down
-                    self.summarise(status="interrupted" if stopped else "failed", **told)
+                reason = {} if stopped else {"error": " ".join(str(error).split())}
+                with suppress(RunError):  # the first error matters more than that it cannot be written
+                    self.summarise(status="interrupted" if stopped else "failed", **reason)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Lets other processes use the folder. The files stay."""
-        # The file stays: who has opened a removed one could lock it, beside the owner of a new one.
+        """Let other processes use the folder. The files stay."""
+        # The lock file stays: another process may have opened it already, and could lock the removed file
+        # while a third one locks a new file.
         self._lock.release()
 
     def configure(self, settings: Mapping[str, object]) -> None:
-        """Writes ``config.toml``.
+        """Write ``config.toml``.
 
         Args:
-            settings: everything needed to repeat the run, as plain values in nested tables.
+            settings: everything needed to repeat the run: texts, numbers, truth values, paths and lists of
+                these, in nested tables. Entries that are ``None`` are left out.
+
+        Raises:
+            UsageError: a value has no form in TOML.
         """
-        self._write(CONFIG, toml.dumps(settings))
+        try:
+            text = tomli_w.dumps(_toml(settings))
+        except TypeError as error:
+            raise UsageError(f"a setting cannot be written to {CONFIG}: {error}") from error
+        self._write(CONFIG, text)
 
     def log(self, record: Mapping[str, object]) -> None:
-        """Adds one line to ``metrics.jsonl``.
+        """Add one line to ``metrics.jsonl``.
 
         Args:
             record: plain values; numbers that are not finite are written as ``null``.
         """
-        line = json.dumps(plain(record), allow_nan=False) + "\n"
+        line = json.dumps(_json(record), allow_nan=False) + "\n"
         self._records.append(line)
         self._append(line)
 
     @property
     def logged(self) -> int:
-        """Number of lines in ``metrics.jsonl``."""
+        """Return the number of lines in ``metrics.jsonl``."""
         return len(self._records)
 
     def forget(self, lines: int) -> None:
-        """Leaves only the first lines of ``metrics.jsonl``: what a resumed run does again is logged again.
+        """Keep only the first lines of ``metrics.jsonl``: what a resumed run repeats is logged again.
 
         Args:
             lines: how many stay.
         """
         self._records = self._records[:lines]
-        self._in_step = False
+        self._is_written = False
 
     def adopt(self, summary: Mapping[str, Any]) -> None:
-        """Takes over what another process has found out; nothing is written.
+        """Take over the summary of another process; nothing is written.
 
         Args:
             summary: of the run, as plain values.
@@ -175,30 +191,30 @@ class Run:
         self._summary = dict(summary)
 
     def summarise(self, **entries: object) -> None:
-        """Adds or replaces entries of ``summary.json``.
+        """Add or replace entries of ``summary.json``.
 
         Args:
             **entries: plain values, in nested mappings and lists.
         """
         self._summary.update(entries)
-        self._write(SUMMARY, json.dumps(plain(self._summary), indent=2, allow_nan=False) + "\n")
+        self._write(SUMMARY, json.dumps(_json(self._summary), indent=2, allow_nan=False) + "\n")
 
     def remember(self, found: Mapping[str, object], name: str = MEASURED) -> None:
-        """Writes ``measured.json``, or another file of one object.
+        """Write ``measured.json``, or another file of one object.
 
         Args:
             found: plain values, in nested mappings and lists.
             name: of the file.
         """
-        self._write(name, json.dumps(plain(found), allow_nan=False) + "\n")
+        self._write(name, json.dumps(_json(found), allow_nan=False) + "\n")
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """What ``summary.json`` holds."""
+        """Return the content of ``summary.json``."""
         return self._summary
 
     def checkpoint(self, name: str) -> Path:
-        """Where the checkpoint of that name belongs.
+        """Return the path of a checkpoint.
 
         Args:
             name: without folder and ending, such as ``"best"``.
@@ -206,19 +222,23 @@ class Run:
         return self.path / CHECKPOINTS / f"{name}.safetensors"
 
     def _append(self, line: str) -> None:
-        if not self._in_step:
+        if not self._is_writer:
+            return
+        if not self._is_written:
             self._write(METRICS, "".join(self._records))
-            self._in_step = True
+            self._is_written = True
             return
         try:
             append_text(self.path / METRICS, line)
         except OSError as error:
-            self._in_step = False
+            self._is_written = False
             raise RunError(
                 f"cannot write {self.path / METRICS}: {error.strerror}; what was there is kept"
             ) from error
 
     def _write(self, name: str, text: str) -> None:
+        if not self._is_writer:
+            return
         try:
             write_text(self.path / name, text)
         except OSError as error:
@@ -228,17 +248,17 @@ class Run:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a run makes files of that name, finished or (after a kill) half-written."""
+    """Return whether a run makes files of that name, finished or (after a kill) unfinished."""
     return name in _OWN or (name.startswith(".") and name.endswith(".part"))
 
 
 def _entries(path: Path) -> list[Path]:
-    """What lies in a run folder besides the lock."""
+    """Return the content of a run folder besides the lock."""
     return sorted(entry for entry in path.iterdir() if entry.name != LOCK)
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a run wrote the folder's summary."""
+    """Return whether a run wrote the folder's summary."""
     try:
         return "status" in read_summary(path)
     except (RunError, ValueError):
@@ -246,15 +266,15 @@ def _is_run(path: Path) -> bool:
 
 
 def _check_unfinished(path: Path) -> None:
-    """Refuses to go on with what is no run, or is finished."""
+    """Refuse to continue what is no run, or is finished."""
     if not path.is_dir() or not _is_run(path):
-        raise RunError(f"{path} holds no run to go on with; leave --resume out to start one")
+        raise RunError(f"{path} holds no run to continue; omit --resume to start one")
     if read_summary(path)["status"] == "done":
-        raise RunError(f"the run in {path} is finished; there is nothing to go on with")
+        raise RunError(f"the run in {path} is finished; there is nothing to continue")
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of ``metrics.jsonl`` as they are, without one that a kill or a full disk cut short."""
+    """Read the lines of ``metrics.jsonl``, without a last one that a kill or a full disk cut short."""
     file = path / METRICS
     if not file.is_file():
         return []
@@ -264,7 +284,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """The network that a path stands for: a checkpoint itself, or the best or last of a run folder.
+    """Find the checkpoint that a path names: a file itself, or the best or last one of a run folder.
 
     Args:
         path: a checkpoint file or a run folder.
@@ -290,7 +310,7 @@ def find_checkpoint(path: Path | str) -> Path:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``, oldest first; one that is still being written is left out.
+    """Read a run's ``metrics.jsonl``, oldest line first; a line that is not finished is left out.
 
     Args:
         path: the run folder.
@@ -299,7 +319,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
-    """A run's ``summary.json``.
+    """Read a run's ``summary.json``.
 
     Args:
         path: the run folder.
@@ -315,7 +335,7 @@ def read_summary(path: Path | str) -> dict[str, Any]:
 
 
 def read_measured(path: Path | str) -> dict[str, Any]:
-    """A run's ``measured.json``.
+    """Read a run's ``measured.json``.
 
     Args:
         path: the run folder, or the file itself.
@@ -330,12 +350,12 @@ def read_measured(path: Path | str) -> dict[str, Any]:
     try:
         measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{file} is damaged ({error}); measure anew") from error
+        raise RunError(f"{file} is damaged ({error}); measure again") from error
     return measured
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """A run's ``config.toml``.
+    """Read a run's ``config.toml``.
 
     Args:
         path: the run folder.
@@ -347,3 +367,37 @@ def read_config(path: Path | str) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{path} holds no {CONFIG}; is it a run folder?")
     return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _json(value: object) -> object:
+    """Replace numbers that JSON does not have by ``None``, and paths by texts, in a nest of containers.
+
+    >>> _json({"loss": float("nan"), "out": Path("runs"), "sizes": (1, 2)})
+    {'loss': None, 'out': 'runs', 'sizes': [1, 2]}
+    """
+    match value:
+        case Mapping():
+            return {str(name): _json(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_json(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case Path():
+            return str(value)
+    return value
+
+
+def _toml(table: Mapping[str, object]) -> dict[str, Any]:
+    """Leave out entries that are ``None``, which TOML does not have, and turn paths into texts."""
+    return {name: _toml_value(value) for name, value in table.items() if value is not None}
+
+
+def _toml_value(value: object) -> object:
+    match value:
+        case Mapping():
+            return _toml(value)
+        case list() | tuple():
+            return [_toml_value(item) for item in value]
+        case Path():
+            return str(value)
+    return value

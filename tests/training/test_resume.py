@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from secateur.errors import CheckpointError
-from secateur.training import journal as module
-from secateur.training.journal import Entry, Journal
+from secateur.training import resume as module
+from secateur.training.resume import Entry, Journal
 
 
 def filled(path: Path) -> bytes:
@@ -108,7 +108,7 @@ def test_damage_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathF
     else:
         flipped = whole[at] ^ (1 << data.draw(st.integers(0, 7)))
         file.write_bytes(whole[:at] + bytes([flipped]) + whole[at + 1 :])
-    with pytest.raises(CheckpointError, match="cannot be gone on from.*--overwrite"):
+    with pytest.raises(CheckpointError, match="cannot be resumed from.*--overwrite"):
         Journal(file)
 
 

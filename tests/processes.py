@@ -1,4 +1,4 @@
-"""Several processes for a test, on one machine, with a time limit that nothing outlives."""
+"""Run a test in several processes on one machine, with a time limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from secateur.training.devices import Machine, make_machine
+from secateur.training.context import RunContext
 from secateur.training.settings import DeviceSettings
 
 Work = Callable[..., Any]
@@ -25,27 +25,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def in_crew(work: Work, count: int, folder: Path, *args: Any, limit: float = 120.0) -> list[Any]:
-    """What ``work(machine, *args)`` returns in each of some processes, which share one run.
+def in_processes(work: Work, count: int, folder: Path, *args: Any, limit: float = 120.0) -> list[Any]:
+    """Return what ``work(context, *args)`` returns in each of some processes, which share one run.
 
     A count of 1 does the work here, without any process group.
     """
     if count == 1:
-        return [work(make_machine(_settings(1)), *args)]
+        return [work(RunContext(_settings(1)), *args)]
     context = mp.get_context("spawn")
     port = free_port()
-    crew = [
+    processes = [
         context.Process(target=_member, args=(work, rank, count, port, folder, args)) for rank in range(count)
     ]
-    for process in crew:
+    for process in processes:
         process.start()
     deadline = time.monotonic() + limit
     try:
-        for process in crew:
+        for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
-        assert [process.exitcode for process in crew] == [0] * count
+        assert [process.exitcode for process in processes] == [0] * count
     finally:
-        for process in crew:
+        for process in processes:
             process.kill()
             process.join()
     return [torch.load(folder / f"found.{rank}", weights_only=True) for rank in range(count)]
@@ -64,8 +64,8 @@ def _member(work: Work, rank: int, count: int, port: int, folder: Path, args: tu
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
-    machine: Machine = make_machine(_settings(count))
-    torch.save(work(machine, *args), folder / f"found.{rank}")
+    context = RunContext(_settings(count))
+    torch.save(work(context, *args), folder / f"found.{rank}")
     dist.destroy_process_group()
 
 

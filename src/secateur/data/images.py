@@ -1,4 +1,4 @@
-"""Decoded pictures: all in memory where they fit, else read anew whenever asked for."""
+"""Decode images: all into memory if they fit, else each time that they are needed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from secateur.data.decode import Decoder
 from secateur.errors import DataError
 
-Pictures = Sequence[Tensor]
-"""Pictures by index: uint8, shape (C, h, w), where h and w may differ from one to the next."""
+Images = Sequence[Tensor]
+"""Images by index: uint8, shape (C, h, w), where h and w may differ from one to the next."""
 
 _WORKERS = min(16, os.cpu_count() or 1)  # decoding and scaling run outside Python's lock
 
 
 class OnDisk(Sequence[Tensor]):
-    """Pictures that are decoded when they are asked for.
+    """Decode images when they are needed.
 
     Args:
         paths: their files.
@@ -43,21 +43,21 @@ class OnDisk(Sequence[Tensor]):
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of reading files.
+    """Hold the result of reading files.
 
     Attributes:
-        pictures: those that could be read, in the order of the files.
+        images: those that could be read, in the order of the files.
         kept: indices of their files.
         failures: for each other file, one line that names it and gives the reason.
     """
 
-    pictures: Pictures
+    images: Images
     kept: tuple[int, ...]
     failures: tuple[str, ...]
 
 
 def read(paths: Sequence[Path], decoder: Decoder, memory: int) -> Reading:
-    """Read pictures into memory, or only look at them if they would not fit.
+    """Read images into memory, or only look at them if they would not fit.
 
     Args:
         paths: files.
@@ -65,7 +65,7 @@ def read(paths: Sequence[Path], decoder: Decoder, memory: int) -> Reading:
         memory: most bytes that they may take.
 
     Returns:
-        The pictures, and what could not be read. Of pictures that stay on disk only the beginning has been
+        The images, and what could not be read. Of images that stay on disk only the beginning has been
         looked at: one that is damaged further on raises ``DataError`` when it is asked for.
     """
     # Photographs are a little longer than wide.
@@ -79,15 +79,15 @@ def read(paths: Sequence[Path], decoder: Decoder, memory: int) -> Reading:
     return Reading(OnDisk([paths[index] for index in kept], decoder), kept, failures)
 
 
-def fetch(pictures: Pictures, indices: Sequence[int], pool: ThreadPoolExecutor) -> list[Tensor]:
-    """Some of the pictures, read by several threads if they lie on disk."""
-    if isinstance(pictures, OnDisk):
-        return list(pool.map(pictures.__getitem__, indices))
-    return [pictures[index] for index in indices]
+def fetch(images: Images, indices: Sequence[int], pool: ThreadPoolExecutor) -> list[Tensor]:
+    """Read some of the images, in several threads if they lie on disk."""
+    if isinstance(images, OnDisk):
+        return list(pool.map(images.__getitem__, indices))
+    return [images[index] for index in indices]
 
 
 def make_pool() -> ThreadPoolExecutor:
-    """Threads for :func:`fetch`; none is started before it is needed."""
+    """Make threads for :func:`fetch`; none is started before it is needed."""
     return ThreadPoolExecutor(_WORKERS)
 
 
@@ -106,5 +106,5 @@ def _look(path: Path) -> None:
         with Image.open(path):
             return
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, ImportError) as error:
-        reason = "the file is empty" if path.stat().st_size == 0 else "it is not a picture"
+        reason = "the file is empty" if path.stat().st_size == 0 else "it is not an image"
         raise DataError(f"{path}: {reason}") from error

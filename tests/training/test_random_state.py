@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.training.seeds import seeded
+from secateur.training.random_state import seeded
 
 
 def draw() -> tuple[float, float, float]:
