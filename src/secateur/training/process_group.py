@@ -20,9 +20,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from secateur._compat import _BatchNorm
 from secateur.errors import UsageError
 from secateur.ranks import RankBatch, Ranks
 from secateur.training.settings import DeviceSettings
