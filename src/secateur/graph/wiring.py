@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -115,32 +116,34 @@ def find_channels(slots: SlotTable, extents: Sequence[IntArray]) -> Channels:
     component = slots.components()
     role, rank = slots.roles()
     reason, texts = slots.reasons(component)
-    count = len(reason)
-    produced = np.zeros(count, dtype=bool)
     owner = _owners(slots)
     # What is written into no tensor of the network (a position in a value made from nothing) is no channel.
-    produced[component[(role == 0) & (owner >= 0)]] = True
-    keys = _signatures(slots, component, owner, extents, count)
-    keys = keys * np.uint64(1_000_003) + reason.astype(np.uint64)
-    first = np.full(count, np.iinfo(np.int64).max, dtype=np.int64)
-    producers = np.flatnonzero((role == 0) & (owner >= 0))
-    np.minimum.at(first, component[producers], rank[producers] * slots.size + producers)
-    chosen = np.flatnonzero(produced)
+    written = np.flatnonzero((role == 0) & (owner >= 0))
+    first = np.full(len(reason), np.iinfo(np.int64).max, dtype=np.int64)
+    np.minimum.at(first, component[written], rank[written] * slots.size + written)
+    chosen = np.unique(component[written])
     chosen = chosen[np.argsort(first[chosen], kind="stable")]
-    group_of_component = np.full(count, -1, dtype=np.int64)
-    channel_of_component = np.full(count, -1, dtype=np.int64)
-    numbers: dict[int, int] = {}
+    makes = _makes(slots, component, owner, extents)
+    group_of_component = np.full(len(reason), -1, dtype=np.int64)
+    channel_of_component = np.full(len(reason), -1, dtype=np.int64)
+    numbers: dict[tuple[int, bytes], int] = {}
     sizes: list[int] = []
+    reasons: list[str | None] = []
     for channel in chosen:
-        number = numbers.setdefault(int(keys[channel]), len(numbers))
+        why = int(reason[channel])
+        number = numbers.setdefault((why, makes[channel]), len(numbers))
         if number == len(sizes):
             sizes.append(0)
+            reasons.append(texts[why] if why >= 0 else None)
         group_of_component[channel] = number
         channel_of_component[channel] = sizes[number]
         sizes[number] += 1
     group_of, channel_of = group_of_component[component], channel_of_component[component]
-    frozen = {int(group_of_component[channel]): int(reason[channel]) for channel in chosen}
-    groups = _groups(slots, group_of, channel_of, role, rank, owner, sizes, frozen, texts)
+    members = _members(slots, owner, group_of, channel_of)
+    taken: set[str] = set()
+    groups = tuple(
+        Group(_name(found, taken), found, why) for found, why in zip(members, reasons, strict=True)
+    )
     return Channels(groups, group_of, channel_of)
 
 
@@ -152,33 +155,25 @@ def _owners(slots: SlotTable) -> IntArray:
     return owner
 
 
-def _signatures(
-    slots: SlotTable, component: IntArray, owner: IntArray, extents: Sequence[IntArray], count: int
-) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Per channel, a 64-bit fingerprint of where its slots lie and what counts them."""
-    words = np.random.default_rng(20161106).integers(
-        1, 2**63, size=len(slots.owners) + len(extents), dtype=np.uint64
-    )
-    keys = np.zeros(count, dtype=np.uint64)
+def _makes(
+    slots: SlotTable, component: IntArray, owner: IntArray, extents: Sequence[IntArray]
+) -> list[bytes]:
+    """Per channel, how many slots it owns in which tensor dimensions, and how often which cost counts it."""
     own = owner >= 0
-    np.add.at(keys, component[own], words[owner[own]])
-    for number, labels in enumerate(extents):
-        np.add.at(keys, component[labels], words[len(slots.owners) + number])
-    return keys
+    holders = [component[own], *(component[labels] for labels in extents)]
+    places = [owner[own], *(np.full(len(found), len(slots.owners) + at) for at, found in enumerate(extents))]
+    columns = len(slots.owners) + len(extents)
+    pairs, counts = np.unique(np.concatenate(holders) * columns + np.concatenate(places), return_counts=True)
+    rows = np.stack([pairs % columns, counts], axis=1)
+    borders = np.searchsorted(pairs, np.arange(int(component.max(initial=-1)) + 2) * columns)
+    return [rows[start:end].tobytes() for start, end in pairwise(borders.tolist())]
 
 
-def _groups(
-    slots: SlotTable,
-    group_of: IntArray,
-    channel_of: IntArray,
-    role: IntArray,
-    rank: IntArray,
-    owner: IntArray,
-    sizes: Sequence[int],
-    frozen: Mapping[int, int],
-    texts: Sequence[str],
-) -> tuple[Group, ...]:
-    """Builds the groups with their members and names."""
+def _members(
+    slots: SlotTable, owner: IntArray, group_of: IntArray, channel_of: IntArray
+) -> list[tuple[Member, ...]]:
+    """Per group, its tensor dimensions with the slots of each channel, in the order of the network."""
+    role, rank = slots.roles()
     used = np.flatnonzero((group_of >= 0) & (owner >= 0))
     order = used[np.lexsort((used, channel_of[used], owner[used], group_of[used]))]
     breaks = np.flatnonzero(np.diff(group_of[order] * (owner.max(initial=0) + 1) + owner[order])) + 1
@@ -186,19 +181,15 @@ def _groups(
     for run in np.split(order, breaks):
         if len(run) == 0:
             continue
-        number = int(group_of[run[0]])
         name, dim = slots.owners[int(owner[run[0]])]
         start = int(slots.span(name, dim)[0])
         kind = role_of(int(role[run[0]])) if role[run[0]] >= 0 else Role.CARRIER
-        member = Member(name, dim, kind, (run - start).reshape(sizes[number], -1))
-        members.setdefault(number, []).append((int(rank[run[0]]), member))
-    groups: list[Group] = []
-    taken: set[str] = set()
-    for number in range(len(sizes)):
-        ordered = tuple(member for _, member in sorted(members[number], key=lambda pair: pair[0]))
-        reason = texts[frozen[number]] if frozen[number] >= 0 else None
-        groups.append(Group(_name(ordered, taken), ordered, reason))
-    return tuple(groups)
+        member = Member(name, dim, kind, (run - start).reshape(int(channel_of[run].max()) + 1, -1))
+        members.setdefault(int(group_of[run[0]]), []).append((int(rank[run[0]]), member))
+    return [
+        tuple(member for _, member in sorted(members[number], key=lambda pair: pair[0]))
+        for number in range(len(members))
+    ]
 
 
 def _name(members: Iterable[Member], taken: set[str]) -> str:
