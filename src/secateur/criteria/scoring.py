@@ -16,6 +16,7 @@ from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
+from secateur.graph.fit import refuse_misfit
 from secateur.heap import kept_where_allowed
 from secateur.latency import device_of
 from secateur.ranks import Ranks, shares
@@ -80,6 +81,7 @@ def score(
     chosen = resolve(criterion)
     ranks = Ranks(across_ranks)
     watch = start(model, graph, chosen, reduction, ranks)
+    refuse_misfit(watch.model, graph)
     if chosen.needs is Needs.NOTHING:
         return watch.scores()
     if batches is None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
+from secateur.graph.fit import misfit
 from secateur.precision import full_precision
 from secateur.recovery.consumers import find_consumers
 from secateur.recovery.layout import laid_out
@@ -93,7 +94,7 @@ def reconstruct(
     if ridge < 0:
         raise UsageError(f"ridge is a number of at least 0, not {ridge!r}")
     graph, found = plan.graph, named_tensors(pruned)
-    _check_fit(found, plan)
+    _check_fit(pruned, plan)
     script = write_script(model, graph, batches, max_examples)
     removed = graph.after(plan).removed
     whole: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
@@ -115,16 +116,14 @@ def reconstruct(
     return tuple(repairs)
 
 
-def _check_fit(tensors: Mapping[str, Tensor], plan: PruningPlan) -> None:
+def _check_fit(pruned: nn.Module, plan: PruningPlan) -> None:
     """Refuses a cut network that is not what the plan leaves."""
-    for name, shape in plan.graph.after(plan).tensors.items():
-        found = tensors.get(name)
-        if found is None or tuple(found.shape) != shape:
-            what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-            raise UsageError(
-                f"the cut network is not what the plan leaves: '{name}' {what}, expected {shape}; "
-                "pass the network that apply_plan returned for this plan"
-            )
+    found = misfit(pruned, plan.graph.after(plan).tensors)
+    if found is not None:
+        raise UsageError(
+            f"the cut network is not what the plan leaves: {found}; pass the network that apply_plan "
+            "returned for this plan"
+        )
 
 
 def _widened(

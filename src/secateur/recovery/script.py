@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.capture import Origin, Program, call_arguments, capture
+from secateur.graph.fit import refuse_misfit
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.masked import Removed
@@ -144,6 +145,7 @@ def write_script(
     Raises:
         UsageError: there are no examples, or the forward pass depends on the number of examples.
     """
+    refuse_misfit(model, graph)
     leaves, spec = gathered(batches, device_of(model), max_examples)
     size = min(_PORTION, _count(leaves), max(1, _PORTION_BYTES // _bytes_per_example(graph)))
     portions = _copied(_portions(leaves, size), copies)
