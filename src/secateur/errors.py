@@ -104,11 +104,13 @@ class VerificationError(SecateurError):
     Example:
         >>> import torch
         >>> import secateur as sec
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> plan = sec.plan_from(sec.trace(net, torch.randn(1, 4)), {"0": [1, 5]})
-        >>> sec.verify(net, sec.apply_plan(net, plan), plan, torch.randn(1, 5))
+        >>> class Odd(torch.nn.ReLU):
+        ...     def forward(self, x):
+        ...         return x * 2 if x.shape[1] == 6 else x  # another function at one width
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), Odd(), torch.nn.Linear(8, 2))
+        >>> sec.prune(net, torch.randn(1, 4), sec.Budget(channels=6), "magnitude")
         Traceback (most recent call last):
-        secateur.errors.VerificationError: inputs of shapes (1, 5) do not fit the traced ones (...
+        secateur.errors.VerificationError: WRONG: the smaller network DIFFERS FROM ...
     """
 
 

@@ -120,7 +120,8 @@ class SameNumbers(TorchDispatchMode):
     A network draws other numbers once it is narrower: the same seed does not help. So Bernoulli draws are
     replaced by their mean, which makes dropout and stochastic depth an identity, and other random tensors get
     values that depend only on the index along dimension 0 and on how many were drawn before. Drawing noise
-    independently for each channel is thereby the same function at every width.
+    independently for each channel is thereby the same function at every width. ``rrelu`` takes the mean of
+    its slopes.
 
     Code that sets the seed in its forward pass wants these very numbers. From there on nothing is replaced.
     """
@@ -144,9 +145,12 @@ class SameNumbers(TorchDispatchMode):
             own = self._own_seed = True
         if name == "native_dropout" and not own:
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        result = func(*args, **kwargs)
-        if not own:
-            for tensor in tree_leaves(result):
+        if name.startswith("rrelu_with_noise") and not own:
+            # Arguments: input, noise, lower, upper, training. Outside training the slope is the mean one.
+            result = func(*args[:4], False)
+        else:
+            result = func(*args, **kwargs)
+            for tensor in () if own else tree_leaves(result):
                 self._replace(name, tensor, args, kwargs)
         self._state = torch.get_rng_state()
         return result

@@ -108,6 +108,7 @@ def test_consumers_stand_in_where_no_matrix_produces() -> None:
     )
     zeros = np.zeros(4, dtype=np.int64)
     graph = SimpleNamespace(
+        tensors={},
         groups=(Group("0", members), Group("none", members[:1])),
         readers=(Reader("1", "1.weight", -1, zeros, np.arange(4)),),
     )

@@ -17,6 +17,7 @@ from secateur.criteria.scores import Scores
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
+from secateur.graph.fit import refuse_misfit
 from secateur.ranks import Ranks, split_across_ranks
 from secateur.untouched import untouched
 
@@ -78,6 +79,7 @@ def score(
     chosen = resolve(criterion)
     ranks = Ranks(across_ranks)
     collector = collector_of(model, graph, chosen, reduction, ranks)
+    refuse_misfit(collector.model, graph)
     if chosen.needs is Needs.NOTHING:
         return collector.scores()
     if batches is None:

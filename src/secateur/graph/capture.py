@@ -286,6 +286,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     with (
         untouched(model, weights=False),
         mode_of(model, training=training),
+        torch.set_grad_enabled(training or torch.is_grad_enabled()),
         warnings.catch_warnings(),
         quiet_export(),
     ):

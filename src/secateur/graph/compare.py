@@ -25,6 +25,10 @@ MOST_NOISE = 1e-3
 """Largest limit that still tells something; a slice with more noise than that cannot be checked."""
 
 
+BUFFER = " (buffer"
+"""How the path of a tensor begins that the network writes to and does not return."""
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The outputs of one run.
@@ -33,25 +37,27 @@ class Outputs:
         leaves: tensors and other values, in the order in which pytree flattens the output.
         paths: where each leaf is in the output, such as ``"['scores'][0]"``.
         rounded: whether something was computed in less than float64.
+        without_gradients: why a training-mode pass was run without gradients, if it was.
     """
 
     leaves: tuple[Any, ...]
     paths: tuple[str, ...]
     rounded: bool = False
+    without_gradients: str | None = None
 
     @classmethod
     def of(cls, output: Any, *, rounded: bool = False) -> Outputs:
         """Flatten what a network returned."""
         found = tree_flatten_with_path(output)[0]
         # Kept tensors must not follow what later passes write into their memory.
-        leaves = (leaf.clone() if isinstance(leaf, Tensor) else leaf for _, leaf in found)
+        leaves = (leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for _, leaf in found)
         return cls(tuple(leaves), tuple(keystr(path) for path, _ in found), rounded)
 
     def beside(self, buffers: Mapping[str, Tensor]) -> Outputs:
         """Add buffers to the outputs, under their names."""
         leaves = (tensor.detach().clone() for tensor in buffers.values())
-        paths = tuple(f" (buffer '{name}')" for name in buffers)
-        return Outputs((*self.leaves, *leaves), (*self.paths, *paths), self.rounded)
+        paths = tuple(f"{BUFFER} '{name}')" for name in buffers)
+        return replace(self, leaves=(*self.leaves, *leaves), paths=(*self.paths, *paths))
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def differences(expected: Outputs, found: Outputs, others: Sequence[Outputs] = (
     ):
         want, place = leaf, f"output{path}"
         if not isinstance(want, Tensor):
-            if not _same(want, have):
+            if not same_value(want, have):
                 return f"{place} is {have!r} instead of {want!r}"
             continue
         if not isinstance(have, Tensor) or want.shape != have.shape:
@@ -239,7 +245,8 @@ def _ratio(gap: Tensor, scale: Tensor) -> Tensor:
     return torch.where(gap == 0, 0.0, gap / scale)
 
 
-def _same(want: Any, have: Any) -> bool:
+def same_value(want: Any, have: Any) -> bool:
+    """Whether two values are of one type and equal; NaN equals NaN."""
     if type(want) is not type(have):
         return False
     if isinstance(want, float) and math.isnan(want):

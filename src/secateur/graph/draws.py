@@ -31,8 +31,9 @@ def random_inputs(program: Program, inputs: ExampleInputs, seed: int) -> Example
     """Draw inputs of the same shapes, dtypes and devices, whatever the given ones hold.
 
     Floating-point values get the mean and spread of the given ones (their range, if none is negative), or
-    are normal where the given ones are all zero. Integers lie below the number of rows of the embedding that
-    they index, or else within the given range. What has only one value and is no float stays.
+    are normal where the given ones are all zero or NaN; those that hold infinities (masks) stay. Integers lie
+    below the number of rows of the embedding that they index, or else within the given range. What has only
+    one value and is no float stays.
 
     Args:
         program: the captured forward pass, which tells what indexes an embedding.
@@ -90,9 +91,11 @@ def _drawn(leaf: Tensor, rows: int | None, generator: torch.Generator) -> Tensor
 
 
 def _drawn_floats(leaf: Tensor, generator: torch.Generator) -> Tensor:
-    if not torch.isfinite(leaf).all():
+    if torch.isinf(leaf).any():
         return leaf  # a mask of minus infinities
-    low, high = float(leaf.min()), float(leaf.max())
+    known = leaf[~torch.isnan(leaf)]
+    known = known if known.numel() else leaf.new_zeros(1)
+    low, high = float(known.min()), float(known.max())
     if low == high == 0:
         return torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
     uniform = torch.rand(leaf.shape, generator=generator, dtype=torch.float64)
@@ -101,7 +104,7 @@ def _drawn_floats(leaf: Tensor, generator: torch.Generator) -> Tensor:
     if low >= 0:
         return low + uniform * (high - low)
     normal = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
-    return float(leaf.mean()) + normal * float(leaf.std())
+    return float(known.mean()) + normal * float(known.std())
 
 
 def _rows(program: Program) -> list[int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -49,6 +49,9 @@ def run_network(
 ) -> Outputs:
     """Run a network in float64 and leave it as it was.
 
+    In training mode gradients are enabled, as in training. Nothing is kept for a backward pass, unless the
+    forward pass runs one. A network that fails with gradients is run without.
+
     Args:
         model: the network.
         inputs: what to call it with; not changed.
@@ -61,17 +64,50 @@ def run_network(
     Returns:
         What it returns.
     """
-    with (
-        untouched(*[model] if guarded else []),
-        mode_of(model, training=training),
-        torch.no_grad(),
-        _mode(random, native) as mode,
-    ):
-        args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
-        _own_buffers(model, native=native)
-        output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
-        tensors = named_tensors(model)
-        return output.beside({name: tensors[name] for name in sorted(watched)})
+
+    def run(gradients: AbstractContextManager[Any]) -> Outputs:
+        with (
+            # A second attempt must find the attributes that the first one found.
+            untouched(*[model] if guarded or training else [], weights=guarded),
+            mode_of(model, training=training),
+            gradients,
+            _mode(random, native) as mode,
+        ):
+            args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
+            _own_buffers(model, native=native)
+            output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
+            tensors = named_tensors(model)
+            return output.beside({name: tensors[name] for name in sorted(watched)})
+
+    if not training:
+        return run(torch.no_grad())
+    failed = ""
+    for gradients in (_unsaved_gradients, torch.enable_grad):
+        try:
+            return run(gradients())
+        except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+            failed = failed or first_line(error)
+    return replace(run(torch.no_grad()), without_gradients=failed)
+
+
+@contextmanager
+def _unsaved_gradients() -> Iterator[None]:
+    """Enable gradients within a block and save no tensor for the backward pass, which cannot be run.
+
+    Else the float64 weights of all operators would be held until the end of the forward pass.
+    """
+
+    def refuse(_: None) -> Tensor:
+        raise RuntimeError("nothing was saved for a backward pass")
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda _: None, refuse):
+        yield
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}"
 
 
 def run_reference(

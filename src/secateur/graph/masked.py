@@ -126,6 +126,8 @@ class MaskedInterpreter(Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
         if flag is not None:
+            defaults = [argument.default_value for argument in n.target._schema.arguments]  # type: ignore[union-attr]
+            changed += defaults[len(changed) : flag + 1]
             changed[flag] = True
         for read in reads:
             changed[read.argument] = self._masked_argument(changed[read.argument], read)

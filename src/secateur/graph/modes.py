@@ -60,7 +60,9 @@ def in_training(forward: Pass, paths: Collection[str]) -> Pass:
         schema = getattr(node.target, "_schema", None)
         if schema is None or module_path(node) not in paths:
             continue
-        for place, (argument, value) in enumerate(zip(schema.arguments, node.args, strict=False)):
+        for place, argument in enumerate(schema.arguments):
+            # Arguments that have their default value are left out of programs.
+            value = node.args[place] if place < len(node.args) else argument.default_value
             if argument.name in _FLAGS and value is False:
                 flags[node.name] = place
     return replace(forward, program=replace(forward.program, training=True, derived=True), flags=flags)

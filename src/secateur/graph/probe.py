@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture import ExampleInputs, Origin
@@ -28,29 +28,44 @@ _OPEN = 1.5
 def scrambled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace tensors that hold one value throughout by random ones.
 
-    Fresh scales of one, shifts of zero, and layer scales of a millionth would all hide errors.
-
     Args:
         tensors: parameters and buffers by name; not changed.
 
     Returns:
         The same names, with new tensors where the old ones were constant.
     """
+    return {name: tensor.detach() for name, tensor in tensors.items()} | random_for_constant(tensors)
+
+
+def random_for_constant(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Draw random values for the tensors that hold one value throughout.
+
+    Fresh scales of one, shifts of zero, layer scales of a millionth, and a single factor of zero before a
+    branch would all hide errors.
+
+    Args:
+        tensors: parameters and buffers by name; not changed.
+
+    Returns:
+        New tensors for those that are constant.
+    """
     generator = torch.Generator().manual_seed(0)
     result = {}
     for name, tensor in tensors.items():
         data = tensor.detach()
-        if data.numel() > 1 and data.is_floating_point() and _constant(data):
+        if data.is_floating_point() and _hides(tensor):
             level = float(data.flatten()[0])
             noise = torch.rand(data.shape, generator=generator) + 0.5
             drawn = noise * (math.copysign(max(abs(level), 0.1), level)) if level else (noise - 1.0) * 0.2
-            data = drawn.to(data)
-        result[name] = data
+            result[name] = drawn.to(data)
     return result
 
 
-def _constant(data: Tensor) -> bool:
-    flat = data.reshape(-1)
+def _hides(tensor: Tensor) -> bool:
+    """Whether a tensor is constant; a single number hides something if it is a parameter that is zero."""
+    if tensor.numel() <= 1:
+        return isinstance(tensor, nn.Parameter) and tensor.numel() == 1 and float(tensor.detach()) == 0
+    flat = tensor.detach().reshape(-1)
     return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
 
 

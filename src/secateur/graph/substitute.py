@@ -33,8 +33,9 @@ def substituted(
         for name, old in named_tensors(model).items():
             if name in tensors:
                 found = tensors[name]
-                is_parameter = isinstance(old, nn.Parameter)
-                new[id(old)] = nn.Parameter(found, requires_grad=False) if is_parameter else found
+                new[id(old)] = (
+                    nn.Parameter(found, old.requires_grad) if isinstance(old, nn.Parameter) else found
+                )
         for module in model.modules():
             for held in (module._parameters, module._buffers):
                 for leaf, tensor in held.items():

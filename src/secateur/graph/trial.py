@@ -21,6 +21,7 @@ from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors, positio
 from secateur.graph.draws import jittered, random_inputs
 from secateur.graph.execution import (
     Judgement,
+    first_line,
     judge,
     moved,
     run_network,
@@ -515,9 +516,3 @@ def _run_on_shapes(
     except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
         return first_line(error)
     return None
-
-
-def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"

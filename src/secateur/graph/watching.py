@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
 from typing import Any
 
 import torch
@@ -74,7 +75,9 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
         The calls in order; nothing if the network does not run on shapes alone.
     """
     inputs = doubled(inputs) if training else inputs
-    for way in (_on_meta, _on_fakes, _for_real):
+    # Code may ask for gradients, which are on in training; a network that fails with them runs without.
+    modes = (True, False) if training else (False,)
+    for gradients, way in product(modes, (_on_meta, _on_fakes, _for_real)):
         watch = _Watch()
         EQUAL.clear()
         with contextlib.suppress(Exception):  # the user's code may fail in any way
@@ -83,7 +86,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
                 stack.callback(_label(model, watch))
                 stack.enter_context(_paths(model, watch))
                 stack.enter_context(mode_of(model, training=training))
-                stack.enter_context(torch.no_grad())
+                stack.enter_context(torch.set_grad_enabled(gradients))
                 stack.enter_context(mode)
                 stack.enter_context(watch)
                 model(*args, **kwargs)

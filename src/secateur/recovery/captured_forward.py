@@ -25,6 +25,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.capture import Origin, Program, call_arguments, capture
 from secateur.graph.channel_graph import Keep
+from secateur.graph.fit import refuse_misfit
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.masked import Removed
@@ -305,8 +306,10 @@ def capture_forward(
         The forward pass and the examples.
 
     Raises:
-        UsageError: there are no examples, or the forward pass depends on the number of examples.
+        UsageError: there are no examples, the forward pass depends on the number of examples, or the graph
+            describes another network.
     """
+    refuse_misfit(model, graph)
     leaves, spec = _gathered(batches, device_of(model), max_examples)
     size = min(_CHUNK, _count(leaves), max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     chunks = _chunks(leaves, size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
+from secateur.graph.fit import misfit
 from secateur.precision import full_precision
 from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
 from secateur.recovery.compact_layers import channels_of
@@ -141,7 +142,7 @@ def reconstruct(
         ('2', True)
     """
     graph, parameters = plan.graph, named_tensors(pruned)
-    _check_pruned(parameters, plan)
+    _check_pruned(pruned, plan)
     forward = capture_forward(model, graph, batches, fit.max_examples)
     removed = graph.after(plan).removed
     whole: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
@@ -270,16 +271,14 @@ def _shortcut_error(
     return error * factor.view(-1, *[1] * (error.dim() - 2))
 
 
-def _check_pruned(tensors: Mapping[str, Tensor], plan: PruningPlan) -> None:
+def _check_pruned(pruned: nn.Module, plan: PruningPlan) -> None:
     """Refuse a pruned network that is not what the plan leaves."""
-    for name, shape in plan.graph.after(plan).tensors.items():
-        found = tensors.get(name)
-        if found is None or tuple(found.shape) != shape:
-            what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-            raise UsageError(
-                f"the pruned network is not what the plan leaves: '{name}' {what}, expected {shape}; "
-                "pass the network that apply_plan returned for this plan"
-            )
+    found = misfit(pruned, plan.graph.after(plan).tensors)
+    if found is not None:
+        raise UsageError(
+            f"the pruned network is not what the plan leaves: {found}; pass the network that apply_plan "
+            "returned for this plan"
+        )
 
 
 def _widened(
