@@ -29,8 +29,14 @@ from torch.utils._pytree import (
 
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
-from secateur.graph.inlining import lay_regions_open
-from secateur.graph.obstacles import explain, find_layers_made, find_obstacle, find_unknown_size
+from secateur.graph.inlining import inline_mode_regions
+from secateur.graph.obstacles import (
+    explain,
+    find_gradients,
+    find_layers_made,
+    find_obstacle,
+    find_unknown_size,
+)
 from secateur.graph.quiet import quiet_export
 from secateur.untouched import untouched
 
@@ -284,22 +290,27 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     args, kwargs = call_arguments(inputs)
     # Export replaces parameters by fake tensors, so that nothing can write to them.
     with (
-        untouched(model, weights=False),
+        untouched(model, weights=False) as noted,
         mode_of(model, training=training),
         warnings.catch_warnings(),
         quiet_export(),
     ):
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-        seed_everything()  # code that tosses a coin does so in the same way when it is run for the check
+        _stand_in(model)
+        # Code that tosses a coin does so in the same way when it is run for the check.
+        seed_everything()
+        noted.seed_generators()
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
             raise TraceError(explain(model, error, inputs)) from error
-        obstacle = find_layers_made(model) or find_unknown_size(exported.graph)
+        obstacle = (
+            find_layers_made(model) or find_unknown_size(exported.graph) or find_gradients(exported.graph)
+        )
     if obstacle is not None:
         raise TraceError(obstacle)
-    lay_regions_open(exported.graph_module)
+    inline_mode_regions(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)
     signature = exported.graph_signature
@@ -326,6 +337,31 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         batch=_batch(exported.graph, placeholders),
         outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
     )
+
+
+def _stand_in(model: nn.Module) -> None:
+    """Replace parameters and buffers by others on the same memory; the caller puts them back.
+
+    PyTorch keeps weak references to the tensors of an exported network, sometimes for as long as the process
+    runs. A parameter with a weak reference cannot be cut in place.
+    """
+    aliases: dict[int, Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = aliases.setdefault(id(tensor), _alias(tensor))
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """A tensor on the same memory, with the same attributes."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return tensor
+    alias = tensor.data
+    if isinstance(tensor, nn.Parameter):
+        alias = nn.Parameter(alias, requires_grad=tensor.requires_grad)
+    vars(alias).update(vars(tensor))
+    return alias
 
 
 def _structure(exported: ExportedProgram) -> Any:

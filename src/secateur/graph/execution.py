@@ -62,11 +62,12 @@ def run_network(
         What it returns.
     """
     with (
-        untouched(*[model] if guarded else []),
+        untouched(*[model] if guarded else []) as noted,
         mode_of(model, training=training),
         torch.no_grad(),
         _mode(random, native) as mode,
     ):
+        noted.seed_generators()
         args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
         _own_buffers(model, native=native)
         output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)

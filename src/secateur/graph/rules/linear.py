@@ -71,11 +71,21 @@ _FACTORS = {
     "addmm": ("mat1", "mat2"),
     "baddbmm": ("batch1", "batch2"),
     "addmv": ("mat", "vec"),
+    "_sparse_mm": ("sparse", "dense"),
 }
 """Names of the two factors of a product."""
 
 
-@rule("aten.matmul", "aten.linalg_matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot", "aten.vdot")
+@rule(
+    "aten.matmul",
+    "aten.linalg_matmul",
+    "aten.bmm",
+    "aten.mm",
+    "aten.mv",
+    "aten.dot",
+    "aten.vdot",
+    "aten._sparse_mm",
+)
 def matmul(site: Site) -> Value:
     """Contracts the last dimension of the left factor with the last but one of the right."""
     return _product(site, *_FACTORS[site.operator])
