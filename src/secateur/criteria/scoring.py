@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_map_only
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.scores import Scores
 from secateur.criteria.watching import Watch, start
-from secateur.errors import UsageError
+from secateur.errors import SecateurError, UsageError
 from secateur.graph.capture import call_arguments, mode_of
+from secateur.graph.obstacles import explain_call, find_wrong_inputs
 from secateur.heap import kept_where_allowed
 from secateur.latency import device_of
 from secateur.ranks import Ranks, shares
@@ -109,16 +110,35 @@ def score(
 
 
 def _pass(watch: Watch, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
-    """One forward pass and, for a loss, the backward pass."""
+    """One forward pass and, for a loss, the backward pass; both once more if the observer needs it."""
     wants_targets = loss_fn is not None or watch.criterion.needs_targets
     inputs, targets = _pair(batch, watch.criterion.name, wants_targets)
     inputs, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (inputs, targets))
     if watch.criterion.needs_targets:
         watch.targets(targets)
+    for _ in range(2):
+        outputs = _called(watch.model, inputs)
+        if loss_fn is not None:
+            watch.observer.backward(outputs, targets, loss_fn)
+        if not watch.observer.needs_another_pass():
+            return
+
+
+def _called(model: nn.Module, inputs: Any) -> Any:
+    """What the network returns for the inputs of a batch."""
+    wrong = find_wrong_inputs(inputs)
+    if wrong:
+        raise UsageError(f"the network cannot be called with a batch: {wrong}")
     args, kwargs = call_arguments(inputs)
-    outputs = watch.model(*args, **kwargs)
-    if loss_fn is not None:
-        watch.observer.backward(outputs, targets, loss_fn)
+    try:
+        return model(*args, **kwargs)
+    except SecateurError:
+        raise
+    except Exception as error:
+        failure = explain_call(model, inputs)
+        if failure is None:
+            raise
+        raise UsageError(f"the network cannot be called with a batch: {failure}") from error
 
 
 def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:

@@ -37,7 +37,7 @@ def find_obstacle(model: nn.Module, inputs: object) -> str | None:
     "the network could not be captured: '0' (LazyLinear) has no weights before its first call. Call ..."
     >>> find_obstacle(nn.Linear(3, 4), torch.zeros(1, 3))
     """
-    found = _of_model(model) or _of_inputs(inputs)
+    found = _of_model(model) or find_wrong_inputs(inputs) or _of_empty(inputs)
     return f"the network could not be captured: {found}" if found else None
 
 
@@ -67,14 +67,22 @@ def _of_model(model: nn.Module) -> str:
     return ""
 
 
-def _of_inputs(inputs: object) -> str:
+def find_wrong_inputs(inputs: object) -> str:
+    """Says why no network can be called with some inputs; nothing if one can."""
     if not isinstance(inputs, Tensor | Mapping | Sequence) or isinstance(inputs, str | bytes):
         return (
-            f"the example inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
+            f"the inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
             "arguments, or a dict of keyword arguments."
         )
     if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(inputs)):
-        return "an example input is on the meta device and has no values. Give inputs with values."
+        return "an input is on the meta device and has no values. Give inputs with values."
+    return ""
+
+
+def _of_empty(inputs: object) -> str:
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    if tensors and tensors[0].shape[0] == 0:
+        return f"the first input has shape {tuple(tensors[0].shape)} and holds no example. Give at least one."
     return ""
 
 
@@ -132,6 +140,27 @@ def find_gradients(graph: Graph) -> str | None:
             place = place_in_stack(str(node.meta.get("stack_trace") or ""), modules)
             return f"the network could not be captured{place}: {_GRADIENTS_TAKEN}"
     return None
+
+
+def explain_call(model: nn.Module, inputs: object) -> str | None:
+    """Says why a network fails when it is called, and where; a copy of it is called in its present mode.
+
+    Args:
+        model: the network; left as it was.
+        inputs: what it was called with.
+
+    Returns:
+        What is wrong and what to do; ``None`` if the copy runs, or there can be none.
+    """
+    wrong = find_wrong_inputs(inputs)
+    if wrong:
+        return wrong
+    own = _error_without_export(model, inputs)
+    if own is None:
+        return None
+    copied, failure = own
+    place = place_of(copied, failure)
+    return f"it fails{place} ({_first_line(failure)}). {_advice(model, failure)}"
 
 
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
@@ -205,7 +234,16 @@ def _of_values(error: Exception, place: Place) -> str:
 
 def _of_call(model: nn.Module, error: Exception) -> str:
     """What to say of a network that fails on its inputs whether it is captured or not."""
-    advice = "Check the shapes, types and number of the example inputs."
+    text = _first_line(error)
+    return (
+        f"the network itself fails on these inputs, also when it is only called ({text}). "
+        f"{_advice(model, error)}"
+    )
+
+
+def _advice(model: nn.Module, error: Exception) -> str:
+    """What to do about a network that fails on its inputs."""
+    advice = "Check the shapes, types and number of the inputs."
     text = _first_line(error)
     if isinstance(error, TypeError) and "argument" in text:
         with contextlib.suppress(TypeError, ValueError):  # a forward pass that is no Python function
@@ -217,7 +255,7 @@ def _of_call(model: nn.Module, error: Exception) -> str:
         )
     elif "dtype" in text or "scalar type" in text:
         advice = "Give inputs of the types that the network computes in, such as inputs.float()."
-    return f"the network itself fails on these inputs, also when it is only called ({text}). {advice}"
+    return advice
 
 
 def _of_export(model: nn.Module, error: Exception, place: Place) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.errors import SecateurError, UsageError
+from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.obstacles import explain_call
 from secateur.graph.wrappers import refuse_wrapped
 from secateur.latency.comparison import Comparison, Latency
 from secateur.latency.devices import device_of, wait
@@ -52,7 +54,8 @@ def measure_latency(
         Median, quartiles, and the conditions under which they hold.
 
     Raises:
-        UsageError: if a number is out of range, or the network is wrapped, for example by ``torch.compile``.
+        UsageError: if a number is out of range, the network does not run on the inputs, or it is wrapped, for
+            example by ``torch.compile``.
 
     >>> latency = measure_latency(nn.Linear(4, 4), torch.ones(2, 4), min_runs=5, min_seconds=0)
     >>> latency.runs, latency.batch, latency.low_ms <= latency.median_ms <= latency.high_ms
@@ -116,7 +119,7 @@ def compare_latency(
         refuse_wrapped(model)
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
     networks = [model for model in models.values() if isinstance(model, nn.Module)]
-    with untouched(*networks), torch_threads(threads):
+    with untouched(*networks), torch_threads(threads), _explained(networks, example_inputs):
         turns = take_turns(
             {name: _forward(model, example_inputs, runtimes[name]) for name, model in models.items()},
             warmup=warmup,
@@ -138,10 +141,31 @@ def compare_latency(
     return Comparison(latencies, {name: turns.ratio(name, to=first) for name in models})
 
 
+@contextmanager
+def _explained(networks: Sequence[nn.Module], inputs: ExampleInputs) -> Iterator[None]:
+    """Say what is wrong where a network does not run on its inputs."""
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        for model in networks:
+            with mode_of(model, training=False), torch.inference_mode():
+                failure = explain_call(model, _placed(inputs, device_of(model)))
+            if failure is not None:
+                raise UsageError(f"the network cannot be measured with these inputs: {failure}") from error
+        raise
+
+
+def _placed(inputs: ExampleInputs, device: torch.device) -> ExampleInputs:
+    moved: ExampleInputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
+    return moved
+
+
 def _forward(model: Measurable, example_inputs: ExampleInputs, runtime: str | Runtime) -> Forward:
     """A function that runs the network once and returns when it is done."""
     device = _place_of(model)
-    inputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), example_inputs)
+    inputs = _placed(example_inputs, device)
     chosen = find_runtime(runtime)
     with torch.inference_mode():
         forward = chosen.prepare(model, inputs) if isinstance(model, nn.Module) else _session(model, inputs)
