@@ -101,7 +101,7 @@ class Program:
         """Names of the parameters and buffers that operators write to."""
         changed: set[str] = set()
         for node in self.graph.nodes:
-            for source in _written(node):
+            for source in written_arguments(node):
                 item = self.placeholders.get(_base(source).name)
                 if item is not None and item.origin is Origin.TENSOR:
                     changed.add(item.name)
@@ -143,7 +143,7 @@ def _draws(node: Node) -> bool:
     return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
 
-def _written(node: Node) -> Iterator[Node]:
+def written_arguments(node: Node) -> Iterator[Node]:
     """The arguments that an operator writes to."""
     schema = getattr(node.target, "_schema", None)
     for place, argument in enumerate(schema.arguments if schema else ()):
