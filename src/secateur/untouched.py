@@ -36,10 +36,10 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
     """Restore models and random states when the block ends, on success and on failure.
 
     Noted and restored are, for every module: its attributes of any kind (also inside lists, dicts, sets and
-    plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its mode, the
-    values of parameters, buffers and plain tensors, and each parameter's ``grad`` and ``requires_grad``; the
-    containers that hooks and closures write to; class attributes of the user's own modules; the states of
-    random generators that it holds; the random states of Python, NumPy and PyTorch on every device.
+    plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its mode,
+    the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and ``requires_grad``;
+    the containers that hooks and closures write to; class attributes of the user's own modules; the states
+    of random generators that it holds; the random states of Python, NumPy and PyTorch on every device.
 
     Args:
         models: the networks that may be run within the block.
@@ -118,7 +118,7 @@ def _rewinder(generator: RandomGenerator) -> Callable[[], None]:
         A function that puts it back.
     """
     if isinstance(generator, torch.Generator):
-        return partial(generator.set_state, generator.get_state())
+        return partial(generator.set_state, generator.get_state())  # type: ignore[return-value]
     if isinstance(generator, random.Random):
         return partial(generator.setstate, generator.getstate())
     if isinstance(generator, np.random.RandomState):
@@ -159,7 +159,7 @@ class Notes:
             self._module(module)
 
     def seed_generators(self) -> None:
-        """Seed the random generators that the models hold, so that two runs draw the same numbers from them."""
+        """Seed the random generators that the models hold, so that two runs draw the same numbers."""
         for generator in self._generators:
             _seed(generator)
 
@@ -267,6 +267,10 @@ class Notes:
             return
         if isinstance(value, str | bytes | int | float | complex | bool | type | None) or depth > _DEPTH:
             return
+        self._inside(value, depth)
+
+    def _inside(self, value: Any, depth: int) -> None:
+        """Note what a container, a module or an object holds."""
         if isinstance(value, dict | list | set | deque | tuple):
             self._contents(value, depth)
         elif isinstance(value, nn.Module):

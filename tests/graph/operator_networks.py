@@ -428,7 +428,7 @@ def one_of(y: Tensor) -> Tensor:
 
 
 STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
-    "losses": (
+    "losses of probabilities": (
         lambda y: (
             y
             * (

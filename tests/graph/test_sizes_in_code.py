@@ -147,7 +147,7 @@ class Shuffled(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention without a soft-max over positions; the number of heads stands in the code, their width follows."""
+    """Attention without a soft-max over positions; the code fixes the number of heads, not their width."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -350,7 +350,7 @@ def _stand_in(model: nn.Module) -> None:
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
                 if tensor is not None:
-                    held[name] = aliases.setdefault(id(tensor), _alias(tensor))
+                    held[name] = aliases.setdefault(id(tensor), _alias(tensor))  # type: ignore[assignment]
 
 
 def _alias(tensor: Tensor) -> Tensor:

@@ -296,7 +296,7 @@ class Site:
         return self._hints.sizes.get(self.node.name, ())
 
     def is_number_in_code(self, dim: int) -> bool:
-        """Whether the code gives the size of a dimension of the result as a bare number, as far as is known."""
+        """Whether the code gives the size of a dimension as a number, as far as is known."""
         given = self.option_or("size", None) or self.option_or("shape", None) or ()
         known = len(self.sources) == len(given) == len(self.shape)
         return known and self.sources[dim] is None and given[dim] != -1

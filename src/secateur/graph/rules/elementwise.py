@@ -7,17 +7,19 @@ from secateur.graph.rules import rule
 from secateur.graph.site import Site
 
 UNARY = """
-    abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh
-    atan atanh bernoulli bitwise_not bitwise_left_shift bitwise_right_shift cauchy ceil celu clone conj _conj
-    conj_physical contiguous cos cosh deg2rad detach detach_ digamma dropout elu erf erfc erfinv exp exp2
-    expm1 exponential feature_alpha_dropout feature_dropout fix floor frac gelu geometric hardshrink hardsigmoid hardswish hardtanh
-    i0 imag isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma lift_fresh_copy log log10 log1p
-    log2 log_normal log_sigmoid logical_not logit mish mvlgamma nan_to_num neg negative polygamma positive rad2deg real
-    reciprocal relu relu6 resolve_conj resolve_neg round rrelu rsqrt selu sgn sigmoid sign signbit silu sin
-    sinc sinh softplus softshrink softsign special_erf special_erfc special_erfinv special_exp2 special_expit
-    special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
+    abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin
+    asinh atan atanh bernoulli bitwise_not bitwise_left_shift bitwise_right_shift cauchy ceil celu clone
+    conj _conj conj_physical contiguous cos cosh deg2rad detach detach_ digamma dropout elu erf erfc
+    erfinv exp exp2 expm1 exponential feature_alpha_dropout feature_dropout fix floor frac gelu geometric
+    hardshrink hardsigmoid hardswish hardtanh i0 imag isfinite isinf isnan isneginf isposinf isreal
+    leaky_relu lgamma lift_fresh_copy log log10 log1p log2 log_normal log_sigmoid logical_not logit mish
+    mvlgamma nan_to_num neg negative polygamma positive rad2deg real reciprocal relu relu6 resolve_conj
+    resolve_neg round rrelu rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
+    softsign special_erf special_erfc special_erfinv special_exp2 special_expit special_expm1
+    special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
     special_logit special_ndtr special_ndtri special_psi special_round special_sinc sqrt square tan tanh
-    threshold to trunc type_as uniform _to_copy zeros_like ones_like empty_like full_like rand_like randn_like
+    threshold to trunc type_as uniform _to_copy zeros_like ones_like empty_like full_like rand_like
+    randn_like
 """
 
 NARY = """
