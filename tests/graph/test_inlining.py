@@ -20,7 +20,8 @@ class Modes(nn.Module):
             y = self.a(x)
             with torch.no_grad():
                 scale = y.detach().abs().mean(0)
-            z = self.b(y.relu() * scale)
+            y = y.relu() * scale
+            z = self.b(y.bfloat16() if self.enabled else y)
         return self.c(z.float().relu() + z.float())
 
 

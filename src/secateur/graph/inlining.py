@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 
+import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_map_only
 
 
 def inline_mode_regions(module: GraphModule) -> None:
@@ -12,7 +15,7 @@ def inline_mode_regions(module: GraphModule) -> None:
 
     A region that switches gradients changes no number. One that switches autocast on changes the precision of
     its operators. Checks compute in float64, which autocast leaves alone, and whatever else plays a program
-    does so with autocast off.
+    does so with autocast off; so what the region casts to the lower precision is cast to float32 instead.
 
     Args:
         module: a captured program.
@@ -23,6 +26,7 @@ def inline_mode_regions(module: GraphModule) -> None:
         region = _region(module, node)
         if region is not None:
             found = True
+            _keep_precision(node, region[0])
             inline_mode_regions(region[0])
             _inline(module.graph, node, *region)
     if found:
@@ -47,6 +51,21 @@ def _region(module: GraphModule, node: Node) -> tuple[GraphModule, tuple[Node, .
     found = module.get_submodule(str(source.target))
     assert isinstance(found, GraphModule), "a region is a program"
     return found, tuple(item for item in operands if isinstance(item, Node))
+
+
+def _keep_precision(call: Node, region: GraphModule) -> None:
+    """Let a region under autocast name float32 where it names the precision of autocast."""
+    if getattr(call.target, "__name__", "") != "wrap_with_autocast" or call.args[2] is not True:
+        return
+    device, dtype = str(call.args[0]), call.args[1]
+    low = torch.get_autocast_dtype(device) if dtype is None else dtype
+    given = [node.meta.get("val") for node in call.all_input_nodes if node.op == "placeholder"]
+    if any(isinstance(value, Tensor) and value.dtype == low for value in given):
+        return  # the network is in this precision itself
+    for node in region.graph.nodes:
+        node.args, node.kwargs = tree_map_only(
+            torch.dtype, lambda item: torch.float32 if item == low else item, (node.args, node.kwargs)
+        )
 
 
 def _checks_dtype(node: Node) -> bool:
