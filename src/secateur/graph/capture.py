@@ -1,4 +1,4 @@
-"""Capture: a network and its example inputs become a flat program of ATen operators.
+"""Capture a network and its example inputs as a flat program of ATen operators.
 
 ``torch.export`` does the work. The program keeps convolutions, linear layers and normalisations
 whole, names every parameter, and knows for every operator the module that ran it, the line of
@@ -164,7 +164,7 @@ def _base(node: Node) -> Node:
 
 
 def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Splits example inputs into positional and keyword arguments of the forward pass.
+    """Split example inputs into positional and keyword arguments of the forward pass.
 
     Args:
         inputs: a tensor, a sequence of positional arguments, or a mapping of keyword arguments.
@@ -185,7 +185,7 @@ def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, An
 
 
 def beside(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
-    """Inputs where the network lies, if all of it lies on one device; else where they are.
+    """Move inputs to the device of the network, if all of it is on one device.
 
     Args:
         model: the network.
@@ -199,14 +199,14 @@ def beside(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
 
 
 def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
-    """Inputs with memory of their own.
+    """Copy inputs.
 
     Capturing a network with a view of another tensor leaves weak references to its parameters behind,
     which forbid cutting them in place.
 
     Args:
         inputs: a tensor, a tuple of arguments or a dict of named ones.
-        device: where to; where they are if not given.
+        device: of the copies; that of the inputs if not given.
     """
 
     def copied(tensor: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleI
 
 
 def doubled(inputs: ExampleInputs) -> ExampleInputs:
-    """The inputs with single examples repeated: batch statistics need more than one.
+    """Repeat single examples, since batch statistics need more than one.
 
     Unbatched inputs and larger batches stay as they are.
     """
@@ -235,7 +235,7 @@ def doubled(inputs: ExampleInputs) -> ExampleInputs:
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
-    """For every name of a parameter or buffer, the first name of the same tensor.
+    """Find the first name of the same tensor for every name of a parameter or buffer.
 
     Tied weights have several names; all others map to themselves.
     """
@@ -251,7 +251,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 
 @contextlib.contextmanager
 def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Puts every module in training or evaluation mode, and back as it was."""
+    """Put every module in training or evaluation mode within a block."""
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -262,7 +262,7 @@ def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) -> Program:
-    """Captures one forward pass of a network as a flat program.
+    """Capture one forward pass of a network as a flat program.
 
     The network is left as it was: mode, parameters, buffers, random state.
 

@@ -24,7 +24,7 @@ _PART = "or trace the part of the network that does without (trace(model.backbon
 
 
 def find_obstacle(model: nn.Module, inputs: object) -> str | None:
-    """Says why a network cannot be captured, as far as that can be told without running it.
+    """Say why a network cannot be captured, as far as that can be told without running it.
 
     Args:
         model: the network.
@@ -68,7 +68,7 @@ def _of_model(model: nn.Module) -> str:
 
 
 def find_wrong_inputs(inputs: object) -> str:
-    """Says why no network can be called with some inputs; nothing if one can."""
+    """Say why no network can be called with some inputs; nothing if one can."""
     if not isinstance(inputs, Tensor | Mapping | Sequence) or isinstance(inputs, str | bytes):
         return (
             f"the inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
@@ -87,7 +87,7 @@ def _of_empty(inputs: object) -> str:
 
 
 def find_layers_made(model: nn.Module) -> str | None:
-    """Says which layers a network made during a capture, after one.
+    """Say which layers a network made during a capture, after one.
 
     Such layers consist of tensors without values, so the network has to be put back as it was.
 
@@ -108,7 +108,7 @@ def find_layers_made(model: nn.Module) -> str | None:
 
 
 def find_unknown_size(graph: Graph) -> str | None:
-    """Says where a captured program has a size that depends on values.
+    """Say where a captured program has a size that depends on values.
 
     Args:
         graph: the program, with the values that ``torch.export`` notes down.
@@ -126,7 +126,7 @@ def find_unknown_size(graph: Graph) -> str | None:
 
 
 def find_gradients(graph: Graph) -> str | None:
-    """Says where a captured program takes gradients with ``torch.func``, which it holds in part only.
+    """Say where a captured program takes gradients with ``torch.func``, which it holds in part only.
 
     Args:
         graph: the program.
@@ -143,7 +143,7 @@ def find_gradients(graph: Graph) -> str | None:
 
 
 def explain_call(model: nn.Module, inputs: object) -> str | None:
-    """Says why a network fails when it is called, and where; a copy of it is called in its present mode.
+    """Say why a network fails when it is called, and where; a copy of it is called in its present mode.
 
     Args:
         model: the network; left as it was.
@@ -164,7 +164,7 @@ def explain_call(model: nn.Module, inputs: object) -> str | None:
 
 
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
-    """Says why a network could not be captured, where, and what to write instead.
+    """Say why a network could not be captured, where, and what to write instead.
 
     Args:
         model: the network, as the capture left it.

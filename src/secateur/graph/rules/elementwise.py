@@ -47,7 +47,7 @@ def broadcast(site: Site) -> Value:
 
 
 def combine(site: Site, operands: list[Value], shape: tuple[int, ...]) -> Value:
-    """Joins operands as broadcasting lines them up.
+    """Join operands as broadcasting lines them up.
 
     Args:
         site: the operator.
@@ -73,7 +73,7 @@ def combine(site: Site, operands: list[Value], shape: tuple[int, ...]) -> Value:
 
 
 def _meet(site: Site, vectors: list[Labels]) -> Labels:
-    """Joins all vectors; a parameter that is joined to channels carries one number for each."""
+    """Join all vectors; a parameter that is joined to channels carries one number for each."""
     if not vectors:
         return None
     result = vectors[0]
@@ -156,13 +156,13 @@ def glu(site: Site) -> Value:
 
 @rule("aten.view_as_real")
 def view_as_real(site: Site) -> Value:
-    """Appends a dimension without labels for real and imaginary part."""
+    """Append a dimension without labels for real and imaginary part."""
     return Value(site.shape, (*site.first().labels, None))
 
 
 @rule("aten.view_as_complex")
 def view_as_complex(site: Site) -> Value:
-    """Drops the last dimension, which holds real and imaginary part."""
+    """Drop the last dimension, which holds real and imaginary part."""
     value = site.first()
     site.freeze(value.labels[-1], f"used as real and imaginary part ({site.place})")
     return Value(site.shape, value.labels[:-1])
@@ -170,7 +170,7 @@ def view_as_complex(site: Site) -> Value:
 
 @rule("aten.broadcast_tensors", "aten.meshgrid")
 def broadcast_all(site: Site) -> list[Value]:
-    """Broadcasts all tensors to one shape; a mesh takes one dimension from each vector."""
+    """Broadcast all tensors to one shape; a mesh takes one dimension from each vector."""
     values = site.values("tensors")
     if site.operator == "broadcast_tensors":
         return [combine(site, values, site.shape)] * len(values)
@@ -182,7 +182,7 @@ def broadcast_all(site: Site) -> list[Value]:
 
 @rule("aten.bucketize", "aten.searchsorted")
 def bucketize(site: Site) -> Value:
-    """Keeps the labels of the values and freezes the sorted boundaries."""
+    """Keep the labels of the values and freeze the sorted boundaries."""
     name = "boundaries" if site.operator == "bucketize" else "sorted_sequence"
     borders, value = site.value(name), site.value("self")
     for labels in borders.labels:
@@ -196,13 +196,13 @@ def bucketize(site: Site) -> Value:
 
 @rule("aten.one_hot")
 def one_hot(site: Site) -> Value:
-    """Appends a dimension without labels for the classes."""
+    """Append a dimension without labels for the classes."""
     return Value(site.shape, (*site.first().labels, None))
 
 
 @rule("aten.tril", "aten.triu")
 def triangle(site: Site) -> Value:
-    """Freezes the last two dimensions, whose positions decide what is zeroed."""
+    """Freeze the last two dimensions, whose positions decide what is zeroed."""
     value = site.first()
     for labels in value.labels[-2:]:
         site.freeze(labels, f"zeroed by position ({site.place})")

@@ -29,7 +29,7 @@ def reduce(site: Site) -> Value | Sequence[Value]:
 
 @rule(*(f"aten.{name}" for name in sorted(_BY_VALUE)))
 def extreme(site: Site) -> Value | Sequence[Value]:
-    """Reduces to an extreme or the median; channels are frozen if the returned indices are used."""
+    """Reduce to an extreme or the median; channels are frozen if the returned indices are used."""
     if site.has("other"):  # the larger of two tensors, index by index
         return combine(site, [site.value("self"), site.value("other")], site.shape)
     value = site.first()
@@ -41,7 +41,7 @@ def extreme(site: Site) -> Value | Sequence[Value]:
 
 
 def reduced(site: Site, dims: set[int]) -> Value | Sequence[Value]:
-    """Builds the result of a reduction of the first argument.
+    """Build the result of a reduction of the first argument.
 
     Args:
         site: the operator.
@@ -84,7 +84,7 @@ def softmax(site: Site) -> Value:
 
 @rule("aten.embedding_renorm")
 def embedding_renorm(site: Site) -> Value:
-    """Limits the norm of each row of a table, a statistic over its columns."""
+    """Limit the norm of each row of a table, a statistic over its columns."""
     table = site.first()
     site.freeze(table.labels[0], f"rows are picked by an index tensor ({site.place})")
     return site.statistic(table) if table.labels[1] is not None else table
@@ -92,7 +92,7 @@ def embedding_renorm(site: Site) -> Value:
 
 @rule("aten.renorm")
 def renorm(site: Site) -> Value:
-    """Scales each slice by its norm, a statistic over all other dimensions."""
+    """Scale each slice by its norm, a statistic over all other dimensions."""
     value = site.first()
     dim = site.option("dim") % len(value.shape)
     others = [own for place, own in enumerate(value.labels) if place != dim]
@@ -111,7 +111,7 @@ def renorm(site: Site) -> Value:
     "aten.dist",
 )
 def loss(site: Site) -> Value:
-    """Joins all tensors; a reduced loss is a statistic over all channels."""
+    """Join all tensors; a reduced loss is a statistic over all channels."""
     operands = site.tensors()
     together = combine(site, operands, tuple(torch.broadcast_shapes(*(item.shape for item in operands))))
     if site.option_or("reduction", 1) == 0:
@@ -121,7 +121,7 @@ def loss(site: Site) -> Value:
 
 
 def is_used(site: Site, place: int) -> bool:
-    """Returns whether one of several results of an operator is used.
+    """Return whether one of several results of an operator is used.
 
     Args:
         site: the operator.
@@ -134,7 +134,7 @@ def is_used(site: Site, place: int) -> bool:
 
 
 def _dims(site: Site, count: int) -> set[int]:
-    """Returns the reduced dimensions; without ``dim``, all of them."""
+    """Return the reduced dimensions; without ``dim``, all of them."""
     dims = site.option_or("dim", None)
     if dims is None or not count:
         return set(range(count))

@@ -25,7 +25,7 @@ REASONS = {
 
 @rule(*(f"aten.{name}" for names in REASONS.values() for name in names.split()))
 def refuse(site: Site) -> Value | Sequence[Value]:
-    """Freezes all arguments with the reason of the operator."""
+    """Freeze all arguments with the reason of the operator."""
     name = site.operator.removesuffix("_")
     reason = next(reason for reason, names in REASONS.items() if name in names.split())
     for value in site.tensors():

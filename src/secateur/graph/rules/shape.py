@@ -23,7 +23,7 @@ from secateur.graph.site import Site
     "aten.view_as",
 )
 def reshape(site: Site) -> Value:
-    """Splits and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
+    """Split and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
     value = _refined(site.first(), site.shape)
     labels: list[Labels] = []
     for before, after in _segments(value.shape, site.shape):
@@ -34,7 +34,7 @@ def reshape(site: Site) -> Value:
 
 
 def _refined(value: Value, new: Sequence[int]) -> Value:
-    """Cuts dimensions where those of the result end, as long as labels stay on one side of the cut.
+    """Cut dimensions where those of the result end, as long as labels stay on one side of the cut.
 
     Heads that were merged with the examples of a batch come apart before they are merged with their width.
     """
@@ -104,7 +104,7 @@ def _owned(site: Site, labels: Labels) -> bool:
 
 
 def _split(site: Site, labels: Labels, dims: range) -> list[Labels]:
-    """Deals a label vector out to several dimensions: one axis stays free, the others are coupled."""
+    """Deal a label vector out to several dimensions: one axis stays free, the others are coupled."""
     sizes = [site.shape[dim] for dim in dims]
     if labels is None:
         return [None] * len(sizes)
