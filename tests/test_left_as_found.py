@@ -1,9 +1,12 @@
-"""What runs a network in training mode leaves its buffers as they were, also in float64."""
+"""What runs a network leaves its buffers, objects and random generators as they were, also in float64."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -54,3 +57,82 @@ def test_running_statistics_are_put_back() -> None:
     with untouched(norm):
         norm(torch.randn(4, 3))
     assert not changed(before, norm)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    log: list[int]
+    generator: np.random.Generator
+
+
+class Slotted:
+    __slots__ = ("calls", "later")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class Drawing(nn.Module):
+    """Draws from random generators that it holds, and writes to objects with slots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.python = {"nested": [random.Random(1)]}
+        self.numpy = Frozen([], np.random.default_rng(2))
+        self.old, self.torch = np.random.RandomState(3), torch.Generator().manual_seed(4)
+        self.slotted = Slotted()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.slotted.calls += 1
+        self.slotted.later = self.slotted.calls
+        self.numpy.log.append(1)
+        drawn = self.python["nested"][0].random() + self.numpy.generator.random() + self.old.rand()
+        return self.b(self.a(x).relu() * (drawn + torch.rand(1, generator=self.torch)))
+
+    def state(self) -> tuple[object, ...]:
+        return (
+            self.slotted.calls,
+            hasattr(self.slotted, "later"),
+            list(self.numpy.log),
+            self.python["nested"][0].getstate(),
+            self.numpy.generator.bit_generator.state["state"],
+            self.old.get_state()[1].tolist(),
+            self.old.get_state()[2],
+            self.torch.get_state().tolist(),
+        )
+
+
+def test_slots_and_random_generators_of_a_network_are_put_back() -> None:
+    model, x = Drawing().eval(), torch.randn(5, 6)
+    before = model.state()
+    graph = sec.trace(model, x)
+    assert [group.name for group in graph.prunable] == ["a"]
+    sec.cost(model, x)
+    sec.measure_latency(model, x, min_runs=1, min_seconds=0)
+    sec.score(model, graph, "taylor", [(x, torch.zeros(5, 3))], nn.functional.mse_loss)
+    assert model.state() == before
+
+
+def test_a_network_that_draws_from_its_own_generators_is_checked_wherever_these_are() -> None:
+    model, x = Drawing().eval(), torch.randn(5, 6)
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"a": [0, 3]})
+    small = sec.apply_plan(model, plan)
+    model(x)
+    small(x)
+    small(x)
+    assert sec.verify(model, small, plan, x).ok
+
+
+@pytest.mark.parametrize("generator", [random.SystemRandom(), np.random.MT19937(5)])
+def test_other_kinds_of_generators(generator: object) -> None:
+    model = nn.Identity()
+    model.generator = generator
+    state = getattr(generator, "state", None)
+    with untouched(model) as noted:
+        noted.seed_generators()
+        if isinstance(generator, np.random.MT19937):
+            assert generator.state["state"]["key"][1] != state["state"]["key"][1]
+    if state is not None:
+        np.testing.assert_equal(generator.state, state)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -109,6 +110,24 @@ def test_tracing_with_a_view_does_not_forbid_cutting_in_place():
     sec.apply_plan(model, plan, inplace=True)
     sec.trace(model, pictures[2:4])
     assert sec.cost(model, pictures[:1]).params == plan.cost_after.params
+
+
+@pytest.mark.parametrize("constant", ["in the code", "an attribute"])
+def test_a_constant_of_the_network_does_not_forbid_cutting_in_place(constant: str):
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.factor = nn.Linear(6, 8), nn.Linear(8, 3), torch.ones(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            factor = self.factor if constant == "an attribute" else torch.tensor(0.5)
+            return self.b(self.a(x).relu() * factor)
+
+    model = Constant()
+    graph = sec.trace(model, torch.randn(2, 6))
+    assert not any(weakref.getweakrefcount(parameter) for parameter in model.parameters())
+    sec.apply_plan(model, sec.plan_from(graph, {"a": [1]}), inplace=True)
+    assert model.a.out_features == 7
 
 
 def test_counting_with_a_view_does_not_forbid_cutting_in_place():

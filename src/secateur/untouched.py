@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,10 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
     """Restore models and random states when the block ends, on success and on failure.
 
     Noted and restored are, for every module: its attributes of any kind (also inside lists, dicts, sets and
-    plain objects), its submodules, parameters, buffers and hooks, its mode, the values of parameters, buffers
-    and plain tensors, and each parameter's ``grad`` and ``requires_grad``; the containers that hooks and
-    closures write to; class attributes of the user's own modules; the random states of Python, NumPy and
-    PyTorch on every device.
+    plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its mode,
+    the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and ``requires_grad``;
+    the containers that hooks and closures write to; class attributes of the user's own modules; the states
+    of random generators that it holds; the random states of Python, NumPy and PyTorch on every device.
 
     Args:
         models: the networks that may be run within the block.
@@ -48,7 +48,8 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
             limited in norm.
 
     Yields:
-        The notes, which tell afterwards which parameters were written to.
+        The notes, which tell afterwards which parameters were written to, and can seed the random generators
+        that the models hold.
 
     Example:
         >>> net = nn.BatchNorm1d(2)
@@ -97,6 +98,43 @@ def random_states() -> Callable[[], None]:
     return restore
 
 
+RandomGenerator = torch.Generator | random.Random | np.random.RandomState | np.random.BitGenerator
+"""A generator of random numbers that has a state."""
+
+
+def _random_generator(value: Any) -> RandomGenerator | None:
+    """The generator whose state a value advances when numbers are drawn from it."""
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator
+    if isinstance(value, random.SystemRandom):  # draws from the system, and has no state
+        return None
+    return value if isinstance(value, RandomGenerator) else None
+
+
+def _rewinder(generator: RandomGenerator) -> Callable[[], None]:
+    """Note the state of a generator.
+
+    Returns:
+        A function that puts it back.
+    """
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())  # type: ignore[return-value]
+    if isinstance(generator, random.Random):
+        return partial(generator.setstate, generator.getstate())
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.set_state, generator.get_state())
+    return partial(setattr, generator, "state", generator.state)
+
+
+def _seed(generator: RandomGenerator) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(0)
+    elif isinstance(generator, np.random.BitGenerator):
+        generator.state = type(generator)(0).state
+    else:
+        generator.seed(0)
+
+
 class Notes:
     """What was noted of some models, in the order in which it is restored.
 
@@ -106,6 +144,7 @@ class Notes:
 
     def __init__(self, weights: bool) -> None:
         self.written: list[Tensor] = []
+        self._generators: list[RandomGenerator] = []
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
         self._containers: list[tuple[Any, Any]] = []
@@ -118,6 +157,11 @@ class Notes:
         self._seen.update(map(id, modules))
         for module in modules:
             self._module(module)
+
+    def seed_generators(self) -> None:
+        """Seed the random generators that the models hold, so that two runs draw the same numbers."""
+        for generator in self._generators:
+            _seed(generator)
 
     def restore(self) -> None:
         """Put everything back."""
@@ -169,7 +213,7 @@ class Notes:
 
     def _values(self, tensor: Tensor) -> None:
         version = _version(tensor)
-        if version is None or tensor.is_sparse or tensor.is_quantized:
+        if version is None or tensor.layout is not torch.strided or tensor.is_quantized:
             return
         before = tensor.detach().clone()
 
@@ -208,9 +252,9 @@ class Notes:
         if isinstance(value, Tensor):
             self._tensor(value)
             return
-        if isinstance(value, torch.Generator):
-            self._generator(value)
-            return
+        generator = _random_generator(value)
+        if generator is not None:
+            self._generator(generator)
         if isinstance(value, FunctionType):
             self._function(value, depth)
             return
@@ -223,21 +267,44 @@ class Notes:
             return
         if isinstance(value, str | bytes | int | float | complex | bool | type | None) or depth > _DEPTH:
             return
+        self._inside(value, depth)
+
+    def _inside(self, value: Any, depth: int) -> None:
+        """Note what a container, a module or an object holds."""
         if isinstance(value, dict | list | set | deque | tuple):
             self._contents(value, depth)
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
                 self.model(value)
-        elif isinstance(getattr(value, "__dict__", None), dict) and not _is_foreign(type(value)):
-            self._contents(vars(value), depth)
+        elif not _is_foreign(type(value)):
+            if isinstance(getattr(value, "__dict__", None), dict):
+                self._contents(vars(value), depth)
+            self._slots(value, depth)
 
-    def _generator(self, generator: torch.Generator) -> None:
-        state = generator.get_state()
+    def _generator(self, generator: RandomGenerator) -> None:
+        if id(generator) not in self._seen:
+            self._seen.add(id(generator))
+            self._held.append(generator)  # NumPy may make a new one at each access
+            self._generators.append(generator)
+            self._undo.append(_rewinder(generator))
 
-        def undo() -> None:
-            generator.set_state(state)
-
-        self._undo.append(undo)
+    def _slots(self, value: Any, depth: int) -> None:
+        """Note the attributes that an object keeps in ``__slots__``."""
+        slots = [
+            slot
+            for cls in type(value).__mro__
+            if "__slots__" in vars(cls)
+            for slot in vars(cls).values()
+            if isinstance(slot, MemberDescriptorType)
+        ]
+        if not slots or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        for slot in slots:
+            before = _slot(value, slot)
+            # By the descriptor, since a frozen class refuses ``setattr``.
+            self._undo.append(partial(_restore_slot, value, slot, before))
+            self._value(before, depth + 1)
 
     def _contents(self, container: Any, depth: int) -> None:
         """Note what a container holds, and look into it."""
@@ -313,6 +380,26 @@ def _restore(container: Any, before: Any) -> None:
     elif container != set(before):
         container.clear()
         container.update(before)
+
+
+_UNSET = object()
+"""In place of the value of a slot that has none."""
+
+
+def _slot(value: Any, slot: MemberDescriptorType) -> Any:
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return _UNSET
+
+
+def _restore_slot(value: Any, slot: MemberDescriptorType, before: Any) -> None:
+    if _slot(value, slot) is before:
+        return
+    if before is _UNSET:
+        slot.__delete__(value)
+    else:
+        slot.__set__(value, before)
 
 
 def _global_restorer(names: dict[str, Any], name: str, value: Any) -> Callable[[], None]:

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from secateur.criteria import criterion_names, resolve, score
+from secateur.criteria import criterion_names, resolve, score, watch
 from secateur.criteria.base import Needs
 from secateur.errors import UsageError
 from secateur.graph import trace
 from tests.criteria.nets import Plain, data, make
 
 ALL = criterion_names()
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 WITH_DATA = [name for name in ALL if resolve(name).needs is not Needs.NOTHING]
 
 
@@ -206,3 +208,91 @@ def test_inputs_without_a_dimension_for_examples_are_refused(criterion: str) -> 
     assert graph.prunable
     with pytest.raises(UsageError, match=r"'2' reads .* \(4, 6, 6\) that holds channels in its first"):
         score(net, graph, criterion, [(x, y)], lambda outputs, _: outputs.square().mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda *_: 0, "returned int"),
+        (lambda *_: None, "returned NoneType"),
+        (lambda output, _: output.detach().sum().item(), "returned float"),
+        (lambda output, _: output.mean(1), r"returned a tensor of shape \(2,\)"),
+    ],
+)
+@pytest.mark.parametrize("criterion", ["taylor", "obd"])
+def test_a_loss_that_is_no_number_of_the_network_is_refused(
+    criterion: str, loss: Callable[..., object], words: str
+) -> None:
+    net = make(Plain)
+    inputs, targets = data(2)
+    with pytest.raises(UsageError, match=f"loss_fn {words}, but a loss is a tensor with a single number"):
+        score(net, trace(net, inputs), criterion, [(inputs, targets)], loss)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (None, "are of type NoneType"),
+        (torch.ones(2, 5), "fails in '0'.*mat1 and mat2"),
+        ({"y": X}, "keyword"),
+    ],
+)
+def test_batches_that_the_network_refuses_are_named(inputs: object, words: str) -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    graph = trace(network, X)
+    with pytest.raises(UsageError, match=f"cannot be called with a batch: .*{words}"):
+        score(network, graph, "taylor", [(inputs, torch.ones(2, 2))], F.mse_loss)
+
+
+class Overwriting(nn.Module):
+    """Adds to a tensor after it was read; backward passes do not need it, since the reader is frozen."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 6)
+        self.c, self.d = (nn.Linear(6, 2).requires_grad_(False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.b(self.a(x).relu())
+        first = self.c(hidden)
+        hidden = hidden.add_(1) if self.inplace else hidden + 1
+        return first + self.d(hidden)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher", "obd"])
+def test_an_activation_that_is_overwritten_is_scored_as_it_was_read(criterion: str) -> None:
+    net, plain = Overwriting(inplace=True), Overwriting(inplace=False)
+    plain.load_state_dict(net.state_dict())
+    batches = [(torch.randn(5, 4), torch.randn(5, 2)) for _ in range(3)]
+    found, wanted = (score(item, trace(item, X), criterion, batches, F.mse_loss) for item in (net, plain))
+    assert set(found) == {"a", "b"}
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name])
+
+
+def test_a_step_with_an_overwritten_activation_does_not_count_in_a_watch() -> None:
+    net = Overwriting(inplace=True)
+    inputs, targets = torch.randn(5, 4), torch.randn(5, 2)
+    graph = trace(net, X)
+    with watch(net, graph, "taylor") as watcher:
+        for _ in range(3):
+            F.mse_loss(net(inputs), targets).backward()
+        found = dict(watcher.scores())
+    wanted = score(net, graph, "taylor", [(inputs, targets)], F.mse_loss)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name])
+
+
+def test_reentrant_checkpointing_is_refused_with_what_to_do() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(torch.tanh, self.b(self.a(x).relu()), use_reentrant=True)
+
+    net = Checkpointed()
+    with pytest.raises(UsageError, match="pass use_reentrant=False there"):
+        score(net, trace(net, X), "taylor", [(X, torch.ones(2, 2))], F.mse_loss)

@@ -285,6 +285,7 @@ LINES, TOKENS, PICTURE = (5, 6), (3, 4, 6), (2, 3, 4, 4)
 WORDS = (4, 5)
 
 CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
+    "transposed matrices": (lines(lambda y: y.mT.adjoint().mT.mH), LINES, {"a": 8}),
     "transposed weights": (
         lambda: nn.Sequential(Conv1D(8, 6), nn.GELU(), Conv1D(7, 8), nn.Tanh(), Conv1D(3, 7)),
         TOKENS,
@@ -427,6 +428,18 @@ def one_of(y: Tensor) -> Tensor:
 
 
 STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "losses of probabilities": (
+        lambda y: (
+            y
+            * (
+                F.binary_cross_entropy_with_logits(y, y.sigmoid())
+                + F.binary_cross_entropy(y.sigmoid(), y.sigmoid().square())
+                + F.kl_div(y, y.sigmoid(), reduction="mean")
+                + F.soft_margin_loss(y, y.sign())
+            )
+        ),
+        LINES,
+    ),
     "means and deviations": (one_of, LINES),
     "of all numbers": (
         lambda y: y * (y.var() + y.max() + y.median() + torch.std_mean(y)[0] + y.prod() + y.norm()),
@@ -533,6 +546,25 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         "ranked by value|picked by an index tensor",
     ),
     "spectral norm": (spectral, LINES, "a scalar computed from whole weights"),
+    "drawn channels": (
+        lines(lambda y: y.softmax(-1).multinomial(1).to(y), 8, 1),
+        LINES,
+        r"channels are drawn at random \(multinomial\)",
+    ),
+    "kronecker product": (
+        lines(lambda y: torch.kron(y, y.new_ones(1, 2)), 8, 16),
+        LINES,
+        r"every channel meets all others \(kron\)",
+    ),
+    "classes of a loss": (
+        lambda: Net(
+            lambda s, x: F.cross_entropy(s.a(x), torch.arange(len(x)) % 3)[None] + s.b(x).sum(1),
+            a=nn.Linear(6, 3),
+            b=nn.Linear(6, 3),
+        ),
+        LINES,
+        "a target names channels by their index",
+    ),
     "inverse": (
         lambda: Net(lambda s, x: torch.linalg.inv(s.a(x)), a=nn.Linear(6, 6)),
         (6, 6),

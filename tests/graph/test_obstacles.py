@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import secateur as sec
 from secateur.graph.obstacles import find_obstacle
@@ -206,7 +206,7 @@ def test_inputs_that_the_network_itself_refuses(inputs: Any, words: str) -> None
 @pytest.mark.parametrize("inputs", ["text", np.zeros((4, 6), np.float32)])
 def test_inputs_of_unknown_types(inputs: Any) -> None:
     assert find_obstacle(Two(), inputs) is not None
-    assert "the example inputs are of type" in str(find_obstacle(Two(), inputs))
+    assert "the inputs are of type" in str(find_obstacle(Two(), inputs))
 
 
 def test_no_obstacle_where_there_is_none() -> None:
@@ -247,3 +247,24 @@ def test_the_network_and_random_numbers_are_left_alone() -> None:
     message(network, torch.randn(4, 5, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_batch_without_examples_is_refused() -> None:
+    for use in (sec.trace, sec.cost):
+        with pytest.raises(sec.TraceError, match=r"has shape \(0, 6\) and holds no example"):
+            use(Two(), torch.zeros(0, 6))
+
+
+def test_gradients_by_torch_func_are_refused_with_the_line() -> None:
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.func.grad(lambda y: y.square().sum())(self.a(x)))
+
+    with pytest.raises(
+        sec.TraceError, match=r"test_obstacles\.py:\d+.*gradients are taken in the forward pass"
+    ):
+        sec.trace(Slope(), torch.randn(2, 6))

@@ -93,6 +93,41 @@ def test_bags_of_words_lose_columns(mode: str) -> None:
     assert small.e.embedding_dim == small.b.in_features < 8
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda y: y + torch.empty_like(y).uniform_(-1, 1),
+        lambda y: y + torch.empty_like(y).normal_(),
+        F.gumbel_softmax,
+    ],
+)
+def test_noise_for_each_channel_is_lost_with_it(noise: Any) -> None:
+    model, x = double(lines(noise)()), torch.randn(5, 6, dtype=torch.float64)
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"a": [0, 3]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, x).ok
+    assert small.b.in_features == 6
+
+
+def test_words_of_limited_norm_lose_columns() -> None:
+    table = nn.Embedding(20, 8, max_norm=1.0)
+    model = double(Net(lambda s, x: s.b(s.e(x)), e=table, b=nn.Linear(8, 3)))
+    words = torch.randint(0, 20, WORDS)
+    graph = sec.trace(model, words)
+    kept = [0, 2, 3, 7]
+    plan = sec.PruningPlan(graph, {"e": kept})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, words).ok
+    with torch.no_grad():
+        wanted = F.linear(
+            F.embedding(words, table.weight[:, kept].clone(), max_norm=1.0),
+            model.b.weight[:, kept],
+            model.b.bias,
+        )
+        torch.testing.assert_close(small(words), wanted)
+
+
 def test_transposed_weights_have_roles_readers_and_attributes() -> None:
     model, x = nn.Sequential(Conv1D(8, 6), nn.GELU(), Conv1D(3, 8)).eval(), torch.randn(3, 4, 6)
     graph = sec.trace(model, x)

@@ -132,6 +132,48 @@ class Areas(nn.Module):
         return self.head(first + self.proj(mixed.contiguous() + self.pe(value.contiguous())))
 
 
+class Shuffled(nn.Module):
+    """Channels that are dealt out to four groups; the number of groups stands in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.head = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x).tanh()
+        batch, channels, height, width = x.shape
+        dealt = x.view(batch, 4, channels // 4, height, width).transpose(1, 2)
+        return self.head(dealt.reshape(batch, channels, height, width))
+
+
+class LinearAttention(nn.Module):
+    """Attention without a soft-max over positions; the code fixes the number of heads, not their width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(3, 32) for _ in range(3))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, _ = x.shape
+        query, key, value = (
+            side(x).reshape(batch, count, 4, -1).transpose(1, 2) for side in (self.q, self.k, self.v)
+        )
+        mixed = query.sigmoid() @ (key.sigmoid().transpose(-2, -1) @ value)
+        return self.head(mixed.transpose(1, 2).reshape(batch, count, -1))
+
+
+class Entries(nn.Module):
+    """A width in a dict."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        super().__init__()
+        self.sizes, self.one, self.head = sizes, nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.one(x).tanh().view(-1, self.sizes["hidden"]))
+
+
 class OneKey(nn.Module):
     """Every head of queries reads the same keys and values."""
 
@@ -170,6 +212,8 @@ class Thirds(nn.Module):
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
+    "shuffled": (Shuffled, PICTURE, {"one": 6}),
+    "linear attention": (LinearAttention, (2, 5, 3), {"q": 8, "v": 8}),
     **{
         f"blurred, {number}": (
             lambda number=number: Between(blocks.Blur(2, 8, number), 8),
@@ -221,6 +265,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, in
         for heads, turn in (((4, 2), 0), ((8, 2), 1), ((6, 3), 2))
     },
 }
+
+
+def test_an_entry_of_a_shared_dict_follows_and_is_saved(tmp_path: Path) -> None:
+    sizes = {"hidden": 8}
+    model, x = Entries(sizes), torch.randn(2, 3)
+    small = in_rounds(model.double().eval(), x.double(), {"one": 8})
+    assert small.sizes["hidden"] == small.one.out_features < 8
+    assert model.sizes is sizes == {"hidden": 8}
+    model.sizes["seen"] = 5
+    save(tmp_path / "whole.safetensors", model)
+    again = load(tmp_path / "whole.safetensors", model=Entries({"hidden": 8}))
+    assert again.sizes == {"hidden": 8, "seen": 5}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -12,9 +12,9 @@ from secateur.latency import Comparison, Latency, compare_latency, measure_laten
 
 
 class Log:
-    """A list out of sight of what puts a network back: it has no attributes to look into."""
+    """A list out of sight of what puts a network back, as the objects of ``logging`` are."""
 
-    __slots__ = ("calls",)
+    __module__ = "logging"
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -90,7 +90,7 @@ def test_the_network_and_the_threads_are_left_as_they_were() -> None:
 def test_everything_is_put_back_when_the_network_fails() -> None:
     net = Sleeper(0).train()
     threads = torch.get_num_threads()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UsageError, match="cannot be measured"):
         measure_latency(net, torch.ones(2, 4), threads=threads + 1)
     assert net.training
     assert torch.get_num_threads() == threads
@@ -189,3 +189,19 @@ def test_wrong_numbers_are_refused(bad: dict[str, int]) -> None:
         measure_latency(Sleeper(0), torch.ones(2, 3), **bad)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no network"):
         compare_latency({}, torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (None, "are of type NoneType"),
+        (torch.ones(2, 3).numpy(), "are of type ndarray"),
+        (torch.ones(2, 4), r"fails in '0' \(Linear\).*mat1 and mat2 shapes"),
+        ({"y": torch.ones(2, 3)}, "unexpected keyword argument 'y'"),
+        (torch.ones(2, 3, dtype=torch.int64), r"inputs\.float\(\)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(inputs: object, words: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    with pytest.raises(UsageError, match=f"cannot be measured with these inputs: .*{words}"):
+        measure_latency(net, inputs, min_runs=1, min_seconds=0)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.checkpoint.metadata import Attributes
 from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError, UsageError
-from secateur.graph.attributes import attribute_of, is_integral, separate, set_attribute
+from secateur.graph.attributes import attribute_of, is_integral, owner_of, separate, set_attribute
 from secateur.graph.attributes import integer_attributes as named_integers
 from secateur.graph.wrappers import COMPILED, is_compiled
 from secateur.models import ModelSpec
@@ -198,8 +198,10 @@ def check_attributes(attributes: Attributes, stored: Collection[str], model: nn.
             raise CheckpointError(f"it sets attributes of {where}, which is missing")
         for name, value in values.items():
             if "." in name:
-                own = attribute_of(modules[path], name)
-                if not is_integral(own) or not _alike(own, decoded(value)):
+                own, new = attribute_of(modules[path], name), decoded(value)
+                if own is None and isinstance(owner_of(modules[path], name), dict) and is_integral(new):
+                    continue  # an entry that was added to a dict
+                if not is_integral(own) or not _alike(own, new):
                     raise CheckpointError(f"it sets {where}.{name}, which is no such integer there")
                 continue
             if not _is_settable(modules[path], name):

@@ -100,10 +100,14 @@ class Observer(ABC):
 
     def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
         """Run a backward pass that accumulates no parameter gradient; only the hooks see it."""
-        loss = loss_fn(outputs, targets)
+        loss = loss_of(outputs, targets, loss_fn)
         if not loss.requires_grad:
             raise UsageError("the loss does not depend on the network's output; check loss_fn")
-        torch.autograd.grad(loss, self.sources, allow_unused=True)
+        propagate(loss, self.sources)
+
+    def needs_another_pass(self) -> bool:
+        """Whether the last pass does not count and has to be repeated."""
+        return False
 
     @abstractmethod
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
@@ -116,6 +120,47 @@ class Observer(ABC):
             The flat scores, shape ``(channels,)``, and the groups without a score with the reason.
             Values of groups without a score have no meaning.
         """
+
+
+def loss_of(outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:
+    """Compute a loss.
+
+    Raises:
+        UsageError: it is no tensor with a single number.
+    """
+    loss: Any = loss_fn(outputs, targets)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    kind = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise UsageError(
+        f"loss_fn returned {kind}, but a loss is a tensor with a single number, such as "
+        "F.cross_entropy(outputs, targets)"
+    )
+
+
+def propagate(
+    outputs: Tensor, sources: list[Tensor], gradient: Tensor | None = None, *, retain_graph: bool = False
+) -> None:
+    """Run a backward pass that leaves no gradient behind.
+
+    Args:
+        outputs: where it begins.
+        sources: where it ends.
+        gradient: of the outputs, where these are not a single number.
+        retain_graph: whether another backward pass will follow.
+
+    Raises:
+        UsageError: the network uses a form of checkpointing that allows no such pass.
+    """
+    try:
+        torch.autograd.grad(outputs, sources, gradient, retain_graph=retain_graph, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise UsageError(
+            "the network recomputes activations by torch.utils.checkpoint with use_reentrant=True, which "
+            "allows no backward pass without parameter gradients; pass use_reentrant=False there"
+        ) from error
 
 
 class Criterion(ABC):

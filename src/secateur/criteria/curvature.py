@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from secateur.criteria.base import Loss, Needs, ObservedNetwork, Observer, register
+from secateur.criteria.base import Loss, Needs, ObservedNetwork, Observer, loss_of, propagate, register
 from secateur.criteria.batch_counter import BatchCounter
 from secateur.criteria.gates import GateCriterion, GateObserver
 from secateur.errors import UsageError
@@ -91,7 +91,7 @@ class CurvatureObserver(GateObserver):
         examples = outputs.shape[0]
         for column in columns:
             cotangent = column.view(outputs.shape).to(outputs.dtype)
-            torch.autograd.grad(outputs, self.sources, cotangent, retain_graph=True, allow_unused=True)
+            propagate(outputs, self.sources, cotangent, retain_graph=True)
             for gate, inputs in self.gates.take():
                 self.add(gate, inputs, examples)
                 examples = 0  # all columns belong to the same examples
@@ -104,7 +104,7 @@ class CurvatureObserver(GateObserver):
                 "choose 'taylor-squared' for this network"
             )
         leaf = outputs.detach().float().reshape(outputs.shape[0], -1).requires_grad_()
-        loss = loss_fn(leaf.view(outputs.shape), targets)
+        loss = loss_of(leaf.view(outputs.shape), targets, loss_fn)
         (slope,) = torch.autograd.grad(loss * len(leaf) if self._mean else loss, leaf, create_graph=True)
         hessian = leaf.new_zeros(*leaf.shape, leaf.shape[1])
         if slope.requires_grad:

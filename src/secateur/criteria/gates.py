@@ -39,30 +39,43 @@ class PassGradients:
     Attributes:
         batch: number of examples B.
         parts: for each input that a backward pass has reached, the sums of shape ``(B, P)``.
+        complete: whether every activation was still there when a backward pass reached it.
     """
 
-    __slots__ = ("batch", "parts")
+    __slots__ = ("batch", "complete", "parts")
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.parts: list[tuple[ScoredInput, Tensor]] = []
+        self.complete = True
 
 
 class _Gate(torch.autograd.Function):
     """The identity; its backward pass sums activation times gradient over the positions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, record: Callable[[Tensor, Tensor], None]) -> Tensor:  # noqa: ARG004
-        ctx.save_for_backward(x)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        anchor: Tensor,  # noqa: ARG004
+        record: Callable[[Tensor | None, Tensor], None],
+        overwritten: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(x.clone() if overwritten else x)
         ctx.record = record
         return x
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        try:
+            (x,) = ctx.saved_tensors
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            x = None
         with torch.no_grad():
             ctx.record(x, grads[0])
-        return grads[0] if ctx.needs_input_grad[0] else None, None, None
+        return grads[0] if ctx.needs_input_grad[0] else None, None, None, None
 
 
 class Gates:
@@ -72,8 +85,14 @@ class Gates:
     may a criterion take absolute values, since the consumers of a channel are summed first. Where gradients
     are accumulated over several passes, each pass counts; a forward pass without a backward pass does not.
 
+    Some networks write into an activation after it was read. That shows in the backward pass: the step does
+    not count, and from then on a copy of that activation is kept.
+
     Args:
         network: the network and its layout.
+
+    Attributes:
+        lost: whether a pass since the last look does not count, since an activation was overwritten.
     """
 
     def __init__(self, network: ObservedNetwork) -> None:
@@ -81,6 +100,8 @@ class Gates:
         self._pass: PassGradients | None = None
         self._reached: dict[int, PassGradients] = {}
         self._places: dict[tuple[int, torch.device], Tensor] = {}
+        self._overwritten: set[ScoredInput] = set()
+        self.lost = False
         # Every gate depends on it: so gradients flow to activations after frozen parameters, and
         # a backward pass to it visits all gates and computes no parameter gradient.
         self.anchor = torch.zeros((), requires_grad=True)
@@ -107,12 +128,18 @@ class Gates:
         if current is None or not torch.is_grad_enabled() or not x.is_floating_point():
             return None
 
-        def record(activation: Tensor, gradient: Tensor) -> None:
-            sums = by_example(_products(activation, gradient, scored.dim), current.batch, scored)
-            current.parts.append((scored, sums))
+        def record(activation: Tensor | None, gradient: Tensor) -> None:
+            if activation is None:
+                self._overwritten.add(scored)
+                self.lost, current.complete = True, False
+                return
+            current.parts.append(
+                (scored, by_example(_products(activation, gradient, scored.dim), current.batch, scored))
+            )
             self._reached[id(current)] = current
 
-        return cast(Tensor, _Gate.apply(x, self.anchor, record))  # type: ignore[no-untyped-call]
+        gated = _Gate.apply(x, self.anchor, record, scored in self._overwritten)  # type: ignore[no-untyped-call]
+        return cast(Tensor, gated)
 
     def take(self) -> list[tuple[Tensor, set[ScoredInput]]]:
         """Take the gradients of all passes that a backward pass has reached since the last call.
@@ -125,7 +152,8 @@ class Gates:
         self._reached.clear()
         taken = []
         for current in passes:
-            taken.append((self._gradient(current), {scored for scored, _ in current.parts}))
+            if current.complete:
+                taken.append((self._gradient(current), {scored for scored, _ in current.parts}))
             current.parts = []
         return taken
 
@@ -224,6 +252,11 @@ class GateObserver(Observer):
     def sources(self) -> list[Tensor]:
         """The tensor that every gate depends on."""
         return [self.gates.anchor]
+
+    def needs_another_pass(self) -> bool:
+        """Whether an activation of the last pass was overwritten before it could be read."""
+        lost, self.gates.lost = self.gates.lost, False
+        return lost
 
     def _fold(self) -> None:
         with torch.no_grad():

@@ -15,9 +15,10 @@ from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.score_collector import ScoreCollector, collector_of
 from secateur.criteria.scores import Scores
 from secateur.devices import device_of
-from secateur.errors import UsageError
+from secateur.errors import SecateurError, UsageError
 from secateur.graph.capture import call_arguments, mode_of
 from secateur.graph.fit import refuse_misfit
+from secateur.graph.obstacles import explain_call, find_wrong_inputs
 from secateur.ranks import Ranks, split_across_ranks
 from secateur.untouched import untouched
 
@@ -109,16 +110,35 @@ def score(
 
 
 def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
-    """Run one forward pass and, for a loss, the backward pass."""
+    """One forward pass and, for a loss, the backward pass; both once more if the observer needs it."""
     wants_targets = loss_fn is not None or collector.criterion.needs_targets
     inputs, targets = _pair(batch, collector.criterion.name, wants_targets)
     inputs, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (inputs, targets))
     if collector.criterion.needs_targets:
         collector.targets(targets)
+    for _ in range(2):
+        outputs = _called(collector.model, inputs)
+        if loss_fn is not None:
+            collector.observer.backward(outputs, targets, loss_fn)
+        if not collector.observer.needs_another_pass():
+            return
+
+
+def _called(model: nn.Module, inputs: Any) -> Any:
+    """What the network returns for the inputs of a batch."""
+    wrong = find_wrong_inputs(inputs)
+    if wrong:
+        raise UsageError(f"the network cannot be called with a batch: {wrong}")
     args, kwargs = call_arguments(inputs)
-    outputs = collector.model(*args, **kwargs)
-    if loss_fn is not None:
-        collector.observer.backward(outputs, targets, loss_fn)
+    try:
+        return model(*args, **kwargs)
+    except SecateurError:
+        raise
+    except Exception as error:
+        failure = explain_call(model, inputs)
+        if failure is None:
+            raise
+        raise UsageError(f"the network cannot be called with a batch: {failure}") from error
 
 
 def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:

@@ -1,8 +1,7 @@
-"""Integer attributes of modules, and of the configuration objects that modules hold.
+"""Integer attributes of modules, and of the configuration objects and dicts that modules hold.
 
-An attribute is named as code reads it, relative to its module: ``num_heads``, or ``config.num_heads``
-for an integer in an object that the module keeps. An object that several modules share is known by
-the module that comes first.
+An attribute is named relative to its module: ``num_heads``, or ``config.num_heads`` for an integer in an
+object or a dict that the module keeps. What several modules share is known by the module that comes first.
 """
 
 from __future__ import annotations
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 _DEPTH = 2
 """How many objects may lie between a module and an integer."""
 
+_MOST_ENTRIES = 100
+"""A larger dict is a table, such as a vocabulary, and no configuration."""
+
 _NO_OBJECTS = (
     nn.Module,
     Tensor,
@@ -31,7 +33,7 @@ _NO_OBJECTS = (
 
 
 def integer_attributes(model: nn.Module) -> Iterator[tuple[str, str, int | list[int] | tuple[int, ...]]]:
-    """Lists the integers of a network's modules, and the lists and tuples of integers.
+    """List the integers of a network's modules, and the lists and tuples of integers.
 
     Names that begin with an underscore belong to PyTorch or are private, and are left out.
 
@@ -42,8 +44,9 @@ def integer_attributes(model: nn.Module) -> Iterator[tuple[str, str, int | list[
         >>> from types import SimpleNamespace
         >>> net = nn.Identity()
         >>> net.config = SimpleNamespace(heads=4, sizes=(2, 3), name="net")
+        >>> net.widths = {"hidden": 8, 3: 4}
         >>> list(integer_attributes(net))
-        [('', 'config.heads', 4), ('', 'config.sizes', (2, 3))]
+        [('', 'config.heads', 4), ('', 'config.sizes', (2, 3)), ('', 'widths.hidden', 8)]
     """
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -52,8 +55,9 @@ def integer_attributes(model: nn.Module) -> Iterator[tuple[str, str, int | list[
 
 
 def _integers(owner: object, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    for name, value in list(vars(owner).items()):
-        if name.startswith("_") or name == "training":
+    entries = owner if isinstance(owner, dict) else vars(owner)
+    for name, value in list(entries.items()):
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name == "training":
             continue
         if is_integral(value):
             yield prefix + name, value
@@ -63,41 +67,49 @@ def _integers(owner: object, prefix: str, depth: int, seen: set[int]) -> Iterato
 
 
 def is_integral(value: object) -> bool:
-    """Tells whether a value is an integer, or a list or tuple of integers; truth values are none."""
+    """Whether a value is an integer, or a list or tuple of integers; truth values are none."""
     if type(value) in (list, tuple):
         return bool(value) and all(type(item) is int for item in value)  # type: ignore[attr-defined]
     return type(value) is int
 
 
 def is_configuration(value: object) -> bool:
-    """Tells whether a value is an object with attributes of its own that may hold sizes."""
+    """Whether a value is an object or a dict that may hold sizes."""
+    if isinstance(value, dict):
+        return len(value) <= _MOST_ENTRIES
     if isinstance(value, _NO_OBJECTS) or not hasattr(value, "__dict__"):
         return False
     return type(value).__module__.partition(".")[0] not in ("torch", "builtins")
 
 
-def attribute_of(module: nn.Module, name: str) -> Any:
-    """Reads an attribute; ``None`` if there is none.
+def attribute_of(module: Any, name: str) -> Any:
+    """Read an attribute; ``None`` if there is none.
 
     Args:
-        module: the module.
-        name: the attribute's name, with the names of the objects on the way to it.
+        module: the module, or another object.
+        name: the attribute's name, with the names of the objects and dicts on the way to it.
     """
     found: Any = module
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
     return found
 
 
-def separate(model: nn.Module, module: nn.Module, name: str) -> Callable[[], None]:
-    """Give a network its own copy of the objects on the way to an attribute.
+def owner_of(module: nn.Module, name: str) -> Any:
+    """Find the module, object or dict that holds an attribute; ``None`` if there is none."""
+    path, _, _ = name.rpartition(".")
+    return attribute_of(module, path) if path else module
 
-    A configuration object may be shared with other networks, which must not change along.
+
+def separate(model: nn.Module, module: nn.Module, name: str) -> Callable[[], None]:
+    """Give a network its own copy of the objects and dicts on the way to an attribute.
+
+    A configuration may be shared with other networks, which must not change along.
 
     Args:
         model: the network; all of its modules that hold the object get the copy.
         module: the module of the attribute.
-        name: the attribute's name, with the names of the objects on the way to it.
+        name: the attribute's name, with the names of the objects and dicts on the way to it.
 
     Returns:
         A function that puts the shared object back.
@@ -109,9 +121,9 @@ def separate(model: nn.Module, module: nn.Module, name: str) -> Callable[[], Non
     own = copy.copy(shared)
     holder = own
     for part in inner:
-        part_of_own = copy.copy(getattr(holder, part))
-        object.__setattr__(holder, part, part_of_own)
-        holder = part_of_own
+        own_part = copy.copy(attribute_of(holder, part))
+        _put(holder, part, own_part)
+        holder = own_part
     places = [
         (vars(item), key) for item in model.modules() for key, value in vars(item).items() if value is shared
     ]
@@ -126,16 +138,21 @@ def separate(model: nn.Module, module: nn.Module, name: str) -> Callable[[], Non
 
 
 def set_attribute(module: nn.Module, name: str, value: Any) -> None:
-    """Sets an attribute, also of a frozen data class.
+    """Set an attribute, also of a dict or a frozen data class.
 
     Args:
         module: the module.
-        name: the attribute's name, with the names of the objects on the way to it.
+        name: the attribute's name, with the names of the objects and dicts on the way to it.
         value: the new value.
     """
-    path, _, leaf = name.rpartition(".")
-    owner = attribute_of(module, path) if path else module
+    _put(owner_of(module, name), name.rpartition(".")[2], value)
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, dict):
+        owner[name] = value
+        return
     try:
-        setattr(owner, leaf, value)
+        setattr(owner, name, value)
     except AttributeError:
-        object.__setattr__(owner, leaf, value)
+        object.__setattr__(owner, name, value)

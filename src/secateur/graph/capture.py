@@ -1,4 +1,4 @@
-"""Capture: a network and its example inputs become a flat program of ATen operators.
+"""Capture a network and its example inputs as a flat program of ATen operators.
 
 ``torch.export`` does the work. The program keeps convolutions, linear layers and normalisations
 whole, names every parameter, and knows for every operator the module that ran it, the line of
@@ -29,8 +29,14 @@ from secateur._compat import (
 )
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
-from secateur.graph.inlining import lay_regions_open
-from secateur.graph.obstacles import explain, find_layers_made, find_obstacle, find_unknown_size
+from secateur.graph.inlining import inline_mode_regions
+from secateur.graph.obstacles import (
+    explain,
+    find_gradients,
+    find_layers_made,
+    find_obstacle,
+    find_unknown_size,
+)
 from secateur.graph.quiet import quiet_export
 from secateur.untouched import untouched
 
@@ -95,7 +101,7 @@ class Program:
         """Names of the parameters and buffers that operators write to."""
         changed: set[str] = set()
         for node in self.graph.nodes:
-            for source in _written(node):
+            for source in written_arguments(node):
                 item = self.placeholders.get(_base(source).name)
                 if item is not None and item.origin is Origin.TENSOR:
                     changed.add(item.name)
@@ -137,7 +143,7 @@ def _draws(node: Node) -> bool:
     return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
 
-def _written(node: Node) -> Iterator[Node]:
+def written_arguments(node: Node) -> Iterator[Node]:
     """The arguments that an operator writes to."""
     schema = getattr(node.target, "_schema", None)
     for place, argument in enumerate(schema.arguments if schema else ()):
@@ -158,7 +164,7 @@ def _base(node: Node) -> Node:
 
 
 def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Splits example inputs into positional and keyword arguments of the forward pass.
+    """Split example inputs into positional and keyword arguments of the forward pass.
 
     Args:
         inputs: a tensor, a sequence of positional arguments, or a mapping of keyword arguments.
@@ -179,7 +185,7 @@ def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, An
 
 
 def beside(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
-    """Inputs where the network lies, if all of it lies on one device; else where they are.
+    """Move inputs to the device of the network, if all of it is on one device.
 
     Args:
         model: the network.
@@ -193,14 +199,14 @@ def beside(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
 
 
 def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
-    """Inputs with memory of their own.
+    """Copy inputs.
 
     Capturing a network with a view of another tensor leaves weak references to its parameters behind,
     which forbid cutting them in place.
 
     Args:
         inputs: a tensor, a tuple of arguments or a dict of named ones.
-        device: where to; where they are if not given.
+        device: of the copies; that of the inputs if not given.
     """
 
     def copied(tensor: Tensor) -> Tensor:
@@ -211,7 +217,7 @@ def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleI
 
 
 def doubled(inputs: ExampleInputs) -> ExampleInputs:
-    """The inputs with single examples repeated: batch statistics need more than one.
+    """Repeat single examples, since batch statistics need more than one.
 
     Unbatched inputs and larger batches stay as they are.
     """
@@ -229,7 +235,7 @@ def doubled(inputs: ExampleInputs) -> ExampleInputs:
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
-    """For every name of a parameter or buffer, the first name of the same tensor.
+    """Find the first name of the same tensor for every name of a parameter or buffer.
 
     Tied weights have several names; all others map to themselves.
     """
@@ -245,7 +251,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 
 @contextlib.contextmanager
 def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Puts every module in training or evaluation mode, and back as it was."""
+    """Put every module in training or evaluation mode within a block."""
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -256,7 +262,7 @@ def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) -> Program:
-    """Captures one forward pass of a network as a flat program.
+    """Capture one forward pass of a network as a flat program.
 
     The network is left as it was: mode, parameters, buffers, random state.
 
@@ -284,7 +290,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     args, kwargs = call_arguments(inputs)
     # Export replaces parameters by fake tensors, so that nothing can write to them.
     with (
-        untouched(model, weights=False),
+        untouched(model, weights=False) as noted,
         mode_of(model, training=training),
         torch.set_grad_enabled(training or torch.is_grad_enabled()),
         warnings.catch_warnings(),
@@ -292,15 +298,20 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     ):
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-        seed_everything()  # code that tosses a coin does so in the same way when it is run for the check
+        _stand_in(model)
+        # Code that tosses a coin does so in the same way when it is run for the check.
+        seed_everything()
+        noted.seed_generators()
         try:
             exported = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
             raise TraceError(explain(model, error, inputs)) from error
-        obstacle = find_layers_made(model) or find_unknown_size(exported.graph)
+        obstacle = (
+            find_layers_made(model) or find_unknown_size(exported.graph) or find_gradients(exported.graph)
+        )
     if obstacle is not None:
         raise TraceError(obstacle)
-    lay_regions_open(exported.graph_module)
+    inline_mode_regions(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)
     signature = exported.graph_signature
@@ -327,6 +338,31 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         batch=_batch(exported.graph, placeholders),
         outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
     )
+
+
+def _stand_in(model: nn.Module) -> None:
+    """Replace parameters and buffers by others on the same memory; the caller puts them back.
+
+    PyTorch keeps weak references to the tensors of an exported network, sometimes for as long as the process
+    runs. A parameter with a weak reference cannot be cut in place.
+    """
+    aliases: dict[int, Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = aliases.setdefault(id(tensor), _alias(tensor))  # type: ignore[assignment]
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """A tensor on the same memory, with the same attributes."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return tensor
+    alias = tensor.data
+    if isinstance(tensor, nn.Parameter):
+        alias = nn.Parameter(alias, requires_grad=tensor.requires_grad)
+    vars(alias).update(vars(tensor))
+    return alias
 
 
 def _structure(exported: ExportedProgram) -> Any:

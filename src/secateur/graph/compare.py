@@ -49,15 +49,19 @@ class Outputs:
     def of(cls, output: Any, *, rounded: bool = False) -> Outputs:
         """Flatten what a network returned."""
         found = tree_flatten_with_path(output)[0]
-        # Kept tensors must not follow what later passes write into their memory.
-        leaves = (leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for _, leaf in found)
+        leaves = (_kept(leaf.detach()) if isinstance(leaf, Tensor) else leaf for _, leaf in found)
         return cls(tuple(leaves), tuple(keystr(path) for path, _ in found), rounded)
 
     def beside(self, buffers: Mapping[str, Tensor]) -> Outputs:
         """Add buffers to the outputs, under their names."""
-        leaves = (tensor.detach().clone() for tensor in buffers.values())
+        leaves = (_kept(tensor.detach()) for tensor in buffers.values())
         paths = tuple(f"{BUFFER} '{name}')" for name in buffers)
         return replace(self, leaves=(*self.leaves, *leaves), paths=(*self.paths, *paths))
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A dense copy, which does not follow what later passes write into the memory of the tensor."""
+    return tensor.clone() if tensor.layout is torch.strided else tensor.to_dense()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a walked program to a cost model: what each operator and each tensor costs."""
+"""Build a cost model from a walked program."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from secateur.graph.walk import Environment
 from secateur.graph.wiring import Channels
 
 _SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
-"""Operators that hand their argument on in evaluation mode, though their signature does not say so."""
+"""Operators that return their argument in evaluation mode, though their signature does not say so."""
 
 _WITH_INDICES = {"max_pool2d", "max_pool3d"}
 """Operators that write a 64-bit index beside every result, and drop it again."""
 
 
 def label_vectors(env: Environment, notes: Notes) -> list[IntArray]:
-    """All label vectors that costs depend on, each once."""
+    """List the label vectors that costs depend on, each once."""
     vectors = {labels.tobytes(): labels for item in notes.work for labels in item.extents}
     for found in env.values():
         for value in _values(found):
@@ -38,7 +38,7 @@ def label_vectors(env: Environment, notes: Notes) -> list[IntArray]:
 
 
 class Costing:
-    """Writes the costs of one program down as polynomials of group widths.
+    """Write the costs of one program as polynomials of group widths.
 
     Args:
         channels: the channels of the network.
@@ -51,7 +51,7 @@ class Costing:
         self._known: dict[tuple[bytes, int], int] = {}
 
     def tensors(self, slots: SlotTable, parameters: frozenset[str], item_sizes: Mapping[str, int]) -> None:
-        """Counts the elements and bytes of all parameters and buffers."""
+        """Count the elements and bytes of all parameters and buffers."""
         for name, item_size in item_sizes.items():
             extents = [self._extent(labels) for labels in slots.tensor(name).labels if labels is not None]
             if name in parameters:
@@ -59,7 +59,7 @@ class Costing:
             self._builder.bytes(item_size, extents)
 
     def work(self, notes: Notes, batch: int) -> None:
-        """Counts multiply-accumulates, for one example."""
+        """Count multiply-accumulates, for one example."""
         for item in notes.work:
             common = gcd(item.coefficient, batch)
             share, rest = item.coefficient // common, batch // common
@@ -72,9 +72,9 @@ class Costing:
             self._builder.macs(share, extents)
 
     def activations(self, program: Program, env: Environment) -> None:
-        """Counts the bytes of values, and when each is alive.
+        """Count the bytes of values, and when each is alive.
 
-        The caller holds the inputs all along, and whoever calls a module holds what it hands over until the
+        The caller holds the inputs throughout, and code that calls a module holds the arguments until the
         module returns.
         """
         nodes = list(program.graph.nodes)
@@ -103,7 +103,7 @@ class Costing:
         return self._builder.build()
 
     def _value(self, node: Node, found: Any, item_size: int | None = None) -> list[int]:
-        """Declares the results of an operator, with numbers of their own or another size."""
+        """Declare the results of an operator, with another size of their numbers if one is given."""
         results = node.meta.get("val")
         listed = results if isinstance(results, Sequence) else [results]
         numbers = []
@@ -136,7 +136,7 @@ class Costing:
 
 
 def _repeats(labels: IntArray) -> int:
-    """Returns the greatest common divisor of the multiplicities of the labels; no cut changes it."""
+    """Return the greatest common divisor of the multiplicities of the labels; no cut changes it."""
     return int(np.gcd.reduce(np.unique(labels, return_counts=True)[1]))
 
 

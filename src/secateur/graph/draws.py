@@ -33,7 +33,7 @@ def random_inputs(program: Program, inputs: ExampleInputs, seed: int) -> Example
     Floating-point values get the mean and spread of the given ones (their range, if none is negative), or
     are normal where the given ones are all zero or NaN; those that hold infinities (masks) stay. Integers lie
     below the number of rows of the embedding that they index, or else within the given range. What has only
-    one value and is no float stays.
+    one value and is no float stays, and so do sparse tensors.
 
     Args:
         program: the captured forward pass, which tells what indexes an embedding.
@@ -59,7 +59,7 @@ def jittered(inputs: ExampleInputs, seed: int) -> ExampleInputs:
     generator = torch.Generator().manual_seed(seed)
 
     def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.layout is not torch.strided:
             return leaf
         noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
         return (leaf.detach().double() * (1 + 0.03 * noise.to(leaf.device))).to(leaf.dtype)
@@ -74,7 +74,7 @@ def _form(inputs: ExampleInputs, call: tuple[tuple[Any, ...], dict[str, Any]]) -
 
 
 def _drawn(leaf: Tensor, rows: int | None, generator: torch.Generator) -> Tensor:
-    if leaf.numel() == 0:
+    if leaf.numel() == 0 or leaf.layout is not torch.strided:
         return leaf
     if leaf.is_complex():
         parts = torch.randn(*leaf.shape, 2, generator=generator, dtype=torch.float64)

@@ -68,11 +68,12 @@ def run_network(
     def run(gradients: AbstractContextManager[Any]) -> Outputs:
         with (
             # A second attempt must find the attributes that the first one found.
-            untouched(*[model] if guarded or training else [], weights=guarded),
+            untouched(*[model] if guarded or training else [], weights=guarded) as noted,
             mode_of(model, training=training),
             gradients,
             _mode(random, native) as mode,
         ):
+            noted.seed_generators()
             args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
             _own_buffers(model, native=native)
             output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)

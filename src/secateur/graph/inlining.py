@@ -1,44 +1,50 @@
-"""Regions of a program that only switch a mode are laid open: what runs in them is all that counts here."""
+"""Inline regions of a program that switch gradients or autocast on or off."""
 
 from __future__ import annotations
 
 import operator
 
+import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from secateur._compat import tree_map_only
 
-def lay_regions_open(module: GraphModule) -> None:
-    """Replaces calls of regions without effect on the numbers by the operators inside, in place.
 
-    Regions that switch gradients on or off are such, and regions that switch autocast off. Those that
-    switch it on change numbers, and stay.
+def inline_mode_regions(module: GraphModule) -> None:
+    """Replace calls of regions that only switch a mode by the operators inside, in place.
+
+    A region that switches gradients changes no number. One that switches autocast on changes the precision of
+    its operators. Checks compute in float64, which autocast leaves alone, and whatever else plays a program
+    does so with autocast off; so what the region casts to the lower precision is cast to float32 instead.
 
     Args:
         module: a captured program.
     """
     found = False
     for node in list(module.graph.nodes):
-        # Asked for one at a time: what a region is called with may be the result of the one before.
+        # Found one at a time: what a region is called with may be the result of the one before.
         region = _region(module, node)
         if region is not None:
             found = True
-            lay_regions_open(region[0])
+            _keep_precision(node, region[0])
+            inline_mode_regions(region[0])
             _inline(module.graph, node, *region)
     if found:
         for node in list(module.graph.nodes):
-            if node.op == "get_attr" and not node.users:
+            if (node.op == "get_attr" and not node.users) or _checks_dtype(node):
                 module.graph.erase_node(node)
         module.recompile()
 
 
 def _region(module: GraphModule, node: Node) -> tuple[GraphModule, tuple[Node, ...]] | None:
-    """The program of a region that may be laid open, and what it is called with."""
+    """The program of a region that only switches a mode, and what it is called with."""
     if node.op != "call_function":
         return None
     name = getattr(node.target, "__name__", "")
     if name == "wrap_with_set_grad_enabled":
         _, source, *operands = node.args
-    elif name == "wrap_with_autocast" and node.args[2] is False:
+    elif name == "wrap_with_autocast":
         _, _, _, _, source, *operands = node.args
     else:
         return None
@@ -46,6 +52,26 @@ def _region(module: GraphModule, node: Node) -> tuple[GraphModule, tuple[Node, .
     found = module.get_submodule(str(source.target))
     assert isinstance(found, GraphModule), "a region is a program"
     return found, tuple(item for item in operands if isinstance(item, Node))
+
+
+def _keep_precision(call: Node, region: GraphModule) -> None:
+    """Let a region under autocast name float32 where it names the precision of autocast."""
+    if getattr(call.target, "__name__", "") != "wrap_with_autocast" or call.args[2] is not True:
+        return
+    device, dtype = str(call.args[0]), call.args[1]
+    low = torch.get_autocast_dtype(device) if dtype is None else dtype
+    given = [node.meta.get("val") for node in call.all_input_nodes if node.op == "placeholder"]
+    if any(isinstance(value, Tensor) and value.dtype == low for value in given):
+        return  # the network is in this precision itself
+    for node in region.graph.nodes:
+        node.args, node.kwargs = tree_map_only(
+            torch.dtype, lambda item: torch.float32 if item == low else item, (node.args, node.kwargs)
+        )
+
+
+def _checks_dtype(node: Node) -> bool:
+    """Whether an operator insists on a dtype, which may be that of an autocast region."""
+    return str(node.target).startswith("aten._assert_tensor_metadata")
 
 
 def _inline(graph: Graph, call: Node, region: GraphModule, operands: tuple[Node, ...]) -> None:

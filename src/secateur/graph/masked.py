@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from secateur._compat import tree_leaves
-from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
+from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments, written_arguments
 from secateur.graph.labels import Labels, Value
 from secateur.graph.notes import Read, Statistic
 from secateur.graph.wiring import Pass
@@ -97,8 +97,8 @@ def _fixed(program: Program) -> set[str]:
 
 def _own(constant: Any) -> Any:
     """A constant that the program may write to: a tensor, or a generator of random numbers."""
-    if isinstance(constant, torch.Generator):
-        return constant.clone_state()
+    if isinstance(constant, torch.Generator):  # seeded as the network's own is for a check
+        return constant.clone_state().manual_seed(0)
     return constant.clone() if isinstance(constant, Tensor) else constant
 
 
@@ -148,6 +148,7 @@ class MaskedInterpreter(Interpreter):
         return torch.where(keep.view(shape), value, value.new_zeros(()))
 
     def _among_kept(self, node: Node, item: Statistic, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+        written = args[0] if next(written_arguments(node), None) is not None else None
         for position, value in item.arguments:
             args[position] = self._kept(args[position], value)
         for position, place, labels in item.sizes:
@@ -159,7 +160,8 @@ class MaskedInterpreter(Interpreter):
         for position, labels, power in item.factors:
             args[position] = args[position] * float((~self._removed[labels]).mean()) ** power
         result: Tensor = self.call_function(node.target, tuple(args), kwargs)
-        return self._scattered(result, item.result)
+        scattered = self._scattered(result, item.result)
+        return scattered if written is None else written.copy_(scattered)
 
     def _kept(self, tensor: Tensor, value: Value) -> Tensor:
         for dim, index in self._indices(value.labels):

@@ -23,7 +23,7 @@ _PART = "or trace the part of the network that does without (trace(model.backbon
 
 
 def find_obstacle(model: nn.Module, inputs: object) -> str | None:
-    """Says why a network cannot be captured, as far as that can be told without running it.
+    """Say why a network cannot be captured, as far as that can be told without running it.
 
     Args:
         model: the network.
@@ -36,7 +36,7 @@ def find_obstacle(model: nn.Module, inputs: object) -> str | None:
     "the network could not be captured: '0' (LazyLinear) has no weights before its first call. Call ..."
     >>> find_obstacle(nn.Linear(3, 4), torch.zeros(1, 3))
     """
-    found = _of_model(model) or _of_inputs(inputs)
+    found = _of_model(model) or find_wrong_inputs(inputs) or _of_empty(inputs)
     return f"the network could not be captured: {found}" if found else None
 
 
@@ -66,19 +66,27 @@ def _of_model(model: nn.Module) -> str:
     return ""
 
 
-def _of_inputs(inputs: object) -> str:
+def find_wrong_inputs(inputs: object) -> str:
+    """Say why no network can be called with some inputs; nothing if one can."""
     if not isinstance(inputs, Tensor | Mapping | Sequence) or isinstance(inputs, str | bytes):
         return (
-            f"the example inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
+            f"the inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
             "arguments, or a dict of keyword arguments."
         )
     if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(inputs)):
-        return "an example input is on the meta device and has no values. Give inputs with values."
+        return "an input is on the meta device and has no values. Give inputs with values."
+    return ""
+
+
+def _of_empty(inputs: object) -> str:
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    if tensors and tensors[0].shape[0] == 0:
+        return f"the first input has shape {tuple(tensors[0].shape)} and holds no example. Give at least one."
     return ""
 
 
 def find_layers_made(model: nn.Module) -> str | None:
-    """Says which layers a network made during a capture, after one.
+    """Say which layers a network made during a capture, after one.
 
     Such layers consist of tensors without values, so the network has to be put back as it was.
 
@@ -99,7 +107,7 @@ def find_layers_made(model: nn.Module) -> str | None:
 
 
 def find_unknown_size(graph: Graph) -> str | None:
-    """Says where a captured program has a size that depends on values.
+    """Say where a captured program has a size that depends on values.
 
     Args:
         graph: the program, with the values that ``torch.export`` notes down.
@@ -116,8 +124,46 @@ def find_unknown_size(graph: Graph) -> str | None:
     return None
 
 
+def find_gradients(graph: Graph) -> str | None:
+    """Say where a captured program takes gradients with ``torch.func``, which it holds in part only.
+
+    Args:
+        graph: the program.
+
+    Returns:
+        What is wrong and what to do; ``None`` if it takes none.
+    """
+    for node in graph.nodes:
+        if getattr(node.target, "__name__", "") in ("_unwrap_for_grad", "_unwrap_dual", "_make_dual"):
+            modules = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            place = place_in_stack(str(node.meta.get("stack_trace") or ""), modules)
+            return f"the network could not be captured{place}: {_GRADIENTS_TAKEN}"
+    return None
+
+
+def explain_call(model: nn.Module, inputs: object) -> str | None:
+    """Say why a network fails when it is called, and where; a copy of it is called in its present mode.
+
+    Args:
+        model: the network; left as it was.
+        inputs: what it was called with.
+
+    Returns:
+        What is wrong and what to do; ``None`` if the copy runs, or there can be none.
+    """
+    wrong = find_wrong_inputs(inputs)
+    if wrong:
+        return wrong
+    own = _error_without_export(model, inputs)
+    if own is None:
+        return None
+    copied, failure = own
+    place = place_of(copied, failure)
+    return f"it fails{place} ({_first_line(failure)}). {_advice(model, failure)}"
+
+
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
-    """Says why a network could not be captured, where, and what to write instead.
+    """Say why a network could not be captured, where, and what to write instead.
 
     Args:
         model: the network, as the capture left it.
@@ -187,7 +233,16 @@ def _of_values(error: Exception, place: Place) -> str:
 
 def _of_call(model: nn.Module, error: Exception) -> str:
     """What to say of a network that fails on its inputs whether it is captured or not."""
-    advice = "Check the shapes, types and number of the example inputs."
+    text = _first_line(error)
+    return (
+        f"the network itself fails on these inputs, also when it is only called ({text}). "
+        f"{_advice(model, error)}"
+    )
+
+
+def _advice(model: nn.Module, error: Exception) -> str:
+    """What to do about a network that fails on its inputs."""
+    advice = "Check the shapes, types and number of the inputs."
     text = _first_line(error)
     if isinstance(error, TypeError) and "argument" in text:
         with contextlib.suppress(TypeError, ValueError):  # a forward pass that is no Python function
@@ -199,7 +254,7 @@ def _of_call(model: nn.Module, error: Exception) -> str:
         )
     elif "dtype" in text or "scalar type" in text:
         advice = "Give inputs of the types that the network computes in, such as inputs.float()."
-    return f"the network itself fails on these inputs, also when it is only called ({text}). {advice}"
+    return advice
 
 
 def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
@@ -238,14 +293,16 @@ def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
     if ".numpy()" in text or "numpy" in place.source or re.search(r"\bnp\.", place.source):
         return f"NumPy computes in the forward pass ({text}). Use torch functions instead, {_PART}."
     if lines_with(model, _GRADIENTS) and re.search(r"grad|constant's list", text):
-        return (
-            "gradients are taken in the forward pass, which a captured program does not hold. Compute them "
-            f"outside of the network, {_PART}."
-        )
+        return _GRADIENTS_TAKEN
     return f"{type(error).__name__}: {text}. Write the forward pass in plain torch operators, {_PART}."
 
 
-_GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jacrev|vjp)"
+_GRADIENTS_TAKEN = (
+    "gradients are taken in the forward pass, which a captured program does not hold. Compute them "
+    f"outside of the network, {_PART}."
+)
+
+_GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jac|vjp|jvp|hessian)"
 
 
 def _line_that_may_be_meant(model: nn.Module, reason: str) -> tuple[str, str]:

@@ -53,7 +53,8 @@ def random_for_constant(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for name, tensor in tensors.items():
         data = tensor.detach()
-        if data.is_floating_point() and _hides(tensor):
+        dense = data.layout is torch.strided
+        if dense and data.is_floating_point() and _hides(tensor):
             level = float(data.flatten()[0])
             noise = torch.rand(data.shape, generator=generator) + 0.5
             drawn = noise * (math.copysign(max(abs(level), 0.1), level)) if level else (noise - 1.0) * 0.2

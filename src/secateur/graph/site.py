@@ -295,6 +295,12 @@ class Site:
         """Where the sizes that the operator was given come from; empty if that is not known."""
         return self._hints.sizes.get(self.node.name, ())
 
+    def is_number_in_code(self, dim: int) -> bool:
+        """Whether the code gives the size of a dimension as a number, as far as is known."""
+        given = self.option_or("size", None) or self.option_or("shape", None) or ()
+        known = len(self.sources) == len(given) == len(self.shape)
+        return known and self.sources[dim] is None and given[dim] != -1
+
     def follower(self, place: int, size: int) -> Labels:
         """Labels for contents that are repeated as often as a size says that may change."""
         source = self.sources[place] if place < len(self.sources) else None

@@ -28,7 +28,8 @@ def substituted(
     Raises:
         SurgeryError: the network has no such attribute.
     """
-    with untouched(model, weights=False):
+    with untouched(model, weights=False) as noted:
+        noted.seed_generators()
         new: dict[int, Tensor] = {}
         for name, old in named_tensors(model).items():
             if name in tensors:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from secateur._compat import tree_leaves, tree_map_only
 from secateur.devices import device_of, wait
-from secateur.errors import UsageError
-from secateur.graph.capture import ExampleInputs, call_arguments
+from secateur.errors import SecateurError, UsageError
+from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.obstacles import explain_call
 from secateur.graph.wrappers import refuse_wrapped
 from secateur.latency.pytorch_runtimes import PreparedNetwork, PyTorchRuntime, find_runtime
 from secateur.untouched import untouched
@@ -175,7 +176,8 @@ def measure_latency(
         Median, quartiles, and the conditions under which they hold.
 
     Raises:
-        UsageError: if a number is out of range, or the network is wrapped, for example by ``torch.compile``.
+        UsageError: if a number is out of range, the network does not run on the inputs, or it is wrapped, for
+            example by ``torch.compile``.
 
     >>> latency = measure_latency(nn.Linear(4, 4), torch.ones(2, 4), min_runs=5, min_seconds=0)
     >>> latency.runs, latency.batch, latency.low_ms <= latency.median_ms <= latency.high_ms
@@ -239,7 +241,7 @@ def compare_latency(
         refuse_wrapped(model)
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
     networks = [model for model in models.values() if isinstance(model, nn.Module)]
-    with untouched(*networks), torch_threads(threads):
+    with untouched(*networks), torch_threads(threads), _explained(networks, example_inputs):
         measured = interleaved_timing(
             {name: _single_run(model, example_inputs, runtimes[name]) for name, model in models.items()},
             warmup=warmup,
@@ -260,6 +262,27 @@ def compare_latency(
     return Comparison(latencies, {name: measured.ratio(name, to=first) for name in models})
 
 
+@contextmanager
+def _explained(networks: Sequence[nn.Module], inputs: ExampleInputs) -> Iterator[None]:
+    """Say what is wrong where a network does not run on its inputs."""
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        for model in networks:
+            with mode_of(model, training=False), torch.inference_mode():
+                failure = explain_call(model, _placed(inputs, device_of(model)))
+            if failure is not None:
+                raise UsageError(f"the network cannot be measured with these inputs: {failure}") from error
+        raise
+
+
+def _placed(inputs: ExampleInputs, device: torch.device) -> ExampleInputs:
+    moved: ExampleInputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
+    return moved
+
+
 def batch_size(example_inputs: ExampleInputs) -> int:
     """Return the first size of the first tensor among the inputs that has dimensions; 1 without one.
 
@@ -275,7 +298,7 @@ def _single_run(
 ) -> Callable[[], None]:
     """Return a function that runs the network once and returns when the device is done."""
     device = _device(model)
-    inputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), example_inputs)
+    inputs = _placed(example_inputs, device)
     chosen = find_runtime(runtime)
     with torch.inference_mode():
         if isinstance(model, nn.Module):

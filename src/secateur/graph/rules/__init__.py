@@ -23,7 +23,7 @@ _TABLE: dict[str, Rule] = {}
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for operators.
+    """Register a rule for operators.
 
     Args:
         operators: names such as ``"aten.conv2d"``; all overloads and the in-place form
@@ -42,7 +42,7 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
 
 def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Rule]:
-    """Registers a rule for operators of one's own.
+    """Register a rule for operators of one's own.
 
     Whatever such an operator touches is frozen until it has a rule. A wrong rule cuts nothing wrong: every
     group is checked by a trial cut, and frozen if the numbers differ.
@@ -89,7 +89,7 @@ def find_rule(operator: str) -> Rule | None:
 
 
 def _load() -> None:
-    """Fills the table; the families import this module, so they are imported only when needed."""
+    """Fill the table; the families import this module, so they are imported only when needed."""
     from secateur.graph.rules import (  # noqa: F401
         attention,
         cells,

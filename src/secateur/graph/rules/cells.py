@@ -14,7 +14,7 @@ _GATES = {"lstm_cell": 4, "gru_cell": 3, "rnn_tanh_cell": 1, "rnn_relu_cell": 1}
 
 @rule("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
 def cell(site: Site) -> Value | list[Value]:
-    """Joins the rows of all gates per hidden unit, and the columns to the input or the previous state."""
+    """Join the rows of all gates per hidden unit, and the columns to the input or the previous state."""
     gates, value = _GATES[site.operator], site.value("input")
     inputs, states = site.value("w_ih"), site.value("w_hh")
     if inputs.labels[0] is None or states.labels[0] is None:
@@ -44,7 +44,7 @@ def cell(site: Site) -> Value | list[Value]:
 
 
 def _states(site: Site, hidden: Labels) -> None:
-    """Joins the previous state to the hidden units; an initial constant adopts them."""
+    """Join the previous state to the hidden units; an initial constant adopts them."""
     assert hidden is not None, "a parameter has labels"
     site.made_here("hx", hidden)
     places = (0, 1) if site.operator == "lstm_cell" else (None,)

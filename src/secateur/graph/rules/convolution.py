@@ -12,7 +12,7 @@ from secateur.graph.site import Site
 
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def convolution(site: Site) -> Value:
-    """Contracts input channels with weight dimension 1, hands on weight dimension 0."""
+    """Contract input channels with weight dimension 1, hand on weight dimension 0."""
     value, weight = site.value("input"), site.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming, groups = value.labels[dim], int(site.option("groups"))
@@ -40,7 +40,7 @@ def _plain(site: Site, incoming: Labels, weight: Value, dim: int) -> Labels:
 
 
 def _grouped(site: Site, incoming: Labels, weight: Value, dim: int, groups: int) -> Labels:
-    """Loses whole groups, or the same place in every group: whichever leaves more units."""
+    """Lose whole groups, or the same place in every group: whichever leaves more units."""
     outgoing, inner = weight.labels[0], weight.labels[1]
     width_in, width_out = weight.shape[1], weight.shape[0] // groups
     if incoming is None or outgoing is None:

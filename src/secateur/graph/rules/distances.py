@@ -11,7 +11,7 @@ from secateur.graph.site import Site
 
 @rule("aten.cosine_similarity")
 def cosine_similarity(site: Site) -> Value:
-    """Contracts one dimension of two broadcast tensors; both are masked, because of the norms."""
+    """Contract one dimension of two broadcast tensors; both are masked, because of the norms."""
     together = _together(site, "x1", "x2")
     dim = site.option("dim") % len(together.shape)
     _read(site, together, dim)
@@ -20,7 +20,7 @@ def cosine_similarity(site: Site) -> Value:
 
 @rule("aten.pairwise_distance")
 def pairwise_distance(site: Site) -> Value:
-    """Reduces the last dimension of a difference; a statistic, since ``eps`` is added per channel."""
+    """Reduce the last dimension of a difference; a statistic, since ``eps`` is added per channel."""
     together = _together(site, "x1", "x2")
     last = (None,) if site.option("keepdim") else ()
     result = Value(site.shape, (*together.labels[:-1], *last))
@@ -29,7 +29,7 @@ def pairwise_distance(site: Site) -> Value:
 
 @rule("aten.cdist")
 def cdist(site: Site) -> Value:
-    """Contracts the last dimensions of two tensors, for every pair of rows."""
+    """Contract the last dimensions of two tensors, for every pair of rows."""
     one, other = site.value("x1"), site.value("x2")
     for name, value in (("x1", one), ("x2", other)):
         site.claim(value.labels[-1], Role.CONSUMER)
@@ -43,7 +43,7 @@ def cdist(site: Site) -> Value:
 
 
 def _together(site: Site, *names: str) -> Value:
-    """Broadcasts two tensors and joins their labels."""
+    """Broadcast two tensors and join their labels."""
     values = [site.value(name) for name in names]
     rank = max(len(value.shape) for value in values)
     padded = [(*(1,) * (rank - len(value.shape)), *value.shape) for value in values]
@@ -51,7 +51,7 @@ def _together(site: Site, *names: str) -> Value:
 
 
 def _read(site: Site, together: Value, dim: int) -> None:
-    """Marks the contraction in both tensors, with the dimension counted from the end."""
+    """Mark the contraction in both tensors, with the dimension counted from the end."""
     place, labels = dim - len(together.shape), together.labels[dim]
     for name in ("x1", "x2"):
         own: Labels = site.value(name).labels[place] if len(site.value(name).shape) >= -place else None

@@ -7,17 +7,19 @@ from secateur.graph.rules import rule
 from secateur.graph.site import Site
 
 UNARY = """
-    abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh
-    atan atanh bernoulli bitwise_not bitwise_left_shift bitwise_right_shift ceil celu clone conj _conj
-    conj_physical contiguous cos cosh deg2rad detach detach_ digamma dropout elu erf erfc erfinv exp exp2
-    expm1 feature_alpha_dropout feature_dropout fix floor frac gelu hardshrink hardsigmoid hardswish hardtanh
-    i0 imag isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma lift_fresh_copy log log10 log1p
-    log2 log_sigmoid logical_not logit mish mvlgamma nan_to_num neg negative polygamma positive rad2deg real
-    reciprocal relu relu6 resolve_conj resolve_neg round rrelu rsqrt selu sgn sigmoid sign signbit silu sin
-    sinc sinh softplus softshrink softsign special_erf special_erfc special_erfinv special_exp2 special_expit
-    special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
+    abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin
+    asinh atan atanh bernoulli bitwise_not bitwise_left_shift bitwise_right_shift cauchy ceil celu clone
+    conj _conj conj_physical contiguous cos cosh deg2rad detach detach_ digamma dropout elu erf erfc
+    erfinv exp exp2 expm1 exponential feature_alpha_dropout feature_dropout fix floor frac gelu geometric
+    hardshrink hardsigmoid hardswish hardtanh i0 imag isfinite isinf isnan isneginf isposinf isreal
+    leaky_relu lgamma lift_fresh_copy log log10 log1p log2 log_normal log_sigmoid logical_not logit mish
+    mvlgamma nan_to_num neg negative polygamma positive rad2deg real reciprocal relu relu6 resolve_conj
+    resolve_neg round rrelu rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
+    softsign special_erf special_erfc special_erfinv special_exp2 special_expit special_expm1
+    special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
     special_logit special_ndtr special_ndtri special_psi special_round special_sinc sqrt square tan tanh
-    threshold to trunc type_as _to_copy zeros_like ones_like empty_like full_like rand_like randn_like
+    threshold to trunc type_as uniform _to_copy zeros_like ones_like empty_like full_like rand_like
+    randn_like
 """
 
 NARY = """
@@ -25,7 +27,7 @@ NARY = """
     logical_or logical_xor bitwise_and bitwise_or bitwise_xor masked_fill atan2 arctan2 fmod remainder
     true_divide floor_divide copy clamp clamp_max clamp_min clip complex copysign divide float_power fmax fmin
     greater greater_equal heaviside hypot isclose ldexp less less_equal logaddexp logaddexp2 multiply
-    nextafter not_equal polar special_xlog1py special_xlogy subtract xlogy
+    nextafter normal not_equal polar special_xlog1py special_xlogy subtract xlogy
 """
 
 
@@ -45,7 +47,7 @@ def broadcast(site: Site) -> Value:
 
 
 def combine(site: Site, operands: list[Value], shape: tuple[int, ...]) -> Value:
-    """Joins operands as broadcasting lines them up.
+    """Join operands as broadcasting lines them up.
 
     Args:
         site: the operator.
@@ -71,7 +73,7 @@ def combine(site: Site, operands: list[Value], shape: tuple[int, ...]) -> Value:
 
 
 def _meet(site: Site, vectors: list[Labels]) -> Labels:
-    """Joins all vectors; a parameter that is joined to channels carries one number for each."""
+    """Join all vectors; a parameter that is joined to channels carries one number for each."""
     if not vectors:
         return None
     result = vectors[0]
@@ -154,13 +156,13 @@ def glu(site: Site) -> Value:
 
 @rule("aten.view_as_real")
 def view_as_real(site: Site) -> Value:
-    """Appends a dimension without labels for real and imaginary part."""
+    """Append a dimension without labels for real and imaginary part."""
     return Value(site.shape, (*site.first().labels, None))
 
 
 @rule("aten.view_as_complex")
 def view_as_complex(site: Site) -> Value:
-    """Drops the last dimension, which holds real and imaginary part."""
+    """Drop the last dimension, which holds real and imaginary part."""
     value = site.first()
     site.freeze(value.labels[-1], f"used as real and imaginary part ({site.place})")
     return Value(site.shape, value.labels[:-1])
@@ -168,7 +170,7 @@ def view_as_complex(site: Site) -> Value:
 
 @rule("aten.broadcast_tensors", "aten.meshgrid")
 def broadcast_all(site: Site) -> list[Value]:
-    """Broadcasts all tensors to one shape; a mesh takes one dimension from each vector."""
+    """Broadcast all tensors to one shape; a mesh takes one dimension from each vector."""
     values = site.values("tensors")
     if site.operator == "broadcast_tensors":
         return [combine(site, values, site.shape)] * len(values)
@@ -180,7 +182,7 @@ def broadcast_all(site: Site) -> list[Value]:
 
 @rule("aten.bucketize", "aten.searchsorted")
 def bucketize(site: Site) -> Value:
-    """Keeps the labels of the values and freezes the sorted boundaries."""
+    """Keep the labels of the values and freeze the sorted boundaries."""
     name = "boundaries" if site.operator == "bucketize" else "sorted_sequence"
     borders, value = site.value(name), site.value("self")
     for labels in borders.labels:
@@ -194,13 +196,13 @@ def bucketize(site: Site) -> Value:
 
 @rule("aten.one_hot")
 def one_hot(site: Site) -> Value:
-    """Appends a dimension without labels for the classes."""
+    """Append a dimension without labels for the classes."""
     return Value(site.shape, (*site.first().labels, None))
 
 
 @rule("aten.tril", "aten.triu")
 def triangle(site: Site) -> Value:
-    """Freezes the last two dimensions, whose positions decide what is zeroed."""
+    """Freeze the last two dimensions, whose positions decide what is zeroed."""
     value = site.first()
     for labels in value.labels[-2:]:
         site.freeze(labels, f"zeroed by position ({site.place})")

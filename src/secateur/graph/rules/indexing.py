@@ -112,7 +112,7 @@ def ranked(site: Site) -> Value | Sequence[Value]:
     "aten.cummin",
 )
 def running(site: Site) -> Value | Sequence[Value]:
-    """Freezes the dimension along which values are accumulated in order."""
+    """Freeze the dimension along which values are accumulated in order."""
     value = site.first()
     several = isinstance(site.node.meta["val"], Sequence)
     if value.shape:
@@ -124,7 +124,7 @@ def running(site: Site) -> Value | Sequence[Value]:
 
 @rule("aten.diff")
 def difference(site: Site) -> Value:
-    """Freezes the dimension along which neighbours are subtracted."""
+    """Freeze the dimension along which neighbours are subtracted."""
     value = site.first()
     dim = site.option("dim") % len(value.shape)
     reason = f"subtracted from its neighbour ({site.place})"

@@ -13,7 +13,7 @@ from secateur.graph.site import Site
 
 @rule("aten.linear")
 def linear(site: Site) -> Value:
-    """Contracts the last dimension with weight dimension 1, hands on weight dimension 0."""
+    """Contract the last dimension with weight dimension 1, hand on weight dimension 0."""
     value, weight = site.value("input"), site.value("weight")
     incoming, outgoing = value.labels[-1], weight.labels[0]
     site.claim(weight.labels[1], Role.CONSUMER)
@@ -33,7 +33,7 @@ def linear(site: Site) -> Value:
 
 @rule("aten.embedding")
 def embedding(site: Site) -> Value:
-    """Looks up rows: the columns are the channels, the rows stay."""
+    """Look up rows: the columns are the channels, the rows stay."""
     weight, indices = site.value("weight"), site.value("indices")
     site.claim(weight.labels[1], Role.PRODUCER)
     site.freeze(weight.labels[0], f"rows of an embedding ({site.place})")
@@ -43,7 +43,7 @@ def embedding(site: Site) -> Value:
 
 @rule("aten.embedding_bag", "aten._embedding_bag")
 def embedding_bag(site: Site) -> list[Value]:
-    """Reduces looked-up rows: columns are channels, rows are frozen."""
+    """Reduce looked-up rows: columns are channels, rows are frozen."""
     weight = site.value("weight")
     columns = weight.labels[1]
     site.claim(columns, Role.PRODUCER)
@@ -71,19 +71,29 @@ _FACTORS = {
     "addmm": ("mat1", "mat2"),
     "baddbmm": ("batch1", "batch2"),
     "addmv": ("mat", "vec"),
+    "_sparse_mm": ("sparse", "dense"),
 }
 """Names of the two factors of a product."""
 
 
-@rule("aten.matmul", "aten.linalg_matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot", "aten.vdot")
+@rule(
+    "aten.matmul",
+    "aten.linalg_matmul",
+    "aten.bmm",
+    "aten.mm",
+    "aten.mv",
+    "aten.dot",
+    "aten.vdot",
+    "aten._sparse_mm",
+)
 def matmul(site: Site) -> Value:
-    """Contracts the last dimension of the left factor with the last but one of the right."""
+    """Contract the last dimension of the left factor with the last but one of the right."""
     return _product(site, *_FACTORS[site.operator])
 
 
 @rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def added_product(site: Site) -> Value:
-    """Contracts two factors and adds a bias, as a linear layer with a weight of shape (in, out) does."""
+    """Contract two factors and add a bias, as a linear layer with a weight of shape (in, out) does."""
     left, right = _FACTORS[site.operator.removesuffix("_")]
     result = _product(site, left, right, site.operator.startswith("addmm"))
     bias = site.value("self")
@@ -93,7 +103,7 @@ def added_product(site: Site) -> Value:
 
 
 def _product(site: Site, left_name: str, right_name: str, weighted: bool = False) -> Value:
-    """Contracts two matrices, batches of matrices, or vectors.
+    """Contract two matrices, batches of matrices, or vectors.
 
     Args:
         site: the operator.
@@ -150,7 +160,7 @@ def _stacked(site: Site, left: Value, right: Value) -> Value:
 
 @rule("aten.inner")
 def inner(site: Site) -> Value:
-    """Contracts the last dimensions of two tensors."""
+    """Contract the last dimensions of two tensors."""
     left, right = site.value("self"), site.value("other")
     if not left.shape or not right.shape:
         return combine(site, [left, right], site.shape)
@@ -159,7 +169,7 @@ def inner(site: Site) -> Value:
 
 @rule("aten.tensordot")
 def tensordot(site: Site) -> Value:
-    """Contracts pairs of dimensions of two tensors."""
+    """Contract pairs of dimensions of two tensors."""
     left, right = site.value("self"), site.value("other")
     pairs = zip(site.option("dims_self"), site.option("dims_other"), strict=True)
     return _contracted(
@@ -168,7 +178,7 @@ def tensordot(site: Site) -> Value:
 
 
 def _contracted(site: Site, left: Value, right: Value, pairs: list[tuple[int, int]]) -> Value:
-    """Contracts pairs of dimensions and keeps the labels of all others."""
+    """Contract pairs of dimensions and keep the labels of all others."""
     for one, other in pairs:
         for labels in (left.labels[one], right.labels[other]):
             site.claim(labels, Role.CONSUMER)
@@ -184,14 +194,14 @@ def _contracted(site: Site, left: Value, right: Value, pairs: list[tuple[int, in
 
 
 def _others(value: Value, dims: list[int]) -> list[tuple[int, Labels]]:
-    """Returns sizes and labels of all dimensions but some."""
+    """Return sizes and labels of all dimensions but some."""
     sizes = zip(value.shape, value.labels, strict=True)
     return [item for dim, item in enumerate(sizes) if dim not in dims]
 
 
 @rule("aten.outer", "aten.ger")
 def outer(site: Site) -> Value:
-    """Keeps the labels of both vectors."""
+    """Keep the labels of both vectors."""
     labels = (site.value("self").labels[0], site.value("vec2").labels[0])
     for own in labels:
         site.claim(own, Role.PRODUCER)
@@ -200,7 +210,7 @@ def outer(site: Site) -> Value:
 
 @rule("aten.bilinear")
 def bilinear(site: Site) -> Value:
-    """Contracts two inputs with weight dimensions 1 and 2; weight dimension 0 gives the result."""
+    """Contract two inputs with weight dimensions 1 and 2; weight dimension 0 gives the result."""
     one, other, weight = (site.value(name) for name in ("input1", "input2", "weight"))
     outgoing = weight.labels[0]
     site.claim(outgoing, Role.PRODUCER)

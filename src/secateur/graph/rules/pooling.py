@@ -40,7 +40,7 @@ def _per_position(spatial: int) -> None:
 
 
 def _whole(site: Site, value: Value, spatial: int) -> set[int]:
-    """Returns the dimensions of channels that adaptive pooling reduces to size one."""
+    """Return the dimensions of channels that adaptive pooling reduces to size one."""
     if not site.operator.startswith("adaptive_") or is_used(site, 1):
         return set()
     dims = range(len(value.shape) - spatial, len(value.shape))
@@ -53,7 +53,7 @@ for _spatial in (1, 2, 3):
 
 @rule("aten.max_unpool2d", "aten.max_unpool3d")
 def unpool(site: Site) -> Value:
-    """Joins values and indices per channel; spatial dimensions are frozen."""
+    """Join values and indices per channel; spatial dimensions are frozen."""
     spatial = 3 if site.operator.endswith("3d") else 2
     value, places = site.value("self"), site.value("indices")
     lead = len(value.shape) - spatial

@@ -15,13 +15,13 @@ from secateur.graph.site import Site
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
 )
 def per_tensor(site: Site) -> Value:
-    """Keeps the labels: element-wise with one scale."""
+    """Keep the labels: element-wise with one scale."""
     return Value(site.shape, site.first().labels)
 
 
 @rule("aten.fake_quantize_per_channel_affine", "aten._fake_quantize_learnable_per_channel_affine")
 def per_channel(site: Site) -> Value:
-    """Carries scale and zero point along one dimension."""
+    """Carry scale and zero point along one dimension."""
     value = site.first()
     labels = value.labels[site.option("axis") % len(value.shape)]
     for name in ("scale", "zero_point"):
@@ -31,7 +31,7 @@ def per_channel(site: Site) -> Value:
 
 @rule("aten.fused_moving_avg_obs_fake_quant")
 def observed(site: Site) -> Value:
-    """Keeps the labels if the observer is disabled; an enabled one updates its range from all channels."""
+    """Keep the labels if the observer is disabled; an enabled one updates its range from all channels."""
     value = site.first()
     axis = site.option("ch_axis")
     labels: Labels = value.labels[axis % len(value.shape)] if site.option("per_row_fake_quant") else None
@@ -50,6 +50,6 @@ def observed(site: Site) -> Value:
 
 
 def _observes(module: nn.Module | None) -> bool:
-    """Returns whether the observer of a module is enabled; without a flag it counts as enabled."""
+    """Return whether the observer of a module is enabled; without a flag it counts as enabled."""
     flag = getattr(module, "observer_enabled", None)
     return not isinstance(flag, Tensor) or bool(flag.any())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
+import torch
+
 from secateur.graph.labels import Labels, Value
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
@@ -27,7 +29,7 @@ def reduce(site: Site) -> Value | Sequence[Value]:
 
 @rule(*(f"aten.{name}" for name in sorted(_BY_VALUE)))
 def extreme(site: Site) -> Value | Sequence[Value]:
-    """Reduces to an extreme or the median; channels are frozen if the returned indices are used."""
+    """Reduce to an extreme or the median; channels are frozen if the returned indices are used."""
     if site.has("other"):  # the larger of two tensors, index by index
         return combine(site, [site.value("self"), site.value("other")], site.shape)
     value = site.first()
@@ -39,7 +41,7 @@ def extreme(site: Site) -> Value | Sequence[Value]:
 
 
 def reduced(site: Site, dims: set[int]) -> Value | Sequence[Value]:
-    """Builds the result of a reduction of the first argument.
+    """Build the result of a reduction of the first argument.
 
     Args:
         site: the operator.
@@ -80,22 +82,38 @@ def softmax(site: Site) -> Value:
     return site.statistic(value) if value.labels[dim] is not None else value
 
 
+@rule("aten.embedding_renorm")
+def embedding_renorm(site: Site) -> Value:
+    """Limit the norm of each row of a table, a statistic over its columns."""
+    table = site.first()
+    site.freeze(table.labels[0], f"rows are picked by an index tensor ({site.place})")
+    return site.statistic(table) if table.labels[1] is not None else table
+
+
 @rule("aten.renorm")
 def renorm(site: Site) -> Value:
-    """Scales each slice by its norm, a statistic over all other dimensions."""
+    """Scale each slice by its norm, a statistic over all other dimensions."""
     value = site.first()
     dim = site.option("dim") % len(value.shape)
     others = [own for place, own in enumerate(value.labels) if place != dim]
     return site.statistic(value) if any(own is not None for own in others) else value
 
 
-@rule("aten.mse_loss", "aten.l1_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.dist")
+@rule(
+    "aten.mse_loss",
+    "aten.l1_loss",
+    "aten.smooth_l1_loss",
+    "aten.huber_loss",
+    "aten.soft_margin_loss",
+    "aten.binary_cross_entropy",
+    "aten.binary_cross_entropy_with_logits",
+    "aten.kl_div",
+    "aten.dist",
+)
 def loss(site: Site) -> Value:
-    """Joins both tensors; a reduced loss is a statistic over all channels."""
-    one, other = (site.value(name) for name in ("self", "target" if site.has("target") else "other"))
-    rank = max(len(one.shape), len(other.shape))
-    padded = [(*(1,) * (rank - len(item.shape)), *item.shape) for item in (one, other)]
-    together = combine(site, [one, other], tuple(max(sizes) for sizes in zip(*padded, strict=True)))
+    """Join all tensors; a reduced loss is a statistic over all channels."""
+    operands = site.tensors()
+    together = combine(site, operands, tuple(torch.broadcast_shapes(*(item.shape for item in operands))))
     if site.option_or("reduction", 1) == 0:
         return together
     labelled: list[Labels] = [own for own in together.labels if own is not None]
@@ -103,7 +121,7 @@ def loss(site: Site) -> Value:
 
 
 def is_used(site: Site, place: int) -> bool:
-    """Returns whether one of several results of an operator is used.
+    """Return whether one of several results of an operator is used.
 
     Args:
         site: the operator.
@@ -116,7 +134,7 @@ def is_used(site: Site, place: int) -> bool:
 
 
 def _dims(site: Site, count: int) -> set[int]:
-    """Returns the reduced dimensions; without ``dim``, all of them."""
+    """Return the reduced dimensions; without ``dim``, all of them."""
     dims = site.option_or("dim", None)
     if dims is None or not count:
         return set(range(count))

@@ -11,6 +11,11 @@ from secateur.graph.site import Site
 REASONS = {
     "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
     "values are counted across channels": "histc bincount _unique2 unique_consecutive",
+    "channels are drawn at random": "multinomial",
+    "every channel meets all others": "kron",
+    "a target names channels by their index": (
+        "cross_entropy_loss nll_loss nll_loss_nd nll_loss2d multi_margin_loss multilabel_margin_loss ctc_loss"
+    ),
     "a decomposition or inverse of a whole matrix": (
         "inverse linalg_inv linalg_solve linalg_cholesky linalg_eigh linalg_eigvalsh linalg_svd linalg_qr "
         "linalg_pinv linalg_det linalg_slogdet det logdet matrix_exp linalg_matrix_exp"
@@ -20,7 +25,7 @@ REASONS = {
 
 @rule(*(f"aten.{name}" for names in REASONS.values() for name in names.split()))
 def refuse(site: Site) -> Value | Sequence[Value]:
-    """Freezes all arguments with the reason of the operator."""
+    """Freeze all arguments with the reason of the operator."""
     name = site.operator.removesuffix("_")
     reason = next(reason for reason, names in REASONS.items() if name in names.split())
     for value in site.tensors():

@@ -9,7 +9,7 @@ from secateur.graph.site import Site
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
 def grid_sampler(site: Site) -> Value:
-    """Keeps the channels; spatial dimensions and the coordinates are frozen."""
+    """Keep the channels; spatial dimensions and the coordinates are frozen."""
     value, grid = site.value("input"), site.value("grid")
     reason = f"used as a position in a picture ({site.place})"
     for labels in (*value.labels[2:], *grid.labels[1:]):
@@ -20,7 +20,7 @@ def grid_sampler(site: Site) -> Value:
 
 @rule("aten.affine_grid_generator")
 def affine_grid(site: Site) -> Value:
-    """Generates coordinates; the number of channels in ``size`` does not change the result."""
+    """Generate coordinates; the number of channels in ``size`` does not change the result."""
     theta = site.value("theta")
     for labels in theta.labels[1:]:
         site.freeze(labels, f"used as an affine map ({site.place})")

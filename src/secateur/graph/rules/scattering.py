@@ -19,7 +19,7 @@ from secateur.graph.site import Site
 
 @rule("aten.gather")
 def gather(site: Site) -> Value:
-    """Joins source and index along all dimensions but the indexed one."""
+    """Join source and index along all dimensions but the indexed one."""
     value, index = site.value("self"), site.value("index")
     if not value.shape or not index.shape:
         return _refused(site)
@@ -34,7 +34,7 @@ def gather(site: Site) -> Value:
 
 @rule("aten.take_along_dim")
 def take_along_dim(site: Site) -> Value:
-    """Joins source and index as gather does, with broadcasting."""
+    """Join source and index as gather does, with broadcasting."""
     value, index = site.value("self"), site.value("indices")
     if site.option("dim") is None or len(value.shape) != len(index.shape):
         return _refused(site)
@@ -49,7 +49,7 @@ def take_along_dim(site: Site) -> Value:
 
 @rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
 def scatter(site: Site) -> Value:
-    """Joins target, index and source along all dimensions but the indexed one."""
+    """Join target, index and source along all dimensions but the indexed one."""
     value, index = site.value("self"), site.value("index")
     if not value.shape or not index.shape:
         return _refused(site)
@@ -64,7 +64,7 @@ def scatter(site: Site) -> Value:
 
 @rule("aten.index_add", "aten.index_copy", "aten.index_reduce")
 def index_add(site: Site) -> Value:
-    """Joins target and source along all dimensions but the indexed one."""
+    """Join target and source along all dimensions but the indexed one."""
     value, source = site.value("self"), site.value("source")
     if not value.shape or len(source.shape) != len(value.shape):
         return _refused(site)
@@ -79,7 +79,7 @@ def index_add(site: Site) -> Value:
 
 @rule("aten.index_fill")
 def index_fill(site: Site) -> Value:
-    """Freezes the indexed dimension and keeps all others."""
+    """Freeze the indexed dimension and keep all others."""
     value = site.value("self")
     if not value.shape:
         return value
@@ -90,7 +90,7 @@ def index_fill(site: Site) -> Value:
 
 @rule("aten.index_put")
 def index_put(site: Site) -> Value:
-    """Joins target and values along dimensions without an index; a full mask is element-wise."""
+    """Join target and values along dimensions without an index; a full mask is element-wise."""
     value, given = site.value("self"), list(site.option("indices"))
     picked = [place for place, item in enumerate(given) if item is not None]
     if any(_is_mask(given[place]) for place in picked):
@@ -117,13 +117,13 @@ def index_put(site: Site) -> Value:
 
 
 def _is_mask(index: Any) -> bool:
-    """Returns whether an index is a boolean tensor."""
+    """Return whether an index is a boolean tensor."""
     value = index.meta.get("val")
     return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 
 
 def _one_of(site: Site, dim: int, place: int) -> None:
-    """Joins one dimension of target and values; values of size one there are broadcast."""
+    """Join one dimension of target and values; values of size one there are broadcast."""
     value, written = site.value("self"), site.value("values")
     if written.shape[place] == value.shape[dim]:
         labels = site.adopt("self", dim, written.labels[place])
@@ -140,7 +140,7 @@ def _masked(site: Site, value: Value, given: list[object]) -> Value:
 
 
 def _beside(site: Site, axis: int, *names: str) -> Labels:
-    """Joins one dimension of several tensors of one size; different sizes are frozen."""
+    """Join one dimension of several tensors of one size; different sizes are frozen."""
     if len({site.value(name).shape[axis] for name in names}) > 1:
         for name in names:
             site.freeze(site.value(name).labels[axis], f"only the first of them are used ({site.place})")
@@ -153,7 +153,7 @@ def _beside(site: Site, axis: int, *names: str) -> Labels:
 
 
 def _refused(site: Site) -> Value:
-    """Freezes all arguments of a form without a rule."""
+    """Freeze all arguments of a form without a rule."""
     for item in site.tensors():
         for labels in item.labels:
             site.freeze(labels, f"indices in a form that is not followed ({site.place})")

@@ -23,18 +23,18 @@ from secateur.graph.site import Site
     "aten.view_as",
 )
 def reshape(site: Site) -> Value:
-    """Splits and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
+    """Split and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
     value = _refined(site.first(), site.shape)
     labels: list[Labels] = []
     for before, after in _segments(value.shape, site.shape):
         merged = _merge(site, value, before)
-        labels.extend(_split(site, merged, [site.shape[dim] for dim in after]))
+        labels.extend(_split(site, merged, after))
     site.settle(labels, site.shape)
     return Value(site.shape, tuple(labels))
 
 
 def _refined(value: Value, new: Sequence[int]) -> Value:
-    """Cuts dimensions where those of the result end, as long as labels stay on one side of the cut.
+    """Cut dimensions where those of the result end, as long as labels stay on one side of the cut.
 
     Heads that were merged with the examples of a batch come apart before they are merged with their width.
     """
@@ -103,8 +103,9 @@ def _owned(site: Site, labels: Labels) -> bool:
     return labels is not None and bool((labels < site.slots.tensor_slots).any())
 
 
-def _split(site: Site, labels: Labels, sizes: list[int]) -> list[Labels]:
-    """Deals a label vector out to several dimensions: one axis stays free, the others are coupled."""
+def _split(site: Site, labels: Labels, dims: range) -> list[Labels]:
+    """Deal a label vector out to several dimensions: one axis stays free, the others are coupled."""
+    sizes = [site.shape[dim] for dim in dims]
     if labels is None:
         return [None] * len(sizes)
     block = labels.reshape(sizes)
@@ -115,14 +116,16 @@ def _split(site: Site, labels: Labels, sizes: list[int]) -> list[Labels]:
             site.freeze(labels, f"one channel spread over several dimensions ({site.place})")
             return [None] * len(sizes)
         return [labels if axis == free else None for axis in range(len(sizes))]
-    units = [sizes[axis] for axis in varying]
-    place = site.choose(units) if len(varying) > 1 else 0
-    free = varying[place]
+    # A number in the code cannot follow a cut, so another axis stays free where there is one.
+    open_axes = [axis for axis in varying if not site.is_number_in_code(dims[axis])] or varying
+    units = [sizes[axis] for axis in open_axes]
+    place = site.choose(units) if len(open_axes) > 1 else 0
+    free = open_axes[place]
     rows = np.moveaxis(block, free, 0).reshape(sizes[free], -1)
     for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
         site.join(rows[:, column], rows[:, 0])
     kept = np.ascontiguousarray(rows[:, 0])
-    if len(varying) > 1:
+    if len(open_axes) > 1:
         site.chose(units, place, kept)
     return [kept if axis == free else None for axis in range(len(sizes))]
 
@@ -151,10 +154,17 @@ def transpose(site: Site) -> Value:
     return Value(site.shape, tuple(value.labels[dim] for dim in order))
 
 
-@rule("aten.t", "aten.numpy_T")
+@rule("aten.t", "aten.numpy_T", "aten.matrix_H")
 def matrix_transpose(site: Site) -> Value:
     """All dimensions in reverse order."""
     return Value(site.shape, tuple(reversed(site.first().labels)))
+
+
+@rule("aten.mT", "aten.mH", "aten.adjoint")
+def transpose_matrices(site: Site) -> Value:
+    """The last two dimensions change places."""
+    *lead, row, column = site.first().labels
+    return Value(site.shape, (*lead, column, row))
 
 
 @rule("aten.movedim")

@@ -16,7 +16,7 @@ TRANSFORMS = """
 
 @rule(*(f"aten.fft_{name}" for name in TRANSFORMS.split()))
 def transform(site: Site) -> Value:
-    """Keeps the labels of all dimensions but the transformed ones, which are frozen."""
+    """Keep the labels of all dimensions but the transformed ones, which are frozen."""
     value = site.first()
     dims = _dims(site, len(value.shape))
     for dim in dims:
@@ -26,7 +26,7 @@ def transform(site: Site) -> Value:
 
 
 def _dims(site: Site, count: int) -> set[int]:
-    """Returns the transformed dimensions; without ``dim``, the last ones given a size, or all."""
+    """Return the transformed dimensions; without ``dim``, the last ones given a size, or all."""
     dims = site.option_or("dim", None)
     if dims is None:
         sizes = site.option_or("s", None)
