@@ -83,7 +83,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     seen = observe(model, example_inputs, training=False)
     reached = programs[0].tensors
     trained = observe(model, example_inputs, training=True)
-    alike = likeness(seen, trained)
+    alike = likeness(seen, trained, modules_in_training(model))
     unreached, complete = any(name not in reached for name, _ in model.named_parameters()), True
     if unreached or (
         alike is Likeness.DIFFERENT

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
@@ -42,6 +42,8 @@ class _Call:
     wide: int = 1
     numbers: tuple[float, ...] = ()
     counts: bool = False
+    is_on: bool | None = None
+    """Whether it was called as in training mode, of operators that the mode switches."""
 
     @property
     def is_switched(self) -> bool:
@@ -125,18 +127,24 @@ class Likeness(Enum):
     DIFFERENT = "other operators"
 
 
-def likeness(evaluation: Sequence[_Call] | None, training: Sequence[_Call] | None) -> Likeness:
+def likeness(
+    evaluation: Sequence[_Call] | None, training: Sequence[_Call] | None, in_training: Collection[str]
+) -> Likeness:
     """Compare what a network runs in its two modes.
 
     Args:
         evaluation: what was recorded in evaluation mode.
         training: what was recorded in training mode; of twice as many examples, where there was one.
+        in_training: paths of the modules that were in training mode; an operator of theirs that the mode
+            should switch and that the code keeps switched off counts as another one.
 
     Returns:
         ``SAME`` if only dropout and batch normalisation differ; ``ALIKE`` if there are besides these only
         operators that couple no channels, such as random masks of whole examples.
     """
     if evaluation is None or training is None:
+        return Likeness.DIFFERENT
+    if any(call.is_on is False and call.key[0] in in_training for call in training):
         return Likeness.DIFFERENT
     if _equal(*([call for call in calls if not call.is_switched] for calls in (evaluation, training))):
         return Likeness.SAME
@@ -283,12 +291,25 @@ class _Watch(TorchFunctionMode):
             leaves = tree_leaves((args, kwargs))
             numbers = tuple(item for item in leaves if type(item) is float)
             counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
-            call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers, counts)
+            is_on = _is_on(name, args, kwargs or {})
+            call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers, counts, is_on)
             self.calls.append(call)
             for place, item in enumerate(results):
                 if isinstance(item, Tensor):
                     self.made_by(item, call, place)
         return result
+
+
+_SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training")}
+"""Where operators take the mode of the network, dropout aside: position and name of the argument."""
+
+
+def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
+    """Whether an operator is called as in training mode; ``None`` if the mode does not matter to it."""
+    if name not in _SWITCHES:
+        return None
+    place, keyword = _SWITCHES[name]
+    return bool(args[place] if len(args) > place else kwargs.get(keyword, False))
 
 
 def _is_wide(item: Any) -> bool:
