@@ -434,8 +434,8 @@ STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
             * (
                 F.binary_cross_entropy_with_logits(y, y.sigmoid())
                 + F.binary_cross_entropy(y.sigmoid(), y.sigmoid().square())
-                + F.kl_div(y, y.sigmoid(), reduction="mean")
-                + F.soft_margin_loss(y, y.sign())
+                + F.kl_div(y, y.sigmoid(), reduction="sum")
+                + F.soft_margin_loss(y, y.detach().sign())
             )
         ),
         LINES,

@@ -213,7 +213,6 @@ class Thirds(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
     "shuffled": (Shuffled, PICTURE, {"one": 6}),
-    "linear attention": (LinearAttention, (2, 5, 3), {"q": 8, "v": 8}),
     **{
         f"blurred, {number}": (
             lambda number=number: Between(blocks.Blur(2, 8, number), 8),
@@ -265,6 +264,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, in
         for heads, turn in (((4, 2), 0), ((8, 2), 1), ((6, 3), 2))
     },
 }
+
+
+def test_heads_lose_width_where_the_code_fixes_their_number() -> None:
+    model, x = LinearAttention().eval(), torch.randn(2, 5, 3)
+    graph = sec.trace(model, x)
+    assert {group.name: group.channels for group in graph.prunable} == {"q": 8, "v": 8}
+    plan = sec.plan_from(graph, {"q": [0, 5, 6], "v": [3]})
+    small = sec.apply_plan(model, plan)
+    assert (small.q.out_features, small.v.out_features) == (4 * 5, 4 * 7)
+    assert sec.verify(model, small, plan, x).ok
 
 
 def test_an_entry_of_a_shared_dict_follows_and_is_saved(tmp_path: Path) -> None:

@@ -158,6 +158,8 @@ def copy_with(
         elif isinstance(old, nn.Parameter) and type(old).__deepcopy__ is nn.Parameter.__deepcopy__:
             data = old.detach().clone()
             memo[id(old)] = like(old, data)
+        elif old.layout not in (torch.strided, torch.sparse_coo):  # deepcopy refuses compressed rows
+            memo[id(old)] = old.detach().clone()
     for _, _, computed in computed_attributes(model, in_objects=True):
         memo.setdefault(id(computed), computed.detach().clone())
     try:

@@ -356,7 +356,7 @@ def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
             for size in call.sizes
         )
         for call, name in nodes.items()
-        if any(isinstance(size, Size | Proportional) for size in call.sizes)
+        if call.sizes
     }
     pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in EQUAL]
     return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
