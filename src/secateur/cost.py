@@ -9,9 +9,9 @@ from secateur.graph.capture import ExampleInputs, beside, capture, owned
 from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
 from secateur.graph.cutting import named_tensors
+from secateur.graph.findings import Hints
 from secateur.graph.labels import SlotTable
-from secateur.graph.notes import Hints
-from secateur.graph.walk import walk
+from secateur.graph.propagation import propagate
 from secateur.graph.wiring import Channels
 from secateur.graph.wrappers import refuse_wrapped
 
@@ -43,12 +43,12 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     slots = SlotTable(shapes)
-    env, notes = walk(program, dict(model.named_modules()), slots, Hints())
+    env, notes = propagate(program, dict(model.named_modules()), slots, Hints())
     nowhere = np.full(slots.size, -1, dtype=np.int64)
     costing = Costing(Channels((), nowhere, nowhere))
     parameters = frozenset(name for name, _ in model.named_parameters())
     item_sizes = {name: tensor.element_size() for name, tensor in tensors.items()}
     costing.tensors(slots, parameters, item_sizes)
-    costing.work(notes, program.batch)
+    costing.add_macs(notes, program.batch)
     costing.activations(program, env)
     return Cost(*(int(number) for number in costing.build().evaluate(np.zeros(0, dtype=np.int64))))

@@ -28,8 +28,8 @@ from secateur.graph.execution import (
     run_reference,
     written_buffers,
 )
+from secateur.graph.findings import Rescale
 from secateur.graph.fit import misfit
-from secateur.graph.notes import Rescale
 from secateur.graph.probe import random_for_constant
 from secateur.graph.rescale import rescaled
 from secateur.graph.substitute import substituted

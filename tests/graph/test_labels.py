@@ -51,8 +51,8 @@ def test_the_first_reason_and_the_first_role_count():
     component = slots.components()
     reason, texts = slots.reasons(component)
     assert [texts[reason[component[slot]]] for slot in range(4)] == ["early", "late", "early", "late"]
-    slots.claim(slots.span("a", 0), Role.CONSUMER)
-    slots.claim(slots.span("a", 0), Role.PRODUCER)
+    slots.set_role(slots.span("a", 0), Role.CONSUMER)
+    slots.set_role(slots.span("a", 0), Role.PRODUCER)
     role, rank = slots.roles()
     assert role[:2].tolist() == [1, 1]
     assert rank[:2].tolist() == [0, 0]

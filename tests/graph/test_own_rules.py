@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph import Site, Value
+from secateur.graph import RuleContext, Value
 from secateur.graph.rules import find_rule
 
 GUIDE = Path(__file__).parents[2] / "docs" / "rules.md"
@@ -36,17 +36,17 @@ class Mirrored(nn.Module):
         return self.two(torch.ops.sectest.mirrored(self.one(x)))
 
 
-def right(site: Site) -> Value:
-    value = site.value("x")
+def right(op: RuleContext) -> Value:
+    value = op.value("x")
     channels = value.labels[1]
-    return value.replaced(1, site.join(channels, None if channels is None else channels[::-1].copy()))
+    return value.replaced(1, op.join(channels, None if channels is None else channels[::-1].copy()))
 
 
-def element_wise(site: Site) -> Value:
-    return site.first()
+def element_wise(op: RuleContext) -> Value:
+    return op.first()
 
 
-def misfit(site: Site) -> Value:
+def misfit(op: RuleContext) -> Value:
     return Value.plain((2, 9))
 
 

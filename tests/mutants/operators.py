@@ -23,7 +23,7 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    walk site equations multihead labels wiring channel_graph cutting rescale costing substitute weights
+    walk op equations multihead labels wiring channel_graph cutting rescale costing substitute weights
     attributes constants factors linear_forms objections notes
 """
 FILES = (
@@ -48,8 +48,8 @@ UNCHANGED = ("describe", "_hint", "__getitem__", "register_rule", "__str__", "re
 """Functions that say things to the user, or look for mistakes of the user."""
 
 CALLS = """
-    join freeze claim carry read read_item attribute statistic rescale work settle object object_unless_alike
-    chose made_here
+    join freeze claim carry read read_item attribute statistic rescale work settle object reject_axis_mismatch
+    chose tie_zeros
 """
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,

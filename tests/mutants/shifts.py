@@ -64,11 +64,11 @@ def skip_last(items: Iterable[Any]) -> Any:
     return list(items)[:-1]
 
 
-def first(site: Any) -> Any:
+def first(op: Any) -> Any:
     """What comes in comes out: of several results, the same for all."""
-    value = site.first()
-    several = not isinstance(site.node.meta["val"], torch.Tensor)
-    return [value] * len(site.shapes) if several else value
+    value = op.first()
+    several = not isinstance(op.node.meta["val"], torch.Tensor)
+    return [value] * len(op.shapes) if several else value
 
 
 def blank(found: Any) -> Any:

@@ -17,13 +17,13 @@ from tests.mutants.trial import COSTS, HANG, HARMLESS, STALE, TRACE, UNNOTICED, 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-JOIN = "rules/linear.py:linear:*delete join: site.join(incoming*"
+JOIN = "rules/linear.py:linear:*delete join: op.join(incoming*"
 READ = "rules/linear.py:linear:*delete read: *"
 NEIGHBOUR = "plan.py:PruningPlan.kept_slots:*cut the neighbour: *"
 EXPECTED = {
     JOIN: TRACE,
     READ: TRACE,
-    "rules/linear.py:linear:*roll labels: site.carry(*": TRACE,
+    "rules/linear.py:linear:*roll labels: op.tie_parameter(*": TRACE,
     "rules/linear.py:linear:*delete attribute: *out_features*": STALE,
     "rules/linear.py:linear:*delete work: *": COSTS,
     "rules/linear.py:linear:*delete claim: *PRODUCER*": HARMLESS,

@@ -12,8 +12,8 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import Cost
 from secateur.graph.groups import Group, Member, Reader, Role
 from secateur.graph.labels import Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import register_rule
-from secateur.graph.site import Site
 from secateur.graph.tracing import trace
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "Member",
     "Reader",
     "Role",
-    "Site",
+    "RuleContext",
     "Value",
     "register_rule",
     "trace",

@@ -67,14 +67,14 @@ def _integers(owner: object, prefix: str, depth: int, seen: set[int]) -> Iterato
 
 
 def is_integral(value: object) -> bool:
-    """Whether a value is an integer, or a list or tuple of integers; truth values are none."""
+    """Tell whether a value is an integer, or a list or tuple of integers; truth values are none."""
     if type(value) in (list, tuple):
         return bool(value) and all(type(item) is int for item in value)  # type: ignore[attr-defined]
     return type(value) is int
 
 
 def is_configuration(value: object) -> bool:
-    """Whether a value is an object or a dict that may hold sizes."""
+    """Tell whether a value is an object or a dict that may hold sizes."""
     if isinstance(value, dict):
         return len(value) <= _MOST_ENTRIES
     if isinstance(value, _NO_OBJECTS) or not hasattr(value, "__dict__"):

@@ -250,7 +250,7 @@ def _ratio(gap: Tensor, scale: Tensor) -> Tensor:
 
 
 def same_value(want: Any, have: Any) -> bool:
-    """Whether two values are of one type and equal; NaN equals NaN."""
+    """Tell whether two values are of one type and equal; NaN equals NaN."""
     if type(want) is not type(have):
         return False
     if isinstance(want, float) and math.isnan(want):

@@ -20,7 +20,7 @@ _HANDED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "ali
 
 
 def makers(node: Any, dim: int, env: Mapping[Node, Any]) -> list[Node]:
-    """Finds the operators that create a constant and keep its shape.
+    """Find the operators that create a constant and keep its shape.
 
     Args:
         node: the value that may be a constant.
@@ -50,7 +50,7 @@ def makers(node: Any, dim: int, env: Mapping[Node, Any]) -> list[Node]:
 
 
 def is_fixed(items: Iterable[Any], env: Mapping[Node, Any]) -> bool:
-    """Returns whether values are computed from parameters and buffers only.
+    """Return whether values are computed from parameters and buffers only.
 
     Args:
         items: nodes; anything else is a fixed number.

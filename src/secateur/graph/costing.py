@@ -13,10 +13,10 @@ from torch.fx import Node
 
 from secateur.graph.capture import Origin, Program
 from secateur.graph.costs import CostModel, CostModelBuilder
+from secateur.graph.findings import Findings
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable, Value
-from secateur.graph.notes import Notes
-from secateur.graph.walk import Environment
+from secateur.graph.propagation import Environment
 from secateur.graph.wiring import Channels
 
 _SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
@@ -26,9 +26,9 @@ _WITH_INDICES = {"max_pool2d", "max_pool3d"}
 """Operators that write a 64-bit index beside every result, and drop it again."""
 
 
-def label_vectors(env: Environment, notes: Notes) -> list[IntArray]:
+def label_vectors(env: Environment, findings: Findings) -> list[IntArray]:
     """List the label vectors that costs depend on, each once."""
-    vectors = {labels.tobytes(): labels for item in notes.work for labels in item.extents}
+    vectors = {labels.tobytes(): labels for item in findings.work for labels in item.extents}
     for found in env.values():
         for value in _values(found):
             for labels in value.labels:
@@ -58,9 +58,9 @@ class Costing:
                 self._builder.params(1, extents)
             self._builder.bytes(item_size, extents)
 
-    def work(self, notes: Notes, batch: int) -> None:
+    def add_macs(self, findings: Findings, batch: int) -> None:
         """Count multiply-accumulates, for one example."""
-        for item in notes.work:
+        for item in findings.work:
             common = gcd(item.coefficient, batch)
             share, rest = item.coefficient // common, batch // common
             extents = []
@@ -174,7 +174,7 @@ def _memory_owners(program: Program, nodes: Sequence[Node]) -> dict[Node, Node]:
 
 
 def _shares_memory(node: Node) -> bool:
-    """Whether an operator returns its first argument's memory: views, in-place forms, items of a list."""
+    """Tell whether an operator returns its first argument's memory: views, in-place forms, list items."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or _operator(node) in _SAME_MEMORY:
         return True

@@ -199,7 +199,7 @@ def like(old: Tensor, data: Tensor) -> Tensor:
 
 
 def copy_attributes(old: Tensor, new: Tensor, memo: dict[int, Any] | None = None) -> None:
-    """Gives a tensor the attributes of another, as far as it has none of these names.
+    """Give a tensor the attributes of another, as far as it has none of these names.
 
     Args:
         old: not changed.
@@ -229,7 +229,7 @@ _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def keep_gradient_hooks(tensor: Tensor) -> None:
-    """Registers the gradient hooks of a tensor anew, once its content has been exchanged."""
+    """Register the gradient hooks of a tensor anew, once its content has been exchanged."""
     for kind in _HOOKS:
         hooks = getattr(tensor, kind)
         if hooks:
@@ -253,7 +253,7 @@ def _copy_gradient_hooks(name: str, old: Tensor, new: Tensor, memo: dict[int, An
 def computed_attributes(
     model: nn.Module, *, in_objects: bool
 ) -> list[tuple[dict[Any, Any] | list[Any], Any, Tensor]]:
-    """Finds the tensors that modules hold and that were computed with gradients: deepcopy refuses them.
+    """Find the tensors that modules hold and that were computed with gradients: deepcopy refuses them.
 
     Such are the weights of ``torch.nn.utils.prune`` and ``torch.nn.utils.weight_norm``.
 
@@ -287,21 +287,21 @@ def computed_attributes(
 
 
 def renew_flat_weights(model: nn.Module) -> None:
-    """Lets recurrent layers look their weights up anew: they keep a list of them, and weak references."""
+    """Let recurrent layers look their weights up anew: they keep a list of them, and weak references."""
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
 
 
 def forget_flat_weights(model: nn.Module) -> None:
-    """Lets go of the weak references of recurrent layers to their weights, which forbid an exchange."""
+    """Let go of the weak references of recurrent layers to their weights, which forbid an exchange."""
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module._flat_weight_refs = []
 
 
 def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Callable[[], None]:
-    """Sets integer attributes of modules: all of them, or none.
+    """Set integer attributes of modules: all of them, or none.
 
     Args:
         model: changed in place.

@@ -18,8 +18,8 @@ from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.compare import MOST_NOISE, Outputs, Slices, differences
 from secateur.graph.cutting import named_tensors
+from secateur.graph.findings import Rescale
 from secateur.graph.masked import Removed, run_masked
-from secateur.graph.notes import Rescale
 from secateur.graph.wiring import Pass
 from secateur.precision import full_precision
 from secateur.untouched import untouched

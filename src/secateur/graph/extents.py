@@ -9,7 +9,7 @@ import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Value
-from secateur.graph.walk import Environment
+from secateur.graph.propagation import Environment
 
 Dims = tuple[int, ...]
 """For each dimension of a value, the number of its extent."""
@@ -46,7 +46,7 @@ class Extents:
 
 
 def find_extents(env: Environment, group_of: IntArray, widths: IntArray) -> Extents:
-    """Writes the sizes of all values of a walked program down.
+    """Write the sizes of all values of a labelled program down.
 
     Args:
         env: what is known of each node's result.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
+from secateur.graph.findings import Findings
 from secateur.graph.groups import IntArray
-from secateur.graph.notes import Notes
 from secateur.graph.sizes import Source
 
 _HANDED_ON = {"clamp", "clamp_min", "abs", "contiguous", "to", "_to_copy", "unsqueeze", "squeeze", "neg"}
@@ -55,12 +55,12 @@ class Factor:
     place: str
 
 
-def growth_of(node: object, notes: Notes) -> Growth | None:
-    """Follows a value back to the statistic over channels that it was made of.
+def growth_of(node: object, findings: Findings) -> Growth | None:
+    """Follow a value back to the statistic over channels that it was made of.
 
     Args:
         node: what made the value.
-        notes: what the walk found so far.
+        findings: what propagation found so far.
 
     Returns:
         The channels and the degree; ``None`` if the value is not a function of one such statistic.
@@ -68,7 +68,7 @@ def growth_of(node: object, notes: Notes) -> Growth | None:
     scale = 1.0
     while isinstance(node, Node) and node.op == "call_function":
         name = str(node.target).removeprefix("aten.").partition(".")[0]
-        statistic = next((item for item in notes.statistics if item.node == node.name), None)
+        statistic = next((item for item in findings.statistics if item.node == node.name), None)
         if statistic is not None and statistic.arguments:
             vectors = [labels for labels in statistic.arguments[0][1].labels if labels is not None]
             degree = _degree(name, node.args)

@@ -92,18 +92,18 @@ class SlotTable:
         return np.arange(start, self.size, dtype=np.int64)
 
     def join(self, left: IntArray, right: IntArray) -> None:
-        """Demands that the slots of two vectors of one length are removed together, index by index."""
+        """Demand that the slots of two vectors of one length are removed together, index by index."""
         if left.shape != right.shape:
             raise ValueError(f"cannot join labels of shapes {left.shape} and {right.shape}")
         self._left.append(left.ravel())
         self._right.append(right.ravel())
 
     def freeze(self, slots: IntArray, reason: str) -> None:
-        """Forbids the removal of slots, for a reason that the user will read."""
+        """Forbid the removal of slots, for a reason that the user will read."""
         self._frozen.append((slots.ravel(), reason))
 
-    def claim(self, slots: IntArray, role: Role) -> None:
-        """Notes what a dimension does with its channels; the first claim on a slot counts."""
+    def set_role(self, slots: IntArray, role: Role) -> None:
+        """Record what a dimension does with its channels; the first claim on a slot counts."""
         self._claims.append((slots.ravel(), role))
 
     def roles(self) -> tuple[IntArray, IntArray]:

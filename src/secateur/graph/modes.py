@@ -69,7 +69,7 @@ def in_training(forward: Pass, paths: Collection[str]) -> Pass:
 
 
 def derivable(model: nn.Module, program: Program, inputs: ExampleInputs) -> bool:
-    """Whether the training-mode pass that is made from the evaluation-mode one gives the right numbers.
+    """Tell whether the training-mode pass that is made from the evaluation-mode one gives the right numbers.
 
     Args:
         model: the network; not changed.

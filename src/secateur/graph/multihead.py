@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from secateur.graph.findings import Attribute, Findings
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
-from secateur.graph.notes import Attribute, Notes
 
 
-def tie_multihead(modules: Mapping[str, nn.Module], slots: SlotTable, notes: Notes) -> None:
-    """Ties the heads of every multi-head attention to its input channels.
+def tie_multihead(modules: Mapping[str, nn.Module], slots: SlotTable, findings: Findings) -> None:
+    """Tie the heads of every multi-head attention to its input channels.
 
     A head goes together with as many input channels as it is wide: the operator checks that the
     input is ``embed_dim`` wide, and makes the width of a head from ``embed_dim // num_heads``.
@@ -20,15 +20,15 @@ def tie_multihead(modules: Mapping[str, nn.Module], slots: SlotTable, notes: Not
     Args:
         modules: the modules of the network by path.
         slots: the table that collects equalities.
-        notes: what the walk found; attributes that follow label vectors are added.
+        findings: what propagation found; attributes that follow label vectors are added.
     """
-    ran = {item.module for item in notes.work}
+    ran = {item.module for item in findings.work}
     for path, module in modules.items():
         if isinstance(module, nn.MultiheadAttention) and path in ran:
-            _tie(path, module, slots, notes)
+            _tie(path, module, slots, findings)
 
 
-def _tie(path: str, module: nn.MultiheadAttention, slots: SlotTable, notes: Notes) -> None:
+def _tie(path: str, module: nn.MultiheadAttention, slots: SlotTable, findings: Findings) -> None:
     prefix = f"{path}." if path else ""
 
     def span(name: str, dim: int) -> IntArray | None:
@@ -48,8 +48,8 @@ def _tie(path: str, module: nn.MultiheadAttention, slots: SlotTable, notes: Note
     heads = inner.reshape(module.num_heads, -1)
     for place in range(1, heads.shape[1]):
         slots.join(heads[:, place], heads[:, 0])
-    notes.attributes.append(Attribute(path, "num_heads", None, heads[:, 0]))
-    notes.attributes.append(Attribute(f"{prefix}out_proj", "in_features", None, inner))
+    findings.attributes.append(Attribute(path, "num_heads", None, heads[:, 0]))
+    findings.attributes.append(Attribute(f"{prefix}out_proj", "in_features", None, inner))
     for name, labels in inputs.items():
         if labels is not None:
-            notes.attributes.append(Attribute(path, name, None, labels))
+            findings.attributes.append(Attribute(path, name, None, labels))

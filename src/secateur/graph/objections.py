@@ -9,54 +9,54 @@ from functools import reduce
 import numpy as np
 from torch.fx import Node
 
+from secateur.graph.findings import Choice, Findings, Hints, next_axis
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels
-from secateur.graph.notes import Choice, Hints, Notes, next_axis
 
 
 class Objections:
     """What one operator may object to.
 
     Where an operator has lost channels to an objection, its operands do not fit the operands that it meets
-    later. That is no reason to object to those as well: they may fit in the next walk.
+    later. That is no reason to object to those as well: they may fit in the next round.
 
     Args:
         node: the operator.
         position: its place in the program.
-        notes: choices and objections so far.
+        findings: choices and objections so far.
         hints: axes that were asked for.
     """
 
-    def __init__(self, node: Node, position: int, notes: Notes, hints: Hints) -> None:
+    def __init__(self, node: Node, position: int, findings: Findings, hints: Hints) -> None:
         self._name = node.name
         self._bit = 1 << position
-        self._notes = notes
+        self._findings = findings
         self._hints = hints
-        behind = [notes.behind.get(source.name, 0) for source in node.all_input_nodes]
+        behind = [findings.behind.get(source.name, 0) for source in node.all_input_nodes]
         if any(behind):
-            notes.behind[node.name] = reduce(operator.or_, behind)
+            findings.behind[node.name] = reduce(operator.or_, behind)
 
     def raise_to(self, labels: Labels, *, own: bool) -> None:
-        """Objects to the choice that left channels free, unless an earlier objection explains the misfit.
+        """Object to the choice that left channels free, unless an earlier objection explains the misfit.
 
         Args:
             labels: the channels.
             own: whether earlier objections of this operator count as well.
         """
-        if labels is None or not len(labels) or not self._notes.choices:
+        if labels is None or not len(labels) or not self._findings.choices:
             return
-        made = self._made(labels[:1]) or self._made(sorted(self._notes.alike.get(int(labels[0]), ())))
+        made = self._made(labels[:1]) or self._made(sorted(self._findings.alike.get(int(labels[0]), ())))
         nearest = min((len(choice.labels) for choice in made), default=0)
-        behind = self._notes.behind.get(self._name, 0)
+        behind = self._findings.behind.get(self._name, 0)
         blamed = behind if own else behind & ~self._bit
         for choice in made:
-            explained = blamed & ~self._notes.behind.get(choice.node, 0)
+            explained = blamed & ~self._findings.behind.get(choice.node, 0)
             if len(choice.labels) > nearest or explained:
                 continue
-            self._notes.objections.add(choice.node)
+            self._findings.objections.add(choice.node)
             if next_axis(choice, self._hints.axes) is not None:
-                self._notes.behind[self._name] = behind | self._bit
+                self._findings.behind[self._name] = behind | self._bit
 
     def _made(self, slots: Sequence[int] | IntArray) -> list[Choice]:
         """The choices that left any of some channels free."""
-        return [choice for choice in self._notes.choices if np.isin(slots, choice.labels).any()]
+        return [choice for choice in self._findings.choices if np.isin(slots, choice.labels).any()]

@@ -14,7 +14,7 @@ _LOGGERS = ("torch._subclasses", "torch.fx", "torch.export", "torch._export", "t
 
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
-    """Keeps torch from logging call stacks and printing programs for a block.
+    """Keep torch from logging call stacks and printing programs for a block.
 
     Loggers that were set to show more than warnings (``TORCH_LOGS``) go on. All is put back afterwards. What
     the network itself prints is not touched.
@@ -45,7 +45,7 @@ class _Sieve:
         self._dropped = False
 
     def write(self, text: str) -> int:
-        """Writes a piece of text, unless it is a program, or the line end behind one."""
+        """Write a piece of text, unless it is a program, or the line end behind one."""
         if threading.get_ident() == self._thread:
             is_program = "def forward(self" in text and "torch.ops." in text
             if is_program or (self._dropped and text == "\n"):

@@ -25,7 +25,7 @@ _ATOMS = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, funct
 
 
 def rebind(memo: Mapping[int, Any]) -> None:
-    """Rebinds every function that the copies of a deep copy hold.
+    """Rebind every function that the copies of a deep copy hold.
 
     A function is rebuilt if its closure, its defaults or its attributes refer to an object that was copied;
     so are bound methods, partial functions, weak references, and containers on the way to it.
@@ -70,7 +70,7 @@ class _Rebinder:
         self._clean: set[int] = set()  # ids of objects that lead to no original; all of them stay alive
 
     def rebind_within(self, held: Any) -> None:
-        """Replaces what one copy holds and refers to the original."""
+        """Replace what one copy holds and refers to the original."""
         if isinstance(held, dict):
             self._replace(held, list(held.items()))
         elif isinstance(held, list | deque):
@@ -104,7 +104,7 @@ class _Rebinder:
         return id(value) in self._memo and self._memo[id(value)] is not value and value is not self._memo
 
     def _refers(self, value: Any) -> bool:
-        """Whether an object leads to an original."""
+        """Tell whether an object leads to an original."""
         seen: set[int] = set()
         pending = [value]
         while pending:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from secateur.graph.cutting import cut_tensor
+from secateur.graph.findings import Rescale
 from secateur.graph.groups import IntArray
-from secateur.graph.notes import Rescale
 
 
 def rescaled(

@@ -52,7 +52,7 @@ def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _is_ordinary(value: Tensor, *parts: Tensor | None) -> bool:
-    """Whether a batch normalisation gets tensors on the meta device that fit each other."""
+    """Tell whether a batch normalisation gets tensors on the meta device that fit each other."""
     given = [part for part in parts if part is not None]
     return (
         value.dim() > 1

@@ -22,15 +22,15 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting import named_tensors
 from secateur.graph.extents import find_extents
+from secateur.graph.findings import Findings, Hints, other_axes
 from secateur.graph.labels import SlotTable
 from secateur.graph.modes import changed_by_mode, derivable, in_training, modules_in_training
-from secateur.graph.notes import Hints, Notes, other_axes
 from secateur.graph.obstacles import find_obstacle
+from secateur.graph.propagation import Environment, propagate
+from secateur.graph.size_tracing import Likeness, likeness, observe, sizes_of
 from secateur.graph.sizes import Sizes
 from secateur.graph.trial import examined, passing
 from secateur.graph.ungrouped import ungrouped
-from secateur.graph.walk import Environment, walk
-from secateur.graph.watching import Likeness, likeness, observe, sizes_of
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
 from secateur.graph.wrappers import refuse_wrapped
 
@@ -97,9 +97,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
             complete = False
     sizes = [sizes_of(calls, program) for calls, program in zip([seen, trained], programs, strict=False)]
     captured = _Captured(model, programs, sizes, left_alone, complete)
-    graph, proposals = captured.wired(frozenset())
-    if proposals and not passing(model, graph, example_inputs):
-        graph, _ = captured.wired(proposals)
+    graph, assumptions = captured.wired(frozenset())
+    if assumptions and not passing(model, graph, example_inputs):
+        graph, _ = captured.wired(assumptions)
     return examined(model, graph, example_inputs)
 
 
@@ -122,7 +122,7 @@ class _Captured:
     complete: bool
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
-        """Walks the programs and resolves what was found.
+        """Walk the programs and resolves what was found.
 
         Args:
             refused: operators whose fixed numbers were shown not to follow the widths.
@@ -132,12 +132,12 @@ class _Captured:
         """
         tensors = named_tensors(self.model)
         slots, walked = self._walked({name: tuple(item.shape) for name, item in tensors.items()}, refused)
-        env, notes = walked[0]
-        channels = find_channels(slots, label_vectors(env, notes))
+        env, findings = walked[0]
+        channels = find_channels(slots, label_vectors(env, findings))
         costing = Costing(channels)
         parameters = frozenset(name for name, _ in self.model.named_parameters())
         costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
-        costing.work(notes, self.programs[0].batch)
+        costing.add_macs(findings, self.programs[0].batch)
         costing.activations(self.programs[0], env)
         every = [found for _, found in walked]
         passes = [
@@ -165,21 +165,21 @@ class _Captured:
             rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
         )
-        return ChannelGraph.whole(wiring), frozenset().union(*(note.proposals for note in every))
+        return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
 
     def _walked(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
-    ) -> tuple[SlotTable, list[tuple[Environment, Notes]]]:
-        """Walks until no operator objects to the axis that an earlier one left free."""
+    ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
+        """Walk until no operator objects to the axis that an earlier one left free."""
         modules = dict(self.model.named_modules())
         axes: dict[str, int] = {}
         while True:
             slots = _frozen_slots(shapes, self.left_alone)
             walked = [
-                walk(program, modules, slots, Hints(axes, sizes, refused))
+                propagate(program, modules, slots, Hints(axes, sizes, refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
             ]
-            better = other_axes([notes for _, notes in walked], axes)
+            better = other_axes([findings for _, findings in walked], axes)
             if not better:
                 return slots, walked
             axes |= better

@@ -54,7 +54,7 @@ Share = Callable[[np.random.Generator, Group], list[int]]
 
 
 def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> bool:
-    """Whether about half of all groups can be cut at once.
+    """Tell whether about half of all groups can be cut at once.
 
     Args:
         model: the network; not changed.
@@ -335,7 +335,7 @@ class _Trials:
         return failed or {group.name: reason_of(reason) for group in groups[middle:]}
 
     def passes_with_two(self, name: str) -> bool:
-        """Whether a group that fails with one channel passes with two, which is then its least width."""
+        """Tell whether a group that fails with one channel passes with two, which is then its least width."""
         group = self._graph[name]
         if self.least.get(name, 1) > 1 or group.channels <= 2:
             return False
@@ -346,7 +346,7 @@ class _Trials:
         return False
 
     def _needs_native(self) -> bool:
-        """Whether the network runs in the dtype of its weights only."""
+        """Tell whether the network runs in the dtype of its weights only."""
         forward = self._graph.wiring.evaluation
         random = forward.program.is_random
         try:
@@ -398,13 +398,13 @@ def _problem(judgement: Judgement) -> str | None:
 
 
 def _all_constant(draws: Sequence[Outputs]) -> bool:
-    """Whether no output tensor depends on the inputs."""
+    """Tell whether no output tensor depends on the inputs."""
     tensors = [leaf for leaf in draws[0].leaves if isinstance(leaf, Tensor) and leaf.numel()]
     return len(constant_parts(draws)) == len(tensors)
 
 
 def _is_finite(outputs: Outputs) -> bool:
-    """Whether all output values are finite."""
+    """Tell whether all output values are finite."""
     return all(
         bool(torch.isfinite(leaf).all())
         for leaf in outputs.leaves
@@ -427,7 +427,7 @@ def _doubles(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _far(one: Outputs, other: Outputs) -> bool:
-    """Whether some output is clearly another one."""
+    """Tell whether some output is clearly another one."""
     for left, right in zip(one.leaves, other.leaves, strict=True):
         if (
             isinstance(left, Tensor)

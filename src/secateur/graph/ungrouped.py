@@ -21,7 +21,7 @@ def ungrouped(
 
     Args:
         programs: the captured forward passes.
-        slots: the table after the walk.
+        slots: the table after propagation.
         channels: what was found.
         parameters: names of parameters.
 

@@ -16,9 +16,9 @@ import numpy as np
 from secateur.graph.capture import Program
 from secateur.graph.costs import CostModel
 from secateur.graph.extents import Extents
+from secateur.graph.findings import Attribute, Findings, Read, Rescale, Statistic
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
-from secateur.graph.notes import Attribute, Notes, Read, Rescale, Statistic
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ class Channels:
 
 
 def find_channels(slots: SlotTable, extents: Sequence[IntArray]) -> Channels:
-    """Resolves all equalities and sorts the channels into groups.
+    """Resolve all equalities and sorts the channels into groups.
 
     Channels are of the same make if they own equally many slots in the same tensor dimensions,
     are counted equally often in every cost, and are frozen for the same reason.
 
     Args:
-        slots: the table after the walk.
+        slots: the table after propagation.
         extents: label vectors that costs depend on.
 
     Returns:
@@ -204,10 +204,10 @@ def _name(members: Iterable[Member], taken: set[str]) -> str:
     return name
 
 
-def distinct_reads(notes: Sequence[Notes]) -> tuple[Read, ...]:
+def distinct_reads(findings: Sequence[Findings]) -> tuple[Read, ...]:
     """The places that read channels, over all programs: a module that reads with one weight counts once."""
     found: dict[tuple[str, str], Read] = {}
-    for note in notes:
+    for note in findings:
         for read in note.reads:
             known = found.setdefault((read.module, read.tensor or read.node), read)
             if known.at_input and not read.at_input:
@@ -215,10 +215,10 @@ def distinct_reads(notes: Sequence[Notes]) -> tuple[Read, ...]:
     return tuple(found.values())
 
 
-def distinct_attributes(notes: Sequence[Notes]) -> tuple[Attribute, ...]:
+def distinct_attributes(findings: Sequence[Findings]) -> tuple[Attribute, ...]:
     """The attributes that follow widths, over all programs, each once."""
     found: dict[tuple[str, str, int | None], Attribute] = {}
-    for note in notes:
+    for note in findings:
         for item in note.attributes:
             found.setdefault((item.module, item.name, item.index), item)
     return tuple(found.values())

@@ -23,7 +23,7 @@ COMPILED = "_orig_mod"
 
 
 def refuse_wrapped(model: object, name: str = "model") -> None:
-    """Refuses a network that is wrapped as a whole.
+    """Refuse a network that is wrapped as a whole.
 
     A wrapper runs the same layers, but under other names: a plan, a score or a file that is made with it fits
     nothing but the wrapper. Wrapped submodules are no obstacle.
@@ -55,7 +55,7 @@ def refuse_wrapped(model: object, name: str = "model") -> None:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module is what ``torch.compile`` returns for another one.
+    """Tell whether a module is what ``torch.compile`` returns for another one.
 
     >>> is_compiled(nn.Linear(2, 2))
     False

@@ -24,9 +24,9 @@ from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture import mode_of
 from secateur.graph.describe import hanging_shares
+from secateur.graph.findings import Hints
 from secateur.graph.labels import SlotTable
-from secateur.graph.notes import Hints
-from secateur.graph.walk import walk
+from secateur.graph.propagation import propagate
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 
@@ -236,7 +236,7 @@ def layer_costs(
     [('0', 40, 32), ('2', 18, 16)]
     """
     modules, program = dict(model.named_modules()), graph.wiring.program
-    _, notes = walk(program, modules, SlotTable(graph.wiring.shapes), Hints())
+    _, notes = propagate(program, modules, SlotTable(graph.wiring.shapes), Hints())
     macs: dict[str, int] = {}
     for item in notes.work:
         sizes = (int(((labels < 0) | ~graph.removed[labels]).sum()) for labels in item.extents)

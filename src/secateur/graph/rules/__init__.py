@@ -1,7 +1,7 @@
 """The table of rules: for each operator, what it does to labels.
 
-A rule is a small function ``rule(site) -> Value`` (or a list of values for an operator with
-several results). It reads its arguments from the site, says which labels are equal, and hands
+A rule is a small function ``rule(op) -> Value`` (or a list of values for an operator with
+several results). It reads its arguments from the op, says which labels are equal, and hands
 back the labels of the result. Operators without a rule are never assumed to be element-wise:
 whatever touches them is frozen.
 """
@@ -15,9 +15,9 @@ from secateur.errors import UsageError
 from secateur.graph.labels import Value
 
 if TYPE_CHECKING:
-    from secateur.graph.site import Site
+    from secateur.graph.rule_context import RuleContext
 
-Rule = Callable[["Site"], "Value | Sequence[Value]"]
+Rule = Callable[["RuleContext"], "Value | Sequence[Value]"]
 
 _TABLE: dict[str, Rule] = {}
 
@@ -52,7 +52,7 @@ def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Ru
         replace: whether rules that are there already may be replaced.
 
     Returns:
-        A decorator for a function that is given a :class:`secateur.graph.Site` and hands back the
+        A decorator for a function that is given a :class:`secateur.graph.RuleContext` and hands back the
         :class:`secateur.graph.Value` of the result, or a list of them for several results.
 
     Raises:
@@ -60,8 +60,8 @@ def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Ru
 
     Example:
         >>> @register_rule("doctest::scaled")
-        ... def scaled(site):
-        ...     return site.first()
+        ... def scaled(op):
+        ...     return op.first()
         >>> find_rule("doctest.scaled.default") is scaled
         True
     """

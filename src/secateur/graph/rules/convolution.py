@@ -6,98 +6,98 @@ import math
 
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
-def convolution(site: Site) -> Value:
+def convolution(op: RuleContext) -> Value:
     """Contract input channels with weight dimension 1, hand on weight dimension 0."""
-    value, weight = site.value("input"), site.value("weight")
+    value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
-    incoming, groups = value.labels[dim], int(site.option("groups"))
-    _leave_space_alone(site, value, dim)
+    incoming, groups = value.labels[dim], int(op.option("groups"))
+    _leave_space_alone(op, value, dim)
     if groups == 1:
-        outgoing = _plain(site, incoming, weight, dim)
+        outgoing = _plain(op, incoming, weight, dim)
     else:
-        outgoing = _grouped(site, incoming, weight, dim, groups)
-    site.carry("bias", outgoing)
-    site.attribute("out_channels", outgoing)
-    site.attribute("in_channels", incoming)
-    result = Value.plain(site.shape).replaced(dim, outgoing)
+        outgoing = _grouped(op, incoming, weight, dim, groups)
+    op.tie_parameter("bias", outgoing)
+    op.attribute("out_channels", outgoing)
+    op.attribute("in_channels", incoming)
+    result = Value.plain(op.shape).replaced(dim, outgoing)
     if dim == 1:
         result = result.replaced(0, value.labels[0])
-    site.work(math.prod(weight.shape[2:]), *_positions(result, dim), _extent(weight, 0), _extent(weight, 1))
+    op.add_macs(math.prod(weight.shape[2:]), *_positions(result, dim), _extent(weight, 0), _extent(weight, 1))
     return result
 
 
-def _plain(site: Site, incoming: Labels, weight: Value, dim: int) -> Labels:
-    site.claim(weight.labels[1], Role.CONSUMER)
-    site.claim(weight.labels[0], Role.PRODUCER)
-    site.join(incoming, weight.labels[1], f"reads values that are not channels ({site.place})")
-    site.read("input", dim, incoming, "weight")
+def _plain(op: RuleContext, incoming: Labels, weight: Value, dim: int) -> Labels:
+    op.set_role(weight.labels[1], Role.CONSUMER)
+    op.set_role(weight.labels[0], Role.PRODUCER)
+    op.join(incoming, weight.labels[1], f"reads values that are not channels ({op.place})")
+    op.read("input", dim, incoming, "weight")
     return weight.labels[0]
 
 
-def _grouped(site: Site, incoming: Labels, weight: Value, dim: int, groups: int) -> Labels:
+def _grouped(op: RuleContext, incoming: Labels, weight: Value, dim: int, groups: int) -> Labels:
     """Lose whole groups, or the same place in every group: whichever leaves more units."""
     outgoing, inner = weight.labels[0], weight.labels[1]
     width_in, width_out = weight.shape[1], weight.shape[0] // groups
     if incoming is None or outgoing is None:
-        site.freeze(outgoing, f"a grouped convolution of values that are not channels ({site.place})")
-        site.freeze(incoming, f"a grouped convolution without a weight of its own ({site.place})")
+        op.freeze(outgoing, f"a grouped convolution of values that are not channels ({op.place})")
+        op.freeze(incoming, f"a grouped convolution without a weight of its own ({op.place})")
         return outgoing
     rows = outgoing.reshape(groups, width_out)
     columns = incoming.reshape(groups, width_in)
-    if site.choose((groups, min(width_in, width_out))) == 0:
+    if op.free_axis((groups, min(width_in, width_out))) == 0:
         depthwise = width_in == 1
-        site.claim(outgoing, Role.CARRIER if depthwise else Role.PRODUCER)
+        op.set_role(outgoing, Role.CARRIER if depthwise else Role.PRODUCER)
         for place in range(width_in):
-            site.join(columns[:, place], rows[:, 0])
+            op.join(columns[:, place], rows[:, 0])
         for place in range(1, width_out):
-            site.join(rows[:, place], rows[:, 0])
-        if any(site.sources):
-            site.settle([rows[:, 0]], [groups])
-        elif not site.attribute("groups", rows[:, 0]):
-            site.freeze(outgoing, f"the number of groups is fixed in code ({site.place})")
+            op.join(rows[:, place], rows[:, 0])
+        if any(op.sources):
+            op.constrain_sizes([rows[:, 0]], [groups])
+        elif not op.attribute("groups", rows[:, 0]):
+            op.freeze(outgoing, f"the number of groups is fixed in code ({op.place})")
         return outgoing
-    site.claim(inner, Role.CONSUMER)
-    site.claim(outgoing, Role.PRODUCER)
-    site.settle([None], [groups])
+    op.set_role(inner, Role.CONSUMER)
+    op.set_role(outgoing, Role.PRODUCER)
+    op.constrain_sizes([None], [groups])
     for index in range(groups):
-        site.join(columns[index], inner)
-        site.join(rows[index], rows[0])
-    site.read("input", dim, incoming, "weight")
+        op.join(columns[index], inner)
+        op.join(rows[index], rows[0])
+    op.read("input", dim, incoming, "weight")
     return outgoing
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
-def transposed(site: Site) -> Value:
+def transposed(op: RuleContext) -> Value:
     """As a convolution with the weight's first two dimensions exchanged."""
-    value, weight = site.value("input"), site.value("weight")
+    value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming = value.labels[dim]
-    _leave_space_alone(site, value, dim)
-    if int(site.option("groups")) != 1:
-        reason = f"grouped transposed convolutions are left alone ({site.place})"
-        site.freeze(incoming, reason)
-        return Value.plain(site.shape)
-    site.claim(weight.labels[0], Role.CONSUMER)
-    site.claim(weight.labels[1], Role.PRODUCER)
-    site.join(incoming, weight.labels[0], f"reads values that are not channels ({site.place})")
-    site.read("input", dim, incoming, "weight")
+    _leave_space_alone(op, value, dim)
+    if int(op.option("groups")) != 1:
+        reason = f"grouped transposed convolutions are left alone ({op.place})"
+        op.freeze(incoming, reason)
+        return Value.plain(op.shape)
+    op.set_role(weight.labels[0], Role.CONSUMER)
+    op.set_role(weight.labels[1], Role.PRODUCER)
+    op.join(incoming, weight.labels[0], f"reads values that are not channels ({op.place})")
+    op.read("input", dim, incoming, "weight")
     outgoing = weight.labels[1]
-    site.carry("bias", outgoing)
-    site.attribute("out_channels", outgoing)
-    site.attribute("in_channels", incoming)
-    site.work(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
-    result = Value.plain(site.shape).replaced(dim, outgoing)
+    op.tie_parameter("bias", outgoing)
+    op.attribute("out_channels", outgoing)
+    op.attribute("in_channels", incoming)
+    op.add_macs(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
+    result = Value.plain(op.shape).replaced(dim, outgoing)
     return result.replaced(0, value.labels[0]) if dim == 1 else result
 
 
-def _leave_space_alone(site: Site, value: Value, dim: int) -> None:
+def _leave_space_alone(op: RuleContext, value: Value, dim: int) -> None:
     for space in range(dim + 1, len(value.shape)):
-        site.freeze(value.labels[space], f"used as a spatial dimension ({site.place})")
+        op.freeze(value.labels[space], f"used as a spatial dimension ({op.place})")
 
 
 def _positions(value: Value, dim: int) -> list[Labels | int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 UNARY = """
     abs absolute acos acosh alias alpha_dropout angle arccos arccosh arcsin arcsinh arctan arctanh asin
@@ -32,25 +32,25 @@ NARY = """
 
 
 @rule(*(f"aten.{name}" for name in UNARY.split()))
-def unary(site: Site) -> Value:
+def unary(op: RuleContext) -> Value:
     """The labels stay as they are."""
-    value = site.first()
-    return Value(site.shape, value.labels)
+    value = op.first()
+    return Value(op.shape, value.labels)
 
 
 @rule(*(f"aten.{name}" for name in NARY.split()))
-def broadcast(site: Site) -> Value:
+def broadcast(op: RuleContext) -> Value:
     """Operands meet index by index; a dimension of size one meets all indices."""
-    if site.operator in ("mul", "div"):
-        site.scale(divides=site.operator == "div")
-    return combine(site, site.tensors(), site.shape)
+    if op.operator in ("mul", "div"):
+        op.scale(divides=op.operator == "div")
+    return combine(op, op.tensors(), op.shape)
 
 
-def combine(site: Site, operands: list[Value], shape: tuple[int, ...]) -> Value:
+def combine(op: RuleContext, operands: list[Value], shape: tuple[int, ...]) -> Value:
     """Join operands as broadcasting lines them up.
 
     Args:
-        site: the operator.
+        op: the operator.
         operands: the values that meet.
         shape: the shape of the result.
 
@@ -67,53 +67,53 @@ def combine(site: Site, operands: list[Value], shape: tuple[int, ...]) -> Value:
             if operand.shape[own] == size:
                 full.append(operand.labels[own])
             else:
-                site.freeze(operand.labels[own], f"one channel meets all others ({site.place})")
-        labels.append(_meet(site, full) if size > 1 else _single(site, full))
+                op.freeze(operand.labels[own], f"one channel meets all others ({op.place})")
+        labels.append(_meet(op, full) if size > 1 else _single(op, full))
     return Value(shape, tuple(labels))
 
 
-def _meet(site: Site, vectors: list[Labels]) -> Labels:
+def _meet(op: RuleContext, vectors: list[Labels]) -> Labels:
     """Join all vectors; a parameter that is joined to channels carries one number for each."""
     if not vectors:
         return None
     result = vectors[0]
     for vector in vectors[1:]:
-        result = site.join(result, vector)
+        result = op.join(result, vector)
     return result
 
 
-def _single(site: Site, vectors: list[Labels]) -> Labels:
+def _single(op: RuleContext, vectors: list[Labels]) -> Labels:
     """A dimension of size one: a single channel is joined only to other single channels."""
     labelled = [vector for vector in vectors if vector is not None]
     for vector in labelled[1:]:
-        site.join(labelled[0], vector)
+        op.join(labelled[0], vector)
     if labelled and len(labelled) < len(vectors):
-        site.freeze(labelled[0], f"meets values without channels ({site.place})")
+        op.freeze(labelled[0], f"meets values without channels ({op.place})")
         return None
     return labelled[0] if labelled else None
 
 
 @rule("aten.prelu", "aten._prelu_kernel")
-def prelu(site: Site) -> Value:
+def prelu(op: RuleContext) -> Value:
     """One slope per channel, or one slope for all."""
-    value = site.first()
-    slopes = site.value("weight")
+    value = op.first()
+    slopes = op.value("weight")
     if slopes.shape != (1,) and len(value.shape) > 1:
-        site.carry("weight", value.labels[1])
-        site.attribute("num_parameters", value.labels[1])
+        op.tie_parameter("weight", value.labels[1])
+        op.attribute("num_parameters", value.labels[1])
     return value
 
 
 @rule("aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar")
-def nothing(_site: Site) -> Value:
+def nothing(_site: RuleContext) -> Value:
     """No tensor comes out."""
     return Value.plain(())
 
 
 @rule("aten.arange", "aten.linspace", "aten.scalar_tensor", "aten.eye")
-def counted(site: Site) -> Value:
+def counted(op: RuleContext) -> Value:
     """Numbers in order hold no channels."""
-    return Value.plain(site.shape)
+    return Value.plain(op.shape)
 
 
 @rule(
@@ -128,82 +128,82 @@ def counted(site: Site) -> Value:
     "aten.rand",
     "aten.randn",
 )
-def constant(site: Site) -> Value:
+def constant(op: RuleContext) -> Value:
     """Values made from nothing: as many as a size says, which may follow channels."""
-    labels = [site.follower(place, size) for place, size in enumerate(site.shape)]
-    site.settle(labels, site.shape)
-    return Value(site.shape, tuple(labels))
+    labels = [op.follower(place, size) for place, size in enumerate(op.shape)]
+    op.constrain_sizes(labels, op.shape)
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.fill", "aten.zero")
-def overwrite(site: Site) -> Value:
+def overwrite(op: RuleContext) -> Value:
     """The shape, and with it the labels, stay."""
-    return site.first()
+    return op.first()
 
 
 @rule("aten.glu")
-def glu(site: Site) -> Value:
+def glu(op: RuleContext) -> Value:
     """Halves of a dimension meet index by index."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]
     if labels is not None:
         half = len(labels) // 2
-        site.join(labels[:half], labels[half:])
-        return Value(site.shape, value.replaced(dim, labels[:half]).labels)
-    return Value(site.shape, value.labels)
+        op.join(labels[:half], labels[half:])
+        return Value(op.shape, value.replaced(dim, labels[:half]).labels)
+    return Value(op.shape, value.labels)
 
 
 @rule("aten.view_as_real")
-def view_as_real(site: Site) -> Value:
+def view_as_real(op: RuleContext) -> Value:
     """Append a dimension without labels for real and imaginary part."""
-    return Value(site.shape, (*site.first().labels, None))
+    return Value(op.shape, (*op.first().labels, None))
 
 
 @rule("aten.view_as_complex")
-def view_as_complex(site: Site) -> Value:
+def view_as_complex(op: RuleContext) -> Value:
     """Drop the last dimension, which holds real and imaginary part."""
-    value = site.first()
-    site.freeze(value.labels[-1], f"used as real and imaginary part ({site.place})")
-    return Value(site.shape, value.labels[:-1])
+    value = op.first()
+    op.freeze(value.labels[-1], f"used as real and imaginary part ({op.place})")
+    return Value(op.shape, value.labels[:-1])
 
 
 @rule("aten.broadcast_tensors", "aten.meshgrid")
-def broadcast_all(site: Site) -> list[Value]:
+def broadcast_all(op: RuleContext) -> list[Value]:
     """Broadcast all tensors to one shape; a mesh takes one dimension from each vector."""
-    values = site.values("tensors")
-    if site.operator == "broadcast_tensors":
-        return [combine(site, values, site.shape)] * len(values)
+    values = op.values("tensors")
+    if op.operator == "broadcast_tensors":
+        return [combine(op, values, op.shape)] * len(values)
     labels = [value.labels[0] if value.shape else None for value in values]
-    if site.option_or("indexing", "ij") == "xy":
+    if op.option_or("indexing", "ij") == "xy":
         labels[:2] = reversed(labels[:2])
-    return [Value(site.shape, tuple(labels))] * len(values)
+    return [Value(op.shape, tuple(labels))] * len(values)
 
 
 @rule("aten.bucketize", "aten.searchsorted")
-def bucketize(site: Site) -> Value:
+def bucketize(op: RuleContext) -> Value:
     """Keep the labels of the values and freeze the sorted boundaries."""
-    name = "boundaries" if site.operator == "bucketize" else "sorted_sequence"
-    borders, value = site.value(name), site.value("self")
+    name = "boundaries" if op.operator == "bucketize" else "sorted_sequence"
+    borders, value = op.value(name), op.value("self")
     for labels in borders.labels:
-        site.freeze(labels, f"used as sorted boundaries ({site.place})")
+        op.freeze(labels, f"used as sorted boundaries ({op.place})")
     if len(borders.shape) > 1:
         for labels in value.labels:
-            site.freeze(labels, f"searched in boundaries of their own ({site.place})")
-        return Value.plain(site.shape)
-    return Value(site.shape, value.labels)
+            op.freeze(labels, f"searched in boundaries of their own ({op.place})")
+        return Value.plain(op.shape)
+    return Value(op.shape, value.labels)
 
 
 @rule("aten.one_hot")
-def one_hot(site: Site) -> Value:
+def one_hot(op: RuleContext) -> Value:
     """Append a dimension without labels for the classes."""
-    return Value(site.shape, (*site.first().labels, None))
+    return Value(op.shape, (*op.first().labels, None))
 
 
 @rule("aten.tril", "aten.triu")
-def triangle(site: Site) -> Value:
+def triangle(op: RuleContext) -> Value:
     """Freeze the last two dimensions, whose positions decide what is zeroed."""
-    value = site.first()
+    value = op.first()
     for labels in value.labels[-2:]:
-        site.freeze(labels, f"zeroed by position ({site.place})")
-    return Value(site.shape, (*value.labels[:-2], None, None))
+        op.freeze(labels, f"zeroed by position ({op.place})")
+    return Value(op.shape, (*value.labels[:-2], None, None))

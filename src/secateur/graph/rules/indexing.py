@@ -8,70 +8,70 @@ import numpy as np
 from torch.fx import Node
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 
 @rule("aten.index")
-def index(site: Site) -> Value:
+def index(op: RuleContext) -> Value:
     """Indexed dimensions are fixed; what is picked takes the place of the first of them."""
-    value, given = site.first(), list(site.option("indices"))
+    value, given = op.first(), list(op.option("indices"))
     picked = [dim for dim, item in enumerate(given) if item is not None]
     for dim in picked:
-        site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
-    new = len(site.shape) - (len(value.shape) - len(picked))
+        op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    new = len(op.shape) - (len(value.shape) - len(picked))
     # Index tensors that are not neighbours put their result in front.
     neighbours = picked == list(range(picked[0], picked[0] + len(picked)))
     start = picked[0] if neighbours else 0
     kept = [labels for dim, labels in enumerate(value.labels) if dim not in picked]
-    return Value(site.shape, (*kept[:start], *(None,) * new, *kept[start:]))
+    return Value(op.shape, (*kept[:start], *(None,) * new, *kept[start:]))
 
 
 @rule("aten.index_select")
-def index_select(site: Site) -> Value:
+def index_select(op: RuleContext) -> Value:
     """One dimension is picked from by an index tensor: it is fixed."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
-    return Value(site.shape, (*value.labels[:dim], None, *value.labels[dim + 1 :]))
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
+    op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    return Value(op.shape, (*value.labels[:dim], None, *value.labels[dim + 1 :]))
 
 
 @rule("aten.repeat", "aten.tile")
-def repeat(site: Site) -> Value:
+def repeat(op: RuleContext) -> Value:
     """Contents are repeated whole: so are labels."""
-    value = site.first()
-    times = list(site.option("repeats" if site.operator == "repeat" else "dims"))
-    times = [1] * (len(site.shape) - len(times)) + times
-    own: list[Labels] = [*[None] * (len(site.shape) - len(value.shape)), *value.labels]
+    value = op.first()
+    times = list(op.option("repeats" if op.operator == "repeat" else "dims"))
+    times = [1] * (len(op.shape) - len(times)) + times
+    own: list[Labels] = [*[None] * (len(op.shape) - len(value.shape)), *value.labels]
     labels: list[Labels] = []
     made: list[Labels] = []
     for place, (item, count) in enumerate(zip(own, times, strict=True)):
-        single = count == site.shape[place] and len(site.sources) == len(times)
-        made.append(site.follower(place, count) if single else None)
+        single = count == op.shape[place] and len(op.sources) == len(times)
+        made.append(op.follower(place, count) if single else None)
         if made[-1] is None:
             labels.append(item if item is None else np.tile(item, count))
         else:  # repeated as often as there are channels
-            site.freeze(item, f"one channel is repeated ({site.place})")
+            op.freeze(item, f"one channel is repeated ({op.place})")
             labels.append(made[-1])
-    if len(site.sources) == len(times):
-        site.settle(made, times)
-    return Value(site.shape, tuple(labels))
+    if len(op.sources) == len(times):
+        op.constrain_sizes(made, times)
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.repeat_interleave")
-def repeat_interleave(site: Site) -> Value:
+def repeat_interleave(op: RuleContext) -> Value:
     """Each index is repeated in place, equally often or not at all known."""
-    value, times = site.first(), site.option("repeats")
+    value, times = op.first(), op.option("repeats")
     labels = list(value.labels)
-    if site.option("dim") is None or isinstance(times, Node):
+    if op.option("dim") is None or isinstance(times, Node):
         for own in labels:
-            site.freeze(own, f"repeated unevenly ({site.place})")
-        return Value.plain(site.shape)
-    dim = site.option("dim") % len(value.shape)
+            op.freeze(own, f"repeated unevenly ({op.place})")
+        return Value.plain(op.shape)
+    dim = op.option("dim") % len(value.shape)
     own = labels[dim]
     labels[dim] = None if own is None else np.repeat(own, int(times))
-    site.settle([None], [int(times)])
-    return Value(site.shape, tuple(labels))
+    op.constrain_sizes([None], [int(times)])
+    return Value(op.shape, tuple(labels))
 
 
 @rule(
@@ -84,24 +84,24 @@ def repeat_interleave(site: Site) -> Value:
     "aten.kthvalue",
     "aten.mode",
 )
-def ranked(site: Site) -> Value | Sequence[Value]:
+def ranked(op: RuleContext) -> Value | Sequence[Value]:
     """Places count here, so channels in the ranked dimension are fixed; the others are handed on."""
-    value = site.first()
-    dim = site.option_or("dim", 0 if site.operator == "msort" else None)
+    value = op.first()
+    dim = op.option_or("dim", 0 if op.operator == "msort" else None)
     dim = dim % len(value.shape) if dim is not None and value.shape else None
     labels: list[Labels] = []
     for axis, own in enumerate(value.labels):
         if dim is None or axis == dim:
-            site.freeze(own, f"ranked by value ({site.place})")
+            op.freeze(own, f"ranked by value ({op.place})")
         else:
             labels.append(own)
-    several = isinstance(site.node.meta["val"], Sequence)
+    several = isinstance(op.node.meta["val"], Sequence)
     if dim is None:
-        return [Value.plain(shape) for shape in site.shapes] if several else Value.plain(site.shape)
-    if len(site.shape) == len(value.shape):
+        return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)
+    if len(op.shape) == len(value.shape):
         labels.insert(dim, None)
-    result = Value(site.shape, tuple(labels))
-    return [result] * len(site.shapes) if several else result
+    result = Value(op.shape, tuple(labels))
+    return [result] * len(op.shapes) if several else result
 
 
 @rule(
@@ -111,29 +111,29 @@ def ranked(site: Site) -> Value | Sequence[Value]:
     "aten.cummax",
     "aten.cummin",
 )
-def running(site: Site) -> Value | Sequence[Value]:
+def running(op: RuleContext) -> Value | Sequence[Value]:
     """Freeze the dimension along which values are accumulated in order."""
-    value = site.first()
-    several = isinstance(site.node.meta["val"], Sequence)
+    value = op.first()
+    several = isinstance(op.node.meta["val"], Sequence)
     if value.shape:
-        dim = site.option("dim") % len(value.shape)
-        site.freeze(value.labels[dim], f"added up in order ({site.place})")
+        dim = op.option("dim") % len(value.shape)
+        op.freeze(value.labels[dim], f"added up in order ({op.place})")
         value = value.replaced(dim, None)
-    return [value] * len(site.shapes) if several else value
+    return [value] * len(op.shapes) if several else value
 
 
 @rule("aten.diff")
-def difference(site: Site) -> Value:
+def difference(op: RuleContext) -> Value:
     """Freeze the dimension along which neighbours are subtracted."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
-    reason = f"subtracted from its neighbour ({site.place})"
-    site.freeze(value.labels[dim], reason)
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
+    reason = f"subtracted from its neighbour ({op.place})"
+    op.freeze(value.labels[dim], reason)
     labels = list(value.replaced(dim, None).labels)
     for name in ("prepend", "append"):
-        if site.has(name):
-            end = site.value(name)
-            site.freeze(end.labels[dim], reason)
+        if op.has(name):
+            end = op.value(name)
+            op.freeze(end.labels[dim], reason)
             others = end.replaced(dim, None).labels
-            labels = [site.join(one, other) for one, other in zip(labels, others, strict=True)]
-    return Value(site.shape, tuple(labels))
+            labels = [op.join(one, other) for one, other in zip(labels, others, strict=True)]
+    return Value(op.shape, tuple(labels))

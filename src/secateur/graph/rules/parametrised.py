@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from secateur.graph.groups import Role
 from secateur.graph.labels import Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 
 @rule("aten._weight_norm")
-def weight_norm(site: Site) -> Value:
-    """Directions, normalised over all dimensions but one, times a length for each index of that one.
+def weight_norm(op: RuleContext) -> Value:
+    """Direction, normalised over all dimensions but one, times a length for each index of that one.
 
     The length of what is cut follows, so that the weight of what stays is the same number.
     """
-    direction, length = site.value("v"), site.value("g")
-    whole = site.option("dim") == -1  # PyTorch's sign for one norm of the whole weight
-    dim = None if whole else site.option("dim") % len(direction.shape)
+    direction, length = op.value("v"), op.value("g")
+    whole = op.option("dim") == -1  # PyTorch's sign for one norm of the whole weight
+    dim = None if whole else op.option("dim") % len(direction.shape)
     if dim is not None:
-        site.claim(length.labels[dim], Role.CARRIER)
-        site.join(direction.labels[dim], length.labels[dim])
-    if not site.rescale("g", "v", dim):
+        op.set_role(length.labels[dim], Role.CARRIER)
+        op.join(direction.labels[dim], length.labels[dim])
+    if not op.rescale("g", "v", dim):
         for place, labels in enumerate(direction.labels):
             if place != dim:
-                site.freeze(labels, f"a computed weight is normalised over these channels ({site.place})")
+                op.freeze(labels, f"a computed weight is normalised over these channels ({op.place})")
     return direction

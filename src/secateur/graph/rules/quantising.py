@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 
 @rule(
@@ -14,38 +14,38 @@ from secateur.graph.site import Site
     "aten._fake_quantize_learnable_per_tensor_affine",
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
 )
-def per_tensor(site: Site) -> Value:
+def per_tensor(op: RuleContext) -> Value:
     """Keep the labels: element-wise with one scale."""
-    return Value(site.shape, site.first().labels)
+    return Value(op.shape, op.first().labels)
 
 
 @rule("aten.fake_quantize_per_channel_affine", "aten._fake_quantize_learnable_per_channel_affine")
-def per_channel(site: Site) -> Value:
+def per_channel(op: RuleContext) -> Value:
     """Carry scale and zero point along one dimension."""
-    value = site.first()
-    labels = value.labels[site.option("axis") % len(value.shape)]
+    value = op.first()
+    labels = value.labels[op.option("axis") % len(value.shape)]
     for name in ("scale", "zero_point"):
-        site.carry(name, labels)
+        op.tie_parameter(name, labels)
     return value
 
 
 @rule("aten.fused_moving_avg_obs_fake_quant")
-def observed(site: Site) -> Value:
+def observed(op: RuleContext) -> Value:
     """Keep the labels if the observer is disabled; an enabled one updates its range from all channels."""
-    value = site.first()
-    axis = site.option("ch_axis")
-    labels: Labels = value.labels[axis % len(value.shape)] if site.option("per_row_fake_quant") else None
+    value = op.first()
+    axis = op.option("ch_axis")
+    labels: Labels = value.labels[axis % len(value.shape)] if op.option("per_row_fake_quant") else None
     if labels is not None:
         for name in ("running_min", "running_max", "scale", "zero_point"):
-            if site.value(name).shape == (len(labels),):
-                site.carry(name, labels)
-    if _observes(site.owner()):
+            if op.value(name).shape == (len(labels),):
+                op.tie_parameter(name, labels)
+    if _observes(op.owner()):
         reason = (
             "an enabled quantisation observer updates its range from all channels in every pass; "
-            f"disable it (torch.ao.quantization.disable_observer) or prune before preparing ({site.place})"
+            f"disable it (torch.ao.quantization.disable_observer) or prune before preparing ({op.place})"
         )
         for own in value.labels:
-            site.freeze(own, reason)
+            op.freeze(own, reason)
     return value
 
 

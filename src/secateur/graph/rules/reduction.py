@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
-from secateur.graph.site import Site
 
 REDUCTIONS = """
     mean nanmean sum nansum prod any all count_nonzero logsumexp special_logsumexp amax amin aminmax var std
@@ -22,46 +22,46 @@ _BY_VALUE = {"max", "min", "median", "nanmedian"}
 
 
 @rule(*(f"aten.{name}" for name in REDUCTIONS.split()))
-def reduce(site: Site) -> Value | Sequence[Value]:
+def reduce(op: RuleContext) -> Value | Sequence[Value]:
     """Reduced dimensions vanish; where they held channels, the statistic is over the kept ones."""
-    return reduced(site, _dims(site, len(site.first().shape)))
+    return reduced(op, _dims(op, len(op.first().shape)))
 
 
 @rule(*(f"aten.{name}" for name in sorted(_BY_VALUE)))
-def extreme(site: Site) -> Value | Sequence[Value]:
+def extreme(op: RuleContext) -> Value | Sequence[Value]:
     """Reduce to an extreme or the median; channels are frozen if the returned indices are used."""
-    if site.has("other"):  # the larger of two tensors, index by index
-        return combine(site, [site.value("self"), site.value("other")], site.shape)
-    value = site.first()
-    dims = _dims(site, len(value.shape))
-    if is_used(site, 1):
+    if op.has("other"):  # the larger of two tensors, index by index
+        return combine(op, [op.value("self"), op.value("other")], op.shape)
+    value = op.first()
+    dims = _dims(op, len(value.shape))
+    if is_used(op, 1):
         for dim in dims:
-            site.freeze(value.labels[dim], f"the index of a channel is used as a value ({site.place})")
-    return reduced(site, dims)
+            op.freeze(value.labels[dim], f"the index of a channel is used as a value ({op.place})")
+    return reduced(op, dims)
 
 
-def reduced(site: Site, dims: set[int]) -> Value | Sequence[Value]:
+def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:
     """Build the result of a reduction of the first argument.
 
     Args:
-        site: the operator.
+        op: the operator.
         dims: the dimensions that are reduced.
 
     Returns:
         One value, or one for each result; all have the same labels.
     """
-    value = site.first()
-    keep = bool(site.option_or("keepdim", False))
+    value = op.first()
+    keep = bool(op.option_or("keepdim", False))
     labels = tuple(
         None if dim in dims else own for dim, own in enumerate(value.labels) if keep or dim not in dims
     )
-    several = isinstance(site.node.meta["val"], Sequence)
+    several = isinstance(op.node.meta["val"], Sequence)
     over_channels = any(value.labels[dim] is not None for dim in dims)
     if several:
-        site.statistic_along("self", dims)
-        return [Value(shape, labels) for shape in site.shapes]
-    result = Value(site.shape, labels)
-    return site.statistic(result) if over_channels else result
+        op.statistic_along("self", dims)
+        return [Value(shape, labels) for shape in op.shapes]
+    result = Value(op.shape, labels)
+    return op.statistic(result) if over_channels else result
 
 
 @rule(
@@ -73,30 +73,30 @@ def reduced(site: Site, dims: set[int]) -> Value | Sequence[Value]:
     "aten.special_softmax",
     "aten.special_log_softmax",
 )
-def softmax(site: Site) -> Value:
+def softmax(op: RuleContext) -> Value:
     """Over positions element-wise as far as channels go; over channels a statistic of the kept ones."""
-    value = site.first()
+    value = op.first()
     if not value.shape:
         return value
-    dim = site.option("dim") % len(value.shape)
-    return site.statistic(value) if value.labels[dim] is not None else value
+    dim = op.option("dim") % len(value.shape)
+    return op.statistic(value) if value.labels[dim] is not None else value
 
 
 @rule("aten.embedding_renorm")
-def embedding_renorm(site: Site) -> Value:
+def embedding_renorm(op: RuleContext) -> Value:
     """Limit the norm of each row of a table, a statistic over its columns."""
-    table = site.first()
-    site.freeze(table.labels[0], f"rows are picked by an index tensor ({site.place})")
-    return site.statistic(table) if table.labels[1] is not None else table
+    table = op.first()
+    op.freeze(table.labels[0], f"rows are picked by an index tensor ({op.place})")
+    return op.statistic(table) if table.labels[1] is not None else table
 
 
 @rule("aten.renorm")
-def renorm(site: Site) -> Value:
+def renorm(op: RuleContext) -> Value:
     """Scale each slice by its norm, a statistic over all other dimensions."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
     others = [own for place, own in enumerate(value.labels) if place != dim]
-    return site.statistic(value) if any(own is not None for own in others) else value
+    return op.statistic(value) if any(own is not None for own in others) else value
 
 
 @rule(
@@ -110,32 +110,32 @@ def renorm(site: Site) -> Value:
     "aten.kl_div",
     "aten.dist",
 )
-def loss(site: Site) -> Value:
+def loss(op: RuleContext) -> Value:
     """Join all tensors; a reduced loss is a statistic over all channels."""
-    operands = site.tensors()
-    together = combine(site, operands, tuple(torch.broadcast_shapes(*(item.shape for item in operands))))
-    if site.option_or("reduction", 1) == 0:
+    operands = op.tensors()
+    together = combine(op, operands, tuple(torch.broadcast_shapes(*(item.shape for item in operands))))
+    if op.option_or("reduction", 1) == 0:
         return together
     labelled: list[Labels] = [own for own in together.labels if own is not None]
-    return site.statistic(Value.plain(site.shape)) if labelled else Value.plain(site.shape)
+    return op.statistic(Value.plain(op.shape)) if labelled else Value.plain(op.shape)
 
 
-def is_used(site: Site, place: int) -> bool:
+def is_used(op: RuleContext, place: int) -> bool:
     """Return whether one of several results of an operator is used.
 
     Args:
-        site: the operator.
+        op: the operator.
         place: which result.
     """
     return any(
         user.target is operator.getitem and user.args[1] == place and bool(user.users)
-        for user in site.node.users
+        for user in op.node.users
     )
 
 
-def _dims(site: Site, count: int) -> set[int]:
+def _dims(op: RuleContext, count: int) -> set[int]:
     """Return the reduced dimensions; without ``dim``, all of them."""
-    dims = site.option_or("dim", None)
+    dims = op.option_or("dim", None)
     if dims is None or not count:
         return set(range(count))
     listed = dims if isinstance(dims, Sequence) else [dims]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.graph.labels import Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 REASONS = {
     "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
@@ -24,12 +24,12 @@ REASONS = {
 
 
 @rule(*(f"aten.{name}" for names in REASONS.values() for name in names.split()))
-def refuse(site: Site) -> Value | Sequence[Value]:
+def refuse(op: RuleContext) -> Value | Sequence[Value]:
     """Freeze all arguments with the reason of the operator."""
-    name = site.operator.removesuffix("_")
+    name = op.operator.removesuffix("_")
     reason = next(reason for reason, names in REASONS.items() if name in names.split())
-    for value in site.tensors():
+    for value in op.tensors():
         for labels in value.labels:
-            site.freeze(labels, f"{reason} ({site.place})")
-    several = isinstance(site.node.meta["val"], Sequence)
-    return [Value.plain(shape) for shape in site.shapes] if several else Value.plain(site.shape)
+            op.freeze(labels, f"{reason} ({op.place})")
+    several = isinstance(op.node.meta["val"], Sequence)
+    return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)

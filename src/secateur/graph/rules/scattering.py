@@ -12,105 +12,105 @@ import torch
 from torch import Tensor
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
-from secateur.graph.site import Site
 
 
 @rule("aten.gather")
-def gather(site: Site) -> Value:
+def gather(op: RuleContext) -> Value:
     """Join source and index along all dimensions but the indexed one."""
-    value, index = site.value("self"), site.value("index")
+    value, index = op.value("self"), op.value("index")
     if not value.shape or not index.shape:
-        return _refused(site)
-    dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
+        return _refused(op)
+    dim = op.option("dim") % len(value.shape)
+    op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
     labels = [
-        index.labels[axis] if axis == dim else _beside(site, axis, "self", "index")
+        index.labels[axis] if axis == dim else _beside(op, axis, "self", "index")
         for axis in range(len(value.shape))
     ]
-    return Value(site.shape, tuple(labels))
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.take_along_dim")
-def take_along_dim(site: Site) -> Value:
+def take_along_dim(op: RuleContext) -> Value:
     """Join source and index as gather does, with broadcasting."""
-    value, index = site.value("self"), site.value("indices")
-    if site.option("dim") is None or len(value.shape) != len(index.shape):
-        return _refused(site)
-    dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
-    shape = (*site.shape[:dim], 1, *site.shape[dim + 1 :])
+    value, index = op.value("self"), op.value("indices")
+    if op.option("dim") is None or len(value.shape) != len(index.shape):
+        return _refused(op)
+    dim = op.option("dim") % len(value.shape)
+    op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    shape = (*op.shape[:dim], 1, *op.shape[dim + 1 :])
     sides = [
         Value((*v.shape[:dim], 1, *v.shape[dim + 1 :]), v.replaced(dim, None).labels) for v in (value, index)
     ]
-    return Value(site.shape, combine(site, sides, shape).replaced(dim, index.labels[dim]).labels)
+    return Value(op.shape, combine(op, sides, shape).replaced(dim, index.labels[dim]).labels)
 
 
 @rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
-def scatter(site: Site) -> Value:
+def scatter(op: RuleContext) -> Value:
     """Join target, index and source along all dimensions but the indexed one."""
-    value, index = site.value("self"), site.value("index")
+    value, index = op.value("self"), op.value("index")
     if not value.shape or not index.shape:
-        return _refused(site)
-    dim = site.option("dim") % len(value.shape)
-    written = ["src"] if site.has("src") and site.value("src").shape else []
+        return _refused(op)
+    dim = op.option("dim") % len(value.shape)
+    written = ["src"] if op.has("src") and op.value("src").shape else []
     names = ["self", "index", *written]
     for name in names:
-        site.freeze(site.value(name).labels[dim], f"scattered to places of an index tensor ({site.place})")
-    labels = [None if axis == dim else _beside(site, axis, *names) for axis in range(len(value.shape))]
-    return Value(site.shape, tuple(labels))
+        op.freeze(op.value(name).labels[dim], f"scattered to places of an index tensor ({op.place})")
+    labels = [None if axis == dim else _beside(op, axis, *names) for axis in range(len(value.shape))]
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.index_add", "aten.index_copy", "aten.index_reduce")
-def index_add(site: Site) -> Value:
+def index_add(op: RuleContext) -> Value:
     """Join target and source along all dimensions but the indexed one."""
-    value, source = site.value("self"), site.value("source")
+    value, source = op.value("self"), op.value("source")
     if not value.shape or len(source.shape) != len(value.shape):
-        return _refused(site)
-    dim = site.option("dim") % len(value.shape)
-    for item in (value.labels[dim], source.labels[dim], *site.value("index").labels):
-        site.freeze(item, f"written to places of an index tensor ({site.place})")
+        return _refused(op)
+    dim = op.option("dim") % len(value.shape)
+    for item in (value.labels[dim], source.labels[dim], *op.value("index").labels):
+        op.freeze(item, f"written to places of an index tensor ({op.place})")
     labels = [
-        None if axis == dim else _beside(site, axis, "self", "source") for axis in range(len(value.shape))
+        None if axis == dim else _beside(op, axis, "self", "source") for axis in range(len(value.shape))
     ]
-    return Value(site.shape, tuple(labels))
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.index_fill")
-def index_fill(site: Site) -> Value:
+def index_fill(op: RuleContext) -> Value:
     """Freeze the indexed dimension and keep all others."""
-    value = site.value("self")
+    value = op.value("self")
     if not value.shape:
         return value
-    dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"written to places of an index tensor ({site.place})")
+    dim = op.option("dim") % len(value.shape)
+    op.freeze(value.labels[dim], f"written to places of an index tensor ({op.place})")
     return value
 
 
 @rule("aten.index_put")
-def index_put(site: Site) -> Value:
+def index_put(op: RuleContext) -> Value:
     """Join target and values along dimensions without an index; a full mask is element-wise."""
-    value, given = site.value("self"), list(site.option("indices"))
+    value, given = op.value("self"), list(op.option("indices"))
     picked = [place for place, item in enumerate(given) if item is not None]
     if any(_is_mask(given[place]) for place in picked):
-        return _masked(site, value, given)
+        return _masked(op, value, given)
     for dim in picked:
-        site.freeze(value.labels[dim], f"picked by an index tensor ({site.place})")
-    for item in site.values("indices"):
+        op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    for item in op.values("indices"):
         for labels in item.labels:
-            site.freeze(labels, f"used as an index ({site.place})")
+            op.freeze(labels, f"used as an index ({op.place})")
     if not picked or picked != list(range(picked[0], picked[0] + len(picked))):
-        return _refused(site)
+        return _refused(op)
     kept = [dim for dim in range(len(value.shape)) if dim not in picked]
-    written = site.value("values")
+    written = op.value("values")
     # What is written has the shape of the index tensors in place of the indexed dimensions.
-    more = max(len(site.values("indices")[place].shape) for place in picked) - len(picked)
+    more = max(len(op.values("indices")[place].shape) for place in picked) - len(picked)
     for dim in kept:
         place = dim - len(value.shape) - (more if dim < picked[0] else 0)
         if -place <= len(written.shape):
-            _one_of(site, dim, place)
-    result = site.value("self")
+            _one_of(op, dim, place)
+    result = op.value("self")
     for dim in picked:
         result = result.replaced(dim, None)
     return result
@@ -122,39 +122,39 @@ def _is_mask(index: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 
 
-def _one_of(site: Site, dim: int, place: int) -> None:
+def _one_of(op: RuleContext, dim: int, place: int) -> None:
     """Join one dimension of target and values; values of size one there are broadcast."""
-    value, written = site.value("self"), site.value("values")
+    value, written = op.value("self"), op.value("values")
     if written.shape[place] == value.shape[dim]:
-        labels = site.adopt("self", dim, written.labels[place])
-        site.join(labels, site.adopt("values", place, labels))
+        labels = op.adopt("self", dim, written.labels[place])
+        op.join(labels, op.adopt("values", place, labels))
     else:
-        site.freeze(written.labels[place], f"one channel is written to all ({site.place})")
+        op.freeze(written.labels[place], f"one channel is written to all ({op.place})")
 
 
-def _masked(site: Site, value: Value, given: list[object]) -> Value:
-    mask = site.values("indices")[0]
-    if len(given) > 1 or mask.shape != value.shape or any(size != 1 for size in site.value("values").shape):
-        return _refused(site)
-    return combine(site, [value, mask], site.shape)
+def _masked(op: RuleContext, value: Value, given: list[object]) -> Value:
+    mask = op.values("indices")[0]
+    if len(given) > 1 or mask.shape != value.shape or any(size != 1 for size in op.value("values").shape):
+        return _refused(op)
+    return combine(op, [value, mask], op.shape)
 
 
-def _beside(site: Site, axis: int, *names: str) -> Labels:
+def _beside(op: RuleContext, axis: int, *names: str) -> Labels:
     """Join one dimension of several tensors of one size; different sizes are frozen."""
-    if len({site.value(name).shape[axis] for name in names}) > 1:
+    if len({op.value(name).shape[axis] for name in names}) > 1:
         for name in names:
-            site.freeze(site.value(name).labels[axis], f"only the first of them are used ({site.place})")
+            op.freeze(op.value(name).labels[axis], f"only the first of them are used ({op.place})")
         return None
-    known = next((own for name in names if (own := site.value(name).labels[axis]) is not None), None)
-    labels = [site.adopt(name, axis, known) for name in names]
+    known = next((own for name in names if (own := op.value(name).labels[axis]) is not None), None)
+    labels = [op.adopt(name, axis, known) for name in names]
     for one in labels[1:]:
-        site.join(labels[0], one)
+        op.join(labels[0], one)
     return None if any(own is None for own in labels) else labels[0]
 
 
-def _refused(site: Site) -> Value:
+def _refused(op: RuleContext) -> Value:
     """Freeze all arguments of a form without a rule."""
-    for item in site.tensors():
+    for item in op.tensors():
         for labels in item.labels:
-            site.freeze(labels, f"indices in a form that is not followed ({site.place})")
-    return Value.plain(site.shape)
+            op.freeze(labels, f"indices in a form that is not followed ({op.place})")
+    return Value.plain(op.shape)

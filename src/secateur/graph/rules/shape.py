@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 
 @rule(
@@ -22,15 +22,15 @@ from secateur.graph.site import Site
     "aten.reshape_as",
     "aten.view_as",
 )
-def reshape(site: Site) -> Value:
+def reshape(op: RuleContext) -> Value:
     """Split and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
-    value = _refined(site.first(), site.shape)
+    value = _refined(op.first(), op.shape)
     labels: list[Labels] = []
-    for before, after in _segments(value.shape, site.shape):
-        merged = _merge(site, value, before)
-        labels.extend(_split(site, merged, after))
-    site.settle(labels, site.shape)
-    return Value(site.shape, tuple(labels))
+    for before, after in _segments(value.shape, op.shape):
+        merged = _merge(op, value, before)
+        labels.extend(_split(op, merged, after))
+    op.constrain_sizes(labels, op.shape)
+    return Value(op.shape, tuple(labels))
 
 
 def _refined(value: Value, new: Sequence[int]) -> Value:
@@ -76,7 +76,7 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[range, r
         yield range(begin, left), range(start, right)
 
 
-def _merge(site: Site, value: Value, dims: range) -> Labels:
+def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
     """One label vector for several dimensions laid end to end."""
     labelled = [dim for dim in dims if value.labels[dim] is not None and value.shape[dim] > 1]
     if not labelled:
@@ -84,13 +84,13 @@ def _merge(site: Site, value: Value, dims: range) -> Labels:
         if single and math.prod(value.shape[dim] for dim in dims) == 1:
             return single[0]
         for labels in single:
-            site.freeze(labels, f"one channel merged with other dimensions ({site.place})")
+            op.freeze(labels, f"one channel merged with other dimensions ({op.place})")
         return None
     # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
-    main = next((dim for dim in labelled if _owned(site, value.labels[dim])), labelled[0])
+    main = next((dim for dim in labelled if _owned(op, value.labels[dim])), labelled[0])
     for dim in labelled:
         if dim != main:
-            site.freeze(value.labels[dim], f"merged with another dimension of channels ({site.place})")
+            op.freeze(value.labels[dim], f"merged with another dimension of channels ({op.place})")
     shape = [1] * len(dims)
     shape[main - dims.start] = value.shape[main]
     labels = value.labels[main]
@@ -99,13 +99,13 @@ def _merge(site: Site, value: Value, dims: range) -> Labels:
     return np.ascontiguousarray(np.broadcast_to(labels.reshape(shape), sizes)).ravel()
 
 
-def _owned(site: Site, labels: Labels) -> bool:
-    return labels is not None and bool((labels < site.slots.tensor_slots).any())
+def _owned(op: RuleContext, labels: Labels) -> bool:
+    return labels is not None and bool((labels < op.slots.tensor_slots).any())
 
 
-def _split(site: Site, labels: Labels, dims: range) -> list[Labels]:
+def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
     """Deal a label vector out to several dimensions: one axis stays free, the others are coupled."""
-    sizes = [site.shape[dim] for dim in dims]
+    sizes = [op.shape[dim] for dim in dims]
     if labels is None:
         return [None] * len(sizes)
     block = labels.reshape(sizes)
@@ -113,20 +113,20 @@ def _split(site: Site, labels: Labels, dims: range) -> list[Labels]:
     if not varying:
         free = next((axis for axis in range(len(sizes)) if sizes[axis] == len(labels)), None)
         if free is None:
-            site.freeze(labels, f"one channel spread over several dimensions ({site.place})")
+            op.freeze(labels, f"one channel spread over several dimensions ({op.place})")
             return [None] * len(sizes)
         return [labels if axis == free else None for axis in range(len(sizes))]
     # A number in the code cannot follow a cut, so another axis stays free where there is one.
-    open_axes = [axis for axis in varying if not site.is_number_in_code(dims[axis])] or varying
+    open_axes = [axis for axis in varying if not op.is_number_in_code(dims[axis])] or varying
     units = [sizes[axis] for axis in open_axes]
-    place = site.choose(units) if len(open_axes) > 1 else 0
+    place = op.free_axis(units) if len(open_axes) > 1 else 0
     free = open_axes[place]
     rows = np.moveaxis(block, free, 0).reshape(sizes[free], -1)
     for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
-        site.join(rows[:, column], rows[:, 0])
+        op.join(rows[:, column], rows[:, 0])
     kept = np.ascontiguousarray(rows[:, 0])
     if len(open_axes) > 1:
-        site.chose(units, place, kept)
+        op.record_axis(units, place, kept)
     return [kept if axis == free else None for axis in range(len(sizes))]
 
 
@@ -136,100 +136,100 @@ def _varies(block: np.ndarray[tuple[int, ...], np.dtype[np.int64]], axis: int) -
 
 
 @rule("aten.permute")
-def permute(site: Site) -> Value:
+def permute(op: RuleContext) -> Value:
     """Dimensions change places, and labels with them."""
-    value = site.first()
-    order = [dim % len(value.shape) for dim in site.option("dims")]
-    return Value(site.shape, tuple(value.labels[dim] for dim in order))
+    value = op.first()
+    order = [dim % len(value.shape) for dim in op.option("dims")]
+    return Value(op.shape, tuple(value.labels[dim] for dim in order))
 
 
 @rule("aten.transpose", "aten.swapaxes", "aten.swapdims")
-def transpose(site: Site) -> Value:
+def transpose(op: RuleContext) -> Value:
     """Two dimensions change places."""
-    value = site.first()
+    value = op.first()
     count = len(value.shape)
-    one, other = (int(dim) % count for dim in site.node.args[1:3])  # type: ignore[arg-type]
+    one, other = (int(dim) % count for dim in op.node.args[1:3])  # type: ignore[arg-type]
     order = list(range(count))
     order[one], order[other] = order[other], order[one]
-    return Value(site.shape, tuple(value.labels[dim] for dim in order))
+    return Value(op.shape, tuple(value.labels[dim] for dim in order))
 
 
 @rule("aten.t", "aten.numpy_T", "aten.matrix_H")
-def matrix_transpose(site: Site) -> Value:
+def matrix_transpose(op: RuleContext) -> Value:
     """All dimensions in reverse order."""
-    return Value(site.shape, tuple(reversed(site.first().labels)))
+    return Value(op.shape, tuple(reversed(op.first().labels)))
 
 
 @rule("aten.mT", "aten.mH", "aten.adjoint")
-def transpose_matrices(site: Site) -> Value:
+def transpose_matrices(op: RuleContext) -> Value:
     """The last two dimensions change places."""
-    *lead, row, column = site.first().labels
-    return Value(site.shape, (*lead, column, row))
+    *lead, row, column = op.first().labels
+    return Value(op.shape, (*lead, column, row))
 
 
 @rule("aten.movedim")
-def movedim(site: Site) -> Value:
+def movedim(op: RuleContext) -> Value:
     """Dimensions move to other places."""
-    value = site.first()
+    value = op.first()
     count = len(value.shape)
-    source = _listed(site.option("source"), count)
-    target = _listed(site.option("destination"), count)
+    source = _listed(op.option("source"), count)
+    target = _listed(op.option("destination"), count)
     order = [dim for dim in range(count) if dim not in source]
     for place, dim in sorted(zip(target, source, strict=True)):
         order.insert(place, dim)
-    return Value(site.shape, tuple(value.labels[dim] for dim in order))
+    return Value(op.shape, tuple(value.labels[dim] for dim in order))
 
 
 @rule("aten.unsqueeze")
-def unsqueeze(site: Site) -> Value:
+def unsqueeze(op: RuleContext) -> Value:
     """A new dimension of size one, without channels."""
-    value = site.first()
-    dim = site.option("dim") % (len(value.shape) + 1)
-    return Value(site.shape, (*value.labels[:dim], None, *value.labels[dim:]))
+    value = op.first()
+    dim = op.option("dim") % (len(value.shape) + 1)
+    return Value(op.shape, (*value.labels[:dim], None, *value.labels[dim:]))
 
 
 @rule("aten.squeeze")
-def squeeze(site: Site) -> Value:
+def squeeze(op: RuleContext) -> Value:
     """Dimensions of size one vanish; a single channel there cannot be removed."""
-    value = site.first()
+    value = op.first()
     count = len(value.shape)
-    named = "dim" in str(site.node.target).rpartition(".")[2]
-    dims = _listed(site.option("dim"), count) if named else list(range(count))
+    named = "dim" in str(op.node.target).rpartition(".")[2]
+    dims = _listed(op.option("dim"), count) if named else list(range(count))
     gone = {dim for dim in dims if value.shape[dim] == 1}
     for dim in gone:
-        site.freeze(value.labels[dim], f"a single channel is dropped as a dimension ({site.place})")
+        op.freeze(value.labels[dim], f"a single channel is dropped as a dimension ({op.place})")
     kept = tuple(value.labels[dim] for dim in range(count) if dim not in gone)
-    return Value(site.shape, kept)
+    return Value(op.shape, kept)
 
 
 @rule("aten.expand", "aten.broadcast_to")
-def expand(site: Site) -> Value:
+def expand(op: RuleContext) -> Value:
     """Dimensions of size one are repeated; the others keep their labels."""
-    value = site.first()
-    lead = len(site.shape) - len(value.shape)
-    labels = [site.follower(place, size) for place, size in enumerate(site.shape[:lead])]
+    value = op.first()
+    lead = len(op.shape) - len(value.shape)
+    labels = [op.follower(place, size) for place, size in enumerate(op.shape[:lead])]
     for dim, size in enumerate(value.shape):
-        if size == site.shape[lead + dim]:
+        if size == op.shape[lead + dim]:
             labels.append(value.labels[dim])
         else:
-            site.freeze(value.labels[dim], f"one channel is repeated ({site.place})")
-            labels.append(site.follower(lead + dim, site.shape[lead + dim]))
-    site.settle(labels, site.shape)
-    return Value(site.shape, tuple(labels))
+            op.freeze(value.labels[dim], f"one channel is repeated ({op.place})")
+            labels.append(op.follower(lead + dim, op.shape[lead + dim]))
+    op.constrain_sizes(labels, op.shape)
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.expand_as")
-def expand_as(site: Site) -> Value:
+def expand_as(op: RuleContext) -> Value:
     """Dimensions of size one are repeated as often as another tensor has channels."""
-    value, other = site.value("self"), site.value("other")
-    lead = len(site.shape) - len(value.shape)
+    value, other = op.value("self"), op.value("other")
+    lead = len(op.shape) - len(value.shape)
     labels = list(other.labels)
     for dim, size in enumerate(value.shape):
-        if size == site.shape[lead + dim]:
-            labels[lead + dim] = site.join(value.labels[dim], other.labels[lead + dim])
+        if size == op.shape[lead + dim]:
+            labels[lead + dim] = op.join(value.labels[dim], other.labels[lead + dim])
         else:
-            site.freeze(value.labels[dim], f"one channel is repeated ({site.place})")
-    return Value(site.shape, tuple(labels))
+            op.freeze(value.labels[dim], f"one channel is repeated ({op.place})")
+    return Value(op.shape, tuple(labels))
 
 
 def _listed(dims: int | Sequence[int], count: int) -> list[int]:

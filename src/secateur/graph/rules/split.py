@@ -8,50 +8,50 @@ import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.site import Site
 
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")
-def concatenate(site: Site) -> Value:
+def concatenate(op: RuleContext) -> Value:
     """Labels are laid end to end along one dimension and joined along the others."""
-    parts = [part for part in site.values("tensors") if part.shape != (0,)]
-    dim = site.option("dim") % len(site.shape)
+    parts = [part for part in op.values("tensors") if part.shape != (0,)]
+    dim = op.option("dim") % len(op.shape)
     labels: list[Labels] = []
-    for axis in range(len(site.shape)):
+    for axis in range(len(op.shape)):
         vectors = [part.labels[axis] for part in parts]
-        labels.append(_end_to_end(site, parts, dim) if axis == dim else _all_joined(site, vectors))
-    return Value(site.shape, tuple(labels))
+        labels.append(_end_to_end(op, parts, dim) if axis == dim else _all_joined(op, vectors))
+    return Value(op.shape, tuple(labels))
 
 
-def _end_to_end(site: Site, parts: list[Value], dim: int) -> Labels:
+def _end_to_end(op: RuleContext, parts: list[Value], dim: int) -> Labels:
     if all(part.labels[dim] is None for part in parts):
         return None
     vectors = []
     for part in parts:
         labels = part.labels[dim]
         if labels is None:
-            labels = site.slots.fresh(part.shape[dim])
-            site.freeze(labels, f"values that are not channels, concatenated with channels ({site.place})")
+            labels = op.slots.fresh(part.shape[dim])
+            op.freeze(labels, f"values that are not channels, concatenated with channels ({op.place})")
         vectors.append(labels)
     return np.concatenate(vectors)
 
 
-def _all_joined(site: Site, vectors: list[Labels]) -> Labels:
+def _all_joined(op: RuleContext, vectors: list[Labels]) -> Labels:
     result = vectors[0]
     for vector in vectors[1:]:
-        result = site.join(result, vector)
+        result = op.join(result, vector)
     return result
 
 
 @rule("aten.stack")
-def stack(site: Site) -> Value:
+def stack(op: RuleContext) -> Value:
     """A new dimension without channels; the others are joined."""
-    parts = site.values("tensors")
-    dim = site.option("dim") % len(site.shape)
-    labels = [_all_joined(site, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
+    parts = op.values("tensors")
+    dim = op.option("dim") % len(op.shape)
+    labels = [_all_joined(op, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
     labels.insert(dim, None)
-    return Value(site.shape, tuple(labels))
+    return Value(op.shape, tuple(labels))
 
 
 @rule(
@@ -62,28 +62,28 @@ def stack(site: Site) -> Value:
     "aten.unsafe_chunk",
     "aten.unsafe_split",
 )
-def pieces(site: Site) -> Sequence[Value]:
+def pieces(op: RuleContext) -> Sequence[Value]:
     """Consecutive pieces: equal ones are coupled index by index, unequal ones stay whole."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]
-    sizes = [shape[dim] for shape in site.shapes]
+    sizes = [shape[dim] for shape in op.shapes]
     if labels is None:
-        return [Value(shape, value.labels) for shape in site.shapes]
+        return [Value(shape, value.labels) for shape in op.shapes]
     cuts = np.split(labels, np.cumsum(sizes)[:-1])
-    known = site.sources[: len(cuts)]
+    known = op.sources[: len(cuts)]
     if len(known) == len(cuts) and (len(cuts) > 1 and any(known)):
-        site.settle(cuts, sizes)
+        op.constrain_sizes(cuts, sizes)
         for cut, source in zip(cuts, known, strict=True):
             if source is None:
-                site.freeze(cut, f"split at fixed places ({site.place})")
+                op.freeze(cut, f"split at fixed places ({op.place})")
     elif len(set(sizes)) == 1:
-        site.settle(cuts[:1], sizes[:1])
+        op.constrain_sizes(cuts[:1], sizes[:1])
         for cut in cuts[1:]:
-            site.join(cut, cuts[0])
+            op.join(cut, cuts[0])
     else:
-        site.freeze(labels, f"split into unequal pieces ({site.place})")
-    return [_with(value, shape, dim, cut) for shape, cut in zip(site.shapes, cuts, strict=True)]
+        op.freeze(labels, f"split into unequal pieces ({op.place})")
+    return [_with(value, shape, dim, cut) for shape, cut in zip(op.shapes, cuts, strict=True)]
 
 
 def _with(value: Value, shape: tuple[int, ...], dim: int, labels: Labels) -> Value:
@@ -91,87 +91,87 @@ def _with(value: Value, shape: tuple[int, ...], dim: int, labels: Labels) -> Val
 
 
 @rule("aten.unbind")
-def unbind(site: Site) -> Sequence[Value]:
+def unbind(op: RuleContext) -> Sequence[Value]:
     """One dimension is taken apart: each of its indices is fixed."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"taken apart index by index ({site.place})")
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
+    op.freeze(value.labels[dim], f"taken apart index by index ({op.place})")
     labels = (*value.labels[:dim], *value.labels[dim + 1 :])
-    return [Value(shape, labels) for shape in site.shapes]
+    return [Value(shape, labels) for shape in op.shapes]
 
 
 @rule("aten.select")
-def select(site: Site) -> Value:
+def select(op: RuleContext) -> Value:
     """One index of a dimension is picked: it is fixed."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
-    site.freeze(value.labels[dim], f"one index is picked ({site.place})")
-    return Value(site.shape, (*value.labels[:dim], *value.labels[dim + 1 :]))
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
+    op.freeze(value.labels[dim], f"one index is picked ({op.place})")
+    return Value(op.shape, (*value.labels[:dim], *value.labels[dim + 1 :]))
 
 
 @rule("aten.slice", "aten.narrow")
-def cut_out(site: Site) -> Value:
+def cut_out(op: RuleContext) -> Value:
     """A range of a dimension: the whole of it, or between borders that follow the widths or are fixed."""
-    value = site.first()
-    dim = site.option("dim") % len(value.shape)
+    value = op.first()
+    dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]
-    if site.shape[dim] == value.shape[dim]:
+    if op.shape[dim] == value.shape[dim]:
         return value
-    piece = _every_other(site, labels)
+    piece = _every_other(op, labels)
     if piece is None:
-        piece = _between(site, labels, dim)
+        piece = _between(op, labels, dim)
     if piece is None:
-        piece = _equal_piece(site, labels, dim)
+        piece = _equal_piece(op, labels, dim)
     if piece is None:
-        site.freeze(labels, f"cut at fixed places ({site.place})")
-    return _with(value, site.shape, dim, piece)
+        op.freeze(labels, f"cut at fixed places ({op.place})")
+    return _with(value, op.shape, dim, piece)
 
 
-def _every_other(site: Site, labels: Labels) -> Labels:
+def _every_other(op: RuleContext, labels: Labels) -> Labels:
     """Every n-th channel to the end: runs of n go together, so that each keeps its place in its run."""
-    step, start, end = (int(site.option_or(name, None) or 0) for name in ("step", "start", "end"))
+    step, start, end = (int(op.option_or(name, None) or 0) for name in ("step", "start", "end"))
     if labels is None or step < 2 or not 0 <= start < step or 0 < end < len(labels) or end < 0:
         return None
     for place in range(step):
         run = labels[place::step]
-        site.join(run, labels[::step][: len(run)])
+        op.join(run, labels[::step][: len(run)])
     return labels[start::step]
 
 
-def _between(site: Site, labels: Labels, dim: int) -> Labels:
+def _between(op: RuleContext, labels: Labels, dim: int) -> Labels:
     """A range whose borders are known to come from attributes or other sizes, or are the ends."""
-    if labels is None or len(site.sources) != 2 or site.option_or("step", 1) != 1:
+    if labels is None or len(op.sources) != 2 or op.option_or("step", 1) != 1:
         return None
-    given = (site.option("start") or 0), site.option_or("end", None)
+    given = (op.option("start") or 0), op.option_or("end", None)
     start = given[0] % len(labels)
-    stop = start + site.shape[dim]
-    before, through = site.sources
+    stop = start + op.shape[dim]
+    before, through = op.sources
     if (before is None and start > 0) or (through is None and stop < len(labels)):
         return None
-    site.settle_borders(labels, (start, stop), given)
+    op.constrain_borders(labels, (start, stop), given)
     return labels[start:stop]
 
 
-def _equal_piece(site: Site, labels: Labels, dim: int) -> Labels:
+def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
     """One of several equal pieces, if borders are where equal pieces end; that they follow is a proposal."""
-    size = site.shape[dim]
-    start = site.option("start") or 0
-    if labels is None or site.option_or("step", 1) != 1 or len(labels) % size or not isinstance(start, int):
+    size = op.shape[dim]
+    start = op.option("start") or 0
+    if labels is None or op.option_or("step", 1) != 1 or len(labels) % size or not isinstance(start, int):
         return None
     start = start % len(labels)
-    if start % size or not site.propose():
+    if start % size or not op.assume():
         return None
     rows = labels.reshape(-1, size)
     for row in rows[1:]:
-        site.join(row, rows[0])
+        op.join(row, rows[0])
     return labels[start : start + size]
 
 
 @rule("aten.pad", "aten.constant_pad_nd")
-def pad(site: Site) -> Value:
+def pad(op: RuleContext) -> Value:
     """Padding in positions hands channels on; padded channels come from nothing."""
-    value = site.first()
-    widths = list(site.option("pad"))
+    value = op.first()
+    widths = list(op.option("pad"))
     labels = list(value.labels)
     taken: list[str] = []
     for pair in range(len(widths) // 2):
@@ -179,42 +179,42 @@ def pad(site: Site) -> Value:
         old = labels[dim]
         if old is None or (widths[2 * pair] == 0 and widths[2 * pair + 1] == 0):
             continue
-        ends = [_padding(site, place, widths[place], taken) for place in (2 * pair, 2 * pair + 1)]
+        ends = [_padding(op, place, widths[place], taken) for place in (2 * pair, 2 * pair + 1)]
         labels[dim] = np.concatenate([ends[0], old, ends[1]])
-    return Value(site.shape, tuple(labels))
+    return Value(op.shape, tuple(labels))
 
 
-def _padding(site: Site, place: int, width: int, taken: list[str]) -> IntArray:
+def _padding(op: RuleContext, place: int, width: int, taken: list[str]) -> IntArray:
     """Channels that padding adds: as many as the code or an attribute of the module says, or fixed."""
-    slots = site.slots.fresh(width)
+    slots = op.slots.fresh(width)
     if width == 0:
         return slots
-    if place < len(site.sources) and site.sources[place] is not None:
-        site.settle([None] * place + [slots], [0] * place + [width])
+    if place < len(op.sources) and op.sources[place] is not None:
+        op.constrain_sizes([None] * place + [slots], [0] * place + [width])
         return slots
-    name = site.attribute_with_value(slots, taken)
+    name = op.attribute_with_value(slots, taken)
     if name is None:
-        site.freeze(slots, f"padded with a fixed number of channels ({site.place})")
+        op.freeze(slots, f"padded with a fixed number of channels ({op.place})")
     else:
         taken.append(name)
     return slots
 
 
 @rule("aten.flip")
-def flip(site: Site) -> Value:
+def flip(op: RuleContext) -> Value:
     """A dimension in reverse order, and its labels with it."""
-    value = site.first()
+    value = op.first()
     labels = list(value.labels)
-    for dim in site.option("dims"):
+    for dim in op.option("dims"):
         own = labels[dim]
         labels[dim] = None if own is None else own[::-1].copy()
-    return Value(site.shape, tuple(labels))
+    return Value(op.shape, tuple(labels))
 
 
 @rule("aten.roll")
-def roll(site: Site) -> Value:
+def roll(op: RuleContext) -> Value:
     """Contents move along a dimension by a fixed number of places: channels there are fixed."""
-    value = site.first()
-    for dim in site.option("dims") or range(len(value.shape)):
-        site.freeze(value.labels[dim], f"rolled by a fixed number of places ({site.place})")
+    value = op.first()
+    for dim in op.option("dims") or range(len(value.shape)):
+        op.freeze(value.labels[dim], f"rolled by a fixed number of places ({op.place})")
     return value

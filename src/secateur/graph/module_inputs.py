@@ -14,15 +14,15 @@ import numpy as np
 from torch.fx import Node
 
 from secateur.graph.capture import Origin, Program
+from secateur.graph.findings import Read
 from secateur.graph.labels import Value
-from secateur.graph.notes import Read
 
 _ORDER = {"transpose", "permute", "movedim", "swapaxes", "contiguous", "clone", "to", "_to_copy", "alias"}
 """Operators that keep every number and every channel, at other positions."""
 
 
 def at_input(program: Program, env: Mapping[Node, Any], reads: Sequence[Read]) -> list[bool]:
-    """Finds out which reads are of the input of their module.
+    """Find out which reads are of the input of their module.
 
     Args:
         program: the captured forward pass.

@@ -1,4 +1,4 @@
-"""What a walk is told before it starts, and what it finds besides equalities."""
+"""What propagation knows before it starts, and what it finds besides equalities."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rescale:
 
 
 @dataclass(frozen=True)
-class Work:
+class OperatorMacs:
     """Multiply-accumulates of one operator: a coefficient times the sizes of dimensions."""
 
     node: str
@@ -106,19 +106,19 @@ class Choice:
 
 
 @dataclass
-class Notes:
-    """What a walk finds besides equalities."""
+class Findings:
+    """What propagation finds besides equalities."""
 
     reads: list[Read] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
-    work: list[Work] = field(default_factory=list)
+    work: list[OperatorMacs] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
     rescales: list[Rescale] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     objections: set[str] = field(default_factory=set)
     """Operators whose choice of an axis does not suit a later operator."""
-    proposals: set[str] = field(default_factory=set)
+    assumptions: set[str] = field(default_factory=set)
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
     comparisons: tuple[Source, ...] = ()
     """Pairs of sizes that the network's code found equal."""
@@ -130,7 +130,7 @@ class Notes:
     """For each operator, a bit for every operator that it depends on and that objected to a choice."""
 
     def joined(self, left: int, right: int) -> None:
-        """Notes that two vectors, named by their first slots, were joined."""
+        """Record that two vectors, named by their first slots, were joined."""
         one, other = self.alike.get(left, {left}), self.alike.get(right, {right})
         if one is not other:
             together = one | other
@@ -140,7 +140,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known before a walk.
+    """What is known before propagation.
 
     Attributes:
         axes: for operators that split a rectangle, the axis to leave free, by node name.
@@ -157,17 +157,17 @@ class Hints:
     tensors: Mapping[str, str] = field(default_factory=dict)
 
 
-def other_axes(notes: Sequence[Notes], tried: Mapping[str, int]) -> dict[str, int]:
+def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[str, int]:
     """Another free axis for every choice that was objected to.
 
     Args:
-        notes: what the walks found.
+        findings: what propagation found.
         tried: axes that were asked for already.
 
     Returns:
-        The axes to ask for in another walk, empty if nobody objects.
+        The axes to ask for in another round, empty if nobody objects.
     """
-    objected = [choice for note in notes for choice in note.choices if choice.node in note.objections]
+    objected = [choice for note in findings for choice in note.choices if choice.node in note.objections]
     axes = {choice.node: next_axis(choice, tried) for choice in objected}
     return {node: axis for node, axis in axes.items() if axis is not None}
 

@@ -19,25 +19,25 @@ import numpy as np
 from torch.fx import Node
 
 from secateur.graph.factors import Factor
+from secateur.graph.findings import Attribute, Equation, Findings, Statistic
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.linear_forms import Form, apart, multiples
-from secateur.graph.notes import Attribute, Equation, Notes, Statistic
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
 
 _Key = tuple[str, str, int | None]
 
 
-def settle(notes: Notes, slots: SlotTable, env: Mapping[Node, Any]) -> None:
-    """Turns all sizes that were noted in a walk into equalities between labels.
+def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any]) -> None:
+    """Turn all sizes that were noted in propagation into equalities between labels.
 
     Args:
-        notes: what the walk found; attributes that follow label vectors are added.
+        findings: what propagation found; attributes that follow label vectors are added.
         slots: the table that collects equalities.
         env: the value of every node.
     """
-    if notes.equations or notes.factors:
-        _Settling(notes, slots, {node.name: value for node, value in env.items()}).run()
+    if findings.equations or findings.factors:
+        _Settling(findings, slots, {node.name: value for node, value in env.items()}).run()
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class _Ratio:
 
 
 class _Settling:
-    """The equations of one walk, and what is known of attributes so far."""
+    """The equations of one program, and what is known of attributes so far."""
 
-    def __init__(self, notes: Notes, slots: SlotTable, env: Mapping[str, Any]) -> None:
-        self._notes = notes
+    def __init__(self, findings: Findings, slots: SlotTable, env: Mapping[str, Any]) -> None:
+        self._findings = findings
         self._slots = slots
         self._env = env
         self._ties: dict[_Key, Labels] = {}
@@ -64,16 +64,16 @@ class _Settling:
         self._guess = False
         self._open: list[Equation | _Ratio] = []
         self._meetings: list[tuple[IntArray, IntArray]] = []
-        for item in notes.attributes:
+        for item in findings.attributes:
             self._tie((item.module, item.name, item.index), item.labels)
 
     def run(self) -> None:
-        """Works out attributes, joins what stands against each other, and freezes the rest."""
+        """Work out attributes, joins what stands against each other, and freezes the rest."""
         self._resolve()
         for one, other in self._meetings:
             self._meet(one, other)
         # What comes straight from an attribute goes first: quotients are made of them.
-        equations = self._notes.equations
+        equations = self._findings.equations
         direct = [item for item in equations if isinstance(item.source, FromAttribute)]
         sizes = [item for item in equations if isinstance(item.source, FromTensor)]
         self._open = [*direct, *sizes, *(item for item in equations if isinstance(item.source, Computed))]
@@ -84,13 +84,13 @@ class _Settling:
         self._join_all()
         for item in self._open:
             self._freeze(item)
-        for factor in self._notes.factors:
+        for factor in self._findings.factors:
             self._settle_factor(factor)
 
     # -- attributes ------------------------------------------------------------------------
 
     def _find_attributes(self) -> None:
-        """Solves equations with one unknown attribute until there are none."""
+        """Solve equations with one unknown attribute until there are none."""
         before = (-1, -1)
         while (len(self._ties), len(self._open)) != before:
             before = (len(self._ties), len(self._open))
@@ -98,8 +98,8 @@ class _Settling:
                 self._solve(item)
 
     def _find_compared(self) -> None:
-        """Lets attributes of which nothing else is known follow the sizes that code held them equal to."""
-        for pair in self._notes.comparisons:
+        """Let attributes of which nothing else is known follow the sizes that code held them equal to."""
+        for pair in self._findings.comparisons:
             assert isinstance(pair, Computed)
             for one, other in ((pair.left, pair.right), (pair.right, pair.left)):
                 if isinstance(one, FromAttribute) and isinstance(other, FromTensor):
@@ -131,10 +131,10 @@ class _Settling:
         if labels is None:
             self._fixed[key] = place
         else:
-            self._notes.attributes.append(Attribute(*key, labels))
+            self._findings.attributes.append(Attribute(*key, labels))
 
     def _tie(self, key: _Key, labels: Labels) -> None:
-        """Lets an attribute follow a vector; two vectors of one attribute follow each other."""
+        """Let an attribute follow a vector; two vectors of one attribute follow each other."""
         known = self._ties.setdefault(key, labels)
         if known is not labels and known is not None and labels is not None:
             self._meetings.append((known, labels))
@@ -151,7 +151,7 @@ class _Settling:
     # -- both sides ------------------------------------------------------------------------
 
     def _join_all(self) -> None:
-        """Joins vectors that stand against each other, one pair after the other."""
+        """Join vectors that stand against each other, one pair after the other."""
         place = 0
         while place < len(self._open):  # quotients add equations on the way
             item = self._open[place]
@@ -161,7 +161,7 @@ class _Settling:
             place += 1
 
     def _meet(self, left: IntArray, right: IntArray) -> None:
-        """Joins two vectors of one length, unless they count the same channels in another order."""
+        """Join two vectors of one length, unless they count the same channels in another order."""
         if len(left) != len(right):
             return
         if max(left.max(initial=0), right.max(initial=0)) >= len(self._channel):
@@ -185,7 +185,7 @@ class _Settling:
         self._resolve()
 
     def _settle_factor(self, factor: Factor) -> None:
-        """Freezes channels whose number a factor is made from, unless it makes a mean of a sum over them."""
+        """Freeze channels whose number a factor is made from, unless it makes a mean of a sum over them."""
         form = self._form(factor.source, factor.place)
         if form is None or form.fixed:
             return
@@ -196,7 +196,7 @@ class _Settling:
             if form.minus(counted.times(form.value / counted.value)).fixed:
                 scaled = ((1, growth.labels, factor.power),)
                 statistic = Statistic(factor.node, (), Value.plain(factor.shape), (), scaled)
-                self._notes.statistics.append(statistic)
+                self._findings.statistics.append(statistic)
                 return
         slots = np.flatnonzero(np.isin(self._channel, form.keys))
         self._slots.freeze(slots, f"a factor in the code changes with the width ({factor.place})")
@@ -243,7 +243,7 @@ class _Settling:
         return [(self._vector(source), item.labels)]
 
     def _meet_best(self, pairs: Sequence[tuple[Labels, Labels]]) -> None:
-        """Joins the pair of vectors that leaves most channels apart."""
+        """Join the pair of vectors that leaves most channels apart."""
         known = [(one, other) for one, other in pairs if one is not None and other is not None]
         known = [(one, other) for one, other in known if len(one) == len(other)]
         if known:
@@ -325,7 +325,7 @@ class _Settling:
         return Form.of(moving, float(len(labels) - len(moving)), float(len(labels)))
 
     def _resolve(self) -> None:
-        """Works out channels anew, and which can be removed: the produced ones that nothing freezes."""
+        """Work out channels anew, and which can be removed: the produced ones that nothing freezes."""
         self._channel = self._slots.components()
         role, _ = self._slots.roles()
         reason, _ = self._slots.reasons(self._channel)

@@ -25,7 +25,7 @@ _NUMBER = {
 
 
 def given_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Lists the sizes that a call was given.
+    """List the sizes that a call was given.
 
     Args:
         name: of the operator.

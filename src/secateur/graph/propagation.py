@@ -1,4 +1,4 @@
-"""The walk: every operator of a program in order, each by its rule."""
+"""Propagate labels through a program: every operator in order, each by its rule."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch.fx import Node
 
 from secateur.errors import TraceError
 from secateur.graph.capture import Origin, Program, module_path
-from secateur.graph.entrances import at_input
-from secateur.graph.equations import settle
+from secateur.graph.findings import Findings, Hints
 from secateur.graph.labels import SlotTable, Value
+from secateur.graph.module_inputs import at_input
 from secateur.graph.multihead import tie_multihead
-from secateur.graph.notes import Hints, Notes
+from secateur.graph.rule_context import RuleContext
 from secateur.graph.rules import find_rule
-from secateur.graph.site import Site
+from secateur.graph.size_constraints import resolve_sizes
 from secateur.graph.weights import weight_operators
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
 
 
-def walk(
+def propagate(
     program: Program,
     modules: Mapping[str, nn.Module],
     slots: SlotTable,
     hints: Hints,
-) -> tuple[Environment, Notes]:
-    """Gives every value of a program its labels and collects what the rules say.
+) -> tuple[Environment, Findings]:
+    """Give every value of a program its labels and collects what the rules say.
 
     Args:
         program: the captured forward pass.
@@ -43,7 +43,7 @@ def walk(
         The value of every node, and what was noted on the way.
     """
     env: Environment = {}
-    notes = Notes()
+    findings = Findings()
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
     known = replace(hints, weights=weight_operators(program), tensors=tensors)
     for node in program.graph.nodes:
@@ -52,16 +52,16 @@ def walk(
         elif node.op == "output":
             _freeze_values(env, node, slots, "is an output of the network")
         elif node.op == "call_function":
-            env[node] = _call(node, env, slots, notes, modules, known)
+            env[node] = _call(node, env, slots, findings, modules, known)
         else:
             env[node] = None
-    tie_multihead(modules, slots, notes)
-    settle(notes, slots, env)
-    notes.reads = [
+    tie_multihead(modules, slots, findings)
+    resolve_sizes(findings, slots, env)
+    findings.reads = [
         replace(read, tensor=_tensor_name(program, read.tensor), at_input=enters)
-        for read, enters in zip(notes.reads, at_input(program, env, notes.reads), strict=True)
+        for read, enters in zip(findings.reads, at_input(program, env, findings.reads), strict=True)
     ]
-    return env, notes
+    return env, findings
 
 
 def _tensor_name(program: Program, node: str) -> str:
@@ -81,7 +81,7 @@ def _call(
     node: Node,
     env: Environment,
     slots: SlotTable,
-    notes: Notes,
+    findings: Findings,
     modules: Mapping[str, nn.Module],
     hints: Hints,
 ) -> Any:
@@ -96,11 +96,11 @@ def _call(
         path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
         _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
         return _plain(node)
-    return _checked(node, rule(Site(node, env, slots, notes, modules, hints)))
+    return _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
 
 
 def _checked(node: Node, found: Value | Sequence[Value]) -> Value | Sequence[Value]:
-    """Refuses labels that do not fit the result of an operator: its rule is wrong."""
+    """Refuse labels that do not fit the result of an operator: its rule is wrong."""
     result = node.meta.get("val")
     results = result if isinstance(result, Sequence) else [result]
     values = found if isinstance(found, Sequence) else [found]
@@ -127,7 +127,7 @@ def _plain(node: Node) -> Any:
 
 
 def _freeze_values(env: Environment, node: Node, slots: SlotTable, reason: str) -> None:
-    """Freezes everything that an operator touches."""
+    """Freeze everything that an operator touches."""
     for source in node.all_input_nodes:
         found = env.get(source)
         for value in found if isinstance(found, Sequence) else [found]:

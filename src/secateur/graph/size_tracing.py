@@ -25,12 +25,12 @@ from secateur.graph.attributes import integer_attributes, set_attribute
 from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
 from secateur.graph.cutting import named_tensors
 from secateur.graph.execution import uncompiled
-from secateur.graph.given import given_sizes
+from secateur.graph.given_sizes import given_sizes
 from secateur.graph.opened import opened
-from secateur.graph.remembering import EQUAL, Proportional, Size
 from secateur.graph.shape_passes import run_on_shapes
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.substitute import substituted
+from secateur.graph.traced_sizes import EQUAL, Proportional, Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
     # Code may ask for gradients, which are on in training; a network that fails with them runs without.
     modes = (True, False) if training else (False,)
     for gradients, way in product(modes, (_on_meta, _on_fakes, _for_real)):
-        watch = _Watch()
+        watch = _SizeTracer()
         EQUAL.clear()
         with contextlib.suppress(Exception):  # the user's code may fail in any way
             tensors, (args, kwargs), mode = way(model, inputs)
@@ -163,7 +163,7 @@ def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
 
 
 def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether shapes are equal but for the number of examples, which may have been doubled."""
+    """Tell whether shapes are equal but for the number of examples, which may have been doubled."""
     changed = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
     return len(one) == len(other) and (
         not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0])
@@ -196,7 +196,7 @@ def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
     return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
 
 
-def _label(model: nn.Module, watch: _Watch) -> Callable[[], None]:
+def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
     """Replace the integers in attributes by such that remember, and mark tensors with their names.
 
     Returns:
@@ -223,8 +223,8 @@ def _label(model: nn.Module, watch: _Watch) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _paths(model: nn.Module, watch: _Watch) -> Iterator[None]:
-    """Lets the watch know which module is running."""
+def _paths(model: nn.Module, watch: _SizeTracer) -> Iterator[None]:
+    """Let the watch know which module is running."""
     handles = []
 
     def entering(path: str) -> Callable[..., None]:
@@ -245,7 +245,7 @@ def _paths(model: nn.Module, watch: _Watch) -> Iterator[None]:
             handle.remove()
 
 
-class _Watch(TorchFunctionMode):
+class _SizeTracer(TorchFunctionMode):
     """Records every call of an operator and hands out sizes that remember."""
 
     def __init__(self) -> None:
@@ -305,7 +305,7 @@ _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stat
 
 
 def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
-    """Whether an operator is called as in training mode; ``None`` if the mode does not matter to it."""
+    """Tell whether an operator is called as in training mode; ``None`` if the mode does not matter to it."""
     if name not in _SWITCHES:
         return None
     place, keyword = _SWITCHES[name]
@@ -335,7 +335,7 @@ def _normal(name: str) -> str:
 
 
 def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
-    """Matches calls with the operators of the program: same module, same name, same shape, same order."""
+    """Match calls with the operators of the program: same module, same name, same shape, same order."""
     made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
     found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
     for call in calls:

@@ -1,4 +1,4 @@
-"""A site: one operator of the program, as a rule sees it."""
+"""The context of a rule: what it may read of an operator, and what it may say about channels."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from torch.fx import Node
 from secateur.graph.capture import module_path
 from secateur.graph.constants import is_fixed, makers
 from secateur.graph.factors import Factor, growth_of
+from secateur.graph.findings import (
+    Attribute,
+    Choice,
+    Equation,
+    Findings,
+    Hints,
+    OperatorMacs,
+    Read,
+    Rescale,
+    Statistic,
+)
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.notes import Attribute, Choice, Equation, Hints, Notes, Read, Rescale, Statistic, Work
 from secateur.graph.objections import Objections
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
 
 
-class Site:
+class RuleContext:
     """One operator: its arguments by name, its place in the network, and what a rule may say of it.
 
     Args:
         node: the operator in the captured program.
         env: values of the nodes before it.
         slots: the table that collects equalities.
-        notes: where reads, work and attributes are collected.
+        findings: where reads, work and attributes are collected.
         modules: the modules of the network by path.
         hints: axes to leave free, and where sizes come from.
     """
@@ -36,7 +46,7 @@ class Site:
         node: Node,
         env: MutableMapping[Node, Any],
         slots: SlotTable,
-        notes: Notes,
+        findings: Findings,
         modules: Mapping[str, nn.Module],
         hints: Hints,
     ) -> None:
@@ -44,18 +54,18 @@ class Site:
         self.slots = slots
         self.module = module_path(node)
         self._env = env
-        self._notes = notes
+        self._findings = findings
         self._modules = modules
         self._hints = hints
         self._names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
-        self._objections = Objections(node, len(env), notes, hints)
+        self._objections = Objections(node, len(env), findings, hints)
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
 
     # -- arguments and results -------------------------------------------------------------
 
     def has(self, name: str) -> bool:
-        """Whether the operator has an argument of this name that is not ``None``."""
+        """Tell whether the operator has an argument of this name that is not ``None``."""
         return self._arguments.get(name) is not None
 
     def option(self, name: str) -> Any:
@@ -103,8 +113,8 @@ class Site:
         """The operator and its module, for messages."""
         return f"{self.operator} in '{self.module}'" if self.module else self.operator
 
-    def made_here(self, name: str, labels: IntArray) -> None:
-        """Lets zeros that the module itself made as wide as its channels follow them in size.
+    def tie_zeros(self, name: str, labels: IntArray) -> None:
+        """Let zeros that the module itself made as wide as its channels follow them in size.
 
         Args:
             name: an argument that is a tensor, or a list of them; others than such zeros stay as they are.
@@ -120,7 +130,7 @@ class Site:
     # -- what a rule may say ---------------------------------------------------------------
 
     def join(self, left: Labels, right: Labels, why: str = "") -> Labels:
-        """Demands that two label vectors are equal; one without labels freezes the other.
+        """Demand that two label vectors are equal; one without labels freezes the other.
 
         Returns:
             The labels to go on with.
@@ -133,43 +143,43 @@ class Site:
             return None
         self.slots.join(left, right)
         if len(left):
-            self._notes.joined(int(left[0]), int(right[0]))
+            self._findings.joined(int(left[0]), int(right[0]))
         return left
 
     def freeze(self, labels: Labels, reason: str) -> None:
-        """Forbids the removal of these channels."""
+        """Forbid the removal of these channels."""
         if labels is not None:
             self.slots.freeze(labels, reason)
             self._objections.raise_to(labels, own=True)
 
-    def claim(self, labels: Labels, role: Role) -> None:
-        """Says what a parameter's dimension does with its channels."""
+    def set_role(self, labels: Labels, role: Role) -> None:
+        """Say what a parameter's dimension does with its channels."""
         if labels is not None:
-            self.slots.claim(labels, role)
+            self.slots.set_role(labels, role)
 
-    def carry(self, name: str, labels: Labels, dim: int = 0) -> None:
-        """Joins a parameter with one number per channel (a bias, a scale) to the channels."""
+    def tie_parameter(self, name: str, labels: Labels, dim: int = 0) -> None:
+        """Join a parameter with one number per channel (a bias, a scale) to the channels."""
         if self.has(name):
             own = self.value(name).labels[dim]
-            self.claim(own, Role.CARRIER)
+            self.set_role(own, Role.CARRIER)
             self.join(own, labels, f"reads values that are not channels ({self.place})")
 
     def read(self, name: str, dim: int, labels: Labels, weight: str = "") -> None:
-        """Notes that the operator contracts over the channels in a dimension of an argument."""
+        """Record that the operator contracts over the channels in a dimension of an argument."""
         if labels is None:
             return
         argument = self._names.index(name)
         tensor = self._arguments[weight].name if weight else ""
-        self._notes.reads.append(Read(self.node.name, argument, dim, labels, self.module, tensor))
+        self._findings.reads.append(Read(self.node.name, argument, dim, labels, self.module, tensor))
 
     def read_item(self, name: str, place: int, dim: int, labels: Labels) -> None:
         """As :meth:`read`, of one tensor of an argument that is a list of tensors."""
         if labels is not None:
             argument = self._names.index(name)
-            self._notes.reads.append(Read(self.node.name, argument, dim, labels, self.module, "", place))
+            self._findings.reads.append(Read(self.node.name, argument, dim, labels, self.module, "", place))
 
     def statistic(self, result: Value, *sizes: tuple[int, int | None, IntArray]) -> Value:
-        """Notes that the operator's result depends on all channels of its arguments at once.
+        """Record that the operator's result depends on all channels of its arguments at once.
 
         Args:
             result: the labels of the result.
@@ -183,11 +193,11 @@ class Site:
             for index, node in enumerate(self.node.args)
             if isinstance(node, Node) and self._is_value(node)
         )
-        self._notes.statistics.append(Statistic(self.node.name, arguments, result, sizes))
+        self._findings.statistics.append(Statistic(self.node.name, arguments, result, sizes))
         return result
 
     def _statistic_of_weights(self, result: Value) -> Value:
-        """Freezes what a statistic of weights is taken over: without some of it, it is another number."""
+        """Freeze what a statistic of weights is taken over: without some of it, it is another number."""
         kept = {id(labels) for labels in result.labels if labels is not None}
         same = [value.shape for value in self.tensors()] == [result.shape]
         for value in self.tensors():
@@ -199,7 +209,7 @@ class Site:
         return result
 
     def rescale(self, length: str, direction: str, dim: int | None) -> bool:
-        """Notes that a weight is normalised by its norm, so that its length must follow a cut.
+        """Record that a weight is normalised by its norm, so that its length must follow a cut.
 
         Args:
             length: name of the argument that holds the lengths.
@@ -212,21 +222,21 @@ class Site:
         names = [self._tensor_name(argument) for argument in (length, direction)]
         if not all(names):
             return False
-        self._notes.rescales.append(Rescale(names[0], names[1], dim))
+        self._findings.rescales.append(Rescale(names[0], names[1], dim))
         return True
 
-    def work(self, coefficient: int, *extents: Labels | int) -> None:
-        """Adds multiply-accumulates: the coefficient times every size or labelled dimension."""
+    def add_macs(self, coefficient: int, *extents: Labels | int) -> None:
+        """Add multiply-accumulates: the coefficient times every size or labelled dimension."""
         labelled = []
         for extent in extents:
             if isinstance(extent, np.ndarray):
                 labelled.append(extent)
             elif extent is not None:
                 coefficient *= int(extent)
-        self._notes.work.append(Work(self.node.name, self.module, coefficient, tuple(labelled)))
+        self._findings.work.append(OperatorMacs(self.node.name, self.module, coefficient, tuple(labelled)))
 
     def attribute(self, name: str, labels: Labels, index: int | None = None) -> bool:
-        """Ties an integer attribute of the module that runs the operator to a label vector.
+        """Tie an integer attribute of the module that runs the operator to a label vector.
 
         Returns:
             Whether the module has such an attribute with the value that fits.
@@ -236,11 +246,11 @@ class Site:
             current = current[index]
         if labels is None or type(current) is not int or current != len(labels):
             return False
-        self._notes.attributes.append(Attribute(self.module, name, index, labels))
+        self._findings.attributes.append(Attribute(self.module, name, index, labels))
         return True
 
     def attribute_with_value(self, labels: IntArray, used: Sequence[str] = ()) -> str | None:
-        """Ties the first integer attribute of the module whose value is the number of labels.
+        """Tie the first integer attribute of the module whose value is the number of labels.
 
         Args:
             labels: the label vector.
@@ -255,21 +265,21 @@ class Site:
                 return name
         return None
 
-    def choose(self, units: Sequence[int]) -> int:
+    def free_axis(self, units: Sequence[int]) -> int:
         """The axis of a rectangle that stays free: the one with most units, unless told otherwise."""
         chosen = self._hints.axes.get(self.node.name)
         return int(np.argmax(units)) if chosen is None else chosen
 
-    def chose(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
-        """Notes a choice, so that a later operator can object to it."""
-        self._notes.choices.append(Choice(self.node.name, tuple(units), chosen, labels))
+    def record_axis(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
+        """Record a choice, so that a later operator can object to it."""
+        self._findings.choices.append(Choice(self.node.name, tuple(units), chosen, labels))
 
-    def object(self, labels: Labels) -> None:
-        """Objects to the choice that left these channels free: another axis would suit better."""
+    def reject_axis(self, labels: Labels) -> None:
+        """Object to the choice that left these channels free: another axis would suit better."""
         self._objections.raise_to(labels, own=False)
 
-    def object_unless_alike(self, one: Value, other: Value, dims: Iterable[tuple[int, int]]) -> None:
-        """Objects to all choices in the one of two values that lacks the channels that the other has.
+    def reject_axis_mismatch(self, one: Value, other: Value, dims: Iterable[tuple[int, int]]) -> None:
+        """Object to all choices in the one of two values that lacks the channels that the other has.
 
         Args:
             one: a value.
@@ -281,13 +291,13 @@ class Site:
                 continue
             poorer = one if one.labels[left] is None else other
             for labels in poorer.labels:
-                self.object(labels)
+                self.reject_axis(labels)
 
-    def propose(self) -> bool:
-        """Asks whether fixed numbers may be taken to follow the widths, for a trial to check."""
+    def assume(self) -> bool:
+        """Ask whether fixed numbers may be taken to follow the widths, for a trial to check."""
         if self.node.name in self._hints.refused:
             return False
-        self._notes.proposals.add(self.node.name)
+        self._findings.assumptions.add(self.node.name)
         return True
 
     @property
@@ -296,7 +306,7 @@ class Site:
         return self._hints.sizes.get(self.node.name, ())
 
     def is_number_in_code(self, dim: int) -> bool:
-        """Whether the code gives the size of a dimension as a number, as far as is known."""
+        """Tell whether the code gives the size of a dimension as a number, as far as is known."""
         given = self.option_or("size", None) or self.option_or("shape", None) or ()
         known = len(self.sources) == len(given) == len(self.shape)
         return known and self.sources[dim] is None and given[dim] != -1
@@ -307,7 +317,7 @@ class Site:
         return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
 
     def _may_change(self, source: Source | int | None) -> bool:
-        """Whether a size may follow channels: an attribute, or made of a dimension that holds channels."""
+        """Tell whether a size may follow channels: it is an attribute, or the size of such a dimension."""
         if isinstance(source, Computed):
             return self._may_change(source.left) or self._may_change(source.right)
         if not isinstance(source, FromTensor):
@@ -318,32 +328,32 @@ class Site:
         value = found[source.place] if isinstance(found, Sequence) else found
         return isinstance(value, Value) and value.labels[source.dim] is not None
 
-    def settle(self, vectors: Sequence[Labels], counts: Sequence[int]) -> None:
-        """Notes where the sizes that the operator was given come from.
+    def constrain_sizes(self, vectors: Sequence[Labels], counts: Sequence[int]) -> None:
+        """Record where the sizes that the operator was given come from.
 
         Args:
             vectors: for each size, the labels that it counts, ``None`` if it cannot change.
             counts: the sizes.
         """
-        self._notes.comparisons = self._hints.sizes.get("", ())  # type: ignore[assignment]
+        self._findings.comparisons = self._hints.sizes.get("", ())  # type: ignore[assignment]
         for source, labels, count in zip(self.sources, vectors, counts, strict=False):
             if source is not None:
-                self._notes.equations.append(Equation(source, count, labels, self.place))
+                self._findings.equations.append(Equation(source, count, labels, self.place))
 
     def scale(self, *, divides: bool) -> None:
-        """Notes a number made from a size, by which the operator multiplies or divides."""
+        """Record a number made from a size, by which the operator multiplies or divides."""
         source = self.sources[0] if self.sources else None
         if source is None:
             return
         base, power = (source.base, source.power) if isinstance(source, Power) else (source, 1.0)
-        growth = growth_of(self.node.args[0], self._notes)
+        growth = growth_of(self.node.args[0], self._findings)
         factor = Factor(self.node.name, base, power, divides, growth, self.shape, self.place)
-        self._notes.factors.append(factor)
+        self._findings.factors.append(factor)
 
-    def settle_borders(
+    def constrain_borders(
         self, labels: IntArray, borders: tuple[int, int], given: tuple[int | None, int | None]
     ) -> None:
-        """Notes where the borders of a range come from, which count from its front or from its end.
+        """Record where the borders of a range come from, which count from its front or from its end.
 
         Args:
             labels: of the whole dimension.
@@ -355,9 +365,9 @@ class Site:
                 continue
             if number is not None and number < 0:
                 part, flipped = labels[place:], Computed("sub", 0, source)
-                self._notes.equations.append(Equation(flipped, len(part), part, self.place))
+                self._findings.equations.append(Equation(flipped, len(part), part, self.place))
             else:
-                self._notes.equations.append(Equation(source, place, labels[:place], self.place))
+                self._findings.equations.append(Equation(source, place, labels[:place], self.place))
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -391,10 +401,10 @@ class Site:
         labels = tuple(own if dim in dims else None for dim, own in enumerate(value.labels))
         if any(own is not None for own in labels):
             argument = (self._names.index(name), Value(value.shape, labels))
-            self._notes.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
+            self._findings.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
 
     def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
-        """Lets a constant argument take over the channels of another one; the trial cut has to check it.
+        """Let a constant argument take over the channels of another one; the trial cut has to check it.
 
         Args:
             name: the argument that may be a constant.
@@ -410,16 +420,16 @@ class Site:
         own = value.labels[dim]
         fits = labels is not None and value.shape[dim] == len(labels) > 1
         made = makers(node, dim % len(value.shape), self._env) if own is None and fits else []
-        if not made or not self.propose():
+        if not made or not self.assume():
             return own
         for maker in made:
             self._env[maker] = self._value(maker).replaced(dim % len(value.shape), labels)
         return labels
 
     def owner(self) -> nn.Module | None:
-        """Returns the module that runs the operator."""
+        """Return the module that runs the operator."""
         return self._modules.get(self.module)
 
     def is_fixed(self, *names: str) -> bool:
-        """Returns whether arguments are computed from parameters and buffers only."""
+        """Return whether arguments are computed from parameters and buffers only."""
         return is_fixed([self._arguments[name] for name in names], self._env)
