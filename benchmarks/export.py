@@ -158,10 +158,10 @@ def quantised(folder: Path, lines: Lines, seconds: float) -> None:
         optimizer = {"learning_rate": 0.05, "weight_decay": 5e-4}
         network = {"source": "secateur:digits", "weights": "none"}
         fit = {"epochs": 12, "optimizer": optimizer}
-        train(TrainJob.checked(network=network, data=data, out=runs["original"], overwrite=True, fit=fit))
+        train(TrainJob(network=network, data=data, out=runs["original"], overwrite=True, fit=fit))
         how = recipe(steps=5, epochs_after=10, optimizer={**optimizer, "learning_rate": 0.02})
         job = {"network": {"source": str(runs["original"])}, "data": data, "limits": {"macs": 0.25}}
-        prune(PruneJob.checked(**job, out=runs["pruned"], overwrite=True, recipe=how))
+        prune(PruneJob(**job, out=runs["pruned"], overwrite=True, recipe=how))
     choices = []
     for version in VERSIONS:
         choices.append(NetworkChoice(source=str(runs[version])))

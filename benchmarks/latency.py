@@ -30,17 +30,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.budget import RoundTo
+from secateur.budget import plan_within
 from secateur.heap import kept_heap
 from secateur.latency import Comparison, compare_latency
-from secateur.recipes.timing import InTime, Pace
+from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 
 NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "densenet121")
 PAPER = (("alexnet", 0.41), ("vgg16", 0.66), ("vgg16", 0.52))
@@ -91,9 +91,9 @@ class Bench:
         return table
 
     @cached_property
-    def pace(self) -> Pace:
+    def tuner(self) -> LatencyTuner:
         """The table and the clock."""
-        return Pace(self.table, self.inputs, self.clock)
+        return LatencyTuner(self.table, self.inputs, self.clock)
 
     @cached_property
     def scores(self) -> sec.Scores:
@@ -135,13 +135,14 @@ def timings(args: argparse.Namespace) -> sec.Timings:
     return sec.Timings(args.out.with_suffix(".timings.jsonl"))
 
 
-def in_half_the_time(bench: Bench) -> InTime:
+def in_half_the_time(bench: Bench) -> LatencyFit:
     """The plan that keeps the most in half the time."""
 
-    def plan_for(budget: sec.Budget) -> sec.PruningPlan:
-        return sec.make_plan(bench.graph, bench.curves, budget, latency=bench.table)
+    def plan_for(limits: Mapping[str, int]) -> sec.PruningPlan:
+        return plan_within(bench.graph, bench.curves, limits, latency=bench.table)
 
-    return bench.pace.plan(sec.Budget(latency=HALF), plan_for, bench.model)
+    limits = sec.Budget(latency=HALF).amounts(bench.graph, bench.table)
+    return bench.tuner.plan(HALF, limits, plan_for, bench.model)
 
 
 def half(bench: Bench) -> Iterator[Row]:
@@ -204,7 +205,9 @@ def kept(bench: Bench) -> Iterator[Row]:
     """What is left at half the time by the clock."""
     ways: dict[str, Callable[[float], sec.PruningPlan]] = {
         "macs": lambda share: sec.make_plan(bench.graph, bench.curves, sec.Budget(macs=share)),
-        "uniform": lambda share: sec.uniform_plan(bench.graph, bench.scores, keep=share),
+        "uniform": lambda share: sec.make_plan(
+            bench.graph, bench.scores, sec.Budget(channels=share), allocation="uniform"
+        ),
     }
     found = in_half_the_time(bench)
     plans = {"latency": (found.plan, found.measured_ms / found.allowed_ms * HALF)}
@@ -243,15 +246,17 @@ def at_half_the_time(
 
 def macs(bench: Bench) -> Iterator[Row]:
     """Half the MACs, in any widths and in those that run well; then with another limit as well."""
-    widths: tuple[RoundTo, ...] = (1, "auto")
-    for also, round_to in itertools.product(ALONG, widths):
+    multiples: tuple[int | Literal["auto"], ...] = (1, "auto")
+    for also, multiple_of in itertools.product(ALONG, multiples):
         budget = sec.Budget(macs=HALF, **also)
-        plan = sec.make_plan(bench.graph, bench.curves, budget, latency=bench.table, round_to=round_to)
+        plan = sec.make_plan(
+            bench.graph, bench.curves, budget, latency=bench.table, widths=sec.Widths(multiple_of=multiple_of)
+        )
         reduction = plan.cost_before.macs / plan.cost_after.macs
         speedup = 1 / bench.share(plan)
         yield {
             "also": also,
-            "round_to": round_to,
+            "multiple_of": multiple_of,
             "reduction": reduction,
             "speedup": speedup,
             "of_ideal": speedup / reduction,
@@ -264,7 +269,13 @@ def paper(bench: Bench) -> Iterator[Row]:
     filters = [g.name for g in bench.graph.prunable if g.name.startswith("features")]
     for name, share in PAPER:
         if name == bench.name:
-            plan = sec.uniform_plan(bench.graph, bench.scores, keep=share, only=filters)
+            plan = sec.make_plan(
+                bench.graph,
+                bench.scores,
+                sec.Budget(channels=share),
+                allocation="uniform",
+                widths=sec.Widths(only=filters),
+            )
             yield {"maps": share, "speedup": 1 / bench.share(plan)}
 
 

@@ -204,7 +204,7 @@ def prune(
         while left > goal:
             start = time.perf_counter()
             budget = sec.Budget(channels=fixed + max(goal, left - step))
-            plan = sec.make_plan(work.graph, scores, budget, ignore=others)
+            plan = sec.make_plan(work.graph, scores, budget, widths=sec.Widths(ignore=others))
             left -= plan.channels_removed
             check = work.cut(plan, x)
             scores, loss = work.ranking_epoch()

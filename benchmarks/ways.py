@@ -15,7 +15,7 @@ from peer import torch_pruning
 from torch import nn
 
 import secateur as sec
-from secateur.budget import Scope
+from secateur.budget import Allocation
 from secateur.recovery import recalibrate
 from secateur.training.distillation import Teacher
 
@@ -74,7 +74,7 @@ class Ours:
     """
 
     criterion: str = "reconstruction"
-    allocate: str = "curves"
+    allocate: Allocation = "curves"
     repair: bool = True
     recalibrated: bool = False
 
@@ -87,9 +87,14 @@ class Ours:
 
     def cut(self, setting: Setting, ranking: Any, share: float) -> nn.Module:
         """The smaller network."""
-        scope: Scope = "uniform" if self.allocate == "uniform" else "global"
         budget = sec.Budget(macs=share)
-        plan = sec.make_plan(setting.graph, ranking, budget, scope=scope, ignore=setting.left_alone)
+        plan = sec.make_plan(
+            setting.graph,
+            ranking,
+            budget,
+            allocation=self.allocate,
+            widths=sec.Widths(ignore=setting.left_alone),
+        )
         small = sec.apply_plan(setting.model, plan)
         if self.repair:
             sec.reconstruct(setting.model, small, plan, setting.batches)

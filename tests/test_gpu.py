@@ -93,7 +93,7 @@ def test_graphs_are_those_of_the_cpu_and_examples_may_lie_in_ram(name: str) -> N
     graphs = [sec.trace(model, x) for model in (here, there)]
     for one, other in zip(graphs[0].groups, graphs[1].groups, strict=True):
         assert (one.name, one.channels, one.reason) == (other.name, other.channels, other.reason)
-    plan = sec.uniform_plan(graphs[1], sec.score(there, graphs[1], "magnitude"), 0.5)
+    plan = sec.make_plan(graphs[1], sec.score(there, graphs[1], "magnitude"), sec.Budget(channels=0.5), allocation="uniform")
     check = sec.verify(there, sec.apply_plan(there, plan), plan, x)
     assert check.ok, str(check)
     assert sec.cost(there, x) == graphs[0].cost()

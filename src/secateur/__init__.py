@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from secateur.budget import (
         Budget,
         Forecast,
-        Milliseconds,
         WidthCurve,
         WidthCurves,
+        Widths,
         forecast,
         make_plan,
         reachable,
-        uniform_plan,
     )
     from secateur.checkpoint import load, save
     from secateur.cost import cost
@@ -55,7 +54,14 @@ if TYPE_CHECKING:
     from secateur.models import ModelSpec, build, load_weights
     from secateur.oracle import Oracle, oracle
     from secateur.plan import Edit, PruningPlan, plan_from
-    from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
+    from secateur.recipes import (
+        LatencyOptions,
+        Measured,
+        SearchResult,
+        prune,
+        prune_iteratively,
+        smallest_within,
+    )
     from secateur.recovery import Repair, recalibrate, reconstruct
     from secateur.runtimes import Card, Runner, open_exported
     from secateur.surgery import apply_plan
@@ -80,10 +86,10 @@ __all__ = [
     "Forecast",
     "Group",
     "Latency",
+    "LatencyOptions",
     "LatencyTable",
     "Measured",
     "Member",
-    "Milliseconds",
     "ModelSpec",
     "Oracle",
     "PruningPlan",
@@ -95,7 +101,6 @@ __all__ = [
     "SearchResult",
     "SecateurError",
     "SurgeryError",
-    "Timing",
     "Timings",
     "TraceError",
     "TrainingError",
@@ -104,6 +109,7 @@ __all__ = [
     "VerificationError",
     "WidthCurve",
     "WidthCurves",
+    "Widths",
     "__version__",
     "agreement",
     "apply_plan",
@@ -132,7 +138,6 @@ __all__ = [
     "score",
     "smallest_within",
     "trace",
-    "uniform_plan",
     "verify",
     "watch",
     "width_curves",
@@ -140,7 +145,7 @@ __all__ = [
 
 _HOME = {
     "agreement": "Agreement agreement",
-    "budget": "Budget Forecast Milliseconds WidthCurve WidthCurves forecast make_plan reachable uniform_plan",
+    "budget": "Budget Forecast WidthCurve WidthCurves forecast make_plan Widths reachable",
     "checkpoint": "load save",
     "cost": "cost",
     "criteria": "Scores charged score watch",
@@ -156,7 +161,7 @@ _HOME = {
     "models": "ModelSpec build load_weights",
     "oracle": "Oracle oracle",
     "plan": "Edit PruningPlan plan_from",
-    "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
+    "recipes": "LatencyOptions Measured SearchResult prune prune_iteratively smallest_within",
     "recovery": "Repair recalibrate reconstruct",
     "runtimes": "Card Runner open_exported",
     "surgery": "apply_plan",

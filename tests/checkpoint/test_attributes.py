@@ -57,7 +57,7 @@ class State(nn.Module):
 def test_a_network_that_keeps_the_last_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     network, x = Grid().eval(), torch.randn(2, 3, 8, 8)
     graph = sec.trace(network, x)
-    small = sec.apply_plan(network, sec.uniform_plan(graph, sec.score(network, graph, "magnitude"), 0.5))
+    small = sec.apply_plan(network, sec.make_plan(graph, sec.score(network, graph, "magnitude"), sec.Budget(channels=0.5), allocation="uniform"))
     small(x)
     sec.save(tmp_path / "a.safetensors", small)
     again = sec.load(tmp_path / "a.safetensors", model=Grid())

@@ -58,7 +58,7 @@ def pruning(out: Path, trained: Path, how: str, **changes: Any) -> PruneJob:
         "latency_seconds": 0,
         "recipe": recipe("plain", **RECIPES[how]),
     }
-    return PruneJob.checked(**(values | changes))
+    return PruneJob(**(values | changes))
 
 
 def outcome(out: Path) -> tuple[bytes, list[Any]]:
@@ -110,7 +110,7 @@ def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
 def test_training_that_is_stopped_ends_at_the_same_bits(small_network: str, tmp_path: Path) -> None:
     def job(out: str, resume: bool = False) -> TrainJob:
         fit = {"epochs": 4, "average": 0.9, "optimizer": {"learning_rate": 0.05}}
-        return TrainJob.checked(
+        return TrainJob(
             network={"source": small_network, "size": 8},
             data={"source": "digits", "batch_size": 64},
             out=tmp_path / out,
@@ -158,7 +158,7 @@ def test_a_picture_that_vanishes_in_the_middle_of_a_run(
     train_lost = tmp_path / "pictures" / "train" / "b" / "15.png"
 
     def job(out: str, resume: bool = False) -> TrainJob:
-        return TrainJob.checked(
+        return TrainJob(
             network={"source": small_network, "size": 8},
             data={"source": str(tmp_path / "pictures"), "batch_size": 4},
             out=tmp_path / out,

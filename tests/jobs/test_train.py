@@ -23,7 +23,7 @@ def job(out: Path, network: str | dict[str, Any], **changes: Any) -> TrainJob:
         "fit": {"epochs": 1},
         "latency_seconds": 0,
     }
-    return TrainJob.checked(**(values | changes))
+    return TrainJob(**(values | changes))
 
 
 def test_a_run_says_all_that_is_needed_to_repeat_it(trained: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_run_says_all_that_is_needed_to_repeat_it(trained: Path) -> None:
     assert config["command"] == "train"
     assert config["version"] == sec.__version__
     again = {key: value for key, value in config.items() if key not in ("command", "version")}
-    assert TrainJob.checked(**again).model_dump(mode="json") == TrainJob.checked(
+    assert TrainJob(**again).model_dump(mode="json") == TrainJob(
         network={"source": "secateur:digits"},
         data={"source": "digits", "batch_size": 64},
         out=trained,
@@ -53,7 +53,7 @@ def test_the_summary_names_what_the_run_depends_on(trained: Path, tmp_path: Path
     assert summary["start"]["pictures"] == {"train": 1146, "val": 201, "test": 450}
     # The same settings lead to the same start and the same end.
     again = {key: value for key, value in summary["settings"].items() if key != "command"}
-    train(TrainJob.checked(**again | {"out": tmp_path / "again"}))
+    train(TrainJob(**again | {"out": tmp_path / "again"}))
     repeated = read_summary(tmp_path / "again")
     assert repeated["start"] == summary["start"]
     best = "checkpoints/best.safetensors"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from secateur.recipes.steps import Route, Step
 from torch import Tensor, nn
 
 from secateur.budget import Budget
@@ -13,7 +14,6 @@ from secateur.criteria import Scores, channel_costs
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, trace
 from secateur.recipes.settings import PruneSettings
-from secateur.recipes.steps import Route, Step
 
 _CHANNELS = 8 + 12 + 16
 

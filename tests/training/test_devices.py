@@ -27,7 +27,7 @@ def test_auto_follows_the_device(units: bool, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("wish", ["yes", "no"])
 def test_what_is_asked_for_is_done(wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_bf16_units", lambda _: True)
-    machine = make_machine(DeviceSettings.checked(accelerator="cpu", precision="float32", channels_last=wish))
+    machine = make_machine(DeviceSettings(accelerator="cpu", precision="float32", channels_last=wish))
     assert machine.lays_channels_last(PLAIN) is machine.lays_channels_last(POINTWISE) is (wish == "yes")
     with machine.fabric.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32

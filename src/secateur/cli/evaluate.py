@@ -37,9 +37,9 @@ def evaluate(
     from secateur.jobs.settings import DataChoice, NetworkChoice
     from secateur.training.settings import DeviceSettings
 
-    network = NetworkChoice.checked(source=checkpoint, weights=weights, size=size, builder=model)
-    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
-    machine = DeviceSettings.checked(accelerator=device, precision=precision, **started(devices))
+    network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
+    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
+    machine = DeviceSettings(accelerator=device, precision=precision, **started(devices))
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
         found = work(network, pictures, machine, reporter)

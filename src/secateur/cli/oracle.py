@@ -58,10 +58,10 @@ def oracle(
 
     if page is not None and not page.absolute().parent.is_dir():
         raise UsageError(f"{page}: there is no folder {page.parent}")
-    choice = NetworkChoice.checked(source=network, weights=weights, size=size, builder=model)
-    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
+    choice = NetworkChoice(source=network, weights=weights, size=size, builder=model)
+    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
     names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
-    processes = DeviceSettings.checked(accelerator="cpu", **started(devices))
+    processes = DeviceSettings(accelerator="cpu", **started(devices))
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
         found = work(choice, pictures, out, names, examples, reporter, processes)

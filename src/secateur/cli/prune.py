@@ -189,14 +189,14 @@ def prune(
         round_to=round_to,
         min_channels=min_channels,
     )
-    job = PruneJob.checked(
+    job = PruneJob(
         network={"source": network, "weights": weights, "size": size, "builder": model},
         data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup} if data else None,
         out=out,
         overwrite=overwrite,
         resume=resume,
         seed=seed,
-        limits=limits or None,
+        budget=limits or None,
         search=None if max_drop is None else {"max_drop": max_drop, "of": shrink, "tries": tries},
         measured=measured,
         recipe=settings,

@@ -77,7 +77,7 @@ def train(
     from secateur.jobs.settings import TrainJob
     from secateur.jobs.train import train as work
 
-    job = TrainJob.checked(
+    job = TrainJob(
         network={"source": model, "weights": weights, "size": size},
         data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup},
         out=out,

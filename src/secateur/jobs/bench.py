@@ -19,10 +19,10 @@ from secateur.jobs.settings import PruneJob, Search
 from secateur.jobs.workplace import Workplace
 from secateur.recipes import (
     Cut,
-    InTime,
+    LatencyFit,
+    LatencyOptions,
     Measured,
     Resumed,
-    Timing,
     Tried,
     prune_iteratively,
     smallest_within,
@@ -52,7 +52,7 @@ class Bench:
     network: Network
     data: ImageData
     measured: Measured | None = None
-    in_time: InTime | None = None
+    in_time: LatencyFit | None = None
     _cuts: list[Cut] = field(default_factory=list)
     _written: float = 0.0
 
@@ -95,9 +95,9 @@ class Bench:
         self.in_time = result.in_time
         return result.cuts
 
-    def timing(self) -> Timing:
+    def timing(self) -> LatencyOptions:
         """Where a budget limits latency: of as many examples as the job's latency is measured with."""
-        return Timing(inputs=self.network.example(self.job.latency_batch))
+        return LatencyOptions(inputs=self.network.example(self.job.latency_batch))
 
     def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
         """Writes a network to the run's checkpoints, with the cuts so far.

@@ -34,7 +34,7 @@ def demo(
     """
     data = {"source": "digits", "batch_size": 32}
     trained, pruned = out / "trained", out / "pruned"
-    train_job = TrainJob.checked(
+    train_job = TrainJob(
         network={"source": "secateur:digits", "weights": "none"},
         data=data,
         out=trained,
@@ -43,14 +43,14 @@ def demo(
         typed=typed,
         fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
     )
-    prune_job = PruneJob.checked(
+    prune_job = PruneJob(
         network={"source": str(trained)},
         data=data,
         out=pruned,
         overwrite=True,
         seed=seed,
         typed=typed,
-        limits={"macs": MACS_LEFT},
+        budget={"macs": MACS_LEFT},
         latency_batch=BATCH,
         # So easy a task needs neither measured widths nor a teacher, and is done in half the time without.
         recipe=recipe(

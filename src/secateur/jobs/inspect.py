@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.budget import forecast
+from secateur.budget import Budget, forecast
 from secateur.criteria import score
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares, ungrouped
 from secateur.jobs.layers import layers
 from secateur.jobs.networks import open_network
 from secateur.jobs.portray import coupled
-from secateur.jobs.settings import Limits, NetworkChoice
-from secateur.recipes import Timing
+from secateur.jobs.settings import NetworkChoice
+from secateur.recipes import LatencyOptions
 from secateur.training.events import Listener, silent
 
 
@@ -58,11 +58,11 @@ def inspect(
     size = input_size or network.input.size
     inputs = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
     graph = trace(network.model, inputs, ignore=ignore)
-    budget = Limits.checked(**limits).budget if limits else None
+    budget = Budget(**limits) if limits else None
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
     if latency or (budget is not None and budget.latency is not None):
-        pace = Timing().pace(network.model, graph, torch.zeros(batch, *size), listener)
+        pace = LatencyOptions().tuner(network.model, graph, torch.zeros(batch, *size), listener)
         table = pace.table
     return {
         "model": network.name,

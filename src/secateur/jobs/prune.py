@@ -18,7 +18,7 @@ from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.verifications import together
 from secateur.jobs.workplace import Workplace, at_work
-from secateur.recipes import Cut, InTime, Measured, Timing
+from secateur.recipes import Cut, LatencyFit, LatencyOptions, Measured
 from secateur.recipes import prune as prune_at_once
 from secateur.recipes.measured import fingerprint
 from secateur.training.crew import joined
@@ -70,7 +70,7 @@ def _pictures(job: PruneJob) -> ImageData | None:
 
 
 def _prune(job: PruneJob, criterion: Criterion, machine: Machine, listener: Listener) -> dict[str, Any]:
-    budget = job.limits.budget if job.limits is not None else None
+    budget = job.budget
     data = _pictures(job)
     with at_work("prune", job, machine, listener) as place:
         network = open_network(job.network, data.classes if data else None)
@@ -160,7 +160,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
             allocate=job.recipe.allocate,
             round_to=job.recipe.round_to,
             min_channels=job.recipe.min_channels,
-            timing=Timing(inputs=network.example(job.latency_batch)),
+            timing=LatencyOptions(inputs=network.example(job.latency_batch)),
             inplace=True,
             listener=place.listener,
         )
@@ -171,7 +171,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
     return [made]
 
 
-def _note_time(place: Workplace, in_time: InTime | None) -> None:
+def _note_time(place: Workplace, in_time: LatencyFit | None) -> None:
     """Says, and writes down, how the time that was asked for was met."""
     if in_time is not None:
         place.listener(Note(str(in_time)))

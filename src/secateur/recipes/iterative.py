@@ -17,10 +17,10 @@ from secateur.graph.cutting import copy_with
 from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import check_optimizer
 from secateur.recipes.cutting import Cut
+from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions
 from secateur.recipes.measured import Measured
+from secateur.recipes.schedule import Route
 from secateur.recipes.settings import RECIPES, PruneSettings
-from secateur.recipes.steps import Route
-from secateur.recipes.timing import InTime, Timing
 from secateur.recipes.work import Train, Work
 from secateur.training.distillation import Teacher, need_pictures
 from secateur.training.evaluate import Batches, Metric
@@ -52,7 +52,7 @@ class IterativeResult:
     graph_before: ChannelGraph
     graph: ChannelGraph
     measured: Measured | None = None
-    in_time: InTime | None = None
+    in_time: LatencyFit | None = None
 
     @property
     def cost_before(self) -> Cost:
@@ -82,7 +82,7 @@ def prune_iteratively(
     only: Sequence[str] = (),
     check_inputs: ExampleInputs | None = None,
     measured: Measured | None = None,
-    timing: Timing | None = None,
+    timing: LatencyOptions | None = None,
     surroundings: Surroundings | None = None,
 ) -> IterativeResult:
     """Cuts a network down to a budget in steps, in place, with fine-tuning after each.
@@ -159,7 +159,9 @@ def prune_iteratively(
     around.listener(Progress("tracing", 1, 1))
     pace = None
     if budget.latency is not None or settings.round_to == "auto":
-        pace = (timing or Timing()).pace(model, graph, example_inputs, around.listener, around.interruption)
+        pace = (timing or LatencyOptions()).tuner(
+            model, graph, example_inputs, around.listener, around.interruption
+        )
     work = Work(
         model=model,
         graph=graph,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from secateur.batches import refuse_one_shot
-from secateur.budget import Budget, RoundTo, WidthCurves, make_plan
+from secateur.budget import Allocation, Budget, WidthCurves, Widths, plan_within
 from secateur.criteria import Criterion, Scores, score
 from secateur.errors import UsageError
 from secateur.graph import Cost, ExampleInputs, trace
@@ -20,8 +20,8 @@ from secateur.graph.capture import beside, owned
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import cut
-from secateur.recipes.ranking import CURVE_BATCHES, Allocate, measured_curves, scope_of
-from secateur.recipes.timing import InTime, Timing
+from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions
+from secateur.recipes.ranking import CURVE_BATCHES, measured_curves
 from secateur.training.events import Listener, silent
 from secateur.training.losses import with_auxiliaries
 from secateur.verify import Verification
@@ -49,7 +49,7 @@ class PruneResult:
     cost_after: Cost
     scores: Scores
     curves: WidthCurves | None = None
-    in_time: InTime | None = None
+    in_time: LatencyFit | None = None
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.verification}"
@@ -66,10 +66,10 @@ def prune(
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     normalize: str = "l2",
-    allocate: Allocate = "global",
-    round_to: RoundTo = 1,
+    allocate: Allocation = "global",
+    round_to: int | Literal["auto"] = 1,
     min_channels: int = 1,
-    timing: Timing | None = None,
+    timing: LatencyOptions | None = None,
     optimizer: Optimizer | None = None,
     inplace: bool = False,
     listener: Listener = silent,
@@ -131,23 +131,22 @@ def prune(
         curves = measured_curves(model, graph, scores, islice(batches or (), CURVE_BATCHES))
     pace = None
     if budget.latency is not None or round_to == "auto":
-        pace = (timing or Timing()).pace(model, graph, example_inputs, listener)
+        pace = (timing or LatencyOptions()).tuner(model, graph, example_inputs, listener)
 
-    def plan_for(limits: Budget) -> PruningPlan:
-        return make_plan(
+    def plan_for(limits: Mapping[str, int]) -> PruningPlan:
+        return plan_within(
             graph,
             scores if curves is None else curves,
             limits,
             latency=pace.table if pace else None,
             normalize=normalize,
-            scope=scope_of(allocate),
-            round_to=round_to,
-            min_channels=min_channels,
-            only=only,
+            allocation=allocate,
+            widths=Widths(multiple_of=round_to, min_channels=min_channels, only=only),
         )
 
-    in_time = pace.plan(budget, plan_for, model) if pace and budget.latency is not None else None
-    plan = in_time.plan if in_time else plan_for(budget)
+    limits = budget.amounts(graph, pace.table if pace else None)
+    in_time = pace.plan(budget.latency, limits, plan_for, model) if pace and budget.latency else None
+    plan = in_time.plan if in_time else plan_for(limits)
     smaller, verification = cut(model, plan, example_inputs, optimizer, inplace=inplace)
     return PruneResult(
         smaller, plan, verification, plan.cost_before, plan.cost_after, scores, curves, in_time

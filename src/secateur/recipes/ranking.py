@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from secateur.budget import WidthCurves
-from secateur.budget.order import Scope
 from secateur.curves import width_curves
 from secateur.graph import ChannelGraph
 from secateur.training.events import Listener, Progress, silent
 from secateur.training.interrupt import Interruption
 
-Allocate = Literal["global", "uniform", "curves"]
-"""How a budget is shared out between groups."""
-
 CURVE_BATCHES = 8
 """Batches on which widths are measured where nobody says how many: a few hundred examples are enough."""
-
-
-def scope_of(allocate: Allocate) -> Scope:
-    """Between which channels scores are compared; width curves compare none."""
-    return "uniform" if allocate == "uniform" else "global"
 
 
 def measured_curves(

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from secateur.budget import Allocation
 from secateur.criteria.charge import Charge
 from secateur.errors import UsageError
-from secateur.recipes.ranking import CURVE_BATCHES, Allocate
-from secateur.training.settings import FitSettings, OptimizerSettings, Settings
+from secateur.recipes.ranking import CURVE_BATCHES
+from secateur.settings import Settings
+from secateur.training.settings import FitSettings, OptimizerSettings
 
 _CLIP_NORM = 5.0
 """Above what a sound network's gradients come to; a network just cut may start far worse, and diverge."""
@@ -50,7 +52,7 @@ class PruneSettings(Settings):
     normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
     charge: Charge | None = None
     charge_rate: float = Field(default=1e-3, ge=0)
-    allocate: Allocate = "global"
+    allocate: Allocation = "global"
     repair: bool = False
     repair_batches: int = Field(default=10, ge=1)
     curve_batches: int = Field(default=CURVE_BATCHES, ge=1)
@@ -161,7 +163,7 @@ def recipe(
     for phase in ("between", "after"):
         _change(values[phase], both or {})
         _change(values[phase]["optimizer"], optimizer or {})
-    return PruneSettings.checked(**values)
+    return PruneSettings(**values)
 
 
 def _need_purpose(values: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.budget import Budget, Milliseconds
+from secateur.budget import Budget
 from secateur.criteria import Needs, Scores, Watch, resolve, score, watch
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.cutting import copy_with
 from secateur.plan import PruningPlan
 from secateur.ranks import Share, shares
 from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.progress import PART, Resumed, Standing, replay
 from secateur.recipes.ranking import measured_curves
+from secateur.recipes.schedule import Route, Step
 from secateur.recipes.settings import PruneSettings
-from secateur.recipes.steps import Route, Step
-from secateur.recipes.timing import InTime, Pace
 from secateur.recovery import reconstruct
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Metric
@@ -94,7 +94,7 @@ class Work:
     around: Surroundings
     teacher: Teacher | None
     check_inputs: ExampleInputs
-    pace: Pace | None = None
+    pace: LatencyTuner | None = None
     budget: Budget | None = None
     cuts: list[Cut] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Work:
     tuned: bool = True
     scores: Scores | None = None
     kept_at: float = -math.inf
-    in_time: InTime | None = None
+    in_time: LatencyFit | None = None
 
     def __post_init__(self) -> None:
         # A share of the time is a share of the whole network's, which has to run beside the smaller one.
@@ -170,12 +170,10 @@ class Work:
         if not step.last or self.pace is None or self.budget is None or self.budget.latency is None:
             return step
 
-        def plan_for(limits: Budget) -> PruningPlan:
-            asked = limits.amounts(self.graph, self.route.latency)["latency"]
-            return self.route.plan(self.graph, ranking, {**self.route.goal, "latency": asked})
+        def plan_for(limits: Mapping[str, int]) -> PruningPlan:
+            return self.route.plan(self.graph, ranking, limits)
 
-        goal = Milliseconds.of_nanoseconds(self.route.goal["latency"])
-        self.in_time = self.pace.plan(self.budget, plan_for, self.model, self.whole, asked=goal)
+        self.in_time = self.pace.plan(self.budget.latency, self.route.goal, plan_for, self.model, self.whole)
         self.around.listener(self.in_time)
         return replace(step, plan=self.in_time.plan)
 

@@ -1,46 +1,12 @@
-"""What can be chosen about a fit, checked as a whole before anything runs."""
+"""Settings of training: optimizer, one phase of training, device."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from secateur.errors import UsageError
-
-SettingsType = TypeVar("SettingsType", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and unknown names are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def checked(cls: type[SettingsType], **values: Any) -> SettingsType:
-        """The settings, or one error that names everything wrong with them.
-
-        Args:
-            **values: by field; absent fields keep their defaults.
-
-        Raises:
-            UsageError: at least one value is wrong.
-
-        >>> FitSettings.checked(epochs=-1, warmup=2)
-        Traceback (most recent call last):
-        secateur.errors.UsageError: epochs: Input should be greater than or equal to 0 (is -1); \
-warmup: Input should be less than 1 (is 2)
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise UsageError("; ".join(_line(dict(item)) for item in error.errors())) from None
-
-
-def _line(item: dict[str, Any]) -> str:
-    where = ".".join(str(part).replace("_", "-") for part in item["loc"])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message} (is {item['input']!r})" if where else message
+from secateur.settings import Settings
 
 
 class OptimizerSettings(Settings):

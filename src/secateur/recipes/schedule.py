@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from secateur.budget import Budget, make_plan
-from secateur.budget.limits import amount_of, budget_of, originals
+from secateur.budget import Budget, Widths, plan_within
+from secateur.budget.limits import CostEvaluator, amount_of
 from secateur.criteria import Scores, charged
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
-from secateur.recipes.ranking import scope_of
 from secateur.recipes.settings import PruneSettings
 
 
@@ -73,14 +72,15 @@ class Route:
             BudgetError: the budget cannot be met.
         """
         ignore = tuple(g.name for g in graph.prunable if settings.filters_only and not _is_filters(g, graph))
-        start = originals(graph, latency)
+        start = CostEvaluator(graph, {}, latency).original
         goal = budget.amounts(graph, latency)
         if budget.channels is not None and ignore:
             # A share, or an amount, of filters is meant; the other channels come on top.
             others = sum(graph[name].channels for name in ignore)
             goal["channels"] = others + amount_of(budget.channels, start["channels"] - others)
         route = cls(start, goal, settings, ignore, only, latency)
-        route.plan(graph, {group.name: torch.ones(group.channels) for group in graph.prunable}, goal)
+        ones = {group.name: torch.ones(group.channels) for group in graph.prunable}
+        replace(route, settings=settings.model_copy(update={"allocate": "global"})).plan(graph, ones, goal)
         return route
 
     @property
@@ -132,17 +132,19 @@ class Route:
             # Charges are in units of normalised scores, which must not be normalised again.
             scores = charged(scores.normalized(normalize), graph, settings.charge, settings.charge_rate)
             normalize = "none"
-        return make_plan(
+        return plan_within(
             graph,
             scores,
-            budget_of(limits),
+            limits,
             latency=self.latency,
             normalize=normalize,
-            scope=scope_of(self.settings.allocate),
-            round_to=self.settings.round_to,
-            min_channels=self.settings.min_channels,
-            ignore=self.ignore,
-            only=self.only,
+            allocation=self.settings.allocate,
+            widths=Widths(
+                multiple_of=self.settings.round_to,
+                min_channels=self.settings.min_channels,
+                ignore=self.ignore,
+                only=self.only,
+            ),
         )
 
 
