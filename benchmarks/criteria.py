@@ -32,11 +32,13 @@ from networks import renew
 from torch import Tensor
 
 import secateur as sec
+from secateur.agreement import agreement
 from secateur.criteria import Criterion, Random, criterion_names
 from secateur.data import ImageData
 from secateur.jobs.networks import Network, input_of, open_network
 from secateur.jobs.pictures import open_pictures
 from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.oracle import Oracle, oracle
 from secateur.training.evaluate import evaluate
 from secateur.training.fit import fit
 from secateur.training.seeds import seeded
@@ -58,11 +60,11 @@ def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Ite
     """The oracle, kept on the way, and each criterion against it."""
     model = network.model.eval()
     graph = sec.trace(model, network.example())
-    resume = sec.Oracle.from_dict(json.loads(known.read_text())) if known.is_file() else None
+    resume = Oracle.from_dict(json.loads(known.read_text())) if known.is_file() else None
     began = time.perf_counter()
-    oracle = sec.oracle(model, graph, batches, F.cross_entropy, resume=resume)
-    known.write_text(json.dumps(oracle.to_dict()))
-    yield {"criterion": "oracle", "seconds": time.perf_counter() - began, "channels": oracle.measured}
+    measured = oracle(model, graph, batches, F.cross_entropy, resume=resume)
+    known.write_text(json.dumps(measured.to_dict()))
+    yield {"criterion": "oracle", "seconds": time.perf_counter() - began, "channels": measured.measured}
     for name in criterion_names():
         began = time.perf_counter()
         try:
@@ -71,7 +73,7 @@ def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Ite
             print(error)
             continue
         seconds = time.perf_counter() - began
-        found = sec.agreement(oracle, scores)
+        found = agreement(measured, scores)
         yield {
             "criterion": name,
             "seconds": seconds,

@@ -37,9 +37,10 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.budget import plan_within
+from secateur.budget import WidthCurve, WidthCurves, plan_within
+from secateur.criteria import Scores
 from secateur.heap import kept_heap
-from secateur.latency import Comparison, compare_latency
+from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 
 NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "densenet121")
@@ -83,10 +84,10 @@ class Bench:
         return sec.trace(self.model, self.inputs[:1])
 
     @cached_property
-    def table(self) -> sec.LatencyTable:
+    def table(self) -> LatencyTable:
         """The latency table, from what was measured before where it was."""
         began = time.perf_counter()
-        table = sec.latency_table(self.model, self.graph, self.inputs, timings=timings(self.args))
+        table = latency_table(self.model, self.graph, self.inputs, timings=timings(self.args))
         print(f"# {self.name}, batch {self.batch}: table in {time.perf_counter() - began:.0f} s", flush=True)
         return table
 
@@ -96,12 +97,12 @@ class Bench:
         return LatencyTuner(self.table, self.inputs, self.clock)
 
     @cached_property
-    def scores(self) -> sec.Scores:
+    def scores(self) -> Scores:
         """Magnitudes of all channels."""
         return sec.score(self.model, self.graph, "magnitude")
 
     @cached_property
-    def curves(self) -> sec.WidthCurves:
+    def curves(self) -> WidthCurves:
         """Damage without data: of each group, the logarithm of the share of its magnitude that is left.
 
         Layers work one on the other, so shares multiply, and no group is given up for the others.
@@ -112,8 +113,8 @@ class Bench:
             left = torch.cumsum(values[order.flip(0)].double(), 0) / values.sum()
             damages = [*(-left[:-1].log()).tolist(), 0.0]
             widths = tuple(range(1, len(order) + 1))
-            found[name] = sec.WidthCurve(tuple(order.tolist()), widths, tuple(damages))
-        return sec.WidthCurves(found, "magnitude")
+            found[name] = WidthCurve(tuple(order.tolist()), widths, tuple(damages))
+        return WidthCurves(found, "magnitude")
 
     def clock(self, models: Mapping[str, nn.Module], inputs: Any) -> Comparison:
         """Networks in turn."""
@@ -130,9 +131,9 @@ class Bench:
         return float(np.exp(-sum(lost) / max(1, len(self.curves))))
 
 
-def timings(args: argparse.Namespace) -> sec.Timings:
+def timings(args: argparse.Namespace) -> Timings:
     """What operators were found to take, kept beside the results."""
-    return sec.Timings(args.out.with_suffix(".timings.jsonl"))
+    return Timings(args.out.with_suffix(".timings.jsonl"))
 
 
 def in_half_the_time(bench: Bench) -> LatencyFit:

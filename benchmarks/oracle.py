@@ -19,6 +19,8 @@ from cifar import Pictures, batches, pictures
 from torch import nn
 
 import secateur as sec
+from secateur.graph import Group, Role
+from secateur.oracle import oracle
 
 
 @torch.inference_mode()
@@ -28,11 +30,11 @@ def loss_of(model: nn.Module, data: Pictures, size: int) -> float:
     return total / len(data[1])
 
 
-def masked_loss(model: nn.Module, group: sec.Group, channel: int, data: Pictures, size: int) -> float:
+def masked_loss(model: nn.Module, group: Group, channel: int, data: Pictures, size: int) -> float:
     """The loss with the weights that read a channel at zero, which are put back afterwards."""
     tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
     saved = []
-    for member in group.roles(sec.Role.CONSUMER):
+    for member in group.roles(Role.CONSUMER):
         tensor, slots = tensors[member.tensor], torch.from_numpy(member.slots[channel])
         saved.append((tensor, member.dim, slots, tensor.index_select(member.dim, slots)))
         tensor.index_fill_(member.dim, slots, 0)
@@ -58,7 +60,7 @@ def main() -> None:
     data = pictures(options.data / "train", options.examples, 0)
     graph = sec.trace(model, data[0][:1])
     began = time.perf_counter()
-    found = sec.oracle(model, graph, batches(data, options.batch), F.cross_entropy)
+    found = oracle(model, graph, batches(data, options.batch), F.cross_entropy)
     ours = (time.perf_counter() - began) / found.measured
     whole, times, worst = loss_of(model, data, options.batch), [], 0.0
     for name, changes in found.items():

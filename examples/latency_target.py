@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sec
+from secateur.latency import compare_latency
 
 
 def network(width: int) -> nn.Sequential:
@@ -69,7 +70,7 @@ def main() -> None:
     train(result.model, loader, options.epochs, 1e-3)
     show("trained on", result.model, *test)
 
-    again = sec.compare_latency({"before": model, "after": result.model}, timed)
+    again = compare_latency({"before": model, "after": result.model}, timed)
     print(*(f"# {line}" for line in str(again).splitlines()), sep="\n")
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import secateur as sec
 from secateur.data import DataSettings, open_data
+from secateur.models import ModelSpec
 from secateur.models.inputs import InputSpec
 from secateur.recipes import recipe
 from secateur.training.evaluate import evaluate
@@ -29,7 +30,7 @@ def main() -> None:
 
     shape = InputSpec((3, options.size, options.size))
     data = open_data(options.data, shape, DataSettings(batch_size=16))
-    spec = sec.ModelSpec.parse(options.model, classes=len(data.classes))
+    spec = ModelSpec.parse(options.model, classes=len(data.classes))
     model = sec.build(options.model, classes=len(data.classes), weights=options.weights)
 
     training, validation = data.training_batches(), data.validation_batches()

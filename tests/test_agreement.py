@@ -7,12 +7,15 @@ import pytest
 import torch
 
 import secateur as sec
+from secateur.oracle import Oracle
+from secateur.criteria import Scores
+from secateur.agreement import agreement
 from secateur.errors import UsageError
 
-TRUTH = sec.Oracle(
+TRUTH = Oracle(
     {"a": torch.tensor([0.4, -0.1, 0.3, -0.2]), "b": torch.tensor([4.0, 1.0, -2.0, 3.0, 5.0])}, 1.0, 8
 )
-GUESS = sec.Scores(
+GUESS = Scores(
     "guess", {"a": torch.tensor([9.0, 1.0, 2.0, 3.0]), "b": torch.tensor([0.4, 0.1, 0.3, 0.2, 0.5])}
 )
 
@@ -28,7 +31,7 @@ def spearman(one: list[float], other: list[float]) -> float:
 
 
 def test_rank_correlation_by_the_closed_form() -> None:
-    found = sec.agreement(TRUTH, GUESS)
+    found = agreement(TRUTH, GUESS)
     truth = {name: TRUTH[name].abs().tolist() for name in TRUTH}
     guess = {name: GUESS[name].tolist() for name in GUESS}
     for name in ("a", "b"):
@@ -42,24 +45,24 @@ def test_rank_correlation_by_the_closed_form() -> None:
 
 
 def test_channels_that_are_not_measured_yet_do_not_count() -> None:
-    part = sec.Oracle({"a": torch.tensor([0.4, -0.1, 0.3, -0.2, math.nan])}, 1.0, 8)
-    scores = sec.Scores("guess", {"a": torch.tensor([9.0, 1.0, 2.0, 3.0, 99.0])})
-    assert sec.agreement(part, scores).groups["a"] == pytest.approx(0.8)
+    part = Oracle({"a": torch.tensor([0.4, -0.1, 0.3, -0.2, math.nan])}, 1.0, 8)
+    scores = Scores("guess", {"a": torch.tensor([9.0, 1.0, 2.0, 3.0, 99.0])})
+    assert agreement(part, scores).groups["a"] == pytest.approx(0.8)
 
 
 def test_groups_where_ranks_mean_nothing_are_left_out_of_the_mean() -> None:
-    truth = sec.Oracle({"a": TRUTH["a"], "flat": torch.ones(4), "two": torch.ones(2)}, 1.0, 8)
-    scores = sec.Scores(
+    truth = Oracle({"a": TRUTH["a"], "flat": torch.ones(4), "two": torch.ones(2)}, 1.0, 8)
+    scores = Scores(
         "guess",
         {"a": GUESS["a"], "flat": torch.arange(4.0), "two": torch.arange(2.0), "other": torch.ones(3)},
     )
-    found = sec.agreement(truth, scores)
+    found = agreement(truth, scores)
     assert list(found.groups) == ["a"]
     assert found.per_group == found.groups["a"]
 
 
 def test_nothing_in_common_and_other_widths_are_refused() -> None:
     with pytest.raises(UsageError, match="no group in common"):
-        sec.agreement(TRUTH, sec.Scores("guess", {"c": torch.ones(3)}))
+        agreement(TRUTH, Scores("guess", {"c": torch.ones(3)}))
     with pytest.raises(UsageError, match="4 channels, but 3 scores"):
-        sec.agreement(TRUTH, sec.Scores("guess", {"a": torch.ones(3)}))
+        agreement(TRUTH, Scores("guess", {"a": torch.ones(3)}))

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import secateur as sec
+from secateur.models import ModelSpec
+from secateur.export import export
+from secateur.latency import latency_table
+from secateur.oracle import oracle
+from secateur.recovery import recalibrate
 from secateur.cli import app
 from secateur.criteria import Obd, criterion_names
 from secateur.precision import full_precision
@@ -93,7 +98,9 @@ def test_graphs_are_those_of_the_cpu_and_examples_may_lie_in_ram(name: str) -> N
     graphs = [sec.trace(model, x) for model in (here, there)]
     for one, other in zip(graphs[0].groups, graphs[1].groups, strict=True):
         assert (one.name, one.channels, one.reason) == (other.name, other.channels, other.reason)
-    plan = sec.make_plan(graphs[1], sec.score(there, graphs[1], "magnitude"), sec.Budget(channels=0.5), allocation="uniform")
+    plan = sec.make_plan(
+        graphs[1], sec.score(there, graphs[1], "magnitude"), sec.Budget(channels=0.5), allocation="uniform"
+    )
     check = sec.verify(there, sec.apply_plan(there, plan), plan, x)
     assert check.ok, str(check)
     assert sec.cost(there, x) == graphs[0].cost()
@@ -116,7 +123,7 @@ def test_curves_and_repair_are_those_of_the_cpu(net: nn.Module, batches: Batches
         plans.append(plan.keep)
         with torch.no_grad():
             answers.append(small(x.to(device)))
-        sec.recalibrate(small, batches)
+        recalibrate(small, batches)
     assert plans[0] == plans[1]
     assert close(answers[0], answers[1], 1e-2)
 
@@ -125,7 +132,7 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.LazyLinear(10))
     x, y = torch.randn(40, 3, 8, 8), torch.randint(10, (40,))
     net(x)
-    found = [sec.oracle(model, sec.trace(model, x[:2]), [(x, y)], F.cross_entropy) for model in pair(net)]
+    found = [oracle(model, sec.trace(model, x[:2]), [(x, y)], F.cross_entropy) for model in pair(net)]
     for name in found[0]:
         assert close(found[0][name], found[1][name], 1e-3), name
 
@@ -169,7 +176,7 @@ def test_times_are_those_of_the_gpu(net: nn.Module, batches: Batches) -> None:
     latency = sec.measure_latency(there, x, min_seconds=0.2)
     assert latency.device == "cuda:0"
     graph = sec.trace(there, x)
-    table = sec.latency_table(there, graph, x)
+    table = latency_table(there, graph, x)
     assert table.milliseconds(graph.widths) == pytest.approx(latency.median_ms, rel=0.3)
 
 
@@ -177,13 +184,13 @@ def test_files_are_read_to_where_they_are_wanted(net: nn.Module, tmp_path: Path)
     there, x = net.cuda(), torch.randn(2, 3, 32, 32)
     result = sec.prune(there, x, BUDGET, "magnitude")
     file = tmp_path / "small.safetensors"
-    sec.save(file, result.model, builder=sec.ModelSpec.parse("secateur:resnet20"))
+    sec.save(file, result.model, builder=ModelSpec.parse("secateur:resnet20"))
     for device in ("cpu", "cuda"):
         again = sec.load(file, device=device).eval()
         assert on_gpu(again) == (device == "cuda")
         with torch.no_grad():
             assert close(result.model.eval()(x.cuda()), again(x.to(device)), 1e-5)
-    sec.export(tmp_path / "small.onnx", result.model, x.cuda())
+    export(tmp_path / "small.onnx", result.model, x.cuda())
     assert on_gpu(result.model)
 
 

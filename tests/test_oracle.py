@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import secateur as sec
+from secateur.oracle import Oracle
+from secateur.oracle import oracle
 from secateur.errors import UsageError
 from tests.graph.networks import build
 
@@ -68,7 +70,7 @@ def masked(net: Coupled, name: str, channel: int) -> Coupled:
 
 def test_every_change_is_that_of_plain_masking(net: Coupled, batches: list[Batch]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
-    found = sec.oracle(net, graph, batches, cross_entropy)
+    found = oracle(net, graph, batches, cross_entropy)
     whole = loss_of(net, batches)
     assert found.loss == pytest.approx(whole, rel=1e-6)
     assert found.examples == 20
@@ -83,7 +85,7 @@ def test_a_change_is_that_of_the_cut_network(name: str) -> None:
     model, x = build(name), torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     graph = sec.trace(model, x)
     targets = torch.zeros(6, dtype=torch.int64)
-    found = sec.oracle(model, graph, [(x, targets)], lambda out, _: out.square().mean())
+    found = oracle(model, graph, [(x, targets)], lambda out, _: out.square().mean())
     with torch.no_grad():
         whole = float(model.eval()(x).square().mean())
         for group in graph.prunable:
@@ -99,9 +101,9 @@ def test_channels_that_share_a_pass_change_as_they_do_alone(
     net: Coupled, batches: list[Batch], at_once: int
 ) -> None:
     graph = sec.trace(net, batches[0][0][:2])
-    alone = sec.oracle(net, graph, batches, cross_entropy, at_once=1)
+    alone = oracle(net, graph, batches, cross_entropy, at_once=1)
     passes: list[int] = []
-    found = sec.oracle(
+    found = oracle(
         net,
         graph,
         batches,
@@ -135,8 +137,8 @@ def test_where_examples_do_not_lie_in_front_channels_get_passes_of_their_own() -
         net = Mixed().eval()
         x = torch.randn(3, 12, 5)
     graph, targets = sec.trace(net, x[:2]), torch.tensor([0, 1, 2])
-    alone = sec.oracle(net, graph, [(x, targets)], cross_entropy, at_once=1)
-    shared = sec.oracle(net, graph, [(x, targets)], cross_entropy, at_once=4)
+    alone = oracle(net, graph, [(x, targets)], cross_entropy, at_once=1)
+    shared = oracle(net, graph, [(x, targets)], cross_entropy, at_once=4)
     assert set(alone) == {"first", "second"}
     for name in alone:
         assert shared[name].tolist() == pytest.approx(alone[name].tolist(), abs=1e-6)
@@ -144,45 +146,45 @@ def test_where_examples_do_not_lie_in_front_channels_get_passes_of_their_own() -
 
 def test_a_number_of_channels_below_one_is_refused(net: Coupled, batches: list[Batch]) -> None:
     with pytest.raises(UsageError, match="at_once"):
-        sec.oracle(net, sec.trace(net, batches[0][0][:2]), batches, cross_entropy, at_once=0)
+        oracle(net, sec.trace(net, batches[0][0][:2]), batches, cross_entropy, at_once=0)
 
 
 def test_what_was_measured_before_is_not_measured_again(net: Coupled, batches: list[Batch]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
     told: list[tuple[int, int]] = []
-    kept: list[sec.Oracle] = []
+    kept: list[Oracle] = []
 
-    def progress(found: sec.Oracle, total: int) -> None:
+    def progress(found: Oracle, total: int) -> None:
         told.append((found.measured, total))
         kept.append(found)
 
-    full = sec.oracle(net, graph, batches, cross_entropy, at_once=1, progress=progress)
+    full = oracle(net, graph, batches, cross_entropy, at_once=1, progress=progress)
     total = full.measured
     assert told == [(done, total) for done in range(1, total + 1)]
-    half = sec.Oracle.from_dict(json.loads(json.dumps(kept[3].to_dict())))
+    half = Oracle.from_dict(json.loads(json.dumps(kept[3].to_dict())))
     assert half.measured == 4
     told.clear()
-    again = sec.oracle(net, graph, batches, cross_entropy, at_once=1, resume=half, progress=progress)
+    again = oracle(net, graph, batches, cross_entropy, at_once=1, resume=half, progress=progress)
     assert [done for done, _ in told] == list(range(5, total + 1))
     assert again == full
 
 
 def test_resuming_with_other_examples_or_weights_is_refused(net: Coupled, batches: list[Batch]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
-    found = sec.oracle(net, graph, batches, cross_entropy)
+    found = oracle(net, graph, batches, cross_entropy)
     with pytest.raises(UsageError, match="other examples or weights"):
-        sec.oracle(net, graph, batches[:1], cross_entropy, resume=found)
+        oracle(net, graph, batches[:1], cross_entropy, resume=found)
     with torch.no_grad():
         net.head.bias[0] += 1
     with pytest.raises(UsageError, match="other examples or weights"):
-        sec.oracle(net, graph, batches, cross_entropy, resume=found)
+        oracle(net, graph, batches, cross_entropy, resume=found)
     with pytest.raises(UsageError, match="another network"):
-        sec.oracle(net, graph, batches, cross_entropy, resume=sec.Oracle({}, 1.0, 20))
+        oracle(net, graph, batches, cross_entropy, resume=Oracle({}, 1.0, 20))
 
 
 def test_a_number_of_examples_can_be_asked_for(net: Coupled, batches: list[Batch]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
-    found = sec.oracle(net, graph, batches, cross_entropy, max_examples=10)
+    found = oracle(net, graph, batches, cross_entropy, max_examples=10)
     cut = [batches[0], (batches[1][0][:2], batches[1][1][:2])]
     assert found.examples == 10
     assert found.loss == pytest.approx(loss_of(net, cut), rel=1e-6)
@@ -190,7 +192,7 @@ def test_a_number_of_examples_can_be_asked_for(net: Coupled, batches: list[Batch
 
 def test_the_oracle_can_be_pruned_by(net: Coupled, batches: list[Batch]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
-    found = sec.oracle(net, graph, batches, cross_entropy)
+    found = oracle(net, graph, batches, cross_entropy)
     plan = sec.make_plan(graph, found.magnitude(), sec.Budget(channels=0.5), normalize="none")
     changes = torch.cat([found[name].abs() for name in found])
     removed = [float(found[name][c].abs()) for name, gone in plan.removed.items() for c in gone]
@@ -202,7 +204,7 @@ def test_the_oracle_can_be_pruned_by(net: Coupled, batches: list[Batch]) -> None
 def test_batches_without_targets_are_refused(net: Coupled, batches: list[Batch], bad: list[object]) -> None:
     graph = sec.trace(net, batches[0][0][:2])
     with pytest.raises(UsageError, match="pairs of inputs and targets|no examples"):
-        sec.oracle(net, graph, bad, cross_entropy)
+        oracle(net, graph, bad, cross_entropy)
 
 
 def test_a_channel_that_is_zero_for_all_examples_costs_no_pass() -> None:
@@ -215,7 +217,7 @@ def test_a_channel_that_is_zero_for_all_examples_costs_no_pass() -> None:
     with torch.no_grad():
         net[0].bias[1] = -100.0
     graph, targets, known = sec.trace(net, x[:2]), torch.arange(6) % 3, []
-    found = sec.oracle(
+    found = oracle(
         net, graph, [(x, targets)], cross_entropy, at_once=1, progress=lambda now, _: known.append(now["0"])
     )
     assert found["0"][1] == 0

@@ -18,9 +18,11 @@ def refused(*args, **kwargs):
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refused
 import torch
 import secateur as sec
+from secateur.export import export
+from secateur.runtimes import open_exported
 
-done = sec.export("line.xml", torch.nn.Linear(3, 2), torch.zeros(2, 3))
-sec.open_exported(done.path)(torch.zeros(1, 3))
+done = export("line.xml", torch.nn.Linear(3, 2), torch.zeros(2, 3))
+open_exported(done.path)(torch.zeros(1, 3))
 from openvino.tools.ovc import telemetry_utils
 print(telemetry_utils.tm.__name__, "openvino_telemetry" in sys.modules)
 """

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateur as sec
+from secateur.errors import CheckpointError
+from secateur.export import export
+from secateur.runtimes import open_exported
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
 
@@ -34,7 +37,7 @@ class Bomb:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("good") / "net.pt2"
     net = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-    sec.export(file, net, torch.zeros(2, 2, 3))
+    export(file, net, torch.zeros(2, 2, 3))
     return file
 
 
@@ -61,7 +64,7 @@ def edited(edit: Callable[[dict], None]) -> Callable[[bytes], bytes]:
 def test_pickled_samples_are_not_opened_though_pytorch_would(good, tmp_path):
     mark = tmp_path / "mark"
     bad = changed(good, tmp_path / "bad.pt2", "sample_inputs/model.pt", lambda _: pickle.dumps(Bomb(mark)))
-    sec.open_exported(bad)(torch.zeros(1, 2, 3))
+    open_exported(bad)(torch.zeros(1, 2, 3))
     assert not mark.exists()
     with contextlib.suppress(Exception):
         torch.export.load(bad)
@@ -76,8 +79,8 @@ def test_pickled_weights_are_refused(good, tmp_path):
 
     first = changed(good, tmp_path / "a.pt2", "model_weights_config.json", edited(pickled))
     bad = changed(first, tmp_path / "b.pt2", "weights/weight_0", lambda _: pickle.dumps(Bomb(mark)))
-    with pytest.raises(sec.CheckpointError, match="pickled objects"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="pickled objects"):
+        open_exported(bad)
     assert not mark.exists()
 
 
@@ -92,8 +95,8 @@ def test_objects_among_the_constants_are_refused(good, tmp_path, name):
         }
 
     bad = changed(good, tmp_path / "bad.pt2", "model_constants_config.json", edited(foreign))
-    with pytest.raises(sec.CheckpointError, match="pickled objects"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="pickled objects"):
+        open_exported(bad)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +118,8 @@ def test_sizes_that_are_code_are_refused(good, tmp_path, text):
         size["as_expr"]["expr_str"] = text.replace("MARK", str(mark))
 
     bad = changed(good, tmp_path / "bad.pt2", "models/model.json", edited(coded))
-    with pytest.raises(sec.CheckpointError, match="no formula"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="no formula"):
+        open_exported(bad)
     assert not mark.exists()
 
 
@@ -142,8 +145,8 @@ def test_calls_that_do_more_than_compute_are_refused(good, tmp_path, target):
         program["graph_module"]["graph"]["nodes"][0]["target"] = target
 
     bad = changed(good, tmp_path / "bad.pt2", "models/model.json", edited(calling))
-    with pytest.raises(sec.CheckpointError, match="does more than compute"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="does more than compute"):
+        open_exported(bad)
 
 
 @pytest.mark.parametrize("argument", [{"as_operator": "torch.hub.load"}, {"as_custom_obj": {"name": "x"}}])
@@ -154,8 +157,8 @@ def test_functions_among_the_arguments_are_refused(good, tmp_path, argument):
         node["inputs"][0]["arg"] = argument
 
     bad = changed(good, tmp_path / "bad.pt2", "models/model.json", edited(handing))
-    with pytest.raises(sec.CheckpointError, match="hands functions or objects"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="hands functions or objects"):
+        open_exported(bad)
 
 
 def test_guards_are_not_run(good, tmp_path):
@@ -165,7 +168,7 @@ def test_guards_are_not_run(good, tmp_path):
         program["guards_code"] = [f"__import__('pathlib').Path({str(mark)!r}).touch()"]
 
     bad = changed(good, tmp_path / "bad.pt2", "models/model.json", edited(guarded))
-    sec.open_exported(bad)(torch.zeros(1, 2, 3))
+    open_exported(bad)(torch.zeros(1, 2, 3))
     assert not mark.exists()
 
 
@@ -175,8 +178,8 @@ def test_containers_that_import_are_refused(good, tmp_path):
         program["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, node])
 
     bad = changed(good, tmp_path / "bad.pt2", "models/model.json", edited(container))
-    with pytest.raises(sec.CheckpointError, match=r"takes or returns a collections\.defaultdict"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match=r"takes or returns a collections\.defaultdict"):
+        open_exported(bad)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
@@ -185,9 +188,9 @@ def test_files_that_are_cut_short_are_refused(good, tmp_path, share):
     bad = tmp_path / "bad.pt2"
     bad.write_bytes(data[: int(share * len(data))])
     with pytest.raises(
-        sec.CheckpointError, match=r"bad\.pt2 cannot be opened: it (is no \.pt2 file|holds no program)"
+        CheckpointError, match=r"bad\.pt2 cannot be opened: it (is no \.pt2 file|holds no program)"
     ):
-        sec.open_exported(bad)
+        open_exported(bad)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -199,10 +202,10 @@ def test_a_file_with_a_bit_turned_is_refused_or_as_it_was(good, tmp_path, place,
     bad.write_bytes(data)
     x = torch.randn(2, 2, 3)
     try:
-        found = sec.open_exported(bad)(x)[0]
-    except sec.CheckpointError:
+        found = open_exported(bad)(x)[0]
+    except CheckpointError:
         return
-    assert torch.equal(found, sec.open_exported(good)(x)[0])
+    assert torch.equal(found, open_exported(good)(x)[0])
 
 
 def test_records_that_are_missing_are_named(good, tmp_path):
@@ -211,12 +214,12 @@ def test_records_that_are_missing_are_named(good, tmp_path):
         for name in old.namelist():
             if "model_weights_config" not in name:
                 new.writestr(name, old.read(name))
-    with pytest.raises(sec.CheckpointError, match=r"lacks data/weights/model_weights_config\.json"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match=r"lacks data/weights/model_weights_config\.json"):
+        open_exported(bad)
     with zipfile.ZipFile(bad, "w") as new:
         new.writestr("code.py", "print()")
-    with pytest.raises(sec.CheckpointError, match="no program of a known format"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="no program of a known format"):
+        open_exported(bad)
 
 
 @pytest.mark.parametrize("end", ["models/model.json", "weights/weight_0"])
@@ -232,8 +235,8 @@ def test_a_file_that_unfolds_to_gigabytes_is_refused_before_it_is_read(good, tmp
     assert bad.stat().st_size < 1 << 20
     read: list[str] = []
     monkeypatch.setattr(zipfile.ZipFile, "read", _noting(zipfile.ZipFile.read, read))
-    with pytest.raises(sec.CheckpointError, match="unfolds to many times its own size"):
-        sec.open_exported(bad)
+    with pytest.raises(CheckpointError, match="unfolds to many times its own size"):
+        open_exported(bad)
     assert not any(name.endswith(end) for name in read)
 
 

@@ -40,10 +40,11 @@ def test_signals_are_answered_after_openvino_has_run(tmp_path) -> None:
     pytest.importorskip("openvino")
     import torch
 
-    import secateur as sec
+    from secateur.export import export
+    from secateur.runtimes import open_exported
 
-    done = sec.export(tmp_path / "net.xml", torch.nn.Linear(3, 2), torch.zeros(2, 3))
-    sec.open_exported(done.path)(torch.zeros(4, 3))
+    done = export(tmp_path / "net.xml", torch.nn.Linear(3, 2), torch.zeros(2, 3))
+    open_exported(done.path)(torch.zeros(4, 3))
     heard: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _frame: heard.append(number))
     try:

@@ -42,6 +42,6 @@ def evaluate(
     machine = DeviceSettings(accelerator=device, precision=precision, **started(devices))
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        found = work(network, pictures, machine, reporter)
+        found = work(network, pictures, machine, [reporter])
         line = f"{found['model']}: top-1 {percent(found['top1'])}, loss {found['loss']:.4f}"
         reporter.finish(f"{line} over {found['examples']:,} pictures", found)

@@ -57,7 +57,7 @@ def export(
     wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
     pictures = DataChoice(source=data, batch_size=batch_size, strict=strict) if data else None
     with Reporter(as_json=json) as reporter:
-        found = work(network, wanted, pictures, seconds=seconds, listener=reporter)
+        found = work(network, wanted, pictures, seconds=seconds, callbacks=[reporter])
         names = brief([str(row["name"]) for row in found["networks"]])
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)

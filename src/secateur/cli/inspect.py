@@ -60,6 +60,6 @@ def inspect(
             limits=limits(budget) if budget else None,
             latency=latency,
             batch=batch,
-            listener=reporter,
+            callbacks=[reporter],
         )
         reporter.finish(structure(found, whole=whole), found)

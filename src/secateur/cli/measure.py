@@ -86,7 +86,7 @@ def measure(
     )
     machine = DeviceSettings(accelerator=device)
     with Reporter(as_json=json) as reporter:
-        found = work(networks, pictures, conditions=conditions, device=machine, listener=reporter)
+        found = work(networks, pictures, conditions=conditions, device=machine, callbacks=[reporter])
         names = brief(checkpoints)
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)

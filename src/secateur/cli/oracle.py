@@ -64,7 +64,7 @@ def oracle(
     processes = DeviceSettings(accelerator="cpu", **started(devices))
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        found = work(choice, pictures, out, names, examples, reporter, processes)
+        found = work(choice, pictures, out, names, examples, [reporter], processes)
         if page is not None and is_first():
             write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)

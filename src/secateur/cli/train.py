@@ -72,7 +72,7 @@ def train(
       secateur train --model resnet18 --data pictures --out runs/resnet18 --epochs 20
       secateur train --model vgg16 --weights none --size 96 --data pictures --out runs/vgg16
     """
-    from secateur.cli.console import Reporter, listening
+    from secateur.cli.console import Reporter, job_callbacks
     from secateur.cli.tables import figures_of_one
     from secateur.jobs.settings import TrainJob
     from secateur.jobs.train import train as work
@@ -104,6 +104,6 @@ def train(
     )
     shared(devices)
     with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        with listening(out, reporter, tensorboard=tensorboard and is_first()) as listener:
-            summary = work(job, listener)
+        with job_callbacks(out, reporter, tensorboard=tensorboard and is_first()) as callbacks:
+            summary = work(job, callbacks)
         reporter.finish(figures_of_one(summary["network"]), summary)

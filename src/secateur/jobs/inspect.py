@@ -17,8 +17,7 @@ from secateur.jobs.layers import layers
 from secateur.jobs.networks import open_network
 from secateur.jobs.portray import coupled
 from secateur.jobs.settings import NetworkChoice
-from secateur.recipes import LatencyOptions
-from secateur.training.events import Listener, silent
+from secateur.recipes import Callback, LatencyOptions
 
 
 def inspect(
@@ -29,7 +28,7 @@ def inspect(
     limits: Mapping[str, float | str] | None = None,
     latency: bool = False,
     batch: int = 1,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """The channel groups of a network, and what its layers cost.
 
@@ -40,7 +39,7 @@ def inspect(
         limits: a budget, to say what a plan by the size of the weights would cost.
         latency: measure the operators on this device too; done in any case where the budget limits latency.
         batch: examples in the forward pass that is timed.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Returns:
         ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
@@ -62,7 +61,7 @@ def inspect(
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
     if latency or (budget is not None and budget.latency is not None):
-        pace = LatencyOptions().tuner(network.model, graph, torch.zeros(batch, *size), listener)
+        pace = LatencyOptions().tuner(network.model, graph, torch.zeros(batch, *size), callbacks)
         table = pace.table
     return {
         "model": network.name,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from secateur.budget import Budget
-from secateur.recipes import RECIPES, PruneSettings, Unit
+from secateur.recipes import Recipe, Unit
 from secateur.settings import Settings
 from secateur.training.settings import DeviceSettings, FitSettings
 
@@ -142,17 +142,13 @@ class PruneJob(Job):
         budget: what may remain.
         search: what may be lost instead.
         recipe: how to get there.
-        ignore: modules whose channels all stay.
-        only: groups or modules to cut, if not all.
         measured: an earlier run whose scores and width curves are used again.
     """
 
     data: DataChoice | None = None
     budget: Budget | None = None
     search: Search | None = None
-    recipe: PruneSettings = RECIPES["default"]
-    ignore: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+    recipe: Recipe = Recipe()
     measured: Path | None = None
 
     @model_validator(mode="after")

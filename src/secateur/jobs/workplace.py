@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ from secateur.data import ImageData
 from secateur.errors import UsageError
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
-from secateur.jobs.records import STATE, recorded, recording
+from secateur.jobs.records import STATE, RunRecorder, recorded
 from secateur.jobs.settings import Job
 from secateur.models.inputs import Json
 from secateur.ranks import Ranks
-from secateur.recipes import fingerprint
+from secateur.recipes import Callback, fingerprint
 from secateur.training.devices import Machine
 from secateur.training.evaluate import Batches, Evaluation, evaluate
-from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.events import report_note, report_progress
 from secateur.training.fit import Keep, Surroundings
 from secateur.training.interrupt import Interruption, interruptible
 from secateur.training.journal import Journal
@@ -38,7 +38,7 @@ class Workplace:
         job: what it was told.
         run: where everything that comes of it goes.
         machine: where to compute.
-        listener: hears how it goes, and writes it down.
+        callbacks: receive how it goes; the first writes it to the run folder.
         interruption: asked between steps.
         clock: seconds by part of the job.
         journal: keeps what is needed to go on after a kill.
@@ -47,7 +47,7 @@ class Workplace:
     job: Job
     run: Run
     machine: Machine
-    listener: Listener
+    callbacks: Sequence[Callback]
     interruption: Interruption
     clock: Clock
     journal: Journal
@@ -58,7 +58,7 @@ class Workplace:
         Args:
             keep: writes the network to disk.
         """
-        return Surroundings(self.machine, self.listener, self.interruption, keep, self.journal)
+        return Surroundings(self.machine, self.callbacks, self.interruption, keep, self.journal)
 
     def evaluate(self, model: nn.Module, batches: Batches) -> Evaluation:
         """Judges a network.
@@ -72,7 +72,7 @@ class Workplace:
                 model,
                 batches,
                 machine=self.machine,
-                listener=self.listener,
+                callbacks=self.callbacks,
                 interruption=self.interruption,
             )
 
@@ -119,7 +119,7 @@ class Workplace:
         if not file.is_file():
             self.save("best", network)
         network.reload(file)
-        self.listener(Note(f"saved and read back bit for bit: {file}"))
+        report_note(self.callbacks, f"saved and read back bit for bit: {file}")
         return file
 
     def compare(
@@ -137,7 +137,7 @@ class Workplace:
         """
         if not self.machine.ranks.first:
             return {}, {}
-        self.listener(Progress("measuring", 0, 1))
+        report_progress(self.callbacks, "measuring", 0, 1)
         with self.clock("measuring"):
             models = {name: network.model for name, network in networks.items()}
             inputs = next(iter(networks.values())).example(self.job.latency_batch)
@@ -149,19 +149,19 @@ class Workplace:
                 }
                 for name, network in networks.items()
             }
-        self.listener(Progress("measuring", 1, 1))
+        report_progress(self.callbacks, "measuring", 1, 1)
         return rows, conditions
 
 
 @contextmanager
-def at_work(command: str, job: Job, machine: Machine, listener: Listener) -> Iterator[Workplace]:
+def at_work(command: str, job: Job, machine: Machine, callbacks: Sequence[Callback]) -> Iterator[Workplace]:
     """Everything that a job needs, for its length: folder, seed, journal, and ears for Ctrl-C.
 
     Args:
         command: name of the job.
         job: what it was told.
         machine: where to compute, and with which other processes.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Yields:
         The workplace.
@@ -177,7 +177,7 @@ def at_work(command: str, job: Job, machine: Machine, listener: Listener) -> Ite
     ):
         journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
-        heard = recording(run, listener if ranks.first else silent)
+        heard = [RunRecorder(run), *(callbacks if ranks.first else ())]
         yield Workplace(job, run, machine, heard, interruption, clock, journal)
         run.summarise(seconds=clock.total())
         journal.close()

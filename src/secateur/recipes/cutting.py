@@ -11,12 +11,11 @@ from secateur.errors import SecateurError, VerificationError
 from secateur.graph import ExampleInputs
 from secateur.plan import PruningPlan
 from secateur.surgery import operate
-from secateur.training.events import Event
-from secateur.verify import Expectation, Verification
+from secateur.verification import Expectation, Verification
 
 
 @dataclass(frozen=True)
-class Cut(Event):
+class Cut:
     """A cut that was made.
 
     Attributes:

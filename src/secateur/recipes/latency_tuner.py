@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from secateur.latency import Comparison, LatencyModel, Runtime, Timings, compare
 from secateur.latency.stopwatch import Stopwatch
 from secateur.plan import PruningPlan
 from secateur.surgery import apply_plan
-from secateur.training.events import Fact, Listener, Progress, silent
+from secateur.training.events import TrainingCallback, report_progress
 from secateur.training.interrupt import Interruption
 
 Clock = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
@@ -57,7 +57,7 @@ class LatencyOptions:
         model: nn.Module,
         graph: ChannelGraph,
         example_inputs: ExampleInputs,
-        listener: Listener = silent,
+        callbacks: Sequence[TrainingCallback] = (),
         interruption: Interruption | None = None,
     ) -> LatencyTuner:
         """Measure what plans for a network need to know of time.
@@ -66,7 +66,7 @@ class LatencyOptions:
             model: the network, as it is before its first cut.
             graph: its channel graph.
             example_inputs: what it was traced with.
-            listener: hears ``Progress``.
+            callbacks: receive progress.
             interruption: checked after each operator; what was measured by then is kept.
 
         Raises:
@@ -75,7 +75,7 @@ class LatencyOptions:
         inputs = example_inputs if self.inputs is None else self.inputs
 
         def hear(done: int, total: int) -> None:
-            listener(Progress("measuring latency", done, total))
+            report_progress(callbacks, "measuring latency", done, total)
             if interruption is not None:
                 interruption.check()
 
@@ -101,7 +101,7 @@ class LatencyOptions:
 
 
 @dataclass(frozen=True)
-class LatencyFit(Fact):
+class LatencyFit:
     """A plan that was measured, with what was allowed.
 
     Attributes:

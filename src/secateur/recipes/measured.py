@@ -14,11 +14,10 @@ from secateur.budget import WidthCurves
 from secateur.criteria import Scores
 from secateur.errors import UsageError
 from secateur.graph.cutting import named_tensors
-from secateur.training.events import Fact
 
 
 @dataclass(frozen=True)
-class Measured(Fact):
+class Measured:
     """Scores, and as many width curves as are finished.
 
     Scores and curves belong to a network, not to a budget: with them a new budget takes a second.

@@ -1,9 +1,9 @@
-"""Which plan comes next on the way to a budget."""
+"""The schedule of cuts: which plan comes next until the budget is met."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from secateur.criteria import Scores, charged
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
-from secateur.recipes.settings import PruneSettings
+from secateur.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -31,92 +31,100 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Route:
-    """The way from a network to its budget; made by :meth:`to`.
+class PruningSchedule:
+    """The steps from a network to its budget; made by :meth:`of`.
 
     Attributes:
-        start: what the network needs as it is, by limit.
-        goal: what may remain in the end, by limit, in absolute amounts.
-        settings: how large the steps are, and what every plan keeps to.
-        ignore: names of groups whose channels all stay.
-        only: names of groups or modules to cut, if not all.
-        latency: tells milliseconds, if they count.
+        start: what the network needs as it is, by quantity.
+        goal: what may remain in the end, by limited quantity, in absolute amounts.
+        recipe: how large the steps are, and how plans are made.
+        widths: which widths groups may have.
+        latency: predicts milliseconds, if they count.
+        share: the largest share that each group may keep, where one uniform cut is asked for a share of the
+            channels.
     """
 
     start: Mapping[str, int]
     goal: Mapping[str, int]
-    settings: PruneSettings
-    ignore: tuple[str, ...]
-    only: tuple[str, ...] = ()
+    recipe: Recipe
+    widths: Widths
     latency: LatencyModel | None = None
+    share: float | None = None
 
     @classmethod
-    def to(
+    def of(
         cls,
         budget: Budget,
         graph: ChannelGraph,
-        settings: PruneSettings,
-        only: tuple[str, ...] = (),
+        recipe: Recipe,
+        widths: Widths,
         latency: LatencyModel | None = None,
-    ) -> Route:
-        """Looks the way to a budget over before the first step is taken.
+    ) -> PruningSchedule:
+        """Make the schedule for a budget, and check that it can be met.
 
         Args:
             budget: what may remain of the network as it is in ``graph``.
             graph: of the whole network.
-            settings: how large the steps are.
-            only: names of groups or modules to cut, if not all.
-            latency: tells milliseconds, if they count.
+            recipe: how large the steps are.
+            widths: which widths groups may have.
+            latency: predicts milliseconds, if they count.
 
         Raises:
             BudgetError: the budget cannot be met.
         """
-        ignore = tuple(g.name for g in graph.prunable if settings.filters_only and not _is_filters(g, graph))
         start = CostEvaluator(graph, {}, latency).original
         goal = budget.amounts(graph, latency)
-        if budget.channels is not None and ignore:
-            # A share, or an amount, of filters is meant; the other channels come on top.
-            others = sum(graph[name].channels for name in ignore)
-            goal["channels"] = others + amount_of(budget.channels, start["channels"] - others)
-        route = cls(start, goal, settings, ignore, only, latency)
-        ones = {group.name: torch.ones(group.channels) for group in graph.prunable}
-        replace(route, settings=settings.model_copy(update={"allocate": "global"})).plan(graph, ones, goal)
-        return route
+        if recipe.filters_only:
+            others = [group for group in graph.prunable if not _is_filters(group, graph)]
+            widths = widths.changed(ignore=(*widths.ignore, *(group.name for group in others)))
+            if budget.channels is not None and others:
+                # A share, or an amount, of filters is meant; the other channels are added.
+                rest = sum(group.channels for group in others)
+                goal["channels"] = rest + amount_of(budget.channels, start["channels"] - rest)
+        share = None
+        once = recipe.steps == 1 and recipe.channels_per_step is None and not recipe.filters_only
+        if once and recipe.allocation == "uniform" and isinstance(budget.channels, float):
+            share = budget.channels  # of each group, as make_plan has it
+            del goal["channels"]
+        equal = {group.name: torch.ones(group.channels) for group in graph.prunable}
+        plan_within(graph, equal, goal, widths=widths, latency=latency)
+        return cls(start, goal, recipe, widths, latency, share)
 
     @property
     def steps(self) -> int | None:
         """Number of cuts, if it is known beforehand."""
-        return None if self.settings.channels_per_step else self.settings.steps
+        return None if self.recipe.channels_per_step else self.recipe.steps
 
-    def step(self, graph: ChannelGraph, scores: Mapping[str, Any], number: int) -> Step:
-        """The next plan.
+    def step(self, graph: ChannelGraph, ranking: Mapping[str, Any], number: int) -> Step:
+        """Make the next plan.
 
         Args:
             graph: of the network as it is now.
-            scores: of its channels, or the width curves of its groups.
+            ranking: scores of its channels, or width curves of its groups.
             number: of this step, from 1.
 
         Returns:
             A plan that may remove nothing, if what the step should reach was reached before.
         """
-        size = self.settings.channels_per_step
+        size = self.recipe.channels_per_step
         if size is None:
-            last = number >= self.settings.steps
-            limits = self.goal if last else self.milestone(number / self.settings.steps)
-            return Step(self.plan(graph, scores, limits), last)
-        whole = self.plan(graph, scores, self.goal)
+            last = number >= self.recipe.steps
+            limits = self.goal if last else self.step_limits(number / self.recipe.steps)
+            return Step(self.plan(graph, ranking, limits), last)
+        whole = self.plan(graph, ranking, self.goal)
         if whole.channels_removed <= size:
             return Step(whole, last=True)
-        return Step(self.plan(graph, scores, {"channels": _channels(graph) - size}), last=False)
+        left = sum(group.channels for group in graph.prunable) - size
+        return Step(self.plan(graph, ranking, {"channels": left}), last=False)
 
-    def milestone(self, progress: float) -> dict[str, int]:
-        """What may remain after part of the way, each step leaving the same share.
+    def step_limits(self, progress: float) -> dict[str, int]:
+        """Compute what may remain after part of the steps, each of which leaves the same share.
 
         Args:
             progress: share of the steps that are over.
 
-        >>> route = Route({"macs": 1600}, {"macs": 100}, PruneSettings(), ())
-        >>> route.milestone(0.5)
+        >>> schedule = PruningSchedule({"macs": 1600}, {"macs": 100}, Recipe(), Widths())
+        >>> schedule.step_limits(0.5)
         {'macs': 400}
         """
         return {
@@ -125,31 +133,23 @@ class Route:
             if name in self.start and goal < self.start[name]
         }
 
-    def plan(self, graph: ChannelGraph, scores: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
-        """The plan within limits that keeps to the settings."""
-        settings, normalize = self.settings, self.settings.normalize
-        if settings.charge is not None and isinstance(scores, Scores):
-            # Charges are in units of normalised scores, which must not be normalised again.
-            scores = charged(scores.normalized(normalize), graph, settings.charge, settings.charge_rate)
+    def plan(self, graph: ChannelGraph, ranking: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
+        """Make the plan within limits as the recipe asks for it."""
+        normalize, cost = self.recipe.normalize, self.recipe.cost_regularization
+        if cost.unit is not None and isinstance(ranking, Scores):
+            # The rate is in units of normalised scores, which must not be normalised again.
+            ranking = charged(ranking.normalized(normalize), graph, cost.unit, cost.rate)
             normalize = "none"
         return plan_within(
             graph,
-            scores,
+            ranking,
             limits,
-            latency=self.latency,
+            widths=self.widths,
+            allocation=self.recipe.allocation,
             normalize=normalize,
-            allocation=self.settings.allocate,
-            widths=Widths(
-                multiple_of=self.settings.round_to,
-                min_channels=self.settings.min_channels,
-                ignore=self.ignore,
-                only=self.only,
-            ),
+            latency=self.latency,
+            share=self.share,
         )
-
-
-def _channels(graph: ChannelGraph) -> int:
-    return sum(group.channels for group in graph.prunable)
 
 
 def _is_filters(group: Group, graph: ChannelGraph) -> bool:

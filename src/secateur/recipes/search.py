@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 from secateur.errors import BudgetError, UsageError
+from secateur.recipes.callbacks import Callback
 from secateur.training.evaluate import Metric
-from secateur.training.events import Event, Listener, silent
 
 Unit = Literal["macs", "params", "channels", "memory", "latency"]
 """What is made small."""
@@ -24,7 +24,7 @@ _FIRST = 0.5
 
 
 @dataclass(frozen=True)
-class Tried(Event):
+class Tried:
     """One point of the path: a share, and how good the network was there.
 
     Attributes:
@@ -84,7 +84,7 @@ def smallest_within(
     *,
     tries: int = 6,
     ratio: float = 1.05,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
     """Finds the smallest share of the cost at which a network is still good enough.
 
@@ -96,11 +96,11 @@ def smallest_within(
     Args:
         model: the original; left as it is.
         max_drop: by how much the score may fall, in the unit of ``judge``.
-        attempt: for example ``lambda net, share: prune_iteratively(net, x, Budget(macs=share), ...).model``.
+        attempt: for example ``lambda net, share: prune(net, x, Budget(macs=share), ...).model``.
         judge: how good a network is, larger being better; on examples that nothing is reported on.
         tries: how many networks are made at most.
         ratio: how close to the border is close enough.
-        listener: hears ``Tried``.
+        callbacks: receive every try.
 
     Returns:
         The smallest network that held, and every point on the way.
@@ -133,7 +133,8 @@ def smallest_within(
         score = -math.inf if found is None else float(judge(found))
         point = Tried(len(path), share, score, held=score >= origin.score - max_drop)
         path.append(point)
-        listener(point)
+        for callback in callbacks:
+            callback.on_try(point)
         if found is not None and point.held:
             best, kept = point, found
         else:

@@ -16,6 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
+from secateur.latency import device_of
 from secateur.ranks import ALONE, Ranks
 from secateur.training.joint import JointStrategy, Portion
 from secateur.training.settings import DeviceSettings
@@ -96,6 +97,24 @@ def make_machine(settings: DeviceSettings | None = None) -> Machine:
         )
         fabric.launch()
     return Machine(fabric, settings, portion, Ranks(together=joint))
+
+
+def machine_of(model: nn.Module) -> Machine:
+    """Make the machine that computes where a network is, in the precision that it has.
+
+    Args:
+        model: the network.
+
+    >>> machine_of(nn.Linear(2, 2)).device
+    device(type='cpu')
+    """
+    device = device_of(model)
+    settings = DeviceSettings(accelerator=device.type, precision="float32")
+    devices = [device.index] if device.type == "cuda" else 1
+    with _quiet(), _told_wrong():
+        fabric = Fabric(accelerator=device.type, devices=devices, precision="32-true")
+        fabric.launch()
+    return Machine(fabric, settings)
 
 
 def _check_started(settings: DeviceSettings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from secateur.graph.capture import mode_of
 from secateur.heap import kept_where_allowed
 from secateur.ranks import shares
 from secateur.training.devices import Machine, make_machine
-from secateur.training.events import Listener, silent, tracked
+from secateur.training.events import TrainingCallback, tracked
 from secateur.training.interrupt import Interruption
 from secateur.training.losses import LossFunction, main_output
 from secateur.untouched import untouched
@@ -75,7 +75,7 @@ def evaluate(
     loss_fn: LossFunction = cross_entropy,
     machine: Machine | None = None,
     task: str = "evaluating",
-    listener: Listener = silent,
+    callbacks: Sequence[TrainingCallback] = (),
     interruption: Interruption | None = None,
 ) -> Evaluation:
     """Judges a network in evaluation mode; each module's mode is put back afterwards.
@@ -86,7 +86,7 @@ def evaluate(
         loss_fn: mean loss of a batch.
         machine: where to compute; made from default settings if not given.
         task: name of this work in ``Progress`` events.
-        listener: hears ``Progress``.
+        callbacks: receive progress.
         interruption: asked after each batch.
 
     Returns:
@@ -110,7 +110,7 @@ def evaluate(
         machine.fabric.autocast(),
     ):
         parts = shares(batches, machine.ranks)
-        for share in tracked(parts, task, listener, interruption, _length(batches)):
+        for share in tracked(parts, task, callbacks, interruption, _length(batches)):
             if share.examples:
                 inputs, targets = (part.to(machine.device) for part in share.batch)
                 scores = main_output(model(inputs)).float()

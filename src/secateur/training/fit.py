@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from secateur.training.batchnorm import joint_batch_norm
 from secateur.training.devices import Machine, arranged, laid_out, make_machine
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
-from secateur.training.events import EpochDone, Listener, Progress, silent
+from secateur.training.events import EpochDone, TrainingCallback, report_progress
 from secateur.training.interrupt import Interruption, StoppedError
 from secateur.training.joint import agree_on_buffers, mean_loss, seen_by
 from secateur.training.journal import Entry, Journal
@@ -55,14 +55,14 @@ class Surroundings:
 
     Attributes:
         machine: where to compute.
-        listener: hears ``Progress`` and ``EpochDone``.
+        callbacks: receive progress and epochs.
         interruption: asked after each step.
         keep: called when the network is worth writing to disk.
         journal: keeps what is needed to go on after a kill.
     """
 
     machine: Machine = field(default_factory=make_machine)
-    listener: Listener = silent
+    callbacks: Sequence[TrainingCallback] = ()
     interruption: Interruption = field(default_factory=Interruption)
     keep: Keep = keep_nothing
     journal: Journal = field(default_factory=Journal)
@@ -241,7 +241,7 @@ class _Loop:
                     loss = self.train_step(share)
                 total += loss * share.of
                 examples += share.of
-                self.around.listener(Progress(self.phase, self.state.step, self.steps, loss))
+                report_progress(self.around.callbacks, self.phase, self.state.step, self.steps, loss)
                 self.around.interruption.check()
         agree_on_buffers(self.model, machine.ranks)
         return total / examples, rate
@@ -297,7 +297,7 @@ class _Loop:
             validation,
             machine=self.around.machine,
             task="validating",
-            listener=self.around.listener,
+            callbacks=self.around.callbacks,
             interruption=self.around.interruption,
         )
 
@@ -341,4 +341,5 @@ class _Loop:
             best=best,
         )
         state.history.append(done)
-        self.around.listener(done)
+        for callback in self.around.callbacks:
+            callback.on_epoch_end(done)

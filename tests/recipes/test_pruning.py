@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 import secateur as sec
 from secateur.errors import BudgetError, UsageError, VerificationError
 from secateur.recipes import prune
-from secateur.verify import Expectation, Verification
+from secateur.verification import Expectation, Verification
 
 Batch = tuple[Tensor, Tensor]
 

@@ -1,0 +1,32 @@
+"""Recipes run in place, as jobs run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+import secateur as sec
+from secateur.recipes import Measured, PruneResult, Recipe, RunContext, Training, run_recipe
+from secateur.training.devices import machine_of
+from secateur.training.fit import Keep, keep_nothing
+from secateur.training.interrupt import Interruption
+
+
+def in_place(
+    net: nn.Module,
+    example: Any,
+    budget: sec.Budget,
+    batches: Any,
+    recipe: Recipe,
+    *,
+    loss_fn: Callable[..., Any] | None = None,
+    callbacks: Sequence[sec.Callback] = (),
+    keep: Keep = keep_nothing,
+    interruption: Interruption | None = None,
+    measured: Measured | None = None,
+    **training: Any,
+) -> PruneResult:
+    context = RunContext(machine_of(net), callbacks, interruption or Interruption(), keep, measured=measured)
+    return run_recipe(net, example, budget, recipe, Training(batches, **training), context, loss_fn=loss_fn)
