@@ -25,33 +25,37 @@ class Recorder(Callback):
     def __len__(self) -> int:
         return len(self.events)
 
+    def received(self, event: Any) -> None:
+        """Called with every event; override to do something else with it."""
+        self.events.append(event)
+
     def of(self, kind: type[Kind]) -> list[Kind]:
         """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
     def on_progress(self, progress: Progress) -> None:
-        self.events.append(progress)
+        self.received(progress)
 
     def on_note(self, text: str) -> None:
-        self.events.append(text)
+        self.received(text)
 
     def on_epoch_end(self, epoch: EpochDone) -> None:
-        self.events.append(epoch)
+        self.received(epoch)
 
     def on_scores(self, scores: Scores) -> None:
-        self.events.append(scores)
+        self.received(scores)
 
     def on_curves(self, curves: WidthCurves) -> None:
-        self.events.append(curves)
+        self.received(curves)
 
     def on_cut(self, cut: Cut) -> None:
-        self.events.append(cut)
+        self.received(cut)
 
     def on_latency(self, fit: LatencyFit) -> None:
-        self.events.append(fit)
+        self.received(fit)
 
     def on_resume(self, cuts: Sequence[Cut]) -> None:
-        self.events.append(tuple(cuts))
+        self.received(tuple(cuts))
 
     def on_try(self, tried: Tried) -> None:
-        self.events.append(tried)
+        self.received(tried)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import secateur as sec
-from secateur.oracle import Oracle
-from secateur.criteria import Scores
 from secateur.agreement import agreement
+from secateur.criteria import Scores
 from secateur.errors import UsageError
+from secateur.oracle import Oracle
 
 TRUTH = Oracle(
     {"a": torch.tensor([0.4, -0.1, 0.3, -0.2]), "b": torch.tensor([4.0, 1.0, -2.0, 3.0, 5.0])}, 1.0, 8

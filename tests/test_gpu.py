@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import secateur as sec
-from secateur.models import ModelSpec
-from secateur.export import export
-from secateur.latency import latency_table
-from secateur.oracle import oracle
-from secateur.recovery import recalibrate
 from secateur.cli import app
 from secateur.criteria import Obd, criterion_names
+from secateur.export import export
+from secateur.latency import latency_table
+from secateur.models import ModelSpec
+from secateur.oracle import oracle
 from secateur.precision import full_precision
-from secateur.recipes.settings import recipe
+from secateur.recipes import RunContext, Training, run_recipe
+from secateur.recovery import recalibrate
 from secateur.training.devices import make_machine
-from secateur.training.fit import Surroundings
 from secateur.training.run import read_summary
 from secateur.training.settings import DeviceSettings
 from tests.families import QUICK, build, example
@@ -140,20 +139,18 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precision: str) -> None:
     there = net.cuda()
-    around = Surroundings(make_machine(DeviceSettings(accelerator="cuda", precision=precision)))
-    settings = recipe(
+    context = RunContext(make_machine(DeviceSettings(accelerator="cuda", precision=precision)))
+    recipe = sec.Recipe.preset(
         "plain",
         steps=2,
-        epochs_between=1,
-        epochs_after=1,
-        repair=True,
-        repair_batches=2,
-        distill=0.5,
-        after={"average": 0.9},
+        between={"epochs": 1},
+        finetune={"epochs": 1, "average": 0.9},
+        reconstruct=True,
+        reconstruct_batches=2,
+        distillation={"weight": 0.5},
     )
-    result = sec.prune_iteratively(
-        there, batches[0][0][:2], BUDGET, batches, settings, validation=batches, surroundings=around
-    )
+    training = Training(batches, validation=batches)
+    result = run_recipe(there, batches[0][0][:2], BUDGET, recipe, training, context)
     assert all(cut.verification.ok for cut in result.cuts)
     assert on_gpu(result.model)
     assert result.cost_after.macs <= 0.5 * result.cost_before.macs

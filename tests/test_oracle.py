@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import secateur as sec
-from secateur.oracle import Oracle
-from secateur.oracle import oracle
 from secateur.errors import UsageError
+from secateur.oracle import Oracle, oracle
 from tests.graph.networks import build
 
 Batch = tuple[Tensor, Tensor]

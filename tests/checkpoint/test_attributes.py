@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import secateur as sec
-from secateur.errors import CheckpointError
 from secateur.checkpoint import read_metadata
 from secateur.checkpoint.seal import seal, unsealed
 from secateur.checkpoint.values import decoded, encoded, is_plain
+from secateur.errors import CheckpointError
 
 
 class Grid(nn.Module):

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph import Group
-from secateur.graph import Role
+from secateur.graph import Group, Role
 from secateur.graph.cutting import named_tensors
 
 

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 import secateur as sec
-from secateur.errors import CheckpointError
-from secateur.errors import ExportError
+from secateur.errors import CheckpointError, ExportError
 from secateur.export import export
-from secateur.runtimes import open_exported
 from secateur.export import run as export_run
+from secateur.runtimes import open_exported
 from tests.export.conftest import CLASSES
 
 FORMATS = ("onnx", "pt2", "openvino")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph import register_rule
-from secateur.graph import Site, Value
+from secateur.graph import Site, Value, register_rule
 from secateur.graph.rules import find_rule
 
 GUIDE = Path(__file__).parents[2] / "docs" / "rules.md"

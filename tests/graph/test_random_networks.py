@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
-from secateur.graph import Cost
-from secateur.graph import Group
+from secateur.graph import Cost, Group
 from secateur.graph.cutting import named_tensors
 from tests.graph.random_networks import STATISTICS, Recipe, build, recipes
 from tests.graph.test_silent_errors import zeroed

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import secateur as sec
-from secateur.models import ModelSpec
-from secateur.export import export
 from secateur.errors import DataError, UsageError
+from secateur.export import export as write
 from secateur.jobs.export import export
 from secateur.jobs.measure import measure
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.jobs.timing import Place
 from secateur.latency import Turns
+from secateur.models import ModelSpec
 
 
 def test_networks_are_measured_beside_each_other(trained: Path) -> None:
@@ -98,7 +98,7 @@ def test_peak_memory_is_that_of_the_network_and_not_of_the_process() -> None:
 
 def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
     file = tmp_path / "plain.pt2"
-    export(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
+    write(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
     with pytest.raises(DataError, match="does not say how pictures are prepared"):
         measure(
             [NetworkChoice(source=str(file))], DataChoice(source="digits"), conditions=Conditions(seconds=0)
@@ -108,7 +108,7 @@ def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
 def test_a_file_for_other_classes_is_refused(tmp_path: Path) -> None:
     file, spec = tmp_path / "other.pt2", ModelSpec.parse("secateur:digits")
     net = sec.build("secateur:digits")
-    export(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
+    write(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
     with pytest.raises(DataError, match="tells other classes apart"):
         measure(
             [NetworkChoice(source=str(file))], DataChoice(source="digits"), conditions=Conditions(seconds=0)

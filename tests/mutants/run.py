@@ -29,8 +29,8 @@ from typing import Any
 import torch
 
 import secateur as sec
-from secateur.verification import Verification
 from secateur.graph import tracing
+from secateur.verification import Verification
 from tests.mutants import suite
 from tests.mutants.operators import Mutant, mutants
 from tests.mutants.trial import (

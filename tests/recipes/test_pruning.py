@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sec
 from secateur.errors import BudgetError, UsageError, VerificationError
-from secateur.recipes import prune
+from secateur.recipes import Recipe, Training, prune
 from secateur.verification import Expectation, Verification
 
 Batch = tuple[Tensor, Tensor]
@@ -29,12 +29,12 @@ def test_the_one_call_meets_the_budget_and_leaves_the_network_alone(
     cross_entropy(result.model(batches[0][0]), batches[0][1]).backward()
 
 
-def test_in_place_the_network_itself_and_its_optimizer_are_cut(net: nn.Sequential, example: Tensor) -> None:
+def test_with_its_optimizer_the_network_itself_is_cut(net: nn.Sequential, example: Tensor) -> None:
     optimizer = torch.optim.Adam(net.parameters())
     net(example).sum().backward()
     optimizer.step()
     weight = net[0].weight
-    result = prune(net, example, sec.Budget(channels=0.5), "magnitude", optimizer=optimizer, inplace=True)
+    result = prune(net, example, sec.Budget(channels=0.5), "magnitude", Training(optimizer=optimizer))
     assert result.model is net
     assert net[0].weight is weight
     assert sec.cost(net, example) == result.cost_after
@@ -44,25 +44,61 @@ def test_in_place_the_network_itself_and_its_optimizer_are_cut(net: nn.Sequentia
 
 
 def test_views_serve_as_example_inputs(net: nn.Sequential, batches: list[Batch]) -> None:
-    prune(net, batches[0][0][:2], sec.Budget(channels=0.5), "magnitude", inplace=True)
-    assert sum((net[0].out_channels, net[3].out_channels, net[7].out_features)) == 18
-
-
-def test_the_optimizer_moves_over_to_the_copy(net: nn.Sequential, example: Tensor) -> None:
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    result = prune(net, example, sec.Budget(channels=0.5), "magnitude", optimizer=optimizer)
-    assert isinstance(result.model, nn.Sequential)
-    before = result.model[0].weight.detach().clone()
-    result.model(example).square().sum().backward()
-    optimizer.step()
-    assert not torch.equal(result.model[0].weight, before)
-    assert net[0].weight.grad is None
+    small = prune(net, batches[0][0][:2], sec.Budget(channels=0.5)).model
+    assert isinstance(small, nn.Sequential)
+    assert sum((small[0].out_channels, small[3].out_channels, small[7].out_features)) == 18
 
 
 def test_uniform_takes_the_same_share_from_every_group(net: nn.Sequential, example: Tensor) -> None:
-    result = prune(net, example, sec.Budget(channels=0.5), "magnitude", allocate="uniform")
+    recipe = Recipe.preset("one-shot", allocation="uniform", criterion="magnitude")
+    result = prune(net, example, sec.Budget(channels=0.5), recipe=recipe)
     widths = [result.model[0].out_channels, result.model[3].out_channels, result.model[7].out_features]
     assert widths == [4, 6, 8]
+
+
+def test_the_recipe_by_its_name_trains_a_copy(net: nn.Module, batches: list[Batch], example: Tensor) -> None:
+    before = copy.deepcopy(net.state_dict())
+    result = prune(net, example, sec.Budget(macs=0.5), batches=batches, recipe="default")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert result.ok
+    assert result.curves is not None
+    assert len(result.fits[-1].history) == 10
+    assert sec.cost(result.model, example) == result.cost_after
+
+
+def test_the_plan_of_several_cuts_is_in_channels_of_the_original(
+    net: nn.Module, batches: list[Batch], example: Tensor
+) -> None:
+    recipe = Recipe.preset("one-shot", steps=3)
+    result = prune(net, example, sec.Budget(channels=0.5), batches=batches, recipe=recipe)
+    assert len(result.cuts) == 3
+    assert result.plan.channels_removed == sum(cut.plan.channels_removed for cut in result.cuts) == 18
+    small = sec.apply_plan(net, result.plan)
+    assert result.plan.cost_after == result.cost_after
+    ours, theirs = result.model.state_dict(), small.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_budget_that_is_met_makes_no_cut_and_says_so(net: nn.Module, example: Tensor) -> None:
+    result = prune(net, example, sec.Budget(channels=36))
+    assert (result.cuts, result.plan.keep) == ((), {})
+    assert result.ok
+    assert "removed 0 of 36 prunable channels in 0 cuts" in str(result)
+
+
+def test_the_network_stays_where_it_is_and_in_its_precision(
+    net: nn.Module, batches: list[Batch], example: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.training.devices.has_bf16_units", lambda _: True)
+    seen: list[torch.dtype] = []
+
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(outputs.dtype)
+        return cross_entropy(outputs, targets)
+
+    recipe = Recipe.preset("plain", steps=1, finetune={"epochs": 1})
+    prune(net, example, sec.Budget(macs=0.5), None, batches, loss_fn, recipe)
+    assert set(seen) == {torch.float32}
 
 
 def test_cross_entropy_is_the_loss_if_none_is_given(
@@ -75,9 +111,9 @@ def test_cross_entropy_is_the_loss_if_none_is_given(
 
 
 def test_options_reach_the_plan(net: nn.Sequential, example: Tensor) -> None:
-    result = prune(
-        net, example, sec.Budget(channels=0.6), "magnitude", ignore=["3"], round_to=4, min_channels=8
-    )
+    widths = {"ignore": ["3"], "multiple_of": 4, "min_channels": 8}
+    recipe = Recipe.preset("one-shot", widths=widths)
+    result = prune(net, example, sec.Budget(channels=0.6), "magnitude", recipe=recipe)
     assert result.model[3].out_channels == 12
     assert result.model[7].out_features % 4 == 0
     assert min(result.model[0].out_channels, result.model[7].out_features) >= 8
@@ -86,8 +122,12 @@ def test_options_reach_the_plan(net: nn.Sequential, example: Tensor) -> None:
 def test_what_is_wrong_is_said(net: nn.Module, example: Tensor) -> None:
     with pytest.raises(UsageError, match="no criterion"):
         prune(net, example, sec.Budget(macs=0.5), "tailor")
-    with pytest.raises(UsageError, match="needs batches"):
-        prune(net, example, sec.Budget(macs=0.5))
+    with pytest.raises(UsageError, match="no batches, which criterion 'taylor' need"):
+        prune(net, example, sec.Budget(macs=0.5), "taylor")
+    with pytest.raises(UsageError, match="allocation='curves' and reconstruct=True and fine-tuning need"):
+        prune(net, example, sec.Budget(macs=0.5), recipe="default")
+    with pytest.raises(UsageError, match="no recipe is named 'stew'; choose one of default, plain, one-shot"):
+        prune(net, example, sec.Budget(macs=0.5), recipe="stew")
     with pytest.raises(BudgetError, match="least possible"):
         prune(net, example, sec.Budget(macs=1), "magnitude")
 
@@ -97,18 +137,15 @@ def test_a_cut_that_cannot_be_proved_is_not_made(
 ) -> None:
     monkeypatch.setattr(Expectation, "check", lambda *_: Verification(0.5, 1e-4, 6, 3))
     before = sec.cost(net, example)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(VerificationError, match="left as it was"):
-        prune(net, example, sec.Budget(macs=0.5), "magnitude", inplace=True)
+        prune(net, example, sec.Budget(macs=0.5), "magnitude", Training(optimizer=optimizer))
     assert sec.cost(net, example) == before
 
 
-@pytest.mark.parametrize("inplace", [True, False])
-def test_an_optimizer_that_would_train_nothing_is_refused(
-    net: nn.Sequential, example: Tensor, inplace: bool
-) -> None:
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    prune(net, example, sec.Budget(macs=0.5), "magnitude", optimizer=optimizer)
+def test_an_optimizer_that_would_train_nothing_is_refused(net: nn.Sequential, example: Tensor) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     before = sec.cost(net, example)
     with pytest.raises(UsageError, match="holds none of the parameters of Sequential"):
-        prune(net, example, sec.Budget(macs=0.5), "magnitude", optimizer=optimizer, inplace=inplace)
+        prune(net, example, sec.Budget(macs=0.5), "magnitude", Training(optimizer=optimizer))
     assert sec.cost(net, example) == before

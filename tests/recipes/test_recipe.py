@@ -1,79 +1,147 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from secateur.errors import UsageError
-from secateur.recipes import RECIPES, recipe
+from secateur.recipes import PRESETS, Recipe
+from secateur.training.settings import FitSettings
 
 
-def test_a_name_alone_is_the_recipe_itself() -> None:
-    for name, settings in RECIPES.items():
-        assert recipe(name) == settings
+def test_the_class_defaults_are_the_default_recipe() -> None:
+    assert Recipe() == Recipe.preset("default")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_comes_back_from_its_plain_values(name: str) -> None:
+    recipe = Recipe.preset(name)
+    assert Recipe(**json.loads(recipe.model_dump_json())) == recipe
+    assert recipe.changed({}) == recipe
 
 
 def test_single_settings_can_be_changed_and_all_others_stay() -> None:
-    changed = recipe(
-        "original", epochs_between=2, epochs_after=3, optimizer={"learning_rate": 0.1}, round_to=8
+    optimizer = {"learning_rate": 0.1}
+    changed = Recipe.preset(
+        "original",
+        between={"epochs": 2, "optimizer": optimizer},
+        finetune={"epochs": 3, "optimizer": optimizer},
+        widths={"multiple_of": 8},
     )
-    original = RECIPES["original"]
-    assert (changed.between.epochs, changed.after.epochs) == (2, 3)
-    assert changed.between.optimizer.learning_rate == changed.after.optimizer.learning_rate == 0.1
+    original = Recipe.preset("original")
+    assert (changed.between.epochs, changed.finetune.epochs) == (2, 3)
+    assert changed.between.optimizer.learning_rate == changed.finetune.optimizer.learning_rate == 0.1
     assert changed.between.optimizer.momentum == original.between.optimizer.momentum
-    assert (changed.channels_per_step, changed.filters_only, changed.round_to) == (512, True, 8)
+    assert (changed.channels_per_step, changed.filters_only, changed.widths.multiple_of) == (512, True, 8)
 
 
-def test_steps_and_channels_per_step_replace_each_other() -> None:
-    assert recipe("original", steps=4).channels_per_step is None
-    assert recipe(channels_per_step=7).channels_per_step == 7
-    assert recipe("paper", epochs_between=1).between.updates is None
-    assert recipe(steps=2, updates_between=9).between.updates == 9
+def test_whole_settings_replace_what_was() -> None:
+    phase = FitSettings(epochs=3)
+    assert Recipe.preset("original", finetune=phase).finetune == phase
+
+
+def test_alternatives_replace_each_other() -> None:
+    assert Recipe.preset("original", steps=4).channels_per_step is None
+    assert Recipe.preset("plain", channels_per_step=7).steps == 1
+    assert Recipe.preset("paper", between={"epochs": 1}).between.updates is None
+    assert Recipe(steps=2).changed({"between": {"updates": 9}}).between.epochs == 0
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="choose one of default, plain, original, paper"):
-        recipe("stew")
-    with pytest.raises(UsageError, match="steps and channels per step exclude"):
-        recipe(steps=1, channels_per_step=1)
-    with pytest.raises(UsageError, match="epochs and updates between"):
-        recipe(epochs_between=1, updates_between=1)
-    with pytest.raises(UsageError, match="one cut, and nothing between; give more steps"):
-        recipe(epochs_between=1)
-    with pytest.raises(UsageError, match=r"steps: .*between.optimizer.name: .*after.schedule: "):
-        recipe(steps=0, optimizer={"name": "adam"}, after={"schedule": "linear"})
+    with pytest.raises(UsageError, match="choose one of default, plain, one-shot, original, paper"):
+        Recipe.preset("stew")
+    with pytest.raises(UsageError, match="steps and channels_per_step exclude"):
+        Recipe.preset("plain", steps=2, channels_per_step=1)
+    with pytest.raises(UsageError, match="between.epochs and between.updates exclude"):
+        Recipe.preset("plain", between={"epochs": 1, "updates": 1})
+    with pytest.raises(UsageError, match="between.epochs: no effect while there is one cut; set steps"):
+        Recipe().changed({"between": {"epochs": 1}})
+    with pytest.raises(UsageError, match=r"steps: .*between.optimizer.name: .*finetune.schedule: "):
+        Recipe().changed(
+            {
+                "steps": 0,
+                "between": {"optimizer": {"name": "adam"}},
+                "finetune": {"schedule": "linear"},
+            }
+        )
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "switched_off", "message"),
+    ("changes", "message"),
     [
-        ("mirror", True, {"distill": 0.0}, "mirror: without effect while distill is 0.0; set distill to 0.9"),
-        ("temperature", 3.0, {"distill": 0.0}, "temperature: without effect .*or leave temperature out"),
-        ("repair_batches", 5, {"repair": False}, "while repair is false; set repair to true"),
-        ("curve_batches", 5, {"allocate": "global"}, "while allocate is global; set allocate to curves"),
+        ({"finetune": {"epoch": 4}}, "finetune.epoch: unknown; did you mean 'finetune.epochs'"),
+        (
+            {"finetune": {"optimizer": {"learning_rat": 1}}},
+            "finetune.optimizer.learning_rat: unknown; did you mean 'finetune.optimizer.learning_rate'",
+        ),
+        ({"criterium": "taylor"}, "criterium: unknown; did you mean 'criterion'"),
+        ({"widths": {"min_channel": 4}}, "widths.min_channel: unknown; did you mean 'widths.min_channels'"),
+        ({"xyz": 1}, "xyz: unknown; choose one of criterion, normalize, "),
+        ({"widths": {"multiple_of": 0}}, "widths.multiple_of: must be an integer of at least 1, not 0"),
+    ],
+)
+def test_a_wrong_name_or_value_is_named_by_its_path(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe().changed(changes)
+    with pytest.raises(UsageError, match=message):
+        Recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "switched_off", "message"),
+    [
+        (
+            {"distillation": {"flip": True}},
+            {"distillation": {"weight": 0}},
+            "distillation.flip: no effect while distillation.weight is 0; set distillation.weight to 0.9",
+        ),
+        (
+            {"distillation": {"temperature": 3.0}},
+            {"distillation": {"weight": 0}},
+            "distillation.temperature: no effect .*or leave distillation.temperature out",
+        ),
+        (
+            {"reconstruct_batches": 5},
+            {"reconstruct": False},
+            "reconstruct_batches: no effect while reconstruct is false; set reconstruct to true",
+        ),
+        (
+            {"curve_batches": 5},
+            {"allocation": "global"},
+            "curve_batches: no effect while allocation is 'global'; set allocation to 'curves'",
+        ),
     ],
 )
 def test_a_setting_of_what_is_not_done_is_a_mistake(
-    setting: str, value: object, switched_off: dict[str, object], message: str
+    setting: dict[str, object], switched_off: dict[str, object], message: str
 ) -> None:
-    assert getattr(recipe(**{setting: value}), setting) == value
+    Recipe().changed(setting)
     with pytest.raises(UsageError, match=message):
-        recipe(**{setting: value}, **switched_off)
-    with pytest.raises(UsageError, match="without effect"):
-        recipe("plain", **{setting: value})
+        Recipe().changed(switched_off).changed(setting)
+    with pytest.raises(UsageError, match="no effect"):
+        Recipe.preset("plain", **setting)
 
 
-def test_both_phases_or_only_the_last_are_changed() -> None:
-    changed = recipe(both={"clip_norm": 2.0}, after={"average": 0.9, "warmup": None})
-    assert (changed.between.clip_norm, changed.after.clip_norm) == (2.0, 2.0)
-    assert (changed.between.average, changed.after.average, changed.after.warmup) == (0.0, 0.9, 0.0)
-
-
-def test_charges_are_for_scores_that_are_compared_between_groups() -> None:
-    assert recipe().allocate == "curves"
-    assert recipe(charge="macs").allocate == "global"
-    assert recipe(charge="macs", allocate="uniform").allocate == "uniform"
+def test_cost_regularization_is_for_scores_that_are_compared_between_groups() -> None:
+    assert Recipe().allocation == "curves"
+    unit = {"unit": "macs"}
+    assert Recipe().changed({"cost_regularization": unit}).allocation == "global"
+    assert Recipe.preset("default", cost_regularization=unit, allocation="uniform").allocation == "uniform"
+    with pytest.raises(UsageError, match="cost_regularization.unit: no effect while allocation is 'curves'"):
+        Recipe(cost_regularization=unit)
 
 
 def test_the_named_protocols_have_nothing_that_their_authors_had_not() -> None:
     for name in ("plain", "original", "paper"):
-        settings = RECIPES[name]
-        assert (settings.allocate, settings.repair, settings.distill) == ("global", False, 0.0)
+        recipe = Recipe.preset(name)
+        assert (recipe.allocation, recipe.reconstruct, recipe.distillation.weight) == ("global", False, 0.0)
+
+
+def test_one_shot_neither_reconstructs_nor_trains() -> None:
+    recipe = Recipe.preset("one-shot")
+    assert (recipe.steps, recipe.reconstruct, recipe.between.epochs, recipe.finetune.epochs) == (
+        1,
+        False,
+        0,
+        0,
+    )

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import secateur as sec
-from secateur.graph import Role
 from secateur.checkpoint import read_metadata
+from secateur.graph import Role
 from secateur.report import run_page, write_report
 from secateur.training.run import RunError, read_measured, read_metrics, read_summary
 from tests.report.conftest import Change

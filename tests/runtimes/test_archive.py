@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import secateur as sec
 from secateur.errors import CheckpointError
 from secateur.export import export
 from secateur.runtimes import open_exported

@@ -10,9 +10,8 @@ from torch import nn
 
 import secateur as sec
 from secateur.errors import CheckpointError
-from secateur.runtimes import open_exported
 from secateur.models import InputSpec
-from secateur.runtimes import Card, is_exported, prepare
+from secateur.runtimes import Card, is_exported, open_exported, prepare
 
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 

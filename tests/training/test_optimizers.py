@@ -6,6 +6,7 @@ from torch import nn
 from secateur.training.fit import Surroundings, fit
 from secateur.training.optimizers import LearningRates, make_optimizer
 from secateur.training.settings import FitSettings, OptimizerSettings
+from tests.recorder import Recorder
 
 
 def network() -> nn.Sequential:
@@ -51,7 +52,12 @@ def test_a_learning_rate_set_between_two_phases_holds() -> None:
     fit(model, batches, FitSettings(epochs=1, schedule="constant"), optimizer=optimizer)
     optimizer.param_groups[0]["lr"] = 0.01
     heard: list[float] = []
-    around = Surroundings(listener=lambda _: heard.append(optimizer.param_groups[0]["lr"]))
+
+    class Rates(Recorder):
+        def received(self, event: object) -> None:
+            heard.append(optimizer.param_groups[0]["lr"])
+
+    around = Surroundings(callbacks=[Rates()])
     fit(
         model,
         batches,

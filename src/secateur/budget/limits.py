@@ -262,8 +262,17 @@ def nanoseconds(time: str) -> int:
     >>> nanoseconds("12.5 ms"), nanoseconds("800 us")
     (12500000, 800000)
     """
+    return max(1, round(milliseconds(time) * NANOSECONDS))
+
+
+def milliseconds(time: str) -> float:
+    """Convert a time with its unit, as :class:`Budget` keeps it.
+
+    >>> milliseconds("12.5 ms"), milliseconds("800 us")
+    (12.5, 0.8)
+    """
     number, unit = time.split()
-    return max(1, round(Fraction(number) * _UNITS[unit]))
+    return float(Fraction(number) * _UNITS[unit] / NANOSECONDS)
 
 
 def amount_words(name: str, number: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.budget.limits import NANOSECONDS, nanoseconds
+from secateur.budget.limits import NANOSECONDS, milliseconds
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.heap import kept_where_allowed
@@ -231,7 +231,7 @@ class LatencyTuner:
     ) -> LatencyFit:
         comparison = self.clock({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
         if isinstance(allowed, str):
-            allowed_ms = nanoseconds(allowed) / NANOSECONDS
+            allowed_ms = milliseconds(allowed)
         else:
             # From pairs of neighbouring measurements; medians of a noisy hour may be further apart.
             allowed_ms = allowed * comparison.speedup(_AFTER) * comparison.latencies[_AFTER].median_ms

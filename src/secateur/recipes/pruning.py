@@ -41,8 +41,8 @@ def prune(
         model: any network that can be exported.
         example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
         budget: what may remain. A limit on latency is for a forward pass on ``example_inputs`` on this
-            device: the network's operators are measured (once; the times are kept), and the plan is corrected until
-            the measured time is within the limit.
+            device: the network's operators are measured (once; the times are kept), and the plan is
+            corrected until the measured time is within the limit.
         criterion: the rule that scores a channel, by name such as ``"taylor"``, or a criterion of your own;
             that of the recipe if not given.
         batches: pairs of inputs and targets; or a :class:`secateur.recipes.Training`, with validation data,
@@ -71,10 +71,14 @@ def prune(
         >>> result = prune(model, torch.randn(2, 3, 9, 9), Budget(channels=0.5))
         >>> result.model[0].out_channels, result.ok
         (4, True)
-        >>> batches = [(torch.randn(4, 3, 3, 3), torch.randn(4, 4, 1, 1).softmax(1))]
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(0, 2, (16,)))]
         >>> recipe = Recipe.preset("default", finetune={"epochs": 1})
-        >>> prune(model, torch.randn(2, 3, 3, 3), Budget(macs=0.5), batches=batches, recipe=recipe).ok
-        True
+        >>> print(prune(model, batches[0][0], Budget(macs=0.5), batches=batches, recipe=recipe))
+        removed 4 of 8 prunable channels in 1 cut
+        MACs: 48 to 24 (50.0%)
+        parameters: 58 to 30 (51.7%)
+        ...
     """
     training = batches if isinstance(batches, Training) else Training(batches)
     if recipe is None:
