@@ -63,9 +63,9 @@ def main() -> None:
     show("before", model, *test)
 
     budget = sec.Budget(latency=options.latency)  # of a forward pass on `timed`, with the threads as they are
-    result = sec.prune(model, timed, budget, batches=loader, allocate="curves")
-    sec.reconstruct(model, result.model, result.plan, loader)
-    print(f"# {result.in_time}\n# {result.verification}")
+    recipe = sec.Recipe.preset("one-shot", allocation="curves", reconstruct=True)
+    result = sec.prune(model, timed, budget, batches=loader, recipe=recipe)
+    print(f"# {result.latency}\n# {result.verification}")
     show("cut", result.model, *test)
     train(result.model, loader, options.epochs, 1e-3)
     show("trained on", result.model, *test)

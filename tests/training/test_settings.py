@@ -10,13 +10,13 @@ def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         FitSettings(epochs=-1, label_smoothing=3, schedule="linear", colour="red")
     message = str(caught.value)
-    for part in ("epochs", "label-smoothing", "schedule", "colour", "'linear'"):
+    for part in ("epochs", "label_smoothing", "schedule", "colour", "'linear'"):
         assert part in message
     assert "\n" not in message
 
 
 def test_a_mistake_inside_is_named_with_its_place() -> None:
-    with pytest.raises(UsageError, match=r"optimizer.learning-rate: .*\(is 0\)"):
+    with pytest.raises(UsageError, match=r"optimizer.learning_rate: .*\(is 0\)"):
         FitSettings(optimizer={"learning_rate": 0})
 
 

@@ -31,6 +31,14 @@ class PruneResult:
         fits: every phase of fine-tuning, in order; the last follows the last cut.
         graph: of the network as it is now.
         latency: what was measured before the last cut, where the budget limits latency.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sec
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> result = sec.prune(net, torch.randn(2, 4), sec.Budget(channels=0.5))
+        >>> result.plan.channels_removed, len(result.cuts), result.ok
+        (4, 1, True)
     """
 
     model: nn.Module
