@@ -6,10 +6,10 @@ the product of two widths. The search has four parts:
 1. Start from about the same share of every group.
 2. Linearise: count the cost of each option as if its group alone changed, and solve the integer programme.
    Repeat around the answer, until the damage no longer falls (at most ``_PROGRAMMES`` times).
-3. Repair each answer by exact costs: narrow groups, the least damage per saved cost first, until the limits
-   hold; then widen groups, the most damage undone per cost first, while they hold.
-4. Exchange: move one group and repair the others; keep the move if the damage falls. Stop after a round
-   without success (at most ``_EXCHANGES`` moves are tried).
+3. Make each answer feasible by exact costs: narrow groups, the least damage per saved cost first, until the
+   limits hold; then widen groups, the most damage undone per cost first, while they hold.
+4. Exchange: move one group and let the others make the choice feasible again; keep the move if the damage
+   falls. Stop after a round without success (at most ``_EXCHANGES`` moves are tried).
 
 Every part has a limit on its number of steps, none a limit on time, so that equal inputs give equal widths.
 """
@@ -33,7 +33,7 @@ from secateur.graph.groups import IntArray
 _PROGRAMMES = 12
 _GAIN, _IDLE = 1e-3, 2  # stop after so many programmes that lower the damage by less than this share
 _EXCHANGES = 250  # a few seconds for a hundred groups
-_AT_ONCE = 8  # one group of so many moves in one step of a repair, where limits are far
+_AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
 
 FloatArray = npt.NDArray[np.float64]
@@ -114,19 +114,19 @@ def minimise_damage(evaluator: CostEvaluator, options: Sequence[GroupOptions]) -
         answer = _solve(problem, places)
         if answer is None:
             break
-        repaired = _required(problem, _repair(problem, answer))
-        damage = problem.damage(repaired)
+        feasible = _required(problem, _feasible(problem, answer))
+        damage = problem.damage(feasible)
         idle = 0 if damage < (1 - _GAIN) * best_damage else idle + 1
         if damage < best_damage:
-            best, best_damage = repaired, damage
+            best, best_damage = feasible, damage
         if idle == _IDLE or np.array_equal(answer, places):
             break
         places = answer
-    return problem.widths(_exchange(problem, _required(problem, _repair(problem, best))))
+    return problem.widths(_exchange(problem, _required(problem, _feasible(problem, best))))
 
 
 def _required(problem: _Problem, places: IntArray | None) -> IntArray:
-    """Return a repaired choice.
+    """Return a feasible choice.
 
     Raises:
         BudgetError: there is none.
@@ -198,7 +198,7 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
     )
 
 
-def _repair(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
+def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
     """Change a choice step by step until it keeps to the limits and uses them up.
 
     Each step of the first loop narrows a group and each step of the second widens one, so both end.
@@ -209,7 +209,7 @@ def _repair(problem: _Problem, places: IntArray, held: int | None = None) -> Int
         held: a group that is narrowed only when no other can be.
 
     Returns:
-        The repaired choice; ``None`` if a limit is broken with all groups at their least widths.
+        The feasible choice; ``None`` if a limit is broken with all groups at their least widths.
     """
     while not problem.within(places):
         if not places.any():
@@ -278,7 +278,7 @@ def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distanc
 
 
 def _exchange(problem: _Problem, places: IntArray) -> IntArray:
-    """Move one group at a time, near or far, and repair the others; keep what lowers the damage."""
+    """Move one group at a time, near or far, and adjust the others; keep what lowers the damage."""
     damage, tried, unchanged = problem.damage(places), 0, 0
     moves = _worthwhile(problem, places)
     for group in itertools.cycle(range(len(problem.options))):
@@ -291,9 +291,9 @@ def _exchange(problem: _Problem, places: IntArray) -> IntArray:
             tried += 1
             trial = places.copy()
             trial[group] = place
-            repaired = _repair(problem, trial, held=group)
-            if repaired is not None and problem.damage(repaired) < damage:
-                places, damage, unchanged = repaired, problem.damage(repaired), 0
+            feasible = _feasible(problem, trial, held=group)
+            if feasible is not None and problem.damage(feasible) < damage:
+                places, damage, unchanged = feasible, problem.damage(feasible), 0
                 moves = _worthwhile(problem, places)
                 break
     return places

@@ -1,4 +1,4 @@
-"""One cut: made, checked against the masked original, and taken back if it is wrong."""
+"""Make one cut, compare it with the masked original, and take it back if it is wrong."""
 
 from __future__ import annotations
 

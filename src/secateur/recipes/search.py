@@ -1,4 +1,4 @@
-"""How small a network can become before it is too bad: a search over budgets."""
+"""Search for the smallest network that is still good enough."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from secateur.recipes.callbacks import Callback
 from secateur.training.evaluate import Metric
 
 Unit = Literal["macs", "params", "channels", "memory", "latency"]
-"""What is made small."""
+"""The quantity that is made small."""
 
 Attempt = Callable[[nn.Module, float], nn.Module]
-"""Cuts the copy that it is given to a share of the original's cost, wins accuracy back, and returns it."""
+"""Prunes the given copy to a share of the original's cost, and returns it."""
 
 _FIRST = 0.5
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One point of the path: a share, and how good the network was there.
+    """One point of a search: a share, and how good the network was there.
 
     Attributes:
         number: from 1; 0 for the network as it was.
@@ -48,7 +48,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
         model: the smallest network that held; a copy of the original if none did.
@@ -86,7 +86,7 @@ def smallest_within(
     ratio: float = 1.05,
     callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
-    """Finds the smallest share of the cost at which a network is still good enough.
+    """Find the smallest share of the cost at which a network is still good enough.
 
     The first try leaves half; as long as tries hold, each leaves half of the one before. Between the
     smallest share that held and the largest that did not, the next try lies at the geometric mean, until
