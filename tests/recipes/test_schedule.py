@@ -13,7 +13,7 @@ from secateur.criteria import Scores, channel_costs
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, trace
 from secateur.recipes.recipe import Recipe
-from secateur.recipes.schedule import PruningSchedule, Step
+from secateur.recipes.schedule import PruningSchedule, ScheduledStep
 
 _CHANNELS = 8 + 12 + 16
 
@@ -26,8 +26,8 @@ def scheduled(budget: Budget, graph: ChannelGraph, recipe: Recipe) -> PruningSch
     return PruningSchedule.of(budget, graph, recipe, Widths())
 
 
-def walk(graph: ChannelGraph, schedule: PruningSchedule) -> list[Step]:
-    steps: list[Step] = []
+def walk(graph: ChannelGraph, schedule: PruningSchedule) -> list[ScheduledStep]:
+    steps: list[ScheduledStep] = []
     while not steps or not steps[-1].last:
         steps.append(schedule.step(graph, even(graph), len(steps) + 1))
         graph = graph.after(steps[-1].plan)

@@ -31,7 +31,7 @@ from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult, composed
-from secateur.recipes.schedule import PruningSchedule, Step
+from secateur.recipes.schedule import PruningSchedule, ScheduledStep
 from secateur.recipes.state import PART, RecipeState, load_state
 from secateur.recovery import reconstruct
 from secateur.training.distillation import Teacher, need_pictures
@@ -313,7 +313,7 @@ class _Runner:
         self.curves = found if whole else self.curves
         return found
 
-    def next_step(self, ranking: Mapping[str, Any]) -> Step:
+    def next_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
         """Decide the next step; in a distributed run the first process decides for all."""
         ranks = self.context.machine.ranks
         if not ranks.together:
@@ -327,9 +327,9 @@ class _Runner:
             }
         decided = ranks.same(decided)
         keep = {name: tuple(kept) for name, kept in decided["keep"].items()}
-        return Step(PruningPlan(self.graph, keep), decided["last"])
+        return ScheduledStep(PruningPlan(self.graph, keep), decided["last"])
 
-    def own_step(self, ranking: Mapping[str, Any]) -> Step:
+    def own_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
         """Decide the next step; the last one is corrected until its measured time is within the limit."""
         step = self.schedule.step(self.graph, ranking, self.state.step)
         limit = self.time_limit

@@ -18,7 +18,7 @@ from secateur.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Step:
+class ScheduledStep:
     """A plan, and whether it reaches the budget.
 
     Attributes:
@@ -95,7 +95,7 @@ class PruningSchedule:
         """Number of cuts, if it is known beforehand."""
         return None if self.recipe.channels_per_step else self.recipe.steps
 
-    def step(self, graph: ChannelGraph, ranking: Mapping[str, Any], number: int) -> Step:
+    def step(self, graph: ChannelGraph, ranking: Mapping[str, Any], number: int) -> ScheduledStep:
         """Make the next plan.
 
         Args:
@@ -110,12 +110,12 @@ class PruningSchedule:
         if size is None:
             last = number >= self.recipe.steps
             limits = self.goal if last else self.step_limits(number / self.recipe.steps)
-            return Step(self.plan(graph, ranking, limits), last)
+            return ScheduledStep(self.plan(graph, ranking, limits), last)
         whole = self.plan(graph, ranking, self.goal)
         if whole.channels_removed <= size:
-            return Step(whole, last=True)
+            return ScheduledStep(whole, last=True)
         left = sum(group.channels for group in graph.prunable) - size
-        return Step(self.plan(graph, ranking, {"channels": left}), last=False)
+        return ScheduledStep(self.plan(graph, ranking, {"channels": left}), last=False)
 
     def step_limits(self, progress: float) -> dict[str, int]:
         """Compute what may remain after part of the steps, each of which leaves the same share.
