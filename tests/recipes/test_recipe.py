@@ -40,6 +40,13 @@ def test_whole_settings_replace_what_was() -> None:
     assert Recipe.preset("original", finetune=phase).finetune == phase
 
 
+def test_partial_settings_are_completed_from_the_default_recipe() -> None:
+    assert Recipe(finetune={"epochs": 4}) == Recipe().changed({"finetune": {"epochs": 4}})
+    assert Recipe(finetune={"epochs": 4}).finetune.clip_norm == Recipe().finetune.clip_norm == 5.0
+    assert Recipe(steps=3, between={"updates": 30}).between.epochs == 0
+    assert Recipe(distillation={"flip": True}).distillation.weight == 0.9
+
+
 def test_alternatives_replace_each_other() -> None:
     assert Recipe.preset("original", steps=4).channels_per_step is None
     assert Recipe.preset("plain", channels_per_step=7).steps == 1
@@ -128,7 +135,7 @@ def test_cost_regularization_is_for_scores_that_are_compared_between_groups() ->
     assert Recipe().changed({"cost_regularization": unit}).allocation == "global"
     assert Recipe.preset("default", cost_regularization=unit, allocation="uniform").allocation == "uniform"
     with pytest.raises(UsageError, match="cost_regularization.unit: no effect while allocation is 'curves'"):
-        Recipe(cost_regularization=unit)
+        Recipe(cost_regularization=unit, allocation="curves")
 
 
 def test_the_named_protocols_have_nothing_that_their_authors_had_not() -> None:

@@ -89,7 +89,7 @@ def train(
             "schedule": schedule,
             "warmup": warmup,
             "label_smoothing": label_smoothing,
-            "clip_norm": clip_norm,
+            "clip_norm": clip_norm or 0.0,
             "patience": patience,
             "optimizer": {
                 "name": optimizer,

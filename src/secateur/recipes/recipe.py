@@ -145,6 +145,17 @@ class Recipe(Settings):
         except ValidationError as error:
             raise UsageError(describe(error, type(self))) from None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Merge nested values with the defaults of this recipe, not with those of their class."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: _merged(defaults.get(name), value) for name, value in _with_alternatives(values).items()
+        }
+
     @model_validator(mode="after")
     def _exclusive(self) -> Recipe:
         if self.channels_per_step is not None and self.steps != 1:
@@ -208,15 +219,12 @@ def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _merged(base: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of settings with changes, which are merged where settings contain settings."""
+def _merged(base: object, value: Any) -> Any:
+    """Merge a mapping of changes into settings, also where settings contain settings; else take the value."""
+    if not (isinstance(base, Settings) and isinstance(value, Mapping)):
+        return value
     values = dict(base)
-    for name, value in changes.items():
-        inner = values.get(name)
-        if isinstance(value, Mapping) and isinstance(inner, Settings):
-            value = _merged(inner, value)
-        values[name] = value
-    return values
+    return values | {name: _merged(values.get(name), new) for name, new in value.items()}
 
 
 def _paths(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -238,7 +246,7 @@ _PAPER = {"learning_rate": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 def _constant(optimizer: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    return {"optimizer": optimizer, "schedule": "constant", "keep_best": False, **settings}
+    return {"optimizer": optimizer, "schedule": "constant", "keep_best": False, "clip_norm": 0, **settings}
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

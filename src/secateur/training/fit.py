@@ -271,7 +271,7 @@ class _Loop:
                 f"{self.phase}: the loss is {value} at {place}; lower the learning rate, or clip the gradient"
             )
         machine.fabric.backward(loss)
-        if self.settings.clip_norm is not None:
+        if self.settings.clip_norm:
             machine.fabric.clip_gradients(self.wrapped, self.stepper, max_norm=self.settings.clip_norm)
         self.stepper.step()
         if self.average is not None:

@@ -43,7 +43,7 @@ class FitSettings(Settings):
         schedule: how the learning rate changes over the phase.
         warmup: share of the phase that climbs to the base learning rate.
         label_smoothing: weight of the uniform distribution in the target (arXiv 1512.00567, section 7).
-        clip_norm: largest Euclidean norm of the gradient of all parameters together, if any.
+        clip_norm: largest Euclidean norm of the gradient of all parameters together; 0 for no limit.
         average: judge, and leave behind, the moving average of the weights instead of the last ones: the
             share of it that one step keeps (0.99 reaches back about 100 steps).
         keep_best: leave the network as it was at its best validation accuracy, not as it was last. Where
@@ -59,7 +59,7 @@ class FitSettings(Settings):
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     warmup: float = Field(default=0.0, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float = Field(default=0.0, ge=0)
     average: float = Field(default=0.0, ge=0, lt=1)
     keep_best: bool = True
     patience: int | None = Field(default=None, ge=1)
