@@ -21,7 +21,7 @@ from secateur.latency import latency_table
 from secateur.models import ModelSpec
 from secateur.oracle import oracle
 from secateur.precision import full_precision
-from secateur.recipes import RunContext, Training, run_recipe
+from secateur.recipes import RecipeContext, Training, run_recipe
 from secateur.recovery import recalibrate
 from secateur.training.devices import make_machine
 from secateur.training.run import read_summary
@@ -139,7 +139,7 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precision: str) -> None:
     there = net.cuda()
-    context = RunContext(make_machine(DeviceSettings(accelerator="cuda", precision=precision)))
+    context = RecipeContext(make_machine(DeviceSettings(accelerator="cuda", precision=precision)))
     recipe = sec.Recipe.preset(
         "plain",
         steps=2,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import secateur as sec
-from secateur.recipes import Measured, PruneResult, Recipe, RunContext, Training, run_recipe
+from secateur.recipes import Measured, PruneResult, Recipe, RecipeContext, Training, run_recipe
 from secateur.training.devices import machine_of
 from secateur.training.fit import Keep, keep_nothing
 from secateur.training.interrupt import Interruption
@@ -28,5 +28,7 @@ def in_place(
     measured: Measured | None = None,
     **training: Any,
 ) -> PruneResult:
-    context = RunContext(machine_of(net), callbacks, interruption or Interruption(), keep, measured=measured)
+    context = RecipeContext(
+        machine_of(net), callbacks, interruption or Interruption(), keep, measured=measured
+    )
     return run_recipe(net, example, budget, recipe, Training(batches, **training), context, loss_fn=loss_fn)

@@ -24,7 +24,7 @@ from secateur.recipes import (
     LatencyFit,
     LatencyOptions,
     Measured,
-    RunContext,
+    RecipeContext,
     Training,
     Tried,
     fingerprint,
@@ -87,7 +87,7 @@ class Bench(Callback):
             check_inputs=self._check_inputs(),
             latency=LatencyOptions(inputs=self.network.example(self.job.latency_batch)),
         )
-        context = RunContext(
+        context = RecipeContext(
             machine=self.place.machine,
             callbacks=[self, *self.place.callbacks],
             interruption=self.place.interruption,

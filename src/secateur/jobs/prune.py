@@ -25,7 +25,7 @@ from secateur.recipes import (
     LatencyOptions,
     Measured,
     Recipe,
-    RunContext,
+    RecipeContext,
     Training,
     fingerprint,
     run_recipe,
@@ -168,7 +168,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
         filters_only=asked.filters_only,
     )
     training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
-    context = RunContext(place.machine, place.callbacks, place.interruption)
+    context = RecipeContext(place.machine, place.callbacks, place.interruption)
     with place.clock("pruning"):
         result = run_recipe(network.model, network.example(), budget, recipe, training, context)
     _note_time(place, result.latency)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.recipes.callbacks import Callback
-from secateur.recipes.context import RunContext, Training
+from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions
 from secateur.recipes.measured import Measured, fingerprint
@@ -25,7 +25,7 @@ __all__ = [
     "Measured",
     "PruneResult",
     "Recipe",
-    "RunContext",
+    "RecipeContext",
     "SearchResult",
     "Training",
     "Tried",

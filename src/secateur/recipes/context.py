@@ -57,7 +57,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class RunContext:
+class RecipeContext:
     """Where a recipe runs, who is told, and what an earlier run left.
 
     Attributes:

@@ -13,7 +13,7 @@ from secateur.graph.cutting import copy_with
 from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import check_optimizer
 from secateur.recipes.callbacks import Callback
-from secateur.recipes.context import RunContext, Training
+from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult
 from secateur.recipes.runner import run_recipe
@@ -95,7 +95,7 @@ def prune(
         budget,
         recipe,
         training,
-        RunContext(machine_of(model), callbacks),
+        RecipeContext(machine_of(model), callbacks),
         criterion=None if criterion is None else resolve(criterion),
         loss_fn=loss_fn,
     )

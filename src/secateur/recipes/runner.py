@@ -26,7 +26,7 @@ from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
 from secateur.ranks import Share, shares
-from secateur.recipes.context import RunContext, Training
+from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
 from secateur.recipes.recipe import Recipe
@@ -57,7 +57,7 @@ def run_recipe(
     budget: Budget,
     recipe: Recipe,
     training: Training,
-    context: RunContext,
+    context: RecipeContext,
     *,
     criterion: Criterion | None = None,
     loss_fn: LossFunction | None = None,
@@ -169,7 +169,7 @@ class _Runner:
     graph: ChannelGraph
     schedule: PruningSchedule
     training: Training
-    context: RunContext
+    context: RecipeContext
     criterion: Criterion
     loss_fn: LossFunction | None
     teacher: Teacher | None
@@ -453,7 +453,7 @@ class _ScoringBatches:
 
     batches: Batches
     limit: int | None
-    context: RunContext
+    context: RecipeContext
 
     def __iter__(self) -> Iterator[Any]:
         return (share.batch for share in self.shares(0, 1))
