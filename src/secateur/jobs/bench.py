@@ -1,4 +1,4 @@
-"""Where the networks of a pruning job are cut: once, or as often as a search asks."""
+"""Cut the networks of a pruning job: once, or as often as a search needs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SECONDS_BETWEEN_WRITES = 5.0
 
 @dataclass
 class Bench(Callback):
-    """Cuts networks the way a job says, and writes down what it finds out.
+    """Cut networks as a job says, and write what is measured to the run folder.
 
     Attributes:
         job: what to do.
@@ -69,7 +69,7 @@ class Bench(Callback):
             self.measured = self._latest = Measured.from_dict(read_measured(source))
 
     def cut(self, model: nn.Module, budget: Budget) -> tuple[Cut, ...]:
-        """Cuts a network to a budget in place, with fine-tuning; a checkpoint is kept all along.
+        """Cut a network to a budget in place, with fine-tuning; a checkpoint is kept throughout.
 
         Args:
             model: the network as it was, or a copy.
@@ -101,7 +101,7 @@ class Bench(Callback):
         return result.cuts
 
     def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
-        """Writes a network to the run's checkpoints, with the cuts so far.
+        """Write a network to the run's checkpoints, with the cuts so far.
 
         Args:
             name: of the checkpoint.
@@ -112,7 +112,7 @@ class Bench(Callback):
         return self.place.save(name, network, evaluation)
 
     def judge(self, model: nn.Module) -> Evaluation:
-        """A network on the validation pictures, which nothing is reported on."""
+        """Evaluate a network on the validation pictures, which nothing is reported on."""
         return evaluate(
             model,
             self.data.validation_batches(),

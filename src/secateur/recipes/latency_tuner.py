@@ -74,7 +74,7 @@ class LatencyOptions:
         """
         inputs = example_inputs if self.inputs is None else self.inputs
 
-        def hear(done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             report_progress(callbacks, "measuring latency", done, total)
             if interruption is not None:
                 interruption.check()
@@ -95,7 +95,7 @@ class LatencyOptions:
             else lambda models, sample: {
                 name: found.median_ms for name, found in measured(models, sample).latencies.items()
             },
-            progress=hear,
+            progress=progress,
         )
         return LatencyTuner(table, inputs, measured)
 
@@ -135,11 +135,10 @@ class LatencyFit:
 
     def __str__(self) -> str:
         before = self.comparison.latencies[_BEFORE].median_ms
-        times = before, self.measured_ms, self.allowed_ms, self.predicted_ms
-        words = (
-            "latency: {:.4g} ms before, {:.4g} ms after, {:.4g} ms allowed ({:.4g} ms predicted; {} measured)"
+        return (
+            f"latency: {before:.4g} ms before, {self.measured_ms:.4g} ms after, {self.allowed_ms:.4g} ms "
+            f"allowed ({self.predicted_ms:.4g} ms predicted; {self.tries} measured)"
         )
-        return words.format(*times, self.tries)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON."""
