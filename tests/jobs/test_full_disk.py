@@ -14,12 +14,12 @@ from secateur.errors import SecateurError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
+from secateur.recipes import Callback
 from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
 from secateur.training.run import read_metrics, read_summary
 from tests.jobs.test_resume import StopAt, outcome, pruning
 from tests.jobs.test_train import job as training
-from tests.recorder import Recorder
 
 MEGABYTES = 40
 
@@ -57,7 +57,7 @@ def fill(disk: Path) -> None:
                 size //= 2
 
 
-class Fills(Recorder):
+class Fills(Callback):
     """A callback that fills the disk after so many epochs."""
 
     def __init__(self, disk: Path, epoch: int) -> None:

@@ -42,7 +42,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self._handles:
-            raise UsageError("this watch is on already; make another one with secateur.watch")
+            raise UsageError("this watch is on already; make another one with secateur.criteria.watch")
         self._handles = self.observer.attach()
         return self
 
