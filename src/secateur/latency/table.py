@@ -40,8 +40,8 @@ class LatencyModel(Protocol):
 class LatencyTable:
     """How long a network takes on one device, for any widths of its groups.
 
-    Made by :func:`secateur.latency.latency_table`. The times of all operators add up, each times the factor of
-    its kind; factors, and what the sum lacks, were seen when the whole network ran at several widths.
+    Made by :func:`secateur.latency.latency_table`. The times of all operators add up, each times the factor
+    of its kind; factors, and what the sum lacks, were seen when the whole network ran at several widths.
 
     Attributes:
         terms: operators with their times.
