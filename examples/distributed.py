@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import secateur as sec
+from secateur.criteria import watch
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, epochs: int) -> None:
@@ -60,11 +61,11 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     graph = sec.trace(model, test[0][:2])
     train(model, optimizer, loader, epochs - 1)
-    with sec.watch(model, graph, "taylor", across_ranks=True) as watch:  # of what all processes see
+    with watch(model, graph, "taylor", across_ranks=True) as watched:  # of what all processes see
         train(model, optimizer, loader, 1)
     show("before", model, *test)
 
-    plan = sec.make_plan(graph, watch.scores(), sec.Budget(macs=0.2))  # the same in each process
+    plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.2))  # the same in each process
     sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     show("cut", model, *test)
     train(model, optimizer, loader, epochs // 2)

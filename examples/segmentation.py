@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.recipes import recipe
+from secateur.recipes import Training
 
 
 def discs(count: int, side: int = 24) -> tuple[Tensor, Tensor]:
@@ -65,9 +65,14 @@ def main() -> None:
             optimizer.step()
 
     train(model := Hourglass())
-    before, settings = overlap(model), recipe(steps=3, repair=True)
-    result = sec.prune_iteratively(
-        model, x[:2], sec.Budget(macs=0.3), batches, settings, loss_fn=dice, metric=overlap, train=train
+    before = overlap(model)
+    result = sec.prune(
+        model,
+        x[:2],
+        sec.Budget(macs=0.3),
+        batches=Training(batches, metric=overlap, train=train),
+        loss_fn=dice,
+        recipe=sec.Recipe.preset("default", steps=3),
     )
     rows = {"before": (before, result.cost_before), "after": (overlap(result.model), result.cost_after)}
     print(f"{'':10}{'overlap':>10}{'parameters':>14}{'MACs':>14}")

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "net.py").write_text(NETWORK)
     prune(
-        PruneJob.checked(
+        PruneJob(
             network={"source": f"{folder / 'net.py'}:Small", "size": 16},
             data={"source": "digits", "batch_size": 64},
             out=folder / "small",
