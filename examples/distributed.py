@@ -64,7 +64,6 @@ def main() -> None:
     with watch(model, graph, "taylor", across_ranks=True) as watched:  # of what all processes see
         train(model, optimizer, loader, 1)
     show("before", model, *test)
-
     plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.2))  # the same in each process
     sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     show("cut", model, *test)
