@@ -39,7 +39,7 @@ from trained import opened
 from ways import Cut
 
 import secateur as sec
-from secateur.budget import Scope
+from secateur.budget import Allocation
 from secateur.recovery import CurveOptions, LeastSquares
 
 SEVEN = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
@@ -80,13 +80,19 @@ def cut_by(setting: Setting, plan: sec.PruningPlan, repair: dict[str, bool] | No
     return small
 
 
-def by_scores(setting: Setting, criterion: str, scope: Scope, repair: dict[str, bool] | None) -> Cut:
+def by_scores(
+    setting: Setting, criterion: str, allocation: Allocation, repair: dict[str, bool] | None
+) -> Cut:
     """Channels by score, over all groups together or the same share of each."""
     scores = sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
 
     def cut(share: float) -> nn.Module:
         plan = sec.make_plan(
-            setting.graph, scores, sec.Budget(macs=share), scope=scope, ignore=setting.left_alone
+            setting.graph,
+            scores,
+            sec.Budget(macs=share),
+            allocation=allocation,
+            widths=sec.Widths(ignore=setting.left_alone),
         )
         return cut_by(setting, plan, repair)
 
@@ -104,7 +110,9 @@ def by_curves(
     )
 
     def cut(share: float) -> nn.Module:
-        plan = sec.make_plan(setting.graph, curves, sec.Budget(macs=share), ignore=setting.left_alone)
+        plan = sec.make_plan(
+            setting.graph, curves, sec.Budget(macs=share), widths=sec.Widths(ignore=setting.left_alone)
+        )
         return cut_by(setting, plan, repair)
 
     return cut

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import secateur as sec
 from secateur.data import Augmentation
 from secateur.data.loader import Loader, normalized
+from secateur.graph import Role
 from secateur.models import InputSpec
 
 SPEC = InputSpec((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -100,5 +101,5 @@ class Setting:
     @property
     def left_alone(self) -> list[str]:
         """The residual streams, unless they are cut too."""
-        streams = [group.name for group in self.graph.prunable if len(group.roles(sec.Role.PRODUCER)) > 1]
+        streams = [group.name for group in self.graph.prunable if len(group.roles(Role.PRODUCER)) > 1]
         return streams if self.inner else []

@@ -94,7 +94,7 @@ def recovered(
         if criterion == "random":
             by = Random(seed)
         scores = sec.score(model, graph, by, batches, F.cross_entropy)
-        plan = sec.make_plan(graph, scores, sec.Budget(macs=share), min_channels=2)
+        plan = sec.make_plan(graph, scores, sec.Budget(macs=share), widths=sec.Widths(min_channels=2))
         small = sec.apply_plan(model, plan)
         if criterion == SCRATCH:
             renew(small)

@@ -25,13 +25,15 @@ import torch
 from torch import nn
 
 import secateur as sec
+from secateur.export import export
 from secateur.jobs.measure import measure
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice, PruneJob, TrainJob
 from secateur.jobs.train import train
 from secateur.latency import Latency, interleaved_timing
-from secateur.recipes import recipe
-from secateur.runtimes import prepare
+from secateur.models import ModelSpec
+from secateur.recipes import Recipe
+from secateur.runtimes import open_exported, prepare
 
 NETWORKS = {
     "vgg16_bn": "torchvision:vgg16_bn",
@@ -44,6 +46,7 @@ NETWORKS = {
 SHARE, BATCHES = 0.5, (1, 16)
 SUFFIX = {"onnxruntime": ".onnx"}
 VERSIONS = ("original", "pruned")
+EIGHTS = Recipe.preset("one-shot", widths={"multiple_of": 8})
 
 
 class Lines:
@@ -72,10 +75,10 @@ class Lines:
         print(row, flush=True)
 
 
-def original(name: str) -> tuple[nn.Module, sec.ModelSpec]:
+def original(name: str) -> tuple[nn.Module, ModelSpec]:
     """A network with random weights, whose normalisations have seen some inputs."""
     torch.manual_seed(0)
-    spec = sec.ModelSpec.parse(NETWORKS[name])
+    spec = ModelSpec.parse(NETWORKS[name])
     model = spec.build()
     with torch.no_grad():
         for _ in range(3):
@@ -86,18 +89,18 @@ def original(name: str) -> tuple[nn.Module, sec.ModelSpec]:
 def files(name: str, folder: Path, lines: Lines) -> None:
     """Prunes a network, and writes it and the original for every runtime."""
     saved = {version: folder / f"{name}-{version}.safetensors" for version in VERSIONS}
-    inputs = sec.ModelSpec.parse(NETWORKS[name]).input.example(2)
+    inputs = ModelSpec.parse(NETWORKS[name]).input.example(2)
     if not saved["pruned"].exists():
         model, spec = original(name)
-        cut = sec.prune(model, inputs, sec.Budget(macs=SHARE), criterion="magnitude", round_to=8)
+        cut = sec.prune(model, inputs, sec.Budget(macs=SHARE), "magnitude", recipe=EIGHTS)
         sec.save(saved["original"], model, builder=spec)
         sec.save(saved["pruned"], cut.model, builder=spec)
     for version, checkpoint in saved.items():
         for runtime, suffix in SUFFIX.items():
             if lines.has(part="files", network=name, version=version, runtime=runtime):
                 continue
-            network, spec = sec.load(checkpoint), sec.ModelSpec.parse(NETWORKS[name])
-            done = sec.export(folder / f"{name}-{version}{suffix}", network, inputs, pictures=spec.input)
+            network, spec = sec.load(checkpoint), ModelSpec.parse(NETWORKS[name])
+            done = export(folder / f"{name}-{version}{suffix}", network, inputs, pictures=spec.input)
             lines.add(
                 {
                     "part": "files",
@@ -119,8 +122,8 @@ def latency(name: str, batch: int, folder: Path, lines: Lines, runs: int, second
     for version in VERSIONS:
         ready["eager", version] = prepare("eager", sec.load(folder / f"{name}-{version}.safetensors"))
         for runtime, suffix in SUFFIX.items():
-            ready[runtime, version] = sec.open_exported(folder / f"{name}-{version}{suffix}")
-    size = sec.ModelSpec.parse(NETWORKS[name]).input.size
+            ready[runtime, version] = open_exported(folder / f"{name}-{version}{suffix}")
+    size = ModelSpec.parse(NETWORKS[name]).input.size
     inputs = torch.randn(batch, *size)
     places = {place: partial(runner, inputs) for place, runner in ready.items()}
     measured = interleaved_timing(
@@ -150,7 +153,7 @@ def latency(name: str, batch: int, folder: Path, lines: Lines, runs: int, second
 
 def quantised(folder: Path, lines: Lines, seconds: float) -> None:
     """A network for digits: whole and pruned, in float32 and in eight bits."""
-    from secateur.jobs.export import export
+    from secateur.jobs.export import export as export_job
 
     data = DataChoice(source="digits", batch_size=32)
     runs = {version: folder / f"digits-{version}" for version in VERSIONS}
@@ -158,10 +161,16 @@ def quantised(folder: Path, lines: Lines, seconds: float) -> None:
         optimizer = {"learning_rate": 0.05, "weight_decay": 5e-4}
         network = {"source": "secateur:digits", "weights": "none"}
         fit = {"epochs": 12, "optimizer": optimizer}
-        train(TrainJob.checked(network=network, data=data, out=runs["original"], overwrite=True, fit=fit))
-        how = recipe(steps=5, epochs_after=10, optimizer={**optimizer, "learning_rate": 0.02})
-        job = {"network": {"source": str(runs["original"])}, "data": data, "limits": {"macs": 0.25}}
-        prune(PruneJob.checked(**job, out=runs["pruned"], overwrite=True, recipe=how))
+        train(TrainJob(network=network, data=data, out=runs["original"], overwrite=True, fit=fit))
+        slower = {**optimizer, "learning_rate": 0.02}
+        how = Recipe.preset(
+            "default",
+            steps=5,
+            between={"optimizer": slower},
+            finetune={"epochs": 10, "optimizer": slower},
+        )
+        job = {"network": {"source": str(runs["original"])}, "data": data, "budget": {"macs": 0.25}}
+        prune(PruneJob(**job, out=runs["pruned"], overwrite=True, recipe=how))
     choices = []
     for version in VERSIONS:
         choices.append(NetworkChoice(source=str(runs[version])))
@@ -170,7 +179,7 @@ def quantised(folder: Path, lines: Lines, seconds: float) -> None:
                 file = folder / f"digits-{version}-{kept}{suffix}"
                 if not file.exists():
                     wanted = ExportChoice(out=file, weights_as=kept)
-                    export(NetworkChoice(source=str(runs[version])), wanted, data, seconds=0)
+                    export_job(NetworkChoice(source=str(runs[version])), wanted, data, seconds=0)
                 choices.append(NetworkChoice(source=str(file)))
     found = measure(choices, data, conditions=Conditions(batches=(16,), seconds=seconds))
     for row in found["networks"]:

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from trained import opened
 
 import secateur as sec
+from secateur.budget import WidthCurves
 from secateur.cli.memory import keep_freed_memory
+from secateur.criteria import Scores
 from secateur.data import ImageData
 from secateur.jobs.networks import Network
 from secateur.training.evaluate import evaluate
@@ -58,12 +60,12 @@ class Trained(Bench):
         return self.shown[0][0][: self.batch]
 
     @cached_property
-    def scores(self) -> sec.Scores:
+    def scores(self) -> Scores:
         """The order in which channels go, of all ways alike."""
         return sec.score(self.model, self.graph, "reconstruction", self.shown, F.cross_entropy)
 
     @cached_property
-    def curves(self) -> sec.WidthCurves:
+    def curves(self) -> WidthCurves:
         """Damage by width, measured."""
         return sec.width_curves(self.model, self.graph, self.scores, self.shown)
 

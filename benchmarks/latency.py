@@ -30,17 +30,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.budget import RoundTo
+from secateur.budget import WidthCurve, WidthCurves, plan_within
 from secateur.cli.memory import keep_freed_memory
-from secateur.latency import Comparison, compare_latency
-from secateur.recipes.timing import InTime, Pace
+from secateur.criteria import Scores
+from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
+from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 
 NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "densenet121")
 PAPER = (("alexnet", 0.41), ("vgg16", 0.66), ("vgg16", 0.52))
@@ -83,25 +84,25 @@ class Bench:
         return sec.trace(self.model, self.inputs[:1])
 
     @cached_property
-    def table(self) -> sec.LatencyTable:
+    def table(self) -> LatencyTable:
         """The latency table, from what was measured before where it was."""
         began = time.perf_counter()
-        table = sec.latency_table(self.model, self.graph, self.inputs, timings=timings(self.args))
+        table = latency_table(self.model, self.graph, self.inputs, timings=timings(self.args))
         print(f"# {self.name}, batch {self.batch}: table in {time.perf_counter() - began:.0f} s", flush=True)
         return table
 
     @cached_property
-    def pace(self) -> Pace:
+    def tuner(self) -> LatencyTuner:
         """The table and the clock."""
-        return Pace(self.table, self.inputs, self.clock)
+        return LatencyTuner(self.table, self.inputs, self.clock)
 
     @cached_property
-    def scores(self) -> sec.Scores:
+    def scores(self) -> Scores:
         """Magnitudes of all channels."""
         return sec.score(self.model, self.graph, "magnitude")
 
     @cached_property
-    def curves(self) -> sec.WidthCurves:
+    def curves(self) -> WidthCurves:
         """Damage without data: of each group, the logarithm of the share of its magnitude that is left.
 
         Layers work one on the other, so shares multiply, and no group is given up for the others.
@@ -112,8 +113,8 @@ class Bench:
             left = torch.cumsum(values[order.flip(0)].double(), 0) / values.sum()
             damages = [*(-left[:-1].log()).tolist(), 0.0]
             widths = tuple(range(1, len(order) + 1))
-            found[name] = sec.WidthCurve(tuple(order.tolist()), widths, tuple(damages))
-        return sec.WidthCurves(found, "magnitude")
+            found[name] = WidthCurve(tuple(order.tolist()), widths, tuple(damages))
+        return WidthCurves(found, "magnitude")
 
     def clock(self, models: Mapping[str, nn.Module], inputs: Any) -> Comparison:
         """Networks in turn."""
@@ -130,18 +131,19 @@ class Bench:
         return float(np.exp(-sum(lost) / max(1, len(self.curves))))
 
 
-def timings(args: argparse.Namespace) -> sec.Timings:
+def timings(args: argparse.Namespace) -> Timings:
     """What operators were found to take, kept beside the results."""
-    return sec.Timings(args.out.with_suffix(".timings.jsonl"))
+    return Timings(args.out.with_suffix(".timings.jsonl"))
 
 
-def in_half_the_time(bench: Bench) -> InTime:
+def in_half_the_time(bench: Bench) -> LatencyFit:
     """The plan that keeps the most in half the time."""
 
-    def plan_for(budget: sec.Budget) -> sec.PruningPlan:
-        return sec.make_plan(bench.graph, bench.curves, budget, latency=bench.table)
+    def plan_for(limits: Mapping[str, int]) -> sec.PruningPlan:
+        return plan_within(bench.graph, bench.curves, limits, latency=bench.table)
 
-    return bench.pace.plan(sec.Budget(latency=HALF), plan_for, bench.model)
+    limits = sec.Budget(latency=HALF).amounts(bench.graph, bench.table)
+    return bench.tuner.plan(HALF, limits, plan_for, bench.model)
 
 
 def half(bench: Bench) -> Iterator[Row]:
@@ -204,7 +206,9 @@ def kept(bench: Bench) -> Iterator[Row]:
     """What is left at half the time by the clock."""
     ways: dict[str, Callable[[float], sec.PruningPlan]] = {
         "macs": lambda share: sec.make_plan(bench.graph, bench.curves, sec.Budget(macs=share)),
-        "uniform": lambda share: sec.uniform_plan(bench.graph, bench.scores, keep=share),
+        "uniform": lambda share: sec.make_plan(
+            bench.graph, bench.scores, sec.Budget(channels=share), allocation="uniform"
+        ),
     }
     found = in_half_the_time(bench)
     plans = {"latency": (found.plan, found.measured_ms / found.allowed_ms * HALF)}
@@ -243,15 +247,17 @@ def at_half_the_time(
 
 def macs(bench: Bench) -> Iterator[Row]:
     """Half the MACs, in any widths and in those that run well; then with another limit as well."""
-    widths: tuple[RoundTo, ...] = (1, "auto")
-    for also, round_to in itertools.product(ALONG, widths):
+    multiples: tuple[int | Literal["auto"], ...] = (1, "auto")
+    for also, multiple_of in itertools.product(ALONG, multiples):
         budget = sec.Budget(macs=HALF, **also)
-        plan = sec.make_plan(bench.graph, bench.curves, budget, latency=bench.table, round_to=round_to)
+        plan = sec.make_plan(
+            bench.graph, bench.curves, budget, latency=bench.table, widths=sec.Widths(multiple_of=multiple_of)
+        )
         reduction = plan.cost_before.macs / plan.cost_after.macs
         speedup = 1 / bench.share(plan)
         yield {
             "also": also,
-            "round_to": round_to,
+            "multiple_of": multiple_of,
             "reduction": reduction,
             "speedup": speedup,
             "of_ideal": speedup / reduction,
@@ -264,7 +270,13 @@ def paper(bench: Bench) -> Iterator[Row]:
     filters = [g.name for g in bench.graph.prunable if g.name.startswith("features")]
     for name, share in PAPER:
         if name == bench.name:
-            plan = sec.uniform_plan(bench.graph, bench.scores, keep=share, only=filters)
+            plan = sec.make_plan(
+                bench.graph,
+                bench.scores,
+                sec.Budget(channels=share),
+                allocation="uniform",
+                widths=sec.Widths(only=filters),
+            )
             yield {"maps": share, "speedup": 1 / bench.share(plan)}
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.ablation import ablate
+from secateur.graph import Group, Role
 
 
 @torch.inference_mode()
@@ -29,11 +30,11 @@ def loss_of(model: nn.Module, data: Pictures, size: int) -> float:
     return total / len(data[1])
 
 
-def masked_loss(model: nn.Module, group: sec.Group, channel: int, data: Pictures, size: int) -> float:
+def masked_loss(model: nn.Module, group: Group, channel: int, data: Pictures, size: int) -> float:
     """The loss with the weights that read a channel at zero, which are put back afterwards."""
     tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
     saved = []
-    for member in group.roles(sec.Role.CONSUMER):
+    for member in group.roles(Role.CONSUMER):
         tensor, slots = tensors[member.tensor], torch.from_numpy(member.slots[channel])
         saved.append((tensor, member.dim, slots, tensor.index_select(member.dim, slots)))
         tensor.index_fill_(member.dim, slots, 0)

@@ -37,6 +37,10 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur._torchvision import torchvision
+from secateur.criteria import Scores, watch
+from secateur.latency import compare_latency
+from secateur.models import ModelSpec
+from secateur.verification import Expectation, Verification
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -164,16 +168,16 @@ class Work:
     batch: int
     epoch: int = 1000
 
-    def ranking_epoch(self) -> tuple[sec.Scores, float]:
+    def ranking_epoch(self) -> tuple[Scores, float]:
         """One epoch of fine-tuning that collects Taylor scores on the way; returns them and the loss."""
         self.epoch += 1
-        with sec.watch(self.model, self.graph, "taylor") as watch:
+        with watch(self.model, self.graph, "taylor") as watched:
             loss = train_epoch(self.model, self.optimizer, self.data.training(self.epoch, self.batch))
-        return watch.scores(), loss
+        return watched.scores(), loss
 
-    def cut(self, plan: sec.PruningPlan, x: Tensor) -> sec.Verification:
+    def cut(self, plan: sec.PruningPlan, x: Tensor) -> Verification:
         """A cut in place, optimizer and all, with its proof."""
-        expectation = sec.Expectation.of(self.model, plan, x)
+        expectation = Expectation.of(self.model, plan, x)
         self.optimizer.zero_grad(set_to_none=True)
         sec.apply_plan(self.model, plan, optimizer=self.optimizer, inplace=True)
         check = expectation.check(self.model)
@@ -204,7 +208,7 @@ def prune(
         while left > goal:
             start = time.perf_counter()
             budget = sec.Budget(channels=fixed + max(goal, left - step))
-            plan = sec.make_plan(work.graph, scores, budget, ignore=others)
+            plan = sec.make_plan(work.graph, scores, budget, widths=sec.Widths(ignore=others))
             left -= plan.channels_removed
             check = work.cut(plan, x)
             scores, loss = work.ranking_epoch()
@@ -264,12 +268,12 @@ def report(model: nn.Module, data: Pictures, test: Pictures, options: argparse.N
     rows = {}
     for name, network in {"before": original, "after": model}.items():
         path = options.work / f"{options.network}-{name}.safetensors"
-        sec.save(path, network, builder=sec.ModelSpec.parse(spec, classes=2))
+        sec.save(path, network, builder=ModelSpec.parse(spec, classes=2))
         rows[name] = {"top1": accuracy(network, test), "file_bytes": path.stat().st_size}
         rows[name] |= {"params": sec.cost(network, x).params, "macs": sec.cost(network, x).macs}
     for batch in (1, 16):
         inputs = next(data.evaluation(batch))[0]
-        compared = sec.compare_latency({"before": original, "after": model}, inputs)
+        compared = compare_latency({"before": original, "after": model}, inputs)
         print(compared)
         for name, timing in compared.latencies.items():
             rows[name][f"ms_batch_{batch}"] = timing.median_ms

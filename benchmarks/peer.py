@@ -10,6 +10,7 @@ from cifar import Setting
 from torch import nn
 
 import secateur as sec
+from secateur.graph import Role
 
 STEPS = 40
 """Steps from the whole network to nothing; its examples take up to 400, which changes little."""
@@ -60,7 +61,7 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
 def _left_alone(setting: Setting, model: nn.Module) -> list[nn.Module]:
     """Layers whose outputs all stay: the classifier, and whatever writes a stream that is left alone."""
     cut = [group for group in setting.graph.prunable if group.name not in setting.left_alone]
-    inside = {member.module for group in cut for member in group.roles(sec.Role.PRODUCER)}
+    inside = {member.module for group in cut for member in group.roles(Role.PRODUCER)}
     return [
         module
         for name, module in model.named_modules()

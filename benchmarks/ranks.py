@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from secateur.models import ModelSpec
 from secateur.training.context import launch
+from secateur.training.events import EpochDone, Progress, TrainingCallback
 from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings
 
@@ -33,6 +34,21 @@ def network(name: str, side: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]
     return spec.build(), [(torch.randn(1, spec.input.size[0], side, side), torch.zeros(1, dtype=torch.int64))]
 
 
+class StepTimes(TrainingCallback):
+    """When each step and each epoch was over."""
+
+    def __init__(self, times: list[float]) -> None:
+        self.times = times
+
+    def on_progress(self, progress: Progress) -> None:
+        """After a step."""
+        self.times.append(time.perf_counter())
+
+    def on_epoch_end(self, epoch: EpochDone) -> None:
+        """After an epoch."""
+        self.times.append(time.perf_counter())
+
+
 def measure(name: str, side: int, batch: int, steps: int, threads: int) -> float:
     """Examples in a second of the steps after the first few."""
     torch.set_num_threads(threads)
@@ -43,10 +59,10 @@ def measure(name: str, side: int, batch: int, steps: int, threads: int) -> float
         inputs = torch.randn(batch, *picture.shape[1:], generator=generator)
         targets = torch.randint(10, (batch,), generator=generator)
         times: list[float] = []
-        context = replace(context, listener=lambda _: times.append(time.perf_counter()))
+        context = replace(context, callbacks=[StepTimes(times)])
         settings = FitSettings(epochs=1, keep_best=False)
         fit(model, [(inputs, targets)] * (WARM_UP + steps), settings, context=context)
-    # One event a step, and one at the end of the epoch.
+    # One time a step, and one at the end of the epoch.
     return batch * steps / (times[WARM_UP + steps - 1] - times[WARM_UP - 1])
 
 

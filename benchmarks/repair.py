@@ -40,7 +40,7 @@ def reconstruction(options: argparse.Namespace) -> None:
     graph = sec.trace(model, x[:1])
     scores = sec.score(model, graph, "random")
     channels = sum(group.channels for group in graph.prunable)
-    plan = sec.make_plan(graph, scores, sec.Budget(channels=channels // 2), scope="uniform")
+    plan = sec.make_plan(graph, scores, sec.Budget(channels=channels // 2), allocation="uniform")
     small = sec.apply_plan(model, plan)
     held = _most_memory()
     began = time.perf_counter()

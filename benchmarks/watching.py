@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import secateur
 from secateur._torchvision import torchvision
+from secateur.criteria import watch
 
 
 class Block(nn.Module):
@@ -80,18 +81,18 @@ def measure(model: str, criterion: str, bf16: bool, batch: int, size: int, round
             torch.cuda.synchronize()
         return time.perf_counter() - begin
 
-    watch = secateur.watch(net, graph, criterion)
+    watching = watch(net, graph, criterion)
     step()
     times: dict[bool, list[float]] = {False: [], True: []}
     for number in range(2 * rounds):  # step by step in turn: a busy machine slows both alike
         watched = number % 2 == 1
-        with watch if watched else contextlib.nullcontext():
+        with watching if watched else contextlib.nullcontext():
             times[watched].append(step())
-    alone, watching = (statistics.median(times[watched]) for watched in times)
+    alone, together = (statistics.median(times[watched]) for watched in times)
     precision = "bf16" if bf16 else "float32"
     return (
         f"{model:<9} {criterion:<15} {precision:<8} batch {batch:>3} {size:>4} px"
-        f" {alone * 1e3:9.1f} ms {watching * 1e3:9.1f} ms {watching / alone - 1:+7.1%}"
+        f" {alone * 1e3:9.1f} ms {together * 1e3:9.1f} ms {together / alone - 1:+7.1%}"
     )
 
 

@@ -15,7 +15,8 @@ from peer import torch_pruning
 from torch import nn
 
 import secateur as sec
-from secateur.budget import Scope
+from secateur.budget import Allocation, WidthCurves
+from secateur.criteria import Scores
 from secateur.recovery import recalibrate
 from secateur.training.distillation import Teacher
 
@@ -49,13 +50,13 @@ class Way:
 
 
 @cache
-def scored(setting: Setting, criterion: str) -> sec.Scores:
+def scored(setting: Setting, criterion: str) -> Scores:
     """Scores of all channels."""
     return sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
 
 
 @cache
-def curves(setting: Setting, criterion: str) -> sec.WidthCurves:
+def curves(setting: Setting, criterion: str) -> WidthCurves:
     """Width curves of the groups that may be cut, measured once for all ways that use them."""
     scores = scored(setting, criterion)
     wanted = {name: scores[name] for name in scores if name not in setting.left_alone}
@@ -74,7 +75,7 @@ class Ours:
     """
 
     criterion: str = "reconstruction"
-    allocate: str = "curves"
+    allocate: Allocation = "curves"
     repair: bool = True
     recalibrated: bool = False
 
@@ -87,9 +88,14 @@ class Ours:
 
     def cut(self, setting: Setting, ranking: Any, share: float) -> nn.Module:
         """The smaller network."""
-        scope: Scope = "uniform" if self.allocate == "uniform" else "global"
         budget = sec.Budget(macs=share)
-        plan = sec.make_plan(setting.graph, ranking, budget, scope=scope, ignore=setting.left_alone)
+        plan = sec.make_plan(
+            setting.graph,
+            ranking,
+            budget,
+            allocation=self.allocate,
+            widths=sec.Widths(ignore=setting.left_alone),
+        )
         small = sec.apply_plan(setting.model, plan)
         if self.repair:
             sec.reconstruct(setting.model, small, plan, setting.batches)

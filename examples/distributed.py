@@ -1,4 +1,4 @@
-"""Processes started by torchrun, in a loop of their own: they score together, cut alike, are wrapped anew."""
+"""Score, cut and train in several processes started by torchrun, in your own training loop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import secateur as sec
+from secateur.criteria import watch
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, epochs: int) -> None:
-    """What anybody's loop looks like; the wrapper lives as long as this call, and no cut meets one."""
+    """Train in an ordinary loop. The wrapper exists only during this call, so that no cut meets one."""
     wrapped = DistributedDataParallel(model.train())
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
@@ -60,16 +61,14 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     graph = sec.trace(model, test[0][:2])
     train(model, optimizer, loader, epochs - 1)
-    with sec.watch(model, graph, "taylor", across_ranks=True) as watch:  # of what all processes see
+    with watch(model, graph, "taylor", across_ranks=True) as watched:  # of what all processes see
         train(model, optimizer, loader, 1)
     show("before", model, *test)
-
-    plan = sec.make_plan(graph, watch.scores(), sec.Budget(macs=0.2))  # the same in each process
+    plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.2))  # the same in each process
     sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     show("cut", model, *test)
     train(model, optimizer, loader, epochs // 2)
     show("trained on", model, *test)
-
     if not are_alike(model):
         raise RuntimeError("the processes have drifted apart")
     dist.destroy_process_group()

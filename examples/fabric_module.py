@@ -51,7 +51,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     epochs = parser.parse_args().epochs
-
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.seed_everything(0, verbose=False)
     pictures, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
@@ -68,7 +67,9 @@ def main() -> None:
     train(fabric, module, loader, epochs)
     print(f"{'':12}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     show("before")
-    sec.prune(module, pictures[:2], sec.Budget(macs=0.2), batches=loader, inplace=True)
+    graph = sec.trace(module, pictures[:2])
+    scores = sec.score(module, graph, "taylor", loader, F.cross_entropy)
+    sec.apply_plan(module, sec.make_plan(graph, scores, sec.Budget(macs=0.2)), inplace=True)
     show("cut")
     train(fabric, module, loader, epochs // 2)
     show("trained on")

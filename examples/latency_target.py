@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sec
+from secateur.latency import compare_latency
 
 
 def network(width: int) -> nn.Sequential:
@@ -62,14 +63,14 @@ def main() -> None:
     show("before", model, *test)
 
     budget = sec.Budget(latency=options.latency)  # of a forward pass on `timed`, with the threads as they are
-    result = sec.prune(model, timed, budget, batches=loader, allocate="curves")
-    sec.reconstruct(model, result.model, result.plan, loader)
-    print(f"# {result.in_time}\n# {result.verification}")
+    recipe = sec.Recipe.preset("one-shot", allocation="curves", reconstruct=True)
+    result = sec.prune(model, timed, budget, batches=loader, recipe=recipe)
+    print(f"# {result.latency}\n# {result.verification}")
     show("cut", result.model, *test)
     train(result.model, loader, options.epochs, 1e-3)
     show("trained on", result.model, *test)
 
-    again = sec.compare_latency({"before": model, "after": result.model}, timed)
+    again = compare_latency({"before": model, "after": result.model}, timed)
     print(*(f"# {line}" for line in str(again).splitlines()), sep="\n")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sec
+from secateur.criteria import watch
 
 
 class Net(nn.Module):
@@ -62,12 +63,11 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     graph = sec.trace(model, test[0][:2])
     train(model, optimizer, loader, epochs - 1)
-    with sec.watch(model, graph, "taylor") as watch:
+    with watch(model, graph, "taylor") as watched:
         train(model, optimizer, loader, 1)
-
     print(f"{'':12}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     show("before", model, *test)
-    plan = sec.make_plan(graph, watch.scores(), sec.Budget(macs=0.4))
+    plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.4))
     small = sec.apply_plan(model, plan, optimizer=optimizer)
     print(f"# {sec.verify(model, small, plan, test[0])}")
     show("cut", small, *test)

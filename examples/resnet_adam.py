@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import secateur as sec
+from secateur.criteria import watch
 from secateur.data import DataSettings, open_data
 from secateur.models.inputs import InputSpec
 
@@ -55,10 +56,10 @@ def main() -> None:
     for _ in range(options.epochs - 1):
         epoch()
     for number in range(1, options.cuts + 1):
-        with sec.watch(model, graph, "taylor") as watch:
+        with watch(model, graph, "taylor") as watched:
             epoch()
         show("before" if number == 1 else f"cut {number - 1}")
-        plan = sec.make_plan(graph, watch.scores(), sec.Budget(macs=0.7))
+        plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.7))
         sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
         graph = graph.after(plan)  # nothing is traced again
     for _ in range(options.epochs):

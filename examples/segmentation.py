@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.recipes import recipe
+from secateur.recipes import Training
 
 
 def discs(count: int, side: int = 24) -> tuple[Tensor, Tensor]:
@@ -65,10 +65,9 @@ def main() -> None:
             optimizer.step()
 
     train(model := Hourglass())
-    before, settings = overlap(model), recipe(steps=3, repair=True)
-    result = sec.prune_iteratively(
-        model, x[:2], sec.Budget(macs=0.3), batches, settings, loss_fn=dice, metric=overlap, train=train
-    )
+    before = overlap(model)
+    training, recipe = Training(batches, metric=overlap, train=train), sec.Recipe.preset("default", steps=3)
+    result = sec.prune(model, x[:2], sec.Budget(macs=0.3), None, training, dice, recipe)
     rows = {"before": (before, result.cost_before), "after": (overlap(result.model), result.cost_after)}
     print(f"{'':10}{'overlap':>10}{'parameters':>14}{'MACs':>14}")
     for name, (score, need) in rows.items():

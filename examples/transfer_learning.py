@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-import torch.nn.functional as F
-
 import secateur as sec
 from secateur.data import DataSettings, open_data
+from secateur.models import ModelSpec
 from secateur.models.inputs import InputSpec
-from secateur.recipes import recipe
+from secateur.recipes import Training
 from secateur.training.evaluate import evaluate
 from secateur.training.loop import fit
 from secateur.training.settings import FitSettings
@@ -29,34 +28,26 @@ def main() -> None:
 
     shape = InputSpec((3, options.size, options.size))
     data = open_data(options.data, shape, DataSettings(batch_size=16))
-    spec = sec.ModelSpec.parse(options.model, classes=len(data.classes))
+    spec = ModelSpec.parse(options.model, classes=len(data.classes))
     model = sec.build(options.model, classes=len(data.classes), weights=options.weights)
 
     training, validation = data.training_batches(), data.validation_batches()
     fit(model, training, FitSettings(epochs=options.epochs), validation=validation)
     before = evaluate(model, data.test_batches())
 
-    settings = recipe(
-        steps=1,
-        allocate="curves",
-        repair=True,
-        distill=0.9,
-        epochs_after=options.epochs,
-        optimizer={"learning_rate": 5e-4},
+    recipe = sec.Recipe.preset(
+        "default", finetune={"epochs": options.epochs, "optimizer": {"learning_rate": 5e-4}}
     )
-    result = sec.prune_iteratively(
+    result = sec.prune(
         model,
         next(iter(validation))[0][:2],
         sec.Budget(macs=options.macs),
-        training,
-        settings,
-        calibration=data.training_batches(augment=False),
-        validation=validation,
-        loss_fn=F.cross_entropy,
+        batches=Training(training, calibration=data.training_batches(augment=False), validation=validation),
+        recipe=recipe,
     )
     after = evaluate(result.model, data.test_batches())
 
-    print(f"# {result.cuts[-1].verification}")
+    print(f"# {result.verification}")
     print(f"{'':10}{'accuracy':>10}{'parameters':>14}{'MACs':>16}")
     for name, judged, need in (
         ("before", before, result.cost_before),

@@ -54,4 +54,4 @@ def made_up_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path / "made-up"))
     monkeypatch.setattr("secateur.latency.build.DeviceTimer", lambda *_: fake_device.FakeTimer())
     monkeypatch.setattr("secateur.latency.build.compare_latency", fake_device.compare)
-    monkeypatch.setattr("secateur.recipes.timing.compare_latency", fake_device.compare)
+    monkeypatch.setattr("secateur.recipes.latency_tuner.compare_latency", fake_device.compare)

@@ -37,7 +37,9 @@ def randomised(model: nn.Module) -> nn.Module:
 def halved(model: nn.Module, x: Tensor) -> tuple[nn.Module, sec.PruningPlan]:
     """The network with half of every group, verified, and its costs as predicted."""
     graph = sec.trace(model, x)
-    plan = sec.uniform_plan(graph, sec.score(model, graph, "magnitude"), 0.5)
+    plan = sec.make_plan(
+        graph, sec.score(model, graph, "magnitude"), sec.Budget(channels=0.5), allocation="uniform"
+    )
     small = sec.apply_plan(model, plan)
     check = sec.verify(model, small, plan, x)
     assert check.ok, str(check)

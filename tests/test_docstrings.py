@@ -5,17 +5,34 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 
 import pytest
 
 import secateur
-from secateur import ablation, recovery
 
-OBJECTS = {name: getattr(secateur, name) for name in secateur.__all__ if name != "__version__"}
-OBJECTS |= {
-    name: getattr(ablation, name) for name in ("Ablation", "RankAgreement", "ablate", "compare_ranking")
+RARER = {
+    "ablation": "Ablation RankAgreement ablate compare_ranking",
+    "budget": "Forecast WidthCurve WidthCurves forecast reachable",
+    "criteria": "Scores regularize_scores watch",
+    "errors": "CheckpointError DataError ExportError SurgeryError TrainingError",
+    "export": "Exported FileCheck export",
+    "graph": "Cost Group Member Reader Role register_rule",
+    "latency": "Latency LatencyTable Timings compare_latency latency_table",
+    "models": "ModelSpec load_weights",
+    "plan": "Edit",
+    "recipes": "LatencyOptions Measured PruneResult SearchResult Training smallest_within",
+    "recovery": "CurveOptions LeastSquares Reconstruction recalibrate",
+    "runtimes": "Card Runner open_exported",
+    "verification": "Expectation Verification",
 }
-OBJECTS |= {name: getattr(recovery, name) for name in recovery.__all__}
+"""What is imported from its module."""
+
+OBJECTS = {name: getattr(secateur, name) for name in secateur.__all__ if name != "__version__"} | {
+    name: getattr(import_module(f"secateur.{module}"), name)
+    for module, names in RARER.items()
+    for name in names.split()
+}
 FUNCTIONS = [name for name, item in OBJECTS.items() if inspect.isfunction(item)]
 CLASSES = [name for name, item in OBJECTS.items() if inspect.isclass(item)]
 FROM_PAPERS = ["regularize_scores", "reconstruct", "ablate", "compare_ranking"]

@@ -17,9 +17,12 @@ import secateur as sec
 from secateur.ablation import ablate
 from secateur.cli import app
 from secateur.criteria import Obd, criterion_names
+from secateur.export import export
+from secateur.latency import latency_table
+from secateur.models import ModelSpec
 from secateur.precision import full_precision
-from secateur.recipes.settings import recipe
-from secateur.training.context import RunContext
+from secateur.recipes import RecipeContext, Training, run_recipe
+from secateur.recovery import recalibrate
 from secateur.training.run_folder import read_summary
 from secateur.training.settings import DeviceSettings
 from tests.families import QUICK, build, example
@@ -93,7 +96,9 @@ def test_graphs_are_those_of_the_cpu_and_examples_may_lie_in_ram(name: str) -> N
     graphs = [sec.trace(model, x) for model in (here, there)]
     for one, other in zip(graphs[0].groups, graphs[1].groups, strict=True):
         assert (one.name, one.channels, one.reason) == (other.name, other.channels, other.reason)
-    plan = sec.uniform_plan(graphs[1], sec.score(there, graphs[1], "magnitude"), 0.5)
+    plan = sec.make_plan(
+        graphs[1], sec.score(there, graphs[1], "magnitude"), sec.Budget(channels=0.5), allocation="uniform"
+    )
     check = sec.verify(there, sec.apply_plan(there, plan), plan, x)
     assert check.ok, str(check)
     assert sec.cost(there, x) == graphs[0].cost()
@@ -116,7 +121,7 @@ def test_curves_and_reconstruction_are_those_of_the_cpu(net: nn.Module, batches:
         plans.append(plan.keep)
         with torch.no_grad():
             answers.append(small(x.to(device)))
-        sec.recalibrate(small, batches)
+        recalibrate(small, batches)
     assert plans[0] == plans[1]
     assert close(answers[0], answers[1], 1e-2)
 
@@ -133,20 +138,18 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precision: str) -> None:
     there = net.cuda()
-    around = RunContext(DeviceSettings(accelerator="cuda", precision=precision))
-    settings = recipe(
+    context = RecipeContext(DeviceSettings(accelerator="cuda", precision=precision))
+    recipe = sec.Recipe.preset(
         "plain",
         steps=2,
-        epochs_between=1,
-        epochs_after=1,
-        repair=True,
-        repair_batches=2,
-        distill=0.5,
-        after={"average": 0.9},
+        between={"epochs": 1},
+        finetune={"epochs": 1, "average": 0.9},
+        reconstruct=True,
+        reconstruct_batches=2,
+        distillation={"weight": 0.5},
     )
-    result = sec.prune_iteratively(
-        there, batches[0][0][:2], BUDGET, batches, settings, validation=batches, context=around
-    )
+    training = Training(batches, validation=batches)
+    result = run_recipe(there, batches[0][0][:2], BUDGET, recipe, training, context)
     assert all(cut.verification.ok for cut in result.cuts)
     assert on_gpu(result.model)
     assert result.cost_after.macs <= 0.5 * result.cost_before.macs
@@ -169,7 +172,7 @@ def test_times_are_those_of_the_gpu(net: nn.Module, batches: Batches) -> None:
     latency = sec.measure_latency(there, x, min_seconds=0.2)
     assert latency.device == "cuda:0"
     graph = sec.trace(there, x)
-    table = sec.latency_table(there, graph, x)
+    table = latency_table(there, graph, x)
     assert table.milliseconds(graph.widths) == pytest.approx(latency.median_ms, rel=0.3)
 
 
@@ -177,13 +180,13 @@ def test_files_are_read_to_where_they_are_wanted(net: nn.Module, tmp_path: Path)
     there, x = net.cuda(), torch.randn(2, 3, 32, 32)
     result = sec.prune(there, x, BUDGET, "magnitude")
     file = tmp_path / "small.safetensors"
-    sec.save(file, result.model, builder=sec.ModelSpec.parse("secateur:resnet20"))
+    sec.save(file, result.model, builder=ModelSpec.parse("secateur:resnet20"))
     for device in ("cpu", "cuda"):
         again = sec.load(file, device=device).eval()
         assert on_gpu(again) == (device == "cuda")
         with torch.no_grad():
             assert close(result.model.eval()(x.cuda()), again(x.to(device)), 1e-5)
-    sec.export(tmp_path / "small.onnx", result.model, x.cuda())
+    export(tmp_path / "small.onnx", result.model, x.cuda())
     assert on_gpu(result.model)
 
 

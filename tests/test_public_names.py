@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -32,10 +33,10 @@ def test_unknown_name_is_an_attribute_error():
         _ = secateur.prunee
 
 
-def test_a_submodule_does_not_hide_the_function_of_its_name():
-    error = import_module("secateur.errors")
-    secateur.cost = error  # what the import system does after importing secateur.cost
-    assert secateur.__dict__.get("cost") is not error
+def test_a_submodule_hides_no_public_name():
+    for module in set(secateur._MODULE_OF.values()):
+        import_module(f"secateur.{module}")
+    assert not [name for name in secateur.__all__ if isinstance(getattr(secateur, name), ModuleType)]
 
 
 def test_import_is_light():

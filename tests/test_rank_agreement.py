@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import secateur as sec
 from secateur.ablation import Ablation, compare_ranking
+from secateur.criteria import Scores
 from secateur.errors import UsageError
 
 TRUTH = Ablation(
     {"a": torch.tensor([0.4, -0.1, 0.3, -0.2]), "b": torch.tensor([4.0, 1.0, -2.0, 3.0, 5.0])}, 1.0, 8
 )
-GUESS = sec.Scores(
+GUESS = Scores(
     "guess", {"a": torch.tensor([9.0, 1.0, 2.0, 3.0]), "b": torch.tensor([0.4, 0.1, 0.3, 0.2, 0.5])}
 )
 
@@ -44,13 +44,13 @@ def test_rank_correlation_by_the_closed_form() -> None:
 
 def test_channels_that_are_not_measured_yet_do_not_count() -> None:
     part = Ablation({"a": torch.tensor([0.4, -0.1, 0.3, -0.2, math.nan])}, 1.0, 8)
-    scores = sec.Scores("guess", {"a": torch.tensor([9.0, 1.0, 2.0, 3.0, 99.0])})
+    scores = Scores("guess", {"a": torch.tensor([9.0, 1.0, 2.0, 3.0, 99.0])})
     assert compare_ranking(part, scores).groups["a"] == pytest.approx(0.8)
 
 
 def test_groups_where_ranks_mean_nothing_are_left_out_of_the_mean() -> None:
     truth = Ablation({"a": TRUTH["a"], "flat": torch.ones(4), "two": torch.ones(2)}, 1.0, 8)
-    scores = sec.Scores(
+    scores = Scores(
         "guess",
         {"a": GUESS["a"], "flat": torch.arange(4.0), "two": torch.arange(2.0), "other": torch.ones(3)},
     )
@@ -61,6 +61,6 @@ def test_groups_where_ranks_mean_nothing_are_left_out_of_the_mean() -> None:
 
 def test_nothing_in_common_and_other_widths_are_refused() -> None:
     with pytest.raises(UsageError, match="no group in common"):
-        compare_ranking(TRUTH, sec.Scores("guess", {"c": torch.ones(3)}))
+        compare_ranking(TRUTH, Scores("guess", {"c": torch.ones(3)}))
     with pytest.raises(UsageError, match="4 channels, but 3 scores"):
-        compare_ranking(TRUTH, sec.Scores("guess", {"a": torch.ones(3)}))
+        compare_ranking(TRUTH, Scores("guess", {"a": torch.ones(3)}))

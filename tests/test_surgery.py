@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import secateur as sec
+from secateur.errors import SurgeryError
 from secateur.surgery import operate
 from tests.graph.networks import build
 
@@ -164,9 +165,9 @@ def test_a_plan_fits_only_its_network_and_only_once():
     model = build("residual")
     plan = every_second(sec.trace(model, torch.randn(2, 3, 8, 8)))
     small = sec.apply_plan(model, plan)
-    with pytest.raises(sec.SurgeryError, match="applied already"):
+    with pytest.raises(SurgeryError, match="applied already"):
         sec.apply_plan(small, plan)
-    with pytest.raises(sec.SurgeryError, match="no tensor"):
+    with pytest.raises(SurgeryError, match="no tensor"):
         sec.apply_plan(build("dense"), plan)
 
 
@@ -178,7 +179,7 @@ def test_a_held_parameter_is_refused_and_nothing_changes():
     train(model, optimizer, 1)
     before = copy.deepcopy(model.state_dict())
     loss = model.eval()(x).sum()  # the autograd graph holds on to the parameters
-    with pytest.raises(sec.SurgeryError, match="holds on to it"):
+    with pytest.raises(SurgeryError, match="holds on to it"):
         sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before if "running" not in key)
@@ -320,7 +321,7 @@ def test_a_hook_that_cannot_be_copied_is_refused_on_the_copy_and_carried_in_plac
     model.stem.weight.register_hook(Uncopyable())
     optimizer = SGD(model.parameters(), 0.1)
     plan = every_second(sec.trace(model, torch.randn(2, 3, 8, 8)))
-    with pytest.raises(sec.SurgeryError, match=r"gradient hook of 'stem\.weight' cannot be copied.*in place"):
+    with pytest.raises(SurgeryError, match=r"gradient hook of 'stem\.weight' cannot be copied.*in place"):
         sec.apply_plan(model, plan, optimizer=optimizer)
     assert optimizer.param_groups[0]["params"][0] is model.stem.weight
     sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
@@ -430,7 +431,7 @@ def test_a_refused_cut_does_not_forbid_the_backward_pass_of_a_graph_that_there_i
     plan = every_second(sec.trace(model, x))
     loss = model(x).square().sum()
     before = everything(model, optimizer)
-    with pytest.raises(sec.SurgeryError, match="holds on to it"):
+    with pytest.raises(SurgeryError, match="holds on to it"):
         sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     assert everything(model, optimizer) == before
     loss.backward()

@@ -64,7 +64,7 @@ def test_backbone_and_neck_are_free_and_the_model_is_untouched(name: str, tmp_pa
     ]
     assert not frozen
     scores = sec.score(model, graph, "magnitude")
-    plan = sec.uniform_plan(graph, scores, 0.5)
+    plan = sec.make_plan(graph, scores, sec.Budget(channels=0.5), allocation="uniform")
     small = sec.apply_plan(model, plan)
     check = sec.verify(model, small, plan, images)
     assert check.ok, check

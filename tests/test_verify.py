@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import secateur as sec
-from secateur.verify import Expectation
+from secateur.graph import Role
+from secateur.verification import Expectation
 from tests.graph.networks import NAMES, build
 
 
@@ -36,7 +37,7 @@ def test_a_wrong_cut_of_the_right_shapes_is_caught(name: str):
     x = torch.randn(2, 3, 8, 8)
     model, small, plan = cut(name, x)
     group = plan.graph.prunable[0]
-    reader = group.roles(sec.Role.CONSUMER)[-1]
+    reader = group.roles(Role.CONSUMER)[-1]
     wrong = copy.deepcopy(small)
     weight = wrong.get_parameter(reader.tensor)
     with torch.no_grad():

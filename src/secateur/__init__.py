@@ -1,63 +1,31 @@
-"""Secateur cuts whole channels out of a trained PyTorch network and verifies every cut.
+"""Secateur removes whole channels from a trained PyTorch network and verifies every cut.
 
-The road is: ``trace`` a network into a channel graph, ``score`` its channels, ``make_plan`` for a
-budget, ``apply_plan``, ``verify``. Every name below is imported on first use, so that
-``import secateur`` costs nothing.
+The pipeline: ``trace`` a network into a channel graph, ``score`` its channels, ``make_plan`` for a budget,
+``apply_plan``, ``verify``; or all of it with ``prune``. The names below are imported on first use, so that
+``import secateur`` costs nothing. What is rarer is imported from its module, such as ``secateur.latency``.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from secateur._torchvision_operators import install
 
 if TYPE_CHECKING:
-    from secateur.budget import (
-        Budget,
-        Forecast,
-        Milliseconds,
-        WidthCurve,
-        WidthCurves,
-        forecast,
-        make_plan,
-        reachable,
-        uniform_plan,
-    )
+    from secateur.budget import Budget, Widths, make_plan
     from secateur.checkpoint import load, save
-    from secateur.cost import cost
-    from secateur.criteria import Scores, regularize_scores, score, watch
-    from secateur.errors import (
-        BudgetError,
-        CheckpointError,
-        DataError,
-        ExportError,
-        SecateurError,
-        SurgeryError,
-        TraceError,
-        TrainingError,
-        UsageError,
-        VerificationError,
-    )
-    from secateur.export import Exported, FileCheck, export
-    from secateur.graph import ChannelGraph, Cost, Group, Member, Reader, Role, register_rule, trace
-    from secateur.latency import (
-        Latency,
-        LatencyTable,
-        Timings,
-        compare_latency,
-        latency_table,
-        measure_latency,
-    )
-    from secateur.models import ModelSpec, build, load_weights
-    from secateur.plan import Edit, PruningPlan, plan_from
-    from secateur.recipes import Measured, SearchResult, Timing, prune, prune_iteratively, smallest_within
-    from secateur.recovery import Reconstruction, recalibrate, reconstruct, width_curves
-    from secateur.runtimes import Card, Runner, open_exported
+    from secateur.criteria import score
+    from secateur.errors import BudgetError, SecateurError, TraceError, UsageError, VerificationError
+    from secateur.graph import ChannelGraph, trace
+    from secateur.latency import measure_latency
+    from secateur.models import build
+    from secateur.network_cost import cost
+    from secateur.plan import PruningPlan, plan_from
+    from secateur.recipes import Callback, Recipe, prune
+    from secateur.recovery import reconstruct, width_curves
     from secateur.surgery import apply_plan
-    from secateur.verify import Expectation, Verification, verify
+    from secateur.verification import verify
 
 __version__ = "0.1.0"
 
@@ -66,94 +34,48 @@ install()
 __all__ = [
     "Budget",
     "BudgetError",
-    "Card",
+    "Callback",
     "ChannelGraph",
-    "CheckpointError",
-    "Cost",
-    "DataError",
-    "Edit",
-    "Expectation",
-    "ExportError",
-    "Exported",
-    "FileCheck",
-    "Forecast",
-    "Group",
-    "Latency",
-    "LatencyTable",
-    "Measured",
-    "Member",
-    "Milliseconds",
-    "ModelSpec",
     "PruningPlan",
-    "Reader",
-    "Reconstruction",
-    "Role",
-    "Runner",
-    "Scores",
-    "SearchResult",
+    "Recipe",
     "SecateurError",
-    "SurgeryError",
-    "Timing",
-    "Timings",
     "TraceError",
-    "TrainingError",
     "UsageError",
-    "Verification",
     "VerificationError",
-    "WidthCurve",
-    "WidthCurves",
+    "Widths",
     "__version__",
     "apply_plan",
     "build",
-    "compare_latency",
     "cost",
-    "export",
-    "forecast",
-    "latency_table",
     "load",
-    "load_weights",
     "make_plan",
     "measure_latency",
-    "open_exported",
     "plan_from",
     "prune",
-    "prune_iteratively",
-    "reachable",
-    "recalibrate",
     "reconstruct",
-    "register_rule",
-    "regularize_scores",
     "save",
     "score",
-    "smallest_within",
     "trace",
-    "uniform_plan",
     "verify",
-    "watch",
     "width_curves",
 ]
 
-_HOME = {
-    "budget": "Budget Forecast Milliseconds WidthCurve WidthCurves forecast make_plan reachable uniform_plan",
+_NAMES = {
+    "budget": "Budget Widths make_plan",
     "checkpoint": "load save",
-    "cost": "cost",
-    "criteria": "Scores regularize_scores score watch",
-    "errors": (
-        "BudgetError CheckpointError DataError ExportError SecateurError SurgeryError "
-        "TraceError TrainingError UsageError VerificationError"
-    ),
-    "export": "Exported FileCheck export",
-    "graph": "ChannelGraph Cost Group Member Reader Role register_rule trace",
-    "latency": "Latency LatencyTable Timings compare_latency latency_table measure_latency",
-    "models": "ModelSpec build load_weights",
-    "plan": "Edit PruningPlan plan_from",
-    "recipes": "Measured SearchResult Timing prune prune_iteratively smallest_within",
-    "recovery": "Reconstruction recalibrate reconstruct width_curves",
-    "runtimes": "Card Runner open_exported",
+    "criteria": "score",
+    "errors": "BudgetError SecateurError TraceError UsageError VerificationError",
+    "graph": "ChannelGraph trace",
+    "latency": "measure_latency",
+    "models": "build",
+    "network_cost": "cost",
+    "plan": "PruningPlan plan_from",
+    "recipes": "Callback Recipe prune",
+    "recovery": "reconstruct width_curves",
     "surgery": "apply_plan",
-    "verify": "Expectation Verification verify",
+    "verification": "verify",
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
@@ -166,16 +88,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """List the public names."""
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps ``secateur.cost`` the function when the module ``secateur.cost`` is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

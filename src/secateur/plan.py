@@ -22,7 +22,7 @@ __all__ = ["Edit", "PruningPlan", "plan_from"]
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Which channels of which groups stay. A plan does nothing by itself: ``apply_plan`` cuts.
+    """The channels of each group that stay. A plan changes nothing by itself; ``apply_plan`` cuts.
 
     Groups that would keep all their channels are left out, so that two plans that do the same
     are equal.
@@ -35,8 +35,8 @@ class PruningPlan:
         keep: indices of the channels that stay, ascending, by group in the order of the network.
 
     Raises:
-        UsageError: if a group is unknown, frozen or would lose all its channels, or if an index
-            is out of range, given twice or no integer.
+        UsageError: a group is unknown, frozen or would lose all its channels, or an index
+            is out of range, given twice or not an integer.
 
     Example:
         >>> import torch
@@ -126,7 +126,7 @@ class PruningPlan:
         return self.graph.attributes_after(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain lists and numbers, for JSON; ``from_dict`` reads it back."""
+        """Convert to plain lists and numbers, for JSON; ``from_dict`` reads it back."""
         return {
             "groups": {
                 name: {"channels": self.graph[name].channels, "keep": list(kept)}
@@ -136,7 +136,7 @@ class PruningPlan:
 
     @classmethod
     def from_dict(cls, graph: ChannelGraph, data: Mapping[str, Any]) -> PruningPlan:
-        """Reads a plan back for a graph that it fits.
+        """Read a plan back for a graph that it fits.
 
         Args:
             graph: the graph of the network that the plan was made for.
@@ -146,14 +146,14 @@ class PruningPlan:
             The plan.
 
         Raises:
-            UsageError: if the data is no plan, or its groups or their sizes are not those of the graph.
+            UsageError: the data is not a plan, or its groups or their sizes are not those of the graph.
         """
         try:
             groups = {
                 str(name): (int(entry["channels"]), entry["keep"]) for name, entry in data["groups"].items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"this is no stored plan: {type(error).__name__} ({error})") from error
+            raise UsageError(f"this is not a stored plan: {type(error).__name__} ({error})") from error
         for name, (channels, _) in groups.items():
             if name not in graph or graph[name].channels != channels:
                 found = f"has {graph[name].channels}" if name in graph else "is not there"
@@ -181,11 +181,11 @@ class PruningPlan:
 
 
 def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> PruningPlan:
-    """A plan that removes chosen channels, and all that hangs together with them.
+    """Make a plan that removes chosen channels, and everything that is coupled with them.
 
     Args:
         graph: the graph of the network.
-        remove: for each module, the positions of its output that go (rows of the weight that it
+        remove: for each module, the positions of its output to remove (rows of the weight that it
             writes its channels with; entries of its parameters where it only carries channels). A
             name that is no such module is the name of a group, with indices of its channels.
 
@@ -193,7 +193,7 @@ def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> Pruni
         The plan.
 
     Raises:
-        UsageError: if a name is unknown, a position is out of range, given twice, belongs to no
+        UsageError: a name is unknown, a position is out of range, given twice, belongs to no
             channel or to a frozen group, or a group would lose all its channels.
 
     Example:

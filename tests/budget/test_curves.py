@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from secateur.budget import Budget, WidthCurve, WidthCurves, make_plan
+from secateur.budget import Budget, WidthCurve, WidthCurves, Widths, make_plan
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, trace
 
@@ -88,7 +88,9 @@ def test_no_group_nearly_vanishes_while_the_budget_has_room(macs: float, least: 
 def test_a_cap_that_is_asked_for_goes_below_that() -> None:
     free = [1e-6 * (60 - width) for width in range(1, 61)]
     names = [group.name for group in WIDE.prunable]
-    plan = make_plan(WIDE, curves(dict.fromkeys(names, free)), Budget(macs=0.5), caps={names[0]: 2})
+    plan = make_plan(
+        WIDE, curves(dict.fromkeys(names, free)), Budget(macs=0.5), widths=Widths(caps={names[0]: 2})
+    )
     assert len(plan.keep[names[0]]) == 2
 
 
@@ -111,11 +113,11 @@ def test_the_cheap_group_goes_first_and_in_its_order() -> None:
 
 def test_rules_hold_for_curves_too() -> None:
     rows = {name: np.linspace(1, 0, GRAPH[name].channels).tolist() for name in NAMES}
-    plan = make_plan(GRAPH, curves(rows), Budget(macs=0.6), round_to=2, ignore=NAMES[0])
+    plan = make_plan(GRAPH, curves(rows), Budget(macs=0.6), widths=Widths(multiple_of=2, ignore=NAMES[0]))
     assert NAMES[0] not in plan.keep
     assert all(len(kept) % 2 == 0 for kept in plan.keep.values())
     with pytest.raises(BudgetError, match="no plan meets the budget"):
-        make_plan(GRAPH, curves(rows), Budget(macs=0.05), ignore=NAMES[0])
+        make_plan(GRAPH, curves(rows), Budget(macs=0.05), widths=Widths(ignore=NAMES[0]))
 
 
 def test_a_missing_curve_is_an_error_that_names_the_group() -> None:
@@ -151,5 +153,5 @@ def test_impossible_curves_are_refused(
 
 
 def test_what_is_no_stored_curve_is_refused() -> None:
-    with pytest.raises(UsageError, match="no width curves"):
+    with pytest.raises(UsageError, match="not width curves"):
         WidthCurves.from_dict({"curves": {"a": 3}, "divergence": "kl", "unmeasured": {}})

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.budget import Budget, Milliseconds, WidthCurve, WidthCurves, forecast, make_plan
-from secateur.budget.limits import Meter, originals
+from secateur.budget import Budget, WidthCurve, WidthCurves, Widths, forecast, make_plan
+from secateur.budget.limits import CostEvaluator
 from secateur.errors import BudgetError, UsageError
 from secateur.graph.groups import IntArray
 from tests.fakes import FakeGraph, chain, graphs
@@ -58,7 +58,9 @@ def devices(draw: st.DrawFn, graph: FakeGraph) -> Device:
 
 
 @settings(max_examples=60)
-@given(st.data(), graphs(max_width=20), st.floats(0.3, 1), st.sampled_from(["global", "uniform", "curves"]))
+@given(
+    st.data(), graphs(max_width=20), st.floats(0.3, 0.99), st.sampled_from(["global", "uniform", "curves"])
+)
 def test_every_plan_keeps_to_all_limits_or_there_is_none(
     data: st.DataObject, graph: FakeGraph, share: float, way: str
 ) -> None:
@@ -66,8 +68,8 @@ def test_every_plan_keeps_to_all_limits_or_there_is_none(
     budget = Budget(latency=share, params=data.draw(st.sampled_from([None, 0.6])))
     ranking = curves(graph) if way == "curves" else scores(graph)
     least = np.where([group.prunable for group in graph.groups], 1, [g.channels for g in graph.groups])
-    meter = Meter(graph, budget.amounts(graph, device), device)  # type: ignore[arg-type]
-    arguments = {} if way == "curves" else {"scope": way}
+    meter = CostEvaluator(graph, budget.amounts(graph, device), device)  # type: ignore[arg-type]
+    arguments = {} if way == "curves" else {"allocation": way}
     if not meter.within(least):
         with pytest.raises(BudgetError, match="least possible"):
             make_plan(graph, ranking, budget, latency=device, **arguments)  # type: ignore[arg-type]
@@ -88,7 +90,7 @@ def test_time_is_saved_where_it_is_spent() -> None:
     slow_first = make_plan(graph, both, Budget(latency=0.6), latency=Device((5.0, 0.1)))
     assert len(slow_first.keep["g0"]) < 26
     assert "g1" not in slow_first.keep
-    plan = make_plan(graph, even, Budget(latency=Milliseconds(20.0)), latency=Device((1.0, 0.0)))
+    plan = make_plan(graph, even, Budget(latency="20 ms"), latency=Device((1.0, 0.0)))
     assert len(plan.keep["g0"]) == 20
     assert "g1" not in plan.keep  # cutting it would have saved nothing
 
@@ -98,7 +100,7 @@ def test_automatic_rounding_takes_the_ends_of_steps(way: str) -> None:
     graph = chain(64, 48)
     device = Device((1.0, 1.0), step=8)
     ranking = scores(graph) if way == "scores" else curves(graph)
-    plan = make_plan(graph, ranking, Budget(latency=0.5), latency=device, round_to="auto")
+    plan = make_plan(graph, ranking, Budget(latency=0.5), latency=device, widths=Widths(multiple_of="auto"))
     assert all(len(kept) % 8 == 0 for kept in plan.keep.values())
     assert plan.keep
 
@@ -110,23 +112,22 @@ def test_an_impossible_time_says_what_the_least_is() -> None:
         BudgetError, match=r"milliseconds: at most 50 ms \(50.00%\) may remain, but the least .* 82 ms"
     ):
         make_plan(graph, scores(graph), Budget(latency=0.5), latency=device)
-    with pytest.raises(BudgetError, match="Held up by min_channels \\(else 82 ms\\)"):
-        make_plan(graph, scores(graph), Budget(latency=85), latency=device, min_channels=5)
+    with pytest.raises(BudgetError, match="It is limited by min_channels \\(without: 82 ms\\)"):
+        make_plan(
+            graph, scores(graph), Budget(latency="85 ms"), latency=device, widths=Widths(min_channels=5)
+        )
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         (0.5, "at most 50% of the milliseconds"),
-        (1.0, "at most 100% of the milliseconds"),
-        (1, "at most 1 ms"),
-        (12.5, "at most 12.5 ms"),
-        (np.float32(12.5), "at most 12.5 ms"),
-        (np.int64(3), "at most 3 ms"),
+        (np.float32(0.3), "at most 30% of the milliseconds"),
+        ("12 ms", "at most 12 ms"),
         ("12.5 ms", "at most 12.5 ms"),
         ("800us", "at most 0.8 ms"),
         ("1.5 s", "at most 1500 ms"),
-        (Milliseconds(0.25), "at most 0.25 ms"),
+        (" 0.25MS", "at most 0.25 ms"),
     ],
 )
 def test_what_is_a_share_and_what_a_time(given: float | str, words: str) -> None:
@@ -135,21 +136,48 @@ def test_what_is_a_share_and_what_a_time(given: float | str, words: str) -> None
     assert Budget(latency=budget.latency) == budget
 
 
-NEITHER = [0, -1, 0.0, -0.5, True, float("nan"), float("inf"), "fast", "0.5", "12", "0 ms", "-1 ms", [1]]
+NEITHER = [
+    1,
+    12,
+    12.5,
+    1.0,
+    np.int64(3),
+    0,
+    -1,
+    0.0,
+    -0.5,
+    True,
+    float("nan"),
+    float("inf"),
+    "fast",
+    "0.5",
+    "12",
+    "0 ms",
+    "-1 ms",
+    [1],
+]
 
 
 @pytest.mark.parametrize("bad", NEITHER)
 def test_everything_else_is_refused(bad: object) -> None:
-    with pytest.raises(UsageError, match=r"Budget\(latency=...\): .* neither a share .* nor a time"):
+    with pytest.raises(UsageError, match=r"latency: .* neither a share nor a time; write Budget\(latency="):
         Budget(latency=bad)  # type: ignore[arg-type]
+
+
+def test_a_bare_number_is_answered_with_the_time_that_is_meant() -> None:
+    with pytest.raises(UsageError, match=r'write Budget\(latency="12 ms"\) for a time'):
+        Budget(latency=12)  # type: ignore[arg-type]
 
 
 def test_nothing_that_tells_the_time() -> None:
     graph = chain(5)
-    for arguments in ({"budget": Budget(latency=0.5)}, {"budget": Budget(macs=0.5), "round_to": "auto"}):
+    for arguments in (
+        {"budget": Budget(latency=0.5)},
+        {"budget": Budget(macs=0.5), "widths": Widths(multiple_of="auto")},
+    ):
         with pytest.raises(UsageError, match="latency_table"):
             make_plan(graph, scores(graph), **arguments)  # type: ignore[arg-type]
-    assert "latency" not in originals(graph)  # type: ignore[arg-type]
+    assert "latency" not in CostEvaluator(graph, {}).original  # type: ignore[arg-type]
 
 
 def test_a_forecast_says_what_is_reachable_and_what_a_plan_would_cost() -> None:

@@ -9,17 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from secateur.budget import Budget
-from secateur.budget.limits import amount_of, originals
+from secateur.budget.limits import CostEvaluator, amount_of
 from secateur.errors import UsageError
 from tests.fakes import FakeGraph, chain, graphs
 
 
 @pytest.mark.parametrize(
     "limit",
-    [0, -1, True, False, 0.0, -0.5, 1.0001, 2.5, float("nan"), float("inf"), "0.5", None, Decimal("0.5"),
-     Fraction(1, 2), [0.5], torch.tensor(0.5), np.True_, 1j],
+    [0, -1, True, False, 0.0, -0.5, 1.0, 1.5, 1.0001, 2.5, float("nan"), float("inf"), "0.5", None,
+     Decimal("0.5"), Fraction(1, 2), [0.5], torch.tensor(0.5), np.True_, 1j],
 )  # fmt: skip
 def test_limits_that_are_neither_share_nor_amount(limit: object):
     if limit is None:
@@ -27,7 +28,7 @@ def test_limits_that_are_neither_share_nor_amount(limit: object):
             Budget(macs=None)
         return
     for name in ("macs", "params", "channels", "memory"):
-        with pytest.raises(UsageError, match=rf"Budget\({name}=...\): .* neither a share .* nor an amount"):
+        with pytest.raises(UsageError, match=rf"{name}: .* is neither a share nor an amount; write"):
             Budget(**{name: limit})
 
 
@@ -53,20 +54,20 @@ def test_a_share_of_one_is_everything_and_an_amount_is_itself():
 def test_amounts_refer_to_the_network_as_it_is(graph: FakeGraph):
     cost = graph.cost()
     channels = sum(group.channels for group in graph.prunable)
-    assert originals(graph) == {**asdict(cost), "channels": channels}
-    budget = Budget(macs=0.5, params=17, channels=0.3, memory=1.0)
+    assert CostEvaluator(graph, {}).original == {**asdict(cost), "channels": channels}
+    budget = Budget(macs=0.5, params=17, channels=0.3, memory=10**9)
     assert budget.amounts(graph) == {
         "macs": cost.macs // 2,
         "params": 17,
         "channels": channels * 3 // 10,
-        "memory": cost.memory,
+        "memory": 10**9,
     }
 
 
 def test_latency_needs_a_model():
     budget = Budget(latency=0.5, macs=0.5)
     with pytest.raises(
-        UsageError, match="latency budget needs the network's times on this device: .* latency_table"
+        UsageError, match="latency budget needs the network's times on this device: .*latency_table"
     ):
         budget.amounts(chain(3))
 
@@ -75,5 +76,5 @@ def test_a_budget_is_a_readable_value():
     budget = Budget(macs=0.333, memory=12_000)
     assert str(budget) == "at most 33.3% of the MACs, at most 12,000 bytes of activations"
     assert hash(budget) == hash(Budget(macs=0.333, memory=12_000))
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValidationError, match="frozen"):
         budget.macs = 0.5  # type: ignore[misc]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.budget import Budget, make_plan, reachable, uniform_plan
+from secateur.budget import Budget, make_plan, reachable
 from secateur.graph import ChannelGraph, trace
 from secateur.surgery import apply_plan
 from tests.graph.networks import NAMES, build
@@ -56,7 +56,7 @@ def test_predicted_costs_are_counted_costs(name: str):
 def test_half_of_every_group(name: str):
     graph = traced(name)
     scores = {group.name: torch.rand(group.channels) for group in graph.prunable}
-    plan = uniform_plan(graph, scores, keep=0.5)
+    plan = make_plan(graph, scores, Budget(channels=0.5), allocation="uniform")
     small = graph.after(plan)
     for before, after in zip(graph.groups, small.groups, strict=True):
         wanted = max(1, before.channels // 2) if before.prunable else before.channels

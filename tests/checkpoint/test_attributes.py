@@ -19,6 +19,7 @@ import secateur as sec
 from secateur.checkpoint import read_metadata
 from secateur.checkpoint.seal import seal, unsealed
 from secateur.checkpoint.values import decoded, encoded, is_plain
+from secateur.errors import CheckpointError
 
 
 class Grid(nn.Module):
@@ -57,7 +58,12 @@ class State(nn.Module):
 def test_a_network_that_keeps_the_last_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     network, x = Grid().eval(), torch.randn(2, 3, 8, 8)
     graph = sec.trace(network, x)
-    small = sec.apply_plan(network, sec.uniform_plan(graph, sec.score(network, graph, "magnitude"), 0.5))
+    small = sec.apply_plan(
+        network,
+        sec.make_plan(
+            graph, sec.score(network, graph, "magnitude"), sec.Budget(channels=0.5), allocation="uniform"
+        ),
+    )
     small(x)
     sec.save(tmp_path / "a.safetensors", small)
     again = sec.load(tmp_path / "a.safetensors", model=Grid())
@@ -137,13 +143,13 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     network = sec.build("secateur:digits")
     network.add_module("extra", nn.ReLU())
-    with pytest.raises(sec.CheckpointError, match="builds no network .* it has no module 'extra'"):
+    with pytest.raises(CheckpointError, match="builds no network .* it has no module 'extra'"):
         sec.save(path, network, builder="secateur:digits")
-    with pytest.raises(sec.CheckpointError, match="ReLU has no parameters and no buffers"):
+    with pytest.raises(CheckpointError, match="ReLU has no parameters and no buffers"):
         sec.save(path, nn.ReLU())
-    with pytest.raises(sec.CheckpointError, match=r"value is on the meta device and has no values"):
+    with pytest.raises(CheckpointError, match=r"value is on the meta device and has no values"):
         sec.save(path, State(torch.zeros(2, device="meta")))
-    with pytest.raises(sec.CheckpointError, match=r"value is sparse_coo, and only dense tensors"):
+    with pytest.raises(CheckpointError, match=r"value is sparse_coo, and only dense tensors"):
         sec.save(path, State(torch.eye(2).to_sparse()))
     assert not path.exists()
 

@@ -5,6 +5,7 @@ import typer
 
 from secateur.budget import Budget
 from secateur.cli.amounts import amount, limits, shape, step, time
+from secateur.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,6 @@ def test_shapes() -> None:
     [
         ("0.5", 0.5),
         ("50%", 0.5),
-        ("1.0", 1.0),
         ("12ms", "12ms"),
         ("12.5", "12.5ms"),
         ("1", "1ms"),
@@ -53,6 +53,11 @@ def test_shapes() -> None:
 def test_times_are_words_and_shares_floats(text: str, value: float | str) -> None:
     assert time(text) == value
     Budget(latency=time(text))
+
+
+def test_all_of_the_time_is_no_limit() -> None:
+    with pytest.raises(UsageError, match="latency: 1.0 is neither a share nor a time"):
+        Budget(latency=time("1.0"))
 
 
 @pytest.mark.parametrize("text", ["", "ms", "-3ms", "3 hours", "nan"])

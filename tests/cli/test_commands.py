@@ -54,9 +54,9 @@ def test_pruning_ends_with_a_comparison_and_a_check(secateur: Command, trained: 
     assert re.search(r"MACs per example +4.87 M +\S+ \S +÷4", result.stdout)
     config = read_config(out)
     assert config["recipe"]["steps"] == 2
-    assert config["recipe"]["after"]["epochs"] == 1
+    assert config["recipe"]["finetune"]["epochs"] == 1
     assert config["recipe"]["between"]["optimizer"]["learning_rate"] == 0.02
-    assert config["limits"] == {"macs": 0.25}
+    assert config["budget"] == {"macs": 0.25}
     measured = secateur("measure", trained, out, "--seconds", 0, "--json")
     first, second = json.loads(measured.stdout)["networks"]
     assert second["macs"] == read_summary(out)["pruned"]["macs"] <= first["macs"] / 4
@@ -69,8 +69,8 @@ def test_pruning_without_training_repairs(secateur: Command, trained: Path, tmp_
     assert result.exit_code == 0, result.output
     assert "epoch" not in result.stdout
     recipe = read_config(out)["recipe"]
-    assert (recipe["steps"], recipe["repair"], recipe["allocate"]) == (1, True, "curves")
-    assert (recipe["between"]["epochs"], recipe["after"]["epochs"]) == (0, 0)
+    assert (recipe["steps"], recipe["reconstruct"], recipe["allocation"]) == (1, True, "curves")
+    assert (recipe["between"]["epochs"], recipe["finetune"]["epochs"]) == (0, 0)
     summary = read_summary(out)
     assert summary["pruned"]["top1"] > summary["baseline"]["top1"] - 0.05
     refused = secateur(
@@ -319,7 +319,7 @@ def test_pruning_to_a_time(secateur: Command, trained: Path, tmp_path: Path, mad
         asked = read_summary(out)["asked"]["latency"]
         assert asked["allowed_ms"] == pytest.approx(0.6 * asked["before_ms"])
         assert 0.9 * asked["allowed_ms"] <= asked["measured_ms"] <= asked["allowed_ms"]
-        assert read_config(out)["limits"] == {"latency": 0.6}
+        assert read_config(out)["budget"] == {"latency": 0.6}
 
 
 def test_a_time_out_of_reach_is_one_line(

@@ -6,18 +6,18 @@ import time
 import pytest
 
 from secateur.cli.console import Reporter
-from secateur.training.events import EpochDone, Note, Progress
+from secateur.training.events import EpochDone, Progress
 
 EPOCH = EpochDone("training", 2, 5, 0.25, 0.01, 61.0, top1=0.5)
 
 
 def tell_everything(reporter: Reporter) -> None:
     with reporter:
-        reporter(Progress("training", 1, 2, loss=0.5))
+        reporter.on_progress(Progress("training", 1, 2, loss=0.5))
         time.sleep(0.25)  # bars are drawn ten times a second
-        reporter(Note("a [bold] note of /a/path"))
-        reporter(EPOCH)
-        reporter(Progress("training", 2, 2))
+        reporter.on_note("a [bold] note of /a/path")
+        reporter.on_epoch_end(EPOCH)
+        reporter.on_progress(Progress("training", 2, 2))
         reporter.finish("done", {"top1": 0.5})
         reporter.tell("afterwards")
 

@@ -10,48 +10,48 @@ from click.testing import Result
 
 from secateur.jobs import prune as jobs
 from secateur.jobs.settings import PruneJob
-from secateur.recipes.settings import RECIPES, PruneSettings
+from secateur.recipes import Recipe
 
 Command = Callable[..., Result]
 
-OPTIONS: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
+OPTIONS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "--criterion": ("taylor-squared", lambda recipe: recipe.criterion),
-    "--charge": ("params", lambda recipe: recipe.charge),
-    "--allocate": ("uniform", lambda recipe: recipe.allocate),
-    "--repair-batches": (7, lambda recipe: recipe.repair_batches),
+    "--charge": ("params", lambda recipe: recipe.cost_regularization.unit),
+    "--allocate": ("uniform", lambda recipe: recipe.allocation),
+    "--repair-batches": (7, lambda recipe: recipe.reconstruct_batches),
     "--curve-batches": (3, lambda recipe: recipe.curve_batches),
-    "--distill": (0.25, lambda recipe: recipe.distill),
-    "--temperature": (6.5, lambda recipe: recipe.temperature),
+    "--distill": (0.25, lambda recipe: recipe.distillation.weight),
+    "--temperature": (6.5, lambda recipe: recipe.distillation.temperature),
     "--steps": (4, lambda recipe: recipe.steps),
     "--channels-per-step": (9, lambda recipe: recipe.channels_per_step),
     "--epochs-between": (2, lambda recipe: recipe.between.epochs),
     "--updates-between": (30, lambda recipe: recipe.between.updates),
-    "--epochs-after": (6, lambda recipe: recipe.after.epochs),
+    "--epochs-after": (6, lambda recipe: recipe.finetune.epochs),
     "--scoring-batches": (11, lambda recipe: recipe.scoring_batches),
-    "--round-to": (8, lambda recipe: recipe.round_to),
-    "--min-channels": (5, lambda recipe: recipe.min_channels),
-    "--optimizer": ("adamw", lambda recipe: recipe.after.optimizer.name),
-    "--lr": (0.0123, lambda recipe: recipe.after.optimizer.learning_rate),
+    "--round-to": (8, lambda recipe: recipe.widths.multiple_of),
+    "--min-channels": (5, lambda recipe: recipe.widths.min_channels),
+    "--optimizer": ("adamw", lambda recipe: recipe.finetune.optimizer.name),
+    "--lr": (0.0123, lambda recipe: recipe.finetune.optimizer.learning_rate),
     "--momentum": (0.8, lambda recipe: recipe.between.optimizer.momentum),
     "--weight-decay": (0.003, lambda recipe: recipe.between.optimizer.weight_decay),
-    "--schedule": ("one-cycle", lambda recipe: recipe.after.schedule),
-    "--average": (0.95, lambda recipe: recipe.after.average),
-    "--patience": (3, lambda recipe: recipe.after.patience),
-    "--warmup": (0.2, lambda recipe: recipe.after.warmup),
+    "--schedule": ("one-cycle", lambda recipe: recipe.finetune.schedule),
+    "--average": (0.95, lambda recipe: recipe.finetune.average),
+    "--patience": (3, lambda recipe: recipe.finetune.patience),
+    "--warmup": (0.2, lambda recipe: recipe.finetune.warmup),
     "--label-smoothing": (0.15, lambda recipe: recipe.between.label_smoothing),
-    "--clip-norm": (2.5, lambda recipe: recipe.after.clip_norm),
+    "--clip-norm": (2.5, lambda recipe: recipe.finetune.clip_norm),
 }
-SWITCHES: dict[str, tuple[object, Callable[[PruneSettings], Any]]] = {
-    "--no-repair": (False, lambda recipe: recipe.repair),
+SWITCHES: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
+    "--no-repair": (False, lambda recipe: recipe.reconstruct),
     "--filters-only": (True, lambda recipe: recipe.filters_only),
-    "--mirror": (True, lambda recipe: recipe.mirror),
-    "--nesterov": (True, lambda recipe: recipe.after.optimizer.nesterov),
-    "--no-finetune": (0, lambda recipe: recipe.after.epochs),
+    "--mirror": (True, lambda recipe: recipe.distillation.flip),
+    "--nesterov": (True, lambda recipe: recipe.finetune.optimizer.nesterov),
+    "--no-finetune": (0, lambda recipe: recipe.finetune.epochs),
 }
 
 
 @pytest.fixture
-def asked(secateur: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PruneSettings]:
+def asked(secateur: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Recipe]:
     """The recipe that a command line comes to; nothing is pruned."""
 
     class CaughtError(Exception):
@@ -65,7 +65,7 @@ def asked(secateur: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     monkeypatch.setattr(jobs, "prune", catch)
 
-    def run(*words: object) -> PruneSettings:
+    def run(*words: object) -> Recipe:
         common = ("--data", "digits", "--macs", 0.5, "--out", tmp_path / "out")
         result = secateur("prune", "secateur:digits", *common, *words)
         assert isinstance(result.exception, CaughtError), result.output
@@ -75,23 +75,23 @@ def asked(secateur: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_changes_its_setting(option: str, asked: Callable[..., PruneSettings]) -> None:
+def test_an_option_changes_its_setting(option: str, asked: Callable[..., Recipe]) -> None:
     value, setting = OPTIONS[option]
-    assert setting(RECIPES["default"]) != value
+    assert setting(Recipe()) != value
     several_cuts = ("--steps", 2) if option.endswith("-between") else ()
     assert setting(asked(option, value, *several_cuts)) == value
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_a_switch_changes_its_setting(switch: str, asked: Callable[..., PruneSettings]) -> None:
+def test_a_switch_changes_its_setting(switch: str, asked: Callable[..., Recipe]) -> None:
     value, setting = SWITCHES[switch]
-    assert setting(RECIPES["default"]) != value
+    assert setting(Recipe()) != value
     assert setting(asked(switch)) == value
 
 
-def test_without_options_the_recipe_is_as_it_stands(asked: Callable[..., PruneSettings]) -> None:
-    assert asked() == RECIPES["default"]
-    assert asked("--recipe", "plain") == RECIPES["plain"]
+def test_without_options_the_recipe_is_as_it_stands(asked: Callable[..., Recipe]) -> None:
+    assert asked() == Recipe()
+    assert asked("--recipe", "plain") == Recipe.preset("plain")
 
 
 TRAINS = [
@@ -119,15 +119,15 @@ def test_options_of_training_are_refused_where_nothing_is_trained(
         assert not out.exists()
 
 
-def test_no_epochs_are_no_training(asked: Callable[..., PruneSettings]) -> None:
-    assert asked("--no-finetune", "--epochs-after", 0, "--distill", 0).after.epochs == 0
+def test_no_epochs_are_no_training(asked: Callable[..., Recipe]) -> None:
+    assert asked("--no-finetune", "--epochs-after", 0, "--distill", 0).finetune.epochs == 0
 
 
-def test_a_pace_in_channels_is_kept_without_training(asked: Callable[..., PruneSettings]) -> None:
+def test_a_pace_in_channels_is_kept_without_training(asked: Callable[..., Recipe]) -> None:
     assert asked("--no-finetune", "--channels-per-step", 9).channels_per_step == 9
     paced = asked("--no-finetune", "--recipe", "original")
-    assert paced.channels_per_step == RECIPES["original"].channels_per_step
-    assert paced.after.epochs == 0
+    assert paced.channels_per_step == Recipe.preset("original").channels_per_step
+    assert paced.finetune.epochs == 0
     assert asked("--no-finetune").steps == 1
     assert asked("--no-finetune", "--steps", 3).steps == 3
     assert asked("--no-finetune", "--steps", 3, "--recipe", "original").channels_per_step is None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
+from secateur.graph import Group, Role
 from secateur.graph.cutting import named_tensors
 
 
@@ -103,14 +104,14 @@ class Around(nn.Module):
         return self.head(F.gelu(self.attention(torch.tanh(self.embed(self.first(x))))).mean(1))
 
 
-def slopes(model: nn.Module, group: sec.Group, x: Tensor, target: Tensor) -> Tensor:
+def slopes(model: nn.Module, group: Group, x: Tensor, target: Tensor) -> Tensor:
     """Per example and channel, the change of the loss with a gate on every weight that reads the channel."""
     step, tensors = 1e-6, named_tensors(model)
     result = torch.zeros(len(x), group.channels, dtype=x.dtype)
 
     def losses(channel: int, factor: float) -> Tensor:
         with torch.no_grad():
-            for member in group.roles(sec.Role.CONSUMER):
+            for member in group.roles(Role.CONSUMER):
                 index = torch.as_tensor(member.slots[channel])
                 weight = tensors[member.tensor]
                 before[member.tensor] = weight.clone()

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 import secateur as sec
+from secateur.export import Exported
+from secateur.export import export as write
+from secateur.models import ModelSpec
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 CLASSES = tuple(f'zéro "{number}" & <{number}>' for number in range(10))
@@ -23,23 +26,23 @@ def pruned() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def spec() -> sec.ModelSpec:
-    return sec.ModelSpec.parse("secateur:digits")
+def spec() -> ModelSpec:
+    return ModelSpec.parse("secateur:digits")
 
 
 @pytest.fixture(scope="session")
 def exported(
-    pruned: nn.Module, spec: sec.ModelSpec, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], sec.Exported]:
+    pruned: nn.Module, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Exported]:
     """Exports the pruned network once in every format and kind of weights that is asked for."""
     folder = tmp_path_factory.mktemp("exported")
-    done: dict[tuple[str, str], sec.Exported] = {}
+    done: dict[tuple[str, str], Exported] = {}
 
-    def export(format: str, weights_as: str = "float32") -> sec.Exported:  # noqa: A002
+    def export(format: str, weights_as: str = "float32") -> Exported:  # noqa: A002
         if (format, weights_as) not in done:
             draw = torch.Generator().manual_seed(1)
             batches = [torch.rand(16, 1, 8, 8, generator=draw) for _ in range(4)]
-            done[format, weights_as] = sec.export(
+            done[format, weights_as] = write(
                 folder / f"{weights_as}{SUFFIXES[format]}",
                 pruned,
                 torch.zeros(2, 1, 8, 8),

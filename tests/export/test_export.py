@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 import secateur as sec
+from secateur.errors import CheckpointError, ExportError
+from secateur.export import export
 from secateur.export import run as export_run
+from secateur.runtimes import open_exported
 from tests.export.conftest import CLASSES
 
 FORMATS = ("onnx", "pt2")
@@ -60,7 +63,7 @@ def test_a_file_says_how_pictures_are_prepared(exported, spec, pruned, kind):
     assert steps["crop"] == {"from": "centre", "height": 8, "width": 8}
     needs = sec.cost(pruned, torch.zeros(1, 1, 8, 8))
     assert (told["params"], told["macs"]) == (needs.params, needs.macs)
-    assert sec.open_exported(done.path, trusted=True).card == done.card
+    assert open_exported(done.path, trusted=True).card == done.card
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -85,14 +88,14 @@ def test_fewer_bits_make_smaller_files_that_are_near(exported, kind, weights_as,
     assert done.bytes < share * whole.bytes
     assert 0 < done.check.max_error < error
     assert done.check.agreement >= 0.75
-    assert sec.open_exported(done.path, trusted=True).card.weights == weights_as
+    assert open_exported(done.path, trusted=True).card.weights == weights_as
     assert "is near" in str(done)
 
 
 def test_the_network_is_left_as_it_was(pruned, tmp_path):
     pruned.train()
     before = {name: tensor.clone() for name, tensor in pruned.state_dict().items()}
-    sec.export(tmp_path / "a.pt2", pruned, torch.zeros(2, 1, 8, 8), weights_as="float16")
+    export(tmp_path / "a.pt2", pruned, torch.zeros(2, 1, 8, 8), weights_as="float16")
     assert all(module.training for module in pruned.modules())
     pruned.eval()
     assert all(torch.equal(tensor, before[name]) for name, tensor in pruned.state_dict().items())
@@ -105,7 +108,7 @@ def test_a_network_that_was_exported_can_still_be_cut_in_place(tmp_path, suffix)
     x = torch.zeros(8, 3)[::4]
     plan = sec.plan_from(sec.trace(net, torch.zeros(2, 3)), {"0": [1, 5]})
     expected = sec.apply_plan(net, plan)(torch.ones(1, 3))
-    done = sec.export(tmp_path / f"net{suffix}", net, x)
+    done = export(tmp_path / f"net{suffix}", net, x)
     sec.apply_plan(net, plan, inplace=True)
     assert net[0].out_features == 4
     torch.testing.assert_close(net(torch.ones(1, 3)), expected)
@@ -127,15 +130,15 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_several_inputs_and_outputs(tmp_path, suffix):
     net, inputs = Pair(), (torch.randn(1, 3), torch.randn(1, 5))
-    done = sec.export(tmp_path / f"pair{suffix}", net, inputs)
+    done = export(tmp_path / f"pair{suffix}", net, inputs)
     assert done.check.agreement is not None
     a, b = torch.randn(6, 3), torch.randn(6, 5)
-    found = sec.open_exported(done.path, trusted=True)(a, b)
+    found = open_exported(done.path, trusted=True)(a, b)
     expected = net(a, b)
     torch.testing.assert_close(found[0], expected["sum"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], expected["product"], rtol=1e-4, atol=1e-5)
     with pytest.raises(sec.UsageError, match="takes inputs of 3 and 5 after the batch, not 5 and 3"):
-        sec.open_exported(done.path, trusted=True)(b, a)
+        open_exported(done.path, trusted=True)(b, a)
 
 
 class Fixed(nn.Module):
@@ -159,8 +162,8 @@ class Fickle(nn.Module):
         (Pair(), {"a": torch.zeros(2, 3), "b": torch.zeros(2, 5)}, {}, sec.UsageError, "by position"),
         (Pair(), (torch.zeros(2, 3), torch.zeros(4, 5)), {}, sec.UsageError, "batch as its first dimension"),
         (Text(), torch.zeros(2, 3), {}, sec.UsageError, "this one returns str"),
-        (Fixed(), torch.zeros(2, 3), {}, sec.ExportError, "fixes the batch size|cannot be captured"),
-        (Fickle(), torch.zeros(2, 3), {}, sec.ExportError, "branches on the values of a tensor"),
+        (Fixed(), torch.zeros(2, 3), {}, ExportError, "fixes the batch size|cannot be captured"),
+        (Fickle(), torch.zeros(2, 3), {}, ExportError, "branches on the values of a tensor"),
         (nn.Linear(3, 2), torch.zeros(2, 3), {"format": "tflite"}, sec.UsageError, "no format 'tflite'"),
         (
             nn.Linear(3, 2),
@@ -182,7 +185,7 @@ class Fickle(nn.Module):
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, net, inputs, options, kind, message):
     with pytest.raises(kind, match=message) as caught:
-        sec.export(tmp_path / "net.pt2", net, inputs, **options)
+        export(tmp_path / "net.pt2", net, inputs, **options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -190,15 +193,15 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, net, inputs, o
 def test_places_that_cannot_be_written(tmp_path):
     net, x = nn.Linear(3, 2), torch.zeros(2, 3)
     with pytest.raises(sec.UsageError, match="there is no folder"):
-        sec.export(tmp_path / "absent" / "net.pt2", net, x)
+        export(tmp_path / "absent" / "net.pt2", net, x)
     with pytest.raises(sec.UsageError, match=r"end its name in \.onnx, \.pt2"):
-        sec.export(tmp_path / "net.h5", net, x)
+        export(tmp_path / "net.h5", net, x)
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
 def test_a_folder_that_refuses_is_an_error_of_the_system():
     with pytest.raises(OSError, match="/proc"):
-        sec.export("/proc/net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+        export("/proc/net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
 
 
 def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch):
@@ -216,7 +219,7 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
     file = tmp_path / "net.pt2"
     file.write_text("an earlier one")
     with pytest.raises(sec.VerificationError, match="DIFFERS FROM"):
-        sec.export(file, net.eval(), x)
+        export(file, net.eval(), x)
     assert file.read_text() == "an earlier one"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -230,7 +233,7 @@ def test_a_file_that_does_not_run_does_not_stay(tmp_path, monkeypatch):
 
     monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, narrower))
     with pytest.raises(sec.VerificationError, match="cannot run it on a batch of 1"):
-        sec.export(tmp_path / "net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+        export(tmp_path / "net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
     assert not list(tmp_path.iterdir())
 
 
@@ -240,7 +243,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, module):
     with pytest.raises(
         sec.UsageError, match=rf"^{module} is not installed: pip install 'torch-secateur\[onnx\]'$"
     ):
-        sec.export(tmp_path / "net.onnx", nn.Linear(3, 2), torch.zeros(2, 3))
+        export(tmp_path / "net.onnx", nn.Linear(3, 2), torch.zeros(2, 3))
     assert not list(tmp_path.iterdir())
 
 
@@ -266,13 +269,13 @@ def test_files_that_are_cut_short_are_refused(exported, tmp_path, kind):
     file, data = tmp_path / whole.name, whole.read_bytes()
     for share in (0.2, 0.9):
         file.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(sec.CheckpointError, match="cannot be opened") as caught:
-            sec.open_exported(file, trusted=True)
+        with pytest.raises(CheckpointError, match="cannot be opened") as caught:
+            open_exported(file, trusted=True)
         assert "\n" not in str(caught.value)
 
 
 def test_the_example_inputs_are_not_written(tmp_path):
-    done = sec.export(tmp_path / "net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
+    done = export(tmp_path / "net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
     assert torch.export.load(done.path).example_inputs is None
 
 
@@ -280,7 +283,7 @@ def test_a_program_is_unpickled_only_on_request(exported, monkeypatch):
     path = exported("pt2").path
     monkeypatch.setattr(torch.export, "load", None)
     with pytest.raises(sec.UsageError, match="can run any code .* give trusted=True, or --trusted"):
-        sec.open_exported(path)
+        open_exported(path)
 
 
 def test_openvino_reads_the_onnx_file(exported, pruned):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.budget import Budget
-from secateur.cost import cost
 from secateur.models import build
+from secateur.network_cost import cost
 from secateur.recipes import prune
 from tests.live import peak_bytes
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph import RuleContext, Value
+from secateur.graph import RuleContext, Value, register_rule
 from secateur.graph.rules import find_rule
 
 GUIDE = Path(__file__).parents[2] / "docs" / "rules.md"
@@ -59,7 +59,7 @@ def graph_with(monkeypatch: pytest.MonkeyPatch, model: nn.Module, rule: object) 
     """The graph as it is with a rule, which is forgotten after the test."""
     table = dict(sec.graph.rules._TABLE)
     monkeypatch.setattr("secateur.graph.rules._TABLE", table)
-    sec.register_rule("sectest::mirrored")(rule)
+    register_rule("sectest::mirrored")(rule)
     return sec.trace(model, torch.randn(2, 3))
 
 
@@ -96,11 +96,11 @@ def test_labels_that_do_not_fit_are_refused(model: nn.Module, monkeypatch: pytes
 
 def test_rules_that_are_there_are_not_replaced_by_accident() -> None:
     with pytest.raises(sec.UsageError, match=r"'aten\.relu' has a rule; pass replace=True"):
-        sec.register_rule("aten::relu")
-    sec.register_rule("aten::relu", replace=True)(element_wise)
+        register_rule("aten::relu")
+    register_rule("aten::relu", replace=True)(element_wise)
     assert find_rule("aten.relu_.default") is element_wise
     with pytest.raises(sec.UsageError, match="without overload"):
-        sec.register_rule("aten::relu.default")
+        register_rule("aten::relu.default")
 
 
 def test_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:

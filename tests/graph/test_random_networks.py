@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
+from secateur.graph import Cost, Group
 from secateur.graph.cutting import named_tensors
 from tests.graph.random_networks import STATISTICS, Recipe, build, recipes
 from tests.graph.test_silent_errors import zeroed
@@ -71,7 +72,7 @@ def prune_in_rounds(recipe: Recipe, rounds: int) -> None:
     trains(model, x)
 
 
-def some(generator: np.random.Generator, group: sec.Group) -> list[int]:
+def some(generator: np.random.Generator, group: Group) -> list[int]:
     """Between one and all channels of a group."""
     count = int(generator.integers(1, group.channels + 1))
     return generator.permutation(group.channels)[:count].tolist()
@@ -86,7 +87,7 @@ def same_as_with_columns_zeroed(
         torch.testing.assert_close(small(x), silent(x), rtol=1e-9, atol=1e-9)
 
 
-def costs_what_is_predicted(model: nn.Module, predicted: sec.Cost, x: torch.Tensor) -> None:
+def costs_what_is_predicted(model: nn.Module, predicted: Cost, x: torch.Tensor) -> None:
     """Parameters and multiply-accumulates as PyTorch counts them; it counts two operations for each."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)

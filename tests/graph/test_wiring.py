@@ -26,6 +26,8 @@ def test_what_is_written_into_no_tensor_is_no_channel() -> None:
     assert all(
         member.tensor in dict(model.state_dict()) for group in graph.groups for member in group.members
     )
-    plan = sec.uniform_plan(graph, sec.score(model, graph, "magnitude"), 0.5)
+    plan = sec.make_plan(
+        graph, sec.score(model, graph, "magnitude"), sec.Budget(channels=0.5), allocation="uniform"
+    )
     assert plan.channels_removed > 20
     assert sec.verify(model, sec.apply_plan(model, plan), plan, x).ok

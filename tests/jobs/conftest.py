@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with the network for digits, trained for an epoch."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     train(
-        TrainJob.checked(
+        TrainJob(
             network={"source": "secateur:digits"},
             data={"source": "digits", "batch_size": 64},
             out=out,

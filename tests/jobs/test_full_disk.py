@@ -14,7 +14,8 @@ from secateur.errors import SecateurError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
-from secateur.training.events import EpochDone, Event
+from secateur.recipes import Callback
+from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
 from secateur.training.run_folder import read_metrics, read_summary
 from tests.jobs.test_resume import StopAt, outcome, pruning
@@ -56,15 +57,15 @@ def fill(disk: Path) -> None:
                 size //= 2
 
 
-class Fills:
-    """A listener that fills the disk after so many epochs."""
+class Fills(Callback):
+    """A callback that fills the disk after so many epochs."""
 
     def __init__(self, disk: Path, epoch: int) -> None:
         self._disk, self._left = disk, epoch
 
-    def __call__(self, event: Event) -> None:
-        self._left -= isinstance(event, EpochDone)
-        if isinstance(event, EpochDone) and self._left == 0:
+    def on_epoch_end(self, epoch: EpochDone) -> None:
+        self._left -= 1
+        if self._left == 0:
             fill(self._disk)
 
 
@@ -85,7 +86,7 @@ def test_a_run_whose_disk_fills_up_keeps_its_last_good_state_and_goes_on(
     prune(pruning(tmp_path / "whole", trained, RECIPE))
     out = disk / "run"
     with pytest.raises(SecateurError, match=r"No space left on device.*--resume continues") as caught:
-        prune(pruning(out, trained, RECIPE), Fills(disk, epoch=2))
+        prune(pruning(out, trained, RECIPE), [Fills(disk, epoch=2)])
     assert "\n" not in str(caught.value)
     check_kept(out)
     (disk / "ballast").unlink()
@@ -100,7 +101,7 @@ def test_a_read_only_disk_is_told_in_one_line_and_nothing_is_lost(disk: Path, tm
 
     train(job(tmp_path))
     with pytest.raises(StoppedError):
-        train(job(disk), StopAt(30))
+        train(job(disk), [StopAt(30)])
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for refused in (job(disk, resume=True), training(disk / "new", DIGITS)):
         with pytest.raises(SecateurError, match="Read-only file system; choose another with --out") as caught:

@@ -6,7 +6,8 @@ import pytest
 
 from secateur.jobs.inspect import inspect
 from secateur.jobs.settings import NetworkChoice
-from secateur.training.events import Event, Progress
+from secateur.training.events import Progress
+from tests.recorder import Recorder
 
 
 def test_couplings_reasons_and_costs_are_reported() -> None:
@@ -24,8 +25,8 @@ def test_couplings_reasons_and_costs_are_reported() -> None:
 
 def test_what_a_plan_would_cost_is_said_without_data(made_up_device: None) -> None:
     network = NetworkChoice(source="secateur:digits", weights="none")
-    heard: list[Event] = []
-    found = inspect(network, limits={"latency": 0.6, "params": 0.5}, batch=4, listener=heard.append)
+    heard = Recorder()
+    found = inspect(network, limits={"latency": 0.6, "params": 0.5}, batch=4, callbacks=[heard])
     reach = found["forecast"]["reach"]
     assert found["forecast"]["impossible"] is None
     assert (

@@ -8,11 +8,13 @@ import torch
 
 import secateur as sec
 from secateur.errors import DataError, UsageError
+from secateur.export import export as write
 from secateur.jobs.export import export
 from secateur.jobs.measure import measure
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.jobs.timing import Place
 from secateur.latency import InterleavedTimes
+from secateur.models import ModelSpec
 
 
 def test_networks_are_measured_beside_each_other(trained: Path) -> None:
@@ -97,7 +99,7 @@ def test_peak_memory_is_that_of_the_network_and_not_of_the_process() -> None:
 
 def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
     file = tmp_path / "plain.pt2"
-    sec.export(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
+    write(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
     with pytest.raises(DataError, match="does not say how pictures are prepared"):
         measure(
             [NetworkChoice(source=str(file), trusted=True)],
@@ -107,9 +109,9 @@ def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
 
 
 def test_a_file_for_other_classes_is_refused(tmp_path: Path) -> None:
-    file, spec = tmp_path / "other.pt2", sec.ModelSpec.parse("secateur:digits")
+    file, spec = tmp_path / "other.pt2", ModelSpec.parse("secateur:digits")
     net = sec.build("secateur:digits")
-    sec.export(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
+    write(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
     with pytest.raises(DataError, match="has other classes than the data"):
         measure(
             [NetworkChoice(source=str(file), trusted=True)],

@@ -10,8 +10,9 @@ import pytest
 from secateur.errors import DataError, UsageError
 from secateur.jobs.oracle import oracle
 from secateur.jobs.settings import DataChoice, NetworkChoice
-from secateur.training.events import Event, Progress
+from secateur.training.events import Progress
 from secateur.training.interrupt import StoppedError
+from tests.recorder import Recorder
 
 DIGITS = DataChoice(source="digits", batch_size=64)
 
@@ -19,17 +20,18 @@ DIGITS = DataChoice(source="digits", batch_size=64)
 def test_the_file_holds_changes_and_agreements_and_is_gone_on_from(trained: Path, tmp_path: Path) -> None:
     out, choice = tmp_path / "oracle.json", NetworkChoice(source=str(trained))
 
-    def stop(event: Event) -> None:
-        if isinstance(event, Progress) and event.task == "measuring channels" and event.done == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+    class Stop(Recorder):
+        def on_progress(self, progress: Progress) -> None:
+            if progress.task == "measuring channels" and progress.done == 5:
+                os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(StoppedError):
-        oracle(choice, DIGITS, out, ["taylor", "random"], 64, stop)
+        oracle(choice, DIGITS, out, ["taylor", "random"], 64, [Stop()])
     changes = json.loads(out.read_text())["changes"]
     assert sum(value is not None for values in changes.values() for value in values) == 5
 
-    heard: list[Event] = []
-    found = oracle(choice, DIGITS, out, ["taylor", "random"], 64, heard.append)
+    heard = Recorder()
+    found = oracle(choice, DIGITS, out, ["taylor", "random"], 64, [heard])
     done = [
         event.done for event in heard if isinstance(event, Progress) and event.task == "measuring channels"
     ]

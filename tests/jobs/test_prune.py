@@ -12,10 +12,19 @@ from secateur.errors import BudgetError, DataError, UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.train import train
-from secateur.recipes import Cut, Tried, recipe
-from secateur.training.events import Event, Note, Progress
+from secateur.recipes import Cut, Recipe, Tried
+from secateur.training.events import Progress
 from secateur.training.run_folder import RunError, read_metrics, read_summary
 from tests.jobs.test_train import job as train_job
+from tests.recorder import Recorder
+
+
+def trained_at(rate: float, name: str, finetune: dict[str, Any], **changes: Any) -> Recipe:
+    """A recipe with another learning rate in both phases."""
+    optimizer = {"learning_rate": rate}
+    return Recipe.preset(
+        name, between={"optimizer": optimizer}, finetune={**finetune, "optimizer": optimizer}, **changes
+    )
 
 
 def job(out: Path, network: Path | str | dict[str, Any], **changes: Any) -> PruneJob:
@@ -23,11 +32,11 @@ def job(out: Path, network: Path | str | dict[str, Any], **changes: Any) -> Prun
         "network": network if isinstance(network, dict) else {"source": str(network)},
         "data": {"source": "digits", "batch_size": 64},
         "out": out,
-        "limits": {"macs": 0.25},
+        "budget": {"macs": 0.25},
         "latency_seconds": 0,
-        "recipe": recipe("plain", steps=2, epochs_after=1, optimizer={"learning_rate": 0.02}),
+        "recipe": trained_at(0.02, "plain", steps=2, finetune={"epochs": 1}),
     }
-    return PruneJob.checked(**(values | changes))
+    return PruneJob(**(values | changes))
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +77,19 @@ def test_the_checkpoint_is_the_smaller_network_with_its_history(pruned: Path) ->
 
 
 def test_a_pruned_run_can_be_pruned_again(pruned: Path, tmp_path: Path) -> None:
-    summary = prune(job(tmp_path / "run", pruned, recipe=recipe("plain", steps=1, epochs_after=0)))
+    summary = prune(
+        job(tmp_path / "run", pruned, recipe=Recipe.preset("plain", steps=1, finetune={"epochs": 0}))
+    )
     assert summary["baseline"]["macs"] == read_summary(pruned)["pruned"]["macs"]
     history = sec.checkpoint.read_metadata(summary["checkpoint"]).history
     assert len(history) == 3
 
 
 def test_without_data_weights_decide_and_nothing_is_trained(trained: Path, tmp_path: Path) -> None:
-    heard: list[Event] = []
-    free = recipe("plain", criterion="magnitude")
-    summary = prune(job(tmp_path / "run", trained, data=None, recipe=free), heard.append)
-    notes = " ".join(event.text for event in heard if isinstance(event, Note))
+    heard = Recorder()
+    free = Recipe.preset("plain", criterion="magnitude")
+    summary = prune(job(tmp_path / "run", trained, data=None, recipe=free), [heard])
+    notes = " ".join(event for event in heard if isinstance(event, str))
     assert "no --data" in notes
     assert "nothing is trained" in notes
     assert summary["pruned"]["top1"] is None
@@ -94,7 +105,12 @@ def test_without_data_weights_decide_and_nothing_is_trained(trained: Path, tmp_p
 
 def test_a_network_by_name_is_kept_beside_the_smaller_one(tmp_path: Path) -> None:
     summary = prune(
-        job(tmp_path / "run", "secateur:digits", data=None, recipe=recipe("plain", criterion="magnitude"))
+        job(
+            tmp_path / "run",
+            "secateur:digits",
+            data=None,
+            recipe=Recipe.preset("plain", criterion="magnitude"),
+        )
     )
     original = tmp_path / "run" / "checkpoints" / "original.safetensors"
     assert summary["baseline"]["file_bytes"] == original.stat().st_size
@@ -115,9 +131,10 @@ def test_named_modules_stay_whole(trained: Path, tmp_path: Path) -> None:
             tmp_path / "run",
             trained,
             data=None,
-            limits={"macs": 0.5},
-            ignore=("features.3", "classifier.1"),
-            recipe=recipe("plain", criterion="magnitude"),
+            budget={"macs": 0.5},
+            recipe=Recipe.preset(
+                "plain", criterion="magnitude", widths={"ignore": ["features.3", "classifier.1"]}
+            ),
         )
     )
     small = sec.load(summary["checkpoint"])
@@ -127,10 +144,10 @@ def test_named_modules_stay_whole(trained: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_refused(trained: Path, small_network: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least one limit"):
-        prune(job(tmp_path / "a", trained, limits={}))
+        prune(job(tmp_path / "a", trained, budget={}))
     assert not (tmp_path / "a").exists()
     with pytest.raises(BudgetError, match="least possible"):
-        prune(job(tmp_path / "b", trained, limits={"macs": 10}))
+        prune(job(tmp_path / "b", trained, budget={"macs": 10}))
     assert read_summary(tmp_path / "b")["status"] == "failed"
     # A network whose builder takes no number of classes has the outputs that it has.
     text = Path(small_network.partition(":")[0]).read_text()
@@ -141,18 +158,11 @@ def test_what_cannot_be_is_refused(trained: Path, small_network: str, tmp_path: 
 
 
 def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Path) -> None:
-    heard: list[Event] = []
-    settings = recipe(
-        steps=2,
-        allocate="curves",
-        repair=True,
-        repair_batches=4,
-        distill=0.9,
-        after={"average": 0.9},
-        epochs_after=1,
-        optimizer={"learning_rate": 0.01},
+    heard = Recorder()
+    settings = trained_at(
+        0.01, "default", steps=2, reconstruct_batches=4, finetune={"average": 0.9, "epochs": 1}
     )
-    summary = prune(job(tmp_path / "run", trained, recipe=settings), heard.append)
+    summary = prune(job(tmp_path / "run", trained, recipe=settings), [heard])
     assert summary["verification"]["ok"]
     assert summary["pruned"]["macs"] <= 0.25 * summary["baseline"]["macs"]
     # The teacher has seen its pictures once, and what learns from it can hardly do better.
@@ -165,18 +175,18 @@ def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Pat
 def test_only_pictures_that_training_mirrors_are_mirrored_for_the_teacher(
     trained: Path, folder: Path, small_network: str, tmp_path: Path
 ) -> None:
-    settings = recipe(mirror=True, epochs_after=1, optimizer={"learning_rate": 0.01})
+    settings = trained_at(0.01, "default", finetune={"epochs": 1}, distillation={"flip": True})
     with pytest.raises(UsageError, match="does not mirror pictures of 'digits'.*leave --mirror out"):
         prune(job(tmp_path / "none", trained, recipe=settings))
     assert not (tmp_path / "none").exists()
     network, data = {"source": small_network, "size": 16}, {"source": str(folder), "batch_size": 4}
-    summary = prune(job(tmp_path / "run", network, data=data, limits={"macs": 0.5}, recipe=settings))
+    summary = prune(job(tmp_path / "run", network, data=data, budget={"macs": 0.5}, recipe=settings))
     assert summary["verification"]["ok"]
 
 
 def test_curves_without_data_are_refused(tmp_path: Path) -> None:
     network = {"source": "secateur:digits"}
-    settings = recipe(allocate="curves", criterion="magnitude")
+    settings = Recipe(criterion="magnitude")
     with pytest.raises(UsageError, match="give --data"):
         prune(job(tmp_path / "run", network, data=None, recipe=settings))
     assert not (tmp_path / "run").exists()
@@ -185,10 +195,10 @@ def test_curves_without_data_are_refused(tmp_path: Path) -> None:
 def test_a_search_keeps_its_path_and_hands_over_the_smallest_that_holds(
     trained: Path, tmp_path: Path
 ) -> None:
-    heard: list[Event] = []
-    settings = recipe(steps=1, epochs_after=0, criterion="random")
+    heard = Recorder()
+    settings = Recipe.preset("default", finetune={"epochs": 0}, criterion="random")
     search = {"max_drop": 1.0, "of": "params", "tries": 4}
-    summary = prune(job(tmp_path / "run", trained, recipe=settings, limits=None, search=search), heard.append)
+    summary = prune(job(tmp_path / "run", trained, recipe=settings, budget=None, search=search), [heard])
     path = summary["path"]
     tried = [event for event in heard if isinstance(event, Tried)]
     assert [point["number"] for point in path] == list(range(len(tried) + 1))
@@ -210,11 +220,11 @@ def test_a_search_keeps_its_path_and_hands_over_the_smallest_that_holds(
 
 
 def test_earlier_measurements_are_used_again_and_foreign_ones_refused(trained: Path, tmp_path: Path) -> None:
-    settings = recipe(steps=1, epochs_after=0, allocate="curves", curve_batches=2)
+    settings = Recipe.preset("default", finetune={"epochs": 0}, curve_batches=2)
     prune(job(tmp_path / "first", trained, recipe=settings))
-    heard: list[Event] = []
+    heard = Recorder()
     again = job(tmp_path / "again", trained, recipe=settings, measured=tmp_path / "first")
-    summary = prune(again, heard.append)
+    summary = prune(again, [heard])
     assert not any(isinstance(event, Progress) and event.task == "scoring" for event in heard)
     assert summary["verification"]["ok"]
     other = job(tmp_path / "other", tmp_path / "first", recipe=settings, measured=tmp_path / "first")

@@ -22,27 +22,36 @@ from secateur.errors import DataError, UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob, TrainJob
 from secateur.jobs.train import train
-from secateur.recipes import recipe
-from secateur.training.events import EpochDone, Event
+from secateur.recipes import Recipe
+from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
 from secateur.training.resume import Journal
 from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
+from tests.recorder import Recorder
 
+ADAM = {"name": "adamw", "learning_rate": 0.002}
 RECIPES: dict[str, dict[str, Any]] = {
     "all that recovers": {
         "steps": 2,
-        "epochs_between": 2,
-        "epochs_after": 2,
-        "allocate": "curves",
+        "allocation": "curves",
         "curve_batches": 2,
-        "repair": True,
-        "repair_batches": 2,
-        "distill": 0.5,
-        "after": {"average": 0.9},
-        "optimizer": {"name": "adamw", "learning_rate": 0.002},
+        "reconstruct": True,
+        "reconstruct_batches": 2,
+        "distillation": {"weight": 0.5},
+        "between": {"epochs": 2, "optimizer": ADAM},
+        "finetune": {"epochs": 2, "average": 0.9, "optimizer": ADAM},
     },
-    "no training between": {"steps": 3, "epochs_between": 0, "epochs_after": 2, "criterion": "magnitude"},
-    "a few updates between": {"channels_per_step": 120, "updates_between": 3, "epochs_after": 1},
+    "no training between": {
+        "steps": 3,
+        "between": {"epochs": 0},
+        "finetune": {"epochs": 2},
+        "criterion": "magnitude",
+    },
+    "a few updates between": {
+        "channels_per_step": 120,
+        "between": {"updates": 3},
+        "finetune": {"epochs": 1},
+    },
 }
 
 FEW_KILLS = 2
@@ -54,11 +63,11 @@ def pruning(out: Path, trained: Path, how: str, **changes: Any) -> PruneJob:
         "network": {"source": str(trained)},
         "data": {"source": "digits", "batch_size": 128},
         "out": out,
-        "limits": {"macs": 0.4},
+        "budget": {"macs": 0.4},
         "latency_seconds": 0,
-        "recipe": recipe("plain", **RECIPES[how]),
+        "recipe": Recipe.preset("plain", **RECIPES[how]),
     }
-    return PruneJob.checked(**(values | changes))
+    return PruneJob(**(values | changes))
 
 
 def outcome(out: Path) -> tuple[bytes, list[Any]]:
@@ -71,13 +80,13 @@ def outcome(out: Path) -> tuple[bytes, list[Any]]:
     return (out / "checkpoints" / "best.safetensors").read_bytes(), records
 
 
-class StopAt:
+class StopAt(Recorder):
     """Asks to stop at the n-th event."""
 
     def __init__(self, number: int) -> None:
         self.left = number
 
-    def __call__(self, event: Event) -> None:
+    def received(self, event: object) -> None:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -92,7 +101,7 @@ def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
     while not done:
         job = pruning(tmp_path / "stopped", trained, how, resume=stops > 0)
         try:
-            prune(job, StopAt(events))
+            prune(job, [StopAt(events)])
             done = True
         except StoppedError as error:
             stops += 1
@@ -110,7 +119,7 @@ def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
 def test_training_that_is_stopped_ends_at_the_same_bits(small_network: str, tmp_path: Path) -> None:
     def job(out: str, resume: bool = False) -> TrainJob:
         fit = {"epochs": 4, "average": 0.9, "optimizer": {"learning_rate": 0.05}}
-        return TrainJob.checked(
+        return TrainJob(
             network={"source": small_network, "size": 8},
             data={"source": "digits", "batch_size": 64},
             out=tmp_path / out,
@@ -121,7 +130,7 @@ def test_training_that_is_stopped_ends_at_the_same_bits(small_network: str, tmp_
 
     train(job("whole"))
     with pytest.raises(StoppedError):
-        train(job("stopped"), StopAt(45))
+        train(job("stopped"), [StopAt(45)])
     assert read_summary(tmp_path / "stopped")["status"] == "interrupted"
     train(job("stopped", resume=True))
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
@@ -132,17 +141,17 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path
     with pytest.raises(RunError, match="no run to continue; omit --resume"):
         prune(pruning(tmp_path / "none", trained, how, resume=True))
     with pytest.raises(StoppedError):
-        prune(pruning(tmp_path / "run", trained, how), StopAt(30))
+        prune(pruning(tmp_path / "run", trained, how), [StopAt(30)])
     before = read_config(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"--resume needs the settings.*limits.macs was 0.4 and is 0.5"):
-        prune(pruning(tmp_path / "run", trained, how, resume=True, limits={"macs": 0.5}))
+    with pytest.raises(UsageError, match=r"--resume needs the settings.*budget.macs was 0.4 and is 0.5"):
+        prune(pruning(tmp_path / "run", trained, how, resume=True, budget={"macs": 0.5}))
     assert read_config(tmp_path / "run") == before
     prune(pruning(tmp_path / "run", trained, how, resume=True))
     with pytest.raises(RunError, match="finished; there is nothing to continue"):
         prune(pruning(tmp_path / "run", trained, how, resume=True))
     search = {"max_drop": 1.0}
     with pytest.raises(UsageError, match="search cannot be gone on with"):
-        pruning(tmp_path / "run", trained, how, resume=True, limits=None, search=search)
+        pruning(tmp_path / "run", trained, how, resume=True, budget=None, search=search)
 
 
 def test_a_picture_that_vanishes_in_the_middle_of_a_run(
@@ -158,7 +167,7 @@ def test_a_picture_that_vanishes_in_the_middle_of_a_run(
     train_lost = tmp_path / "pictures" / "train" / "b" / "15.png"
 
     def job(out: str, resume: bool = False) -> TrainJob:
-        return TrainJob.checked(
+        return TrainJob(
             network={"source": small_network, "size": 8},
             data={"source": str(tmp_path / "pictures"), "batch_size": 4},
             out=tmp_path / out,
@@ -167,14 +176,15 @@ def test_a_picture_that_vanishes_in_the_middle_of_a_run(
             latency_seconds=0,
         )
 
-    def vanish(event: Event) -> None:
-        if isinstance(event, EpochDone) and event.epoch == 1:
-            for path in (lost, train_lost):
-                path.rename(tmp_path / path.name)
+    class Vanish(Recorder):
+        def on_epoch_end(self, epoch: EpochDone) -> None:
+            if epoch.epoch == 1:
+                for path in (lost, train_lost):
+                    path.rename(tmp_path / path.name)
 
     train(job("whole"))
     with pytest.raises(DataError, match=r"15\.png.*; the same command with --resume continues") as caught:
-        train(job("run"), vanish)
+        train(job("run"), [Vanish()])
     assert "\n" not in str(caught.value)
     for path in (lost, train_lost):
         (tmp_path / path.name).rename(path)

@@ -7,8 +7,7 @@ import pytest
 
 from secateur.errors import UsageError
 from secateur.jobs.prune import prune
-from secateur.jobs.tensorboard import curves
-from secateur.training.events import Event
+from secateur.jobs.tensorboard import TensorBoard
 from secateur.training.run_folder import read_metrics
 from tests.jobs.test_prune import job
 
@@ -27,10 +26,9 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_curves_are_those_of_the_log(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    heard: list[Event] = []
-    with curves(run, heard.append) as listener:
-        prune(job(run, trained), listener)
-    assert heard
+    board = TensorBoard(run)
+    prune(job(run, trained), [board])
+    board.close()
     log = read_metrics(run)
     epochs = [line for line in log if line["event"] == "epoch"]
     found = read(run / "tensorboard")
@@ -47,5 +45,5 @@ def test_the_curves_are_those_of_the_log(trained: Path, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r"secateur\[tensorboard\]"), curves(tmp_path, lambda _: None):
-        pass
+    with pytest.raises(UsageError, match=r"secateur\[tensorboard\]"):
+        TensorBoard(tmp_path)

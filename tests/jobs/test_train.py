@@ -11,8 +11,9 @@ import secateur as sec
 from secateur.errors import CheckpointError, DataError, TrainingError
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
-from secateur.training.events import EpochDone, Event, Note
+from secateur.training.events import EpochDone
 from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
+from tests.recorder import Recorder
 
 
 def job(out: Path, network: str | dict[str, Any], **changes: Any) -> TrainJob:
@@ -23,7 +24,7 @@ def job(out: Path, network: str | dict[str, Any], **changes: Any) -> TrainJob:
         "fit": {"epochs": 1},
         "latency_seconds": 0,
     }
-    return TrainJob.checked(**(values | changes))
+    return TrainJob(**(values | changes))
 
 
 def test_a_run_says_all_that_is_needed_to_repeat_it(trained: Path) -> None:
@@ -31,7 +32,7 @@ def test_a_run_says_all_that_is_needed_to_repeat_it(trained: Path) -> None:
     assert config["command"] == "train"
     assert config["version"] == sec.__version__
     again = {key: value for key, value in config.items() if key not in ("command", "version")}
-    assert TrainJob.checked(**again).model_dump(mode="json") == TrainJob.checked(
+    assert TrainJob(**again).model_dump(mode="json") == TrainJob(
         network={"source": "secateur:digits"},
         data={"source": "digits", "batch_size": 64},
         out=trained,
@@ -53,7 +54,7 @@ def test_the_summary_names_what_the_run_depends_on(trained: Path, tmp_path: Path
     assert summary["start"]["pictures"] == {"train": 1146, "val": 201, "test": 450}
     # The same settings lead to the same start and the same end.
     again = {key: value for key, value in summary["settings"].items() if key != "command"}
-    train(TrainJob.checked(**again | {"out": tmp_path / "again"}))
+    train(TrainJob(**again | {"out": tmp_path / "again"}))
     repeated = read_summary(tmp_path / "again")
     assert repeated["start"] == summary["start"]
     best = "checkpoints/best.safetensors"
@@ -90,8 +91,8 @@ def test_the_same_seed_gives_the_same_bits_and_the_callers_numbers_go_on(
 
 
 def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -> None:
-    heard: list[Event] = []
-    train(job(tmp_path / "run", small_network, fit={"epochs": 2}), heard.append)
+    heard = Recorder()
+    train(job(tmp_path / "run", small_network, fit={"epochs": 2}), [heard])
     epochs = [event for event in heard if isinstance(event, EpochDone)]
     written = [record for record in read_metrics(tmp_path / "run") if record["event"] == "epoch"]
     assert [record["loss"] for record in written] == [event.loss for event in epochs]
@@ -114,19 +115,19 @@ def test_tensors_without_weights_are_named(tmp_path: Path, small_network: str) -
     full = sec.build(small_network, classes=10)
     weights = {name: value for name, value in full.state_dict().items() if not name.startswith("7")}
     torch.save(weights, tmp_path / "features.pth")
-    heard: list[Event] = []
+    heard = Recorder()
     choice = {"source": small_network, "size": 8, "weights": str(tmp_path / "features.pth")}
-    train(job(tmp_path / "run", choice, fit={"epochs": 0}), heard.append)
-    notes = [event.text for event in heard if isinstance(event, Note)]
+    train(job(tmp_path / "run", choice, fit={"epochs": 0}), [heard])
+    notes = [event for event in heard if isinstance(event, str)]
     assert any("7.weight and 7.bias are new" in note for note in notes)
     stored = sec.load(tmp_path / "run" / "checkpoints" / "last.safetensors", sec.build(small_network))
     assert torch.equal(stored[0].weight, full[0].weight)
 
 
 def test_training_goes_on_from_a_run(tmp_path: Path, trained: Path) -> None:
-    heard: list[Event] = []
-    train(job(tmp_path / "run", {"source": str(trained)}, fit={"epochs": 0}), heard.append)
-    assert any(isinstance(event, Note) and "weights from" in event.text for event in heard)
+    heard = Recorder()
+    train(job(tmp_path / "run", {"source": str(trained)}, fit={"epochs": 0}), [heard])
+    assert any(isinstance(event, str) and "weights from" in event for event in heard)
     first, second = (
         sec.load(path / "checkpoints" / "best.safetensors") for path in (trained, tmp_path / "run")
     )
@@ -165,11 +166,11 @@ def test_bad_places_are_refused_before_anything_is_done(tmp_path: Path, small_ne
 def test_unreadable_pictures_are_named_and_counted_or_refused(
     tmp_path: Path, folder: Path, small_network: str
 ) -> None:
-    heard: list[Event] = []
+    heard = Recorder()
     choice = {"source": str(folder), "batch_size": 4}
     network = {"source": small_network, "size": 16}
-    summary = train(job(tmp_path / "run", network, data=choice), heard.append)
-    notes = [event.text for event in heard if isinstance(event, Note)]
+    summary = train(job(tmp_path / "run", network, data=choice), [heard])
+    notes = [event for event in heard if isinstance(event, str)]
     assert any("left out" in note and "0.png" in note for note in notes)
     assert "left out 1 picture that could not be read" in notes
     assert len(summary["skipped"]) == 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from secateur.cli.tables import verification_line
 from secateur.jobs.verifications import together
-from secateur.verify import Verification
+from secateur.verification import Verification
 
 WHOLE = Verification(2e-12, 1e-8, 300, 4, inputs=3, modes=("evaluation", "training"))
 IN_PART = Verification(

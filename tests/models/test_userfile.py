@@ -38,12 +38,13 @@ def test_a_file_is_run_once_for_as_long_as_it_stays_the_same(
 def test_a_file_may_register_a_rule(tmp_path: Path) -> None:
     file = tmp_path / "ruled.py"
     file.write_text(
-        "import torch, secateur as sec\n"
+        "import torch\n"
+        "from secateur.graph import register_rule\n"
         "from torch import nn\n"
         "@torch.library.custom_op('userfile_test::scaled', mutates_args=())\n"
         "def scaled(x: torch.Tensor) -> torch.Tensor:\n"
         "    return x * 2\n"
-        "@sec.register_rule('userfile_test.scaled')\n"
+        "@register_rule('userfile_test.scaled')\n"
         "def rule(site):\n"
         "    return None\n"
         "def network(num_classes=2):\n"

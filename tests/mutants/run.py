@@ -30,6 +30,7 @@ import torch
 
 import secateur as sec
 from secateur.graph import tracing
+from secateur.verification import Verification
 from tests.mutants import suite
 from tests.mutants.operators import Mutant, mutants
 from tests.mutants.trial import (
@@ -275,7 +276,7 @@ def _column(item: dict[str, Any]) -> str:
 def unchecked() -> Iterator[None]:
     """Let every trial cut pass and every verification succeed, to see what the check is for."""
     examined, verify = tracing.examined, sec.verify
-    always = sec.Verification(max_error=0.0, tolerance=1e-8, outputs=1, channels_removed=1)
+    always = Verification(max_error=0.0, tolerance=1e-8, outputs=1, channels_removed=1)
     tracing.examined = lambda _model, graph, _inputs: graph
     sec.verify = lambda *_: always
     try:

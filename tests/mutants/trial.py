@@ -21,7 +21,7 @@ from secateur.errors import SecateurError
 from secateur.graph import ChannelGraph, tracing
 from secateur.graph.cutting import named_tensors
 from secateur.graph.rules import find_rule
-from secateur.verify import Expectation
+from secateur.verification import Expectation
 from tests.mutants import judge, suite
 from tests.mutants.operators import FILES, ROOT, Mutant, NotChangedError, broken
 

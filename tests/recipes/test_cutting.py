@@ -8,7 +8,7 @@ import secateur as sec
 from secateur import surgery
 from secateur.errors import VerificationError
 from secateur.recipes import Cut, cutting
-from secateur.verify import Expectation, Verification
+from secateur.verification import Expectation, Verification
 
 
 def test_a_cut_in_place_equals_a_cut_of_a_copy(net: nn.Sequential, example: Tensor) -> None:

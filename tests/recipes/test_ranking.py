@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import secateur as sec
+from secateur.budget import WidthCurves
 from secateur.errors import UsageError
-from secateur.recipes import PruneSettings, prune_iteratively
-from secateur.recipes.ranking import measured_curves
-from secateur.training.context import RunContext
-from secateur.training.events import Event, Progress
+from secateur.recipes import Recipe
+from secateur.training.events import Progress
 from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.settings import FitSettings
+from tests.recipes.running import in_place
+from tests.recorder import Recorder
 
 Batch = tuple[Tensor, Tensor]
 
@@ -25,10 +26,9 @@ def test_allocation_by_curves_cuts_what_a_plan_by_measured_curves_cuts(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
     twin = copy.deepcopy(net)
-    settings = PruneSettings(steps=1, allocate="curves", after=FitSettings(epochs=0))
-    heard: list[Event] = []
-    around = RunContext(listener=heard.append)
-    result = prune_iteratively(net, example, sec.Budget(macs=0.6), batches, settings, context=around)
+    settings = Recipe.preset("plain", steps=1, allocation="curves", finetune=FitSettings(epochs=0))
+    heard = Recorder()
+    result = in_place(net, example, sec.Budget(macs=0.6), batches, settings, callbacks=[heard])
     graph = sec.trace(twin, example)
     scores = sec.score(twin, graph, "taylor", batches, nn.functional.cross_entropy)
     plan = sec.make_plan(graph, sec.width_curves(twin, graph, scores, batches), sec.Budget(macs=0.6))
@@ -42,40 +42,50 @@ def test_scores_widths_and_repair_come_from_the_calibration_examples(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
     """With other training examples, and no training, nothing changes."""
-    settings = PruneSettings(steps=1, allocate="curves", repair=True, after=FitSettings(epochs=0))
+    settings = Recipe.preset(
+        "plain", steps=1, allocation="curves", reconstruct=True, finetune=FitSettings(epochs=0)
+    )
     ends = []
     for training in (batches, [(torch.zeros_like(x), y) for x, y in batches]):
         twin = copy.deepcopy(net)
-        prune_iteratively(twin, example, sec.Budget(macs=0.6), training, settings, calibration=batches)
+        in_place(twin, example, sec.Budget(macs=0.6), training, settings, calibration=batches)
         ends.append(twin.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_measuring_can_be_interrupted(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
-    heard: list[Event] = []
-    graph = sec.trace(net, example)
-    scores = sec.score(net, graph, "magnitude")
-    with interruptible() as interruption:
+    heard: list[WidthCurves] = []
 
-        def stop(event: Event) -> None:
-            heard.append(event)
+    class Interrupt(sec.Callback):
+        def on_curves(self, curves: WidthCurves) -> None:
+            heard.append(curves)
             os.kill(os.getpid(), signal.SIGINT)
 
-        with pytest.raises(StoppedError):
-            measured_curves(net, graph, scores, batches, stop, interruption)
+    with interruptible() as interruption, pytest.raises(StoppedError):
+        in_place(
+            net,
+            example,
+            sec.Budget(macs=0.6),
+            batches,
+            Recipe(criterion="magnitude"),
+            callbacks=[Interrupt()],
+            interruption=interruption,
+        )
     assert len(heard) == 1
+
+
+CURVES = Recipe.preset("one-shot", allocation="curves")
 
 
 def test_curves_in_one_call(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
     budget = sec.Budget(macs=0.6)
-    result = sec.prune(net, example, budget, batches=batches, allocate="curves")
+    result = sec.prune(net, example, budget, batches=batches, recipe=CURVES)
     graph = sec.trace(net, example)
     scores = sec.score(net, graph, "taylor", batches, nn.functional.cross_entropy)
-    assert (
-        result.plan.removed
-        == sec.make_plan(graph, measured_curves(net, graph, scores, batches), budget).removed
-    )
-    assert result.verification.ok
+    curves = sec.width_curves(net, graph, scores, batches)
+    assert result.plan.removed == sec.make_plan(graph, curves, budget).removed
+    assert result.curves == curves
+    assert result.ok
 
 
 @pytest.mark.parametrize("given", ["nothing", "an iterator"])
@@ -84,7 +94,7 @@ def test_curves_in_one_call_need_batches_that_last(
 ) -> None:
     once = None if given == "nothing" else iter(batches)
     with pytest.raises(UsageError, match="pass batches=|gone through only once"):
-        sec.prune(net, example, sec.Budget(macs=0.6), "magnitude", once, allocate="curves")
+        sec.prune(net, example, sec.Budget(macs=0.6), batches=once, recipe=CURVES)
 
 
 def test_the_teacher_is_the_network_before_the_first_cut(
@@ -94,18 +104,19 @@ def test_the_teacher_is_the_network_before_the_first_cut(
     inputs = torch.cat([x for x, _ in batches])
     with torch.no_grad():
         wanted = torch.softmax(net.eval()(inputs), 1)
-    settings = PruneSettings(
+    settings = Recipe.preset(
+        "plain",
         steps=2,
-        distill=1.0,
-        between=FitSettings(epochs=1, optimizer=PruneSettings().between.optimizer),
-        after=FitSettings(epochs=30),
+        distillation={"weight": 1.0},
+        between=FitSettings(epochs=1, optimizer=Recipe.preset("plain").between.optimizer),
+        finetune=FitSettings(epochs=30),
     )
     ends = []
     for shift in (0, 1):
         twin = copy.deepcopy(net)
         shifted = [(x, (y + shift) % 3) for x, y in batches]
         settled = settings.model_copy(update={"criterion": "magnitude"})
-        prune_iteratively(twin, example, sec.Budget(channels=0.7), shifted, settled)
+        in_place(twin, example, sec.Budget(channels=0.7), shifted, settled)
         with torch.no_grad():
             ends.append(torch.softmax(twin.eval()(inputs), 1))
     assert torch.equal(ends[0], ends[1])
@@ -121,8 +132,10 @@ def test_a_mirrored_teacher_of_symmetric_pictures_teaches_the_same(
         ends = []
         for mirror in (False, True):
             twin = copy.deepcopy(net)
-            settings = PruneSettings(distill=1.0, mirror=mirror, steps=1, after=FitSettings(epochs=3))
-            prune_iteratively(twin, example, sec.Budget(channels=0.7), pictures, settings)
+            settings = Recipe.preset(
+                "plain", distillation={"weight": 1.0, "flip": mirror}, steps=1, finetune=FitSettings(epochs=3)
+            )
+            in_place(twin, example, sec.Budget(channels=0.7), pictures, settings)
             ends.append(twin[0].weight)
         assert torch.equal(*ends) is alike
 
@@ -131,9 +144,9 @@ def test_what_is_no_picture_is_not_mirrored() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     before = copy.deepcopy(net)
     batches = [(torch.randn(8, 4), torch.randint(0, 2, (8,)))]
-    settings = PruneSettings(distill=0.5, mirror=True)
+    settings = Recipe.preset("plain", distillation={"weight": 0.5, "flip": True})
     with pytest.raises(UsageError, match=r"not \(8, 4\); switch it off"):
-        prune_iteratively(net, batches[0][0], sec.Budget(macs=0.5), batches, settings)
+        in_place(net, batches[0][0], sec.Budget(macs=0.5), batches, settings)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
 
 
@@ -144,8 +157,10 @@ def test_watched_scores_do_not_hear_the_teacher(
     removed = []
     for distill in (0.0, 1e-6):
         twin = copy.deepcopy(net)
-        settings = PruneSettings(steps=2, distill=distill, after=FitSettings(epochs=0))
-        result = prune_iteratively(twin, example, sec.Budget(channels=0.5), batches, settings)
+        settings = Recipe.preset(
+            "plain", steps=2, distillation={"weight": distill}, finetune=FitSettings(epochs=0)
+        )
+        result = in_place(twin, example, sec.Budget(channels=0.5), batches, settings)
         removed.append([cut.plan.removed for cut in result.cuts])
     assert removed[0] == removed[1]
 
@@ -159,10 +174,14 @@ def test_a_loss_of_ones_own_has_no_teacher(net: nn.Sequential, example: Tensor, 
     ends = []
     for distill, loss_fn in ((0.0, own), (0.9, own), (0.9, nn.CrossEntropyLoss()), (0.9, cross_entropy)):
         twin = copy.deepcopy(net)
-        settings = PruneSettings(
-            steps=1, criterion="magnitude", distill=distill, after=FitSettings(epochs=1, keep_best=False)
+        settings = Recipe.preset(
+            "plain",
+            steps=1,
+            criterion="magnitude",
+            distillation={"weight": distill},
+            finetune=FitSettings(epochs=1, keep_best=False),
         )
-        prune_iteratively(twin, example, sec.Budget(channels=0.7), batches, settings, loss_fn=loss_fn)
+        in_place(twin, example, sec.Budget(channels=0.7), batches, settings, loss_fn=loss_fn)
         ends.append(torch.cat([p.detach().flatten() for p in twin.parameters()]))
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[1], ends[2])

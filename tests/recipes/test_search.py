@@ -10,8 +10,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.errors import BudgetError, UsageError
-from secateur.recipes import PruneSettings, SearchResult, prune_iteratively, smallest_within
-from secateur.training.settings import FitSettings
+from secateur.recipes import SearchResult, smallest_within
 
 
 def searched(border: float, tries: int, least: float = 0.0) -> tuple[SearchResult, list[float]]:
@@ -61,11 +60,11 @@ def test_senseless_searches_are_refused(drop: float, tries: int) -> None:
         smallest_within(nn.Identity(), drop, lambda net, share: net, lambda net: 1.0, tries=tries)
 
 
-def test_with_the_iterative_recipe(net: nn.Module, example: torch.Tensor, batches: list) -> None:
-    settings = PruneSettings(steps=1, after=FitSettings(epochs=1))
+def test_with_a_recipe(net: nn.Module, example: torch.Tensor, batches: list) -> None:
+    recipe = sec.Recipe.preset("plain", steps=1, finetune={"epochs": 1})
 
     def attempt(model: nn.Module, share: float) -> nn.Module:
-        return prune_iteratively(model, example, sec.Budget(macs=share), batches, settings).model
+        return sec.prune(model, example, sec.Budget(macs=share), None, batches, recipe=recipe).model
 
     result = smallest_within(net, 1e9, attempt, lambda model: -sec.cost(model, example).macs, tries=2)
     assert [point.share for point in result.path] == [1.0, 0.5, 0.25]

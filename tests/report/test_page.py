@@ -12,6 +12,7 @@ import torch
 
 import secateur as sec
 from secateur.checkpoint import read_metadata
+from secateur.graph import Role
 from secateur.report import run_page, write_report
 from secateur.training.run_folder import RunError, read_measured, read_metrics, read_summary
 from tests.report.conftest import Change
@@ -120,7 +121,7 @@ def test_couplings_and_reasons_are_those_of_the_graph(page: Taken, run: Path) ->
     graph = sec.trace(model, torch.zeros(2, 3, 16, 16))
     rows = {row[0]: row[1:] for row in page.tables["Which layers each group touches"][1:]}
     for group in graph.groups:
-        writers = [member.module for member in group.roles(sec.Role.PRODUCER)]
+        writers = [member.module for member in group.roles(Role.PRODUCER)]
         assert rows[group.name][0] == ", ".join(dict.fromkeys(writers))
     assert rows["stem"][0] == "stem, outer"
     assert rows["stem"][2] == "inner, head"

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateur as sec
+from secateur.errors import CheckpointError
 from secateur.models import InputSpec
-from secateur.runtimes import Card, is_exported, prepare
+from secateur.runtimes import Card, is_exported, open_exported, prepare
 
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 
@@ -92,15 +93,15 @@ def test_a_card_with_a_wrong_size_is_none():
 def test_files_that_are_nothing_are_refused_in_one_line(tmp_path, suffix):
     file = tmp_path / f"bad{suffix}"
     with pytest.raises(sec.UsageError, match="does not exist"):
-        sec.open_exported(file, trusted=True)
+        open_exported(file, trusted=True)
     for content in (b"", b"not a network", b"PK\x03\x04"):
         file.write_bytes(content)
-        with pytest.raises(sec.CheckpointError, match=r"cannot be opened") as caught:
-            sec.open_exported(file, trusted=True)
+        with pytest.raises(CheckpointError, match=r"cannot be opened") as caught:
+            open_exported(file, trusted=True)
         assert "\n" not in str(caught.value)
 
 
 def test_other_files_are_no_exported_ones():
     assert not is_exported("runs/small/checkpoints/best.safetensors")
     with pytest.raises(sec.UsageError, match=r"ends in none of \.onnx, \.pt2"):
-        sec.open_exported("net.h5")
+        open_exported("net.h5")

@@ -28,7 +28,7 @@ def test_auto_follows_the_device(units: bool, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("wish", ["yes", "no"])
 def test_what_is_asked_for_is_done(wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_group, "has_bf16_units", lambda _: True)
-    context = RunContext(DeviceSettings.checked(accelerator="cpu", precision="float32", channels_last=wish))
+    context = RunContext(DeviceSettings(accelerator="cpu", precision="float32", channels_last=wish))
     assert context.uses_channels_last(PLAIN) is context.uses_channels_last(POINTWISE) is (wish == "yes")
     with context.fabric.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32

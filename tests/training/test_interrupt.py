@@ -6,19 +6,20 @@ import threading
 
 import pytest
 
-from secateur.training.events import Event, Progress, tracked
+from secateur.training.events import Progress, tracked
 from secateur.training.interrupt import StoppedError, interruptible
+from tests.recorder import Recorder
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_the_item_being_worked_on_is_finished(number: signal.Signals, name: str) -> None:
-    heard: list[Event] = []
+    heard = Recorder()
     finished = []
     before = signal.getsignal(number)
 
     def work() -> None:
         with interruptible() as interruption:
-            for item in tracked("abc", "work", heard.append, interruption):
+            for item in tracked("abc", "work", [heard], interruption):
                 if item == "b":
                     os.kill(os.getpid(), number)
                 finished.append(item)
@@ -27,7 +28,7 @@ def test_the_item_being_worked_on_is_finished(number: signal.Signals, name: str)
         work()
     assert finished == ["a", "b"]
     assert caught.value.number == number
-    assert heard == [Progress("work", 1, 3), Progress("work", 2, 3)]
+    assert heard.events == [Progress("work", 1, 3), Progress("work", 2, 3)]
     assert signal.getsignal(number) is before
 
 

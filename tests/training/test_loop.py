@@ -16,10 +16,11 @@ from secateur.errors import DataError, TrainingError, UsageError
 from secateur.training import loop
 from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation, evaluate
-from secateur.training.events import EpochDone, Event, Progress
+from secateur.training.events import EpochDone, Progress
 from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
+from tests.recorder import Recorder
 
 CONSTANT = FitSettings(epochs=2, schedule="constant", optimizer=OptimizerSettings(learning_rate=0.1))
 
@@ -42,9 +43,7 @@ def model() -> nn.Sequential:
 
 
 def plain(channels_last: str = "no") -> RunContext:
-    return RunContext(
-        DeviceSettings.checked(accelerator="cpu", precision="float32", channels_last=channels_last)
-    )
+    return RunContext(DeviceSettings(accelerator="cpu", precision="float32", channels_last=channels_last))
 
 
 @pytest.mark.parametrize("channels_last", ["no", "yes"])
@@ -83,9 +82,9 @@ def test_the_optimizer_handed_in_keeps_its_state_and_its_rate(
 
 
 def test_updates_are_counted_exactly(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
-    heard: list[Event] = []
+    heard = Recorder()
     settings = FitSettings(updates=7, schedule="constant")
-    result = fit(model, batches, settings, context=RunContext(listener=heard.append))
+    result = fit(model, batches, settings, context=RunContext(callbacks=[heard]))
     assert result.step == 7
     assert [e.done for e in heard if isinstance(e, Progress)] == list(range(1, 8))
     assert [e.epoch for e in heard if isinstance(e, EpochDone)] == [1, 2, 3]
@@ -163,13 +162,14 @@ def test_a_signal_finishes_the_step_and_keeps_the_state(
 ) -> None:
     kept: list[Tensor] = []
 
-    def listener(event: Event) -> None:
-        if isinstance(event, Progress) and event.done == 4:
-            os.kill(os.getpid(), number)
+    class Interrupt(Recorder):
+        def on_progress(self, progress: Progress) -> None:
+            if progress.done == 4:
+                os.kill(os.getpid(), number)
 
     with interruptible() as interruption:
         context = RunContext(
-            listener=listener,
+            callbacks=[Interrupt()],
             interruption=interruption,
             save=lambda *_: kept.append(model[0].weight.detach().clone()),  # type: ignore[index]
         )

@@ -7,6 +7,7 @@ from secateur.training.context import RunContext
 from secateur.training.loop import fit
 from secateur.training.optimizers import make_optimizer, scaled_learning_rates
 from secateur.training.settings import FitSettings, OptimizerSettings
+from tests.recorder import Recorder
 
 
 def network() -> nn.Sequential:
@@ -51,7 +52,12 @@ def test_a_learning_rate_set_between_two_phases_holds() -> None:
     fit(model, batches, FitSettings(epochs=1, schedule="constant"), optimizer=optimizer)
     optimizer.param_groups[0]["lr"] = 0.01
     heard: list[float] = []
-    around = RunContext(listener=lambda _: heard.append(optimizer.param_groups[0]["lr"]))
+
+    class Rates(Recorder):
+        def received(self, event: object) -> None:
+            heard.append(optimizer.param_groups[0]["lr"])
+
+    around = RunContext(callbacks=[Rates()])
     fit(
         model,
         batches,

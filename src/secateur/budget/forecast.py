@@ -1,24 +1,23 @@
-"""Forecasts: what a network could be made to cost, and what a plan would, before anything is cut."""
+"""Forecasts: what a network can be reduced to, and what a plan would need, before anything is cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.budget.choice import RoundTo, make_plan, steps_of
-from secateur.budget.limits import QUANTITIES, Budget, Meter, words_for
-from secateur.budget.room import Bounds, Rules
-from secateur.budget.times import Milliseconds
+from secateur.budget.limits import NANOSECONDS, QUANTITIES, Budget, CostEvaluator, amount_words
+from secateur.budget.planning import make_plan
+from secateur.budget.widths import Widths, feasible_widths, width_options
 from secateur.errors import BudgetError
-from secateur.graph import ChannelGraph
+from secateur.graph import ChannelGraph, Cost
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far one quantity goes; times in nanoseconds.
+    """The range of one quantity; times in nanoseconds.
 
     Attributes:
         now: what the network needs as it is: the most.
@@ -35,13 +34,13 @@ class Reach:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What plans for a network can cost.
+    """What plans for a network can reach.
 
     Attributes:
         reach: by quantity: ``params``, ``macs``, ``bytes``, ``memory``, ``channels``, and ``latency`` where
             it was measured.
-        plan: the plan for the budget, if one was asked for and can be met.
-        impossible: why it cannot, in a line.
+        plan: the plan for the budget, if a plan was asked for and the budget can be met.
+        impossible: why it cannot be met, in a line.
 
     Example:
         >>> import torch
@@ -80,7 +79,7 @@ class Forecast:
         return "\n".join([*lines, *([self.impossible] if self.impossible else [])])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; times in milliseconds."""
+        """Convert to plain values for JSON; times in milliseconds."""
         return {
             "reach": {
                 name: {
@@ -93,38 +92,57 @@ class Forecast:
         }
 
 
+def reachable(
+    graph: ChannelGraph, *, widths: Widths | None = None, latency: LatencyModel | None = None
+) -> tuple[Cost, Cost]:
+    """Compute the range of costs that plans can reach.
+
+    Args:
+        graph: the graph of the network.
+        widths: which widths groups may have, as for ``make_plan``.
+        latency: the network's times on this device, for ``Widths(multiple_of="auto")``.
+
+    Returns:
+        The least cost (every quantity has its least there), and the cost of the network as it is.
+
+    Raises:
+        UsageError: a name is unknown.
+
+    Example:
+        >>> import torch
+        >>> from secateur.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> least, now = reachable(trace(net, torch.randn(1, 4)), widths=Widths(min_channels=2))
+        >>> least.params, now.params
+        (16, 58)
+    """
+    widths = widths or Widths()
+    least = feasible_widths(graph, widths, width_options(widths, graph, latency)).least
+    return graph.cost_model.cost(least), graph.cost()
+
+
 def forecast(
     graph: ChannelGraph,
     budget: Budget | None = None,
     scores: Mapping[str, Any] | None = None,
     *,
+    widths: Widths | None = None,
     latency: LatencyModel | None = None,
-    round_to: RoundTo = 1,
-    min_channels: int = 1,
-    floors: Bounds = None,
-    caps: Bounds = None,
-    ignore: str | Iterable[str] = (),
-    only: str | Iterable[str] = (),
 ) -> Forecast:
-    """Says what is reachable, and what the plan for a budget would cost in all units.
+    """Predict what is reachable, and what the plan for a budget would need of every quantity.
 
     Args:
         graph: the graph of the network.
-        budget: what may remain; without, only what is reachable is said.
-        scores: what the plan goes by, as for :func:`secateur.make_plan`; without, there is no plan.
+        budget: what may remain; without it, only what is reachable is computed.
+        scores: what the plan is made from, as for :func:`secateur.make_plan`; without them, there is no plan.
+        widths: which widths groups may have, as for ``make_plan``.
         latency: the network's times on this device, if they are to be part of it.
-        round_to: as for ``make_plan``, like all that follow.
-        min_channels: what every group keeps.
-        floors: what must stay of groups.
-        caps: what may stay of groups.
-        ignore: groups and modules to leave alone.
-        only: groups and modules to cut, if not all.
 
     Returns:
         The forecast. An impossible budget is no error here: the forecast says why.
 
     Raises:
-        UsageError: an argument is out of range, or latency is limited and there is nothing that tells it.
+        UsageError: an argument is out of range, or latency is limited and nothing predicts it.
 
     Example:
         >>> import torch
@@ -136,37 +154,26 @@ def forecast(
         >>> found.impossible.split(".")[0]
         'no plan meets the budget'
     """
-    rules = Rules(steps_of(round_to, graph, latency), min_channels, floors, caps, ignore, only)
-    amounts = budget.amounts(graph, latency) if budget is not None else {}
-    meter = Meter(graph, amounts, latency)
-    room = rules.room(graph)
-    now, least = meter.named(room.widths), meter.least_of(room.widths, room.least)
+    widths = widths or Widths()
+    limits = budget.amounts(graph, latency) if budget is not None else {}
+    evaluator = CostEvaluator(graph, limits, latency)
+    feasible = feasible_widths(graph, widths, width_options(widths, graph, latency))
+    now, least = evaluator.original, evaluator.least_of(feasible.original, feasible.least)
     plan, impossible, planned = None, None, dict[str, int]()
     if budget is not None and scores is not None:
         try:
-            plan = make_plan(
-                graph,
-                scores,
-                budget,
-                latency=latency,
-                round_to=round_to,
-                min_channels=min_channels,
-                floors=floors,
-                caps=caps,
-                ignore=ignore,
-                only=only,
-            )
+            plan = make_plan(graph, scores, budget, widths=widths, latency=latency)
         except BudgetError as error:
             impossible = str(error)
         else:
-            planned = meter.named(plan.widths)
-    reach = {name: Reach(now[name], least[name], amounts.get(name), planned.get(name)) for name in now}
+            planned = evaluator.named(plan.widths)
+    reach = {name: Reach(now[name], least[name], limits.get(name), planned.get(name)) for name in now}
     return Forecast(reach, plan, impossible)
 
 
 def _shown(name: str, number: int) -> str:
-    return words_for(name, number) if name == "latency" else f"{number:,}"
+    return amount_words(name, number) if name == "latency" else f"{number:,}"
 
 
 def _plain(name: str, number: int | None) -> float | int | None:
-    return float(Milliseconds.of_nanoseconds(number)) if name == "latency" and number is not None else number
+    return number / NANOSECONDS if name == "latency" and number is not None else number

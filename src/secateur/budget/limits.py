@@ -1,25 +1,24 @@
-"""The budget: how much of each quantity may remain."""
+"""Budgets: how much of each quantity may remain, and what choices of widths cost."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import ceil, floor
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator, model_validator
 
-from secateur.budget.times import Milliseconds, as_time
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.latency import LatencyModel
-
-Limit = int | float
-"""An integer is an absolute amount, a float is a share above 0 and at most 1."""
-
+from secateur.settings import Settings
 
 WORDS = {
     "macs": "MACs",
@@ -28,7 +27,7 @@ WORDS = {
     "memory": "bytes of activations",
     "latency": "milliseconds",
 }
-"""The quantities that a budget can limit, as a message calls them."""
+"""The quantities that a budget can limit, with the words that messages use for them."""
 
 QUANTITIES = {
     "params": "parameters",
@@ -38,86 +37,153 @@ QUANTITIES = {
     "channels": "prunable channels",
     "latency": "latency",
 }
-"""All quantities that are counted, as a table calls them."""
+"""All quantities that are counted, with the words that tables use for them."""
 
 _COLUMNS = tuple(QUANTITIES)
 _BOUNDLESS = np.iinfo(np.int64).max
+_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
+_TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ns|us|µs|ms|s)")
+NANOSECONDS = 10**6
+"""Nanoseconds in a millisecond."""
 
 
-@dataclass(frozen=True)
-class Budget:
+def _share(limit: object) -> float | None:
+    """Return a float strictly between 0 and 1 as a plain Python number; ``None`` for anything else."""
+    if not isinstance(limit, float | np.floating):
+        return None
+    share = float(str(limit))  # through its decimal form, a 32-bit 0.3 becomes the 0.3 that was meant
+    return share if 0 < share < 1 else None
+
+
+def _amount(limit: object) -> int | None:
+    """Return an integer of at least 1 as a plain Python number; ``None`` for anything else."""
+    whole = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
+    return int(limit) if whole and limit >= 1 else None  # type: ignore[call-overload, operator]
+
+
+def checked_limit(limit: object) -> int | float | None:
+    """Check the limit of a counted quantity.
+
+    Args:
+        limit: a share, an amount, or ``None``.
+
+    Returns:
+        The limit as a plain Python number.
+
+    Raises:
+        ValueError: it is neither; the message says what to write.
+    """
+    if limit is None:
+        return None
+    found = _amount(limit) or _share(limit)
+    if found is None:
+        raise ValueError(
+            f"{limit!r} is neither a share nor an amount; write a float between 0 and 1, such as 0.5, for "
+            "the share that may remain, or an integer of at least 1, such as 1_000_000, for an amount"
+        )
+    return found
+
+
+def checked_time(limit: object) -> float | str | None:
+    """Check the limit of latency.
+
+    Args:
+        limit: a share, a time with its unit, or ``None``.
+
+    Returns:
+        The share as a plain Python number, or the time as words.
+
+    Raises:
+        ValueError: it is neither; the message says what to write.
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, str):
+        found = _TIME.fullmatch(limit.strip().lower())
+        if found is not None and 0 < float(found["number"]) < math.inf:
+            return f"{found['number']} {found['unit']}"
+    share = _share(limit)
+    if share is not None:
+        return share
+    number = isinstance(limit, int | float | np.integer | np.floating) and not isinstance(limit, bool)
+    meant = f"{limit} ms" if number and 0 < limit < math.inf else "12 ms"  # type: ignore[operator]
+    raise ValueError(
+        f'{limit!r} is neither a share nor a time; write Budget(latency="{meant}") for a time (units: ns, '
+        "us, ms, s), or a float between 0 and 1, such as 0.5, for a share of the original's"
+    )
+
+
+class Budget(Settings):
     """What may remain of a network; several limits hold together.
 
-    A float is the share that may remain of the network for which the plan is made, above 0 and at
-    most 1 (a share of 1 is no limit). An integer is an absolute amount, at least 1. So ``0.5`` is
-    half and ``1_000_000`` a million; ``1`` is a single one, not the whole.
+    A float strictly between 0 and 1 is the share that may remain of the network for which the plan is made.
+    An integer is an absolute amount, at least 1. So ``0.5`` is half and ``1_000_000`` a million; ``1.0`` is
+    refused, since a share of all is no limit.
 
     Attributes:
         macs: multiply-accumulates of one example.
         params: parameters of the whole network.
         channels: channels of the prunable groups; frozen groups do not count.
         memory: peak bytes of live activations, as in ``Cost.memory``.
-        latency: time of a forward pass on this device: a share, or milliseconds: an integer, a float above
-            1, ``Milliseconds(0.4)``, or words such as ``"12.5 ms"``. Needs a latency table.
+        latency: time of a forward pass on this device: a share, or a time with its unit such as ``"12.5 ms"``
+            or ``"800 us"``. Needs a latency table.
 
     Raises:
-        UsageError: if no limit is given, or one is neither a share nor an amount.
+        UsageError: no limit is given, or one is neither a share nor an amount.
 
     Example:
         >>> print(Budget(macs=0.5, params=1_000_000))
         at most 50% of the MACs, at most 1,000,000 parameters
-        >>> print(Budget(latency=12.5)), print(Budget(latency=0.5))
+        >>> print(Budget(latency="12.5 ms"))
         at most 12.5 ms
-        at most 50% of the milliseconds
-        (None, None)
+        >>> Budget(latency=12)
+        Traceback (most recent call last):
+        secateur.errors.UsageError: latency: 12 is neither a share nor a time; write \
+Budget(latency="12 ms") for a time (units: ns, us, ms, s), or a float between 0 and 1, such as 0.5, for a \
+share of the original's
     """
 
-    macs: Limit | None = None
-    params: Limit | None = None
-    channels: Limit | None = None
-    memory: Limit | None = None
-    latency: Limit | str | None = None
+    macs: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
+    params: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
+    channels: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
+    memory: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
+    latency: Annotated[float | str | None, BeforeValidator(checked_time)] = None
 
-    def __post_init__(self) -> None:
-        for name, limit in self.given.items():
-            check = checked_time if name == "latency" else checked_limit
-            object.__setattr__(self, name, check(limit, f"Budget({name}=...)"))
+    @model_validator(mode="after")
+    def _limits_something(self) -> Budget:
         if not self.given:
-            raise UsageError(f"a budget needs at least one limit: {', '.join(WORDS)}")
+            raise ValueError(f"a budget needs at least one limit: {', '.join(WORDS)}")
+        return self
 
     @property
-    def given(self) -> dict[str, Limit]:
+    def given(self) -> dict[str, Any]:
         """The limits that are set, by quantity."""
-        return {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if getattr(self, item.name) is not None
-        }
+        return self.model_dump(exclude_none=True)
 
     def amounts(self, graph: ChannelGraph, latency: LatencyModel | None = None) -> dict[str, int]:
-        """The limits as absolute amounts for a network: a share of n is rounded down.
+        """Resolve the limits to absolute amounts for a network: a share of n is rounded down.
 
         A share counts as the decimal number that it is printed as, so 0.29 of 100 is 29.
 
         Args:
             graph: the graph of the network that shares refer to.
-            latency: tells its milliseconds.
+            latency: predicts its milliseconds.
 
         Returns:
             The largest amount that may remain, by quantity, for every limit that is set; times in
             nanoseconds.
 
         Raises:
-            UsageError: if latency is limited, and there is nothing that tells milliseconds.
+            UsageError: latency is limited, and nothing predicts it.
         """
         if self.latency is not None and latency is None:
             raise UsageError(
                 "a latency budget needs the network's times on this device: give make_plan the table that "
-                "latency_table(model, graph, example_inputs) measures, as latency"
+                "secateur.latency.latency_table(model, graph, example_inputs) measures, as latency"
             )
-        now = originals(graph, latency)
+        now = CostEvaluator(graph, {}, latency).original
         return {
-            name: limit.nanoseconds if isinstance(limit, Milliseconds) else amount_of(limit, now[name])
+            name: nanoseconds(limit) if isinstance(limit, str) else amount_of(limit, now[name])
             for name, limit in self.given.items()
         }
 
@@ -126,50 +192,55 @@ class Budget:
 
 
 @dataclass(frozen=True, eq=False)
-class Meter:
+class CostEvaluator:
     """What choices of widths need, and whether that is within limits.
 
-    Args:
+    Attributes:
         graph: the graph of the network.
-        amounts: the largest amount that may remain, by quantity.
-        latency: tells milliseconds, if they count.
+        limits: the largest amount that may remain, by quantity; times in nanoseconds.
+        latency: predicts milliseconds, if they count.
     """
 
     graph: ChannelGraph
-    amounts: Mapping[str, int]
+    limits: Mapping[str, int]
     latency: LatencyModel | None = None
 
-    def needs(self, widths: IntArray) -> IntArray:
-        """Parameters, MACs, bytes, memory, channels and nanoseconds of widths (..., groups); shape (..., 6).
+    def evaluate(self, widths: IntArray) -> IntArray:
+        """Count parameters, MACs, bytes, memory, channels and nanoseconds; widths (..., groups) to (..., 6).
 
-        Nanoseconds are zero where nothing tells them.
+        Nanoseconds are zero where nothing predicts them.
         """
         channels = widths[..., self._prunable].sum(axis=-1, keepdims=True)
         time = np.zeros_like(channels)
         if self.latency is not None:
-            time[..., 0] = np.rint(self.latency.milliseconds(widths) * Milliseconds(1).nanoseconds)
+            time[..., 0] = np.rint(self.latency.milliseconds(widths) * NANOSECONDS)
         return np.concatenate([self.graph.cost_model.evaluate(widths), channels, time], axis=-1)
 
     def within(self, widths: IntArray) -> npt.NDArray[np.bool_]:
-        """Whether widths (..., groups) keep to all limits; shape (...)."""
-        return np.asarray((self.needs(widths) <= self._bounds).all(axis=-1))
+        """Test whether widths (..., groups) keep to all limits; shape (...)."""
+        return np.asarray((self.evaluate(widths) <= self._bounds).all(axis=-1))
 
     def limited(self, widths: IntArray) -> IntArray:
-        """What widths (..., groups) need of the limited quantities; shape (..., limits)."""
-        return self.needs(widths)[..., [_COLUMNS.index(name) for name in self.amounts]]
+        """Count what widths (..., groups) need of the limited quantities; shape (..., limits)."""
+        return self.evaluate(widths)[..., [_COLUMNS.index(name) for name in self.limits]]
 
     @property
     def allowed(self) -> IntArray:
         """The limits, in the order of :meth:`limited`; shape (limits,)."""
-        return np.array(list(self.amounts.values()), dtype=np.int64)
+        return np.array(list(self.limits.values()), dtype=np.int64)
 
     def named(self, widths: IntArray) -> dict[str, int]:
-        """What one choice of widths needs, by quantity; times only where something tells them."""
-        found = dict(zip(_COLUMNS, self.needs(widths).tolist(), strict=True))
+        """Count what one choice of widths needs, by quantity; times only where something predicts them."""
+        found = dict(zip(_COLUMNS, self.evaluate(widths).tolist(), strict=True))
         return {name: need for name, need in found.items() if name != "latency" or self.latency is not None}
 
+    @property
+    def original(self) -> dict[str, int]:
+        """What the network needs as it is, by quantity."""
+        return self.named(np.array([group.channels for group in self.graph.groups], dtype=np.int64))
+
     def least_of(self, *choices: IntArray) -> dict[str, int]:
-        """The least that any of some choices of widths needs, by quantity.
+        """Find the least that any of some choices of widths needs, by quantity.
 
         Narrower is not always faster, so the narrowest widths need not be those that take the least time.
         """
@@ -178,86 +249,49 @@ class Meter:
 
     @cached_property
     def _bounds(self) -> IntArray:
-        return np.array([self.amounts.get(name, _BOUNDLESS) for name in _COLUMNS], dtype=np.int64)
+        return np.array([self.limits.get(name, _BOUNDLESS) for name in _COLUMNS], dtype=np.int64)
 
     @cached_property
     def _prunable(self) -> IntArray:
         return np.flatnonzero([group.prunable for group in self.graph.groups])
 
 
-def originals(graph: ChannelGraph, latency: LatencyModel | None = None) -> dict[str, int]:
-    """What a network needs as it is, by quantity."""
-    widths = np.array([group.channels for group in graph.groups], dtype=np.int64)
-    return Meter(graph, {}, latency).named(widths)
+def nanoseconds(time: str) -> int:
+    """Convert a time with its unit, as :class:`Budget` keeps it.
 
-
-def budget_of(amounts: Mapping[str, int]) -> Budget:
-    """A budget of absolute amounts, as :meth:`Budget.amounts` gives them.
-
-    >>> print(budget_of({"macs": 1000, "latency": 12_500_000}))
-    at most 1,000 MACs, at most 12.5 ms
+    >>> nanoseconds("12.5 ms"), nanoseconds("800 us")
+    (12500000, 800000)
     """
-    limits: dict[str, Limit] = dict(amounts)
-    if "latency" in amounts:
-        limits["latency"] = Milliseconds.of_nanoseconds(amounts["latency"])
-    return Budget(**limits)
+    return max(1, round(milliseconds(time) * NANOSECONDS))
 
 
-def words_for(name: str, number: int) -> str:
-    """An amount of a quantity, in words.
+def milliseconds(time: str) -> float:
+    """Convert a time with its unit, as :class:`Budget` keeps it.
 
-    >>> words_for("macs", 1500), words_for("latency", 12_500_000)
+    >>> milliseconds("12.5 ms"), milliseconds("800 us")
+    (12.5, 0.8)
+    """
+    number, unit = time.split()
+    return float(Fraction(number) * _UNITS[unit] / NANOSECONDS)
+
+
+def amount_words(name: str, number: float) -> str:
+    """Format an amount of a quantity; times are given in nanoseconds.
+
+    >>> amount_words("macs", 1500), amount_words("latency", 12_500_000)
     ('1,500 MACs', '12.5 ms')
     """
-    if name == "latency":
-        return str(Milliseconds.of_nanoseconds(number))
-    return f"{number:,} {WORDS[name]}"
+    return f"{number / NANOSECONDS:.4g} ms" if name == "latency" else f"{number:,} {WORDS[name]}"
 
 
-def _limit_words(name: str, limit: Limit) -> str:
-    if isinstance(limit, Milliseconds):
-        return str(limit)
-    if isinstance(limit, int):
-        return f"{limit:,} {WORDS[name]}"
-    return f"{limit * 100:.4g}% of the {WORDS[name]}"
+def _limit_words(name: str, limit: int | float | str) -> str:
+    if isinstance(limit, float):
+        return f"{limit * 100:.4g}% of the {WORDS[name]}"
+    return amount_words(name, nanoseconds(limit) if isinstance(limit, str) else limit)
 
 
-def checked_time(limit: object, what: str) -> Limit:
-    """A share, or a time.
-
-    Raises:
-        UsageError: if it is neither.
-    """
-    time = as_time(limit)
-    if time is not None:
-        return time
-    if isinstance(limit, float | np.floating) and 0 < limit <= 1 and not isinstance(limit, Milliseconds):
-        return checked_limit(limit, what)
-    raise UsageError(
-        f"{what}: {limit!r} is neither a share (a float above 0 and at most 1) nor a time (milliseconds as "
-        "an integer or as a float above 1, or words such as '12.5 ms')"
-    )
-
-
-def checked_limit(limit: object, what: str) -> Limit:
-    """A share or an amount as a plain Python number.
-
-    Raises:
-        UsageError: if it is neither.
-    """
-    if isinstance(limit, int | np.integer) and not isinstance(limit, bool) and limit >= 1:
-        return int(limit)
-    # Through its decimal form, a 32-bit 0.3 becomes the 0.3 that was meant.
-    if isinstance(limit, float | np.floating) and 0 < float(str(limit)) <= 1:
-        return float(str(limit))
-    raise UsageError(
-        f"{what}: {limit!r} is neither a share (a float above 0 and at most 1) "
-        "nor an amount (an integer of at least 1)"
-    )
-
-
-def amount_of(limit: Limit, original: int, *, up: bool = False) -> int:
-    """An amount, or a share of the original, rounded down (or up) exactly.
+def amount_of(limit: int | float, original: int, *, up: bool = False) -> int:
+    """Resolve an amount, or a share of the original, rounded down (or up) exactly.
 
     Example:
         >>> amount_of(0.29, 100), int(0.29 * 100)
@@ -266,4 +300,4 @@ def amount_of(limit: Limit, original: int, *, up: bool = False) -> int:
     if isinstance(limit, int):
         return limit
     exact = Fraction(str(limit)) * original
-    return ceil(exact) if up else floor(exact)
+    return math.ceil(exact) if up else math.floor(exact)

@@ -23,14 +23,16 @@ from rich.progress import (
 
 from secateur.cli.quiet import silent_output
 from secateur.formats import duration, percent
-from secateur.training import events
+from secateur.recipes import Callback, Cut, Tried
+from secateur.training.events import EpochDone
+from secateur.training.events import Progress as ProgressEvent
 
 _WIDE = 120
 """Columns where there is no terminal that says how many it has."""
 
 
-class Reporter:
-    """Shows what the library tells; use it as a context manager around the work.
+class Reporter(Callback):
+    """Show what the library reports; use it as a context manager around the work.
 
     Args:
         as_json: keep standard output for the one JSON object, and talk on standard error.
@@ -69,21 +71,25 @@ class Reporter:
         self._bars.stop()
         self._silence.close()
 
-    def __call__(self, event: events.Event) -> None:
-        """Shows one event.
+    def on_progress(self, progress: ProgressEvent) -> None:
+        """Move a bar."""
+        self._advance(progress)
 
-        Args:
-            event: from the library; kinds that are not known here are shown as they print.
-        """
-        match event:
-            case events.Progress():
-                self._advance(event)
-            case events.EpochDone():
-                self.say(epoch_line(event))
-            case events.Fact():
-                pass
-            case _:
-                self.say(str(event))
+    def on_epoch_end(self, epoch: EpochDone) -> None:
+        """Show an epoch."""
+        self.say(epoch_line(epoch))
+
+    def on_note(self, text: str) -> None:
+        """Show a note."""
+        self.say(text)
+
+    def on_cut(self, cut: Cut) -> None:
+        """Show a cut."""
+        self.say(str(cut))
+
+    def on_try(self, tried: Tried) -> None:
+        """Show a try of a search."""
+        self.say(str(tried))
 
     def say(self, text: RenderableType) -> None:
         """Shows a line, or a table, above the bars.
@@ -117,7 +123,7 @@ class Reporter:
         else:
             self.say(text)
 
-    def _advance(self, event: events.Progress) -> None:
+    def _advance(self, event: ProgressEvent) -> None:
         if event.task not in self._tasks:
             self._tasks[event.task] = self._bars.add_task(event.task, total=event.total, loss="")
         task = self._tasks[event.task]
@@ -128,8 +134,8 @@ class Reporter:
 
 
 @contextmanager
-def listening(run: Path, reporter: Reporter, *, tensorboard: bool) -> Iterator[events.Listener]:
-    """Whoever is told how a job goes: the terminal, and TensorBoard where it is asked for.
+def job_callbacks(run: Path, reporter: Reporter, *, tensorboard: bool) -> Iterator[list[Callback]]:
+    """Collect what receives how a job goes: the terminal, and TensorBoard where it is asked for.
 
     Args:
         run: the run folder.
@@ -137,24 +143,27 @@ def listening(run: Path, reporter: Reporter, *, tensorboard: bool) -> Iterator[e
         tensorboard: write curves too.
 
     Yields:
-        The listener.
+        The callbacks.
     """
     if not tensorboard:
-        yield reporter
+        yield [reporter]
         return
-    from secateur.jobs.tensorboard import curves
+    from secateur.jobs.tensorboard import TensorBoard
 
-    with curves(run, reporter) as listener:
-        yield listener
+    board = TensorBoard(run)
+    try:
+        yield [board, reporter]
+    finally:
+        board.close()
 
 
-def epoch_line(event: events.EpochDone) -> str:
+def epoch_line(event: EpochDone) -> str:
     """One epoch in one line.
 
     Args:
         event: the epoch.
 
-    >>> epoch_line(events.EpochDone("training", 1, 5, 0.51, 0.01, 3.2, top1=0.9, best=True))
+    >>> epoch_line(EpochDone("training", 1, 5, 0.51, 0.01, 3.2, top1=0.9, best=True))
     'training  epoch 1/5  loss 0.510  top-1 90.00%  lr 0.01  3.2 s  best so far'
     """
     parts = [event.phase, f"epoch {event.epoch}/{event.epochs}", f"loss {event.loss:.3f}"]

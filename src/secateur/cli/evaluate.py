@@ -37,11 +37,11 @@ def evaluate(
     from secateur.jobs.settings import DataChoice, NetworkChoice
     from secateur.training.settings import DeviceSettings
 
-    network = NetworkChoice.checked(source=checkpoint, weights=weights, size=size, builder=model)
-    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
-    machine = DeviceSettings.checked(accelerator=device, precision=precision, **process_counts(devices))
+    network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
+    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
+    machine = DeviceSettings(accelerator=device, precision=precision, **process_counts(devices))
     run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        found = work(network, pictures, machine, reporter)
+        found = work(network, pictures, machine, [reporter])
         line = f"{found['model']}: top-1 {percent(found['top1'])}, loss {found['loss']:.4f}"
         reporter.finish(f"{line} over {found['examples']:,} pictures", found)

@@ -53,11 +53,11 @@ def export(
     from secateur.jobs.export import export as work
     from secateur.jobs.settings import DataChoice, ExportChoice, NetworkChoice
 
-    network = NetworkChoice.checked(source=checkpoint, weights=weights, size=size, builder=model)
+    network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
     wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
-    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict) if data else None
+    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict) if data else None
     with Reporter(as_json=json) as reporter:
-        found = work(network, wanted, pictures, seconds=seconds, listener=reporter)
+        found = work(network, wanted, pictures, seconds=seconds, callbacks=[reporter])
         names = brief([str(row["name"]) for row in found["networks"]])
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)

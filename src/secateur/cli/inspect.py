@@ -51,7 +51,7 @@ def inspect(
     size = shape(input) if input else None
     # What hangs together does not depend on the weights, so none are fetched.
     weights = None if is_checkpoint(network) else "none"
-    choice = NetworkChoice.checked(source=network, weights=weights, classes=classes, builder=model)
+    choice = NetworkChoice(source=network, weights=weights, classes=classes, builder=model)
     with Reporter(as_json=json) as reporter:
         found = work(
             choice,
@@ -60,6 +60,6 @@ def inspect(
             limits=limits(budget) if budget else None,
             latency=latency,
             batch=batch,
-            listener=reporter,
+            callbacks=[reporter],
         )
         reporter.finish(structure(found, whole=whole), found)

@@ -74,7 +74,7 @@ def measure(
     networks = [
         NetworkChoice(source=source, trusted=trusted)
         if is_exported(source)
-        else NetworkChoice.checked(
+        else NetworkChoice(
             source=source,
             weights=None if is_checkpoint(source) else weights,
             size=size,
@@ -82,17 +82,17 @@ def measure(
         )
         for source in checkpoints
     ]
-    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict) if data else None
-    conditions = Conditions.checked(
+    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict) if data else None
+    conditions = Conditions(
         runtimes=tuple(runtime or ("eager",)),
         batches=tuple(batch or (1,)),
         threads=tuple(threads or ()),
         seconds=seconds,
         memory=memory,
     )
-    machine = DeviceSettings.checked(accelerator=device)
+    machine = DeviceSettings(accelerator=device)
     with Reporter(as_json=json) as reporter:
-        found = work(networks, pictures, conditions=conditions, device=machine, listener=reporter)
+        found = work(networks, pictures, conditions=conditions, device=machine, callbacks=[reporter])
         names = brief(checkpoints)
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)

@@ -58,13 +58,13 @@ def oracle(
 
     if page is not None and not page.absolute().parent.is_dir():
         raise UsageError(f"{page}: there is no folder {page.parent}")
-    choice = NetworkChoice.checked(source=network, weights=weights, size=size, builder=model)
-    pictures = DataChoice.checked(source=data, batch_size=batch_size, strict=strict)
+    choice = NetworkChoice(source=network, weights=weights, size=size, builder=model)
+    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
     names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
-    processes = DeviceSettings.checked(accelerator="cpu", **process_counts(devices))
+    processes = DeviceSettings(accelerator="cpu", **process_counts(devices))
     run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        found = work(choice, pictures, out, names, examples, reporter, processes)
+        found = work(choice, pictures, out, names, examples, [reporter], processes)
         if page is not None and is_main():
             write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)

@@ -147,10 +147,10 @@ def prune(
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
       secateur prune torchvision:resnet18 --weights none --latency 0.5 --round-to auto --out runs/half
     """
-    from secateur.cli.console import Reporter, listening
+    from secateur.cli.console import Reporter, job_callbacks
     from secateur.jobs import prune as jobs
     from secateur.jobs.settings import PruneJob
-    from secateur.recipes import recipe as named_recipe
+    from secateur.recipes import Recipe
 
     asked = {"macs": macs, "params": params, "channels": channels, "memory": memory, "latency": latency}
     limits = _limits(asked, max_drop, recipe)
@@ -159,57 +159,73 @@ def prune(
     if not finetune:
         steps, repair = steps or _cuts(recipe, channels_per_step), True if repair is None else repair
         epochs_between, updates_between, epochs_after = 0, None, 0
-    settings = named_recipe(
-        recipe if data or recipe != "default" else "plain",
-        steps=steps,
-        channels_per_step=channels_per_step,
-        epochs_between=epochs_between,
-        updates_between=updates_between,
-        epochs_after=epochs_after,
-        both={"clip_norm": clip_norm, "label_smoothing": label_smoothing},
-        after={"schedule": schedule, "warmup": warmup, "average": average, "patience": patience},
-        optimizer={
-            "name": optimizer,
-            "learning_rate": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-        },
-        criterion=criterion or (None if data else jobs.DATA_FREE),
-        filters_only=filters_only,
-        charge=charge,
-        allocate=allocate,
-        repair=repair,
-        repair_batches=repair_batches,
-        curve_batches=curve_batches,
-        distill=distill,
-        temperature=temperature,
-        mirror=mirror,
-        scoring_batches=scoring_batches,
-        round_to=round_to,
-        min_channels=min_channels,
+    if charge is not None and allocate is None:
+        allocate = "global"  # where alone scores of different groups are compared
+    phase = {"clip_norm": clip_norm, "label_smoothing": label_smoothing}
+    trained_by = {
+        "name": optimizer,
+        "learning_rate": lr,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "weight_decay": weight_decay,
+    }
+    settings = Recipe.preset(recipe if data or recipe != "default" else "plain").changed(
+        _given(
+            {
+                "criterion": criterion or (None if data else jobs.DATA_FREE),
+                "cost_regularization": {"unit": charge},
+                "allocation": allocate,
+                "widths": {
+                    "multiple_of": round_to,
+                    "min_channels": min_channels,
+                    "ignore": ignore,
+                    "only": only,
+                },
+                "steps": steps,
+                "channels_per_step": channels_per_step,
+                "scoring_batches": scoring_batches,
+                "curve_batches": curve_batches,
+                "reconstruct": repair,
+                "reconstruct_batches": repair_batches,
+                "distillation": {"weight": distill, "temperature": temperature, "flip": mirror},
+                "filters_only": filters_only,
+                "between": {
+                    "epochs": epochs_between,
+                    "updates": updates_between,
+                    **phase,
+                    "optimizer": trained_by,
+                },
+                "finetune": {
+                    "epochs": epochs_after,
+                    "schedule": schedule,
+                    "warmup": warmup,
+                    "average": average,
+                    "patience": patience,
+                    **phase,
+                    "optimizer": trained_by,
+                },
+            }
+        )
     )
-    job = PruneJob.checked(
+    job = PruneJob(
         network={"source": network, "weights": weights, "size": size, "builder": model},
         data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup} if data else None,
         out=out,
         overwrite=overwrite,
         resume=resume,
         seed=seed,
-        limits=limits or None,
+        budget=limits or None,
         search=None if max_drop is None else {"max_drop": max_drop, "of": shrink, "tries": tries},
         measured=measured,
         recipe=settings,
-        ignore=tuple(ignore or ()),
-        only=tuple(only or ()),
         device=device_options(device, devices, precision, channels_last),
         latency_batch=batch,
         typed=typed_line(),
     )
     run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        with listening(out, reporter, tensorboard=tensorboard and is_main()) as listener:
-            summary = jobs.prune(job, listener)
+        with job_callbacks(out, reporter, tensorboard=tensorboard and is_main()) as callbacks:
+            summary = jobs.prune(job, callbacks)
         _tell(reporter, summary)
         if is_main():
             report_on(out, reporter)
@@ -241,10 +257,16 @@ def _not_trained(context: typer.Context, finetune: bool) -> None:
 
 def _cuts(recipe: str, channels_per_step: int | None) -> int | None:
     """How many cuts there are without training: one, unless the pace is in channels."""
-    from secateur.recipes import RECIPES
+    from secateur.recipes import PRESETS
 
-    own = RECIPES[recipe].channels_per_step if recipe in RECIPES else None
+    own = PRESETS[recipe].get("channels_per_step") if recipe in PRESETS else None
     return None if channels_per_step or own else 1
+
+
+def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what was not given."""
+    inner = {name: _given(value) if isinstance(value, Mapping) else value for name, value in changes.items()}
+    return {name: value for name, value in inner.items() if value is not None and value != {}}
 
 
 def _limits(

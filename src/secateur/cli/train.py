@@ -72,12 +72,12 @@ def train(
       secateur train --model resnet18 --data pictures --out runs/resnet18 --epochs 20
       secateur train --model vgg16 --weights none --size 96 --data pictures --out runs/vgg16
     """
-    from secateur.cli.console import Reporter, listening
+    from secateur.cli.console import Reporter, job_callbacks
     from secateur.cli.tables import figures_of_one
     from secateur.jobs.settings import TrainJob
     from secateur.jobs.train import train as work
 
-    job = TrainJob.checked(
+    job = TrainJob(
         network={"source": model, "weights": weights, "size": size},
         data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup},
         out=out,
@@ -89,7 +89,7 @@ def train(
             "schedule": schedule,
             "warmup": warmup,
             "label_smoothing": label_smoothing,
-            "clip_norm": clip_norm,
+            "clip_norm": clip_norm or 0.0,
             "patience": patience,
             "optimizer": {
                 "name": optimizer,
@@ -104,6 +104,6 @@ def train(
     )
     run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        with listening(out, reporter, tensorboard=tensorboard and is_main()) as listener:
-            summary = work(job, listener)
+        with job_callbacks(out, reporter, tensorboard=tensorboard and is_main()) as callbacks:
+            summary = work(job, callbacks)
         reporter.finish(figures_of_one(summary["network"]), summary)

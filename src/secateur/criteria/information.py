@@ -36,7 +36,7 @@ class MutualInformation(Criterion):
     by about ``(bins - 1) * (K - 1) / (2 N)``, alike for all channels.
 
     It keeps one number per example and channel until the end: ``4 * N * C`` bytes.
-    In :func:`secateur.watch`, pass the targets of each step with ``collector.targets(targets)``
+    In :func:`secateur.criteria.watch`, pass the targets of each step with ``collector.targets(targets)``
     before calling the network.
 
     Attributes:

@@ -42,7 +42,9 @@ class ScoreCollector:
 
     def __enter__(self) -> ScoreCollector:
         if self._handles:
-            raise UsageError("scores are collected already; make another collector with secateur.watch")
+            raise UsageError(
+                "scores are collected already; make another collector with secateur.criteria.watch"
+            )
         self._handles = self.observer.attach()
         return self
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.cost import cost
 from secateur.errors import ExportError, TraceError, UsageError, VerificationError
 from secateur.export.check import FileCheck, check_file
 from secateur.export.onnx import write_onnx
@@ -21,6 +20,7 @@ from secateur.export.pt2 import write_pt2
 from secateur.files import replacing
 from secateur.graph.capture import ExampleInputs
 from secateur.models import InputSpec
+from secateur.network_cost import cost
 from secateur.runtimes import Card, open_exported
 from secateur.untouched import untouched
 

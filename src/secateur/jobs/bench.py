@@ -1,4 +1,4 @@
-"""Where the networks of a pruning job are cut: once, or as often as a search asks."""
+"""Cut the networks of a pruning job: once, or as often as a search needs."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.budget import Budget
+from secateur.budget import Budget, WidthCurves
+from secateur.criteria import Scores
 from secateur.data import ImageData
 from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob, Search
 from secateur.jobs.workplace import Workplace
 from secateur.recipes import (
+    Callback,
     Cut,
-    InTime,
+    LatencyFit,
+    LatencyOptions,
     Measured,
-    Resumed,
-    Timing,
+    Training,
     Tried,
-    prune_iteratively,
+    fingerprint,
+    run_recipe,
     smallest_within,
 )
 from secateur.training.evaluate import Evaluation, evaluate
-from secateur.training.events import Event, Note
+from secateur.training.events import report_note
 from secateur.training.run_folder import MEASURED, read_measured
 
 _SECONDS_BETWEEN_WRITES = 5.0
 
 
 @dataclass
-class Bench:
-    """Cuts networks the way a job says, and writes down what it finds out.
+class Bench(Callback):
+    """Cut networks as a job says, and write what is measured to the run folder.
 
     Attributes:
         job: what to do.
@@ -44,7 +47,7 @@ class Bench:
         network: the network as it was.
         data: to rank, fine-tune and choose on.
         measured: scores and curves of the network as it was, once they are known.
-        in_time: what was measured before the last cut, where the budget limits latency.
+        latency: what was measured before the last cut, where the budget limits latency.
     """
 
     job: PruneJob
@@ -52,7 +55,9 @@ class Bench:
     network: Network
     data: ImageData
     measured: Measured | None = None
-    in_time: InTime | None = None
+    latency: LatencyFit | None = None
+    _latest: Measured | None = None
+    _network: str = ""
     _cuts: list[Cut] = field(default_factory=list)
     _written: float = 0.0
 
@@ -60,10 +65,10 @@ class Bench:
         own = self.place.run.path / MEASURED
         source = own if self.job.resume and own.is_file() else self.job.measured
         if source is not None:
-            self.measured = Measured.from_dict(read_measured(source))
+            self.measured = self._latest = Measured.from_dict(read_measured(source))
 
     def cut(self, model: nn.Module, budget: Budget) -> tuple[Cut, ...]:
-        """Cuts a network to a budget in place, with fine-tuning; a checkpoint is kept all along.
+        """Cut a network to a budget in place, with fine-tuning; a checkpoint is kept throughout.
 
         Args:
             model: the network as it was, or a copy.
@@ -73,35 +78,27 @@ class Bench:
             The cuts.
         """
         self._cuts.clear()
-        result = prune_iteratively(
-            model,
-            self.network.example(),
-            budget,
-            self.data.training_batches(),
-            self.job.recipe,
+        self._network = fingerprint(model)
+        training = Training(
+            batches=self.data.training_batches(),
             calibration=self.data.training_batches(augment=False),
             validation=self.data.validation_batches(),
-            ignore=self.job.ignore,
-            only=self.job.only,
             check_inputs=self._check_inputs(),
-            measured=self.measured,
-            timing=self.timing(),
-            context=replace(
-                self.place.context,
-                save=lambda name, found: self.keep(name, model, found),
-                listener=self._hear,
-            ),
+            latency=LatencyOptions(inputs=self.network.example(self.job.latency_batch)),
         )
-        self._remember(result.measured)
-        self.in_time = result.in_time
+        context = replace(
+            self.place.context,
+            callbacks=[self, *self.place.callbacks],
+            save=lambda name, found: self.keep(name, model, found),
+            measured=self.measured,
+        )
+        result = run_recipe(model, self.network.example(), budget, self.job.recipe, training, context)
+        self._remember(Measured(self._network, result.scores, result.curves))
+        self.latency = result.latency
         return result.cuts
 
-    def timing(self) -> Timing:
-        """Where a budget limits latency: of as many examples as the job's latency is measured with."""
-        return Timing(inputs=self.network.example(self.job.latency_batch))
-
     def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
-        """Writes a network to the run's checkpoints, with the cuts so far.
+        """Write a network to the run's checkpoints, with the cuts so far.
 
         Args:
             name: of the checkpoint.
@@ -112,7 +109,7 @@ class Bench:
         return self.place.save(name, network, evaluation)
 
     def judge(self, model: nn.Module) -> Evaluation:
-        """A network on the validation pictures, which nothing is reported on."""
+        """Evaluate a network on the validation pictures, which nothing is reported on."""
         return evaluate(
             model,
             self.data.validation_batches(),
@@ -124,19 +121,32 @@ class Bench:
         pictures = next(iter(self.data.validation_batches()))[0]
         return pictures.to(self.place.context.device)
 
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, Cut):
-            self._cuts.append(event)
-        if isinstance(event, Resumed):
-            self._cuts[:] = event.cuts
-            self.place.listener(Note(f"goes on after {len(event.cuts)} cuts"))
-        if isinstance(event, Measured) and time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
-            self._remember(event)
-        self.place.listener(event)
+    def on_cut(self, cut: Cut) -> None:
+        """Collect a cut, for the checkpoints."""
+        self._cuts.append(cut)
 
-    def _remember(self, measured: Measured | None) -> None:
-        if measured is not None and measured != self.measured:
-            self.measured = measured
+    def on_resume(self, cuts: Sequence[Cut]) -> None:
+        """Take over the cuts of an interrupted run."""
+        self._cuts[:] = cuts
+        report_note(self.place.callbacks, f"goes on after {len(cuts)} cuts")
+
+    def on_scores(self, scores: Scores) -> None:
+        """Write the scores to the run folder."""
+        self._found(Measured(self._network, scores))
+
+    def on_curves(self, curves: WidthCurves) -> None:
+        """Write the curves so far to the run folder."""
+        if self._latest is not None:
+            self._found(replace(self._latest, curves=curves))
+
+    def _found(self, measured: Measured) -> None:
+        self._latest = measured
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self._remember(measured)
+
+    def _remember(self, measured: Measured) -> None:
+        if measured != self.measured:
+            self.measured = self._latest = measured
             self.place.run.remember(measured.to_dict())
             self._written = time.monotonic()
 
@@ -152,11 +162,10 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
         The network, its cuts, and every point of the path, with its checkpoint.
     """
     start = bench.judge(bench.network.model)
-    bench.place.listener(
-        Note(
-            f"the network as it is: {start}, standard error {100 * start.error:.1f} points; "
-            f"at most {settings.max_drop:g} points may be lost"
-        )
+    report_note(
+        bench.place.callbacks,
+        f"the network as it is: {start}, standard error {100 * start.error:.1f} points; "
+        f"at most {settings.max_drop:g} points may be lost",
     )
     tries: list[_Try] = [_Try(())]
 
@@ -177,7 +186,7 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
         attempt,
         judge,
         tries=settings.tries,
-        listener=bench.place.listener,
+        callbacks=bench.place.callbacks,
     )
     path = [_point(tried, tries[tried.number]) for tried in result.path]
     best = tries[result.best.number]

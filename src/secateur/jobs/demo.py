@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob, TrainJob
 from secateur.jobs.train import train
-from secateur.recipes import recipe
-from secateur.training.events import Listener, Note, silent
+from secateur.recipes import Callback, Recipe
+from secateur.training.events import report_note
 
 EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT, BATCH = 12, 10, 5, 0.1, 64
 
 
 def demo(
-    out: Path, seed: int = 0, listener: Listener = silent, *, typed: str | None = None
+    out: Path, seed: int = 0, callbacks: Sequence[Callback] = (), *, typed: str | None = None
 ) -> dict[str, Any]:
     """Trains a network, then prunes it: two ordinary jobs, with settings that suit digits.
 
@@ -23,7 +24,7 @@ def demo(
         out: folder for the two run folders, ``trained`` and ``pruned``; those of an earlier
             demonstration are replaced.
         seed: start of all random numbers.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
         typed: the command line that this came from, for the record.
 
     Returns:
@@ -34,7 +35,7 @@ def demo(
     """
     data = {"source": "digits", "batch_size": 32}
     trained, pruned = out / "trained", out / "pruned"
-    train_job = TrainJob.checked(
+    train_job = TrainJob(
         network={"source": "secateur:digits", "weights": "none"},
         data=data,
         out=trained,
@@ -43,24 +44,25 @@ def demo(
         typed=typed,
         fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
     )
-    prune_job = PruneJob.checked(
+    optimizer = {"learning_rate": 0.02, "weight_decay": 5e-4}
+    prune_job = PruneJob(
         network={"source": str(trained)},
         data=data,
         out=pruned,
         overwrite=True,
         seed=seed,
         typed=typed,
-        limits={"macs": MACS_LEFT},
+        budget={"macs": MACS_LEFT},
         latency_batch=BATCH,
         # So easy a task needs neither measured widths nor a teacher, and is done in half the time without.
-        recipe=recipe(
+        recipe=Recipe.preset(
             "plain",
             steps=STEPS,
-            epochs_after=EPOCHS_AFTER,
-            optimizer={"learning_rate": 0.02, "weight_decay": 5e-4},
+            between={"optimizer": optimizer},
+            finetune={"epochs": EPOCHS_AFTER, "optimizer": optimizer},
         ),
     )
-    listener(Note("first a network is trained, far larger than the task needs"))
-    first = train(train_job, listener)
-    listener(Note(f"now it is cut to {MACS_LEFT:.0%} of its MACs in {STEPS} steps, and fine-tuned"))
-    return {"trained": first, "pruned": prune(prune_job, listener)}
+    report_note(callbacks, "first a network is trained, far larger than the task needs")
+    first = train(train_job, callbacks)
+    report_note(callbacks, f"now it is cut to {MACS_LEFT:.0%} of its MACs in {STEPS} steps, and fine-tuned")
+    return {"trained": first, "pruned": prune(prune_job, callbacks)}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.recipes import Callback
 from secateur.training.context import launch
 from secateur.training.evaluate import evaluate as judge
-from secateur.training.events import Listener, silent
 from secateur.training.interrupt import interruptible
 from secateur.training.settings import DeviceSettings
 
@@ -19,7 +20,7 @@ def evaluate(
     choice: NetworkChoice,
     data_choice: DataChoice,
     device: DeviceSettings | None = None,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Accuracy and loss of a network on the test pictures.
 
@@ -27,7 +28,7 @@ def evaluate(
         choice: the network.
         data_choice: the pictures; only ``test/`` (or ``val/``) is needed.
         device: where to compute.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Returns:
         ``network``, ``model``, ``top1``, ``loss``, ``examples`` and ``skipped``.
@@ -44,10 +45,10 @@ def evaluate(
             network.model,
             data.test_batches(),
             context=replace(
-                context, listener=listener if context.ranks.is_main else silent, interruption=interruption
+                context, callbacks=callbacks if context.ranks.is_main else (), interruption=interruption
             ),
         )
-    tell_skipped(data, listener)
+    tell_skipped(data, callbacks)
     return {
         "network": choice.source,
         "model": network.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from secateur.jobs.measure import measure
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
-from secateur.training.events import Listener, Note, Progress, silent
+from secateur.recipes import Callback
+from secateur.training.events import report_note, report_progress
 from secateur.training.settings import DeviceSettings
 
 _COMPARED, _CALIBRATED = 8, 256
@@ -27,7 +28,7 @@ def export(
     data_choice: DataChoice | None = None,
     *,
     seconds: float = 1.0,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Write a network in another format, read it back, compare, and measure both.
 
@@ -36,7 +37,7 @@ def export(
         wanted: format, file, and how weights are kept.
         data_choice: images to compare on, to quantise by, and to evaluate both on.
         seconds: time spent on measuring each.
-        listener: gets the progress.
+        callbacks: receive how it goes.
 
     Returns:
         ``file``, ``format``, ``file_bytes``, ``weights_as``, ``params``, ``macs`` and ``check`` of the file;
@@ -57,8 +58,8 @@ def export(
         check_outputs(network, data.classes)
         inputs = next(iter(data.test_batches()))[0][:_COMPARED]
         calibration = _first(data.training_batches(augment=False), _CALIBRATED) if quantised else None
-        tell_skipped(data, listener)
-    listener(Progress("exporting", 0, 1))
+        tell_skipped(data, callbacks)
+    report_progress(callbacks, "exporting", 0, 1)
     done = write(
         wanted.out,
         network.model,
@@ -71,14 +72,14 @@ def export(
         classes=network.classes,
         network=network.name,
     )
-    listener(Progress("exporting", 1, 1))
-    listener(Note(f"{done.path}: {done.check}"))
+    report_progress(callbacks, "exporting", 1, 1)
+    report_note(callbacks, f"{done.path}: {done.check}")
     found = measure(
         [choice, NetworkChoice(source=str(wanted.out), trusted=True)],
         data_choice,
         conditions=Conditions(seconds=seconds),
         device=DeviceSettings(accelerator="cpu", precision="float32"),
-        listener=listener,
+        callbacks=callbacks,
     )
     return {**done.to_dict(), **found}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.cost import cost
 from secateur.latency import compare_latency
+from secateur.network_cost import cost
 from secateur.training.evaluate import Evaluation
 
 Figures = dict[str, Any]

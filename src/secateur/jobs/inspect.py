@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.budget import forecast
+from secateur.budget import Budget, forecast
 from secateur.criteria import score
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares, ungrouped
 from secateur.jobs.network_summary import coupled, layer_costs
 from secateur.jobs.networks import open_network
-from secateur.jobs.settings import Limits, NetworkChoice
-from secateur.recipes import Timing
-from secateur.training.events import Listener, silent
+from secateur.jobs.settings import NetworkChoice
+from secateur.recipes import Callback, LatencyOptions
 
 
 def inspect(
@@ -28,7 +27,7 @@ def inspect(
     limits: Mapping[str, float | str] | None = None,
     latency: bool = False,
     batch: int = 1,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Find the channel groups of a network, and what its layers cost.
 
@@ -39,7 +38,7 @@ def inspect(
         limits: a budget, to say what a plan by the size of the weights would cost.
         latency: measure the operators on this device too; done in any case where the budget limits latency.
         batch: examples in the forward pass that is timed.
-        listener: gets the progress.
+        callbacks: receive how it goes.
 
     Returns:
         ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
@@ -57,11 +56,11 @@ def inspect(
     size = input_size or network.input.size
     inputs = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
     graph = trace(network.model, inputs, ignore=ignore)
-    budget = Limits.checked(**limits).budget if limits else None
+    budget = Budget(**limits) if limits else None
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
     if latency or (budget is not None and budget.latency is not None):
-        pace = Timing().pace(network.model, graph, torch.zeros(batch, *size), listener)
+        pace = LatencyOptions().tuner(network.model, graph, torch.zeros(batch, *size), callbacks)
         table = pace.table
     return {
         "model": network.name,

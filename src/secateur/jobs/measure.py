@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.cost import cost
 from secateur.errors import DataError, UsageError
 from secateur.jobs.candidates import AsModule, Candidate, check_scores, open_candidate
 from secateur.jobs.evaluate import evaluate
@@ -13,9 +12,11 @@ from secateur.jobs.footprint import footprint
 from secateur.jobs.pictures import open_pictures
 from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
 from secateur.jobs.timing import timings
+from secateur.network_cost import cost
+from secateur.recipes import Callback
 from secateur.training.context import RunContext
 from secateur.training.evaluate import evaluate as judge
-from secateur.training.events import Listener, Progress, silent
+from secateur.training.events import report_progress
 from secateur.training.interrupt import interruptible
 from secateur.training.settings import DeviceSettings
 
@@ -26,7 +27,7 @@ def measure(
     *,
     conditions: Conditions | None = None,
     device: DeviceSettings | None = None,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Parameters, MACs, file size, memory, accuracy and time of networks that are run in turn.
 
@@ -35,7 +36,7 @@ def measure(
         data: pictures to judge them on as well.
         conditions: under which times are taken.
         device: where to compute; exported files run on the CPU.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Returns:
         ``networks``, a list of figures with their ``name``; ``latency``, the conditions of their
@@ -55,20 +56,20 @@ def measure(
     if len(sizes) > 1:
         shown = " and ".join("x".join(map(str, size)) for size in sorted(sizes))
         raise UsageError(f"the networks take inputs of {shown}; give one --size for all")
-    times = timings(candidates, sizes.pop(), conditions, listener)
+    times = timings(candidates, sizes.pop(), conditions, callbacks)
     rows = []
     for number, (choice, candidate) in enumerate(zip(choices, candidates, strict=True)):
         row = _figures(candidate)
         time = _first(times, number)
         row |= {"latency_ms": time["median_ms"], "latency_noise": time["noise"]}
         if conditions.memory:
-            listener(Progress("memory", number, len(choices)))
+            report_progress(callbacks, "memory", number, len(choices))
             runtime = candidate.runtimes(("eager",))[0]
             threads = next(iter(conditions.threads), None)
             row["memory_bytes"] = footprint(choice, runtime, conditions.batches[0], threads)
-            listener(Progress("memory", number + 1, len(choices)))
+            report_progress(callbacks, "memory", number + 1, len(choices))
         if data is not None:
-            row["top1"] = _top1(choice, candidate, data, device, listener)
+            row["top1"] = _top1(choice, candidate, data, device, callbacks)
         rows.append(row)
     named = [{"name": choices[row["candidate"]].source, **row} for row in times]
     return {"networks": rows, "latency": _conditions(named), "timings": named}
@@ -117,10 +118,10 @@ def _top1(
     candidate: Candidate,
     data: DataChoice,
     device: DeviceSettings | None,
-    listener: Listener,
+    callbacks: Sequence[Callback],
 ) -> float:
     if candidate.file is None:
-        return float(evaluate(choice, data, device, listener)["top1"])
+        return float(evaluate(choice, data, device, callbacks)["top1"])
     spec = candidate.pictures
     if spec is None:
         raise DataError(f"{choice.source} does not say how pictures are prepared for it; leave --data out")
@@ -132,6 +133,6 @@ def _top1(
         found = judge(
             AsModule(candidate.file),
             pictures.test_batches(),
-            context=RunContext(settings, listener=listener, interruption=interruption),
+            context=RunContext(settings, callbacks=callbacks, interruption=interruption),
         )
     return found.metric

@@ -22,8 +22,9 @@ from secateur.jobs.networks import Network, check_outputs, input_of, open_networ
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.ranks import Ranks
+from secateur.recipes import Callback
 from secateur.training.context import launch
-from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.events import report_note, report_progress
 from secateur.training.interrupt import Interruption, StoppedError, interruptible
 from secateur.training.settings import DeviceSettings
 
@@ -39,7 +40,7 @@ def oracle(
     out: Path,
     criteria: Sequence[str] = CRITERIA,
     examples: int = 256,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
     processes: DeviceSettings | None = None,
 ) -> dict[str, Any]:
     """Masks every channel in turn, and holds criteria against what that does to the loss.
@@ -52,7 +53,7 @@ def oracle(
         out: a JSON file.
         criteria: names of criteria.
         examples: how many pictures.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
         processes: how many processes share the work; one if not given.
 
     Returns:
@@ -63,7 +64,7 @@ def oracle(
         StoppedError: the user asked to stop; what was measured is in the file.
     """
     with launch(processes or DeviceSettings(accelerator="cpu")) as context:
-        return _oracle(choice, data_choice, out, criteria, examples, listener, context.ranks)
+        return _oracle(choice, data_choice, out, criteria, examples, callbacks, context.ranks)
 
 
 def _oracle(
@@ -72,10 +73,10 @@ def _oracle(
     out: Path,
     criteria: Sequence[str],
     examples: int,
-    listener: Listener,
+    callbacks: Sequence[Callback],
     ranks: Ranks,
 ) -> dict[str, Any]:
-    listener = listener if ranks.is_main else silent
+    callbacks = callbacks if ranks.is_main else ()
     data = open_pictures(data_choice, input_of(choice), seed=0)
     known = _known(out)
     ranks.barrier()  # until all have read what the first will write
@@ -86,14 +87,14 @@ def _oracle(
         graph = trace(network.model, network.example())
         batches = _batches(data, examples)
         if known is not None:
-            listener(Note(f"goes on from {out}: {known.measured:,} channels are measured"))
-        watch = _Watch(out, listener, interruption, ranks)
+            report_note(callbacks, f"goes on from {out}: {known.measured:,} channels are measured")
+        watch = _Watch(out, callbacks, interruption, ranks)
         together = ranks.is_distributed
         found = ablate(
             network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
         )
-        rows = _agreements(network, graph, found, batches, criteria, listener, together)
-    tell_skipped(data, listener)
+        rows = _agreements(network, graph, found, batches, criteria, callbacks, together)
+    tell_skipped(data, callbacks)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
     if ranks.is_main:
         _write(out, result)
@@ -103,13 +104,15 @@ def _oracle(
 class _Watch:
     """Tells how far the measuring is, writes it down now and then, and stops it when asked to."""
 
-    def __init__(self, out: Path, listener: Listener, interruption: Interruption, ranks: Ranks) -> None:
-        self._out, self._listener, self._interruption = out, listener, interruption
+    def __init__(
+        self, out: Path, callbacks: Sequence[Callback], interruption: Interruption, ranks: Ranks
+    ) -> None:
+        self._out, self._callbacks, self._interruption = out, callbacks, interruption
         self._ranks = ranks
         self._written = time.monotonic()
 
     def __call__(self, found: Ablation, total: int) -> None:
-        self._listener(Progress("measuring channels", found.measured, total))
+        report_progress(self._callbacks, "measuring channels", found.measured, total)
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self._write(found)
         try:
@@ -141,18 +144,18 @@ def _agreements(
     found: Ablation,
     batches: Sequence[Any],
     criteria: Sequence[str],
-    listener: Listener,
+    callbacks: Sequence[Callback],
     across_ranks: bool,
 ) -> list[dict[str, Any]]:
     """The rank correlations of each criterion, on the pictures that the oracle saw."""
     rows = []
     for number, name in enumerate(criteria):
-        listener(Progress("criteria", number, len(criteria)))
+        report_progress(callbacks, "criteria", number, len(criteria))
         scores = score(network.model, graph, name, batches, cross_entropy, across_ranks=across_ranks)
         row = compare_ranking(found, scores)
         mean = None if math.isnan(row.per_group) else row.per_group
         rows.append({**asdict(row), "groups": dict(row.groups), "per_group": mean})
-    listener(Progress("criteria", len(criteria), len(criteria)))
+    report_progress(callbacks, "criteria", len(criteria), len(criteria))
     return rows
 
 

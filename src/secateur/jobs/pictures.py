@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from secateur.data import DataSettings, ImageData, open_data
 from secateur.jobs.settings import DataChoice
 from secateur.models import InputSpec
-from secateur.training.events import Listener, Note, Progress
+from secateur.recipes import Callback
+from secateur.training.events import report_note, report_progress
 
 _SHOWN = 10
 
@@ -26,40 +29,39 @@ def open_pictures(choice: DataChoice, spec: InputSpec, seed: int, *, training: b
     return open_data(choice.source, spec, settings, training=training)
 
 
-def tell_skipped(data: ImageData, listener: Listener) -> None:
+def tell_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
     """Names the pictures that could not be read.
 
     Args:
         data: with the splits that matter read.
-        listener: hears a ``Note`` for each of the first few, and one with the count.
+        callbacks: receive a note for each of the first few, and one with the count.
     """
     skipped = data.skipped
     for line in skipped[:_SHOWN]:
-        listener(Note(f"left out {line}"))
+        report_note(callbacks, f"left out {line}")
     if skipped:
         more = f", of which the first {_SHOWN} are named above" if len(skipped) > _SHOWN else ""
         noun = "picture" if len(skipped) == 1 else "pictures"
-        listener(Note(f"left out {len(skipped)} {noun} that could not be read{more}"))
+        report_note(callbacks, f"left out {len(skipped)} {noun} that could not be read{more}")
 
 
-def read_all(data: ImageData, listener: Listener) -> None:
+def read_all(data: ImageData, callbacks: Sequence[Callback]) -> None:
     """Decodes all splits, and says how many pictures there are and what could not be read.
 
     Args:
         data: the data set.
-        listener: hears the notes.
+        callbacks: receive the notes.
 
     Raises:
         DataError: a picture cannot be read and none may be left out, or a class has none left.
     """
-    listener(Progress("reading pictures", 0, 1))
+    report_progress(callbacks, "reading pictures", 0, 1)
     train, validation, test = len(data.train), len(data.validation), len(data.test)
-    listener(Progress("reading pictures", 1, 1))
-    tell_skipped(data, listener)
+    report_progress(callbacks, "reading pictures", 1, 1)
+    tell_skipped(data, callbacks)
     same = " (the same)" if data.test is data.validation else ""
-    listener(
-        Note(
-            f"{len(data.classes)} classes; {train:,} pictures to train on, {validation:,} to choose on, "
-            f"{test:,} to report on{same}"
-        )
+    report_note(
+        callbacks,
+        f"{len(data.classes)} classes; {train:,} pictures to train on, {validation:,} to choose on, "
+        f"{test:,} to report on{same}",
     )

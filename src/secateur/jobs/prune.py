@@ -18,19 +18,28 @@ from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.verifications import together
 from secateur.jobs.workplace import Workplace, at_work
-from secateur.recipes import Cut, InTime, Measured, Timing
-from secateur.recipes import prune as prune_at_once
-from secateur.recipes.measured import fingerprint
+from secateur.recipes import (
+    Callback,
+    Cut,
+    LatencyFit,
+    LatencyOptions,
+    Measured,
+    Recipe,
+    Training,
+    fingerprint,
+    run_recipe,
+)
 from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
-from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.events import report_note, report_progress
+from secateur.training.resume import Journal
 from secateur.training.run_folder import NETWORK
 
 DATA_FREE = "magnitude"
 """The criterion where there is nothing to look at but the weights."""
 
 
-def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
+def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Cuts a network down to a budget.
 
     With data: rank, cut, fine-tune, repeat, and judge before and after on the test pictures. Without:
@@ -38,7 +47,7 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
 
     Args:
         job: what to prune, to what, with what, and where to.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Returns:
         What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
@@ -49,10 +58,10 @@ def prune(job: PruneJob, listener: Listener = silent) -> dict[str, Any]:
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
-    if job.data is None and job.recipe.allocate == "curves":
+    if job.data is None and job.recipe.allocation == "curves":
         raise UsageError("curves are measured on data; give --data, or take --allocate global or uniform")
     with launch(job.device) as context:
-        return _prune(job, criterion, context, listener)
+        return _prune(job, criterion, context, callbacks)
 
 
 def _pictures(job: PruneJob) -> ImageData | None:
@@ -60,7 +69,7 @@ def _pictures(job: PruneJob) -> ImageData | None:
     if job.data is None:
         return None
     data = open_pictures(job.data, input_of(job.network), job.seed)
-    if job.recipe.distill and job.recipe.mirror and not data.augmentation.flip:
+    if job.recipe.distillation.weight and job.recipe.distillation.flip and not data.augmentation.flip:
         raise UsageError(
             f"training does not mirror pictures of '{job.data.source}', since mirror images may be of "
             "another class; leave --mirror out"
@@ -68,10 +77,12 @@ def _pictures(job: PruneJob) -> ImageData | None:
     return data
 
 
-def _prune(job: PruneJob, criterion: Criterion, context: RunContext, listener: Listener) -> dict[str, Any]:
-    budget = job.limits.budget if job.limits is not None else None
+def _prune(
+    job: PruneJob, criterion: Criterion, context: RunContext, callbacks: Sequence[Callback]
+) -> dict[str, Any]:
+    budget = job.budget
     data = _pictures(job)
-    with at_work("prune", job, context, listener) as place:
+    with at_work("prune", job, context, callbacks) as place:
         network = open_network(job.network, data.classes if data else None)
         network.model.to(place.context.device)
         original = network.copy()
@@ -102,15 +113,15 @@ def _prune(job: PruneJob, criterion: Criterion, context: RunContext, listener: L
 def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
     """Save what a report needs of both networks; a failure here does not fail the run."""
     timed, seconds = before.example(place.job.latency_batch), place.job.latency_seconds
-    place.listener(Progress("timing layers", 0, 1))
+    report_progress(place.callbacks, "timing layers", 0, 1)
     try:
         with place.clock("timing layers"):
             found = summarise(before.model, after.model, cuts, before.example(), timed, seconds)
     except (SecateurError, RuntimeError) as error:
-        place.listener(Note(f"the summary of the network could not be written: {error}"))
+        report_note(place.callbacks, f"the summary of the network could not be written: {error}")
     else:
         place.run.remember(found.model_dump(mode="json"), NETWORK)
-    place.listener(Progress("timing layers", 1, 1))
+    report_progress(place.callbacks, "timing layers", 1, 1)
 
 
 def _with_data(
@@ -119,62 +130,56 @@ def _with_data(
     """Cuts in steps, with fine-tuning; judges before and after."""
     check_outputs(network, data.classes)
     with place.clock("reading"):
-        read_all(data, place.listener)
+        read_all(data, place.callbacks)
     place.begin(network, data)
     before = place.evaluate(network.model, data.test_batches())
-    place.listener(Note(f"before: {before}"))
+    report_note(place.callbacks, f"before: {before}")
     bench = Bench(job, place, network, data)
     with place.clock("pruning"):
         if budget is not None:
             cuts: Sequence[Cut] = bench.cut(network.model, budget)
-            _note_time(place, bench.in_time)
+            _note_time(place, bench.latency)
         else:
             assert job.search is not None
             network, cuts, path = search(job.search, bench)
             place.run.summarise(path=path)
     after = place.evaluate(network.model, data.test_batches())
-    place.listener(Note(f"after: {after}"))
+    report_note(place.callbacks, f"after: {after}")
     place.run.summarise(classes=data.classes, skipped=data.skipped)
     return network, cuts, {"baseline": before, "pruned": after}
 
 
 def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Budget) -> Sequence[Cut]:
     """One cut by the weights alone, and no training."""
-    place.listener(
-        Note(
-            f"no --data: channels are valued by their weights alone ({job.recipe.criterion}), nothing is "
-            "trained, and accuracy is not measured; fine-tune the result before use"
-        )
+    report_note(
+        place.callbacks,
+        f"no --data: channels are valued by their weights alone ({job.recipe.criterion}), nothing is "
+        "trained, and accuracy is not measured; fine-tune the result before use",
     )
-    known = fingerprint(network.model)
+    known, asked = fingerprint(network.model), job.recipe
+    recipe = Recipe.preset(
+        "one-shot",
+        criterion=asked.criterion,
+        normalize=asked.normalize,
+        allocation=asked.allocation,
+        widths=asked.widths,
+        cost_regularization=asked.cost_regularization,
+        filters_only=asked.filters_only,
+    )
+    training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
+    context = replace(place.context, journal=Journal())  # one cut by the weights has nothing to resume
     with place.clock("pruning"):
-        result = prune_at_once(
-            network.model,
-            network.example(),
-            budget,
-            job.recipe.criterion,
-            ignore=job.ignore,
-            only=job.only,
-            normalize=job.recipe.normalize,
-            allocate=job.recipe.allocate,
-            round_to=job.recipe.round_to,
-            min_channels=job.recipe.min_channels,
-            timing=Timing(inputs=network.example(job.latency_batch)),
-            inplace=True,
-            listener=place.listener,
-        )
-    _note_time(place, result.in_time)
+        result = run_recipe(network.model, network.example(), budget, recipe, training, context)
+    _note_time(place, result.latency)
     place.run.remember(Measured(known, result.scores, result.curves).to_dict())
-    made = Cut(1, 1, result.plan, result.verification)
-    place.listener(made)
-    return [made]
+    return result.cuts
 
 
-def _note_time(place: Workplace, in_time: InTime | None) -> None:
+def _note_time(place: Workplace, fit: LatencyFit | None) -> None:
     """Says, and writes down, how the time that was asked for was met."""
-    if in_time is not None:
-        place.listener(Note(str(in_time)))
-        place.run.summarise(asked={"latency": in_time.to_dict()})
+    if fit is not None:
+        report_note(place.callbacks, str(fit))
+        place.run.summarise(asked={"latency": fit.to_dict()})
 
 
 def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import secateur
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
-from secateur.recipes import Cut, Tried
+from secateur.recipes import Callback, Cut, Tried
 from secateur.training.context import RunContext
-from secateur.training.events import EpochDone, Event, Listener, Note
+from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
 from secateur.training.process_group import uses_bf16
 from secateur.training.run_folder import CONFIG, RunFolder, read_config
@@ -140,42 +140,40 @@ def _version(package: str) -> str | None:
         return None
 
 
-def recording(run: RunFolder, listener: Listener) -> Listener:
-    """A listener that writes epochs and cuts to ``metrics.jsonl`` and hands everything on.
+class RunRecorder(Callback):
+    """Write epochs, cuts, tries and notes to ``metrics.jsonl``.
 
     Args:
         run: where to write.
-        listener: hears every event afterwards.
     """
 
-    def hear(event: Event) -> None:
-        record = as_record(event)
-        if record is not None:
-            run.log(record)
-        listener(event)
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
 
-    return hear
+    def on_epoch_end(self, epoch: EpochDone) -> None:
+        """Write an epoch."""
+        self._run.log(epoch_record(epoch))
+
+    def on_cut(self, cut: Cut) -> None:
+        """Write a cut."""
+        self._run.log({"event": "cut", **cut_record(cut)})
+
+    def on_try(self, tried: Tried) -> None:
+        """Write a try of a search."""
+        self._run.log({"event": "try", **asdict(tried)})
+
+    def on_note(self, text: str) -> None:
+        """Write a note."""
+        self._run.log({"event": "note", "text": text})
 
 
-def as_record(event: Event) -> Mapping[str, Any] | None:
-    """An event as one line of ``metrics.jsonl``; ``None`` for events that are not worth one.
+def epoch_record(epoch: EpochDone) -> dict[str, Any]:
+    """Convert an epoch to one line of ``metrics.jsonl``.
 
-    Args:
-        event: what happened.
-
-    >>> as_record(Note("two pictures were left out"))
-    {'event': 'note', 'text': 'two pictures were left out'}
+    >>> epoch_record(EpochDone("training", 1, 5, 0.5, 0.01, 3.2))["loss"]
+    0.5
     """
-    match event:
-        case EpochDone():
-            return {"event": "epoch", **asdict(event)}
-        case Cut():
-            return {"event": "cut", **cut_record(event)}
-        case Tried():
-            return {"event": "try", **asdict(event)}
-        case Note():
-            return {"event": "note", "text": event.text}
-    return None
+    return {"event": "epoch", **asdict(epoch)}
 
 
 def cut_record(cut: Cut) -> dict[str, Any]:

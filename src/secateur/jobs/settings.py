@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from secateur.budget import Budget
-from secateur.recipes import RECIPES, PruneSettings, Unit
-from secateur.training.settings import DeviceSettings, FitSettings, Settings
+from secateur.recipes import Recipe, Unit
+from secateur.settings import Settings
+from secateur.training.settings import DeviceSettings, FitSettings
 
 
 class DataChoice(Settings):
@@ -83,33 +84,6 @@ class ExportChoice(Settings):
     weights_as: str = "float32"
 
 
-class Limits(Settings):
-    """What may remain: a share (a float up to 1), or an absolute amount (an integer).
-
-    Attributes:
-        macs: multiply-accumulates of one example.
-        params: parameters.
-        channels: channels of the prunable groups.
-        memory: peak bytes of activations.
-        latency: a share of the time of a forward pass, milliseconds, or words such as ``12.5 ms``.
-    """
-
-    macs: int | float | None = None
-    params: int | float | None = None
-    channels: int | float | None = None
-    memory: int | float | None = None
-    latency: int | float | str | None = None
-
-    @property
-    def budget(self) -> Budget:
-        """As the library takes it.
-
-        Raises:
-            UsageError: no limit is given, or one is neither a share nor an amount.
-        """
-        return Budget(**self.model_dump())
-
-
 class Job(Settings):
     """What every job that fills a run folder is told.
 
@@ -167,25 +141,21 @@ class PruneJob(Job):
 
     Attributes:
         data: what to rank and fine-tune on; without, weights alone decide and nothing is trained.
-        limits: what may remain.
+        budget: what may remain.
         search: what may be lost instead.
         recipe: how to get there.
-        ignore: modules whose channels all stay.
-        only: groups or modules to cut, if not all.
         measured: an earlier run whose scores and width curves are used again.
     """
 
     data: DataChoice | None = None
-    limits: Limits | None = None
+    budget: Budget | None = None
     search: Search | None = None
-    recipe: PruneSettings = RECIPES["default"]
-    ignore: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+    recipe: Recipe = Recipe()
     measured: Path | None = None
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneJob:
-        if (self.limits is None) == (self.search is None):
+        if (self.budget is None) == (self.search is None):
             raise ValueError("say either what may remain or what may be lost, and not both")
         if self.search is not None and self.resume:
             raise ValueError("a search cannot be gone on with; start it anew with --measured and this run")

@@ -13,14 +13,18 @@ import torch
 from secateur.jobs.candidates import Candidate
 from secateur.jobs.settings import Conditions
 from secateur.latency import Comparison, InterleavedTimes, Latency, interleaved_timing
-from secateur.training.events import Listener, Progress
+from secateur.recipes import Callback
+from secateur.training.events import report_progress
 
 Place = tuple[int, str]
 """A candidate by its number, in a runtime."""
 
 
 def timings(
-    candidates: Sequence[Candidate], size: Sequence[int], conditions: Conditions, listener: Listener
+    candidates: Sequence[Candidate],
+    size: Sequence[int],
+    conditions: Conditions,
+    callbacks: Sequence[Callback],
 ) -> list[dict[str, Any]]:
     """Times of all candidates; under one condition all take turns.
 
@@ -28,7 +32,7 @@ def timings(
         candidates: the first is what the others are held against.
         size: shape of one input.
         conditions: runtimes, batch sizes, threads, seconds.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Returns:
         One row for each candidate, runtime, batch size and number of threads: ``candidate`` (its number),
@@ -46,7 +50,7 @@ def timings(
             }
             against = _yardsticks(list(ready))
             for batch in conditions.batches:
-                listener(Progress("measuring", done, total))
+                report_progress(callbacks, "measuring", done, total)
                 inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
                 measured = interleaved_timing(
                     {place: partial(runner, inputs.to(runner.device)) for place, runner in ready.items()},
@@ -66,7 +70,7 @@ def timings(
                 }
                 rows.extend(_row(place, against[place], found, measured) for place in found)
                 done += 1
-    listener(Progress("measuring", total, total))
+    report_progress(callbacks, "measuring", total, total)
     return rows
 
 

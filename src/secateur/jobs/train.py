@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,17 +10,18 @@ from secateur.jobs.networks import Network, check_outputs, input_of, open_networ
 from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.workplace import at_work
+from secateur.recipes import Callback
 from secateur.training.context import RunContext, launch
-from secateur.training.events import Listener, Note, silent
+from secateur.training.events import report_note
 from secateur.training.loop import fit
 
 
-def train(job: TrainJob, listener: Listener = silent) -> dict[str, Any]:
+def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains a network, keeps the best of it, and judges that on the test pictures.
 
     Args:
         job: what to train, on what, where to, and how.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Returns:
         What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
@@ -28,18 +30,18 @@ def train(job: TrainJob, listener: Listener = silent) -> dict[str, Any]:
         SecateurError: the message says what is wrong; nothing but the run folder was touched.
     """
     with launch(job.device) as context:
-        return _train(job, context, listener)
+        return _train(job, context, callbacks)
 
 
-def _train(job: TrainJob, context: RunContext, listener: Listener) -> dict[str, Any]:
+def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
     data = open_pictures(job.data, input_of(job.network), job.seed)
-    with at_work("train", job, context, listener) as place:
+    with at_work("train", job, context, callbacks) as place:
         network = open_network(job.network, data.classes)
-        place.listener(Note(origin(network)))
+        report_note(place.callbacks, origin(network))
         network.model.to(place.context.device)
         check_outputs(network, data.classes)
         with place.clock("reading"):
-            read_all(data, place.listener)
+            read_all(data, place.callbacks)
         place.begin(network, data)
         with place.clock("training"):
             state = fit(

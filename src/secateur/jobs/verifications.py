@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Checked(Protocol):
-    """What is known of one verification; attributes as of ``secateur.Verification``."""
+    """What is known of one verification; attributes as of ``secateur.verification.Verification``."""
 
     @property
     def ok(self) -> bool:

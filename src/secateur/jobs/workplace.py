@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from secateur.data import ImageData
 from secateur.errors import UsageError
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
-from secateur.jobs.records import STATE, recorded, recording
+from secateur.jobs.records import STATE, RunRecorder, recorded
 from secateur.jobs.settings import Job
 from secateur.models.inputs import Json
 from secateur.ranks import Ranks
-from secateur.recipes import fingerprint
+from secateur.recipes import Callback, RecipeContext, fingerprint
 from secateur.training.context import RunContext
 from secateur.training.evaluate import Batches, Evaluation, evaluate
-from secateur.training.events import Listener, Note, Progress, silent
+from secateur.training.events import report_note, report_progress
 from secateur.training.interrupt import interruptible
 from secateur.training.random_state import seeded
 from secateur.training.resume import Journal
@@ -35,19 +35,19 @@ class Workplace:
     Attributes:
         job: its settings.
         run: the folder of its results.
-        context: where to compute; what listens, interrupts, and keeps the state.
+        context: where to compute; what receives reports, interrupts, and keeps the state.
         clock: seconds by part of the job.
     """
 
     job: Job
     run: RunFolder
-    context: RunContext
+    context: RecipeContext
     clock: Clock
 
     @property
-    def listener(self) -> Listener:
-        """What is called with events; it also writes them to the run folder."""
-        return self.context.listener
+    def callbacks(self) -> Sequence[Callback]:
+        """What receives reports; the first of them writes to the run folder."""
+        return self.context.callbacks
 
     def evaluate(self, model: nn.Module, batches: Batches) -> Evaluation:
         """Evaluate a network.
@@ -102,7 +102,7 @@ class Workplace:
         if not file.is_file():
             self.save("best", network)
         network.reload(file)
-        self.listener(Note(f"saved and read back bit for bit: {file}"))
+        report_note(self.callbacks, f"saved and read back bit for bit: {file}")
         return file
 
     def compare(
@@ -120,7 +120,7 @@ class Workplace:
         """
         if not self.context.ranks.is_main:
             return {}, {}
-        self.listener(Progress("measuring", 0, 1))
+        report_progress(self.callbacks, "measuring", 0, 1)
         with self.clock("measuring"):
             models = {name: network.model for name, network in networks.items()}
             inputs = next(iter(networks.values())).example(self.job.latency_batch)
@@ -132,19 +132,21 @@ class Workplace:
                 }
                 for name, network in networks.items()
             }
-        self.listener(Progress("measuring", 1, 1))
+        report_progress(self.callbacks, "measuring", 1, 1)
         return rows, conditions
 
 
 @contextmanager
-def at_work(command: str, job: Job, context: RunContext, listener: Listener) -> Iterator[Workplace]:
+def at_work(
+    command: str, job: Job, context: RunContext, callbacks: Sequence[Callback]
+) -> Iterator[Workplace]:
     """Everything that a job needs, for its length: folder, seed, journal, and ears for Ctrl-C.
 
     Args:
         command: name of the job.
         job: what it was told.
         context: where to compute, and in which processes.
-        listener: hears how it goes.
+        callbacks: receive how it goes.
 
     Yields:
         The workplace.
@@ -160,9 +162,17 @@ def at_work(command: str, job: Job, context: RunContext, listener: Listener) -> 
     ):
         journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
-        heard = recording(run, listener if ranks.is_main else silent)
         yield Workplace(
-            job, run, replace(context, listener=heard, interruption=interruption, journal=journal), clock
+            job=job,
+            run=run,
+            context=RecipeContext(
+                settings=context.settings,
+                fabric=context.fabric,
+                callbacks=[RunRecorder(run), *(callbacks if ranks.is_main else ())],
+                interruption=interruption,
+                journal=journal,
+            ),
+            clock=clock,
         )
         run.summarise(seconds=clock.total())
         journal.close()

@@ -163,7 +163,7 @@ def measure_latency(
 
     Args:
         model: the network; or a ``PreparedNetwork``, such as the file that
-            :func:`secateur.open_exported` opened.
+            :func:`secateur.runtimes.open_exported` opened.
         example_inputs: one tensor, a tuple of arguments, or a dict of named arguments.
         runtime: how to run it: ``"eager"``, ``"channels-last"``, ``"compile"``, ``"bf16"``, or a
             ``PyTorchRuntime``. A prepared network is run as it is.

@@ -84,8 +84,8 @@ class TableEntry:
 class LatencyTable:
     """The time of a network on one device, for any widths of its groups.
 
-    Made by :func:`secateur.latency_table`. It is the sum of the times of all operators, each multiplied by
-    the calibration factor of its kind, and of an overhead.
+    Made by :func:`secateur.latency.latency_table`. It is the sum of the times of all operators, each
+    multiplied by the calibration factor of its kind, and of an overhead.
 
     Attributes:
         entries: operators with their times.

@@ -1,33 +1,37 @@
-"""Pruning from start to end: in one call, or cut by cut with fine-tuning between."""
+"""Pruning from start to end: recipes, and what runs them."""
 
 from __future__ import annotations
 
+from secateur.recipes.callbacks import Callback
+from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut
-from secateur.recipes.iterative import IterativeResult, prune_iteratively
+from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions
 from secateur.recipes.measured import Measured, fingerprint
-from secateur.recipes.one_shot import PruneResult, prune
-from secateur.recipes.progress import Resumed
+from secateur.recipes.pruning import prune
+from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, CostRegularization, Distillation, Recipe
+from secateur.recipes.result import PruneResult
+from secateur.recipes.runner import run_recipe
 from secateur.recipes.search import SearchResult, Tried, Unit, smallest_within
-from secateur.recipes.settings import CHANNELS_LEFT, RECIPES, PruneSettings, recipe
-from secateur.recipes.timing import InTime, Timing
 
 __all__ = [
     "CHANNELS_LEFT",
-    "RECIPES",
+    "PRESETS",
+    "Callback",
+    "CostRegularization",
     "Cut",
-    "InTime",
-    "IterativeResult",
+    "Distillation",
+    "LatencyFit",
+    "LatencyOptions",
     "Measured",
     "PruneResult",
-    "PruneSettings",
-    "Resumed",
+    "Recipe",
+    "RecipeContext",
     "SearchResult",
-    "Timing",
+    "Training",
     "Tried",
     "Unit",
     "fingerprint",
     "prune",
-    "prune_iteratively",
-    "recipe",
+    "run_recipe",
     "smallest_within",
 ]

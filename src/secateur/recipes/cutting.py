@@ -1,4 +1,4 @@
-"""One cut: made, checked against the masked original, and taken back if it is wrong."""
+"""Make one cut, compare it with the masked original, and take it back if it is wrong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from secateur.errors import SecateurError, VerificationError
 from secateur.graph import ExampleInputs
 from secateur.plan import PruningPlan
 from secateur.surgery import operate
-from secateur.training.events import Event
-from secateur.verify import Expectation, Verification
+from secateur.verification import Expectation, Verification
 
 
 @dataclass(frozen=True)
-class Cut(Event):
+class Cut:
     """A cut that was made.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What was measured on a network before its first cut, to be used again for other budgets."""
+"""Measurements of a network before its first cut, to be used again for other budgets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from secateur.budget import WidthCurves
 from secateur.criteria import Scores
 from secateur.errors import UsageError
 from secateur.graph.cutting import named_tensors
-from secateur.training.events import Fact
 
 
 @dataclass(frozen=True)
-class Measured(Fact):
-    """Scores, and as many width curves as are finished.
+class Measured:
+    """Scores of a network, and as many width curves as are finished.
 
-    Scores and curves belong to a network, not to a budget: with them a new budget takes a second.
+    They belong to a network, not to a budget: with them a plan for another budget takes a second.
 
     Attributes:
         network: what :func:`fingerprint` says of the network.
@@ -39,7 +38,7 @@ class Measured(Fact):
     curves: WidthCurves | None = None
 
     def check(self, model: nn.Module, criterion: str) -> None:
-        """Refuses measurements of something else.
+        """Refuse measurements of another network or by another criterion.
 
         Args:
             model: the network that is to be cut.
@@ -50,23 +49,23 @@ class Measured(Fact):
         """
         if self.network != fingerprint(model):
             raise UsageError(
-                "what was measured belongs to a network with other weights: measure this one anew, or start "
-                "from the network that was measured"
+                "the measurements belong to a network with other weights: measure this one, or start from "
+                "the network that was measured"
             )
         if self.scores.criterion != criterion:
             raise UsageError(
-                f"what was measured are {self.scores.criterion} scores, and {criterion} is asked for: take "
-                "the same criterion, or measure anew"
+                f"the measurements are {self.scores.criterion} scores, and {criterion} is asked for: take "
+                "the same criterion, or measure this network without them"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; :meth:`from_dict` gives the same back."""
+        """Convert to plain values for JSON; :meth:`from_dict` reads them back."""
         curves = None if self.curves is None else self.curves.to_dict()
         return {"network": self.network, "scores": self.scores.to_dict(), "curves": curves}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measured:
-        """The inverse of :meth:`to_dict`.
+        """Read back what :meth:`to_dict` returned.
 
         Raises:
             UsageError: the data is something else.
@@ -84,7 +83,7 @@ class Measured(Fact):
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A digest of names, shapes and bits of all parameters and buffers.
+    """Compute a digest of names, shapes and bits of all parameters and buffers.
 
     Args:
         model: the network.

@@ -1,31 +1,31 @@
-"""How small a network can become before it is too bad: a search over budgets."""
+"""Search for the smallest network that is still good enough."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 from secateur.errors import BudgetError, UsageError
+from secateur.recipes.callbacks import Callback
 from secateur.training.evaluate import Metric
-from secateur.training.events import Event, Listener, silent
 
 Unit = Literal["macs", "params", "channels", "memory", "latency"]
-"""What is made small."""
+"""The quantity that is made small."""
 
 Attempt = Callable[[nn.Module, float], nn.Module]
-"""Cuts the copy that it is given to a share of the original's cost, wins accuracy back, and returns it."""
+"""Prunes the given copy to a share of the original's cost, and returns it."""
 
 _FIRST = 0.5
 
 
 @dataclass(frozen=True)
-class Tried(Event):
-    """One point of the path: a share, and how good the network was there.
+class Tried:
+    """One point of a search: a share, and how good the network was there.
 
     Attributes:
         number: from 1; 0 for the network as it was.
@@ -48,7 +48,7 @@ class Tried(Event):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
         model: the smallest network that held; a copy of the original if none did.
@@ -74,9 +74,9 @@ def smallest_within(
     *,
     tries: int = 6,
     ratio: float = 1.05,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
-    """Finds the smallest share of the cost at which a network is still good enough.
+    """Find the smallest share of the cost at which a network is still good enough.
 
     The first try leaves half; as long as tries hold, each leaves half of the one before. Between the
     smallest share that held and the largest that did not, the next try lies at the geometric mean, until
@@ -86,11 +86,11 @@ def smallest_within(
     Args:
         model: the original; left as it is.
         max_drop: by how much the score may fall, in the unit of ``judge``.
-        attempt: for example ``lambda net, share: prune_iteratively(net, x, Budget(macs=share), ...).model``.
+        attempt: for example ``lambda net, share: prune(net, x, Budget(macs=share), ...).model``.
         judge: how good a network is, larger being better; on examples that nothing is reported on.
         tries: how many networks are made at most.
         ratio: how close to the border is close enough.
-        listener: hears ``Tried``.
+        callbacks: receive every try.
 
     Returns:
         The smallest network that held, and every point on the way.
@@ -123,7 +123,8 @@ def smallest_within(
         score = -math.inf if found is None else float(judge(found))
         point = Tried(len(path), share, score, held=score >= origin.score - max_drop)
         path.append(point)
-        listener(point)
+        for callback in callbacks:
+            callback.on_try(point)
         if found is not None and point.held:
             best, kept = point, found
         else:

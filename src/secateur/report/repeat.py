@@ -17,7 +17,7 @@ from secateur.jobs.settings import {job}
 
 settings = tomllib.loads(Path({config!r}).read_text())
 del settings["command"], settings["version"]
-{command}({job}.checked(**(settings | {{"out": {out!r}}})))
+{command}({job}(**(settings | {{"out": {out!r}}})))
 """
 _JOBS = {"prune": "PruneJob", "train": "TrainJob"}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur.devices import device_of
 from secateur.ranks import Ranks
-from secateur.training.events import Listener, silent
+from secateur.training.events import TrainingCallback
 from secateur.training.interrupt import Interruption
 from secateur.training.process_group import fabric_on, make_fabric, uses_bf16
 from secateur.training.resume import Journal
@@ -35,7 +35,7 @@ class RunContext:
     Attributes:
         settings: device, precision and processes that were asked for.
         fabric: device, precision and processes; opened by the settings if not given.
-        listener: called with ``Progress`` and ``EpochDone``.
+        callbacks: receive progress and epochs.
         interruption: asked after each step.
         save: writes a checkpoint of the network: called with ``"last"`` before the first epoch, after each
             epoch and when stopped; before that with ``"best"`` if the network is the best so far and the
@@ -45,7 +45,7 @@ class RunContext:
 
     settings: DeviceSettings = field(default_factory=DeviceSettings)
     fabric: Fabric = None  # type: ignore[assignment]  # opened below, as the settings say
-    listener: Listener = silent
+    callbacks: Sequence[TrainingCallback] = ()
     interruption: Interruption = field(default_factory=Interruption)
     save: Callable[[str, Evaluation | None], object] = save_nothing
     journal: Journal = field(default_factory=Journal)
@@ -55,7 +55,7 @@ class RunContext:
             object.__setattr__(self, "fabric", make_fabric(self.settings))
 
     @classmethod
-    def of(cls, model: nn.Module) -> RunContext:
+    def of(cls, model: nn.Module) -> Self:
         """Make a context that computes where a network is, in float32."""
         settings = DeviceSettings(precision="float32", channels_last="no")
         return cls(settings, fabric_on(device_of(model)))

@@ -110,7 +110,7 @@ def evaluate(
     ):
         parts = split_across_ranks(batches, context.ranks)
         total = len(batches) if isinstance(batches, Sized) else None
-        for part in tracked(parts, task, context.listener, context.interruption, total):
+        for part in tracked(parts, task, context.callbacks, context.interruption, total):
             if part.examples:
                 inputs, targets = (tensor.to(context.device) for tensor in part.batch)
                 scores = main_output(model(inputs)).float()

@@ -1,8 +1,8 @@
-"""What the library tells whoever listens; it never prints."""
+"""What trainers and other long work report, and the callbacks that receive it; nothing here prints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,32 +12,8 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Event:
-    """Base of everything that can be heard."""
-
-
-@dataclass(frozen=True)
-class Note(Event):
-    """Something a user should know, in one line.
-
-    Attributes:
-        text: the line.
-    """
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Fact(Event):
-    """Base of what is for the records, and not worth a line to a person."""
-
-
-@dataclass(frozen=True)
-class Progress(Event):
-    """Work that takes a while has come a step further.
+class Progress:
+    """Work that takes a while is one step further.
 
     Attributes:
         task: what is being done, such as ``"training"``; a new value starts a new bar.
@@ -53,7 +29,7 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
-class EpochDone(Event):
+class EpochDone:
     """One epoch of training is over.
 
     Attributes:
@@ -79,45 +55,68 @@ class EpochDone(Event):
     best: bool = False
 
 
-Listener = Callable[[Event], None]
+class TrainingCallback:
+    """Receive what training and other long work report. The methods do nothing; override what you need."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """Called after each step of work that takes a while."""
+
+    def on_note(self, text: str) -> None:
+        """Called with something that a user should know, in one line."""
+
+    def on_epoch_end(self, epoch: EpochDone) -> None:
+        """Called after each epoch of training, validation included."""
 
 
-def silent(event: Event) -> None:
-    """A listener that does nothing."""
+def report_progress(
+    callbacks: Iterable[TrainingCallback], task: str, done: int, total: int | None, loss: float | None = None
+) -> None:
+    """Report a step of work to all callbacks; arguments as for :class:`Progress`."""
+    for callback in callbacks:
+        callback.on_progress(Progress(task, done, total, loss))
+
+
+def report_note(callbacks: Iterable[TrainingCallback], text: str) -> None:
+    """Report a line of text to all callbacks."""
+    for callback in callbacks:
+        callback.on_note(text)
 
 
 def tracked(
     items: Iterable[Item],
     task: str,
-    listener: Listener = silent,
+    callbacks: Sequence[TrainingCallback] = (),
     interruption: Interruption | None = None,
     total: int | None = None,
 ) -> Iterator[Item]:
-    """Hands items on, tells the listener after each, and stops between two if interrupted.
+    """Pass items on, report progress after each, and stop between two if interrupted.
 
     Args:
         items: such as batches.
         task: what the items are worked on for.
-        listener: hears ``Progress``.
-        interruption: asked after each item has been worked on.
-        total: number of items; asked of ``items`` if not given.
+        callbacks: receive the progress.
+        interruption: checked after each item has been worked on.
+        total: number of items; that of ``items`` if not given.
 
     Yields:
         The items.
 
     Raises:
-        StoppedError: after the item during whose work the user asked to stop.
+        StoppedError: after the item during which the user asked to stop.
 
-    >>> heard = []
-    >>> list(tracked("ab", "reading", heard.append))
+    >>> class Last(TrainingCallback):
+    ...     def on_progress(self, progress):
+    ...         self.progress = progress
+    >>> last = Last()
+    >>> list(tracked("ab", "reading", [last]))
     ['a', 'b']
-    >>> heard[-1]
+    >>> last.progress
     Progress(task='reading', done=2, total=2, loss=None)
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
     for number, item in enumerate(items, start=1):
         yield item
-        listener(Progress(task, number, total))
+        report_progress(callbacks, task, number, total)
         if interruption is not None:
             interruption.check()

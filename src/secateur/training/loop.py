@@ -27,7 +27,7 @@ from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
-from secateur.training.events import EpochDone, Progress
+from secateur.training.events import EpochDone, report_progress
 from secateur.training.interrupt import StoppedError
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import learning_rate_factors, make_optimizer, scaled_learning_rates
@@ -310,7 +310,7 @@ def _train_epoch(
                 loss = _train_step(setup, state, part)
             total += loss * part.total
             examples += part.total
-            context.listener(Progress(setup.phase, state.step, setup.steps, loss))
+            report_progress(context.callbacks, setup.phase, state.step, setup.steps, loss)
             context.interruption.check()
     share_buffers(setup.model, context.ranks)
     if setup.average is not None:
@@ -339,7 +339,7 @@ def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
         )
     set_weight(context.fabric, part.weight)
     context.fabric.backward(loss)
-    if setup.settings.clip_norm is not None:
+    if setup.settings.clip_norm:
         context.fabric.clip_gradients(setup.wrapped, setup.stepper, max_norm=setup.settings.clip_norm)
     setup.stepper.step()
     if setup.average is not None:
@@ -379,7 +379,8 @@ def _finish_epoch(setup: _Setup, state: FitState, loss: float, rate: float, seco
         best=is_best,
     )
     state.history.append(done)
-    setup.context.listener(done)
+    for callback in setup.context.callbacks:
+        callback.on_epoch_end(done)
 
 
 def _is_better(setup: _Setup, state: FitState, evaluation: Evaluation) -> bool:

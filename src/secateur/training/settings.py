@@ -1,46 +1,12 @@
-"""Define the settings of a training, checked as a whole before anything runs."""
+"""Settings of training: optimizer, one phase of training, device."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from secateur.errors import UsageError
-
-SettingsType = TypeVar("SettingsType", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable; unknown names are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def checked(cls: type[SettingsType], **values: Any) -> SettingsType:
-        """Make settings, or raise one error that names everything wrong with them.
-
-        Args:
-            **values: by field; absent fields keep their defaults.
-
-        Raises:
-            UsageError: at least one value is wrong.
-
-        >>> FitSettings.checked(epochs=-1, warmup=2)
-        Traceback (most recent call last):
-        secateur.errors.UsageError: epochs: Input should be greater than or equal to 0 (is -1); \
-warmup: Input should be less than 1 (is 2)
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise UsageError("; ".join(_line(dict(item)) for item in error.errors())) from None
-
-
-def _line(item: dict[str, Any]) -> str:
-    where = ".".join(str(part).replace("_", "-") for part in item["loc"])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message} (is {item['input']!r})" if where else message
+from secateur.settings import Settings
 
 
 class OptimizerSettings(Settings):
@@ -77,7 +43,7 @@ class FitSettings(Settings):
         schedule: how the learning rate changes over the phase.
         warmup: share of the steps that increase the learning rate to its base.
         label_smoothing: weight of the uniform distribution in the target (arXiv 1512.00567, section 7).
-        clip_norm: largest Euclidean norm of the gradient of all parameters together, if any.
+        clip_norm: largest Euclidean norm of the gradient of all parameters together; 0 for no limit.
         average: decay of the exponential moving average of the weights, which is evaluated and kept instead
             of the last weights (0.99 covers about 100 steps); 0 for none.
         keep_best: keep the network of the best validation accuracy instead of the last one. Where
@@ -93,7 +59,7 @@ class FitSettings(Settings):
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     warmup: float = Field(default=0.0, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float = Field(default=0.0, ge=0)
     average: float = Field(default=0.0, ge=0, lt=1)
     keep_best: bool = True
     patience: int | None = Field(default=None, ge=1)

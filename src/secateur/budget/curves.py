@@ -1,4 +1,4 @@
-"""Width curves: what each width of each group costs in accuracy, as it was measured."""
+"""Width curves: the measured damage of each width of each group."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from secateur.graph.groups import IntArray
 
 @dataclass(frozen=True)
 class WidthCurve:
-    """The damage done by narrowing one group, at a ladder of widths.
+    """The damage of narrowing one group, at several widths.
 
     Attributes:
-        order: all channels of the group in the order in which they go.
+        order: all channels of the group in the order in which they are removed.
         widths: measured widths, ascending; the last is the whole group.
         damages: divergence of the network's outputs from the original's at each width; zero for
             the whole group.
@@ -52,14 +52,14 @@ class WidthCurve:
             )
 
     def kept(self, width: int) -> tuple[int, ...]:
-        """The channels that stay at a width, ascending."""
+        """List the channels that stay at a width, ascending."""
         return tuple(sorted(self.order[len(self.order) - width :]))
 
     def at(self, widths: IntArray) -> npt.NDArray[np.float64]:
-        """Damage at any widths of at least one channel, never smaller for a smaller width.
+        """Interpolate the damage at any widths of at least one channel; never smaller for a smaller width.
 
-        Measured damages are first made monotone (a narrower group never counts as less damage), and
-        between them goes a monotone cubic; below the least measured width, the last slope goes on.
+        Measured damages are first made monotone (a narrower group never counts as less damage). Between them
+        runs a monotone cubic; below the least measured width, the last slope continues.
 
         Args:
             widths: shape ``(n,)``.
@@ -115,7 +115,7 @@ class WidthCurves(Mapping[str, WidthCurve]):
         return f"WidthCurves({len(self)} groups, {points} widths, {self.divergence})"
 
     def __str__(self) -> str:
-        """A table: for each group its channels and the damage at three quarters, half and a quarter."""
+        """Format a table of the damage of each group at three quarters, half and a quarter."""
         name_width = max(map(len, ("group", *self)))
         lines = [f"{'group':<{name_width}}  channels        75%        50%        25%  ({self.divergence})"]
         for name, curve in self.items():
@@ -125,7 +125,7 @@ class WidthCurves(Mapping[str, WidthCurve]):
         return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.unmeasured.items())])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; :meth:`from_dict` gives equal curves back."""
+        """Convert to plain values for JSON; :meth:`from_dict` gives equal curves back."""
         return {
             "divergence": self.divergence,
             "unmeasured": dict(self.unmeasured),
@@ -141,10 +141,10 @@ class WidthCurves(Mapping[str, WidthCurve]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> WidthCurves:
-        """Curves from what :meth:`to_dict` returned.
+        """Read curves back from what :meth:`to_dict` returned.
 
         Raises:
-            UsageError: if the data is something else.
+            UsageError: the data is something else.
         """
         try:
             curves = {
@@ -157,4 +157,4 @@ class WidthCurves(Mapping[str, WidthCurve]):
             }
             return cls(curves, str(data["divergence"]), data["unmeasured"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"these are no width curves that to_dict() wrote: {error}") from error
+            raise UsageError(f"these are not width curves that to_dict() wrote: {error}") from error

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.budget.curved import plan_by_curves
-from secateur.budget.damage import WidthCurve, WidthCurves
-from secateur.budget.knapsack import Choice, least_damage
-from secateur.budget.limits import Budget, Meter
-from secateur.budget.room import Rules
+from secateur.budget import Budget, make_plan
+from secateur.budget.curves import WidthCurve, WidthCurves
+from secateur.budget.integer_programme import GroupOptions, minimise_damage
+from secateur.budget.limits import CostEvaluator
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
@@ -39,14 +38,14 @@ class MadeUp:
         return (self.limited(widths) <= self.allowed).all(axis=-1)
 
 
-def convex(rng: np.random.Generator) -> Choice:
+def convex(rng: np.random.Generator) -> GroupOptions:
     """A group whose first channels matter most."""
     steps = np.sort(rng.exponential(rng.uniform(0.1, 10), WIDTHS - 1))
-    return Choice(np.arange(1, WIDTHS + 1), np.append(np.cumsum(steps)[::-1], 0.0))
+    return GroupOptions(np.arange(1, WIDTHS + 1), np.append(np.cumsum(steps)[::-1], 0.0))
 
 
-def chosen(meter: MadeUp, choices: list[Choice]) -> tuple[IntArray, float]:
-    widths = least_damage(cast(Meter, meter), choices)
+def chosen(meter: MadeUp, choices: list[GroupOptions]) -> tuple[IntArray, float]:
+    widths = minimise_damage(cast(CostEvaluator, meter), choices)
     return widths, float(sum(c.damages[w - 1] for c, w in zip(choices, widths, strict=True)))
 
 
@@ -100,18 +99,18 @@ def test_products_of_widths_and_two_limits_are_kept_and_used_up(seed: int, share
 
 
 def test_it_ends_where_nothing_can_be_narrowed() -> None:
-    choices = [Choice(np.arange(1, 4), np.array([2.0, 1.0, 0.0])) for _ in range(3)]
+    choices = [GroupOptions(np.arange(1, 4), np.array([2.0, 1.0, 0.0])) for _ in range(3)]
     meter = Impossible()
     with pytest.raises(
         BudgetError, match="no widths on offer keep to the budget: .* 5,000 MACs, and at most 10 MACs"
     ):
-        least_damage(cast(Meter, meter), choices)
+        minimise_damage(cast(CostEvaluator, meter), choices)
 
 
 class Impossible:
     """More than is allowed at all widths."""
 
-    amounts: ClassVar[dict[str, int]] = {"macs": 10}
+    limits: ClassVar[dict[str, int]] = {"macs": 10}
     allowed = np.array([10])
 
     def limited(self, widths: IntArray) -> IntArray:
@@ -131,7 +130,7 @@ def test_a_plan_is_found_where_only_the_least_widths_are_fast_enough() -> None:
         },
         "kl",
     )
-    plan = plan_by_curves(cast(ChannelGraph, graph), curves, Budget(latency="2 ms"), Rules(), OnlyLeast())
+    plan = make_plan(cast(ChannelGraph, graph), curves, Budget(latency="2 ms"), latency=OnlyLeast())
     assert [len(plan.keep[name]) for name in ("g0", "g1")] in ([1, 1], [4, 4])
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.budget import Budget, Milliseconds
+from secateur.budget import Budget
 from secateur.errors import BudgetError
 from secateur.graph.groups import IntArray
 from secateur.latency import Comparison, Latency
-from secateur.recipes import PruneSettings, Timing, prune, prune_iteratively
-from secateur.training.context import RunContext
-from secateur.training.events import Event
+from secateur.recipes import LatencyOptions, PruneResult, Recipe, Training, prune
+from tests.recipes.running import in_place
+from tests.recorder import Recorder
 
 X = torch.zeros(2, 3, 8, 8)
 
@@ -24,6 +24,11 @@ def net() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 30, 3), nn.ReLU(), nn.Flatten(), nn.Linear(480, 4)
     )
+
+
+def timed(budget: Budget, timing: LatencyOptions, recipe: Recipe | None = None) -> PruneResult:
+    """A network pruned by its weights."""
+    return prune(net(), X, budget, "magnitude", Training(latency=timing), recipe=recipe)
 
 
 class Table:
@@ -55,29 +60,23 @@ def clock(law: Callable[[float], float]) -> Callable[[Mapping[str, nn.Module], o
 @pytest.mark.parametrize("limit", [0.5, "share of ms"])
 def test_what_is_asked_is_what_is_measured(law: Callable[[float], float], limit: float | str) -> None:
     whole = law(0.07)
-    asked = limit if isinstance(limit, float) else Milliseconds(0.6 * whole)
-    timing = Timing(table=Table(), network_timer=clock(law))
-    result = prune(net(), X, Budget(latency=asked), "magnitude", timing=timing)
+    asked = limit if isinstance(limit, float) else f"{0.6 * whole:.12f} ms"
+    timing = LatencyOptions(table=Table(), network_timer=clock(law))
+    result = timed(Budget(latency=asked), timing)
     allowed = 0.5 * whole if isinstance(limit, float) else 0.6 * whole
-    assert result.in_time is not None
-    assert result.in_time.allowed_ms == pytest.approx(allowed)
-    assert 0.94 * allowed <= result.in_time.measured_ms <= allowed
-    assert result.in_time.holds
+    assert result.latency is not None
+    assert result.latency.allowed_ms == pytest.approx(allowed)
+    assert 0.94 * allowed <= result.latency.measured_ms <= allowed
+    assert result.latency.holds
     assert result.verification.ok
-    assert result.in_time.plan == result.plan
+    assert result.latency.plan == result.plan
 
 
 def test_a_right_table_needs_one_measurement() -> None:
-    result = prune(
-        net(),
-        X,
-        Budget(latency=0.5),
-        "magnitude",
-        timing=Timing(table=Table(), network_timer=clock(lambda ms: ms)),
-    )
-    assert result.in_time is not None
-    assert result.in_time.tries == 1
-    assert "1 measured" in str(result.in_time)
+    result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), network_timer=clock(lambda ms: ms)))
+    assert result.latency is not None
+    assert result.latency.tries == 1
+    assert "1 measured" in str(result.latency)
 
 
 def test_a_plan_that_holds_by_chance_does_not_count() -> None:
@@ -88,68 +87,49 @@ def test_a_plan_that_holds_by_chance_does_not_count() -> None:
         ms = found["after"].median_ms * next(said, 1.1)
         return Comparison(found | {"after": Latency(ms, ms, ms, 9, 1, "cpu", 2)})
 
-    result = prune(
-        net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), network_timer=lucky)
-    )
-    assert result.in_time is not None
-    assert result.in_time.tries == 2
+    result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), network_timer=lucky))
+    assert result.latency is not None
+    assert result.latency.tries == 2
     channels = sum(m.out_channels for m in result.model.modules() if isinstance(m, nn.Conv2d))
-    assert 1.1e-3 * channels == pytest.approx(result.in_time.measured_ms)
+    assert 1.1e-3 * channels == pytest.approx(result.latency.measured_ms)
     assert 0.94 * 0.5 * 0.07 <= 1.1e-3 * channels <= 0.5 * 0.07
 
 
 def test_other_limits_hold_beside_the_time() -> None:
     budget = Budget(latency=0.8, params=0.3)
-    result = prune(
-        net(), X, budget, "magnitude", timing=Timing(table=Table(), network_timer=clock(lambda ms: 1.1 * ms))
-    )
+    result = timed(budget, LatencyOptions(table=Table(), network_timer=clock(lambda ms: 1.1 * ms)))
     assert result.cost_after.params <= 0.3 * result.cost_before.params
-    assert result.in_time is not None
-    assert result.in_time.holds
+    assert result.latency is not None
+    assert result.latency.holds
 
 
 def test_a_budget_that_is_met_already_cuts_nothing() -> None:
-    result = prune(
-        net(),
-        X,
-        Budget(latency=Milliseconds(1.0)),
-        "magnitude",
-        timing=Timing(table=Table(), network_timer=clock(lambda ms: ms)),
-    )
+    result = timed(Budget(latency="1 ms"), LatencyOptions(table=Table(), network_timer=clock(lambda ms: ms)))
     assert not result.plan.keep
 
 
 def test_a_time_that_cannot_be_held_is_an_error_with_what_was_measured() -> None:
-    stubborn = Timing(table=Table(), network_timer=clock(lambda ms: 1.0 + 0.01 * ms))
-    with pytest.raises(BudgetError, match=r"no plan holds 0.50\d* ms: measured, .* takes 1 ms"):
-        prune(net(), X, Budget(latency=0.5), "magnitude", timing=stubborn)
+    stubborn = LatencyOptions(table=Table(), network_timer=clock(lambda ms: 1.0 + 0.01 * ms))
+    with pytest.raises(BudgetError, match=r"no plan keeps to 0.50\d* ms: .* takes 1 ms"):
+        timed(Budget(latency=0.5), stubborn)
     with pytest.raises(BudgetError, match="the least possible is 0.002 ms"):
-        prune(net(), X, Budget(latency="1us"), "magnitude", timing=stubborn)
+        timed(Budget(latency="1us"), stubborn)
 
 
 def test_cut_by_cut_the_last_one_holds_the_time() -> None:
     torch.manual_seed(0)
     batches = [(torch.randn(8, 3, 8, 8), torch.randint(0, 4, (8,))) for _ in range(3)]
-    settings = PruneSettings.checked(
-        steps=3, between={"epochs": 0}, after={"epochs": 0}, criterion="magnitude"
-    )
+    recipe = Recipe.preset("one-shot", steps=3, criterion="magnitude")
     law = clock(lambda ms: 1.25 * ms)
-    heard: list[Event] = []
-    result = prune_iteratively(
-        net(),
-        X,
-        Budget(latency=0.5),
-        batches,
-        settings,
-        timing=Timing(table=Table(), network_timer=law),
-        context=RunContext(listener=heard.append),
-    )
+    heard = Recorder()
+    timing = LatencyOptions(table=Table(), network_timer=law)
+    result = in_place(net(), X, Budget(latency=0.5), batches, recipe, latency=timing, callbacks=[heard])
     assert len(result.cuts) == 3
-    assert result.in_time is not None
-    assert result.in_time in heard
+    assert result.latency is not None
+    assert result.latency in heard
     channels = sum(m.out_channels for m in result.model.modules() if isinstance(m, nn.Conv2d))
-    assert 1.25e-3 * channels == pytest.approx(result.in_time.measured_ms)
-    assert 0.94 * 0.5 * 1.25 * 0.07 <= result.in_time.measured_ms <= 0.5 * 1.25 * 0.07
+    assert 1.25e-3 * channels == pytest.approx(result.latency.measured_ms)
+    assert 0.94 * 0.5 * 1.25 * 0.07 <= result.latency.measured_ms <= 0.5 * 1.25 * 0.07
 
 
 def test_automatic_rounding_measures_the_device_too() -> None:
@@ -157,21 +137,9 @@ def test_automatic_rounding_measures_the_device_too() -> None:
         def milliseconds(self, widths: IntArray) -> np.ndarray:
             return 1e-3 * (np.ceil(widths[..., :2] / 10) * 10).sum(-1)
 
-    result = prune(
-        net(), X, Budget(channels=0.5), "magnitude", round_to="auto", timing=Timing(table=Stepped())
-    )
+    auto = Recipe.preset("one-shot", widths={"multiple_of": "auto"})
+    result = timed(Budget(channels=0.5), LatencyOptions(table=Stepped()), auto)
     assert all(len(kept) % 10 == 0 for kept in result.plan.keep.values())
-
-
-def test_all_of_the_time_is_no_limit_whatever_the_noise_says() -> None:
-    def noisy(models: Mapping[str, nn.Module], inputs: object) -> Comparison:
-        times = dict(zip(models, (10.0, 10.4), strict=True))
-        return Comparison({name: Latency(ms, ms, ms, 9, 1, "cpu", 2) for name, ms in times.items()})
-
-    result = prune(
-        net(), X, Budget(latency=1.0), "magnitude", timing=Timing(table=Table(), network_timer=noisy)
-    )
-    assert not result.plan.keep
 
 
 def test_a_noisy_clock_leaves_more_in_reserve_at_each_try() -> None:
@@ -188,9 +156,7 @@ def test_a_noisy_clock_leaves_more_in_reserve_at_each_try() -> None:
         )
 
     for _ in range(10):
-        result = prune(
-            net(), X, Budget(latency=0.5), "magnitude", timing=Timing(table=Table(), network_timer=noisy)
-        )
-        assert result.in_time is not None
-        assert result.in_time.holds
-        assert 0.85 * result.in_time.allowed_ms <= result.in_time.measured_ms
+        result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), network_timer=noisy))
+        assert result.latency is not None
+        assert result.latency.holds
+        assert 0.85 * result.latency.allowed_ms <= result.latency.measured_ms

@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from secateur.budget import Budget, make_plan, reachable, uniform_plan
+from secateur.budget import Budget, Widths, make_plan, reachable
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
 from secateur.graph.costs import Cost
@@ -45,14 +45,14 @@ def meets(found: dict[str, int], budget: Budget, graph: FakeGraph) -> bool:
     return all(found[name] <= most for name, most in budget.amounts(graph).items())
 
 
-def step_up(width: int, whole: int, round_to: int) -> int:
+def step_up(width: int, whole: int, multiple: int) -> int:
     """How many channels come back at once."""
-    return min(width // round_to * round_to + round_to, whole) - width
+    return min(width // multiple * multiple + multiple, whole) - width
 
 
-def drawn_budget(data: st.DataObject, graph: FakeGraph, **rules: Any) -> Budget:
+def drawn_budget(data: st.DataObject, graph: FakeGraph, widths: Widths | None = None) -> Budget:
     """Up to three limits, each somewhere between the least that can be reached and the whole."""
-    least, now = (asdict(cost) for cost in reachable(graph, **rules))
+    least, now = (asdict(cost) for cost in reachable(graph, widths=widths))
     names = data.draw(st.sets(st.sampled_from(QUANTITIES[:3]), min_size=1, max_size=3))
     return Budget(**{name: data.draw(st.integers(max(1, least[name]), max(1, now[name]))) for name in names})
 
@@ -72,15 +72,16 @@ def test_limits_are_met_and_nothing_can_come_back(
     case: tuple[FakeGraph, dict[str, list[float]]], data: st.DataObject
 ):
     graph, scores = case
-    rules = {"round_to": data.draw(st.integers(1, 4)), "min_channels": data.draw(st.integers(1, 4))}
-    budget = drawn_budget(data, graph, **rules)
-    plan = make_plan(graph, scores, budget, scope=data.draw(st.sampled_from(["global", "uniform"])), **rules)
+    widths = Widths(multiple_of=data.draw(st.integers(1, 4)), min_channels=data.draw(st.integers(1, 4)))
+    budget = drawn_budget(data, graph, widths)
+    allocation = data.draw(st.sampled_from(["global", "uniform"]))
+    plan = make_plan(graph, scores, budget, allocation=allocation, widths=widths)
     assert meets(needs(graph, plan), budget, graph)
     for name, kept in plan.keep.items():
         whole = graph[name].channels
-        assert len(kept) >= min(rules["min_channels"], whole)
-        assert len(kept) % rules["round_to"] == 0
-        back = needs(graph, plan, {name: step_up(len(kept), whole, rules["round_to"])})
+        assert len(kept) >= min(widths.min_channels, whole)
+        assert len(kept) % widths.multiple_of == 0
+        back = needs(graph, plan, {name: step_up(len(kept), whole, widths.multiple_of)})
         assert not meets(back, budget, graph), f"channels of {name} could come back"
 
 
@@ -193,14 +194,14 @@ def test_several_limits_together():
 def test_a_budget_that_is_met_removes_nothing():
     graph = chain(4, 4, frozen=frozenset({1}))
     scores = {"g0": [1, 2, 3, 4]}
-    for budget in (Budget(macs=1.0), Budget(macs=10**9, params=1.0), Budget(channels=4)):
+    for budget in (Budget(macs=10**9), Budget(macs=10**9, params=10**9), Budget(channels=4)):
         assert make_plan(graph, scores, budget).keep == {}
 
 
 def test_rounded_units_are_ranked_by_their_mean():
     graph = chain(8, 8)
     scores = {"g0": [1, 1, 1, 9, 9, 9, 9, 9], "g1": [2, 2, 2, 2, 9, 9, 9, 9]}
-    plan = make_plan(graph, scores, Budget(channels=12), normalize="none", round_to=4)
+    plan = make_plan(graph, scores, Budget(channels=12), normalize="none", widths=Widths(multiple_of=4))
     assert plan.removed == {"g1": (0, 1, 2, 3)}  # mean 2, against a mean of 3
     plan = make_plan(graph, scores, Budget(channels=13), normalize="none")
     assert plan.removed == {"g0": (0, 1, 2)}
@@ -208,28 +209,34 @@ def test_rounded_units_are_ranked_by_their_mean():
 
 def test_uneven_widths_are_rounded_first():
     graph = chain(11)
-    widths = {
-        len(make_plan(graph, {"g0": range(11)}, Budget(channels=n), round_to=4).keep.get("g0", range(11)))
-        for n in range(4, 12)
-    }
+    fours = Widths(multiple_of=4)
+    plans = [make_plan(graph, {"g0": range(11)}, Budget(channels=n), widths=fours) for n in range(4, 12)]
+    widths = {len(plan.keep.get("g0", range(11))) for plan in plans}
     assert widths == {4, 8, 11}
 
 
 def test_floors_caps_and_ignore():
     graph = chain(10, 10, 10)
     scores = {name: range(10) for name in ("g0", "g1", "g2")}
-    plan = make_plan(graph, scores, Budget(channels=22), floors={"g0": 9}, caps={"g1": 0.3}, ignore="g2")
+    plan = make_plan(
+        graph, scores, Budget(channels=22), widths=Widths(floors={"g0": 9}, caps={"g1": 0.3}, ignore="g2")
+    )
     assert plan.removed == {"g0": (0,), "g1": (0, 1, 2, 3, 4, 5, 6)}
     with pytest.raises(BudgetError):
-        make_plan(graph, scores, Budget(channels=15), floors={"g0": 9}, min_channels=2, ignore=["g1", "g2"])
+        make_plan(
+            graph,
+            scores,
+            Budget(channels=15),
+            widths=Widths(floors={"g0": 9}, min_channels=2, ignore=["g1", "g2"]),
+        )
 
 
 def test_caps_hold_whatever_the_budget_leaves():
     graph = chain(10, 10)
     scores = {"g0": range(10), "g1": range(10)}
-    plan = make_plan(graph, scores, Budget(macs=1.0), caps={"g0": 4})
+    plan = make_plan(graph, scores, Budget(macs=10**6), widths=Widths(caps={"g0": 4}))
     assert plan.removed == {"g0": (0, 1, 2, 3, 4, 5)}
-    assert make_plan(graph, scores, Budget(macs=1.0), caps=0.5, ignore=["g0"]).removed == {
+    assert make_plan(graph, scores, Budget(macs=10**6), widths=Widths(caps=0.5, ignore=["g0"])).removed == {
         "g1": (0, 1, 2, 3, 4)
     }
 
@@ -239,8 +246,8 @@ def test_caps_and_floors_always_hold(case: tuple[FakeGraph, dict[str, list[float
     graph, scores = case
     floors = {g.name: data.draw(st.integers(1, g.channels)) for g in graph.groups}
     caps = {g.name: data.draw(st.integers(floors[g.name], g.channels)) for g in graph.groups}
-    budget = drawn_budget(data, graph, floors=floors, caps=caps)
-    plan = make_plan(graph, scores, budget, floors=floors, caps=caps)
+    budget = drawn_budget(data, graph, Widths(floors=floors, caps=caps))
+    plan = make_plan(graph, scores, budget, widths=Widths(floors=floors, caps=caps))
     assert meets(needs(graph, plan), budget, graph)
     for group in graph.groups:
         width = len(plan.keep.get(group.name, range(group.channels)))
@@ -249,20 +256,22 @@ def test_caps_and_floors_always_hold(case: tuple[FakeGraph, dict[str, list[float
             assert not meets(needs(graph, plan, {group.name: 1}), budget, graph)
 
 
-def test_uniform_scope_takes_the_same_share_everywhere():
+def test_uniform_allocation_takes_the_same_share_everywhere():
     graph = chain(8, 16, 4)
     scores = {"g0": torch.rand(8), "g1": 1e6 * torch.rand(16), "g2": 1e-6 * torch.rand(4)}
-    plan = make_plan(graph, scores, Budget(channels=0.5), scope="uniform")
+    plan = make_plan(graph, scores, Budget(channels=0.5), allocation="uniform")
     assert {name: len(kept) for name, kept in plan.keep.items()} == {"g0": 4, "g1": 8, "g2": 2}
-    assert plan.keep == uniform_plan(graph, scores, 0.5).keep
 
 
-@given(graphs(max_width=30), st.integers(1, 100), st.integers(1, 5), st.integers(1, 3))
-def test_uniform_plans_round_each_group(graph: FakeGraph, percent: int, round_to: int, least: int):
+@given(graphs(max_width=30), st.integers(1, 99), st.integers(1, 5), st.integers(1, 3))
+def test_uniform_shares_are_rounded_down_in_each_group(
+    graph: FakeGraph, percent: int, multiple: int, least: int
+):
     scores = {group.name: range(group.channels) for group in graph.prunable}
-    plan = uniform_plan(graph, scores, percent / 100, round_to=round_to, min_channels=least)
+    widths = Widths(multiple_of=multiple, min_channels=least)
+    plan = make_plan(graph, scores, Budget(channels=percent / 100), allocation="uniform", widths=widths)
     for group in graph.groups:
-        fits = [w for w in range(1, group.channels + 1) if w == group.channels or w % round_to == 0]
+        fits = [w for w in range(1, group.channels + 1) if w == group.channels or w % multiple == 0]
         fits = [w for w in fits if w >= min(least, group.channels)]
         target = max(1, group.channels * percent // 100)
         wanted = max((w for w in fits if w <= target), default=fits[0]) if group.prunable else group.channels
@@ -270,15 +279,12 @@ def test_uniform_plans_round_each_group(graph: FakeGraph, percent: int, round_to
         assert list(kept) == list(range(group.channels))[group.channels - wanted :]
 
 
-def test_uniform_plan_of_chosen_widths():
-    graph = chain(8, 8, 8)
-    scores = {name: range(8) for name in ("g0", "g1", "g2")}
-    plan = uniform_plan(graph, scores, {"g0": 3, "g[1]": 0.5})
-    assert {name: len(kept) for name, kept in plan.keep.items()} == {"g0": 3, "g1": 4}
-    with pytest.raises(UsageError, match=r"keep\['g0'\]: 0 is neither"):
-        uniform_plan(graph, scores, {"g0": 0})
-    with pytest.raises(UsageError, match="keep: no group 'x'"):
-        uniform_plan(graph, scores, {"x": 1})
+def test_a_uniform_share_holds_beside_other_limits():
+    graph = chain(8, 16, 4)
+    scores = {name: range(width) for name, width in (("g0", 8), ("g1", 16), ("g2", 4))}
+    plan = make_plan(graph, scores, Budget(channels=0.5, macs=60), allocation="uniform")
+    assert plan.cost_after.macs <= 60
+    assert all(len(plan.keep[name]) <= len(scores[name]) // 2 for name in scores)
 
 
 @given(graphs(), st.integers(1, 4))
@@ -289,7 +295,7 @@ def test_reachable_is_the_least_of_all_plans(graph: FakeGraph, least: int):
         for group in graph.groups
     ]
     costs = [graph.cost_model.cost(np.array(widths)) for widths in itertools.product(*ranges)]
-    low, now = reachable(graph, min_channels=least)
+    low, now = reachable(graph, widths=Widths(min_channels=least))
     assert now == graph.cost()
     assert asdict(low) == {name: min(getattr(cost, name) for cost in costs) for name in asdict(low)}
 
@@ -298,7 +304,7 @@ def test_an_impossible_budget_says_what_is_possible():
     graph = chain(10, 10, frozen=frozenset({1}))
     scores = {"g0": range(10)}
     with pytest.raises(BudgetError) as caught:
-        make_plan(graph, scores, Budget(macs=0.05, params=1.0, channels=1))
+        make_plan(graph, scores, Budget(macs=0.05, params=150, channels=1))
     assert str(caught.value) == (
         "no plan meets the budget. "
         "MACs: at most 6 (4.62%) may remain, but the least possible is 13 (10.00%); "
@@ -311,20 +317,20 @@ def test_an_impossible_budget_says_what_is_possible():
 @pytest.mark.parametrize(
     ("rules", "cause"),
     [
-        ({"min_channels": 3}, r"Held up by min_channels \(else 1 channels\)"),
-        ({"floors": 0.3}, r"Held up by floors \(else 1 channels\)"),
-        ({"round_to": 4}, r"Held up by round_to \(else 1 channels\)"),
-        ({"ignore": "g0"}, r"Held up by ignore \(else 1 channels\)"),
+        ({"min_channels": 3}, r"It is limited by min_channels \(without: 1 channels\)"),
+        ({"floors": 0.3}, r"It is limited by floors \(without: 1 channels\)"),
+        ({"multiple_of": 4}, r"It is limited by multiple_of \(without: 1 channels\)"),
+        ({"ignore": "g0"}, r"It is limited by ignore \(without: 1 channels\)"),
         (
             {"min_channels": 3, "floors": 3},
-            r"Held up by min_channels and floors together \(else 1 channels\)",
+            r"It is limited by min_channels and floors together \(without: 1 channels\)",
         ),
-        ({"min_channels": 4, "floors": 2}, r"Held up by min_channels \(else 2 channels\)"),
+        ({"min_channels": 4, "floors": 2}, r"It is limited by min_channels \(without: 2 channels\)"),
     ],
 )
 def test_an_impossible_budget_names_the_rules_in_the_way(rules: dict[str, Any], cause: str):
     with pytest.raises(BudgetError, match=cause):
-        make_plan(chain(10), {"g0": range(10)}, Budget(channels=1), **rules)
+        make_plan(chain(10), {"g0": range(10)}, Budget(channels=1), widths=Widths(**rules))
 
 
 @given(scored(), st.data())
@@ -349,14 +355,14 @@ def test_an_impossible_budget_is_refused_exactly_below_the_least(
         ({"g0": 1.0}, r"group 'g0' has 3 channels, its scores have shape \(\)"),
         ({"g0": [1, math.nan, 2]}, "score of channel 1 of group 'g0' is nan"),
         ({"g0": torch.tensor([1, 2, math.inf])}, "score of channel 2 of group 'g0' is inf"),
-        ({"g0": ["a", "b", "c"]}, "scores of group 'g0' are no real numbers"),
+        ({"g0": ["a", "b", "c"]}, "scores of group 'g0' are not real numbers"),
         ({"g0": [1, 2, 3], "h": [1]}, "no channel group 'h'"),
     ],
 )
 def test_unfit_scores(scores: dict[str, Any], message: str):
     for plan in (
         lambda: make_plan(chain(3), scores, Budget(channels=2)),
-        lambda: uniform_plan(chain(3), scores, 0.5),
+        lambda: make_plan(chain(3), scores, Budget(channels=0.5), allocation="uniform"),
     ):
         with pytest.raises(UsageError, match=message):
             plan()
@@ -365,24 +371,27 @@ def test_unfit_scores(scores: dict[str, Any], message: str):
 def test_scores_of_groups_that_stay_whole_are_not_looked_at():
     graph = chain(3, 3, 3, frozen=frozenset({1}))
     scores = {"g0": [1, 2, 3], "g1": "nonsense"}
-    assert make_plan(graph, scores, Budget(channels=5), ignore=["g2"]).removed == {"g0": (0,)}
+    assert make_plan(graph, scores, Budget(channels=5), widths=Widths(ignore=["g2"])).removed == {"g0": (0,)}
 
 
 def test_groups_that_a_criterion_could_not_value_stay_whole():
     graph = chain(3, 3)
     scores = Scores("bn-scale", {"g1": torch.tensor([3.0, 1.0, 2.0])}, {"g0": "it has no batch norm"})
     assert make_plan(graph, scores, Budget(channels=4)).removed == {"g1": (1, 2)}
-    assert uniform_plan(graph, scores, 1).removed == {"g1": (1, 2)}
-    with pytest.raises(BudgetError, match=r"Held up by groups without scores \(else 2 channels\)"):
+    uniform = make_plan(graph, scores, Budget(channels=0.4), allocation="uniform")
+    assert uniform.removed == {"g1": (1, 2)}
+    with pytest.raises(BudgetError, match=r"It is limited by groups without scores \(without: 2 channels\)"):
         make_plan(graph, scores, Budget(channels=3))
 
 
 def test_unknown_kinds():
     graph, scores = chain(3), {"g0": [1, 2, 3]}
-    with pytest.raises(UsageError, match="unknown scope 'local': choose one of global, uniform"):
-        make_plan(graph, scores, Budget(channels=2), scope="local")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="unknown allocation 'local': choose one of global, uniform, curves"):
+        make_plan(graph, scores, Budget(channels=2), allocation="local")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Unknown normalisation 'l7'"):
         make_plan(graph, scores, Budget(channels=2), normalize="l7")
+    with pytest.raises(UsageError, match="allocation='curves' needs width curves"):
+        make_plan(graph, scores, Budget(channels=2), allocation="curves")
     with pytest.raises(UsageError, match="latency"):
         make_plan(graph, scores, Budget(latency=0.5))
 

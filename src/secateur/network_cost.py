@@ -1,4 +1,4 @@
-"""What a network needs, counted on the network itself."""
+"""Count what a network needs, on the network itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateur.graph.wrappers import refuse_wrapped
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
-    """Counts parameters, multiply-accumulates, bytes and activation memory of a network.
+    """Count parameters, multiply-accumulates, bytes and activation memory of a network.
 
     The forward pass is captured in evaluation mode and its operators are counted by the shapes
     that they really have; what a graph predicted for a plan can be checked against it.

@@ -12,38 +12,41 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
+from secateur.criteria import Scores
 from secateur.data import Loader
 from secateur.errors import BudgetError, TrainingError
 from secateur.models import InputSpec
-from secateur.recipes import RECIPES, Cut, IterativeResult, PruneSettings, iterative, prune_iteratively, work
+from secateur.recipes import Cut, PruneResult, Recipe, runner
 from secateur.training import loop
-from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation
-from secateur.training.events import EpochDone, Event, Progress
+from secateur.training.events import EpochDone, Progress
 from secateur.training.interrupt import StoppedError, interruptible
 from secateur.training.settings import FitSettings, OptimizerSettings
+from tests.recipes.running import in_place
+from tests.recorder import Recorder
 
 Batch = tuple[Tensor, Tensor]
-SHORT = PruneSettings(steps=3, after=FitSettings(epochs=2))
+SHORT = Recipe.preset("plain", steps=3, finetune=FitSettings(epochs=2))
 
 
 def run(
-    net: nn.Module, example: Tensor, batches: list[Batch], settings: PruneSettings
-) -> tuple[IterativeResult, list[Event], list[str]]:
-    heard: list[Event] = []
+    net: nn.Module, example: Tensor, batches: list[Batch], settings: Recipe
+) -> tuple[PruneResult, Recorder, list[str]]:
+    heard = Recorder()
     kept: list[str] = []
 
     def keep(name: str, evaluation: Evaluation | None) -> None:
         kept.append(name)
 
-    result = prune_iteratively(
+    result = in_place(
         net,
         example,
         sec.Budget(channels=0.5),
         batches,
         settings,
         validation=batches,
-        context=RunContext(listener=heard.append, save=keep),
+        callbacks=[heard],
+        save=keep,
     )
     return result, heard, kept
 
@@ -72,7 +75,7 @@ def test_the_network_itself_is_cut_to_the_budget_in_proved_steps(
 def test_the_network_is_traced_once_and_looked_at_once(
     net: nn.Module, example: Tensor, batches: list[Batch]
 ) -> None:
-    with patch.object(iterative, "trace", wraps=iterative.trace) as trace:
+    with patch.object(runner, "trace", wraps=runner.trace) as trace:
         _, heard, _ = run(net, example, batches, SHORT)
     assert trace.call_count == 1
     scoring = [event for event in heard if isinstance(event, Progress) and event.task == "scoring"]
@@ -83,16 +86,16 @@ def test_scores_come_from_the_last_epoch_of_training(
     net: nn.Module, example: Tensor, batches: list[Batch]
 ) -> None:
     """The second cut must go by what a hand-written watch over the same steps finds."""
-    settings = PruneSettings(steps=2, after=FitSettings(epochs=0))
-    watched: list[sec.Scores] = []
-    original = work.ScoreCollector.scores
+    settings = Recipe.preset("plain", steps=2, finetune=FitSettings(epochs=0))
+    watched: list[Scores] = []
+    original = runner.ScoreCollector.scores
 
-    def scores(self: work.ScoreCollector, **options: bool) -> sec.Scores:
+    def scores(self: runner.ScoreCollector, **options: bool) -> Scores:
         found = original(self, **options)
         watched.append(found)
         return found
 
-    with patch.object(work.ScoreCollector, "scores", scores):
+    with patch.object(runner.ScoreCollector, "scores", scores):
         result, _, _ = run(net, example, batches, settings)
     second = result.cuts[1].plan
     for name, removed in second.removed.items():
@@ -114,7 +117,7 @@ def test_the_optimizer_goes_through_every_cut(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+    in_place(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
     for parameter in net.parameters():
         assert optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape
         assert optimizer.state[parameter]["momentum_buffer"].abs().sum() > 0
@@ -131,24 +134,24 @@ def test_without_epochs_between_the_examples_are_looked_at_before_each_cut(
 
 
 def test_the_original_protocol_by_its_name(net: nn.Sequential, example: Tensor, batches: list[Batch]) -> None:
-    original = RECIPES["original"]
+    original = Recipe.preset("original")
     assert original.channels_per_step == 512
-    assert (original.between.epochs, original.after.epochs) == (10, 15)
+    assert (original.between.epochs, original.finetune.epochs) == (10, 15)
     assert original.between.optimizer == OptimizerSettings(name="sgd", learning_rate=1e-3, momentum=0.9)
-    assert original.between.optimizer == original.after.optimizer
-    assert original.between.schedule == original.after.schedule == "constant"
+    assert original.between.optimizer == original.finetune.optimizer
+    assert original.between.schedule == original.finetune.schedule == "constant"
     small = original.model_copy(update={"channels_per_step": 5})
-    result = prune_iteratively(net, example, sec.Budget(channels=1 / 3), batches, small)
+    result = in_place(net, example, sec.Budget(channels=1 / 3), batches, small)
     assert [cut.plan.channels_removed for cut in result.cuts] == [5, 5, 4]
     assert net[7].out_features == 16
     assert [fit.step for fit in result.fits] == [40, 40, 60]
 
 
 def test_the_protocol_of_the_paper_by_its_name(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
-    paper = RECIPES["paper"]
+    paper = Recipe.preset("paper")
     assert (paper.channels_per_step, paper.between.updates) == (1, 30)
-    short = paper.model_copy(update={"after": FitSettings(epochs=0)})
-    result = prune_iteratively(net, example, sec.Budget(channels=32), batches, short)
+    short = paper.model_copy(update={"finetune": FitSettings(epochs=0)})
+    result = in_place(net, example, sec.Budget(channels=32), batches, short)
     assert [cut.plan.channels_removed for cut in result.cuts] == [1] * 4
     assert [fit.step for fit in result.fits] == [30] * 3 + [0]
 
@@ -158,7 +161,7 @@ def test_an_impossible_budget_is_refused_before_anything_is_done(
 ) -> None:
     before = sec.cost(net, example)
     with pytest.raises(BudgetError, match="least possible"):
-        prune_iteratively(net, example, sec.Budget(macs=1), batches)
+        in_place(net, example, sec.Budget(macs=1), batches, Recipe())
     assert sec.cost(net, example) == before
 
 
@@ -174,14 +177,14 @@ def test_a_loss_that_is_not_a_number_leaves_a_network_that_works(
         return loss * float("nan") if calls > 6 else loss
 
     with pytest.raises(TrainingError, match="after cut 1: the loss is nan"):
-        prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, loss_fn=loss_fn)
+        in_place(net, example, sec.Budget(macs=0.5), batches, SHORT, loss_fn=loss_fn)
     assert net(example).isfinite().all()
 
 
 def test_few_updates_are_worth_neither_a_file_nor_a_look_at_the_validation_examples(
     net: nn.Module, example: Tensor, batches: list[Batch]
 ) -> None:
-    paper = RECIPES["paper"].model_copy(update={"after": FitSettings(epochs=1)})
+    paper = Recipe.preset("paper").model_copy(update={"finetune": FitSettings(epochs=1)})
     _, heard, kept = run(net, example, batches, paper)
     assert len([event for event in heard if isinstance(event, Cut)]) == 18
     # After the first cut, and around the epoch at the end.
@@ -192,16 +195,21 @@ def test_few_updates_are_worth_neither_a_file_nor_a_look_at_the_validation_examp
 def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
     kept: list[str] = []
 
-    def listener(event: Event) -> None:
-        if isinstance(event, Cut):
+    class Interrupt(sec.Callback):
+        def on_cut(self, cut: Cut) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with interruptible() as interruption:
-        around = RunContext(
-            listener=listener, interruption=interruption, save=lambda name, _: kept.append(name)
+    with interruptible() as interruption, pytest.raises(StoppedError):
+        in_place(
+            net,
+            example,
+            sec.Budget(macs=0.5),
+            batches,
+            SHORT,
+            callbacks=[Interrupt()],
+            interruption=interruption,
+            save=lambda name, _: kept.append(name),
         )
-        with pytest.raises(StoppedError):
-            prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, context=around)
     assert kept[-1] == "last"
     assert net(example).shape == (2, 3)
 
@@ -215,8 +223,8 @@ def test_repair_brings_responses_back_before_any_training(
     gaps = []
     for repair in (False, True):
         twin = copy.deepcopy(net)
-        settings = PruneSettings(steps=1, repair=repair, after=FitSettings(epochs=0))
-        prune_iteratively(twin, example, sec.Budget(channels=0.7), batches, settings)
+        settings = Recipe.preset("plain", steps=1, reconstruct=repair, finetune=FitSettings(epochs=0))
+        in_place(twin, example, sec.Budget(channels=0.7), batches, settings)
         with torch.no_grad():
             gaps.append(float((twin.eval()(inputs) - wanted).square().mean()))
     assert gaps[1] < 0.5 * gaps[0]
@@ -230,7 +238,7 @@ def test_a_training_loop_and_a_metric_of_ones_own(
     def train(model: nn.Module, settings: FitSettings) -> None:
         trained.append((sum(p.numel() for p in model.parameters()), settings.epochs))
 
-    result = prune_iteratively(net, example, sec.Budget(channels=0.5), batches, SHORT, train=train)
+    result = in_place(net, example, sec.Budget(channels=0.5), batches, SHORT, train=train)
     assert [epochs for _, epochs in trained] == [1, 1, 2]
     assert [size for size, _ in trained] == [cut.plan.cost_after.params for cut in result.cuts]
     assert result.fits == ()
@@ -247,8 +255,8 @@ def test_a_metric_chooses_the_epoch_and_sees_the_network_in_evaluation_mode(
         return float(-abs(len(seen) - 3))  # the third look is the best
 
     after = FitSettings(epochs=4, schedule="constant", optimizer=OptimizerSettings(learning_rate=0.1))
-    settings = PruneSettings(steps=1, after=after)
-    result = prune_iteratively(net, example, sec.Budget(channels=0.5), batches, settings, metric=metric)
+    settings = Recipe.preset("plain", steps=1, finetune=after)
+    result = in_place(net, example, sec.Budget(channels=0.5), batches, settings, metric=metric)
     assert [epoch.top1 for epoch in result.fits[-1].history] == [-2, -1, 0, -1]
     left = net.state_dict()
     assert all(torch.equal(left[name], tensor) for name, tensor in seen[2].items())
@@ -261,15 +269,16 @@ def test_an_optimizer_that_would_train_nothing_is_refused_before_the_first_cut(
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.01)
     before = sec.cost(net, example)
     with pytest.raises(sec.UsageError, match="holds none of the parameters"):
-        prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+        in_place(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
     assert sec.cost(net, example) == before
 
 
-LOOKING = PruneSettings(
+LOOKING = Recipe.preset(
+    "plain",
     steps=3,
-    repair=True,
+    reconstruct=True,
     between=FitSettings(epochs=2),
-    after=FitSettings(epochs=2),
+    finetune=FitSettings(epochs=2),
     criterion="mutual-information",
 )
 """Looks at the training batches for scores and repairs, besides training on them."""
@@ -299,7 +308,7 @@ def test_the_pass_of_a_loader_of_the_users_is_never_set(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
     counting = Counting(batches)
-    prune_iteratively(net, example, sec.Budget(macs=0.5), counting, LOOKING)
+    in_place(net, example, sec.Budget(macs=0.5), counting, LOOKING)
     assert len(counting.begun) > 6  # it was looked at for scores and repairs as well
 
 
@@ -318,7 +327,7 @@ def test_a_look_at_the_training_batches_does_not_set_the_passes_of_a_loader_back
         return original(*arguments)
 
     with patch.object(loop, "_train_epoch", train_epoch):
-        prune_iteratively(net, example, sec.Budget(macs=0.5), loader, LOOKING)
+        in_place(net, example, sec.Budget(macs=0.5), loader, LOOKING)
     assert trained == list(range(6))
 
 
@@ -328,7 +337,7 @@ def test_an_optimizer_of_the_last_layer_alone_trains_it_and_nothing_else(
     optimizer = torch.optim.SGD(net[9].parameters(), lr=0.1, momentum=0.9)
     whole = net[0].weight.detach().clone()
     last = net[9].weight
-    result = prune_iteratively(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
+    result = in_place(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
     kept = list(range(8))
     for done in result.cuts:
         kept = [kept[place] for place in done.plan.keep.get("0", range(len(kept)))]

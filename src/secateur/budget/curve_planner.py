@@ -1,0 +1,93 @@
+"""Plans by width curves: the plan of least measured damage."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secateur.budget.curves import WidthCurves
+from secateur.budget.integer_programme import GroupOptions, minimise_damage
+from secateur.budget.limits import CostEvaluator
+from secateur.budget.widths import FeasibleWidths
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph
+from secateur.graph.groups import IntArray
+from secateur.plan import PruningPlan
+
+_MOST = 96  # widths of one group that are offered: enough for every budget, few enough to solve
+_THIN = (0.1, 0.05, 0.02, 0.01)  # shares of a group below which its curve is not reliable
+
+
+def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: FeasibleWidths) -> PruningPlan:
+    """Plan the widths that keep to the limits with the least damage, summed over groups.
+
+    Curves are measured with all other groups intact, which can compensate. If several groups become very
+    narrow, damages no longer add up: the sum is far too small. So every group keeps a tenth of its channels,
+    or less where the budget leaves no room for that.
+
+    Args:
+        evaluator: the network and the limits, which the least widths keep to.
+        curves: the damage of each group's widths.
+        feasible: the widths that groups may take.
+
+    Returns:
+        The plan; within each group the channels are removed in the order of its curve.
+
+    Raises:
+        BudgetError: the search finds no widths within the limits.
+        UsageError: a curve is missing or of another network.
+    """
+    graph = evaluator.graph
+    options = _options(graph, curves, feasible, _reliable(feasible, evaluator))
+    if not evaluator.within(np.array([option.widths[0] for option in options], dtype=np.int64)):
+        # Narrower is not always faster: then only the least widths of all are sure to be within.
+        options = _options(graph, curves, feasible, feasible.least)
+    chosen = minimise_damage(evaluator, options)
+    return PruningPlan(
+        graph,
+        {
+            group.name: curves[group.name].kept(int(width))
+            for group, width in zip(graph.groups, chosen, strict=True)
+            if width < group.channels
+        },
+    )
+
+
+def _options(
+    graph: ChannelGraph, curves: WidthCurves, feasible: FeasibleWidths, least: IntArray
+) -> list[GroupOptions]:
+    """List the widths of each group from the least ones on, and the damage at each.
+
+    Raises:
+        UsageError: a curve is missing or of another network.
+    """
+    options = []
+    for number, group in enumerate(graph.groups):
+        if feasible.least[number] == group.channels:
+            options.append(GroupOptions(np.array([group.channels]), np.zeros(1)))
+            continue
+        curve = curves.get(group.name)
+        if curve is None or len(curve.order) != group.channels:
+            raise UsageError(
+                f"group '{group.name}' of {group.channels} channels has no width curve; "
+                "measure the curves on this network, or ignore the group"
+            )
+        widths = feasible.allowed(number)
+        widths = widths[widths >= least[number]]
+        if len(widths) > _MOST:
+            widths = widths[np.unique(np.linspace(0, len(widths) - 1, _MOST).round().astype(np.int64))]
+        options.append(GroupOptions(widths, curve.at(widths)))
+    return options
+
+
+def _reliable(feasible: FeasibleWidths, evaluator: CostEvaluator) -> IntArray:
+    """Find the least width of each group whose damage adds up with that of others, shape ``(groups,)``.
+
+    There is room for a floor where twice as much of every group would still be within the budget.
+    """
+    for share in _THIN:
+        ample = feasible.below(
+            np.minimum(np.ceil(2 * share * feasible.original).astype(np.int64), feasible.most)
+        )
+        if evaluator.within(ample):
+            return np.asarray(np.minimum(np.ceil(share * feasible.original).astype(np.int64), ample))
+    return feasible.least

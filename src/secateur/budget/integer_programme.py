@@ -1,0 +1,348 @@
+"""Choose the widths of least damage under all limits at once: a multiple-choice knapsack.
+
+Each group takes one of its options. Damages add up over groups; costs do not, since a convolution's cost is
+the product of two widths. The search has four parts:
+
+1. Start from about the same share of every group.
+2. Linearise: count the cost of each option as if its group alone changed, and solve the integer programme.
+   Repeat around the answer, until the damage no longer falls (at most ``_PROGRAMMES`` times).
+3. Make each answer feasible by exact costs: narrow groups, the least damage per saved cost first, until the
+   limits hold; then widen groups, the most damage undone per cost first, while they hold.
+4. Exchange: move one group and let the others make the choice feasible again; keep the move if the damage
+   falls. Stop after a round without success (at most ``_EXCHANGES`` moves are tried).
+
+Every part has a limit on its number of steps, none a limit on time, so that equal inputs give equal widths.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from secateur.budget.limits import CostEvaluator, amount_words
+from secateur.errors import BudgetError
+from secateur.graph.groups import IntArray
+
+_PROGRAMMES = 12
+_GAIN, _IDLE = 1e-3, 2  # stop after so many programmes that lower the damage by less than this share
+_EXCHANGES = 250  # a few seconds for a hundred groups
+_AT_ONCE = 8  # one group of so many moves in one step, where limits are far
+_NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupOptions:
+    """The widths that one group may take, ascending, and the damage at each, descending."""
+
+    widths: IntArray
+    damages: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """The network, its limits and the options of every group.
+
+    A choice is an array of places, shape (groups,): the index of each group's option.
+    """
+
+    evaluator: CostEvaluator
+    options: Sequence[GroupOptions]
+
+    @cached_property
+    def ends(self) -> IntArray:
+        """The last place of each group: the whole group."""
+        return np.array([len(option.widths) - 1 for option in self.options], dtype=np.int64)
+
+    @cached_property
+    def scale(self) -> IntArray:
+        """What costs are divided by to compare different limits, shape (limits,)."""
+        return np.maximum(self.evaluator.allowed, 1)
+
+    def widths(self, places: IntArray) -> IntArray:
+        """The widths of a choice, shape (groups,)."""
+        return np.array(
+            [option.widths[place] for option, place in zip(self.options, places, strict=True)], dtype=np.int64
+        )
+
+    def damage(self, places: IntArray) -> float:
+        """The summed damage of a choice."""
+        return float(sum(option.damages[place] for option, place in zip(self.options, places, strict=True)))
+
+    def within(self, places: IntArray) -> bool:
+        """Whether a choice keeps to all limits."""
+        return bool(self.evaluator.within(self.widths(places)))
+
+    def moved(self, places: IntArray, groups: IntArray, to: Sequence[int]) -> tuple[IntArray, FloatArray]:
+        """Widths, shape (moves, groups), and added damages, shape (moves,), if one group alone moves."""
+        trials = np.repeat(self.widths(places)[None], len(groups), axis=0)
+        pairs = list(zip(groups.tolist(), to, strict=True))
+        trials[np.arange(len(pairs)), groups] = [self.options[group].widths[place] for group, place in pairs]
+        harm = [
+            self.options[group].damages[place] - self.options[group].damages[places[group]]
+            for group, place in pairs
+        ]
+        return trials, np.array(harm, dtype=np.float64)
+
+
+def minimise_damage(evaluator: CostEvaluator, options: Sequence[GroupOptions]) -> IntArray:
+    """Find the widths of least total damage within all limits.
+
+    Args:
+        evaluator: the network and the limits.
+        options: one per group of the network.
+
+    Returns:
+        Widths, shape ``(groups,)``. They keep to the limits exactly, and no single group could be
+        widened by a step without breaking one.
+
+    Raises:
+        BudgetError: narrowing the groups one after the other leads to no widths within the limits.
+    """
+    problem = _Problem(evaluator, options)
+    places = _uniform(problem)
+    best, best_damage, idle = places, problem.damage(places), 0
+    for _ in range(_PROGRAMMES):
+        answer = _solve(problem, places)
+        if answer is None:
+            break
+        feasible = _required(problem, _feasible(problem, answer))
+        damage = problem.damage(feasible)
+        idle = 0 if damage < (1 - _GAIN) * best_damage else idle + 1
+        if damage < best_damage:
+            best, best_damage = feasible, damage
+        if idle == _IDLE or np.array_equal(answer, places):
+            break
+        places = answer
+    return problem.widths(_exchange(problem, _required(problem, _feasible(problem, best))))
+
+
+def _required(problem: _Problem, places: IntArray | None) -> IntArray:
+    """Return a feasible choice.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    if places is not None:
+        return places
+    evaluator = problem.evaluator
+    least = problem.widths(np.zeros(len(problem.options), dtype=np.int64))
+    needs = zip(evaluator.limits.items(), evaluator.limited(least).tolist(), strict=True)
+    beyond = [
+        f"{amount_words(name, need)}, and at most {amount_words(name, allowed)} may remain"
+        for (name, allowed), need in needs
+        if need > allowed
+    ]
+    raise BudgetError(
+        f"no widths on offer keep to the budget: at the least ones the network needs {'; '.join(beyond)}; "
+        "allow more, or fewer channels (min_channels)"
+    )
+
+
+def _uniform(problem: _Problem) -> IntArray:
+    """Choose about the same share of every group, as large as the limits allow (20 bisections)."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        if problem.within((problem.ends * middle).astype(np.int64)):
+            low = middle
+        else:
+            high = middle
+    return (problem.ends * low).astype(np.int64)
+
+
+def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
+    """Solve the integer programme whose costs are linearised around a choice.
+
+    One binary variable for each option of each group. Minimise the sum of damages; each group takes exactly
+    one option; for each limit, the summed changes of cost fit into what the current choice leaves.
+
+    Returns:
+        The best choice; ``None`` if there is none.
+    """
+    evaluator, options = problem.evaluator, problem.options
+    sizes = problem.ends + 1
+    owner = np.repeat(np.arange(len(options)), sizes)
+    trials, _ = problem.moved(places, owner, [place for size in sizes.tolist() for place in range(size)])
+    now = evaluator.limited(problem.widths(places))
+    changes = (evaluator.limited(trials) - now).astype(np.float64)
+    slack = (evaluator.allowed - now).astype(np.float64)
+    scale = np.maximum(np.abs(evaluator.allowed), 1).astype(np.float64)
+    one_each = sparse.csr_array(
+        (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(options), len(owner))
+    )
+    result = milp(
+        np.concatenate([option.damages for option in options]),
+        integrality=np.ones(len(owner)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint((changes / scale).T, -np.inf, slack / scale),
+        ],
+        options={"node_limit": _NODES, "mip_rel_gap": 1e-4},
+    )
+    if result.x is None:
+        return None
+    starts = np.cumsum([0, *sizes[:-1]])
+    return np.array(
+        [int(np.argmax(result.x[start : start + size])) for start, size in zip(starts, sizes, strict=True)],
+        dtype=np.int64,
+    )
+
+
+def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
+    """Change a choice step by step until it keeps to the limits and uses them up.
+
+    Each step of the first loop narrows a group and each step of the second widens one, so both end.
+
+    Args:
+        problem: the network and its options.
+        places: the choice.
+        held: a group that is narrowed only when no other can be.
+
+    Returns:
+        The feasible choice; ``None`` if a limit is broken with all groups at their least widths.
+    """
+    while not problem.within(places):
+        if not places.any():
+            return None
+        places = _narrowed(problem, places, held)
+    while (wider := _widened(problem, places)) is not None:
+        places = wider
+    return places
+
+
+def _narrowed(problem: _Problem, places: IntArray, held: int | None) -> IntArray:
+    """Narrow, by one place, the groups with the least added damage for the cost that this saves."""
+    movable = np.flatnonzero(places > 0)
+    if len(movable) > 1:
+        movable = movable[movable != held]
+    trials, harm = problem.moved(places, movable, (places[movable] - 1).tolist())
+    now = problem.evaluator.limited(problem.widths(places)).astype(np.float64)
+    broken = now > problem.evaluator.allowed
+    saved = (now - problem.evaluator.limited(trials)) / problem.scale
+    excess = (now - problem.evaluator.allowed) / problem.scale
+    chosen = movable[_best_moves(problem, harm, saved[:, broken], excess[broken])]
+    narrower = places.copy()
+    narrower[chosen] -= 1
+    return narrower
+
+
+def _widened(problem: _Problem, places: IntArray) -> IntArray | None:
+    """Widen, by one place, the groups with the most damage undone for the cost; ``None`` if none fits."""
+    movable = np.flatnonzero(places < problem.ends)
+    if not len(movable):
+        return None
+    trials, harm = problem.moved(places, movable, (places[movable] + 1).tolist())
+    fits = np.asarray(problem.evaluator.within(trials), dtype=np.bool_)
+    movable, trials, harm = movable[fits], trials[fits], harm[fits]
+    if not len(movable):
+        return None
+    now = problem.evaluator.limited(problem.widths(places)).astype(np.float64)
+    added = (problem.evaluator.limited(trials) - now) / problem.scale
+    slack = (problem.evaluator.allowed - now) / problem.scale
+    chosen = movable[_best_moves(problem, harm, added, slack)]
+    wider = places.copy()
+    wider[chosen] += 1
+    if len(chosen) > 1 and not problem.within(wider):
+        wider[chosen[1:]] -= 1  # together they cost more than the sum
+    return wider
+
+
+def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distance: FloatArray) -> IntArray:
+    """Select moves in the order of damage per change of cost.
+
+    Where limits are far and groups are many, several groups move at once: an eighth of all, as long as their
+    changes sum up to at most half of the distance to each limit. At least one move is selected.
+
+    Args:
+        problem: the network and its options.
+        harm: added damage of each move, shape (moves,); negative where damage is undone.
+        change: how far each move goes toward each limit, shape (moves, limits).
+        distance: how far each limit is, shape (limits,).
+    """
+    # A device runs some groups faster when they are wider: narrowing them saves nothing.
+    change = np.maximum(change, 0.0)
+    order = np.argsort(harm / (change.sum(axis=1) + 1e-12), kind="stable")
+    order = order[: max(1, len(problem.options) // _AT_ONCE)]
+    far = (np.cumsum(change[order], axis=0) <= distance / 2).all(axis=1)
+    return order[: max(1, int(far.sum()))]
+
+
+def _exchange(problem: _Problem, places: IntArray) -> IntArray:
+    """Move one group at a time, near or far, and adjust the others; keep what lowers the damage."""
+    damage, tried, unchanged = problem.damage(places), 0, 0
+    moves = _worthwhile(problem, places)
+    for group in itertools.cycle(range(len(problem.options))):
+        if unchanged == len(problem.options):  # a whole round without success
+            break
+        unchanged += 1
+        for place in moves[group]:
+            if tried == _EXCHANGES:
+                return places
+            tried += 1
+            trial = places.copy()
+            trial[group] = place
+            feasible = _feasible(problem, trial, held=group)
+            if feasible is not None and problem.damage(feasible) < damage:
+                places, damage, unchanged = feasible, problem.damage(feasible), 0
+                moves = _worthwhile(problem, places)
+                break
+    return places
+
+
+def _worthwhile(problem: _Problem, places: IntArray) -> list[list[int]]:
+    """List the places that each group may move to with a chance to lower the damage.
+
+    All of them, where they are few enough to try. Otherwise a move is estimated: what exceeds a limit after
+    it is saved by other groups, and what it leaves is spent on them, at the best price (damage per cost) of
+    any single move of another group. A move that does not lower the damage under some limit, even at that
+    price, is left out.
+    """
+    reach = [_distances(int(place), int(end)) for place, end in zip(places, problem.ends, strict=True)]
+    if sum(map(len, reach)) <= _EXCHANGES:
+        return reach
+    groups = len(problem.options)
+    owner = np.repeat(np.arange(groups), [len(there) for there in reach])
+    widths, harm = problem.moved(places, owner, list(itertools.chain(*reach)))
+    now = problem.evaluator.limited(problem.widths(places))
+    slacks = problem.evaluator.allowed - now
+    worth = np.ones(len(owner), dtype=np.bool_)
+    for cost, slack in zip((problem.evaluator.limited(widths) - now).T, slacks, strict=True):
+        price = np.divide(harm, cost, out=np.full(len(owner), np.inf), where=cost != 0)
+        saving = _least_of_others(np.where(cost < 0, -price, np.inf), owner, groups)
+        spending = np.maximum(-_least_of_others(np.where(cost > 0, price, np.inf), owner, groups), 0)
+        beyond = np.maximum(cost - slack, 0)
+        given_up = np.multiply(saving, beyond, out=np.zeros(len(owner)), where=beyond > 0)
+        gained = spending * np.maximum(slack - cost, 0)
+        worth &= harm + given_up - gained < 0
+    return [
+        [place for place, good in zip(there, worth[owner == group], strict=True) if good]
+        for group, there in enumerate(reach)
+    ]
+
+
+def _least_of_others(values: FloatArray, owner: IntArray, groups: int) -> FloatArray:
+    """Find, for each value, the least of those of other owners; infinite if there are none."""
+    least = np.full(groups, np.inf)
+    np.minimum.at(least, owner, values)
+    first, second = np.sort(np.append(least, np.inf))[:2]
+    return np.asarray(np.where(np.arange(groups) == np.argmin(least), second, first)[owner])
+
+
+def _distances(place: int, end: int) -> list[int]:
+    """List the places that are 1, 2, 4, ... steps away, on both sides.
+
+    >>> _distances(2, 5)
+    [1, 3, 0, 4]
+    """
+    steps = [1 << power for power in range(end.bit_length())]
+    return [there for step in steps for there in (place - step, place + step) if 0 <= there <= end]

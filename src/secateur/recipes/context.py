@@ -1,0 +1,69 @@
+"""Describe what a recipe trains and judges with, and where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
+
+from secateur.graph import ExampleInputs
+from secateur.recipes.callbacks import Callback
+from secateur.recipes.latency_tuner import LatencyOptions
+from secateur.recipes.measured import Measured
+from secateur.training.context import RunContext
+from secateur.training.evaluate import Batches, Metric
+from secateur.training.settings import FitSettings
+
+Train = Callable[[nn.Module, FitSettings], object]
+"""A training loop of the user's: trains a network in place for one phase."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a recipe trains and judges with, where a list of batches is not enough.
+
+    Attributes:
+        batches: pairs of inputs and targets to rank and train with.
+        calibration: what is scored, measured and reconstructed on where nothing is trained: training examples
+            without augmentation; ``batches`` if not given.
+        validation: judged after each epoch; the best network after the last cut is kept.
+        metric: judges the network after each epoch, larger being better, instead of its accuracy on
+            ``validation``: for tasks other than classification.
+        optimizer: over parameters of the network, or some of them; used throughout, and its state cut with
+            the parameters. Made from the recipe if not given.
+        train: called with the network and the settings of the phase after each cut, instead of the training
+            loop of Secateur. Scores are then collected in a pass of their own.
+        check_inputs: what each cut is verified on; the example inputs if not given.
+        latency: how latency is measured, where a budget limits it or widths are those that run well.
+
+    Example:
+        >>> Training([], metric=lambda model: 1.0).validation is None
+        True
+    """
+
+    batches: Batches | None = None
+    calibration: Batches | None = None
+    validation: Batches | None = None
+    metric: Metric | None = None
+    optimizer: Optimizer | None = None
+    train: Train | None = None
+    check_inputs: ExampleInputs | None = None
+    latency: LatencyOptions | None = None
+
+
+@dataclass(frozen=True)
+class RecipeContext(RunContext):
+    """Hold what a recipe needs besides the network and the data.
+
+    With a journal, a call with the same arguments, and the network as it was at first, continues a run that
+    was killed, to the same bits. ``save`` is called with ``"best"`` only after the last cut.
+
+    Attributes:
+        callbacks: receive progress, epochs, scores and cuts.
+        measured: scores and width curves of this network that an earlier call measured.
+    """
+
+    callbacks: Sequence[Callback] = ()
+    measured: Measured | None = None

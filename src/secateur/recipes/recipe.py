@@ -1,0 +1,275 @@
+"""Recipes: everything that can be chosen about pruning, and the choices that have names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
+
+from secateur.budget import Allocation, Widths
+from secateur.criteria.cost_regularization import CostKind
+from secateur.errors import UsageError
+from secateur.settings import Settings, describe
+from secateur.training.settings import FitSettings
+
+_CLIP_NORM = 5.0
+"""Above the gradient norms of a sound network; a network just cut may start far worse, and diverge."""
+
+
+class Distillation(Settings):
+    """Learning from the outputs of the network as it was before the first cut (arXiv 1503.02531).
+
+    Useful where that network is well trained, and a hindrance where it is not. Only with cross-entropy.
+
+    Attributes:
+        weight: share of the loss that the teacher's outputs make up; 0 for none.
+        temperature: of the soft-max of those outputs.
+        flip: average the teacher's outputs for an image and its mirror image; only for images whose mirror
+            image has the same class.
+    """
+
+    weight: float = Field(default=0.9, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    flip: bool = False
+
+
+class CostRegularization(Settings):
+    """Lower the score of channels that cost much (arXiv 1611.06440, section 2.2).
+
+    Attributes:
+        unit: the quantity that costs; no regularisation, if not given.
+        rate: normalised score per million of that unit.
+    """
+
+    unit: CostKind | None = None
+    rate: float = Field(default=1e-3, ge=0)
+
+
+class Recipe(Settings):
+    """How a network is pruned: rank, cut, reconstruct, fine-tune, repeat.
+
+    The class defaults are the default recipe.
+
+    Attributes:
+        criterion: name of the rule that scores a channel.
+        normalize: how scores are made comparable between groups.
+        allocation: how a budget is divided among groups: ``"global"`` ranks the channels of all groups
+            together, ``"uniform"`` takes the same share from every group and ranks within it, ``"curves"``
+            measures the damage of each width of each group and takes the least.
+        widths: which widths groups may have. Modules in ``widths.ignore`` are left alone entirely, as by
+            ``trace(ignore=...)``: what they read stays whole too.
+        steps: number of cuts; each leaves the same share of what the one before left.
+        channels_per_step: remove this many channels at a time instead, until the budget is met.
+        scoring_batches: batches that scores are computed on where no training precedes a cut; all if not
+            given.
+        curve_batches: batches that width curves are measured on; a few hundred examples are enough.
+        reconstruct: fit the consumers of removed channels by least squares after each cut, before any
+            training.
+        reconstruct_batches: batches that the fit uses; the more, the better it holds for other examples.
+        distillation: learning from the network as it was.
+        cost_regularization: lower the score of channels that cost much.
+        filters_only: leave the channels between linear layers alone, as the earliest work did.
+        between: fine-tuning after each cut but the last.
+        finetune: fine-tuning after the last cut.
+
+    Raises:
+        UsageError: at least one value is wrong; the message names all of them.
+
+    Example:
+        >>> recipe = Recipe(steps=3, finetune={"epochs": 4})
+        >>> recipe.changed({"finetune": {"epoch": 8}})
+        Traceback (most recent call last):
+        secateur.errors.UsageError: finetune.epoch: unknown; did you mean 'finetune.epochs'?
+    """
+
+    criterion: str = "taylor"
+    normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
+    allocation: Allocation = "curves"
+    widths: Widths = Widths()
+    steps: int = Field(default=1, ge=1)
+    channels_per_step: int | None = Field(default=None, ge=1)
+    scoring_batches: int | None = Field(default=None, ge=1)
+    curve_batches: int = Field(default=8, ge=1)
+    reconstruct: bool = True
+    reconstruct_batches: int = Field(default=32, ge=1)
+    distillation: Distillation = Distillation()
+    cost_regularization: CostRegularization = CostRegularization()
+    filters_only: bool = False
+    between: FitSettings = FitSettings(epochs=1, schedule="constant", keep_best=False, clip_norm=_CLIP_NORM)
+    finetune: FitSettings = FitSettings(epochs=10, clip_norm=_CLIP_NORM)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Recipe:
+        """Return a recipe by its name, with some settings changed.
+
+        Args:
+            name: ``"default"``: widths by measured damage, reconstruction, and the unpruned network as a
+                teacher. ``"plain"``: rank, cut, fine-tune in five steps, without these. ``"one-shot"``: rank
+                and cut; no reconstruction, no training. ``"original"``: the protocol of the first PyTorch
+                implementation of arXiv 1611.06440 (512 filters a step, 10 epochs after each, 15 at the end).
+                ``"paper"``: the protocol of its section 3.1 (one channel a step, 30 updates between, batches
+                of 32).
+            **changes: as for :meth:`changed`.
+
+        Raises:
+            UsageError: there is no recipe of this name, or a change is wrong.
+
+        >>> Recipe.preset("paper", finetune={"epochs": 4}).channels_per_step
+        1
+        """
+        if name not in PRESETS:
+            raise UsageError(f"no recipe is named {name!r}; choose one of {', '.join(PRESETS)}")
+        return cls(**PRESETS[name]).changed(changes)
+
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return this recipe with some settings changed, checked as a whole.
+
+        Alternatives replace each other: ``steps`` and ``channels_per_step``; ``epochs`` and ``updates`` of a
+        phase. Cost regularisation changes scores, so it replaces an allocation by curves by a global one.
+
+        Args:
+            changes: new values by name, nested like the recipe: ``{"finetune": {"epochs": 4}}`` changes this
+                setting alone.
+
+        Raises:
+            UsageError: a name is unknown, a value is wrong, settings exclude each other, or a setting has no
+                effect; the message names all mistakes with dotted paths.
+        """
+        if not changes:
+            return self
+        values = _merged(self, _with_alternatives(changes))
+        try:
+            return type(self).model_validate(values, context={"changed": set(_paths(changes))})
+        except ValidationError as error:
+            raise UsageError(describe(error, type(self))) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Merge nested values with the defaults of this recipe, not with those of their class."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: _merged(defaults.get(name), value) for name, value in _with_alternatives(values).items()
+        }
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> Recipe:
+        if self.channels_per_step is not None and self.steps != 1:
+            raise ValueError("steps and channels_per_step exclude each other; give one of them")
+        for name in ("between", "finetune"):
+            phase: FitSettings = getattr(self, name)
+            if phase.updates is not None and phase.epochs and {"epochs", "updates"} <= phase.model_fields_set:
+                raise ValueError(f"{name}.epochs and {name}.updates exclude each other; give one of them")
+        if self.cost_regularization.unit is not None and self.allocation == "curves":
+            raise ValueError(
+                "cost_regularization.unit: no effect while allocation is 'curves', which does not compare "
+                "scores between groups; set allocation to 'global' or 'uniform'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_have_an_effect(self, info: ValidationInfo) -> Recipe:
+        changed = (info.context or {}).get("changed", ())
+        mistakes = [
+            f"{path}: no effect while {switch}; {remedy}, or leave {path} out"
+            for path, off, switch, remedy in self._needs()
+            if off and path in changed
+        ]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def _needs(self) -> Iterator[tuple[str, bool, str, str]]:
+        """List settings that need another one: path, whether that is off, how it is, how to switch it on."""
+        untaught = self.distillation.weight == 0
+        teach = ("distillation.weight is 0", "set distillation.weight to 0.9")
+        yield "distillation.temperature", untaught, *teach
+        yield "distillation.flip", untaught and self.distillation.flip, *teach
+        yield "reconstruct_batches", not self.reconstruct, "reconstruct is false", "set reconstruct to true"
+        by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
+        yield "curve_batches", self.allocation != "curves", *by_curves
+        once = self.steps == 1 and self.channels_per_step is None
+        for name in ("epochs", "updates"):
+            path, used = f"between.{name}", bool(getattr(self.between, name))
+            yield path, once and used, "there is one cut", "set steps above 1 or channels_per_step"
+
+
+def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the values that follow from changes: alternatives that they replace."""
+    changes = dict(changes)
+    if "steps" in changes:
+        changes.setdefault("channels_per_step", None)
+    elif changes.get("channels_per_step") is not None:
+        changes["steps"] = 1
+    for name in ("between", "finetune"):
+        phase = changes.get(name)
+        if not isinstance(phase, Mapping):
+            continue
+        if "epochs" in phase:
+            changes[name] = {"updates": None, **phase}
+        elif phase.get("updates") is not None:
+            changes[name] = {"epochs": 0, **phase}
+    regularization = changes.get("cost_regularization")
+    if isinstance(regularization, Mapping) and regularization.get("unit") is not None:
+        changes.setdefault("allocation", "global")
+    return changes
+
+
+def _merged(base: object, value: Any) -> Any:
+    """Merge a mapping of changes into settings, also where settings contain settings; else take the value."""
+    if not (isinstance(base, Settings) and isinstance(value, Mapping)):
+        return value
+    values = dict(base)
+    return values | {name: _merged(values.get(name), new) for name, new in value.items()}
+
+
+def _paths(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted paths of changes."""
+    for name, value in changes.items():
+        yield prefix + name
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{name}.")
+
+
+_PLAIN = {
+    "allocation": "global",
+    "reconstruct": False,
+    "reconstruct_batches": 10,
+    "distillation": {"weight": 0},
+}
+_ORIGINAL = {"learning_rate": 1e-3, "momentum": 0.9}
+_PAPER = {"learning_rate": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def _constant(optimizer: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    return {"optimizer": optimizer, "schedule": "constant", "keep_best": False, "clip_norm": 0, **settings}
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "default": {},
+        "plain": {**_PLAIN, "steps": 5},
+        "one-shot": {**_PLAIN, "between": {"epochs": 0}, "finetune": {"epochs": 0}},
+        "original": {
+            **_PLAIN,
+            "channels_per_step": 512,
+            "filters_only": True,
+            "between": _constant(_ORIGINAL, epochs=10),
+            "finetune": _constant(_ORIGINAL, epochs=15),
+        },
+        "paper": {
+            **_PLAIN,
+            "channels_per_step": 1,
+            "between": _constant(_PAPER, epochs=0, updates=30),
+            "finetune": _constant(_PAPER, epochs=10, keep_best=True),
+        },
+    }
+)
+"""The settings of named recipes, as far as they differ from the default; see :meth:`Recipe.preset`."""
+
+CHANNELS_LEFT: Mapping[str, float] = MappingProxyType({"original": 1 / 3})
+"""Share of the channels that a recipe leaves where no budget is given."""

@@ -1,0 +1,528 @@
+"""Run a recipe: score, cut, reconstruct, fine-tune, repeat (arXiv 1611.06440, section 2)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Any
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from secateur.batches import refuse_one_shot
+from secateur.budget import Budget, WidthCurves, Widths
+from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
+from secateur.data.loader import at_epoch, epoch_of, set_epoch
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, ExampleInputs, trace
+from secateur.graph.capture import owned
+from secateur.graph.cutting import copy_with
+from secateur.graph.wrappers import refuse_wrapped
+from secateur.optimizer_state import check_optimizer
+from secateur.plan import PruningPlan
+from secateur.ranks import RankBatch, split_across_ranks
+from secateur.recipes.context import RecipeContext, Training
+from secateur.recipes.cutting import Cut, cut
+from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
+from secateur.recipes.recipe import Recipe
+from secateur.recipes.result import PruneResult, composed
+from secateur.recipes.schedule import PruningSchedule, ScheduledStep
+from secateur.recipes.state import PART, RecipeState, load_state
+from secateur.recovery import reconstruct, width_curves
+from secateur.training.context import save_nothing
+from secateur.training.distillation import Teacher, require_images
+from secateur.training.evaluate import Batches
+from secateur.training.events import report_progress, tracked
+from secateur.training.interrupt import StoppedError
+from secateur.training.loop import FIT, fit
+from secateur.training.losses import LossFunction, with_auxiliaries
+from secateur.training.optimizers import make_optimizer
+from secateur.training.process_group import drop_wrappers
+from secateur.training.resume import Entry, restore, snapshot
+from secateur.training.settings import FitSettings
+from secateur.verification import Expectation
+
+_SECONDS_BETWEEN_WRITES = 30.0
+
+
+def run_recipe(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    budget: Budget,
+    recipe: Recipe,
+    training: Training,
+    context: RecipeContext,
+    *,
+    criterion: Criterion | None = None,
+    loss_fn: LossFunction | None = None,
+) -> PruneResult:
+    """Prune a network in place.
+
+    Scores are collected during the last epoch of the fine-tuning before a cut, which costs no extra pass.
+    Only where there is none (before the first cut, or with no epochs between) are the calibration examples
+    read for the scores alone. The network is traced once.
+
+    Args:
+        model: a trained network on the context's device; cut and trained in place, its parameters keep their
+            identity.
+        example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
+        budget: what may remain.
+        recipe: what to do.
+        training: what to train and judge with.
+        context: where to run, and what receives reports.
+        criterion: the rule that scores channels, instead of the recipe's.
+        loss_fn: mean loss of a batch of outputs against targets; cross-entropy if not given.
+
+    Returns:
+        The network, what was removed, and how it was verified.
+
+    Raises:
+        TraceError: the network cannot be captured.
+        BudgetError: the budget cannot be met; nothing was cut.
+        UsageError: the recipe needs batches that are not given; measurements belong to another network; the
+            optimizer holds no parameter of this one; or flipped images are asked for of what is no image.
+        VerificationError: a cut is wrong, or could not be checked; the network is as it was before that cut.
+        TrainingError: the loss is not finite.
+        StoppedError: the user asked to stop.
+    """
+    criterion = criterion or resolve(recipe.criterion)
+    refuse_wrapped(model)
+    _check_batches(recipe, training, criterion)
+    check_optimizer(training.optimizer, model)
+    device = context.device
+    example_inputs = owned(example_inputs, device)
+    checked = example_inputs if training.check_inputs is None else owned(training.check_inputs, device)
+    training = replace(training, check_inputs=checked)
+    teacher = _teacher(model, example_inputs, recipe, loss_fn)
+    if context.measured is not None:
+        context.measured.check(model, criterion.name)
+    modules, widths = _left_alone(model, recipe.widths)
+    report_progress(context.callbacks, "tracing", 0, 1)
+    graph = trace(model, example_inputs, ignore=modules)
+    report_progress(context.callbacks, "tracing", 1, 1)
+    tuner = time_limit = None
+    if budget.latency is not None or widths.multiple_of == "auto":
+        options = training.latency or LatencyOptions()
+        tuner = options.tuner(model, graph, example_inputs, context.callbacks, context.interruption)
+    if tuner is not None and budget.latency is not None:
+        # A share of the time refers to the whole network, which is measured beside the smaller one.
+        time_limit = _TimeLimit(tuner, budget.latency, copy_with(model, {}))
+    schedule = PruningSchedule.of(budget, graph, recipe, widths, tuner.table if tuner else None)
+    runner = _Runner(
+        model=model,
+        graph=graph,
+        schedule=schedule,
+        training=training,
+        context=context,
+        criterion=criterion,
+        loss_fn=loss_fn,
+        teacher=teacher,
+        time_limit=time_limit,
+    )
+    try:
+        runner.run()
+    except StoppedError:
+        context.save("last", None)
+        context.journal.flush()
+        raise
+    return runner.result(graph)
+
+
+@dataclass(frozen=True)
+class _TimeLimit:
+    """The time that may remain: how it is measured, how much it is, and the network that shares refer to."""
+
+    tuner: LatencyTuner
+    allowed: float | str
+    whole: nn.Module
+
+
+@dataclass
+class _Runner:
+    """One run of a recipe: its arguments, and below them what changes from step to step.
+
+    Attributes:
+        model: the network, which shrinks.
+        graph: its channel graph, which shrinks with it.
+        schedule: which plan comes next.
+        training: batches, and what judges.
+        context: where to run, and what receives reports.
+        criterion: what scores channels.
+        loss_fn: the loss, if not cross-entropy.
+        teacher: the network as it was, if the recipe distils.
+        time_limit: the limit on latency, if there is one.
+        state: how far the run is.
+        scores: of the whole network.
+        curves: of the whole network, as far as they are measured.
+        latency: what was measured before the last cut.
+        optimizer: what trains.
+        kept_at: when the network was last written to disk.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    schedule: PruningSchedule
+    training: Training
+    context: RecipeContext
+    criterion: Criterion
+    loss_fn: LossFunction | None
+    teacher: Teacher | None
+    time_limit: _TimeLimit | None
+    state: RecipeState = field(default_factory=RecipeState)
+    scores: Scores | None = None
+    curves: WidthCurves | None = None
+    latency: LatencyFit | None = None
+    optimizer: Optimizer | None = None
+    kept_at: float = -math.inf
+
+    def __post_init__(self) -> None:
+        self.optimizer = self.training.optimizer
+        if self.context.measured is not None:
+            self.scores, self.curves = self.context.measured.scores, self.context.measured.curves
+
+    @property
+    def recipe(self) -> Recipe:
+        """What to do."""
+        return self.schedule.recipe
+
+    @property
+    def batches(self) -> Batches:
+        """What is trained on."""
+        return () if self.training.batches is None else self.training.batches
+
+    @property
+    def check_inputs(self) -> ExampleInputs:
+        """What cuts are verified on."""
+        assert self.training.check_inputs is not None
+        return self.training.check_inputs
+
+    @property
+    def calibration(self) -> Batches:
+        """What is scored, measured and reconstructed on."""
+        return self.batches if self.training.calibration is None else self.training.calibration
+
+    def run(self) -> None:
+        """Make all cuts, with the fine-tuning between and after them."""
+        between, finetune = self.recipe.between, self.recipe.finetune
+        trains, own_optimizer = _trains(self.recipe), self.training.optimizer is None
+        if own_optimizer and (trains or _several(self.recipe)):
+            self.optimizer = make_optimizer(self.model, between.optimizer)
+        self.resume()
+        while not self.state.last:
+            self.state.step += 1
+            step = self.next_step(self.ranking())
+            self.state.last = step.last
+            if step.plan.channels_removed:  # else the step was reached before, and the scores are still valid
+                self.make_cut(step.plan)
+                if not step.last:
+                    self.tune()
+        if not trains:
+            return
+        if own_optimizer and finetune.optimizer != between.optimizer:
+            self.optimizer = make_optimizer(self.model, finetune.optimizer)
+        if self.training.train is not None:
+            self.training.train(self.model, finetune)
+        else:
+            self.fit(finetune, "after the last cut", self.context, self.training.validation)
+
+    def result(self, original: ChannelGraph) -> PruneResult:
+        """Sum the run up.
+
+        Args:
+            original: the graph of the network as it was.
+        """
+        assert self.scores is not None
+        cuts = tuple(self.state.cuts)
+        plan = composed(original, [cut.plan for cut in cuts])
+        if cuts:
+            verification = cuts[-1].verification
+        else:
+            verification = Expectation.of(self.model, plan, self.check_inputs).check(self.model)
+        return PruneResult(
+            model=self.model,
+            plan=plan,
+            verification=verification,
+            scores=self.scores,
+            curves=self.curves,
+            cuts=cuts,
+            fits=tuple(self.state.fits),
+            graph=self.graph,
+            latency=self.latency,
+        )
+
+    def resume(self) -> None:
+        """Continue where an earlier run was when it was killed, if there was one."""
+        journal = self.context.journal
+        entry = journal.recall(PART)
+        if entry is None:
+            return
+        self.state, self.graph = load_state(entry.facts, self.model, self.graph)
+        if entry.tensors:  # else what follows the last cut resumes by itself
+            assert self.optimizer is not None
+            restore(entry, self.model, self.optimizer)
+        set_epoch(self.batches, entry.facts["loader_epoch"])
+        for callback in self.context.callbacks:
+            callback.on_resume(tuple(self.state.cuts))
+        journal.put(PART, Entry(entry.facts))
+        if not self.state.tuned and not self.state.last:
+            self.tune()
+
+    def saved_state(self) -> dict[str, Any]:
+        """The state as plain values, with the number of the next pass over the training batches."""
+        return {**self.state.to_dict(), "loader_epoch": epoch_of(self.batches)}
+
+    def ranking(self) -> Mapping[str, Any]:
+        """What the next plan is made from: scores, or the width curves of groups that shrink in their order.
+
+        What is known of the whole network is not measured again.
+        """
+        whole = not self.state.cuts
+        if whole and self.scores is None:
+            self.scores = self.score()
+            for callback in self.context.callbacks:
+                callback.on_scores(self.scores)
+        scores = self.scores if whole else self.state.scores
+        scores = self.score() if scores is None else scores
+        if self.recipe.allocation != "curves":
+            return scores
+        known = self.curves if whole else None
+
+        def progress(curves: WidthCurves, total: int) -> None:
+            report_progress(self.context.callbacks, "measuring widths", len(curves), total)
+            if whole and len(curves) > len(known or ()):
+                self.curves = curves
+                for callback in self.context.callbacks:
+                    callback.on_curves(curves)
+            self.context.interruption.check()
+
+        found = width_curves(
+            self.model,
+            self.graph,
+            scores,
+            self.some_batches(self.recipe.curve_batches),
+            resume=known,
+            progress=progress,
+            across_ranks=self.context.ranks.is_distributed,
+        )
+        self.curves = found if whole else self.curves
+        return found
+
+    def next_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
+        """Decide the next step; in a distributed run the first process decides for all."""
+        ranks = self.context.ranks
+        if not ranks.is_distributed:
+            return self.own_step(ranking)
+        decided: dict[str, Any] = {}
+        if ranks.is_main:
+            step = self.own_step(ranking)
+            decided = {
+                "keep": {name: list(kept) for name, kept in step.plan.keep.items()},
+                "last": step.last,
+            }
+        decided = ranks.broadcast(decided)
+        keep = {name: tuple(kept) for name, kept in decided["keep"].items()}
+        return ScheduledStep(PruningPlan(self.graph, keep), decided["last"])
+
+    def own_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
+        """Decide the next step; the last one is corrected until its measured time is within the limit."""
+        step = self.schedule.step(self.graph, ranking, self.state.step)
+        limit = self.time_limit
+        if limit is None or not step.last:
+            return step
+
+        def plan_for(limits: Mapping[str, int]) -> PruningPlan:
+            return self.schedule.plan(self.graph, ranking, limits)
+
+        self.latency = limit.tuner.plan(limit.allowed, self.schedule.goal, plan_for, self.model, limit.whole)
+        for callback in self.context.callbacks:
+            callback.on_latency(self.latency)
+        return replace(step, plan=self.latency.plan)
+
+    def some_batches(self, count: int) -> Iterator[Any]:
+        """The first batches of a pass, to reconstruct with or to measure widths on."""
+        # Which pass it is depends on the cut alone, and not on what was read before a kill.
+        with at_epoch(self.calibration, len(self.state.cuts)):
+            yield from islice(iter(self.calibration), count)
+
+    def make_cut(self, plan: PruningPlan) -> None:
+        """Cut the network, its optimizer and its graph."""
+        context = self.context
+        drop_wrappers(context.ranks)
+        before = copy_with(self.model, {}) if self.recipe.reconstruct else None
+        _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
+        if before is not None:
+            reconstruct(before, self.model, plan, self.some_batches(self.recipe.reconstruct_batches))
+        self.graph = self.graph.after(plan)
+        done = Cut(self.state.step, self.schedule.steps, plan, verification)
+        self.state.cuts.append(done)
+        self.state.scores, self.state.tuned = None, False
+        for callback in context.callbacks:
+            callback.on_cut(done)
+        context.journal.put(PART, Entry(self.saved_state()))
+        # With few updates after each cut, writing would take longer than training.
+        if time.monotonic() - self.kept_at > _SECONDS_BETWEEN_WRITES:
+            context.save("last", None)
+            self.kept_at = time.monotonic()
+
+    def score(self) -> Scores:
+        """Score the channels in a pass over the calibration examples that does nothing else."""
+        if self.criterion.needs is Needs.NOTHING:
+            return score(self.model, self.graph, self.criterion)
+        loss_fn = self.loss_fn
+        if _is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
+            loss_fn = with_auxiliaries(loss_fn or cross_entropy)  # as in training
+        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
+        together = self.context.ranks.is_distributed
+        with at_epoch(self.calibration, len(self.state.cuts)):
+            return score(self.model, self.graph, self.criterion, batches, loss_fn, across_ranks=together)
+
+    def tune(self) -> None:
+        """Fine-tune after a cut that is not the last, and collect scores in the last epoch."""
+        self.state.scores = self.tuned_scores()
+        self.state.tuned = True
+        journal = self.context.journal
+        journal.drop(FIT)
+        if journal:
+            assert self.optimizer is not None
+            taken = snapshot(self.model, self.optimizer)
+            journal.record(PART, Entry({**self.saved_state(), **taken.facts}, taken.tensors))
+            journal.put(PART, Entry(self.saved_state()))
+
+    def tuned_scores(self) -> Scores | None:
+        """Fine-tune; return scores from the last epoch, if the criterion can observe training."""
+        settings = self.recipe.between
+        if settings.epochs == 0 and settings.updates is None:
+            return None
+        if self.training.train is not None:
+            self.training.train(self.model, settings)
+            return None
+        needs = self.criterion.needs
+        observes = needs in (Needs.FORWARD, Needs.BACKWARD) and not self.criterion.needs_targets
+        together = self.context.ranks.is_distributed
+        observer = watch(self.model, self.graph, self.criterion, across_ranks=together) if observes else None
+        phase = f"after cut {len(self.state.cuts)}"
+        # The best network is looked for only among those within the budget.
+        settings = settings.model_copy(update={"keep_best": False, "patience": None})
+        if settings.updates is None:
+            self.fit(settings, phase, self.context, self.training.validation, observer)
+        else:
+            # A few updates are worth neither a pass over the validation examples nor a file.
+            self.fit(settings, phase, replace(self.context, save=save_nothing), None, observer)
+        return observer.scores() if observer else None
+
+    def fit(
+        self,
+        settings: FitSettings,
+        phase: str,
+        context: RecipeContext,
+        validation: Batches | None,
+        observer: ScoreCollector | None = None,
+    ) -> None:
+        """Fine-tune for one phase."""
+        done = fit(
+            self.model,
+            self.batches,
+            settings,
+            validation=validation,
+            metric=self.training.metric,
+            optimizer=self.optimizer,
+            loss_fn=self.loss_fn,
+            teacher=self.teacher,
+            observe=observer,
+            phase=phase,
+            context=context,
+        )
+        self.state.fits.append(done)
+
+
+@dataclass(frozen=True)
+class _ScoringBatches:
+    """Batches of which each process scores its part, with progress reported.
+
+    Attributes:
+        batches: the whole ones.
+        limit: how many of them; all if not given.
+        context: the processes and the callbacks.
+    """
+
+    batches: Batches
+    limit: int | None
+    context: RecipeContext
+
+    def __iter__(self) -> Iterator[Any]:
+        return (part.batch for part in self.split(0, 1))
+
+    def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
+        """Return the part of each batch that belongs to this process (:class:`secateur.ranks.Splittable`)."""
+        total = len(self.batches) if isinstance(self.batches, Sized) else None
+        if self.limit is not None and total is not None:
+            total = min(self.limit, total)
+        context = self.context
+        parts = islice(split_across_ranks(self.batches, context.ranks), self.limit)
+        yield from tracked(parts, "scoring", context.callbacks, context.interruption, total)
+
+
+def _several(recipe: Recipe) -> bool:
+    """Whether there may be more than one cut."""
+    return recipe.steps > 1 or recipe.channels_per_step is not None
+
+
+def _is_cross_entropy(loss_fn: LossFunction | None) -> bool:
+    return loss_fn in (None, cross_entropy) or isinstance(loss_fn, nn.CrossEntropyLoss)
+
+
+def _trains(recipe: Recipe) -> bool:
+    """Whether a recipe trains at all."""
+    phases = [recipe.finetune, *([recipe.between] if _several(recipe) else [])]
+    return any(phase.epochs or phase.updates for phase in phases)
+
+
+def _check_batches(recipe: Recipe, training: Training, criterion: Criterion) -> None:
+    """Refuse a recipe that needs batches which are missing, or which can be read only once.
+
+    Raises:
+        UsageError: what needs them, and what to write instead.
+    """
+    trains = _trains(recipe) and training.train is None
+    users = {
+        f"criterion '{criterion.name}'": criterion.needs is not Needs.NOTHING,
+        "allocation='curves'": recipe.allocation == "curves",
+        "reconstruct=True": recipe.reconstruct,
+    }
+    reads = [name for name, needs in users.items() if needs]
+    missing = reads if training.batches is None and training.calibration is None else []
+    missing = [*missing, *(["fine-tuning"] if trains and training.batches is None else [])]
+    if missing:
+        raise UsageError(
+            f"there are no batches, which {' and '.join(missing)} need: pass batches=, or prune by the "
+            "weights alone, with criterion='magnitude' and recipe='one-shot'"
+        )
+    if trains or _several(recipe) or len(reads) > 1:
+        refuse_one_shot(training.batches)
+    refuse_one_shot(training.calibration, "calibration")
+    refuse_one_shot(training.validation, "validation")
+
+
+def _left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
+    """Split what is ignored into modules, which are traced as frozen, and groups, which plans leave whole."""
+    paths = [path for path, _ in model.named_modules() if path]
+    modules = [path for path in paths if any(fnmatchcase(path, name) for name in widths.ignore)]
+    groups = [name for name in widths.ignore if not any(fnmatchcase(path, name) for path in paths)]
+    return modules, widths.changed(ignore=groups)
+
+
+def _teacher(
+    model: nn.Module, example_inputs: ExampleInputs, recipe: Recipe, loss_fn: LossFunction | None
+) -> Teacher | None:
+    """Copy the network as the teacher, if the recipe distils and the outputs are class scores."""
+    distillation = recipe.distillation
+    if not distillation.weight or not _is_cross_entropy(loss_fn) or not _trains(recipe):
+        return None
+    if distillation.flip:
+        require_images(example_inputs)
+    return Teacher(copy_with(model, {}), distillation.weight, distillation.temperature, distillation.flip)

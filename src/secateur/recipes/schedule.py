@@ -1,0 +1,157 @@
+"""The schedule of cuts: which plan comes next until the budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from secateur.budget import Budget, Widths, plan_within
+from secateur.budget.limits import CostEvaluator, amount_of
+from secateur.criteria import Scores, regularize_scores
+from secateur.graph import ChannelGraph, Group, Role
+from secateur.latency import LatencyModel
+from secateur.plan import PruningPlan
+from secateur.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ScheduledStep:
+    """A plan, and whether it reaches the budget.
+
+    Attributes:
+        plan: for the graph as it is now.
+        last: whether no cut comes after it.
+    """
+
+    plan: PruningPlan
+    last: bool
+
+
+@dataclass(frozen=True)
+class PruningSchedule:
+    """The steps from a network to its budget; made by :meth:`of`.
+
+    Attributes:
+        start: what the network needs as it is, by quantity.
+        goal: what may remain in the end, by limited quantity, in absolute amounts.
+        recipe: how large the steps are, and how plans are made.
+        widths: which widths groups may have.
+        latency: predicts milliseconds, if they count.
+        share: the largest share that each group may keep, where one uniform cut is asked for a share of the
+            channels.
+    """
+
+    start: Mapping[str, int]
+    goal: Mapping[str, int]
+    recipe: Recipe
+    widths: Widths
+    latency: LatencyModel | None = None
+    share: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        budget: Budget,
+        graph: ChannelGraph,
+        recipe: Recipe,
+        widths: Widths,
+        latency: LatencyModel | None = None,
+    ) -> PruningSchedule:
+        """Make the schedule for a budget, and check that it can be met.
+
+        Args:
+            budget: what may remain of the network as it is in ``graph``.
+            graph: of the whole network.
+            recipe: how large the steps are.
+            widths: which widths groups may have.
+            latency: predicts milliseconds, if they count.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
+        start = CostEvaluator(graph, {}, latency).original
+        goal = budget.amounts(graph, latency)
+        if recipe.filters_only:
+            others = [group for group in graph.prunable if not _is_filters(group, graph)]
+            widths = widths.changed(ignore=(*widths.ignore, *(group.name for group in others)))
+            if budget.channels is not None and others:
+                # A share, or an amount, of filters is meant; the other channels are added.
+                rest = sum(group.channels for group in others)
+                goal["channels"] = rest + amount_of(budget.channels, start["channels"] - rest)
+        share = None
+        once = recipe.steps == 1 and recipe.channels_per_step is None and not recipe.filters_only
+        if once and recipe.allocation == "uniform" and isinstance(budget.channels, float):
+            share = budget.channels  # of each group, as make_plan has it
+            del goal["channels"]
+        equal = {group.name: torch.ones(group.channels) for group in graph.prunable}
+        plan_within(graph, equal, goal, widths=widths, latency=latency)
+        return cls(start, goal, recipe, widths, latency, share)
+
+    @property
+    def steps(self) -> int | None:
+        """Number of cuts, if it is known beforehand."""
+        return None if self.recipe.channels_per_step else self.recipe.steps
+
+    def step(self, graph: ChannelGraph, ranking: Mapping[str, Any], number: int) -> ScheduledStep:
+        """Make the next plan.
+
+        Args:
+            graph: of the network as it is now.
+            ranking: scores of its channels, or width curves of its groups.
+            number: of this step, from 1.
+
+        Returns:
+            A plan that may remove nothing, if what the step should reach was reached before.
+        """
+        size = self.recipe.channels_per_step
+        if size is None:
+            last = number >= self.recipe.steps
+            limits = self.goal if last else self.step_limits(number / self.recipe.steps)
+            return ScheduledStep(self.plan(graph, ranking, limits), last)
+        whole = self.plan(graph, ranking, self.goal)
+        if whole.channels_removed <= size:
+            return ScheduledStep(whole, last=True)
+        left = sum(group.channels for group in graph.prunable) - size
+        return ScheduledStep(self.plan(graph, ranking, {"channels": left}), last=False)
+
+    def step_limits(self, progress: float) -> dict[str, int]:
+        """Compute what may remain after part of the steps, each of which leaves the same share.
+
+        Args:
+            progress: share of the steps that are over.
+
+        >>> schedule = PruningSchedule({"macs": 1600}, {"macs": 100}, Recipe(), Widths())
+        >>> schedule.step_limits(0.5)
+        {'macs': 400}
+        """
+        return {
+            name: round(self.start[name] * (goal / self.start[name]) ** progress)
+            for name, goal in self.goal.items()
+            if name in self.start and goal < self.start[name]
+        }
+
+    def plan(self, graph: ChannelGraph, ranking: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
+        """Make the plan within limits as the recipe asks for it."""
+        normalize, cost = self.recipe.normalize, self.recipe.cost_regularization
+        if cost.unit is not None and isinstance(ranking, Scores):
+            # The rate is in units of normalised scores, which must not be normalised again.
+            ranking = regularize_scores(ranking.normalized(normalize), graph, cost.unit, cost.rate)
+            normalize = "none"
+        return plan_within(
+            graph,
+            ranking,
+            limits,
+            widths=self.widths,
+            allocation=self.recipe.allocation,
+            normalize=normalize,
+            latency=self.latency,
+            share=self.share,
+        )
+
+
+def _is_filters(group: Group, graph: ChannelGraph) -> bool:
+    """Whether a convolution writes the channels: its weight has dimensions for positions."""
+    return any(len(graph.tensors[member.tensor]) > 2 for member in group.roles(Role.PRODUCER))
