@@ -30,7 +30,7 @@ from secateur.graph.execution import (
 )
 from secateur.graph.findings import Rescale
 from secateur.graph.fit import misfit
-from secateur.graph.probe import random_for_constant
+from secateur.graph.probe import lively, random_for_constant
 from secateur.graph.rescale import rescaled
 from secateur.graph.substitute import substituted
 from secateur.graph.ungrouped import UNUSED
@@ -530,17 +530,37 @@ class _Reference:
         """Run the evaluation-mode pass with prepared weights, on one input.
 
         Where an output does not depend on the inputs with the real weights, it may with the prepared ones,
-        which two inputs show.
+        which two inputs show. If it does not even then, all layers are scaled as well.
         """
+        still = bool(constant_parts([case.expected for case in real]))
+        found = self._prepared_runs(self._prepared, portion, 2 if still else 1)
+        if still and found and constant_parts([case.expected for case in found]):
+            # Signals fade in a deep network that was never trained, or from which much was removed.
+            self._prepared = self._lively(found[0])
+            found = self._prepared_runs(self._prepared, portion, 2)
+        return found if all(_varying(case.expected, ()) for case in found) else []
+
+    def _prepared_runs(self, weights: _WeightPair, portion: ExampleInputs, count: int) -> list[_Case]:
+        """Run the evaluation-mode pass on some inputs; empty if it does not run with these weights."""
         forward = self._graph.wiring.evaluation
-        found: list[_Case] = []
-        for seed in (3, 4) if constant_parts([case.expected for case in real]) else (3,):
+        found = []
+        for seed in range(3, 3 + count):
             inputs = [random_inputs(forward.program, portion, seed), jittered(portion, seed), portion]
-            case = self._first(forward, self._prepared, inputs)
-            if case is None or not _varying(case.expected, ()):
+            case = self._first(forward, weights, inputs)
+            if case is None:
                 return []
             found.append(case)
         return found
+
+    def _lively(self, case: _Case) -> _WeightPair:
+        """Scale all layers so that what the inputs of a case say reaches the outputs."""
+        before = case.weights.original
+        try:
+            changed = lively(case.forward, before, case.inputs, self._after.removed).tensors
+        except Exception:  # noqa: BLE001 - operators may refuse values in any way
+            return case.weights
+        drawn = {name: item for name, item in changed.items() if item is not self._weights.original[name]}
+        return _prepared(self._graph, self._after, self._weights.original, drawn)
 
     def _draws(self) -> int:
         """More draws where a pass is cheap and has few examples: a unit may be silent on all of them."""
