@@ -23,8 +23,9 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    walk op equations multihead labels wiring channel_graph cutting rescale costing substitute weights
-    attributes constants factors linear_forms objections notes
+    propagation rule_context size_constraints multihead labels wiring channel_graph cutting rescale costing
+    substitute weights
+    attributes constants factors linear_forms objections findings
 """
 FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "graph" / "rules").glob("*.py")),
@@ -48,8 +49,8 @@ UNCHANGED = ("describe", "_hint", "__getitem__", "register_rule", "__str__", "re
 """Functions that say things to the user, or look for mistakes of the user."""
 
 CALLS = """
-    join freeze claim carry read read_item attribute statistic rescale work settle object reject_axis_mismatch
-    chose tie_zeros
+    join freeze set_role tie_parameter read read_item attribute statistic rescale add_macs constrain_sizes
+    reject_axis reject_axis_mismatch record_axis tie_zeros
 """
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -510,8 +511,8 @@ def _of_marks(node: ast.Call) -> Iterator[Local]:
     if name == "join" and len(node.args) >= 2:
         for helper in ("roll", "reverse"):
             yield f"{helper} labels", text, _argument(1, helper)
-    if name in ("carry", "read") and len(node.args) >= 2:
-        yield "roll labels", text, _argument(1 if name == "carry" else 2, "roll")
+    if name in ("tie_parameter", "read") and len(node.args) >= 2:
+        yield "roll labels", text, _argument(1 if name == "tie_parameter" else 2, "roll")
     if name == "attribute" and len(node.args) >= 2:
         # As if the attribute were there, but it does not change.
         yield "skip attribute", text, lambda _: ast.Constant(True)

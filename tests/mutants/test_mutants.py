@@ -26,7 +26,7 @@ EXPECTED = {
     "rules/linear.py:linear:*roll labels: op.tie_parameter(*": TRACE,
     "rules/linear.py:linear:*delete attribute: *out_features*": STALE,
     "rules/linear.py:linear:*delete work: *": COSTS,
-    "rules/linear.py:linear:*delete claim: *PRODUCER*": HARMLESS,
+    "rules/linear.py:linear:*delete set_role: *PRODUCER*": HARMLESS,
     "rules/convolution.py:convolution:*return the input: *": TRACE,
     "rules/normalisation.py:aten.layer_norm by the rule of aten.relu": TRACE,
     NEIGHBOUR: VERIFY,
