@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 import secateur as sec
-from secateur.export import export
+from secateur.export import Description, export
 from secateur.jobs.measure import measure
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice, PruneJob, TrainJob
@@ -100,7 +100,9 @@ def files(name: str, folder: Path, lines: Lines) -> None:
             if lines.has(part="files", network=name, version=version, runtime=runtime):
                 continue
             network, spec = sec.load(checkpoint), ModelSpec.parse(NETWORKS[name])
-            done = export(folder / f"{name}-{version}{suffix}", network, inputs, pictures=spec.input)
+            done = export(
+                folder / f"{name}-{version}{suffix}", network, inputs, description=Description(spec.input)
+            )
             lines.add(
                 {
                     "part": "files",

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import secateur
@@ -37,3 +38,33 @@ def test_private_parts_of_torch_are_imported_in_one_file() -> None:
                 continue
             found = [name for name in names if private.match(name) and not name.endswith("__")]
             assert not found or path.name == "_compat.py", f"{path}: import {found[0]} from secateur._compat"
+
+
+def definitions() -> Iterator[tuple[Path, ast.AST]]:
+    """Every class and function of the package, with its file."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield path, node
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places = defaultdict(list)
+    for path, node in definitions():
+        if isinstance(node, ast.ClassDef):
+            places[node.name].append(path.relative_to(ROOT).as_posix())
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_function_has_more_than_eight_parameters() -> None:
+    # A command has a parameter for each of its options.
+    many = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path, node in definitions()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and path.relative_to(ROOT).parts[0] != "cli"
+        and len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs])
+        - any(argument.arg in ("self", "cls") for argument in node.args.args[:1])
+        > 8
+    ]
+    assert many == []

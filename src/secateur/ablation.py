@@ -226,7 +226,7 @@ def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[
 def _known_changes(
     groups: Iterable[Group], resume: Ablation | None, loss: float, examples: int
 ) -> dict[str, Tensor]:
-    """Changes that were measured before, NaN for the others."""
+    """Return changes that were measured before, NaN for the others."""
     unknown = {group.name: torch.full((group.channels,), math.nan, dtype=torch.float64) for group in groups}
     if resume is None:
         return unknown

@@ -9,7 +9,7 @@ from secateur.errors import UsageError
 
 
 def refuse_one_shot(batches: Iterable[Any] | None, name: str = "batches") -> None:
-    """Refuses a generator or another iterator where batches are gone through more than once.
+    """Refuse a generator or another iterator where batches are gone through more than once.
 
     Args:
         batches: what the user gave; ``None`` is no mistake.

@@ -95,7 +95,7 @@ def _is_dtype(item: Any) -> bool:
 
 
 def _changes_first(name: str) -> bool:
-    """Whether a function writes to its first argument, by its name."""
+    """Tell whether a function writes to its first argument, by its name."""
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
     return name.partition(".")[0].endswith("_")

@@ -29,7 +29,7 @@ _NAMED = 5  # parameters that a warning lists
 
 
 def check_optimizer(optimizer: Optimizer | None, model: nn.Module) -> None:
-    """Refuses an optimizer that holds none of the parameters of a network: it would train nothing.
+    """Refuse an optimizer that holds none of the parameters of a network: it would train nothing.
 
     Args:
         optimizer: may hold only some of the parameters, or be missing.
@@ -68,7 +68,7 @@ class CutState:
     reset: dict[str, str]
 
     def warn(self) -> None:
-        """Warns about state that starts anew."""
+        """Warn about state that starts anew."""
         if not self.reset:
             return
         named = [f"'{name}' (key '{key}')" for name, key in self.reset.items()]
@@ -80,7 +80,7 @@ class CutState:
         )
 
     def install(self, optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> Callable[[], None]:
-        """Gives an optimizer this state, and other parameters.
+        """Give an optimizer this state, and other parameters.
 
         Args:
             optimizer: changed in place.
@@ -116,7 +116,7 @@ class CutState:
 
 
 def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> CutState:
-    """Cuts the state of an optimizer like the parameters that it belongs to.
+    """Cut the state of an optimizer like the parameters that it belongs to.
 
     A tensor follows its parameter if its shape says how: it is that of the parameter, or that with some
     dimensions reduced to 1 or left out (the row and column statistics of Adafactor). State of a cut parameter

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def apply_plan(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> nn.Module:
-    """Cuts the channels that a plan removes out of a network, each tensor once.
+    """Cut the channels that a plan removes out of a network, each tensor once.
 
     Parameters keep their class, their attributes (``parameter.no_weight_decay``), their ``requires_grad``
     and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied.
@@ -100,7 +100,7 @@ class Operation:
 def operate(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> Operation:
-    """Applies a plan as :func:`apply_plan` does, so that it can be taken back.
+    """Apply a plan as :func:`apply_plan` does, so that it can be taken back.
 
     Args:
         model: the network that the plan was made for.
@@ -152,7 +152,7 @@ def operate(
 
 
 def _check_fit(model: nn.Module, plan: PruningPlan, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses a network whose tensors are not those of the plan's graph."""
+    """Refuse a network whose tensors are not those of the plan's graph."""
     for name, shape in plan.graph.tensors.items():
         found = tensors.get(name)
         if found is None:
@@ -173,7 +173,7 @@ def _cut_in_place(
     lengths: Mapping[str, Tensor],
     undo: ExitStack,
 ) -> None:
-    """Exchanges every cut tensor, and notes how to take that back."""
+    """Exchange every cut tensor, and note how to undo that."""
     undo.callback(set_attributes(model, plan.edits))
     undo.callback(renew_flat_weights, model)
     forget_flat_weights(model)
@@ -192,7 +192,7 @@ def _cut_in_place(
 
 
 def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
-    """Detaches what modules hold of an earlier forward pass: its graph holds on to the parameters."""
+    """Detach what modules hold of an earlier forward pass: its graph holds on to the parameters."""
     detached: dict[int, Tensor] = {}
     for holder, key, tensor in computed_attributes(model, in_objects=False):
         holder[key] = detached.setdefault(id(tensor), tensor.detach())
@@ -200,7 +200,7 @@ def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
 
 
 def _restore(holder: Any, key: Any, tensor: weakref.ref[Tensor]) -> None:
-    """Puts a tensor back unless it is gone; then the detached one, of the same values, remains."""
+    """Put a tensor back unless it is gone; then the detached one, of the same values, remains."""
     found = tensor()
     if found is not None:
         holder[key] = found
@@ -221,7 +221,7 @@ def _swap_parameter(name: str, old: Tensor, new: Tensor, undo: ExitStack) -> Non
 
 
 def _swap_buffer(model: nn.Module, old: Tensor, new: Tensor, undo: ExitStack) -> None:
-    """Exchanges a buffer; where something holds on to it, it is replaced wherever the network has it."""
+    """Exchange a buffer; where something holds on to it, it is replaced wherever the network has it."""
     try:
         _exchange(old, new, undo)
     except RuntimeError:
@@ -234,7 +234,7 @@ def _swap_buffer(model: nn.Module, old: Tensor, new: Tensor, undo: ExitStack) ->
 
 
 def _exchange(old: Tensor, new: Tensor, undo: ExitStack) -> None:
-    """Gives a tensor the content of another of its class; attributes and hooks stay with the tensor."""
+    """Give a tensor the content of another of its class; attributes and hooks stay with the tensor."""
     waiting = _hooks_of_accumulation(old)
     before = dict(waiting)
     try:
@@ -248,7 +248,7 @@ def _exchange(old: Tensor, new: Tensor, undo: ExitStack) -> None:
 
 
 def _swap(old: Tensor, new: Tensor) -> None:
-    """Swaps two tensors; what only unreachable objects hold on to is let go of first."""
+    """Swap two tensors; what only unreachable objects hold on to is let go of first."""
     try:
         torch.utils.swap_tensors(old, new)
     except RuntimeError:

@@ -440,7 +440,7 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _same(tensor: Tensor, before: Tensor) -> bool:
-    """Whether a tensor holds the numbers that it held before."""
+    """Tell whether a tensor holds the numbers that it held before."""
     found = tensor.detach()
     if found.shape != before.shape or found.dtype != before.dtype:
         return False

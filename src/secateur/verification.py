@@ -161,7 +161,7 @@ class _Case:
         return self.forward.program.training, self.weights.is_prepared
 
     def is_beside(self, other: _Case) -> bool:
-        """Whether it is another run of the same pass with the same weights."""
+        """Tell whether it is another run of the same pass with the same weights."""
         return self is not other and self.kind == other.kind
 
 
@@ -458,7 +458,7 @@ def _float_attributes(model: nn.Module) -> dict[tuple[str, str], float]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same values; NaN equals NaN."""
+    """Tell whether two tensors of one shape and dtype hold the same values; NaN equals NaN."""
     one, other = (item.to_dense() if item.layout is not torch.strided else item for item in (one, other))
     one = one.to(other.device)
     if torch.equal(one, other):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sec
-from secateur.export import Exported
+from secateur.export import Description, Exported
 from secateur.export import export as write
 from secateur.models import ModelSpec
 
@@ -48,9 +48,7 @@ def exported(
                 torch.zeros(2, 1, 8, 8),
                 weights_as=weights_as,
                 calibration=batches if weights_as == "int8" else None,
-                pictures=spec.input,
-                classes=CLASSES,
-                network=spec.name,
+                description=Description(spec.input, CLASSES, spec.name),
             )
         return done[format, weights_as]
 

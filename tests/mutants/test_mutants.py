@@ -25,7 +25,7 @@ EXPECTED = {
     READ: TRACE,
     "rules/linear.py:linear:*roll labels: op.tie_parameter(*": TRACE,
     "rules/linear.py:linear:*delete attribute: *out_features*": STALE,
-    "rules/linear.py:linear:*delete work: *": COSTS,
+    "rules/linear.py:linear:*delete add_macs: *": COSTS,
     "rules/linear.py:linear:*delete set_role: *PRODUCER*": HARMLESS,
     "rules/convolution.py:convolution:*return the input: *": TRACE,
     "rules/normalisation.py:aten.layer_norm by the rule of aten.relu": TRACE,

@@ -78,7 +78,7 @@ class _Problem:
         return float(sum(option.damages[place] for option, place in zip(self.options, places, strict=True)))
 
     def within(self, places: IntArray) -> bool:
-        """Whether a choice keeps to all limits."""
+        """Tell whether a choice keeps to all limits."""
         return bool(self.evaluator.within(self.widths(places)))
 
     def moved(self, places: IntArray, groups: IntArray, to: Sequence[int]) -> tuple[IntArray, FloatArray]:

@@ -242,7 +242,7 @@ def _reference(value: Any) -> str | None:
 
 
 def _is_settable(module: nn.Module, name: str) -> bool:
-    """Whether a name is one of a plain attribute: no method, no part of every module, no tensor or module."""
+    """Tell whether a name is that of a plain attribute: no method, tensor or module, no part of every module."""
     taken = (_OWN, module._parameters, module._buffers, module._modules)
     if name.startswith("__") or not name.isidentifier() or any(name in names for names in taken):
         return False
@@ -251,7 +251,7 @@ def _is_settable(module: nn.Module, name: str) -> bool:
 
 
 def _alike(own: Any, value: Any) -> bool:
-    """Whether two integers, or two lists or tuples of as many integers, are of one form."""
+    """Tell whether two integers, or two lists or tuples of as many integers, are of one form."""
     return type(own) is type(value) and is_integral(value) and (type(own) is int or len(own) == len(value))
 
 
@@ -270,7 +270,7 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter | None:
 
 
 def is_parameter(model: nn.Module, name: str) -> bool:
-    """Whether a tensor is a parameter, and not a buffer."""
+    """Tell whether a tensor is a parameter, and not a buffer."""
     path, _, leaf = name.rpartition(".")
     return leaf in _module(model, path)._parameters
 
@@ -302,14 +302,14 @@ def _misfit(tensor: Tensor, built: Tensor) -> str:
 
 
 def _is_vacant(model: nn.Module, name: str) -> bool:
-    """Whether there is a place for such a tensor, as for the bias of a convolution built without one."""
+    """Tell whether there is a place for such a tensor, as for the bias of a convolution built without one."""
     path, _, leaf = name.rpartition(".")
     module = parts(model).get(path)
     return module is not None and module._parameters.get(leaf, module) is None
 
 
 def _has_loose_tensors(model: nn.Module) -> bool:
-    """Whether a module keeps tensors that are neither parameters nor buffers."""
+    """Tell whether a module keeps tensors that are neither parameters nor buffers."""
     own = ("_parameters", "_buffers", "_modules")
     values = (v for module in model.modules() for name, v in vars(module).items() if name not in own)
     return any(isinstance(item, Tensor) for value in values for item in _items(value))

@@ -125,7 +125,7 @@ def _opened(path: Path) -> safe_open:
 
 
 def _looks_pickled(path: Path) -> bool:
-    """Whether a file begins like a zip archive or a pickle, as those of ``torch.save`` do."""
+    """Tell whether a file begins like a zip archive or a pickle, as those of ``torch.save`` do."""
     try:
         with path.open("rb") as file:
             return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")

@@ -106,7 +106,7 @@ class Observer(ABC):
         propagate(loss, self.sources)
 
     def needs_another_pass(self) -> bool:
-        """Whether the last pass does not count and has to be repeated."""
+        """Tell whether the last pass does not count and has to be repeated."""
         return False
 
     @abstractmethod

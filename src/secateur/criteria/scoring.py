@@ -37,7 +37,6 @@ def score(
     loss_fn: Loss | None = None,
     *,
     reduction: Reduction = "mean",
-    device: torch.device | str | None = None,
     max_batches: int | None = None,
     across_ranks: bool = False,
 ) -> Scores:
@@ -56,7 +55,6 @@ def score(
             bare input tensors. Data-free criteria need none.
         loss_fn: called with the network's output and the targets.
         reduction: whether the loss is the ``"mean"`` or the ``"sum"`` over a batch.
-        device: where batches are moved to; by default where the network is.
         max_batches: how many batches to use; all of them by default.
         across_ranks: whether the processes of a distributed run share the work: all of them call this with
             the same batches, each runs a part of every batch, and all get the same scores.
@@ -89,7 +87,7 @@ def score(
     if needs_loss and loss_fn is None:
         raise UsageError(f"{chosen.name} needs a loss; pass loss_fn=, for example F.cross_entropy")
     inner = collector.model
-    place = torch.device(device) if device is not None else device_of(inner)
+    place = device_of(inner)
     with ExitStack() as stack:
         # A loader that shuffles draws random numbers, and the forward pass may change the model.
         stack.enter_context(untouched(inner))

@@ -77,6 +77,21 @@ class Exported:
         }
 
 
+@dataclass(frozen=True)
+class Description:
+    """What the metadata of an exported file say about its network.
+
+    Attributes:
+        images: size, mean and deviation of the inputs.
+        classes: names of the outputs.
+        network: what the network is called; by default its class.
+    """
+
+    images: InputSpec | None = None
+    classes: Sequence[str] | None = None
+    network: str | None = None
+
+
 def export(
     path: str | Path,
     model: nn.Module,
@@ -86,9 +101,7 @@ def export(
     weights_as: str = "float32",
     calibration: Sequence[Tensor] | None = None,
     check_inputs: Tensor | Sequence[Tensor] | None = None,
-    pictures: InputSpec | None = None,
-    classes: Sequence[str] | None = None,
-    network: str | None = None,
+    description: Description | None = None,
 ) -> Exported:
     """Write a network, pruned or not, for another runtime, and check that the file computes the same.
 
@@ -105,9 +118,7 @@ def export(
             ``int8``, for which weights and activations are quantised by ONNX Runtime.
         calibration: batches of real inputs, for ``int8``: they set the range of every activation.
         check_inputs: real inputs to compare on; images of random pixels if not given.
-        pictures: size, mean and deviation of the inputs, for the file's metadata.
-        classes: names of the outputs, for the file's metadata.
-        network: what the network is called there; by default its class.
+        description: what the file's metadata say about inputs and outputs.
 
     Returns:
         The file, its size, its card, and how well it agrees.
@@ -133,12 +144,13 @@ def export(
         exportable = Exportable.of(model, example_inputs)
     if batches is not None and len(exportable.inputs) > 1:
         raise UsageError("int8 is for networks with one input")
-    card = _card(exportable, network or type(model).__name__, weights_as, pictures, classes)
+    said = description or Description()
+    card = _card(exportable, said.network or type(model).__name__, weights_as, said.images, said.classes)
     given = (check_inputs,) if isinstance(check_inputs, Tensor) else check_inputs
     with untouched(model), _aside(path) as folder:
         file = folder / f"network{suffix}"
         write(file, exportable, card, batches)
-        check = check_file(open_exported(file, trusted=True), exportable, weights_as, given, pictures)
+        check = check_file(open_exported(file, trusted=True), exportable, weights_as, given, said.images)
         if not check.ok:
             raise VerificationError(f"{path} was not written, since the file would be wrong: {check}")
         size = file.stat().st_size

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import UsageError
+from secateur.export import Description
 from secateur.export import export as write
 from secateur.jobs.measure import measure
 from secateur.jobs.networks import check_outputs, input_of, open_network
@@ -68,9 +69,7 @@ def export(
         weights_as=wanted.weights_as,
         calibration=calibration,
         check_inputs=inputs,
-        pictures=network.input,
-        classes=network.classes,
-        network=network.name,
+        description=Description(network.input, network.classes, network.name),
     )
     report_progress(callbacks, "exporting", 1, 1)
     report_note(callbacks, f"{done.path}: {done.check}")

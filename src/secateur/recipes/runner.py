@@ -468,7 +468,7 @@ class _ScoringBatches:
 
 
 def _several(recipe: Recipe) -> bool:
-    """Whether there may be more than one cut."""
+    """Tell whether there may be more than one cut."""
     return recipe.steps > 1 or recipe.channels_per_step is not None
 
 
@@ -477,7 +477,7 @@ def _is_cross_entropy(loss_fn: LossFunction | None) -> bool:
 
 
 def _trains(recipe: Recipe) -> bool:
-    """Whether a recipe trains at all."""
+    """Tell whether a recipe trains at all."""
     phases = [recipe.finetune, *([recipe.between] if _several(recipe) else [])]
     return any(phase.epochs or phase.updates for phase in phases)
 

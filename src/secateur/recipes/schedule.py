@@ -153,5 +153,5 @@ class PruningSchedule:
 
 
 def _is_filters(group: Group, graph: ChannelGraph) -> bool:
-    """Whether a convolution writes the channels: its weight has dimensions for positions."""
+    """Tell whether a convolution writes the channels: its weight has dimensions for positions."""
     return any(len(graph.tensors[member.tensor]) > 2 for member in group.roles(Role.PRODUCER))

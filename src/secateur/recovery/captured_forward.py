@@ -179,7 +179,7 @@ class PartialForward:
         return self._values[chunk][node]
 
     def holds(self, node: Node) -> bool:
-        """Whether a value is computed already, and read by the next step or a later one."""
+        """Tell whether a value is computed already, and read by the next step or a later one."""
         return node in self._values[0]
 
     def advance(self, stop: int, chunks: int | None = None) -> None:
@@ -236,7 +236,7 @@ class PartialForward:
         return PartialForward(self.forward, removed, tensors, step=self.step, values=values)
 
     def reads_only_zeros(self, removed: Removed) -> bool:
-        """Whether removed channels are zero for all examples already, so that a mask changes nothing.
+        """Tell whether removed channels are zero for all examples already, so that a mask changes nothing.
 
         Args:
             removed: per slot, whether its channel is removed; the next step is the first that reads one.

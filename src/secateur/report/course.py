@@ -87,7 +87,7 @@ class Course:
 
 
 def course_of(events: Iterable[Mapping[str, Any]]) -> Course:
-    """Puts the lines of ``metrics.jsonl`` in order.
+    """Put the lines of ``metrics.jsonl`` in order.
 
     Args:
         events: the lines, oldest first; kinds that are not known here are left out.

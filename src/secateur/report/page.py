@@ -44,7 +44,7 @@ _MOST_ROWS = 400
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
-    """Writes the report of a run as one HTML file, which needs nothing else.
+    """Write the report of a run as one HTML file, which needs nothing else.
 
     Args:
         run: the run folder.

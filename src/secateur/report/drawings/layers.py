@@ -19,7 +19,7 @@ _KINDS = (
 
 
 def layer_costs(layers: Sequence[LayerSummary]) -> Drawing:
-    """Bars for what each layer needs, the whole network in one picture.
+    """Draw bars of what each layer needs, the whole network in one picture.
 
     Args:
         layers: in the order of the network.

@@ -20,7 +20,7 @@ _MOST_POINTS, _MOST_DECADES = 3000, 5
 
 
 def score_distributions(scores: Scores, fates: Mapping[str, Sequence[int]], normalize: str) -> Drawing | None:
-    """Boxes of the scores of each group, of channels that stay and channels that went.
+    """Draw boxes of the scores of each group, of channels that stay and channels that went.
 
     Args:
         scores: raw.
