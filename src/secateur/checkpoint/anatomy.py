@@ -242,7 +242,7 @@ def _reference(value: Any) -> str | None:
 
 
 def _is_settable(module: nn.Module, name: str) -> bool:
-    """Tell whether a name is that of a plain attribute: no method, tensor or module, no part of every module."""
+    """Tell whether a name is that of a plain attribute: no method, tensor, module or part of all modules."""
     taken = (_OWN, module._parameters, module._buffers, module._modules)
     if name.startswith("__") or not name.isidentifier() or any(name in names for names in taken):
         return False
