@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import DataError, UsageError
-from secateur.export import export
+from secateur.export import Description, export
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
 from secateur.models import InputSpec
@@ -93,8 +93,9 @@ class Candidate:
         if runtime in IN_PYTORCH:
             return prepare(runtime, self.network.model)
         path = folder / f"{id(self)}.onnx"
+        about = Description(self.network.input)
         if not path.exists():
-            export(path, self.network.model, self.network.example(), pictures=self.network.input)
+            export(path, self.network.model, self.network.example(), description=about)
         return open_exported(path, threads=threads)
 
 
