@@ -1,4 +1,4 @@
-"""torch-pruning 1.6.1, driven as its own examples do: one pruner, many small steps, until the cost fits."""
+"""Run torch-pruning 1.6.1 as its own examples do: one pruner, many small steps, until the cost fits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from cifar import Setting
 from torch import nn
 
 import secateur as sec
+from benchmarks.setting import Setting
 from secateur.graph import Role
 
 STEPS = 40
@@ -17,15 +17,15 @@ STEPS = 40
 
 
 def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Module]:
-    """A copy that is cut step by step.
+    """Prepare a copy that is cut step by step.
 
     Args:
         setting: the network, and the pictures for gradients.
         criterion: ``"taylor"``, with the gradient of all the pictures before each step, or ``"group norm"``.
 
     Returns:
-        What gives, for a share of the MACs, a copy of the network after the first step that needs no more;
-        shares are asked for in descending order, since the steps on the way are the same for all.
+        A function that returns, for a share of the MACs, a copy of the network after the first step that
+        needs no more. Call it with descending shares, since the steps on the way are the same for all.
     """
     import torch_pruning as tp
 
@@ -59,7 +59,7 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
 
 
 def _left_alone(setting: Setting, model: nn.Module) -> list[nn.Module]:
-    """Layers whose outputs all stay: the classifier, and whatever writes a stream that is left alone."""
+    """Return the layers whose outputs all stay: the classifier, and layers that write a stream left alone."""
     cut = [group for group in setting.graph.prunable if group.name not in setting.left_alone]
     inside = {member.module for group in cut for member in group.roles(Role.PRODUCER)}
     return [
