@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from benchmarks.tables import Table
 
-SERIES = {
-    "width curves, reconstructed": ("Secateur", "#1a7f37"),
-    "torch-pruning 1.6.1, global Taylor": ("torch-pruning 1.6.1, Taylor", "#bc4c00"),
-    "torch-pruning 1.6.1, group norm": ("torch-pruning 1.6.1, group norm", "#6e7781"),
-}
-"""Rows of the table of ``accuracy``, and their names and colours."""
+PEER = "torch-pruning 1.6.1"
+SERIES = (
+    ("accuracy.curves", {"network": "ResNet-56", "curves": "default"}, "Secateur", "#1a7f37"),
+    ("accuracy.resnet56", {"way": f"{PEER}, global Taylor"}, f"{PEER}, Taylor", "#bc4c00"),
+    ("accuracy.resnet56", {"way": f"{PEER}, group norm (needs no images)"}, f"{PEER}, group norm", "#6e7781"),
+)
+"""Each line: its result, the cells of its row, its name and its colour."""
+SHARES = ("75%", "60%", "50%", "40%")
 WIDTH, HEIGHT = 640, 360
 FONT = 'font-family="sans-serif" font-size="13"'
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 48, 56
 
 
-def chart(table: Table) -> str:
-    """Draw the rows of ``SERIES``: a line each, over the columns whose headings are shares of the MACs."""
-    shares = [column for column in table.columns if column.endswith("%")]
+def chart(tables: Mapping[str, Table]) -> str:
+    """Draw the lines of ``SERIES`` over the shares of the MACs that are left."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {FONT}>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
@@ -29,14 +32,14 @@ def chart(table: Table) -> str:
         y = f"{_y(level):.1f}"
         parts.append(f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}" stroke="#d0d7de"/>')
         parts.append(_text(LEFT - 10, _y(level) + 4, str(level), anchor="end"))
-    parts += [_text(_x(share), HEIGHT - BOTTOM + 20, share, anchor="middle") for share in shares]
+    parts += [_text(_x(share), HEIGHT - BOTTOM + 20, share, anchor="middle") for share in SHARES]
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(_text(middle, HEIGHT - 14, "MACs that are left", anchor="middle"))
-    for number, (way, (name, colour)) in enumerate(SERIES.items()):
-        values = [_number(table.cell({table.columns[0]: way}, share)) for share in shares]
-        points = " ".join(f"{_x(share):.1f},{_y(v):.1f}" for share, v in zip(shares, values, strict=True))
+    for number, (result, row, name, colour) in enumerate(SERIES):
+        values = [_number(tables[result].cell(row, share)) for share in SHARES]
+        points = " ".join(f"{_x(share):.1f},{_y(v):.1f}" for share, v in zip(SHARES, values, strict=True))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        for share, value in zip(shares, values, strict=True):
+        for share, value in zip(SHARES, values, strict=True):
             parts.append(f'<circle cx="{_x(share):.1f}" cy="{_y(value):.1f}" r="3.5" fill="{colour}"/>')
         parts.append(_text(LEFT + 16, HEIGHT - BOTTOM - 56 + 20 * number, name, colour=colour, bold=True))
     return "\n".join([*parts, "</svg>"]) + "\n"

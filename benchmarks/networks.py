@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 import secateur as sec
-from benchmarks.pictures import data_path
+from benchmarks.images import data_path
 from secateur._torchvision import torchvision
 from secateur.data import ImageData
 from secateur.jobs.networks import Network, input_of, open_network
@@ -16,9 +16,9 @@ from secateur.jobs.pictures import open_pictures
 from secateur.jobs.settings import DataChoice, NetworkChoice
 
 TRAINED = {
-    "resnet20": "--model secateur:resnet20 --weights cifar10_resnet20.th --data cifar10k --epochs 6 "
+    "resnet20": "--model secateur:resnet20 --weights cifar10_resnet20-12fca82f.th --data cifar10k --epochs 6 "
     "--lr 0.02 --batch-size 64 --schedule one-cycle",
-    "resnet56": "--model secateur:resnet56 --weights cifar10_resnet56.th --data cifar10k --epochs 5 "
+    "resnet56": "--model secateur:resnet56 --weights cifar10_resnet56-4bfd9763.th --data cifar10k --epochs 5 "
     "--lr 0.02 --batch-size 64 --schedule one-cycle",
     "squeezenet": "--model squeezenet1_1 --weights squeezenet1_1_imagenet_features_only.pth "
     "--data cats_dogs --size 96 --epochs 6 --lr 0.003 --schedule one-cycle",
@@ -44,7 +44,7 @@ def vgg11(classes: int = 2) -> nn.Module:
     """Build the convolutions of VGG-11 with batch norm, their mean over positions, and one linear layer.
 
     Without the three linear layers of the original, which hold 97% of its parameters and are redundant for
-    small pictures, the ablation of every channel takes minutes.
+    small images, the ablation of every channel takes minutes.
     """
     features = torchvision.models.vgg11_bn(weights=None).features
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
@@ -56,12 +56,12 @@ def published(network: str, weights: str) -> nn.Module:
 
 
 def trained(run: str, source: str, batch_size: int = 64) -> tuple[Network, ImageData]:
-    """Open a network that was trained before, in evaluation mode, and pictures as it takes them.
+    """Open a network that was trained before, in evaluation mode, and images as it takes them.
 
     Args:
         run: name in ``TRAINED``: its folder lies in the data folder.
-        source: folder of pictures there.
-        batch_size: of the pictures.
+        source: folder of images there.
+        batch_size: of the images.
 
     Raises:
         SystemExit: there is no such run; the message says which command makes it.
@@ -71,8 +71,8 @@ def trained(run: str, source: str, batch_size: int = 64) -> tuple[Network, Image
         how = f"make it with: secateur train {TRAINED[run]} --out {folder}" if run in TRAINED else ""
         raise SystemExit(f"{folder} does not exist; {how}")
     choice = NetworkChoice(source=str(folder), builder=BUILDERS.get(run))
-    pictures = DataChoice(source=str(data_path(source)), batch_size=batch_size)
-    data = open_pictures(pictures, input_of(choice), seed=0)
+    images = DataChoice(source=str(data_path(source)), batch_size=batch_size)
+    data = open_pictures(images, input_of(choice), seed=0)
     network = open_network(choice, data.classes)
     network.model.eval()
     return network, data

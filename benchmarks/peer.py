@@ -20,8 +20,8 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
     """Prepare a copy that is cut step by step.
 
     Args:
-        setting: the network, and the pictures for gradients.
-        criterion: ``"taylor"``, with the gradient of all the pictures before each step, or ``"group norm"``.
+        setting: the network, and the images for gradients.
+        criterion: ``"taylor"``, with the gradient of all the images before each step, or ``"group norm"``.
 
     Returns:
         A function that returns, for a share of the MACs, a copy of the network after the first step that
@@ -29,7 +29,7 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
     """
     import torch_pruning as tp
 
-    model, x = copy.deepcopy(setting.model), setting.pictures[0][:1]
+    model, x = copy.deepcopy(setting.model), setting.images[0][:1]
     importance = {
         "taylor": tp.importance.GroupTaylorImportance,
         "group norm": tp.importance.GroupMagnitudeImportance,

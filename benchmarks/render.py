@@ -75,7 +75,7 @@ def documents() -> dict[Path, str]:
     pages = sorted({name.partition(".")[0] for name in results})
     titles = {page: title_of(page) for page in pages}
     found = {PAGES / f"{page}.md": page_text(page, results, tables) for page in pages}
-    found[PAGES / "accuracy.svg"] = chart(tables["accuracy.resnet56"])
+    found[PAGES / "accuracy.svg"] = chart(tables)
     claims = (ROOT / CLAIMS).read_text(encoding="utf-8")
     claims = between(claims, "claims", str(claims_table(results, tables)))
     index = "\n".join(f"- [{titles[page]}]({PAGES / page}.md)" for page in pages)
@@ -138,7 +138,8 @@ def section(name: str, result: Result, table: Table, benchmark: Benchmark | None
     changed = ", with uncommitted changes" if result.modified else ""
     seeds = ", ".join(map(str, result.seeds)) or "not recorded"
     lines = [
-        f"Measured at commit `{result.commit[:9]}`{changed} ({result.date}), {_age(result)} before this page.",
+        f"Measured at commit `{result.commit[:9]}`{changed} ({result.date}),",
+        f"{_age(result)} before this page was written.",
         f"Machine: {where}. Seeds: {seeds}.",
     ]
     if result.machine.remark:
@@ -170,17 +171,16 @@ def claims_table(results: Mapping[str, Result], tables: Mapping[str, Table]) -> 
         page = name.partition(".")[0]
         benchmark = load(page) if page in names() else None
         try:
-            table, result = tables[name], results[name]
-            ours = table.cell(claim["ours"], column)
-            peer = table.cell(claim["peer"], claim.get("peer_column", column)) if "peer" in claim else ""
+            result = results[name]
+            ours, peer = tables[name].cell(claim["ours"], column), ""
+            if "peer" in claim:
+                against = tables[claim.get("peer_result", name)]
+                peer = f"{against.cell(claim['peer'], claim.get('peer_column', column))} ({claim['against']})"
         except LookupError as error:
             raise SystemExit(f"{DEFINITIONS.name}, {claim['claim']!r}: {name}: {error}") from None
-        how = current_command(name, benchmark) or result.command.splitlines()[0]
+        how = claim.get("command") or current_command(name, benchmark) or result.command.splitlines()[0]
         text = f"[{claim['claim']}]({PAGES / page}.md)"
-        against = f"{peer} ({claim['against']})" if peer else "–"
-        lines.append(
-            (text, ours.replace("*", ""), against.replace("*", ""), f"`{how}`", f"`{result.commit[:9]}`")
-        )
+        lines.append((text, ours, peer or "–", f"`{how}`", f"`{result.commit[:9]}`"))
     return Table(("claim", "ours", "compared with", "command", "commit"), lines)
 
 

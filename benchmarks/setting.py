@@ -1,4 +1,4 @@
-"""A network, and the pictures that every way of cutting it may use."""
+"""A network, and the images that every way of cutting it may use."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from torch import nn
 
 import secateur as sec
-from benchmarks.pictures import Pictures, batches
+from benchmarks.images import Images, batches
 from secateur.graph import Role
 
 
 @dataclass(eq=False)
 class Setting:
-    """A network, its graph, and the pictures that all ways of cutting it may use.
+    """A network, its graph, and the images that all ways of cutting it may use.
 
     Attributes:
         model: in evaluation mode.
         graph: its channel graph.
-        pictures: a few hundred, without augmentation.
+        images: a few hundred, without augmentation.
         inner: cut only channels inside residual blocks, not the residual streams.
     """
 
     model: nn.Module
     graph: sec.ChannelGraph
-    pictures: Pictures
+    images: Images
     inner: bool
 
     @property
-    def batches(self) -> list[Pictures]:
-        """The pictures, in batches of 64."""
-        return batches(self.pictures, 64)
+    def batches(self) -> list[Images]:
+        """The images, in batches of 64."""
+        return batches(self.images, 64)
 
     @property
     def left_alone(self) -> list[str]:

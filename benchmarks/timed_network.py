@@ -30,7 +30,7 @@ class LatencyOptions(benchmark.Options):
     Attributes:
         networks: of torchvision, with random weights.
         batches: examples in a forward pass.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         seconds: spent on timing each network.
         timings: file of the times of single operators, which serve again; empty for none.
     """
@@ -63,7 +63,7 @@ class TimedNetwork:
     Attributes:
         name: of a torchvision network.
         batch: number of examples.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         seconds: spent on timing each network.
         timings: file of the times of single operators; empty for none.
     """
@@ -82,7 +82,7 @@ class TimedNetwork:
 
     @cached_property
     def inputs(self) -> Tensor:
-        """Noise in the shape of pictures."""
+        """Noise in the shape of images."""
         return torch.randn(self.batch, 3, self.size, self.size)
 
     @cached_property

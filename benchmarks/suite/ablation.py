@@ -1,7 +1,7 @@
 """Time of leave-one-out ablation, compared with masking each channel and running the whole network.
 
 A CIFAR-10 residual network. Plain masking zeroes the weights that read a channel and runs the network on all
-pictures; since that takes long, it is done for every so many channels of each group and scaled. Times are
+images; since that takes long, it is done for every so many channels of each group and scaled. Times are
 per channel; the changes of the loss are compared.
 """
 
@@ -17,8 +17,8 @@ from torch import nn
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.images import Images, batches, data_path, images
 from benchmarks.networks import published
-from benchmarks.pictures import Pictures, batches, data_path, pictures
 from benchmarks.tables import Table
 from secateur.graph import Group, Role
 from secateur.oracle import oracle
@@ -28,17 +28,17 @@ class Options(benchmark.Options):
     """Options.
 
     Attributes:
-        data: folder of pictures in the data folder, with ``train``.
+        data: folder of images in the data folder, with ``train``.
         network: a residual network for CIFAR-10.
         weights: its file in the data folder.
-        examples: pictures that every channel is masked for.
-        batch: pictures in a pass.
+        examples: images that every channel is masked for.
+        batch: images in a pass.
         every: mask one channel of so many plainly.
     """
 
     data: str = "cifar10"
     network: str = "resnet56"
-    weights: str = "cifar10_resnet56.th"
+    weights: str = "cifar10_resnet56-4bfd9763.th"
     examples: int = 64
     batch: int = 64
     every: int = 64
@@ -60,13 +60,13 @@ QUICK: Mapping[str, Any] = {"examples": 8, "every": 256}
 
 
 @torch.inference_mode()
-def loss_of(model: nn.Module, data: Pictures, size: int) -> float:
-    """Compute the mean loss over the pictures."""
+def loss_of(model: nn.Module, data: Images, size: int) -> float:
+    """Compute the mean loss over the images."""
     total = sum(float(F.cross_entropy(model(x), y, reduction="sum")) for x, y in batches(data, size))
     return total / len(data[1])
 
 
-def masked_loss(model: nn.Module, group: Group, channel: int, data: Pictures, size: int) -> float:
+def masked_loss(model: nn.Module, group: Group, channel: int, data: Images, size: int) -> float:
     """Compute the loss with the weights that read a channel at zero, and restore them."""
     tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
     saved = []
@@ -83,7 +83,7 @@ def masked_loss(model: nn.Module, group: Group, channel: int, data: Pictures, si
 def run(options: Options) -> Iterator[Row]:
     """Measure both."""
     model = published(options.network, options.weights)
-    data = pictures(data_path(options.data) / "train", options.examples, options.seeds[0])
+    data = images(data_path(options.data) / "train", options.examples, options.seeds[0])
     graph = sec.trace(model, data[0][:1])
     began = time.perf_counter()
     found = oracle(model, graph, batches(data, options.batch), F.cross_entropy)

@@ -1,16 +1,16 @@
 """Accuracy that a cut leaves, without any training.
 
 A CIFAR-10 residual network, or one that was trained before, is cut to several shares of its MACs and
-evaluated on test pictures. Every way of choosing and reconstructing sees the same few pictures and is never
+evaluated on test images. Every way of choosing and reconstructing sees the same few images and is never
 trained:
 
 - torch-pruning 1.6.1: global Taylor and group norm, as its own examples run them;
 - Taylor, global: ours, cut only, and with least-squares reconstruction;
 - uniform widths by L1 norm, and by the reconstruction criterion, both reconstructed;
-- width curves, reconstructed: in full, without single elements, and measured at more widths on more pictures.
+- width curves, reconstructed: in full, without single elements, and measured at more widths on more images.
 
 Cells are shares of the baseline's accuracy in percent: mean and standard deviation over draws of the
-pictures. Seconds are those of all cuts of one draw.
+images. Seconds are those of all cuts of one draw.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch import nn
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.images import Images, accuracy, data_path, draw, images, joined
 from benchmarks.networks import published, trained
 from benchmarks.peer import torch_pruning
-from benchmarks.pictures import Pictures, accuracy, data_path, draw, joined, pictures
 from benchmarks.setting import Setting
 from benchmarks.tables import Table, spread
 from benchmarks.ways import Cut
@@ -42,20 +42,20 @@ class Options(benchmark.Options):
     """Options.
 
     Attributes:
-        data: folder of pictures in the data folder, with ``train`` and ``test``.
+        data: folder of images in the data folder, with ``train`` and ``test``.
         network: a residual network for CIFAR-10.
         weights: its file in the data folder.
         trained: a network that was trained before, instead.
         shares: of the MACs that are left.
-        shown: pictures to choose and reconstruct with.
-        test: pictures to evaluate on.
+        shown: images to choose and reconstruct with.
+        test: images to evaluate on.
         streams: cut the residual streams too.
         only: ways whose name contains one of these.
     """
 
     data: str = "cifar10"
     network: str = "resnet20"
-    weights: str = "cifar10_resnet20.th"
+    weights: str = "cifar10_resnet20-12fca82f.th"
     trained: str = ""
     shares: tuple[float, ...] = (0.75, 0.6, 0.5, 0.4)
     shown: int = 512
@@ -65,7 +65,7 @@ class Options(benchmark.Options):
 
 
 class Row(benchmark.Row):
-    """One way with one draw of pictures; accuracies are in percent, one for each share of the MACs."""
+    """One way with one draw of images; accuracies are in percent, one for each share of the MACs."""
 
     way: str
     seed: int
@@ -79,9 +79,16 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "resnet20": {"seeds": (0, 1, 2)},
     "resnet56": {
         "network": "resnet56",
-        "weights": "cifar10_resnet56.th",
+        "weights": "cifar10_resnet56-4bfd9763.th",
         "seeds": (0, 1, 2),
         "only": ("width curves, reconstructed", "width curves, Taylor", "torch-pruning"),
+    },
+    "resnet56-half": {
+        "network": "resnet56",
+        "weights": "cifar10_resnet56-4bfd9763.th",
+        "shares": (0.5,),
+        "seeds": (0, 1, 2),
+        "only": ("width curves, Taylor order", "torch-pruning"),
     },
     "squeezenet": {
         "data": "cats_dogs",
@@ -96,28 +103,28 @@ QUICK: Mapping[str, Any] = {"seeds": (0,), "shares": (0.5,), "shown": 64, "test"
 
 @dataclass(frozen=True)
 class Task:
-    """A network and its pictures.
+    """A network and its images.
 
     Attributes:
         model: in evaluation mode.
-        test: pictures to evaluate on.
-        shown: draws pictures to choose and reconstruct with, given a seed.
+        test: images to evaluate on.
+        shown: draws images to choose and reconstruct with, given a seed.
     """
 
     model: nn.Module
-    test: Pictures
-    shown: Callable[[int], Pictures]
+    test: Images
+    shown: Callable[[int], Images]
 
 
 def opened(options: Options) -> Task:
-    """Open the network and the pictures."""
+    """Open the network and the images."""
     if options.trained:
         network, data = trained(options.trained, options.data)
         test = joined(data.test_batches())
         return Task(network.model, test, lambda seed: joined(draw(data, options.shown, seed)))
     model, folder = published(options.network, options.weights), data_path(options.data)
-    test = pictures(folder / "test", options.test, 0)
-    return Task(model, test, lambda seed: pictures(folder / "train", options.shown, seed))
+    test = images(folder / "test", options.test, 0)
+    return Task(model, test, lambda seed: images(folder / "train", options.shown, seed))
 
 
 def reconstructed(setting: Setting, plan: sec.PruningPlan, refit: dict[str, bool] | None) -> nn.Module:
@@ -165,7 +172,7 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     full: dict[str, bool] = {}
     plain = {"behind": False, "compensate": False}
     yield "torch-pruning 1.6.1, global Taylor", lambda: torch_pruning(setting, "taylor")
-    yield "torch-pruning 1.6.1, group norm", lambda: torch_pruning(setting, "group norm")
+    yield "torch-pruning 1.6.1, group norm (needs no images)", lambda: torch_pruning(setting, "group norm")
     yield "Taylor, global, cut only", lambda: by_scores(setting, "taylor", "global", None)
     yield "Taylor, global, reconstructed", lambda: by_scores(setting, "taylor", "global", full)
     yield "L1, uniform widths, reconstructed", lambda: by_scores(setting, "magnitude", "uniform", full)
@@ -184,7 +191,7 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Cut in every way and evaluate, for each draw of pictures."""
+    """Cut in every way and evaluate, for each draw of images."""
     task, shares = opened(options), tuple(sorted(options.shares, reverse=True))
     graph = sec.trace(task.model, task.test[0][:1])
     baseline = accuracy(task.model, task.test)

@@ -2,8 +2,8 @@
 
 A trained network is cut in three ways to half its latency on this device: with width curves and a limit of
 the time; with the same curves and as many MACs as take that time; with the same share of every group. Each is
-reconstructed on the same pictures and evaluated on test pictures, without any training. Cells are means and
-standard deviations over draws of the pictures.
+reconstructed on the same images and evaluated on test images, without any training. Cells are means and
+standard deviations over draws of the images.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import secateur as sec
 from benchmarks.benchmark import Row as Base
+from benchmarks.images import Images, draw
 from benchmarks.networks import trained
-from benchmarks.pictures import Pictures, draw
 from benchmarks.tables import Table, spread
 from benchmarks.timed_network import LatencyOptions, TimedNetwork, plans_at_half_the_time
 from secateur.budget import WidthCurves
@@ -33,8 +33,8 @@ class Options(LatencyOptions):
     """Options.
 
     Attributes:
-        data: folder of pictures in the data folder.
-        examples: pictures to choose and reconstruct with.
+        data: folder of images in the data folder.
+        examples: images to choose and reconstruct with.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -69,11 +69,11 @@ class TrainedNetwork(TimedNetwork):
 
     Attributes:
         network: the network and what it is called with.
-        shown: pictures to choose and reconstruct with.
+        shown: images to choose and reconstruct with.
     """
 
     network: Network | None = None
-    shown: Sequence[Pictures] = ()
+    shown: Sequence[Images] = ()
 
     @cached_property
     def model(self) -> nn.Module:
@@ -83,7 +83,7 @@ class TrainedNetwork(TimedNetwork):
 
     @cached_property
     def inputs(self) -> Tensor:
-        """Pictures."""
+        """Images."""
         return self.shown[0][0][: self.batch]
 
     @cached_property
@@ -103,7 +103,7 @@ class TrainedNetwork(TimedNetwork):
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Bring each way to half the time, reconstruct and evaluate, for each draw of pictures."""
+    """Bring each way to half the time, reconstruct and evaluate, for each draw of images."""
     for name in options.networks:
         network, data = trained(name, options.data)
         for batch in options.batches:

@@ -1,8 +1,8 @@
 """Rank correlation of criteria with leave-one-out ablation.
 
-Every channel of a network is masked alone on a few training pictures, and each criterion, scored on the same
-pictures, is compared with the changes of the loss. Cells are Spearman correlations, means over draws of the
-pictures: within groups, over all groups, and over all groups with scores normalised by their L2 norm.
+Every channel of a network is masked alone on a few training images, and each criterion, scored on the same
+images, is compared with the changes of the loss. Cells are Spearman correlations, means over draws of the
+images: within groups, over all groups, and over all groups with scores normalised by their L2 norm.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.images import draw
 from benchmarks.networks import trained
-from benchmarks.pictures import draw
 from benchmarks.tables import Table, spread
 from benchmarks.timing import timed
 from secateur.agreement import agreement
@@ -32,8 +32,8 @@ class Options(benchmark.Options):
 
     Attributes:
         trained: the network.
-        data: folder of pictures in the data folder.
-        examples: pictures that every channel is masked for.
+        data: folder of images in the data folder.
+        examples: images that every channel is masked for.
         work: folder where ablations are kept on the way.
     """
 
@@ -45,7 +45,7 @@ class Options(benchmark.Options):
 
 
 class Row(benchmark.Row):
-    """One criterion with one draw of pictures; seconds are those of its scores."""
+    """One criterion with one draw of images; seconds are those of its scores."""
 
     criterion: str
     seed: int

@@ -2,7 +2,7 @@
 
 The channels with the lowest scores are cut, over all groups together, and the network is trained for a little
 while, the same for all. Controls: channels drawn at random, and the widths that Taylor chose with new random
-weights. Cells are means and standard deviations over draws of the pictures that criteria see, in percent.
+weights. Cells are means and standard deviations over draws of the images that criteria see, in percent.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.images import Images, draw
 from benchmarks.networks import renew, trained
-from benchmarks.pictures import Pictures, draw
 from benchmarks.tables import Table, spread
 from secateur.criteria import Criterion, Random, criterion_names
 from secateur.data import ImageData
@@ -34,8 +34,8 @@ class Options(benchmark.Options):
 
     Attributes:
         trained: the network.
-        data: folder of pictures in the data folder.
-        examples: pictures that criteria see.
+        data: folder of images in the data folder.
+        examples: images that criteria see.
         shares: of the MACs that are left.
         epochs: of training after the cut.
         criteria: names; ``from scratch`` is the control with new weights.
@@ -85,7 +85,7 @@ def run(options: Options) -> Iterator[Row]:
 def recovered(
     network: Network,
     data: ImageData,
-    batches: Sequence[Pictures],
+    batches: Sequence[Images],
     criterion: str,
     share: float,
     epochs: int,

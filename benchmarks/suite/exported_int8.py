@@ -1,7 +1,7 @@
 """Pruning and weights of eight bits together, on handwritten digits.
 
 A network for digits is trained and pruned to a quarter of its MACs; both are exported to ONNX in float32 and
-with int8 weights, and evaluated on the test pictures.
+with int8 weights, and evaluated on the test images.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ then hidden units of the linear layers, until an eighth is left (``hidden_left=1
 original did). Everything is an ordinary training loop around four calls of the library: ``trace``, ``watch``,
 ``make_plan`` and ``apply_plan``, with a check after every cut.
 
-Compared with the original protocol: pictures of 48 px instead of 224, trained from nothing instead of from
+Compared with the original protocol: images of 48 px instead of 224, trained from nothing instead of from
 ImageNet weights, one epoch after each step instead of ten, three at the end instead of fifteen.
 
 Plain VGG16 did not leave chance level when it was trained from nothing with these settings; so VGG16 with
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from benchmarks import benchmark
-from benchmarks.pictures import data_path
+from benchmarks.images import data_path
 from benchmarks.tables import Table
 from secateur._torchvision import torchvision
 from secateur.criteria import Scores, watch
@@ -46,11 +46,11 @@ class Options(benchmark.Options):
     """Options.
 
     Attributes:
-        data: folder of pictures in the data folder, with ``train`` and ``test``.
+        data: folder of images in the data folder, with ``train`` and ``test``.
         network: with or without batch norm.
         work: folder of the trained network.
-        size: side of the pictures in pixels.
-        batch: pictures in a step.
+        size: side of the images in pixels.
+        batch: images in a step.
         epochs: of training from nothing.
         peak: largest learning rate of that training.
         step: filters removed at a time; four times as many hidden units.
@@ -79,7 +79,7 @@ class Row(benchmark.Row):
         state: what was done last.
         params: parameters.
         macs: multiply-accumulates for one example.
-        top1: accuracy on the test pictures, in percent.
+        top1: accuracy on the test images, in percent.
         file_bytes: size of the checkpoint.
         ms_batch_1: latency of one example, in milliseconds.
         ms_batch_16: of sixteen.
@@ -104,8 +104,8 @@ QUICK: Mapping[str, Any] = {
 }
 
 
-class Pictures:
-    """Pictures of a folder per class, decoded once to squares a little larger than the network's input."""
+class Images:
+    """Images of a folder per class, decoded once to squares a little larger than the network's input."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.size = size
@@ -130,8 +130,8 @@ class Pictures:
         pixels, targets = [], []
         for number, kind in enumerate(sorted(path.name for path in folder.iterdir() if path.is_dir())):
             for path in sorted((folder / kind).iterdir()):
-                with Image.open(path) as picture:
-                    pixels.append(resize(picture.convert("RGB")))
+                with Image.open(path) as image:
+                    pixels.append(resize(image.convert("RGB")))
                 targets.append(number)
         return {"pixels": torch.stack(pixels), "targets": torch.tensor(targets)}
 
@@ -145,26 +145,26 @@ class Pictures:
         room = self.pixels.shape[-1] - self.size
         for index in torch.randperm(len(self.targets), generator=draw).split(batch):
             crops = []
-            for picture in self.pixels[index]:
+            for image in self.pixels[index]:
                 top, left, flip = torch.randint(0, room + 1, (3,), generator=draw).tolist()
-                crop = picture[:, top : top + self.size, left : left + self.size]
+                crop = image[:, top : top + self.size, left : left + self.size]
                 crops.append(crop.flip(-1) if flip % 2 else crop)
             yield self.normalised(torch.stack(crops)), self.targets[index]
 
     def evaluation(self, batch: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all pictures in order, cropped in the middle."""
+        """Yield all images in order, cropped in the middle."""
         low = (self.pixels.shape[-1] - self.size) // 2
         middle = self.pixels[:, :, low : low + self.size, low : low + self.size]
         for pixels, targets in zip(middle.split(batch), self.targets.split(batch), strict=True):
             yield self.normalised(pixels), targets
 
 
-def accuracy(model: nn.Module, pictures: Pictures) -> float:
-    """Compute the share of pictures that are classified correctly, in percent."""
+def accuracy(model: nn.Module, images: Images) -> float:
+    """Compute the share of images that are classified correctly, in percent."""
     model.eval()
     with torch.inference_mode():
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in pictures.evaluation())
-    return 100 * right / len(pictures.targets)
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in images.evaluation())
+    return 100 * right / len(images.targets)
 
 
 def train_epoch(
@@ -187,7 +187,7 @@ def train_epoch(
     return sum(losses) / len(losses)
 
 
-def train(model: nn.Module, data: Pictures, options: Options) -> None:
+def train(model: nn.Module, data: Images, options: Options) -> None:
     """Train from nothing with AdamW and one cycle of the learning rate."""
     steps = options.epochs * -(-len(data.targets) // options.batch)
     optimizer = torch.optim.AdamW(model.parameters(), options.peak / 25, weight_decay=0.01)
@@ -222,7 +222,7 @@ class Loop:
     model: nn.Module
     graph: sec.ChannelGraph
     optimizer: torch.optim.Optimizer
-    data: Pictures
+    data: Images
     batch: int
     epoch: int = 1000
 
@@ -247,7 +247,7 @@ def run(options: Options) -> Iterator[Row]:
     """Train if need be, prune, and measure both networks in alternation."""
     options.work.mkdir(parents=True, exist_ok=True)
     folder = data_path(options.data)
-    data, test = (Pictures(folder / split, options.size) for split in ("train", "test"))
+    data, test = (Images(folder / split, options.size) for split in ("train", "test"))
     model: nn.Module = torchvision.models.vgg16_bn(weights=None, num_classes=2)
     trained = options.work / f"vgg16_bn-{options.epochs}x{options.size}.safetensors"
     if trained.exists():
@@ -285,7 +285,7 @@ def milliseconds(networks: Mapping[str, nn.Module], inputs: Tensor) -> dict[str,
     return {name: timing.median_ms for name, timing in compared.latencies.items()}
 
 
-def prune(model: nn.Module, data: Pictures, test: Pictures, options: Options) -> Iterator[Row]:
+def prune(model: nn.Module, data: Images, test: Images, options: Options) -> Iterator[Row]:
     """Run the original's loop, first over filters, then over hidden units of the linear layers."""
     x = next(data.evaluation(2))[0]
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)

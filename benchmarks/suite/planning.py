@@ -22,7 +22,7 @@ class Options(benchmark.Options):
 
     Attributes:
         networks: of torchvision, with random weights.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         rounds: how often each plan is made.
     """
 

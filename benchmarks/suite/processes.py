@@ -2,7 +2,7 @@
 
 Each row is a run in processes started for it, with one thread each; the last is one process with as many
 threads as there were processes. The batch is the same in all: each process has its part of it. Cells are
-pictures a second.
+images a second.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Options(benchmark.Options):
     Attributes:
         networks: with ten classes.
         processes: how many; all but the last row have one thread each.
-        size: side of the pictures in pixels.
-        batch: pictures in a step, over all processes.
+        size: side of the images in pixels.
+        batch: images in a step, over all processes.
         steps: that count.
     """
 
@@ -53,7 +53,7 @@ class Row(benchmark.Row):
     network: str
     processes: int
     threads: int
-    pictures_per_second: float
+    images_per_second: float
 
 
 CASES: Mapping[str, Mapping[str, Any]] = {}
@@ -66,11 +66,11 @@ def run(options: Options) -> Iterator[Row]:
         for count, threads in [*((count, 1) for count in options.processes), (1, max(options.processes))]:
             if not options.measured(network=network, processes=count, threads=threads):
                 speed = measured(options, network, count, threads)
-                yield Row(network=network, processes=count, threads=threads, pictures_per_second=speed)
+                yield Row(network=network, processes=count, threads=threads, images_per_second=speed)
 
 
 def measured(options: Options, network: str, processes: int, threads: int) -> float:
-    """Start processes that train; return pictures a second."""
+    """Start processes that train; return images a second."""
     task = {"network": network, "size": options.size, "batch": options.batch, "steps": options.steps}
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "benchmarks.suite.processes", json.dumps({**task, "threads": threads})]
@@ -97,7 +97,7 @@ class StepTimes(TrainingCallback):
 
 
 def train(network: str, size: int, batch: int, steps: int, threads: int) -> float:
-    """Train in this process of a group; return pictures a second over all, without the first few steps."""
+    """Train in this process of a group; return images a second over all, without the first few steps."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -117,21 +117,21 @@ def train(network: str, size: int, batch: int, steps: int, threads: int) -> floa
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Show pictures a second and the gain over the first row of each network."""
+    """Show images a second and the gain over the first row of each network."""
     first: dict[str, float] = {}
     for row in rows:
-        first.setdefault(row.network, row.pictures_per_second)
+        first.setdefault(row.network, row.images_per_second)
     lines = [
         (
             row.network,
             str(row.processes),
             str(row.threads),
-            f"{row.pictures_per_second:.1f}",
-            f"{row.pictures_per_second / first[row.network]:.2f}",
+            f"{row.images_per_second:.1f}",
+            f"{row.images_per_second / first[row.network]:.2f}",
         )
         for row in rows
     ]
-    return Table(("network", "processes", "threads each", "pictures a second", "times as fast"), lines)
+    return Table(("network", "processes", "threads each", "images a second", "times as fast"), lines)
 
 
 if __name__ == "__main__":  # one of the processes

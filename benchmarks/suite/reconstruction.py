@@ -1,7 +1,7 @@
 """Time and memory of least-squares reconstruction.
 
 A network of torchvision with random weights; every group is cut to half its channels at random, and its
-consumers are fitted on random pictures. Memory is the most that the process has held, in GiB.
+consumers are fitted on random images. Memory is the most that the process has held, in GiB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 import secateur as sec
 from benchmarks import benchmark
-from benchmarks.pictures import batches
+from benchmarks.images import batches
 from benchmarks.tables import Table
 from benchmarks.timing import timed
 
@@ -25,8 +25,8 @@ class Options(benchmark.Options):
 
     Attributes:
         networks: of torchvision.
-        size: side of the pictures in pixels.
-        examples: pictures to fit on.
+        size: side of the images in pixels.
+        examples: images to fit on.
     """
 
     threads: int = 2

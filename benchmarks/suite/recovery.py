@@ -1,12 +1,12 @@
 """Accuracy after a cut and a few epochs of fine-tuning.
 
-A CIFAR-10 residual network is first adapted to the pictures; that is the baseline. Each way cuts a copy to a
-share of its MACs and trains it: same pictures, epochs, batches, augmentation, optimizer and schedule for all.
+A CIFAR-10 residual network is first adapted to the images; that is the baseline. Each way cuts a copy to a
+share of its MACs and trains it: same images, epochs, batches, augmentation, optimizer and schedule for all.
 Ways are ours, ours without single elements, torch-pruning 1.6.1, and controls: random channels, and the
 widths of ours with new random weights.
 
-Accuracy is that of the last epoch on test pictures; nothing is chosen by them. Where there is a GPU, all of
-it runs there. Cells are means and standard deviations over draws of the pictures and of the training, in
+Accuracy is that of the last epoch on test images; nothing is chosen by them. Where there is a GPU, all of
+it runs there. Cells are means and standard deviations over draws of the images and of the training, in
 percent.
 """
 
@@ -25,8 +25,8 @@ from torch import nn
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.images import Images, accuracy, batches, data_path, images, raw, training
 from benchmarks.networks import published
-from benchmarks.pictures import Pictures, accuracy, batches, data_path, pictures, raw, training
 from benchmarks.setting import Setting
 from benchmarks.tables import Table, spread
 from benchmarks.ways import WAYS, Way, not_cut
@@ -40,33 +40,33 @@ class Options(benchmark.Options):
     """Options.
 
     Attributes:
-        data: folder of pictures in the data folder, with ``train`` and ``test``.
+        data: folder of images in the data folder, with ``train`` and ``test``.
         network: a residual network for CIFAR-10.
         weights: its file in the data folder.
         baseline: checkpoint of the adapted network in the data folder, if it was made before.
         work: folder where the adapted network is kept otherwise.
         shares: of the MACs that are left.
         epochs: of fine-tuning.
-        rates: peak learning rates.
-        mixup: strength of mixing training pictures, 0 for not at all.
+        rates: peak learning rates; that of the way if empty.
+        mixup: strength of mixing training images, 0 for not at all.
         adapt: epochs of adaptation.
         adapt_rate: peak learning rate of the adaptation.
-        train: pictures to train on.
-        test: pictures to evaluate on.
-        shown: pictures to choose and reconstruct with.
-        batch: pictures in a step.
+        train: images to train on.
+        test: images to evaluate on.
+        shown: images to choose and reconstruct with.
+        batch: images in a step.
         only: names of ways.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     data: str = "cifar10"
     network: str = "resnet56"
-    weights: str = "cifar10_resnet56.th"
+    weights: str = "cifar10_resnet56-4bfd9763.th"
     baseline: str = ""
     work: Path = Path("runs/benchmarks")
     shares: tuple[float, ...] = (0.4,)
     epochs: tuple[int, ...] = (3,)
-    rates: tuple[float, ...] = (0.03,)
+    rates: tuple[float, ...] = ()
     mixup: float = 0.0
     adapt: int = 5
     adapt_rate: float = 0.02
@@ -83,7 +83,7 @@ class Row(benchmark.Row):
     Attributes:
         way: its name.
         share: of the MACs asked for.
-        seed: of the pictures shown, and of the training.
+        seed: of the images shown, and of the training.
         epochs: of fine-tuning.
         rate: peak learning rate.
         macs: share of the MACs that is left.
@@ -107,24 +107,30 @@ class Row(benchmark.Row):
     training: float
 
 
-OURS = {"rates": (0.01,), "only": ("ours",)}
-PEER = {"rates": (0.03,), "only": ("torch-pruning 1.6.1, group norm",)}
+PAIR = ("ours", "torch-pruning 1.6.1, group norm")
+CONTROLS = (
+    "torch-pruning 1.6.1, Taylor",
+    "random channels, uniform widths",
+    "the widths of ours, from scratch",
+)
 ADAPTED = {"train": 50000, "test": 10000, "batch": 128, "adapt": 8, "adapt_rate": 0.04}
 CASES: Mapping[str, Mapping[str, Any]] = {
-    "resnet56": {"shares": (0.47619, 0.4, 0.25), **OURS},
-    "resnet56-peer": {"shares": (0.47619, 0.4, 0.25), **PEER},
-    "resnet20": {
-        "network": "resnet20",
-        "weights": "cifar10_resnet20.th",
+    "resnet56": {"shares": (0.47619, 0.4, 0.25), "only": PAIR},
+    "controls": {"baseline": "resnet56-adapted.safetensors", "test": 10000, "only": (*PAIR, *CONTROLS)},
+    "quarter": {
+        "baseline": "resnet56-adapted.safetensors",
+        "test": 10000,
+        "shares": (0.25,),
         "epochs": (1, 3),
-        "rates": (0.01,),
+        "only": PAIR,
     },
+    "resnet20": {"network": "resnet20", "weights": "cifar10_resnet20-12fca82f.th", "epochs": (1, 3)},
     "nothing-lost": {
         **ADAPTED,
         "shares": (0.47619,),
         "rates": (0.04,),
         "epochs": (10,),
-        "only": ("ours, flipped teacher",),
+        "only": ("ours, flipped teacher", "ours"),
     },
 }
 QUICK: Mapping[str, Any] = {
@@ -144,8 +150,8 @@ QUICK: Mapping[str, Any] = {
 class Training:
     """The data, and how everything is trained."""
 
-    train: Pictures
-    test: Pictures
+    train: Images
+    test: Images
     options: Options
 
     def tune(
@@ -175,7 +181,7 @@ class Training:
 
 
 def adapted(bench: Training) -> nn.Module:
-    """Adapt the network to the pictures, or load it where that was done before."""
+    """Adapt the network to the images, or load it where that was done before."""
     options = bench.options
     model = published(options.network, options.weights)
     if options.baseline:
@@ -191,30 +197,30 @@ def adapted(bench: Training) -> nn.Module:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Cut and train in every way, for each draw of pictures."""
+    """Cut and train in every way, for each draw of images."""
     folder = data_path(options.data)
     bench = Training(
-        raw(folder / "train", options.train, 0), pictures(folder / "test", options.test, 0), options
+        raw(folder / "train", options.train, 0), images(folder / "test", options.test, 0), options
     )
     place = make_machine(DeviceSettings()).device
     model = adapted(bench).to(place)
     print(f"baseline {accuracy(model, bench.test):.2f}", flush=True)
     graph = sec.trace(model, torch.randn(1, 3, 32, 32))
     for seed in options.seeds:
-        shown, classes = pictures(folder / "train", options.shown, seed)
+        shown, classes = images(folder / "train", options.shown, seed)
         setting = Setting(model, graph, (shown.to(place), classes.to(place)), inner=True)
         for way in options.only:
             yield from recovered(bench, setting, way, seed)
 
 
 def recovered(bench: Training, setting: Setting, name: str, seed: int) -> Iterator[Row]:
-    """Cut and train in one way with one draw of pictures, the largest networks first."""
+    """Cut and train in one way with one draw of images, the largest networks first."""
     options, way = bench.options, WAYS[name]
     wanted = [
         (share, epochs, rate)
         for share in sorted(options.shares, reverse=True)
         for epochs in options.epochs
-        for rate in options.rates
+        for rate in options.rates or (way.rate,)
         if not options.measured(way=name, share=share, seed=seed, epochs=epochs, rate=rate)
     ]
     if not wanted:
@@ -223,7 +229,7 @@ def recovered(bench: Training, setting: Setting, name: str, seed: int) -> Iterat
     with seeded(seed):
         cut = way.cut(setting)
     preparing = time.perf_counter() - began
-    x = setting.pictures[0][:1]
+    x = setting.images[0][:1]
     before = sec.cost(setting.model, x)
     cuts: dict[float, tuple[nn.Module, float]] = {}
     for share, epochs, rate in wanted:

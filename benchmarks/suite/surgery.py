@@ -32,7 +32,7 @@ class Options(benchmark.Options):
 
     Attributes:
         network: of torchvision: convolutions in ``features``, linear layers in ``classifier``.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         channels: to remove.
         rounds: how often all but the last way run.
         slow_rounds: how often one filter at a time runs.
@@ -102,7 +102,7 @@ def peer(model: nn.Module, x: Tensor, target: Tensor, channels: int) -> dict[str
 
     model = copy.deepcopy(model)
     F.cross_entropy(model(x), target).backward()
-    # Hidden units without a gradient for this picture tie at zero, and the peer removes all that tie at its
+    # Hidden units without a gradient for this image tie at zero, and the peer removes all that tie at its
     # threshold: thousands instead of 512. A little noise makes them differ.
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     for gradient in gradients:

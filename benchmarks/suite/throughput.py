@@ -40,7 +40,7 @@ class Options(benchmark.Options):
     """Options.
 
     Attributes:
-        networks: library, name and side of the pictures in pixels.
+        networks: library, name and side of the images in pixels.
         batch: examples in a step.
         steps: in each round.
         rounds: how often each loop runs.

@@ -28,8 +28,8 @@ class Options(benchmark.Options):
         networks: with ten classes.
         criteria: names.
         precision: of the forward pass.
-        batch: pictures in a step.
-        size: side of the pictures in pixels.
+        batch: images in a step.
+        size: side of the images in pixels.
         rounds: steps of each kind.
         device: ``cpu`` or ``cuda``.
     """

@@ -1,7 +1,7 @@
 """Time of width curves, compared with cutting, reconstructing and evaluating each width by itself.
 
 A CIFAR-10 residual network, or one that was trained before. The plain way is to cut one group, reconstruct
-the copy and run it on the held-back pictures; since that takes long, it is done for one cut of so many and
+the copy and run it on the held-back images; since that takes long, it is done for one cut of so many and
 scaled, and counted twice: in whole, and the evaluations alone. The damages that both find are compared.
 """
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.images import Images, batches, data_path, draw, images, joined
 from benchmarks.networks import published, trained
-from benchmarks.pictures import Pictures, batches, data_path, draw, joined, pictures
 from benchmarks.tables import Table
 from benchmarks.timing import timed
 from secateur.curves import ENOUGH, diverge
@@ -29,18 +29,18 @@ class Options(benchmark.Options):
     """Options.
 
     Attributes:
-        data: folder of pictures in the data folder, with ``train``.
+        data: folder of images in the data folder, with ``train``.
         network: a residual network for CIFAR-10.
         weights: its file in the data folder.
         trained: a network that was trained before, instead.
-        examples: pictures to measure on.
+        examples: images to measure on.
         every: make one cut of so many in the plain way.
     """
 
     threads: int = 2
     data: str = "cifar10"
     network: str = "resnet56"
-    weights: str = "cifar10_resnet56.th"
+    weights: str = "cifar10_resnet56-4bfd9763.th"
     trained: str = ""
     examples: int = 512
     every: int = 6
@@ -65,7 +65,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 }
 QUICK: Mapping[str, Any] = {
     "network": "resnet20",
-    "weights": "cifar10_resnet20.th",
+    "weights": "cifar10_resnet20-12fca82f.th",
     "examples": 64,
     "every": 30,
 }
@@ -110,19 +110,19 @@ def run(options: Options) -> Iterator[Row]:
     )
 
 
-def opened(options: Options) -> tuple[nn.Module, Pictures]:
-    """Open the network, and pictures to measure it on."""
+def opened(options: Options) -> tuple[nn.Module, Images]:
+    """Open the network, and images to measure it on."""
     if options.trained:
         network, data = trained(options.trained, options.data)
         return network.model, joined(draw(data, options.examples, options.seeds[0]))
     folder = data_path(options.data) / "train"
     model = published(options.network, options.weights)
-    return model, pictures(folder, options.examples, options.seeds[0])
+    return model, images(folder, options.examples, options.seeds[0])
 
 
 @torch.inference_mode()
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Compute the network's outputs, 64 pictures at a time."""
+    """Compute the network's outputs, 64 images at a time."""
     return torch.cat([model(part) for part in x.split(64)])
 
 
