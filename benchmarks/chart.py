@@ -41,7 +41,7 @@ def chart(tables: Mapping[str, Table]) -> str:
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         for share, value in zip(SHARES, values, strict=True):
             parts.append(f'<circle cx="{_x(share):.1f}" cy="{_y(value):.1f}" r="3.5" fill="{colour}"/>')
-        parts.append(_text(LEFT + 16, HEIGHT - BOTTOM - 56 + 20 * number, name, colour=colour, bold=True))
+        parts.append(_text(380, HEIGHT - BOTTOM - 56 + 20 * number, name, colour=colour, bold=True))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

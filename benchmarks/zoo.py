@@ -2,8 +2,8 @@
 
 One network at a time, in a separate process with a time limit, on one thread. Weights are random;
 normalisation statistics and everything that is constant at the start (biases, scales) are randomised too,
-so that a wrong cut shows. The channels to remove are drawn at random; the classifier is left alone. Inputs have
-two examples, so that networks with batch norm on maps of one pixel are checked in training mode too.
+so that a wrong cut shows. The channels to remove are drawn at random; the classifier is left alone. Inputs
+have two examples, so that networks with batch norm on maps of one pixel are checked in training mode too.
 
 The list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "input": [3, 224, 224]}]}``;
 results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours.
@@ -220,9 +220,8 @@ def main() -> None:
             known[item["source"], item["model"]] = item
             print(json.dumps(item), file=file, flush=True)
             verdict = item.get("failure") or f"{item['params_left']:.3f} of the parameters left"
-            print(
-                f"{item['source']}:{item['model']}: {'verified' if item['verified'] else 'NOT VERIFIED'}, {verdict}"
-            )
+            passed = "verified" if item["verified"] else "NOT VERIFIED"
+            print(f"{item['source']}:{item['model']}: {passed}, {verdict}")
     results = [known[entry["source"], entry["model"]] for entry in entries]
     (options.out / "table.md").write_text(table(results))
     print("\n".join(summary(results)))
