@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +91,26 @@ def measured_rows(benchmark: Benchmark, options: Options, journal: Path, commit:
     journal.parent.mkdir(parents=True, exist_ok=True)
     journal.write_text("\n".join([head, *earlier]) + "\n", encoding="utf-8")
     options.resume(rows)
-    with prepared(options):
-        for row in benchmark.run(options):
-            rows.append(row)
-            with journal.open("a", encoding="utf-8") as file:
-                file.write(row.model_dump_json() + "\n")
-            print(row, flush=True)
+    prepare(options)
+    for row in benchmark.run(options):
+        rows.append(row)
+        with journal.open("a", encoding="utf-8") as file:
+            file.write(row.model_dump_json() + "\n")
+        print(row, flush=True)
     journal.unlink()
     return rows
 
 
-def prepared(options: Options) -> AbstractContextManager[None]:
+def prepare(options: Options) -> None:
     """Set threads, seed and memory as a benchmark asks for; also used by the processes that it starts."""
     import torch
 
-    from secateur.heap import kept_heap
+    from secateur.cli.memory import keep_freed_memory
 
+    if options.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seeds[0])
-    return kept_heap() if options.keep_memory else nullcontext()
 
 
 def state() -> tuple[str, bool]:

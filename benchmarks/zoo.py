@@ -104,7 +104,8 @@ def built(entry: Mapping[str, Any]) -> Any:
 def trains(model: Any, x: Any) -> None:
     """Run a forward and a backward pass in training mode; raises if either fails."""
     import torch
-    from torch.utils._pytree import tree_leaves
+
+    from secateur._compat import tree_leaves
 
     answers = [leaf for leaf in tree_leaves(model.train()(x)) if isinstance(leaf, torch.Tensor)]
     torch.stack([answer.float().square().mean() for answer in answers]).sum().backward()

@@ -20,8 +20,8 @@ from benchmarks import benchmark
 from benchmarks.images import Images, batches, data_path, images
 from benchmarks.networks import published
 from benchmarks.tables import Table
+from secateur.ablation import ablate
 from secateur.graph import Group, Role
-from secateur.oracle import oracle
 
 
 class Options(benchmark.Options):
@@ -86,7 +86,7 @@ def run(options: Options) -> Iterator[Row]:
     data = images(data_path(options.data) / "train", options.examples, options.seeds[0])
     graph = sec.trace(model, data[0][:1])
     began = time.perf_counter()
-    found = oracle(model, graph, batches(data, options.batch), F.cross_entropy)
+    found = ablate(model, graph, batches(data, options.batch), F.cross_entropy)
     ours = (time.perf_counter() - began) / found.measured
     whole, seconds, worst = loss_of(model, data, options.batch), 0.0, 0.0
     for name, changes in found.items():

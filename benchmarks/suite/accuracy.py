@@ -33,6 +33,7 @@ from benchmarks.setting import Setting
 from benchmarks.tables import Table, spread
 from benchmarks.ways import Cut
 from secateur.budget import Allocation
+from secateur.recovery import CurveOptions, LeastSquares
 
 SEVEN = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 """Shares of a group at which finer curves measure its damage."""
@@ -131,7 +132,7 @@ def reconstructed(setting: Setting, plan: sec.PruningPlan, refit: dict[str, bool
     """Apply a plan, and reconstruct if there are options for it."""
     small = sec.apply_plan(setting.model, plan)
     if refit is not None:
-        sec.reconstruct(setting.model, small, plan, setting.batches, **refit)
+        sec.reconstruct(setting.model, small, plan, setting.batches, LeastSquares(), **refit)
     return small
 
 
@@ -152,11 +153,15 @@ def by_scores(setting: Setting, criterion: str, allocation: Allocation, refit: d
     return cut
 
 
-def by_curves(setting: Setting, criterion: str, refit: dict[str, bool] | None, **finer: Any) -> Cut:
+def by_curves(
+    setting: Setting, criterion: str, refit: dict[str, bool] | None, options: CurveOptions | None = None
+) -> Cut:
     """Cut to the widths of least measured damage."""
     scores = sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
     wanted = {name: scores[name] for name in scores if name not in setting.left_alone}
-    curves = sec.width_curves(setting.model, setting.graph, wanted, setting.batches, **finer)
+    curves = sec.width_curves(
+        setting.model, setting.graph, wanted, setting.batches, options or CurveOptions()
+    )
 
     def cut(share: float) -> nn.Module:
         plan = sec.make_plan(
@@ -170,7 +175,7 @@ def by_curves(setting: Setting, criterion: str, refit: dict[str, bool] | None, *
 def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     """Yield all ways by name; nothing is computed before a way is called."""
     full: dict[str, bool] = {}
-    plain = {"behind": False, "compensate": False}
+    plain = {"refit_downstream": False, "correct_shortcut_error": False}
     yield "torch-pruning 1.6.1, global Taylor", lambda: torch_pruning(setting, "taylor")
     yield "torch-pruning 1.6.1, group norm (needs no images)", lambda: torch_pruning(setting, "group norm")
     yield "Taylor, global, cut only", lambda: by_scores(setting, "taylor", "global", None)
@@ -186,7 +191,7 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     yield "width curves, reconstructed", lambda: by_curves(setting, "reconstruction", full)
     yield (
         "finer width curves, Taylor order, reconstructed",
-        lambda: by_curves(setting, "taylor", full, shares=SEVEN, held_back=0.5),
+        lambda: by_curves(setting, "taylor", full, CurveOptions(SEVEN, held_back=0.5)),
     )
 
 

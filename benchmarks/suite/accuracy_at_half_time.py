@@ -120,7 +120,7 @@ def run(options: Options) -> Iterator[Row]:
                         batch=batch,
                         seed=seed,
                         by=way,
-                        top1=100 * evaluate(small, data.test_batches()).top1,
+                        top1=100 * evaluate(small, data.test_batches()).metric,
                         time=share,
                         macs=plan.cost_after.macs / plan.cost_before.macs,
                     )

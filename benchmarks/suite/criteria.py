@@ -22,9 +22,8 @@ from benchmarks.images import draw
 from benchmarks.networks import trained
 from benchmarks.tables import Table, spread
 from benchmarks.timing import timed
-from secateur.agreement import agreement
+from secateur.ablation import Ablation, ablate, compare_ranking
 from secateur.criteria import criterion_names
-from secateur.oracle import Oracle, oracle
 
 
 class Options(benchmark.Options):
@@ -72,8 +71,8 @@ def run(options: Options) -> Iterator[Row]:
     for seed in options.seeds:
         batches = draw(data, options.examples, seed)
         file = options.work / f"ablation-{options.trained}-{options.examples}-{seed}.json"
-        resume = Oracle.from_dict(json.loads(file.read_text())) if file.is_file() else None
-        changes = oracle(model, graph, batches, F.cross_entropy, resume=resume)
+        resume = Ablation.from_dict(json.loads(file.read_text())) if file.is_file() else None
+        changes = ablate(model, graph, batches, F.cross_entropy, resume=resume)
         file.write_text(json.dumps(changes.to_dict()))
         for name in criterion_names():
             if options.measured(criterion=name, seed=seed):
@@ -83,7 +82,7 @@ def run(options: Options) -> Iterator[Row]:
             except sec.UsageError as error:  # such as the batch-norm scale where there is no batch norm
                 print(error)
                 continue
-            found = agreement(changes, scores)
+            found = compare_ranking(changes, scores)
             yield Row(
                 criterion=name,
                 seed=seed,

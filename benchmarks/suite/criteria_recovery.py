@@ -22,8 +22,8 @@ from secateur.criteria import Criterion, Random, criterion_names
 from secateur.data import ImageData
 from secateur.jobs.networks import Network
 from secateur.training.evaluate import evaluate
-from secateur.training.fit import fit
-from secateur.training.seeds import seeded
+from secateur.training.loop import fit
+from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 SCRATCH = "from scratch"
@@ -103,7 +103,7 @@ def recovered(
         small = sec.apply_plan(model, plan)
         if criterion == SCRATCH:
             renew(small)
-        cut = evaluate(small, data.test_batches()).top1
+        cut = evaluate(small, data.test_batches()).metric
         settings = FitSettings(
             epochs=epochs,
             schedule="one-cycle",
@@ -112,7 +112,7 @@ def recovered(
             optimizer=OptimizerSettings(learning_rate=0.02, nesterov=True, weight_decay=5e-4),
         )
         fit(small, data.training_batches(), settings)
-    return cut, evaluate(small, data.test_batches()).top1
+    return cut, evaluate(small, data.test_batches()).metric
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -19,7 +19,7 @@ from benchmarks import benchmark
 from benchmarks.exported import NETWORKS, VERSIONS, checkpoints
 from benchmarks.tables import Table
 from secateur.export import export
-from secateur.latency import Latency, take_turns
+from secateur.latency import Latency, interleaved_timing
 from secateur.models import ModelSpec
 from secateur.runtimes import open_exported, prepare
 
@@ -81,7 +81,7 @@ def measured(name: str, files: Mapping[str, Path], batch: int, options: Options)
     for version, checkpoint in files.items():
         runs["eager", version] = partial(prepare("eager", sec.load(checkpoint)), inputs)
         runs["onnxruntime", version] = partial(open_exported(checkpoint.with_suffix(".onnx")), inputs)
-    turns = take_turns(
+    turns = interleaved_timing(
         runs,
         {(runtime, version): (runtime, VERSIONS[0]) for runtime, version in runs},
         warmup=1,

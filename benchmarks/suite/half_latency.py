@@ -19,7 +19,7 @@ import secateur as sec
 from benchmarks import timed_network
 from benchmarks.benchmark import Row as Base
 from benchmarks.results import ROOT
-from benchmarks.run import prepared
+from benchmarks.run import prepare
 from benchmarks.tables import Table
 from benchmarks.timed_network import LatencyOptions, TimedNetwork
 
@@ -98,7 +98,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 if __name__ == "__main__":  # one of the processes
     given = Options.model_validate_json(sys.argv[1])
-    with prepared(given):
-        subject = given.network(sys.argv[2], int(sys.argv[3]))
-        stored = sec.PruningPlan.from_dict(subject.graph, json.loads(Path(sys.argv[4]).read_text()))
-        print(subject.share(stored))
+    prepare(given)
+    subject = given.network(sys.argv[2], int(sys.argv[3]))
+    stored = sec.PruningPlan.from_dict(subject.graph, json.loads(Path(sys.argv[4]).read_text()))
+    print(subject.share(stored))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from benchmarks import benchmark
 from benchmarks.results import ROOT
 from benchmarks.tables import Table
 from secateur.models import ModelSpec
-from secateur.training.crew import joined
+from secateur.training.context import launch
 from secateur.training.events import EpochDone, Progress, TrainingCallback
-from secateur.training.fit import Surroundings, fit
+from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings
 
 WARM_UP = 3
@@ -101,7 +102,7 @@ def train(network: str, size: int, batch: int, steps: int, threads: int) -> floa
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    with joined(DeviceSettings(devices=count, precision="float32", accelerator="cpu")) as machine:
+    with launch(DeviceSettings(devices=count, precision="float32", accelerator="cpu")) as context:
         spec = ModelSpec.parse(network, classes=10)
         model = spec.build()
         inputs = torch.randn(
@@ -109,9 +110,13 @@ def train(network: str, size: int, batch: int, steps: int, threads: int) -> floa
         )
         targets = torch.randint(10, (batch,), generator=torch.Generator().manual_seed(2))
         times: list[float] = []
-        around = Surroundings(machine, [StepTimes(times)])
         settings = FitSettings(epochs=1, keep_best=False)
-        fit(model, [(inputs, targets)] * (WARM_UP + steps), settings, surroundings=around)
+        fit(
+            model,
+            [(inputs, targets)] * (WARM_UP + steps),
+            settings,
+            context=replace(context, callbacks=[StepTimes(times)]),
+        )
     # One time a step, and one at the end of the epoch.
     return batch * steps / (times[WARM_UP + steps - 1] - times[WARM_UP - 1])
 

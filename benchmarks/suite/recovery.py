@@ -30,9 +30,9 @@ from benchmarks.networks import published
 from benchmarks.setting import Setting
 from benchmarks.tables import Table, spread
 from benchmarks.ways import WAYS, Way, not_cut
-from secateur.training.devices import make_machine
-from secateur.training.fit import Surroundings, fit
-from secateur.training.seeds import seeded
+from secateur.training.context import RunContext
+from secateur.training.loop import fit
+from secateur.training.random_state import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
 
@@ -166,7 +166,7 @@ class Training:
             keep_best=False,
             optimizer=OptimizerSettings(learning_rate=rate, nesterov=True, weight_decay=5e-4),
         )
-        around = Surroundings(make_machine(DeviceSettings(channels_last="yes")))
+        context = RunContext(DeviceSettings(channels_last="yes"))
         with seeded(seed):
             done = fit(
                 model,
@@ -174,7 +174,7 @@ class Training:
                 settings,
                 validation=batches(self.test, 250),
                 teacher=way.teacher(teacher),
-                surroundings=around,
+                context=context,
             )
         model.eval()
         return tuple(100 * epoch.top1 for epoch in done.history if epoch.top1 is not None)
@@ -202,7 +202,7 @@ def run(options: Options) -> Iterator[Row]:
     bench = Training(
         raw(folder / "train", options.train, 0), images(folder / "test", options.test, 0), options
     )
-    place = make_machine(DeviceSettings()).device
+    place = RunContext().device
     model = adapted(bench).to(place)
     print(f"baseline {accuracy(model, bench.test):.2f}", flush=True)
     graph = sec.trace(model, torch.randn(1, 3, 32, 32))

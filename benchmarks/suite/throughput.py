@@ -21,8 +21,9 @@ from benchmarks import benchmark
 from benchmarks.tables import Table
 from benchmarks.timing import interleaved, timed
 from secateur.models import ModelSpec
-from secateur.training.devices import Machine, make_machine, uses_bf16
-from secateur.training.fit import Surroundings, fit
+from secateur.training.context import RunContext
+from secateur.training.loop import fit
+from secateur.training.process_group import uses_bf16
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
 CHOSEN, PLAIN = "`fit`, as it chooses", "plain float32"
@@ -75,7 +76,7 @@ QUICK: Mapping[str, Any] = {"networks": ("secateur:resnet20:32",), "batch": 16, 
 
 def run(options: Options) -> Iterator[Row]:
     """Run all loops on each network."""
-    machines = {name: make_machine(choice) for name, choice in CHOICES.items()}
+    contexts = {name: RunContext(choice) for name, choice in CHOICES.items()}
     for name in options.networks:
         if options.measured(network=name):
             continue
@@ -84,21 +85,21 @@ def run(options: Options) -> Iterator[Row]:
         inputs = torch.randn(options.batch, 3, int(side), int(side))
         batches = [(inputs, torch.randint(10, (options.batch,)))] * options.steps
         loops: dict[str, Callable[[], float]] = {PLAIN: partial(plain, model, batches)}
-        loops |= {choice: partial(fitted, model, batches, machine) for choice, machine in machines.items()}
+        loops |= {choice: partial(fitted, model, batches, context) for choice, context in contexts.items()}
         seconds = interleaved(loops, options.rounds)
         for loop, median in seconds.items():
             yield Row(
                 network=name,
                 loop=loop,
-                chosen=chosen(machines[CHOSEN], model) if loop == CHOSEN else "",
+                chosen=chosen(contexts[CHOSEN], model) if loop == CHOSEN else "",
                 examples_per_second=options.batch * options.steps / median,
             )
 
 
-def chosen(machine: Machine, model: nn.Module) -> str:
+def chosen(context: RunContext, model: nn.Module) -> str:
     """Describe what ``fit`` chooses for a network."""
-    precision = "bfloat16" if uses_bf16(machine.settings, machine.device) else "float32"
-    return f"{precision}, {'channels last' if machine.lays_channels_last(model) else 'contiguous'}"
+    precision = "bfloat16" if uses_bf16(context.settings, context.device) else "float32"
+    return f"{precision}, {'channels last' if context.uses_channels_last(model) else 'contiguous'}"
 
 
 def plain(model: nn.Module, batches: Batches) -> float:
@@ -115,11 +116,11 @@ def plain(model: nn.Module, batches: Batches) -> float:
     return timed(steps)[1]
 
 
-def fitted(model: nn.Module, batches: Batches, machine: Machine) -> float:
+def fitted(model: nn.Module, batches: Batches, context: RunContext) -> float:
     """Run ``fit``; return its seconds."""
     model = copy.deepcopy(model)
     settings = FitSettings(epochs=1, schedule="constant", keep_best=False, optimizer=OPTIMIZER)
-    return timed(lambda: fit(model, batches, settings, surroundings=Surroundings(machine)))[1]
+    return timed(lambda: fit(model, batches, settings, context=context))[1]
 
 
 def table(rows: Sequence[Row]) -> Table:

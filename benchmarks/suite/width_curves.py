@@ -21,8 +21,8 @@ from benchmarks.images import Images, batches, data_path, draw, images, joined
 from benchmarks.networks import published, trained
 from benchmarks.tables import Table
 from benchmarks.timing import timed
-from secateur.curves import ENOUGH, diverge
 from secateur.plan import plan_from
+from secateur.recovery.curves import ENOUGH, CurveOptions, diverge
 
 
 class Options(benchmark.Options):
@@ -79,7 +79,9 @@ def run(options: Options) -> Iterator[Row]:
     count = len(data[1])
     measuring = min(ENOUGH, count // 2)
     found, ours = timed(
-        lambda: sec.width_curves(model, graph, scores, batches(data, 64), held_back=measuring / count)
+        lambda: sec.width_curves(
+            model, graph, scores, batches(data, 64), CurveOptions(held_back=measuring / count)
+        )
     )
     fitting = batches((data[0][:-measuring], data[1][:-measuring]), 64)
     expected = outputs_of(model, data[0][-measuring:])
@@ -90,7 +92,7 @@ def run(options: Options) -> Iterator[Row]:
         plan = plan_from(graph, {name: found[name].order[: graph[name].channels - width]})
         began = time.perf_counter()
         small = sec.apply_plan(model, plan)
-        sec.reconstruct(model, small, plan, fitting, behind=False, compensate=False)
+        sec.reconstruct(model, small, plan, fitting, refit_downstream=False, correct_shortcut_error=False)
         cut = time.perf_counter()
         outputs = outputs_of(small, data[0][-measuring:])
         evaluating += time.perf_counter() - cut

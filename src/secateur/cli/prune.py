@@ -10,7 +10,7 @@ import typer
 from secateur.cli import options
 from secateur.cli import recipe_options as recipes
 from secateur.cli.amounts import amount, time
-from secateur.cli.processes import is_first, machine, shared
+from secateur.cli.processes import device_options, is_main, run_in_processes
 from secateur.cli.report import report_on
 from secateur.cli.typed import typed_line
 
@@ -218,16 +218,16 @@ def prune(
         search=None if max_drop is None else {"max_drop": max_drop, "of": shrink, "tries": tries},
         measured=measured,
         recipe=settings,
-        device=machine(device, devices, precision, channels_last),
+        device=device_options(device, devices, precision, channels_last),
         latency_batch=batch,
         typed=typed_line(),
     )
-    shared(devices)
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        with job_callbacks(out, reporter, tensorboard=tensorboard and is_first()) as callbacks:
+    run_in_processes(devices)
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
+        with job_callbacks(out, reporter, tensorboard=tensorboard and is_main()) as callbacks:
             summary = jobs.prune(job, callbacks)
         _tell(reporter, summary)
-        if is_first():
+        if is_main():
             report_on(out, reporter)
 
 

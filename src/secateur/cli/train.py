@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import is_first, machine, shared
+from secateur.cli.processes import device_options, is_main, run_in_processes
 from secateur.cli.typed import typed_line
 
 
@@ -64,8 +64,8 @@ def train(
 ) -> None:
     """Train a network on a folder of pictures, from published weights, a file, or nothing.
 
-    The classifier is made anew for the folder's classes. The best network on the validation pictures is
-    kept in RUN/checkpoints/best.safetensors and judged on the test pictures.
+    The classifier is replaced by one for the folder's classes. The best network on the validation pictures is
+    kept in RUN/checkpoints/best.safetensors and evaluated on the test pictures.
 
     Examples:
       secateur train --model secateur:digits --data digits --out runs/digits
@@ -99,11 +99,11 @@ def train(
                 "weight_decay": weight_decay,
             },
         },
-        device=machine(device, devices, precision, channels_last),
+        device=device_options(device, devices, precision, channels_last),
         typed=typed_line(),
     )
-    shared(devices)
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
-        with job_callbacks(out, reporter, tensorboard=tensorboard and is_first()) as callbacks:
+    run_in_processes(devices)
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
+        with job_callbacks(out, reporter, tensorboard=tensorboard and is_main()) as callbacks:
             summary = work(job, callbacks)
         reporter.finish(figures_of_one(summary["network"]), summary)

@@ -39,6 +39,7 @@ class NetworkChoice(Settings):
         size: side of the square pictures in pixels; the network's own if not given.
         classes: outputs of a network that is built by name, where no data says it.
         builder: ``path/to/file.py:function`` for a checkpoint of a network that a file of the user's builds.
+        trusted: whether an exported ``.pt2`` file may be opened, which can run code that it holds.
     """
 
     source: str
@@ -46,6 +47,7 @@ class NetworkChoice(Settings):
     size: int | None = Field(default=None, ge=1)
     classes: int | None = Field(default=None, ge=1)
     builder: str | None = None
+    trusted: bool = False
 
 
 class Conditions(Settings):
@@ -59,8 +61,8 @@ class Conditions(Settings):
         memory: whether peak memory is measured too, by a process for each network.
     """
 
-    runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime", "openvino"], ...] = (
-        Field(default=("eager",), min_length=1)
+    runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime"], ...] = Field(
+        default=("eager",), min_length=1
     )
     batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
     threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -73,7 +75,7 @@ class ExportChoice(Settings):
 
     Attributes:
         out: the file.
-        format: ``onnx``, ``pt2`` or ``openvino``; by the end of the file's name if not given.
+        format: ``onnx`` or ``pt2``; by the end of the file's name if not given.
         weights_as: how weights are kept.
     """
 

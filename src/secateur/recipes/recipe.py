@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from secateur.budget import Allocation, Widths
-from secateur.criteria.charge import Charge
+from secateur.criteria.cost_regularization import CostKind
 from secateur.errors import UsageError
 from secateur.settings import Settings, describe
 from secateur.training.settings import FitSettings
@@ -43,7 +43,7 @@ class CostRegularization(Settings):
         rate: normalised score per million of that unit.
     """
 
-    unit: Charge | None = None
+    unit: CostKind | None = None
     rate: float = Field(default=1e-3, ge=0)
 
 
