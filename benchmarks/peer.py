@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
@@ -27,8 +29,7 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
         A function that returns, for a share of the MACs, a copy of the network after the first step that
         needs no more. Call it with descending shares, since the steps on the way are the same for all.
     """
-    import torch_pruning as tp
-
+    tp = imported()
     model, x = copy.deepcopy(setting.model), setting.images[0][:1]
     importance = {
         "taylor": tp.importance.GroupTaylorImportance,
@@ -56,6 +57,18 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
         return copy.deepcopy(model)
 
     return cut
+
+
+def imported() -> Any:
+    """Import torch-pruning.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    try:
+        return importlib.import_module("torch_pruning")
+    except ImportError:
+        raise SystemExit("torch-pruning is not installed; it is in the extra 'bench'") from None
 
 
 def _left_alone(setting: Setting, model: nn.Module) -> list[nn.Module]:

@@ -35,10 +35,10 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Turns links that are right in the repository into links that are right on the site."""
-    from_root = page.file.src_uri in FROM_ROOT.values()
+    prefix = "](" if page.file.src_uri in FROM_ROOT.values() else "../"
     for source, place in FROM_ROOT.items():
-        markdown = markdown.replace(*((f"]({source}", f"]({place}") if from_root else (f"../{source}", place)))
-    return markdown.replace("](docs/", "](") if from_root else markdown
+        markdown = markdown.replace(f"{prefix}{source}", f"{prefix.removeprefix('../')}{place}")
+    return markdown.replace("](docs/", "](") if prefix == "](" else markdown
 
 
 class Docstrings(Extension):

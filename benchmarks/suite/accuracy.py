@@ -154,14 +154,13 @@ def by_scores(setting: Setting, criterion: str, allocation: Allocation, refit: d
 
 
 def by_curves(
-    setting: Setting, criterion: str, refit: dict[str, bool] | None, options: CurveOptions | None = None
+    setting: Setting, criterion: str, refit: dict[str, bool] | None, measuring: CurveOptions | None = None
 ) -> Cut:
     """Cut to the widths of least measured damage."""
     scores = sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
     wanted = {name: scores[name] for name in scores if name not in setting.left_alone}
-    curves = sec.width_curves(
-        setting.model, setting.graph, wanted, setting.batches, options or CurveOptions()
-    )
+    measuring = measuring or CurveOptions()
+    curves = sec.width_curves(setting.model, setting.graph, wanted, setting.batches, measuring)
 
     def cut(share: float) -> nn.Module:
         plan = sec.make_plan(

@@ -110,12 +110,13 @@ def train(network: str, size: int, batch: int, steps: int, threads: int) -> floa
         )
         targets = torch.randint(10, (batch,), generator=torch.Generator().manual_seed(2))
         times: list[float] = []
+        timed = replace(context, callbacks=[StepTimes(times)])
         settings = FitSettings(epochs=1, keep_best=False)
         fit(
             model,
             [(inputs, targets)] * (WARM_UP + steps),
             settings,
-            context=replace(context, callbacks=[StepTimes(times)]),
+            context=timed,
         )
     # One time a step, and one at the end of the epoch.
     return batch * steps / (times[WARM_UP + steps - 1] - times[WARM_UP - 1])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,12 @@ from torch import Tensor, nn
 
 import secateur as sec
 from benchmarks import benchmark
+from benchmarks.peer import imported
 from benchmarks.tables import Table
 from benchmarks.timing import timed
+
+Way = Literal["Secateur", "torch-pruning 1.6.1", "one filter at a time"]
+OURS, PEER, SLOW = WAYS = get_args(Way)
 
 
 class Options(benchmark.Options):
@@ -34,6 +38,7 @@ class Options(benchmark.Options):
         network: of torchvision: convolutions in ``features``, linear layers in ``classifier``.
         size: side of the images in pixels.
         channels: to remove.
+        ways: that are measured.
         rounds: how often all but the last way run.
         slow_rounds: how often one filter at a time runs.
     """
@@ -41,6 +46,7 @@ class Options(benchmark.Options):
     network: str = "vgg16"
     size: int = 224
     channels: int = 512
+    ways: tuple[Way, ...] = WAYS
     rounds: int = 5
     slow_rounds: int = 1
 
@@ -55,7 +61,7 @@ class Row(benchmark.Row):
 
 
 CASES: Mapping[str, Mapping[str, Any]] = {}
-QUICK: Mapping[str, Any] = {"network": "vgg11", "size": 64, "channels": 64, "rounds": 1}
+QUICK: Mapping[str, Any] = {"network": "vgg11", "size": 64, "channels": 64, "rounds": 1, "ways": (OURS, SLOW)}
 
 
 def run(options: Options) -> Iterator[Row]:
@@ -64,15 +70,10 @@ def run(options: Options) -> Iterator[Row]:
     model = sec.build(f"torchvision:{options.network}", classes=1000).eval()
     x, target = torch.randn(1, 3, options.size, options.size), torch.tensor([3])
     for number in range(max(options.rounds, options.slow_rounds)):
-        found = {}
-        if number < options.rounds:
-            found["Secateur"] = ours(model, x, target, options.channels)
-            found["torch-pruning 1.6.1"] = peer(model, x, target, options.channels)
-        if number < options.slow_rounds:
-            found["one filter at a time"] = one_at_a_time(model, options.channels)
-        for way, steps in found.items():
-            for step, seconds in steps.items():
-                yield Row(way=way, step=step, round=number, seconds=seconds)
+        for way in options.ways:
+            if number < (options.slow_rounds if way == SLOW else options.rounds):
+                for step, seconds in MEASURED[way](model, x, target, options.channels).items():
+                    yield Row(way=way, step=step, round=number, seconds=seconds)
 
 
 def ours(model: nn.Module, x: Tensor, target: Tensor, channels: int) -> dict[str, float]:
@@ -98,8 +99,7 @@ def ours(model: nn.Module, x: Tensor, target: Tensor, channels: int) -> dict[str
 
 def peer(model: nn.Module, x: Tensor, target: Tensor, channels: int) -> dict[str, float]:
     """Measure each step of torch-pruning."""
-    import torch_pruning as tp
-
+    tp = imported()
     model = copy.deepcopy(model)
     F.cross_entropy(model(x), target).backward()
     # Hidden units without a gradient for this image tie at zero, and the peer removes all that tie at its
@@ -122,7 +122,7 @@ def peer(model: nn.Module, x: Tensor, target: Tensor, channels: int) -> dict[str
     return {"set-up": setup, "step": timed(pruner.step)[1]}
 
 
-def one_at_a_time(model: nn.Module, channels: int) -> dict[str, float]:
+def one_at_a_time(model: nn.Module, _x: Tensor, _target: Tensor, channels: int) -> dict[str, float]:
     """Measure the removal of as many filters one by one; which ones does not matter to the time."""
     model = copy.deepcopy(model)
     filters = [
@@ -144,6 +144,9 @@ def one_at_a_time(model: nn.Module, channels: int) -> dict[str, float]:
             remove_one_filter(model, number, channel)
 
     return {"all removals": timed(remove_all)[1]}
+
+
+MEASURED = {OURS: ours, PEER: peer, SLOW: one_at_a_time}
 
 
 def features_of(model: nn.Module) -> nn.Sequential:

@@ -78,11 +78,8 @@ def run(options: Options) -> Iterator[Row]:
     scores = sec.score(model, graph, "magnitude")
     count = len(data[1])
     measuring = min(ENOUGH, count // 2)
-    found, ours = timed(
-        lambda: sec.width_curves(
-            model, graph, scores, batches(data, 64), CurveOptions(held_back=measuring / count)
-        )
-    )
+    held_back = CurveOptions(held_back=measuring / count)
+    found, ours = timed(lambda: sec.width_curves(model, graph, scores, batches(data, 64), held_back))
     fitting = batches((data[0][:-measuring], data[1][:-measuring]), 64)
     expected = outputs_of(model, data[0][-measuring:])
     points = [(name, width) for name, curve in found.items() for width in curve.widths[:-1]]
