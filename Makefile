@@ -11,6 +11,7 @@ export MKL_NUM_THREADS ?= 1
 ZOO ?= ../shared/zoo.json
 EXAMPLES ?= 1000
 SHARE ?= 1
+NAME ?= surgery
 
 .PHONY: demo test test-slow test-gpu mutants zoo bench docs lint types install clean
 .DEFAULT_GOAL := test
@@ -44,7 +45,7 @@ test-gpu: $(STAMP)  ## what needs a GPU, with a PyTorch for CUDA in .venv
 
 zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and verified: an hour or so
 	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py
-	$(BIN)/python benchmarks/zoo.py $(ZOO) --out runs/zoo --jobs $(JOBS)
+	$(BIN)/python -m benchmarks.zoo $(ZOO) --out runs/zoo --jobs $(JOBS)
 
 mutants: $(STAMP)  ## break the engine in some thousand ways, and see that no wrong cut passes: an hour (SHARE=0.3: half of it)
 	$(BIN)/python -W ignore -m tests.mutants.run --out runs/mutants --jobs $(JOBS) --share $(SHARE)
@@ -52,10 +53,10 @@ mutants: $(STAMP)  ## break the engine in some thousand ways, and see that no wr
 docs: $(STAMP)  ## the site of documents into build/site; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## how fast surgery and watching are, beside the peer; quiet machine, ten minutes
+bench: $(STAMP)  ## one benchmark (NAME=surgery), written to its result file and the documents; quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/surgery.py
-	$(BIN)/python benchmarks/watching.py
+	$(BIN)/python -m benchmarks run $(NAME)
+	$(BIN)/python -m benchmarks render
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,15 +1,17 @@
-"""torch-pruning 1.6.1, driven as its own examples do: one pruner, many small steps, until the cost fits."""
+"""Run torch-pruning 1.6.1 as its own examples do: one pruner, many small steps, until the cost fits."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
-from cifar import Setting
 from torch import nn
 
 import secateur as sec
+from benchmarks.setting import Setting
 from secateur.graph import Role
 
 STEPS = 40
@@ -17,19 +19,18 @@ STEPS = 40
 
 
 def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Module]:
-    """A copy that is cut step by step.
+    """Prepare a copy that is cut step by step.
 
     Args:
-        setting: the network, and the pictures for gradients.
-        criterion: ``"taylor"``, with the gradient of all the pictures before each step, or ``"group norm"``.
+        setting: the network, and the images for gradients.
+        criterion: ``"taylor"``, with the gradient of all the images before each step, or ``"group norm"``.
 
     Returns:
-        What gives, for a share of the MACs, a copy of the network after the first step that needs no more;
-        shares are asked for in descending order, since the steps on the way are the same for all.
+        A function that returns, for a share of the MACs, a copy of the network after the first step that
+        needs no more. Call it with descending shares, since the steps on the way are the same for all.
     """
-    import torch_pruning as tp
-
-    model, x = copy.deepcopy(setting.model), setting.pictures[0][:1]
+    tp = imported()
+    model, x = copy.deepcopy(setting.model), setting.images[0][:1]
     importance = {
         "taylor": tp.importance.GroupTaylorImportance,
         "group norm": tp.importance.GroupMagnitudeImportance,
@@ -58,8 +59,20 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
     return cut
 
 
+def imported() -> Any:
+    """Import torch-pruning.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    try:
+        return importlib.import_module("torch_pruning")
+    except ImportError:
+        raise SystemExit("torch-pruning is not installed; it is in the extra 'bench'") from None
+
+
 def _left_alone(setting: Setting, model: nn.Module) -> list[nn.Module]:
-    """Layers whose outputs all stay: the classifier, and whatever writes a stream that is left alone."""
+    """Return the layers whose outputs all stay: the classifier, and layers that write a stream left alone."""
     cut = [group for group in setting.graph.prunable if group.name not in setting.left_alone]
     inside = {member.module for group in cut for member in group.roles(Role.PRODUCER)}
     return [

@@ -1,13 +1,14 @@
-"""Coverage: cuts half of every group out of each network of a list, and proves each cut.
+"""Coverage: cut half of every group out of each network of a list, and verify each cut.
 
-One network at a time, in a process of its own with a time limit, on one thread. Weights are random;
+One network at a time, in a separate process with a time limit, on one thread. Weights are random;
 normalisation statistics and everything that is constant at the start (biases, scales) are randomised too,
-so that a wrong cut shows. Which channels go is drawn at random; the classifier is left alone.
+so that a wrong cut shows. The channels to remove are drawn at random; the classifier is left alone. Inputs
+have two examples, so that networks with batch norm on maps of one pixel are checked in training mode too.
 
 The list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "input": [3, 224, 224]}]}``;
-results of torch-pruning under ``"torch_pruning_1_6_1"`` are put beside ours.
+results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours.
 
-    python benchmarks/zoo.py LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--jobs 1]
+    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--jobs 1]
 
 Networks that ``OUT/results.jsonl`` holds already are not run again; ``OUT/table.md`` is written at the end.
 """
@@ -35,14 +36,14 @@ SLOW = 40.0  # seconds that no network should take
 
 
 def one(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Traces, plans, cuts and proves one network; every stage timed."""
+    """Trace, plan, cut and verify one network; every stage is timed."""
     import torch
 
     import secateur as sec
 
     torch.set_num_threads(1)
     model = built(entry)
-    x = torch.randn(1, *entry["input"], generator=torch.Generator().manual_seed(2))
+    x = torch.randn(2, *entry["input"], generator=torch.Generator().manual_seed(2))
     steps = sec.trace, sec.make_plan, sec.apply_plan, sec.verify
     assert all(map(callable, steps))  # imported before the clock runs: names are imported on first use
     clock = Clock()
@@ -52,13 +53,13 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = {group.name: torch.rand(group.channels, generator=draw) for group in graph.prunable}
     plan = clock.timed("plan", lambda: half(graph, scores))
     small = clock.timed("surgery", lambda: sec.apply_plan(model, plan))
-    check = clock.timed("proof", lambda: sec.verify(model, small, plan, x))
+    check = clock.timed("check", lambda: sec.verify(model, small, plan, x))
     counted = sec.cost(small, x)
     predicted = plan.cost_after
-    trains(small, torch.cat([x, x]))
+    trains(small, x)
     frozen = Counter(group.reason for group in graph.frozen)
     return {
-        "proved": check.ok,
+        "verified": check.ok,
         "modes": list(check.modes),
         "tolerance": check.tolerance,
         "not_checked": list(check.not_checked),
@@ -74,7 +75,7 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def built(entry: Mapping[str, Any]) -> Any:
-    """The network with random weights, none of them constant."""
+    """Build the network with random weights, none of them constant."""
     import torch
 
     from secateur._torchvision import torchvision
@@ -101,7 +102,7 @@ def built(entry: Mapping[str, Any]) -> Any:
 
 
 def trains(model: Any, x: Any) -> None:
-    """Forward and backward pass in training mode; raises if either fails."""
+    """Run a forward and a backward pass in training mode; raises if either fails."""
     import torch
 
     from secateur._compat import tree_leaves
@@ -117,7 +118,7 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def timed(self, stage: str, action: Any) -> Any:
-        """The result of an action, its time kept."""
+        """Run an action and record its time."""
         start = time.perf_counter()
         result = action()
         self.seconds[stage] = round(time.perf_counter() - start, 3)
@@ -125,7 +126,7 @@ class Clock:
 
 
 def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
-    """Runs one network in a process of its own; what went wrong is part of the result."""
+    """Run one network in a separate process; a failure is part of the result."""
     head = {key: entry[key] for key in ("source", "model", "input")}
     if PEER in entry:
         head["peer"] = entry[PEER]
@@ -136,16 +137,18 @@ def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
             command, capture_output=True, text=True, timeout=limit, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        return {**head, "proved": False, "failure": f"not done after {limit:.0f} s"}
+        return {**head, "verified": False, "failure": f"not done after {limit:.0f} s"}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {**head, "proved": False, "failure": last[:300]}
+        return {**head, "verified": False, "failure": last[:300]}
     return {**head, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row for every network, and the sums below, in Markdown."""
-    head = "network | proved | params left | MACs left | groups | frozen | s: trace | plan | surgery | proof"
+    """Make a table of every network, with a summary below, in Markdown."""
+    head = (
+        "network | verified | params left | MACs left | groups | frozen | s: trace | plan | surgery | check"
+    )
     rows = [
         f"| {head} | peer: params, MACs left |",
         "|---" * 11 + "|",
@@ -160,34 +163,34 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             continue
         seconds = item["seconds"]
         rows.append(
-            f"| {name} | {'yes' if item['proved'] else 'NO'} | {item['params_left']:.3f} "
+            f"| {name} | {'yes' if item['verified'] else 'NO'} | {item['params_left']:.3f} "
             f"| {item['macs_left']:.3f} | {item['groups']} | {item['frozen']} | {seconds['trace']:.1f} "
-            f"| {seconds['plan']:.2f} | {seconds['surgery']:.2f} | {seconds['proof']:.2f} | {theirs} |"
+            f"| {seconds['plan']:.2f} | {seconds['surgery']:.2f} | {seconds['check']:.2f} | {theirs} |"
         )
     return "\n".join([*rows, "", *summary(results)]) + "\n"
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader wants to know first."""
-    proved = [item for item in results if item["proved"]]
-    lines = [f"{len(proved)} of {len(results)} proved"]
+    """Summarise the results."""
+    verified = [item for item in results if item["verified"]]
+    lines = [f"{len(verified)} of {len(results)} verified"]
     if peers := [item["peer"] for item in results if "peer" in item]:
         lines[0] += f" (torch-pruning 1.6.1: {sum(peer.get('ok', False) for peer in peers)} of {len(peers)})"
-    if proved:
-        small = sum(item["params_left"] <= 0.4 for item in proved)
-        seconds = [sum(item["seconds"].values()) for item in proved]
+    if verified:
+        small = sum(item["params_left"] <= 0.4 for item in verified)
+        seconds = [sum(item["seconds"].values()) for item in verified]
         lines += [
             f"{small} with at least 60% of the parameters removed",
-            f"MACs left, median: {statistics.median(item['macs_left'] for item in proved):.3f}",
+            f"MACs left, median: {statistics.median(item['macs_left'] for item in verified):.3f}",
             f"seconds a network, median: {statistics.median(seconds):.1f}, most: {max(seconds):.1f}",
             f"over {SLOW:.0f} seconds: {sum(value > SLOW for value in seconds)}",
-            f"predicted cost is not the counted cost: {sum(not item['counted'] for item in proved)}",
+            f"predicted cost is not the counted cost: {sum(not item['counted'] for item in verified)}",
         ]
     return [f"- {line}" for line in lines]
 
 
 def main() -> None:
-    """Runs what is missing and writes the table."""
+    """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -218,9 +221,8 @@ def main() -> None:
             known[item["source"], item["model"]] = item
             print(json.dumps(item), file=file, flush=True)
             verdict = item.get("failure") or f"{item['params_left']:.3f} of the parameters left"
-            print(
-                f"{item['source']}:{item['model']}: {'proved' if item['proved'] else 'NOT PROVED'}, {verdict}"
-            )
+            passed = "verified" if item["verified"] else "NOT VERIFIED"
+            print(f"{item['source']}:{item['model']}: {passed}, {verdict}")
     results = [known[entry["source"], entry["model"]] for entry in entries]
     (options.out / "table.md").write_text(table(results))
     print("\n".join(summary(results)))

@@ -35,11 +35,10 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Turns links that are right in the repository into links that are right on the site."""
-    if page.file.src_uri in FROM_ROOT.values():
-        return markdown.replace("](docs/", "](")
+    prefix = "](" if page.file.src_uri in FROM_ROOT.values() else "../"
     for source, place in FROM_ROOT.items():
-        markdown = markdown.replace(f"../{source}", place)
-    return markdown
+        markdown = markdown.replace(f"{prefix}{source}", f"{prefix.removeprefix('../')}{place}")
+    return markdown.replace("](docs/", "](") if prefix == "](" else markdown
 
 
 class Docstrings(Extension):
