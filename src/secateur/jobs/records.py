@@ -31,7 +31,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightn
 """What numbers come from, or pictures."""
 
 _NOT_SETTINGS = {"overwrite", "resume", "typed"}
-_MAY_DIFFER = {"version", "device.devices", "device.nodes"}
+_MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
 
 
 @contextmanager

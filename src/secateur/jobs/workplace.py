@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
 from secateur.jobs.records import STATE, RunRecorder, recorded
 from secateur.jobs.settings import Job
+from secateur.jobs.tensorboard import TensorBoard
 from secateur.models.inputs import Json
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, fingerprint
@@ -170,14 +171,16 @@ def at_work(command: str, job: Job, machine: Machine, callbacks: Sequence[Callba
         RunError: the run folder cannot be used.
     """
     clock, ranks = Clock(), machine.ranks
+    board = TensorBoard(job.out) if job.tensorboard and ranks.first else None
     with (
+        closing(board) if board else nullcontext(),
         recorded(command, job, machine) as run,
         seeded(job.seed),
         interruptible(ranks) as interruption,
     ):
         journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
-        heard = [RunRecorder(run), *(callbacks if ranks.first else ())]
+        heard = [RunRecorder(run), *([board] if board else ()), *(callbacks if ranks.first else ())]
         yield Workplace(job, run, machine, heard, interruption, clock, journal)
         run.summarise(seconds=clock.total())
         journal.close()
