@@ -40,6 +40,7 @@ from ways import Cut
 
 import secateur as sec
 from secateur.budget import Allocation
+from secateur.recovery import CurveOptions, LeastSquares
 
 SEVEN = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 """Shares of a group at which finer curves measure its damage."""
@@ -75,7 +76,7 @@ def cut_by(setting: Setting, plan: sec.PruningPlan, repair: dict[str, bool] | No
     """Applies a plan, and reconstructs if there are options for it."""
     small = sec.apply_plan(setting.model, plan)
     if repair is not None:
-        sec.reconstruct(setting.model, small, plan, setting.batches, **repair)
+        sec.reconstruct(setting.model, small, plan, setting.batches, LeastSquares(), **repair)
     return small
 
 
@@ -98,11 +99,15 @@ def by_scores(
     return cut
 
 
-def by_curves(setting: Setting, criterion: str, repair: dict[str, bool] | None, **finer: Any) -> Cut:
+def by_curves(
+    setting: Setting, criterion: str, repair: dict[str, bool] | None, options: CurveOptions | None = None
+) -> Cut:
     """Widths by measured damage."""
     scores = sec.score(setting.model, setting.graph, criterion, setting.batches, F.cross_entropy)
     wanted = {name: scores[name] for name in scores if name not in setting.left_alone}
-    curves = sec.width_curves(setting.model, setting.graph, wanted, setting.batches, **finer)
+    curves = sec.width_curves(
+        setting.model, setting.graph, wanted, setting.batches, CurveOptions() if options is None else options
+    )
 
     def cut(share: float) -> nn.Module:
         plan = sec.make_plan(
@@ -116,7 +121,7 @@ def by_curves(setting: Setting, criterion: str, repair: dict[str, bool] | None, 
 def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     """All ways by name; nothing is computed before it is its turn."""
     full: dict[str, bool] = {}
-    plain = {"behind": False, "compensate": False}
+    plain = {"refit_downstream": False, "correct_shortcut_error": False}
     yield "torch-pruning, global Taylor, cut only", lambda: torch_pruning(setting, "taylor")
     yield "torch-pruning, group norm, cut only", lambda: torch_pruning(setting, "group norm")
     yield "Taylor, global, cut only", lambda: by_scores(setting, "taylor", "global", None)
@@ -132,7 +137,7 @@ def ways(setting: Setting) -> Iterable[tuple[str, Callable[[], Cut]]]:
     yield "width curves, reconstructed", lambda: by_curves(setting, "reconstruction", full)
     yield (
         "finer width curves, Taylor order, reconstructed",
-        lambda: by_curves(setting, "taylor", full, shares=SEVEN, held_back=0.5),
+        lambda: by_curves(setting, "taylor", full, CurveOptions(SEVEN, held_back=0.5)),
     )
 
 

@@ -1,7 +1,7 @@
-"""Which criterion to trust: rank correlation with the oracle, and accuracy after a short recovery.
+"""Which criterion to trust: rank correlation with ablation, and accuracy after a short recovery.
 
-Correlation: every channel of a network is silenced in turn on a few training pictures, and each criterion,
-scored on the same pictures, is held against the changes of the loss. Three draws of pictures.
+Correlation: every channel of a network is masked alone on a few training pictures, and each criterion,
+scored on the same pictures, is compared with the changes of the loss. Three draws of pictures.
 
 Recovery (``--recovery``): the channels that a criterion likes least are cut, over all groups together, and
 the network is trained for a little while, the same for all; beside them channels drawn at random, and the
@@ -32,16 +32,15 @@ from networks import renew
 from torch import Tensor
 
 import secateur as sec
-from secateur.agreement import agreement
+from secateur.ablation import Ablation, ablate, compare_ranking
 from secateur.criteria import Criterion, Random, criterion_names
 from secateur.data import ImageData
 from secateur.jobs.networks import Network, input_of, open_network
 from secateur.jobs.pictures import open_pictures
 from secateur.jobs.settings import DataChoice, NetworkChoice
-from secateur.oracle import Oracle, oracle
 from secateur.training.evaluate import evaluate
-from secateur.training.fit import fit
-from secateur.training.seeds import seeded
+from secateur.training.loop import fit
+from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -57,14 +56,15 @@ def draw(data: ImageData, examples: int, seed: int, size: int = 64) -> list[Batc
 
 
 def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Iterator[dict[str, Any]]:
-    """The oracle, kept on the way, and each criterion against it."""
+    """The leave-one-out ablation, stored in a file, and each criterion compared with it."""
     model = network.model.eval()
     graph = sec.trace(model, network.example())
-    resume = Oracle.from_dict(json.loads(known.read_text())) if known.is_file() else None
+    resume = Ablation.from_dict(json.loads(known.read_text())) if known.is_file() else None
     began = time.perf_counter()
-    measured = oracle(model, graph, batches, F.cross_entropy, resume=resume)
-    known.write_text(json.dumps(measured.to_dict()))
-    yield {"criterion": "oracle", "seconds": time.perf_counter() - began, "channels": measured.measured}
+    ablation = ablate(model, graph, batches, F.cross_entropy, resume=resume)
+    known.write_text(json.dumps(ablation.to_dict()))
+    seconds = time.perf_counter() - began
+    yield {"criterion": "leave-one-out", "seconds": seconds, "channels": ablation.measured}
     for name in criterion_names():
         began = time.perf_counter()
         try:
@@ -73,7 +73,7 @@ def correlations(network: Network, batches: Sequence[Batch], known: Path) -> Ite
             print(error)
             continue
         seconds = time.perf_counter() - began
-        found = agreement(measured, scores)
+        found = compare_ranking(ablation, scores)
         yield {
             "criterion": name,
             "seconds": seconds,
@@ -98,7 +98,7 @@ def recovered(
         small = sec.apply_plan(model, plan)
         if criterion == SCRATCH:
             renew(small)
-        cut = evaluate(small, data.test_batches()).top1
+        cut = evaluate(small, data.test_batches()).metric
         settings = FitSettings(
             epochs=2,
             schedule="one-cycle",
@@ -107,7 +107,7 @@ def recovered(
             optimizer=OptimizerSettings(learning_rate=0.02, nesterov=True, weight_decay=5e-4),
         )
         fit(small, data.training_batches(), settings)
-    top1 = evaluate(small, data.test_batches()).top1
+    top1 = evaluate(small, data.test_batches()).metric
     return {"criterion": criterion, "share": share, "cut": 100 * cut, "top1": 100 * top1}
 
 

@@ -30,7 +30,7 @@ from secateur.jobs.measure import measure
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice, PruneJob, TrainJob
 from secateur.jobs.train import train
-from secateur.latency import Latency, take_turns
+from secateur.latency import Latency, interleaved_timing
 from secateur.models import ModelSpec
 from secateur.recipes import Recipe
 from secateur.runtimes import open_exported, prepare
@@ -44,7 +44,7 @@ NETWORKS = {
     "vit_tiny": "timm:vit_tiny_patch16_224",
 }
 SHARE, BATCHES = 0.5, (1, 16)
-SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
+SUFFIX = {"onnxruntime": ".onnx"}
 VERSIONS = ("original", "pruned")
 EIGHTS = Recipe.preset("one-shot", widths={"multiple_of": 8})
 
@@ -126,14 +126,14 @@ def latency(name: str, batch: int, folder: Path, lines: Lines, runs: int, second
     size = ModelSpec.parse(NETWORKS[name]).input.size
     inputs = torch.randn(batch, *size)
     places = {place: partial(runner, inputs) for place, runner in ready.items()}
-    turns = take_turns(
+    measured = interleaved_timing(
         places,
         {(runtime, version): (runtime, VERSIONS[0]) for runtime, version in places},
         warmup=1,
         min_runs=runs,
         min_seconds=seconds,
     )
-    for (runtime, version), times in turns.times.items():
+    for (runtime, version), times in measured.times.items():
         time = Latency.of(times, threads=torch.get_num_threads(), device="cpu", batch=batch)
         lines.add(
             {
@@ -196,8 +196,8 @@ def table(lines: Lines) -> str:
 def _agreement(rows: list[dict[str, Any]]) -> str:
     found = [row for row in rows if row["part"] == "files"]
     text = [
-        "| network | version | parameters | MACs | ONNX Runtime | OpenVINO |",
-        "|---|---|---|---|---|---|",
+        "| network | version | parameters | MACs | ONNX Runtime |",
+        "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["network"] for row in found):
         for version in VERSIONS:
@@ -215,7 +215,7 @@ def _latency(rows: list[dict[str, Any]]) -> str:
         (r["network"], r["batch"], r["runtime"], r["version"]): r for r in rows if r["part"] == "latency"
     }
     runtimes = ("eager", *SUFFIX)
-    text = [f"| network | batch | {' | '.join(runtimes)} |", "|---|---|---|---|---|"]
+    text = [f"| network | batch | {' | '.join(runtimes)} |", "|---|---|---|---|"]
     for name, batch in dict.fromkeys(key[:2] for key in found):
         cells = []
         for runtime in runtimes:

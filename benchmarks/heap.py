@@ -2,7 +2,7 @@
 
 Without, the C library hands large blocks back to the system and gets them back page by page. Each line:
 median milliseconds of a forward pass or a training step, and page faults in each, without and with
-``kept_heap``.
+the command line's setting.
 
     python benchmarks/heap.py [--cases forward:mobilenet_v2:16:224 step:vgg16_bn:50:48 ...]
 """
@@ -17,14 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from secateur._torchvision import torchvision
-from secateur.heap import kept_heap
+from secateur.cli.memory import keep_freed_memory
 
 CASES = (
     "forward:mobilenet_v2:1:224",
@@ -51,14 +50,15 @@ def passes(case: str, kept: bool, runs: int) -> tuple[float, float]:
     )
     run = step(model) if kind == "step" else forward(model)
     times = []
-    with kept_heap() if kept else nullcontext():
-        for number in range(WARM_UP + runs):
-            if number == WARM_UP:
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            began = time.perf_counter()
-            run(inputs, classes)
-            times.append(1e3 * (time.perf_counter() - began))
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    if kept:
+        keep_freed_memory()
+    for number in range(WARM_UP + runs):
+        if number == WARM_UP:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        began = time.perf_counter()
+        run(inputs, classes)
+        times.append(1e3 * (time.perf_counter() - began))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     return statistics.median(times[WARM_UP:]), faults / runs
 
 

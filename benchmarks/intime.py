@@ -28,9 +28,9 @@ from trained import opened
 
 import secateur as sec
 from secateur.budget import WidthCurves
+from secateur.cli.memory import keep_freed_memory
 from secateur.criteria import Scores
 from secateur.data import ImageData
-from secateur.heap import kept_heap
 from secateur.jobs.networks import Network
 from secateur.training.evaluate import evaluate
 
@@ -73,12 +73,12 @@ class Trained(Bench):
         """Accuracy after the cut and its repair, in percent."""
         small = sec.apply_plan(self.model, plan)
         sec.reconstruct(self.model, small, plan, self.shown)
-        return 100 * evaluate(small, self.data.test_batches()).top1
+        return 100 * evaluate(small, self.data.test_batches()).metric
 
 
-@kept_heap()
 def main() -> None:
     """Runs what is not there yet, and prints means over draws."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     network, data = opened(options.network, options.data)
-    print(f"before: {100 * evaluate(network.model, data.test_batches()).top1:.2f}", flush=True)
+    print(f"before: {100 * evaluate(network.model, data.test_batches()).metric:.2f}", flush=True)
     lines = options.out.read_text().splitlines() if options.out.is_file() else []
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     for batch in options.batches:

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.budget import WidthCurve, WidthCurves, plan_within
+from secateur.cli.memory import keep_freed_memory
 from secateur.criteria import Scores
-from secateur.heap import kept_heap
 from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 
@@ -289,9 +289,9 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
-@kept_heap()
 def main() -> None:
     """Runs what is not there yet."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--networks", nargs="+", default=NETWORKS)

@@ -1,4 +1,4 @@
-"""How long the oracle takes, beside masking each channel and running the whole network.
+"""How long leave-one-out ablation takes, compared with masking each channel and running the whole network.
 
 A CIFAR-10 residual network. Plain masking zeroes the weights that read a channel and runs the network on all
 pictures; since that takes long, it is done for every so many channels of each group (``--every``). Times are
@@ -19,8 +19,8 @@ from cifar import Pictures, batches, pictures
 from torch import nn
 
 import secateur as sec
+from secateur.ablation import ablate
 from secateur.graph import Group, Role
-from secateur.oracle import oracle
 
 
 @torch.inference_mode()
@@ -60,7 +60,7 @@ def main() -> None:
     data = pictures(options.data / "train", options.examples, 0)
     graph = sec.trace(model, data[0][:1])
     began = time.perf_counter()
-    found = oracle(model, graph, batches(data, options.batch), F.cross_entropy)
+    found = ablate(model, graph, batches(data, options.batch), F.cross_entropy)
     ours = (time.perf_counter() - began) / found.measured
     whole, times, worst = loss_of(model, data, options.batch), [], 0.0
     for name, changes in found.items():
@@ -72,7 +72,8 @@ def main() -> None:
     plain = sum(times) / found.measured
     print(f"{options.network}, {found.measured} channels, {options.examples} pictures")
     print(
-        f"oracle {ours * 1e3:.1f} ms a channel, plain masking {plain * 1e3:.1f} ms: {plain / ours:.2f} times"
+        f"ablation {ours * 1e3:.1f} ms a channel, "
+        f"plain masking {plain * 1e3:.1f} ms: {plain / ours:.2f} times"
     )
     print(f"largest difference of a change of the loss: {worst:.1e} (loss {whole:.4f})")
 

@@ -13,14 +13,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from secateur.models import ModelSpec
-from secateur.training.crew import joined
+from secateur.training.context import launch
 from secateur.training.events import EpochDone, Progress, TrainingCallback
-from secateur.training.fit import Surroundings, fit
+from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings
 
 WARM_UP = 3
@@ -52,15 +53,15 @@ def measure(name: str, side: int, batch: int, steps: int, threads: int) -> float
     """Examples in a second of the steps after the first few."""
     torch.set_num_threads(threads)
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    with joined(DeviceSettings(devices=count, precision="float32", accelerator="cpu")) as machine:
+    with launch(DeviceSettings(devices=count, precision="float32", accelerator="cpu")) as context:
         model, [(picture, _)] = network(name, side)
         generator = torch.Generator().manual_seed(1)
         inputs = torch.randn(batch, *picture.shape[1:], generator=generator)
         targets = torch.randint(10, (batch,), generator=generator)
         times: list[float] = []
-        around = Surroundings(machine, [StepTimes(times)])
+        context = replace(context, callbacks=[StepTimes(times)])
         settings = FitSettings(epochs=1, keep_best=False)
-        fit(model, [(inputs, targets)] * (WARM_UP + steps), settings, surroundings=around)
+        fit(model, [(inputs, targets)] * (WARM_UP + steps), settings, context=context)
     # One time a step, and one at the end of the epoch.
     return batch * steps / (times[WARM_UP + steps - 1] - times[WARM_UP - 1])
 

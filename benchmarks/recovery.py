@@ -28,9 +28,9 @@ from torch import nn
 from ways import WAYS, Way, not_cut
 
 import secateur as sec
-from secateur.training.devices import make_machine
-from secateur.training.fit import Surroundings, fit
-from secateur.training.seeds import seeded
+from secateur.training.context import RunContext
+from secateur.training.loop import fit
+from secateur.training.random_state import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
 
@@ -88,7 +88,7 @@ class Bench:
             keep_best=False,
             optimizer=OptimizerSettings(learning_rate=row.rate, nesterov=True, weight_decay=5e-4),
         )
-        around = Surroundings(make_machine(DeviceSettings(channels_last="yes")))
+        context = RunContext(DeviceSettings(channels_last="yes"))
         with seeded(row.seed):
             done = fit(
                 model,
@@ -96,7 +96,7 @@ class Bench:
                 settings,
                 validation=batches(self.test, 250),
                 teacher=way.teacher(teacher),
-                surroundings=around,
+                context=context,
             )
         model.eval()
         return [100 * epoch.top1 for epoch in done.history if epoch.top1 is not None]
@@ -178,7 +178,7 @@ def main() -> None:
         pictures(options.data / "test", options.test, 0),
         options.batch,
     )
-    place = make_machine(DeviceSettings()).device
+    place = RunContext().device
     model = baseline(bench, options).to(place)
     print(f"baseline {accuracy(model, bench.test):.2f}", flush=True)
     graph = sec.trace(model, torch.randn(1, 3, 32, 32))

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from trained import opened
 
 import secateur as sec
-from secateur.curves import ENOUGH, diverge
 from secateur.plan import plan_from
+from secateur.recovery.curves import ENOUGH, CurveOptions, diverge
 
 
 def reconstruction(options: argparse.Namespace) -> None:
@@ -65,27 +65,30 @@ def curves(options: argparse.Namespace) -> None:
     count = len(data[1])
     measuring = min(ENOUGH, count // 2)
     began = time.perf_counter()
-    found = sec.width_curves(model, graph, scores, batches(data, 64), held_back=measuring / count)
+    held_back = CurveOptions(held_back=measuring / count)
+    found = sec.width_curves(model, graph, scores, batches(data, 64), held_back)
     ours = time.perf_counter() - began
-    repairing_pictures = batches((data[0][:-measuring], data[1][:-measuring]), 64)
+    fitting_pictures = batches((data[0][:-measuring], data[1][:-measuring]), 64)
     expected = answers(model, data[0][-measuring:])
     points = [(name, width) for name, curve in found.items() for width in curve.widths[:-1]]
-    repairing = evaluating = 0.0
+    fitting = evaluating = 0.0
     differences: dict[str, float] = {}
     for name, width in points[:: options.every]:
         plan = plan_from(graph, {name: found[name].order[: graph[name].channels - width]})
         began = time.perf_counter()
         small = sec.apply_plan(model, plan)
-        sec.reconstruct(model, small, plan, repairing_pictures, behind=False, compensate=False)
-        repaired = time.perf_counter()
+        sec.reconstruct(
+            model, small, plan, fitting_pictures, refit_downstream=False, correct_shortcut_error=False
+        )
+        fitted = time.perf_counter()
         outputs = answers(small, data[0][-measuring:])
-        evaluating += time.perf_counter() - repaired
-        repairing += repaired - began
+        evaluating += time.perf_counter() - fitted
+        fitting += fitted - began
         damage = found[name].damages[found[name].widths.index(width)]
         plain = diverge(outputs, expected, "kl")
         differences[f"{name} at {width}, {damage:.2e} and {plain:.2e}"] = abs(plain / damage - 1)
     scale = len(points) / len(points[:: options.every])
-    evaluating, plain = scale * evaluating, scale * (repairing + evaluating)
+    evaluating, plain = scale * evaluating, scale * (fitting + evaluating)
     print(
         f"{options.run or options.network}, {count} pictures, {options.threads} threads, {len(points)} cuts"
     )

@@ -21,8 +21,9 @@ from heap import step
 from torch import Tensor, nn
 
 from secateur.models import ModelSpec
-from secateur.training.devices import Machine, make_machine, uses_bf16
-from secateur.training.fit import Surroundings, fit
+from secateur.training.context import RunContext
+from secateur.training.loop import fit
+from secateur.training.process_group import uses_bf16
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
 NETWORKS = (
@@ -62,12 +63,12 @@ class Contest:
             run(inputs, classes)
         return time.perf_counter() - began
 
-    def fitted(self, machine: Machine) -> float:
+    def fitted(self, context: RunContext) -> float:
         """Seconds of ``fit``."""
         model = copy.deepcopy(self.model)
         settings = FitSettings(epochs=1, schedule="constant", keep_best=False, optimizer=OPTIMIZER)
         began = time.perf_counter()
-        fit(model, self.batches, settings, surroundings=Surroundings(machine))
+        fit(model, self.batches, settings, context=context)
         return time.perf_counter() - began
 
 
@@ -92,8 +93,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    machines = {name: make_machine(choice) for name, choice in CHOICES.items()}
-    chosen = machines["fit, as it chooses"]
+    contexts = {name: RunContext(choice) for name, choice in CHOICES.items()}
+    chosen = contexts["fit, as it chooses"]
     precision = "bfloat16" if uses_bf16(chosen.settings, chosen.device) else "float32"
     print(
         f"{torch.__version__}, {chosen.device}, {options.threads} threads, batch {options.batch}: {precision}"
@@ -103,10 +104,10 @@ def main() -> None:
         seconds: dict[str, list[float]] = {PLAIN: [], **{choice: [] for choice in CHOICES}}
         for _ in range(options.rounds):
             seconds[PLAIN].append(work.plain())
-            for choice, machine in machines.items():
-                seconds[choice].append(work.fitted(machine))
+            for choice, context in contexts.items():
+                seconds[choice].append(work.fitted(context))
         base = statistics.median(seconds[PLAIN])
-        layout = "channel innermost" if chosen.lays_channels_last(work.model) else "contiguous"
+        layout = "channels last" if chosen.uses_channels_last(work.model) else "contiguous"
         print(f"{name}, chosen: {layout}")
         for way, found in seconds.items():
             middle = statistics.median(found)

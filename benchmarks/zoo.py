@@ -103,7 +103,8 @@ def built(entry: Mapping[str, Any]) -> Any:
 def trains(model: Any, x: Any) -> None:
     """Forward and backward pass in training mode; raises if either fails."""
     import torch
-    from torch.utils._pytree import tree_leaves
+
+    from secateur._compat import tree_leaves
 
     answers = [leaf for leaf in tree_leaves(model.train()(x)) if isinstance(leaf, torch.Tensor)]
     torch.stack([answer.float().square().mean() for answer in answers]).sum().backward()

@@ -1,4 +1,4 @@
-"""A network from timm: cut by measured widths, repaired by least squares, with no training after it."""
+"""A network from timm: cut by measured widths, reconstructed by least squares, with no training after it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 import secateur as sec
 from secateur.data import DataSettings, open_data
 from secateur.models.inputs import InputSpec
+from secateur.recovery import CurveOptions
 
 
 def accuracy(model: nn.Module, batches: list) -> float:
@@ -49,15 +50,15 @@ def main() -> None:
     scores = sec.score(model, graph, "taylor", few, F.cross_entropy)
     by_scores = sec.apply_plan(model, sec.make_plan(graph, scores, budget))
 
-    curves = sec.width_curves(model, graph, scores, few, shares=(0.75, 0.5, 0.25))
+    curves = sec.width_curves(model, graph, scores, few, CurveOptions(shares=(0.75, 0.5, 0.25)))
     plan = sec.make_plan(graph, curves, budget)
-    repaired = sec.apply_plan(model, plan)
-    check = sec.verify(model, repaired, plan, example)
-    sec.reconstruct(model, repaired, plan, few)
+    reconstructed = sec.apply_plan(model, plan)
+    check = sec.verify(model, reconstructed, plan, example)
+    sec.reconstruct(model, reconstructed, plan, few)
 
     print(f"# {check}")
     print(f"{'':22}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
-    rows = {"before": model, "global scores": by_scores, "curves and repair": repaired}
+    rows = {"before": model, "global scores": by_scores, "curves and reconstruction": reconstructed}
     for name, network in rows.items():
         need = sec.cost(network, example)
         print(f"{name:22}{accuracy(network, test):>10.1%}{need.params:>14,}{need.macs:>14,}")

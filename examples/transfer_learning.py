@@ -10,7 +10,7 @@ from secateur.models import ModelSpec
 from secateur.models.inputs import InputSpec
 from secateur.recipes import Training
 from secateur.training.evaluate import evaluate
-from secateur.training.fit import fit
+from secateur.training.loop import fit
 from secateur.training.settings import FitSettings
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         ("before", before, result.cost_before),
         ("after", after, result.cost_after),
     ):
-        print(f"{name:10}{judged.top1:>10.1%}{need.params:>14,}{need.macs:>16,}")
+        print(f"{name:10}{judged.metric:>10.1%}{need.params:>14,}{need.macs:>16,}")
     sec.save(options.out, result.model, builder=spec, input_size=shape.size, classes=data.classes)
     sec.load(options.out)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from secateur.graph import rules
-from secateur.latency.timings import CACHE
+from secateur.latency.operator_timer import CACHE
 from tests.latency import fake_device
 
 # Time limits on single examples would fail on a busy machine for no fault of the code.
@@ -52,6 +52,6 @@ def _timings_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def made_up_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A device whose times are a law, instead of this one."""
     monkeypatch.setenv(CACHE, str(tmp_path / "made-up"))
-    monkeypatch.setattr("secateur.latency.build.OperatorStopwatch", lambda *_: fake_device.FakeStopwatch())
-    monkeypatch.setattr("secateur.latency.ladder.compare_latency", fake_device.compare)
+    monkeypatch.setattr("secateur.latency.build.DeviceTimer", lambda *_: fake_device.FakeTimer())
+    monkeypatch.setattr("secateur.latency.build.compare_latency", fake_device.compare)
     monkeypatch.setattr("secateur.recipes.latency_tuner.compare_latency", fake_device.compare)

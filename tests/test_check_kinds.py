@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import secateur as sec
-from secateur.oracle import oracle
+from secateur.ablation import ablate
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
@@ -644,7 +644,7 @@ def test_looking_changes_nothing() -> None:
     scores = sec.score(model, graph, "taylor", data, F.cross_entropy)
     sec.width_curves(model, graph, scores, data)
     sec.measure_latency(model, X, min_runs=1, min_seconds=0, warmup=1)
-    oracle(model, graph, data, F.cross_entropy)
+    ablate(model, graph, data, F.cross_entropy)
     assert str(state_of(model)) == before
     assert not found
     copy.deepcopy(model)

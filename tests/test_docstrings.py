@@ -12,19 +12,17 @@ import pytest
 import secateur
 
 RARER = {
-    "agreement": "Agreement agreement",
+    "ablation": "Ablation RankAgreement ablate compare_ranking",
     "budget": "Forecast WidthCurve WidthCurves forecast reachable",
-    "criteria": "Scores charged watch",
+    "criteria": "Scores regularize_scores watch",
     "errors": "CheckpointError DataError ExportError SurgeryError TrainingError",
     "export": "Exported FileCheck export",
     "graph": "Cost Group Member Reader Role register_rule",
-    "heap": "kept_heap",
     "latency": "Latency LatencyTable Timings compare_latency latency_table",
     "models": "ModelSpec load_weights",
-    "oracle": "Oracle oracle",
     "plan": "Edit",
     "recipes": "LatencyOptions Measured PruneResult SearchResult Training smallest_within",
-    "recovery": "Repair recalibrate",
+    "recovery": "CurveOptions LeastSquares Reconstruction recalibrate",
     "runtimes": "Card Runner open_exported",
     "verification": "Expectation Verification",
 }
@@ -37,7 +35,7 @@ OBJECTS = {name: getattr(secateur, name) for name in secateur.__all__ if name !=
 }
 FUNCTIONS = [name for name, item in OBJECTS.items() if inspect.isfunction(item)]
 CLASSES = [name for name, item in OBJECTS.items() if inspect.isclass(item)]
-FROM_PAPERS = ["charged", "reconstruct", "oracle", "agreement"]
+FROM_PAPERS = ["regularize_scores", "reconstruct", "ablate", "compare_ranking"]
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
 

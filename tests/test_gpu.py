@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import secateur as sec
+from secateur.ablation import ablate
 from secateur.cli import app
 from secateur.criteria import Obd, criterion_names
 from secateur.export import export
 from secateur.latency import latency_table
 from secateur.models import ModelSpec
-from secateur.oracle import oracle
 from secateur.precision import full_precision
 from secateur.recipes import RecipeContext, Training, run_recipe
 from secateur.recovery import recalibrate
-from secateur.training.devices import make_machine
-from secateur.training.run import read_summary
+from secateur.training.run_folder import read_summary
 from secateur.training.settings import DeviceSettings
 from tests.families import QUICK, build, example
 
@@ -105,7 +104,7 @@ def test_graphs_are_those_of_the_cpu_and_examples_may_lie_in_ram(name: str) -> N
     assert sec.cost(there, x) == graphs[0].cost()
 
 
-def test_curves_and_repair_are_those_of_the_cpu(net: nn.Module, batches: Batches) -> None:
+def test_curves_and_reconstruction_are_those_of_the_cpu(net: nn.Module, batches: Batches) -> None:
     answers, plans = [], []
     for model, device in zip(pair(net), ("cpu", "cuda"), strict=True):
         x = batches[0][0]
@@ -131,7 +130,7 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.LazyLinear(10))
     x, y = torch.randn(40, 3, 8, 8), torch.randint(10, (40,))
     net(x)
-    found = [oracle(model, sec.trace(model, x[:2]), [(x, y)], F.cross_entropy) for model in pair(net)]
+    found = [ablate(model, sec.trace(model, x[:2]), [(x, y)], F.cross_entropy) for model in pair(net)]
     for name in found[0]:
         assert close(found[0][name], found[1][name], 1e-3), name
 
@@ -139,7 +138,7 @@ def test_what_single_channels_are_worth_is_what_the_cpu_measures() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precision: str) -> None:
     there = net.cuda()
-    context = RecipeContext(make_machine(DeviceSettings(accelerator="cuda", precision=precision)))
+    context = RecipeContext(DeviceSettings(accelerator="cuda", precision=precision))
     recipe = sec.Recipe.preset(
         "plain",
         steps=2,

@@ -39,8 +39,8 @@ def test_every_extra_that_is_named_exists():
         for name in re.findall(r"secateur\[(\w+)\]", path.read_text())
     }
     optional = import_module("secateur.runtimes.optional")
-    assert named | set(optional._EXTRA_OF.values()) <= extras.keys()
-    for module, extra in optional._EXTRA_OF.items():
+    assert named | set(optional.EXTRA_OF.values()) <= extras.keys()
+    for module, extra in optional.EXTRA_OF.items():
         assert any(re.match(rf"{module}\b", entry) for entry in extras[extra])
 
 
@@ -77,7 +77,7 @@ def test_the_sdist_holds_what_its_tests_need(built: Path, tmp_path: Path):
     with tarfile.open(file) as archive:
         archive.extractall(tmp_path, filter="data")
     [root] = tmp_path.iterdir()
-    assert root.name == f"secateur-{sec.__version__}"
+    assert root.name == f"torch_secateur-{sec.__version__}"
     shipped = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     for folder in ("src", "tests", "docs", "benchmarks"):
         needed = {
@@ -105,7 +105,7 @@ def test_the_wheel_runs_the_demo_from_an_environment_of_its_own(built: Path, tmp
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "secateur/py.typed" in names
-    assert all(name.startswith(("secateur/", "secateur-")) for name in names)
+    assert all(name.startswith(("secateur/", "torch_secateur-")) for name in names)
     home = tmp_path / "venv"
     venv.create(home, with_pip=False)
     binaries = home / ("Scripts" if os.name == "nt" else "bin")

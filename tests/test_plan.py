@@ -157,19 +157,15 @@ def test_a_plan_reads_well():
     assert str(plan) == (
         "removes 615 of 1,020 prunable channels\n"
         "\n"
-        "               before    after   left\n"
-        "parameters    24.02 k   3.60 k  15.0%\n"
-        "MACs         207.00 k  28.80 k  13.9%\n"
-        "size          96.1 kB  14.4 kB  15.0%\n"
-        "activations   36.7 kB  14.6 kB  39.7%\n"
+        "              before    after   left\n"
+        "parameters    24.0 k   3.60 k  15.0%\n"
+        "MACs           207 k   28.8 k  13.9%\n"
+        "size         96.1 kB  14.4 kB  15.0%\n"
+        "activations  36.7 kB  14.6 kB  39.7%\n"
         "\n"
         "group  before  after   left\n"
         "g0      1,000    400  40.0%\n"
         "g1         20      5  25.0%"
-    )
-    assert plan.summary() == (
-        "removes 615 of 1,020 prunable channels; 3.60 k parameters, 28.80 k MACs, 14.4 kB, "
-        "activations 14.6 kB remain (15.0%, 13.9%, 15.0%, 39.7%)"
     )
     nothing = PruningPlan(chain(2), {})
     assert str(nothing).startswith("removes 0 of 2 prunable channels\n")

@@ -15,18 +15,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from secateur.criteria import Scores, criterion_names, score, watch
 from secateur.errors import UsageError
 from secateur.graph import trace
-from secateur.ranks import Ranks, _fingerprint, share_of, shares
-from secateur.training.devices import Machine
-from tests.crew import in_crew
+from secateur.ranks import Ranks, _fingerprint, rank_batch, split_across_ranks
+from secateur.training.context import RunContext
 from tests.criteria.nets import Plain, data, make
+from tests.processes import in_processes
 
 SIZES = (5, 3, 1)
 
 
 @given(st.integers(1, 40), st.integers(1, 7))
-def test_every_example_is_in_one_share_and_shares_are_even(examples: int, count: int) -> None:
+def test_every_example_is_in_one_part_and_parts_are_even(examples: int, world_size: int) -> None:
     batch = {"inputs": torch.arange(examples), "rest": ([torch.arange(examples)], "words", torch.tensor(1.0))}
-    parts = [share_of(batch, index, count) for index in range(count)]
+    parts = [rank_batch(batch, rank, world_size) for rank in range(world_size)]
     mine = [part.batch["inputs"][: part.examples].tolist() for part in parts]
     assert sorted(number for numbers in mine for number in numbers) == list(range(examples))
     assert max(map(len, mine)) - min(map(len, mine)) <= 1
@@ -37,40 +37,38 @@ def test_every_example_is_in_one_share_and_shares_are_even(examples: int, count:
 
 def test_alone_a_batch_is_handed_on_as_it_is() -> None:
     batch = (torch.ones(3), torch.ones(3))
-    [share] = shares([batch], Ranks())
-    assert share.batch is batch
-    assert share.weight == 1
+    [part] = split_across_ranks([batch], Ranks())
+    assert part.batch is batch
+    assert part.weight == 1
 
 
 def test_collecting_without_other_processes_is_refused() -> None:
     with pytest.raises(UsageError, match="no other processes"):
-        Ranks(together=True)
+        Ranks(is_distributed=True)
 
 
-def talk(machine: Machine) -> dict[str, Any]:
-    ranks = machine.ranks
-    mine = torch.arange(float(2 * ranks.index)).reshape(-1, 2)  # the first has none
+def talk(context: RunContext) -> dict[str, Any]:
+    ranks = context.ranks
+    mine = torch.arange(float(2 * ranks.rank)).reshape(-1, 2)  # the first has none
     return {
-        "sum": ranks.sum(torch.tensor([ranks.index, 1])),
-        "most": ranks.most(10 - ranks.index),
-        "stack": ranks.stack(torch.tensor([ranks.index])),
-        "rows": ranks.concatenate(mine),
-        "nothing": ranks.concatenate(torch.zeros(0, 3)),
-        "integers": ranks.concatenate(torch.tensor([ranks.index])),
-        "same": ranks.same({"from": ranks.index, "text": "é" * ranks.index}),
-        "gathered": ranks.gather(["x"] * ranks.index),
-        "first": ranks.first,
+        "sum": ranks.all_reduce_sum(torch.tensor([ranks.rank, 1])),
+        "most": ranks.all_reduce_max(10 - ranks.rank),
+        "rows": ranks.all_gather_rows(mine),
+        "nothing": ranks.all_gather_rows(torch.zeros(0, 3)),
+        "integers": ranks.all_gather_rows(torch.tensor([ranks.rank])),
+        "same": ranks.broadcast({"from": ranks.rank, "text": "é" * ranks.rank}),
+        "gathered": ranks.all_gather(["x"] * ranks.rank),
+        "first": ranks.is_main,
     }
 
 
 @pytest.mark.slow
 def test_processes_tell_each_other_numbers_and_words(tmp_path: Path) -> None:
-    found = in_crew(talk, 3, tmp_path)
+    found = in_processes(talk, 3, tmp_path)
     assert [member.pop("first") for member in found] == [True, False, False]
     for member in found:
         assert member["sum"].tolist() == [3, 3]
         assert member["most"] == 10
-        assert member["stack"].tolist() == [[0], [1], [2]]
         assert member["rows"].tolist() == [[0, 1], [0, 1], [2, 3]]
         assert member["nothing"].shape == (0, 3)
         assert member["integers"].tolist() == [0, 1, 2]
@@ -82,11 +80,11 @@ def whole_batches() -> list[Any]:
     return [data(size, seed=number) for number, size in enumerate(SIZES)]
 
 
-def scores_together(machine: Machine) -> dict[str, dict[str, Any]]:
+def scores_together(context: RunContext) -> dict[str, dict[str, Any]]:
     """Scores by every criterion of batches that are shared out, the last of them too small for all."""
     net, batches = make(Plain), whole_batches()
     graph = trace(net, batches[0][0])
-    together = machine.ranks.together
+    together = context.ranks.is_distributed
     return {
         name: score(net, graph, name, batches, F.cross_entropy, across_ranks=together).to_dict()
         for name in criterion_names()
@@ -96,29 +94,29 @@ def scores_together(machine: Machine) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_score_like_one(count: int, tmp_path: Path) -> None:
-    alone = in_crew(scores_together, 1, tmp_path)[0]
-    crew = in_crew(scores_together, count, tmp_path)
+    alone = in_processes(scores_together, 1, tmp_path)[0]
+    found = in_processes(scores_together, count, tmp_path)
     for name, expected in alone.items():
-        check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in crew])
+        check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in found])
 
 
-def check_close(expected: Scores, crew: list[Scores]) -> None:
-    assert all(member == crew[0] for member in crew)
-    assert list(crew[0]) == list(expected)
-    assert crew[0].unscored == expected.unscored
+def check_close(expected: Scores, found: list[Scores]) -> None:
+    assert all(member == found[0] for member in found)
+    assert list(found[0]) == list(expected)
+    assert found[0].unscored == expected.unscored
     for group in expected:
         least = 1e-5 * float(expected[group].abs().max())
-        torch.testing.assert_close(crew[0][group], expected[group], rtol=1e-5, atol=least)
+        torch.testing.assert_close(found[0][group], expected[group], rtol=1e-5, atol=least)
 
 
-WATCHED = ("taylor", "fisher", "taylor-weight", "activation-std", "mutual-information", "magnitude")
+WATCHED = ("taylor", "taylor-squared", "taylor-weight", "activation-std", "mutual-information", "magnitude")
 
 
-def watch_own_loop(machine: Machine) -> dict[str, dict[str, Any]]:
+def watch_own_loop(context: RunContext) -> dict[str, dict[str, Any]]:
     """A loop of one's own under DistributedDataParallel, with an uneven part of one batch in each process."""
     parts = [data(size, seed=rank) for rank, size in enumerate((5, 3))]
     net = make(Plain)
-    together = machine.ranks.together
+    together = context.ranks.is_distributed
     module = DistributedDataParallel(net) if together else net
     inputs, targets = parts[dist.get_rank()] if together else map(torch.cat, zip(*parts, strict=True))
     graph = trace(net, inputs)
@@ -133,18 +131,18 @@ def watch_own_loop(machine: Machine) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_processes_watch_a_loop_of_ones_own_like_one(tmp_path: Path) -> None:
-    alone = in_crew(watch_own_loop, 1, tmp_path)[0]
-    crew = in_crew(watch_own_loop, 2, tmp_path)
+    alone = in_processes(watch_own_loop, 1, tmp_path)[0]
+    found = in_processes(watch_own_loop, 2, tmp_path)
     for name, expected in alone.items():
-        check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in crew])
+        check_close(Scores.from_dict(expected), [Scores.from_dict(member[name]) for member in found])
 
 
-def shares_of_loaders(machine: Machine) -> list[Any]:
+def shares_of_loaders(context: RunContext) -> list[Any]:
     """What becomes of loaders that shuffle with a common seed, without one, and of constants in batches."""
     inputs, targets = torch.randn(12, 3), torch.arange(12)
     weights = torch.ones(4)  # of four classes, in batches of four
     found: list[Any] = []
-    for seed in (0, machine.ranks.index):
+    for seed in (0, context.ranks.rank):
         loader = DataLoader(
             TensorDataset(inputs, targets),
             batch_size=4,
@@ -152,21 +150,21 @@ def shares_of_loaders(machine: Machine) -> list[Any]:
             generator=torch.Generator().manual_seed(seed),
         )
         try:
-            found.append([share.batch[1] for share in shares(loader, machine.ranks)])
+            found.append([part.batch[1] for part in split_across_ranks(loader, context.ranks)])
         except UsageError as error:
             found.append(str(error))
     batches = [(inputs[i : i + 4], targets[i : i + 4], weights) for i in range(0, 12, 4)]
-    found.append([list(map(len, share.batch)) for share in shares(batches, machine.ranks)])
-    found.append([list(map(len, share.batch)) for share in shares(batches[:1] * 2, machine.ranks)])
-    found.append([share.examples for share in shares([], machine.ranks)])
+    found.append([list(map(len, part.batch)) for part in split_across_ranks(batches, context.ranks)])
+    found.append([list(map(len, part.batch)) for part in split_across_ranks(batches[:1] * 2, context.ranks)])
+    found.append([part.examples for part in split_across_ranks([], context.ranks)])
     return found
 
 
 @pytest.mark.slow
 def test_processes_that_are_given_other_batches_are_told_so(tmp_path: Path) -> None:
-    crew = in_crew(shares_of_loaders, 2, tmp_path)
-    assert sorted(torch.cat([part for member in crew for part in member[0]]).tolist()) == list(range(12))
-    for member in crew:
+    found = in_processes(shares_of_loaders, 2, tmp_path)
+    assert sorted(torch.cat([part for member in found for part in member[0]]).tolist()) == list(range(12))
+    for member in found:
         assert "processes 0 and 1 were given other batches" in member[1]
         assert "DataLoader(..., generator=torch.Generator().manual_seed(0))" in member[1]
         assert member[2] == [[2, 2, 4]] * 3

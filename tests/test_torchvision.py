@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from secateur import _torchvision
+from secateur import _torchvision_operators
 from secateur._torchvision import torchvision, v2
 
 
@@ -33,10 +35,17 @@ def test_image_folder_reads_pictures(tmp_path):
 
 
 def test_operators_are_declared_only_when_missing():
-    # Without the module, importing torchvision tells whether its own operators can be loaded.
+    # Without Secateur, importing torchvision shows whether its own operators can be loaded.
     plain = subprocess.run([sys.executable, "-c", "import torchvision"], check=False, capture_output=True)
-    assert (_torchvision._library is None) == (plain.returncode == 0)
+    assert (not _torchvision_operators._libraries) == (plain.returncode == 0)
     assert hasattr(torch.ops.torchvision, "nms")
+
+
+@pytest.mark.parametrize("module", ["torchvision", "timm", "torchvision.transforms.v2"])
+def test_it_can_be_imported_after_secateur(module):
+    code = f"import sys, secateur; assert 'torch' not in sys.modules; import {module}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
 
 
 def test_a_later_import_is_the_same_module():

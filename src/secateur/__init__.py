@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secateur._lazy import lazy_names
+from secateur._torchvision_operators import install
 
 if TYPE_CHECKING:
     from secateur.budget import Budget, Widths, make_plan
     from secateur.checkpoint import load, save
     from secateur.criteria import score
-    from secateur.curves import width_curves
     from secateur.errors import BudgetError, SecateurError, TraceError, UsageError, VerificationError
     from secateur.graph import ChannelGraph, trace
     from secateur.latency import measure_latency
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from secateur.network_cost import cost
     from secateur.plan import PruningPlan, plan_from
     from secateur.recipes import Callback, Recipe, prune
-    from secateur.recovery import reconstruct
+    from secateur.recovery import reconstruct, width_curves
     from secateur.surgery import apply_plan
     from secateur.verification import verify
 
 __version__ = "0.1.0"
+
+install()
 
 __all__ = [
     "Budget",
@@ -62,7 +64,6 @@ _NAMES = {
     "budget": "Budget Widths make_plan",
     "checkpoint": "load save",
     "criteria": "score",
-    "curves": "width_curves",
     "errors": "BudgetError SecateurError TraceError UsageError VerificationError",
     "graph": "ChannelGraph trace",
     "latency": "measure_latency",
@@ -70,7 +71,7 @@ _NAMES = {
     "network_cost": "cost",
     "plan": "PruningPlan plan_from",
     "recipes": "Callback Recipe prune",
-    "recovery": "reconstruct",
+    "recovery": "reconstruct width_curves",
     "surgery": "apply_plan",
     "verification": "verify",
 }

@@ -6,6 +6,31 @@ one line and leaves with exit code 1 (or 2 for wrong usage); it never shows a tr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Suggest names that a misspelt one may stand for, to append to an error message.
+
+    Args:
+        name: the unknown name; upper and lower case do not matter.
+        names: what exists; of a mapping, keys are compared and values are suggested.
+
+    Returns:
+        Up to three suggestions, or nothing if no name is close.
+
+    >>> closest("resnet19", ["resnet18", "resnet34", "vgg16"])
+    "; did you mean 'resnet18' or 'resnet34'?"
+    >>> closest("x", ["resnet18"])
+    ''
+    """
+    suggested = names if isinstance(names, Mapping) else {one: one for one in names}
+    known = {one.lower(): shown for one, shown in suggested.items()}
+    close = [repr(known[key]) for key in get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
+    listed = " or ".join(filter(None, (", ".join(close[:-1]), *close[-1:])))
+    return f"; did you mean {listed}?" if close else ""
+
 
 class SecateurError(Exception):
     """A mistake or a limit that the user can act on; the base of all kinds below.
@@ -127,7 +152,7 @@ class TrainingError(SecateurError):
 
     Example:
         >>> import torch
-        >>> from secateur.training.fit import fit
+        >>> from secateur.training.loop import fit
         >>> from secateur.training.settings import FitSettings
         >>> batches = [(torch.full((2, 3), float("nan")), torch.tensor([0, 1]))]
         >>> fit(torch.nn.Linear(3, 2), batches, FitSettings(epochs=1))

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_any, tree_leaves, tree_map, tree_map_only
+
+from secateur._compat import TorchDispatchMode, tree_any, tree_leaves, tree_map, tree_map_only
 
 _WIDE = {
     torch.float16: torch.float64,

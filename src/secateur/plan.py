@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from secateur.errors import UsageError
+from secateur.formats import count
 from secateur.graph import ChannelGraph, Cost, Group, Role
 from secateur.graph.channel_graph import AttributeValue as Edit
-from secateur.graph.costs import amount
 from secateur.graph.groups import IntArray
 
 __all__ = ["Edit", "PruningPlan", "plan_from"]
@@ -163,15 +163,6 @@ class PruningPlan:
                 )
         return cls(graph, {name: keep for name, (_, keep) in groups.items()})
 
-    def summary(self) -> str:
-        """Summarise in one line how much is removed, and what remains."""
-        total = sum(group.channels for group in self.graph.prunable)
-        shares = self.cost_after.share_of(self.cost_before)
-        return (
-            f"removes {self.channels_removed:,} of {total:,} prunable channels; {self.cost_after} remain "
-            f"({shares['params']:.1%}, {shares['macs']:.1%}, {shares['bytes']:.1%}, {shares['memory']:.1%})"
-        )
-
     def __str__(self) -> str:
         total = sum(group.channels for group in self.graph.prunable)
         before, after = self.cost_before, self.cost_after
@@ -296,7 +287,7 @@ def _others(channels: Collection[int], count: int) -> IntArray:
 
 def _row(name: str, before: int, after: int, unit: str | None = None) -> tuple[str, ...]:
     """A line of a table; numbers are shortened if they have a unit, which may be empty."""
-    words = [f"{number:,}" if unit is None else amount(number, unit) for number in (before, after)]
+    words = [f"{number:,}" if unit is None else count(number, unit) for number in (before, after)]
     return name, *words, f"{after / before if before else 1.0:.1%}"
 
 

@@ -1,6 +1,6 @@
-"""Precision: products of float32 numbers, in float32.
+"""Compute products of float32 numbers in float32.
 
-A GPU rounds the factors of convolutions to ten bits unless it is told not to (TF32), and users let matrix
+A GPU rounds the factors of convolutions to ten bits by default (TF32), and users let matrix
 products be rounded too, for speed. Two ways of adding up the same then differ by a thousandth, as much
 as a wrong cut may change: where numbers are compared, or small differences measured, nothing may be rounded.
 """
@@ -19,7 +19,7 @@ _KINDS = ("cpu", "cuda", "mps", "xpu")
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Computes float32 products in float32 within a block, whatever is allowed outside of it.
+    """Compute float32 products in float32 within a block, whatever is allowed outside of it.
 
     Autocast is switched off in the same block. Both are put back as they were.
 
@@ -46,7 +46,7 @@ def full_precision() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Switch:
-    """One of the places where rounding is allowed.
+    """Hold one setting that allows rounding.
 
     Attributes:
         owner: where it is.
@@ -60,23 +60,23 @@ class _Switch:
 
     @property
     def value(self) -> Any:
-        """Its value; ``None`` where PyTorch refuses to tell, since it was set in another way."""
+        """Return its value; ``None`` if PyTorch refuses to read it, since it was set in another way."""
         try:
             return getattr(self.owner, self.name)
         except RuntimeError:
             return None
 
     def put(self, value: Any) -> None:
-        """Sets it."""
+        """Set its value."""
         setattr(self.owner, self.name, value)
 
 
 class _Products:
-    """Matrix products, which have functions instead of an attribute."""
+    """Hold the setting of matrix products, which has functions instead of an attribute."""
 
     @property
     def precision(self) -> str:
-        """What :func:`torch.get_float32_matmul_precision` says."""
+        """Return the result of :func:`torch.get_float32_matmul_precision`."""
         return torch.get_float32_matmul_precision()
 
     @precision.setter
@@ -85,7 +85,7 @@ class _Products:
 
 
 def _switches() -> list[_Switch]:
-    """All of them, in the order in which they are to be set.
+    """Return all settings, in the order in which they are to be set.
 
     Each operator has one since PyTorch 2.9. The older ones, of a whole library, change those of its
     operators, so they come first; left as they are, they would contradict their operators, and PyTorch

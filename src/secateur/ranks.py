@@ -1,203 +1,165 @@
-"""Ranks: the processes that share one run, what they tell each other, and which examples each works on.
+"""Share one run between processes: their collectives, and the examples that each process works on.
 
-Every method that has the processes tell each other something must be called by all of them, in the same
-order. Nothing is pickled: what goes over the wire are numbers and JSON.
+All processes have to call a collective, in the same order. Values are pickled between processes of one run,
+which trust each other.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from secateur._compat import tree_flatten, tree_leaves, tree_unflatten
 from secateur.errors import UsageError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, or this one alone.
+    """Give access to the processes of a run, or to this process alone.
 
     Attributes:
-        together: whether the processes take part; then every one of them has to.
+        is_distributed: whether there are other processes; then all of them have to call each collective.
 
     >>> alone = Ranks()
-    >>> alone.sum(torch.tensor([1.0])), alone.same({"a": 1}), alone.gather("b"), alone.first
-    (tensor([1.]), {'a': 1}, ['b'], True)
+    >>> alone.all_reduce_sum(torch.tensor([1.0])), alone.broadcast({"a": 1}), alone.all_gather("b")
+    (tensor([1.]), {'a': 1}, ['b'])
     """
 
-    together: bool = False
+    is_distributed: bool = False
 
     def __post_init__(self) -> None:
-        if self.together and not (dist.is_available() and dist.is_initialized()):
+        if self.is_distributed and not (dist.is_available() and dist.is_initialized()):
             raise UsageError("there are no other processes to work with; leave across_ranks out")
 
     @property
-    def count(self) -> int:
+    def world_size(self) -> int:
         """Number of processes."""
-        return dist.get_world_size() if self.together else 1
+        return dist.get_world_size() if self.is_distributed else 1
 
     @property
-    def index(self) -> int:
+    def rank(self) -> int:
         """Number of this process, from 0."""
-        return dist.get_rank() if self.together else 0
+        return dist.get_rank() if self.is_distributed else 0
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that decides, writes and talks."""
-        return self.index == 0
+    def is_main(self) -> bool:
+        """Whether this is the process that decides, writes and reports."""
+        return self.rank == 0
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, the same bits in all; the tensor itself is not changed."""
-        if not self.together:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over the processes: the same bits in all. The tensor itself is not changed."""
+        if not self.is_distributed:
             return tensor
         total = tensor.detach().clone().contiguous()
         dist.all_reduce(total)
         return total
 
-    def most(self, number: int) -> int:
-        """The largest of the numbers that the processes have."""
-        if not self.together:
+    def all_reduce_max(self, number: int) -> int:
+        """Return the largest of the processes' numbers."""
+        if not self.is_distributed:
             return number
-        found = torch.tensor([number], dtype=torch.int64, device=_place())
+        # Tensors are sent from the CPU, unless the processes are only connected by their GPUs.
+        place = "cpu" if "cpu:" in dist.get_backend_config() else "cuda"
+        found = torch.tensor([number], dtype=torch.int64, device=place)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
 
-    def stack(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, of one shape, behind each other in a new first dimension."""
-        if not self.together:
-            return tensor[None]
-        parts = [torch.empty_like(tensor) for _ in range(self.count)]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.stack(parts)
+    def broadcast(self, value: Value) -> Value:
+        """Return the main process's value in all processes."""
+        if not self.is_distributed:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
 
-    def concatenate(self, tensor: Tensor) -> Tensor:
-        """The rows of a CPU tensor from all processes, in the order of their ranks; some may have none."""
-        if not self.together:
+    def all_gather(self, value: Value) -> list[Value]:
+        """Return the values of all processes, in the order of their ranks."""
+        if not self.is_distributed:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+    def all_gather_rows(self, tensor: Tensor) -> Tensor:
+        """Concatenate the rows of a CPU tensor from all processes, by rank; some may have none."""
+        if not self.is_distributed:
             return tensor
-        values = tensor.detach().contiguous()
-        heads = self.gather({"dtype": str(values.dtype).removeprefix("torch."), "shape": [*values.shape]})
-        # A NumPy view, since frombuffer refuses what is empty.
-        bodies = self._exchange(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-        parts = [
-            torch.frombuffer(bytearray(body), dtype=getattr(torch, head["dtype"])).reshape(head["shape"])
-            for head, body in zip(heads, bodies, strict=True)
-            if body
-        ]
+        # As arrays: tensors would be pickled as handles of shared memory.
+        parts = [torch.from_numpy(part) for part in self.all_gather(tensor.detach().numpy()) if part.size]
         return torch.cat(parts) if parts else tensor
 
-    def same(self, value: Any) -> Any:
-        """What the first process has, in all of them.
-
-        Args:
-            value: plain values, as JSON has them; those of other processes are not looked at.
-        """
-        if not self.together:
-            return value
-        text = json.dumps(value).encode() if self.first else b""
-        size = torch.tensor([len(text)], dtype=torch.int64, device=_place())
-        dist.broadcast(size, 0)
-        sent = torch.zeros(int(size), dtype=torch.uint8)
-        if self.first:
-            sent = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        sent = sent.to(_place())
-        dist.broadcast(sent, 0)
-        return json.loads(sent.cpu().numpy().tobytes())
-
-    def gather(self, value: Any) -> list[Any]:
-        """What each process has, in the order of their ranks.
-
-        Args:
-            value: plain values, as JSON has them.
-        """
-        if not self.together:
-            return [value]
-        return [json.loads(text) for text in self._exchange(json.dumps(value).encode())]
-
-    def wait(self) -> None:
-        """Goes on when all processes have come here."""
-        self.most(0)
-
-    def _exchange(self, text: bytes) -> list[bytes]:
-        """What each process says, of any length."""
-        sizes = self.stack(torch.tensor([len(text)], device=_place())).flatten().tolist()
-        padded = torch.zeros(max(1, *sizes), dtype=torch.uint8)
-        if text:
-            padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        rows = self.stack(padded.to(_place())).cpu().numpy()
-        return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
+        self.all_reduce_max(0)
 
 
 ALONE = Ranks()
 """A process that works by itself."""
 
 
-def _place() -> torch.device:
-    """Where tensors have to lie to be sent: the CPU, unless the processes only talk between GPUs."""
-    return torch.device("cpu" if "cpu:" in dist.get_backend_config() else "cuda")
-
-
 @dataclass(frozen=True)
-class Share:
-    """The part of a batch that one process works on.
+class RankBatch:
+    """Hold the part of a batch that one process works on.
 
     Attributes:
-        batch: as the whole batch is, with every tensor cut down to these examples. Where there are fewer
-            examples than processes, some get one that is not theirs, and does not count.
-        examples: how many count here.
-        of: how many the whole batch has.
+        batch: like the whole batch, with every tensor reduced to these examples. If there are fewer
+            examples than processes, some processes get an example of another one, which does not count.
+        examples: number of examples that count here.
+        total: number of examples in the whole batch.
     """
 
     batch: Any
     examples: int
-    of: int
+    total: int
 
     @property
     def weight(self) -> float:
-        """Its part of a mean over the whole batch."""
-        return self.examples / max(1, self.of)
+        """Weight of these examples in a mean over the whole batch."""
+        return self.examples / max(1, self.total)
 
 
 @runtime_checkable
-class Shareable(Protocol):
-    """Batches that can hand out the part of one process without making the whole."""
+class Splittable(Protocol):
+    """Batches that can return the part of one process without making whole batches."""
 
-    def shares(self, index: int, count: int) -> Iterator[Share]:
-        """Of each batch, the part of process ``index`` of ``count``."""
+    def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
+        """Return the part of each batch that belongs to one process."""
         ...
 
 
-def shares(batches: Iterable[Any], ranks: Ranks) -> Iterator[Share]:
-    """The part of this process of every batch.
+def split_across_ranks(batches: Iterable[Any], ranks: Ranks) -> Iterator[RankBatch]:
+    """Return the part of every batch that belongs to this process.
 
-    All processes go through the same batches, so the order of the examples, and what is in a batch, do not
-    depend on how many they are; and each gets a part of every batch.
+    All processes go through the same batches, so the order of the examples, and the examples of each batch,
+    do not depend on the number of processes.
 
     Args:
         batches: whole batches, of any tensors with the examples first.
-        ranks: who shares them. All processes have to be given the same batches: the first is compared.
+        ranks: the processes. All of them have to be given the same batches; the first batch is compared.
 
     Raises:
-        UsageError: the processes were given other batches.
+        UsageError: the processes were given different batches.
 
-    >>> [share] = shares([(torch.ones(3, 2), torch.zeros(3))], Ranks())
-    >>> share.examples, share.of, share.weight
+    >>> [part] = split_across_ranks([(torch.ones(3, 2), torch.zeros(3))], Ranks())
+    >>> part.examples, part.total, part.weight
     (3, 3, 1.0)
     """
-    if isinstance(batches, Shareable):
-        yield from batches.shares(ranks.index, ranks.count)
+    if isinstance(batches, Splittable):
+        yield from batches.split(ranks.rank, ranks.world_size)
         return
-    if not ranks.together:
+    if not ranks.is_distributed:
         for batch in batches:
-            yield share_of(batch, ranks.index, ranks.count)
+            yield rank_batch(batch, ranks.rank, ranks.world_size)
         return
     source = iter(batches)
     first, second = next(source, _END), next(source, _END)
@@ -205,20 +167,20 @@ def shares(batches: Iterable[Any], ranks: Ranks) -> Iterator[Share]:
     fixed = _unbatched(first, second)
     for batch in chain((first, second), source):
         if batch is not _END:
-            yield share_of(batch, ranks.index, ranks.count, fixed)
+            yield rank_batch(batch, ranks.rank, ranks.world_size, fixed)
 
 
 _END = object()
 
 
 def _check_same(batch: Any, ranks: Ranks) -> None:
-    """Makes sure that all processes begin with the same batch.
+    """Make sure that all processes begin with the same batch.
 
     Raises:
-        UsageError: they do not, so that a part of every batch of each would count and the rest be left out.
+        UsageError: they do not. Only a part of every batch would be used, and the rest left out.
     """
-    found = ranks.gather(_fingerprint(batch))
-    other = next((rank for rank, print_ in enumerate(found) if print_ != found[0]), None)
+    found = ranks.all_gather(_fingerprint(batch))
+    other = next((rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]), None)
     if other is not None:
         raise UsageError(
             f"processes 0 and {other} were given other batches: every process has to go through the same "
@@ -228,9 +190,9 @@ def _check_same(batch: Any, ranks: Ranks) -> None:
 
 
 def _fingerprint(batch: Any) -> str:
-    """A hash of the whole numbers in a batch (its targets), or of all tensors where there are none.
+    """Hash the integers in a batch (its targets), or all tensors where there are none.
 
-    Pictures may be changed at random and be the same examples all the same; targets are not.
+    Augmentation may change the images at random; the targets stay the same.
     """
     tensors = [leaf.detach() for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
     whole = [tensor for tensor in tensors if not (tensor.is_floating_point() or tensor.is_complex())]
@@ -242,7 +204,7 @@ def _fingerprint(batch: Any) -> str:
 
 
 def _unbatched(first: Any, second: Any) -> frozenset[int]:
-    """Which leaves are one and the same tensor in each batch, such as weights of classes."""
+    """Find the leaves that are the same tensor in each batch, such as weights of classes."""
     one, other = tree_leaves(first), tree_leaves(second)
     if len(one) != len(other):
         return frozenset()
@@ -252,7 +214,7 @@ def _unbatched(first: Any, second: Any) -> frozenset[int]:
         if isinstance(a, Tensor) and isinstance(b, Tensor) and _is_same(a, b)
     }
     tensors = [number for number, leaf in enumerate(one) if isinstance(leaf, Tensor) and leaf.ndim]
-    # Where the examples themselves are the same, one batch is handed out again and again.
+    # If the examples themselves are the same, one batch is returned several times.
     return frozenset() if not tensors or tensors[0] in same else frozenset(same)
 
 
@@ -260,32 +222,32 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.numel() > 0)
 
 
-def share_of(batch: Any, index: int, count: int, fixed: Collection[int] = ()) -> Share:
-    """Every ``count``-th example of a batch from ``index`` on.
+def rank_batch(batch: Any, rank: int, world_size: int, fixed: Collection[int] = ()) -> RankBatch:
+    """Take every ``world_size``-th example of a batch, from number ``rank`` on.
 
     Args:
         batch: tensors in any nest of tuples, lists and dictionaries, examples first. A tensor with as many
-            rows as the first one has is taken for one of the batch.
-        index: of the process.
-        count: number of processes.
-        fixed: numbers of the leaves that are whole for every process, however many rows they have.
+            rows as the first one is taken for one of the batch.
+        rank: of the process.
+        world_size: number of processes.
+        fixed: numbers of the leaves that every process gets whole, whatever their size.
 
-    >>> [share_of(torch.arange(5), index, 2).batch.tolist() for index in range(2)]
+    >>> [rank_batch(torch.arange(5), rank, 2).batch.tolist() for rank in range(2)]
     [[0, 2, 4], [1, 3]]
-    >>> share_of(torch.arange(1), 1, 2)
-    Share(batch=tensor([0]), examples=0, of=1)
+    >>> rank_batch(torch.arange(1), 1, 2)
+    RankBatch(batch=tensor([0]), examples=0, total=1)
     """
     leaves, form = tree_flatten(batch)
     sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
-    of = sizes[0] if sizes else 1
-    if count == 1:
-        return Share(batch, of, of)
-    examples = max(0, math.ceil((of - index) / count))
-    rows = slice(index, None, count) if examples else slice(0, 1)
+    total = sizes[0] if sizes else 1
+    if world_size == 1:
+        return RankBatch(batch, total, total)
+    examples = max(0, math.ceil((total - rank) / world_size))
+    rows = slice(rank, None, world_size) if examples else slice(0, 1)
     cut = [
         leaf[rows]
-        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == of and number not in fixed
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == total and number not in fixed
         else leaf
         for number, leaf in enumerate(leaves)
     ]
-    return Share(tree_unflatten(cut, form), examples, of)
+    return RankBatch(tree_unflatten(cut, form), examples, total)

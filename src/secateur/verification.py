@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import tree_leaves, tree_map_only
 from secateur.errors import VerificationError
 from secateur.graph.attributes import attribute_of
 from secateur.graph.capture import ExampleInputs, beside, call_arguments

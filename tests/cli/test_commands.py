@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 
 import secateur as sec
-from secateur.training.run import read_config, read_summary
+from secateur.training.run_folder import read_config, read_summary
 
 Command = Callable[..., Result]
 COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure", "export", "report")
@@ -107,7 +107,19 @@ def test_an_exported_file_is_held_against_its_network(
     assert result.exit_code == 0, result.output
     assert "equals the network" in result.stdout
     assert "+0.00 points" in result.stdout
-    words = ("--batch", 1, "--batch", 2, "--runtime", "eager", "--runtime", "channels-last", "--threads", 1)
+    words = (
+        "--trusted",
+        "--batch",
+        1,
+        "--batch",
+        2,
+        "--runtime",
+        "eager",
+        "--runtime",
+        "channels-last",
+        "--threads",
+        1,
+    )
     result = secateur("measure", trained, file, *words, "--data", "digits", "--seconds", 0)
     assert result.exit_code == 0, result.output
     assert "latency, taken in turn" in result.stdout

@@ -65,6 +65,5 @@ def test_the_examples_on_digits_run_as_they_are_printed(
         "runs",
         "small.onnx",
         "small.pt2",
-        "small-int8.xml",
-        "small-int8.bin",
+        "small-int8.onnx",
     }

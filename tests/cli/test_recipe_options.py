@@ -15,7 +15,7 @@ from secateur.recipes import Recipe
 Command = Callable[..., Result]
 
 OPTIONS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
-    "--criterion": ("fisher", lambda recipe: recipe.criterion),
+    "--criterion": ("taylor-squared", lambda recipe: recipe.criterion),
     "--charge": ("params", lambda recipe: recipe.cost_regularization.unit),
     "--allocate": ("uniform", lambda recipe: recipe.allocation),
     "--repair-batches": (7, lambda recipe: recipe.reconstruct_batches),

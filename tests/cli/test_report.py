@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 
 import secateur.report
-from secateur.training.run import RunError
+from secateur.training.run_folder import RunError
 
 Command = Callable[..., Result]
 
@@ -32,7 +32,7 @@ def test_the_page_can_be_made_again_and_elsewhere(secateur: Command, pruned: Pat
     (pruned / "report.html").unlink()
     assert secateur("report", pruned).stdout.strip() == str(pruned / "report.html")
     result = secateur("report", pruned, "--out", tmp_path / "page.html", "--json")
-    assert json.loads(result.stdout) == {"page": str(tmp_path / "page.html"), "figures": []}
+    assert json.loads(result.stdout) == {"page": str(tmp_path / "page.html")}
     assert (tmp_path / "page.html").read_text() == (pruned / "report.html").read_text()
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from secateur.cli.structure import structure
-from secateur.cli.tree import ModuleTree, Room
+from secateur.cli.tree import Columns, ModuleTree
 from secateur.jobs.inspect import inspect
 from secateur.jobs.settings import NetworkChoice
 
@@ -67,7 +67,7 @@ def test_a_module_of_many_small_layers_is_shown_folded() -> None:
     found = {"model": "net", "layers": small + large, "groups": [], "cost": {"params": 378, "macs": 378}}
     out = io.StringIO()
     console = Console(file=out, width=100, color_system=None)
-    console.print(ModuleTree(found).draw(Room(100)))
+    console.print(ModuleTree(found).draw(Columns(100)))
     (body,) = (line for line in out.getvalue().splitlines() if "body" in line)
     assert "99 layers" in body
     assert "198" in body

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.criteria import ActivationCriterion, register, score, unregister
+from secateur.criteria import ActivationCriterion, base, register, score
 from secateur.graph import trace
 from tests.criteria.nets import Plain, Shared, data, make
 
@@ -118,4 +118,4 @@ def test_a_criterion_of_ones_own_takes_ten_lines() -> None:
         for name, values in reads(net, inputs).items():
             torch.testing.assert_close(scores[name], values.square().mean(1), rtol=1e-5, atol=1e-6)
     finally:
-        unregister("activation-energy")
+        base._REGISTRY.pop("activation-energy")

@@ -1,4 +1,4 @@
-"""Scores of attention, held against finite differences of gates on the weights that read a channel."""
+"""Scores of attention, compared with finite differences of gates on the weights that read a channel."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_taylor_is_the_slope_of_gates_on_what_is_read(
     for name in scored:
         wanted = slopes(model, graph[name], x, target).abs().mean(0)
         torch.testing.assert_close(scores[name].double(), wanted, rtol=1e-4, atol=1e-8)
-    assert all("out of sight" in reason for reason in scores.unscored.values())
+    assert all("cannot be observed" in reason for reason in scores.unscored.values())
 
 
 def test_a_module_that_is_given_several_tensors_is_not_watched() -> None:

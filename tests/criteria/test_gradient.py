@@ -14,7 +14,6 @@ from tests.criteria.nets import NETS, Gated, Plain, data, gate_gradients, make
 FORMULAS = {
     "taylor": lambda gate: gate.abs().mean(0),
     "taylor-squared": lambda gate: gate.square().mean(0),
-    "fisher": lambda gate: 0.5 * gate.square().sum(0),
 }
 
 

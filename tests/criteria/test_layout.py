@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.criteria import score
-from secateur.criteria.layout import lay_out, modules_of
+from secateur.criteria.layout import layout_of, modules_of
 from secateur.errors import UsageError
 from secateur.graph import trace
 from secateur.graph.groups import Group, Member, Reader, Role
@@ -39,19 +39,19 @@ def test_prunable_channels_lie_side_by_side_and_others_fall_off_the_end() -> Non
         [group("a", 2), group("b", 3, reason="no"), group("c", 2)],
         [reader("d", [(2, 1), (-1, -1), (0, 0), (1, 2), (2, 0), (0, 1), (0, 1)])],
     )
-    layout = lay_out(made, dict(net.named_modules()))
+    layout = layout_of(made, dict(net.named_modules()))
     assert layout.channels == 4
-    assert layout.reads[0].index.tolist() == [3, 4, 0, 4, 2, 1, 1]
+    assert layout.inputs[0].index.tolist() == [3, 4, 0, 4, 2, 1, 1]
     parts = layout.split(torch.arange(4))
     assert {name: part.tolist() for name, part in parts.items()} == {"a": [0, 1], "c": [2, 3]}
-    assert layout.groups_of(layout.reads) == {"a", "c"}
+    assert layout.groups_of(layout.inputs) == {"a", "c"}
     assert layout.hidden == {}
 
 
 def test_readers_of_no_scored_channel_are_not_watched() -> None:
     net = nn.ModuleDict({name: nn.Linear(2, 2) for name in "ab"})
     made = graph([group("a", 2, reason="no")], [reader("b", [(0, 0), (0, 1)])])
-    assert lay_out(made, dict(net.named_modules())).reads == ()
+    assert layout_of(made, dict(net.named_modules())).inputs == ()
 
 
 def test_a_shared_module_is_watched_once_whatever_its_path() -> None:
@@ -59,8 +59,8 @@ def test_a_shared_module_is_watched_once_whatever_its_path() -> None:
     net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": layer, "c": layer})
     places = [(0, 0), (0, 1)]
     made = graph([group("a", 2)], [reader("b", places), reader("c", places, tensor="b.weight")])
-    layout = lay_out(made, dict(net.named_modules(remove_duplicate=False)))
-    assert [read.module for read in layout.reads] == ["b"]
+    layout = layout_of(made, dict(net.named_modules(remove_duplicate=False)))
+    assert [scored.module for scored in layout.inputs] == ["b"]
     assert layout.hidden == {}
 
 
@@ -85,10 +85,10 @@ def test_what_is_read_inside_a_forward_pass_is_left_out_and_named() -> None:
             reader("b", [(0, 0), (0, 1)]),
         ],
     )
-    layout = lay_out(made, dict(net.named_modules()))
-    assert [read.module for read in layout.reads] == ["att", "b"]
+    layout = layout_of(made, dict(net.named_modules()))
+    assert [scored.module for scored in layout.inputs] == ["att", "b"]
     assert layout.hidden == {
-        "b": "module 'att' reads its channels inside its forward pass, out of sight",
+        "b": "module 'att' reads its channels inside its forward pass, where they cannot be observed",
         "att.out": "nothing in the network contracts over its channels",
     }
 
@@ -97,8 +97,8 @@ def test_weights_that_are_computed_count_as_their_modules() -> None:
     """Weight normalisation: the layer's own weight is made of two parameters."""
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
     net = nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(3, 2))
-    layout = lay_out(trace(net, torch.ones(1, 2)), dict(net.named_modules()))
-    assert [read.module for read in layout.reads] == ["1", "2"]
+    layout = layout_of(trace(net, torch.ones(1, 2)), dict(net.named_modules()))
+    assert [scored.module for scored in layout.inputs] == ["1", "2"]
     assert layout.hidden == {}
 
 

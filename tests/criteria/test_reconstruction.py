@@ -1,4 +1,4 @@
-"""The reconstruction criterion held against dense least squares on the data."""
+"""The reconstruction criterion compared with dense least squares on the data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.criteria import Reconstruction, score
+from secateur.criteria import ReconstructionError, score
 from secateur.graph import trace
 
 
@@ -36,9 +36,9 @@ def case() -> tuple[nn.Sequential, Tensor]:
     return net, torch.randn(12, 3, 9, 9, dtype=torch.float64)
 
 
-def test_a_single_score_is_what_the_best_repair_leaves(case: tuple[nn.Sequential, Tensor]) -> None:
+def test_a_single_score_is_the_error_after_the_best_refit(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
-    criterion = Reconstruction(ridge=0.0, nested=False)
+    criterion = ReconstructionError(ridge=0.0, nested=False)
     scores = score(net, trace(net, x), criterion, [x[:5], x[5:]])["0"]
     patches, wanted = conv_rows(net, x)
     for channel in range(5):
@@ -49,7 +49,7 @@ def test_a_single_score_is_what_the_best_repair_leaves(case: tuple[nn.Sequential
 
 def test_nested_scores_are_the_steps_of_greedy_removal(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
-    scores = score(net, trace(net, x), Reconstruction(ridge=0.0), [x])["0"]
+    scores = score(net, trace(net, x), ReconstructionError(ridge=0.0), [x])["0"]
     patches, wanted = conv_rows(net, x)
     left, before, highest = list(range(5)), 0.0, 0.0
     for channel in scores.argsort().tolist()[:-1]:
@@ -76,7 +76,7 @@ def test_readers_add_up_and_linear_layers_take_all_positions_of_a_channel() -> N
 
     torch.manual_seed(0)
     net, x = Net().double().eval(), torch.randn(90, 3, 4, 4, dtype=torch.float64)
-    criterion = Reconstruction(ridge=0.0, nested=False)
+    criterion = ReconstructionError(ridge=0.0, nested=False)
     scores = score(net, trace(net, x), criterion, [x])["stem"]
     with torch.no_grad():
         read = torch.sigmoid(net.stem(x))

@@ -51,8 +51,8 @@ def test_nothing_that_is_handed_in_or_out_changes_them() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e39])
 def test_scores_that_are_not_finite_are_refused_with_group_and_criterion(bad: float) -> None:
     row = torch.tensor([1.0, bad], dtype=torch.float64)
-    with pytest.raises(UsageError, match=r"1 of 2 fisher scores of group 'layer1\.0' are NaN or infinite"):
-        Scores("fisher", {"layer1.0": row})
+    with pytest.raises(UsageError, match=r"1 of 2 obd scores of group 'layer1\.0' are NaN or infinite"):
+        Scores("obd", {"layer1.0": row})
 
 
 def test_a_matrix_of_scores_is_refused() -> None:

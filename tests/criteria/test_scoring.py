@@ -196,3 +196,13 @@ def test_no_batches_at_all(criterion: str) -> None:
         UsageError, match=f"there are no batches to compute {criterion} on; pass at least one"
     ):
         score(network, graph, criterion, [], nn.functional.cross_entropy)
+
+
+@pytest.mark.parametrize("criterion", [name for name in WITH_DATA if name != "taylor-weight"])
+def test_inputs_without_a_dimension_for_examples_are_refused(criterion: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    x, y = torch.randn(3, 8, 8), torch.tensor([1.0])
+    graph = trace(net, x)
+    assert graph.prunable
+    with pytest.raises(UsageError, match=r"'2' reads .* \(4, 6, 6\) that holds channels in its first"):
+        score(net, graph, criterion, [(x, y)], lambda outputs, _: outputs.square().mean())

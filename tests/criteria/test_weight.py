@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.criteria import Fpgm, Lamp, Magnitude, Random, WeightCriterion, register, score, unregister
+from secateur.criteria import Fpgm, Lamp, Magnitude, Random, WeightCriterion, base, register, score
 from secateur.errors import UsageError
 from secateur.graph import trace
 from tests.criteria.nets import Depthwise, Gated, Plain, Residual, data, make
@@ -88,7 +88,7 @@ def test_bn_scale_is_the_mean_of_absolute_scales_and_leaves_other_groups_out() -
 
 def test_a_network_without_batch_norm_is_told() -> None:
     net = make(Residual)
-    with pytest.raises(UsageError, match="bn-scale can value no group of this network"):
+    with pytest.raises(UsageError, match="bn-scale can score no group of this network"):
         score(net, trace(net, data(2)[0]), "bn-scale")
 
 
@@ -185,4 +185,4 @@ def test_a_criterion_of_ones_own() -> None:
             score(net, graph, "largest-weight")["b"], score(net, graph, Magnitude(float("inf")))["b"]
         )
     finally:
-        unregister("largest-weight")
+        base._REGISTRY.pop("largest-weight")

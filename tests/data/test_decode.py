@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from secateur.data.decode import Decoder, is_picture
+from secateur.data.decode import Decoder, is_image
 from secateur.errors import DataError, UsageError
 
 RED = (200, 30, 40)
@@ -132,7 +132,7 @@ def write(name, data):
     ("make", "reason"),
     [
         (write("a.jpg", b""), "the file is empty"),
-        (write("a.jpg", b"GIF? no"), "it is not a picture"),
+        (write("a.jpg", b"GIF? no"), "it is not an image"),
         (write("a.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40), r"a\.png: "),
         (lambda folder: folder / "absent.jpg", "No such file"),
         (lambda folder: folder, r": "),
@@ -145,7 +145,7 @@ def test_unreadable_files_are_named_with_a_reason(tmp_path, make, reason):
     assert str(caught.value).startswith(str(path))
 
 
-def test_a_picture_that_ends_too_early(tmp_path):
+def test_a_image_that_ends_too_early(tmp_path):
     path = tmp_path / "a.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -165,20 +165,20 @@ def test_networks_for_other_channels():
         Decoder(4, 8)
 
 
-def test_what_passes_for_a_picture(tmp_path):
+def test_what_passes_for_a_image(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "without", format="PNG")
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "broken.jpg").write_text("no picture either, but it claims to be")
-    assert is_picture(tmp_path / "without")
-    assert not is_picture(tmp_path / "notes.txt")
-    assert is_picture(tmp_path / "broken.jpg")
-    assert not is_picture(Path(tmp_path / "absent"))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "broken.jpg").write_text("no image either, but it claims to be")
+    assert is_image(tmp_path / "without")
+    assert not is_image(tmp_path / "notes.txt")
+    assert is_image(tmp_path / "broken.jpg")
+    assert not is_image(Path(tmp_path / "absent"))
 
 
 @settings(max_examples=60)
 @given(data=st.data(), name=st.sampled_from(["a.jpg", "a.png", "a.gif", "a.bmp", "a.webp"]))
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of oddities in damaged files
-def test_damaged_pictures_decode_or_give_one_clear_line(tmp_path_factory, data, name):
+def test_damaged_images_decode_or_give_one_clear_line(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("damaged") / name
     Image.radial_gradient("L").resize((16, 16)).convert("RGB").save(path)
     damaged = bytearray(path.read_bytes())

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from secateur.data import DataSettings, digits
+from secateur.errors import UsageError
 from secateur.models import InputSpec
 
 
 def rows(split):
-    return {tuple(picture.flatten().tolist()) for picture in split.pictures}
+    return {tuple(image.flatten().tolist()) for image in split.images}
 
 
 def test_parts_are_disjoint_and_complete():
     data = digits()
     parts = [data.train, data.validation, data.test]
     assert sum(map(len, parts)) == 1797
-    # All 1,797 pictures are different, so pixels tell them apart.
+    # All 1,797 images are different, so pixels tell them apart.
     assert len(set.union(*map(rows, parts))) == 1797
     for part in parts:
         counts = part.counts(10)
@@ -34,9 +38,9 @@ def test_pixels_are_those_of_scikit_learn():
     raw, labels = load_digits(return_X_y=True)
     expected = {(*np.rint(x * 255 / 16).astype(int).tolist(), y) for x, y in zip(raw, labels, strict=True)}
     got = {
-        (*picture.flatten().tolist(), target)
+        (*image.flatten().tolist(), target)
         for split in (data.train, data.validation, data.test)
-        for picture, target in zip(split.pictures, split.targets.tolist(), strict=True)
+        for image, target in zip(split.images, split.targets.tolist(), strict=True)
     }
     assert got == expected
 
@@ -54,4 +58,10 @@ def test_other_sizes_and_colours():
     data = digits(InputSpec((3, 16, 16)))
     inputs, _ = next(iter(data.test_batches()))
     assert inputs.shape == (32, 3, 16, 16)
-    assert data.test.pictures[0].float().mean().item() > 20
+    assert data.test.images[0].float().mean().item() > 20
+
+
+def test_a_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UsageError, match=r"pip install 'torch-secateur\[demo\]'$"):
+        digits()

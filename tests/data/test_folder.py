@@ -32,14 +32,14 @@ def fill(split, count):
 
 
 def indices(split):
-    """Which pictures a split holds: the class, and the number in the green channel."""
+    """Which images a split holds: the class, and the number in the green channel."""
     return [
-        (target, picture[1, 0, 0].item())
-        for picture, target in zip(split.pictures, split.targets.tolist(), strict=True)
+        (target, image[1, 0, 0].item())
+        for image, target in zip(split.images, split.targets.tolist(), strict=True)
     ]
 
 
-def test_pictures_and_classes(folder):
+def test_images_and_classes(folder):
     data = open_folder(folder, SPEC)
     assert data.classes == ("cats", "dogs")
     assert data.test.counts(2) == (4, 4)
@@ -108,9 +108,9 @@ def test_what_memory_cannot_hold_is_read_from_disk(folder):
         for (a, s), (b, t) in zip(kept.training_batches(), read.training_batches(), strict=True):
             assert torch.equal(a, b)
             assert torch.equal(s, t)
-    [part] = read.test_batches().shares(1, 2)
+    [part] = read.test_batches().split(1, 2)
     assert part.batch[1].tolist() == [0, 0, 1, 1]
-    assert (part.examples, part.of) == (4, 8)
+    assert (part.examples, part.total) == (4, 8)
 
 
 def test_names_in_any_writing_and_links(folder):
@@ -198,14 +198,14 @@ def test_classes_that_differ(folder):
     assert f"{folder / 'train'} lacks classes that test/ has: birds" in error(folder)
 
 
-def test_one_picture_cannot_be_held_out(tmp_path):
+def test_one_image_cannot_be_held_out(tmp_path):
     fill(tmp_path / "train", 1)
     fill(tmp_path / "test", 1)
-    assert "has one picture, so none can be held out" in error(tmp_path)
+    assert "has one image, so none can be held out" in error(tmp_path)
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 0])
-def test_unreadable_pictures_are_skipped_named_and_counted(folder, memory):
+def test_unreadable_images_are_skipped_named_and_counted(folder, memory):
     (folder / "test" / "cats" / "0.png").write_bytes(b"")
     (folder / "test" / "dogs" / "x.jpg").write_text("woof")
     data = open_folder(folder, SPEC, DataSettings(memory=memory))
@@ -213,24 +213,24 @@ def test_unreadable_pictures_are_skipped_named_and_counted(folder, memory):
     assert sorted(indices(data.test)) == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]
     assert data.skipped == (
         f"{folder / 'test' / 'cats' / '0.png'}: the file is empty",
-        f"{folder / 'test' / 'dogs' / 'x.jpg'}: it is not a picture",
+        f"{folder / 'test' / 'dogs' / 'x.jpg'}: it is not an image",
     )
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 0])
-def test_strict_refuses_unreadable_pictures(folder, memory):
+def test_strict_refuses_unreadable_images(folder, memory):
     for index in range(7):
         (folder / "test" / "cats" / f"bad{index}.png").write_bytes(b"bad")
     message = error(folder, strict=True, memory=memory)
     assert message.startswith("7 unreadable: ")
-    assert "bad0.png: it is not a picture" in message
+    assert "bad0.png: it is not an image" in message
     assert message.endswith("and 2 more")
 
 
-def test_a_class_without_a_readable_picture(folder):
+def test_a_class_without_a_readable_image(folder):
     for path in (folder / "test" / "cats").iterdir():
         path.write_bytes(b"")
-    assert "no picture of class 'cats' in test can be read" in error(folder)
+    assert "no image of class 'cats' in test can be read" in error(folder)
 
 
 def test_damage_that_shows_only_on_reading(folder):

@@ -12,9 +12,9 @@ SPEC = InputSpec((1, 2, 2), (0.0,), (1.0,))
 
 
 def loader(count, batch_size=4, **settings):
-    # Each picture shows its own number.
-    pictures = [torch.full((1, 2, 2), index, dtype=torch.uint8) for index in range(count)]
-    return Loader(pictures, torch.arange(count), SPEC, batch_size, **settings)
+    # Each image shows its own number.
+    images = [torch.full((1, 2, 2), index, dtype=torch.uint8) for index in range(count)]
+    return Loader(images, torch.arange(count), SPEC, batch_size, **settings)
 
 
 def numbers(batches):
@@ -22,7 +22,7 @@ def numbers(batches):
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 2**40))
-def test_every_picture_once_and_as_many_batches_as_promised(count, batch_size, shuffle, drop_last, seed):
+def test_every_image_once_and_as_many_batches_as_promised(count, batch_size, shuffle, drop_last, seed):
     batches = loader(count, batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
     seen = numbers(batches)
     assert len(seen) == len(batches)
@@ -35,7 +35,7 @@ def test_every_picture_once_and_as_many_batches_as_promised(count, batch_size, s
         assert sorted(flat) == list(range(count))
 
 
-def test_pictures_and_targets_stay_together():
+def test_images_and_targets_stay_together():
     for inputs, targets in loader(30, shuffle=True):
         assert torch.equal((inputs[:, 0, 0, 0] * 255).round().long(), targets)
 
@@ -67,12 +67,12 @@ def test_global_random_state_is_neither_used_nor_changed():
 
 
 def test_variation_depends_on_neither_order_nor_batch_size():
-    pictures = list(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8))
+    images = list(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8))
     spec = InputSpec((1, 8, 8), (0.0,), (1.0,))
     how = Augmentation(shift=3, flip=True)
 
     def varied(batch_size, epoch):
-        batches = Loader(pictures, torch.arange(12), spec, batch_size, augmentation=how, epoch=epoch)
+        batches = Loader(images, torch.arange(12), spec, batch_size, augmentation=how, epoch=epoch)
         return torch.cat([inputs for inputs, _ in batches])
 
     assert torch.equal(varied(5, epoch=1), varied(12, epoch=1))
@@ -81,11 +81,11 @@ def test_variation_depends_on_neither_order_nor_batch_size():
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_shares_of_processes_make_up_the_whole(drop_last):
-    """Batch by batch, whatever the number of processes; a process without a picture borrows one."""
+    """Batch by batch, whatever the number of processes; a process without an image borrows one."""
     expected = numbers(loader(11, batch_size=5, shuffle=True, drop_last=drop_last))
     for count in (2, 3, 7):
         parts = [
-            list(loader(11, batch_size=5, shuffle=True, drop_last=drop_last).shares(index, count))
+            list(loader(11, batch_size=5, shuffle=True, drop_last=drop_last).split(index, count))
             for index in range(count)
         ]
         for number, batch in enumerate(expected):
@@ -94,6 +94,6 @@ def test_shares_of_processes_make_up_the_whole(drop_last):
             assert sorted(target for targets in mine for target in targets) == sorted(batch)
             for share in shares:
                 inputs, targets = share.batch
-                assert share.of == len(batch)
+                assert share.total == len(batch)
                 assert len(targets) == max(1, share.examples)
                 assert torch.equal((inputs[:, 0, 0, 0] * 255).round().long(), targets)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.data import DataSettings, Loader, open_data
-from secateur.data.mixup import blend, kept_shares
+from secateur.data.augment import mix
 from secateur.errors import UsageError
 from secateur.models import InputSpec
 
@@ -15,36 +15,44 @@ SPEC = InputSpec((1, 2, 2), (0.0,), (1 / 255,))
 
 
 def loader(count: int, batch_size: int, mixup: float = 0.4, seed: int = 0) -> Loader:
-    """Each picture shows its own number, which is its class."""
-    pictures = [torch.full((1, 2, 2), index, dtype=torch.uint8) for index in range(count)]
-    return Loader(pictures, torch.arange(count), SPEC, batch_size, seed=seed, shuffle=True, mixup=mixup)
+    """Each image shows its own number, which is its class."""
+    images = [torch.full((1, 2, 2), index, dtype=torch.uint8) for index in range(count)]
+    return Loader(images, torch.arange(count), SPEC, batch_size, seed=seed, shuffle=True, mixup=mixup)
 
 
-@given(st.sampled_from([0.1, 0.4, 1.0, 3.0]), st.integers(0, 99))
-def test_shares_have_mean_and_variance_of_the_beta_distribution(mixup: float, seed: int) -> None:
-    shares = kept_shares(mixup, 20_000, seed).numpy()
-    assert shares.mean() == pytest.approx(0.5, abs=0.02)
-    assert shares.var() == pytest.approx(1 / (4 * (2 * mixup + 1)), rel=0.1)
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 3.0])
+def test_weights_have_mean_and_variance_of_the_beta_distribution(alpha: float) -> None:
+    cat, dog = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    pairs = (cat, torch.tensor([0])), (dog, torch.tensor([1]))
+    weights = torch.stack([mix(*pairs, alpha, 2, seed)[1][0, 0] for seed in range(1500)])
+    assert weights.mean() == pytest.approx(0.5, abs=0.04)
+    assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
 
 
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 99))
-def test_pictures_and_classes_are_blended_alike(count: int, classes: int, seed: int) -> None:
+def test_images_and_classes_are_blended_alike(count: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = rng.normal(size=(2, count, 3, 2, 2)).astype(np.float32)
     first, second = rng.integers(0, classes, (2, count))
-    kept = rng.uniform(size=count).astype(np.float32)
-    inputs, targets = blend(
+    torch.manual_seed(seed)
+    before = torch.get_rng_state()
+    inputs, targets = mix(
         (torch.from_numpy(one), torch.from_numpy(first)),
         (torch.from_numpy(other), torch.from_numpy(second)),
-        torch.from_numpy(kept),
+        0.4,
         classes,
+        seed,
     )
-    for place, share in enumerate(kept):
+    assert torch.equal(torch.get_rng_state(), before)
+    apart = first != second
+    kept = targets[np.arange(count), first].numpy()
+    assert len(set(kept[apart].tolist())) <= 1
+    for place in np.flatnonzero(apart):
         expected = np.zeros(classes)
-        expected[first[place]] += share
-        expected[second[place]] += 1 - share
+        expected[first[place]] += kept[place]
+        expected[second[place]] += 1 - kept[place]
         np.testing.assert_allclose(
-            inputs[place], share * one[place] + (1 - share) * other[place], rtol=1e-4, atol=1e-5
+            inputs[place], kept[place] * one[place] + (1 - kept[place]) * other[place], rtol=1e-4, atol=1e-5
         )
         np.testing.assert_allclose(targets[place], expected, atol=1e-6)
 
@@ -67,9 +75,9 @@ def test_passes_differ_and_can_be_repeated() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shares_of_processes_make_up_the_whole(count: int) -> None:
-    """A process blends with pictures that others show, and comes to what one process comes to."""
+    """A process blends with images that others show, and comes to what one process comes to."""
     whole = list(loader(11, 5))
-    parts = [list(loader(11, 5).shares(index, count)) for index in range(count)]
+    parts = [list(loader(11, 5).split(index, count)) for index in range(count)]
     for number, batch in enumerate(whole):
         for index, part in enumerate(parts):
             share = part[number]
@@ -77,7 +85,7 @@ def test_shares_of_processes_make_up_the_whole(count: int) -> None:
                 assert torch.equal(found[: share.examples], expected[index::count])
 
 
-def test_only_training_pictures_are_blended_and_only_where_they_are_varied() -> None:
+def test_only_training_images_are_blended_and_only_where_they_are_varied() -> None:
     data = open_data("digits", InputSpec((1, 8, 8), (0.0,), (1.0,)), DataSettings(mixup=0.2))
     assert next(iter(data.training_batches()))[1].shape == (32, 10)
     for batches in (data.training_batches(augment=False), data.validation_batches(), data.test_batches()):

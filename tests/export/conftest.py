@@ -11,7 +11,7 @@ from secateur.export import Exported
 from secateur.export import export as write
 from secateur.models import ModelSpec
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 CLASSES = tuple(f'zéro "{number}" & <{number}>' for number in range(10))
 
 

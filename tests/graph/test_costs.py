@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import UsageError
-from secateur.graph.costs import Cost, CostModel, CostModelBuilder, amount
+from secateur.graph.costs import Cost, CostModel, CostModelBuilder
 
 PlainTerm = tuple[int, list[int]]
 
@@ -153,10 +153,7 @@ def test_negative_parts_are_refused():
 
 def test_cost_reads_well():
     cost = Cost(params=11_689_512, macs=1_814_073_344, bytes=46_839_840, memory=850)
-    assert str(cost) == "11.69 M parameters, 1.81 G MACs, 46.8 MB, activations 850 B"
-    assert [amount(number) for number in (0, 999, 1000, 999_994, 999_996, 4 * 10**15)] == [
-        "0", "999", "1.00 k", "999.99 k", "1.00 M", "4000.00 T",
-    ]  # fmt: skip
+    assert str(cost) == "11.7 M parameters, 1.81 G MACs, 46.8 MB, activations 850 B"
 
 
 def test_shares():

@@ -17,7 +17,7 @@ from secateur.jobs.train import train
 from secateur.recipes import Callback
 from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
-from secateur.training.run import read_metrics, read_summary
+from secateur.training.run_folder import read_metrics, read_summary
 from tests.jobs.test_resume import StopAt, outcome, pruning
 from tests.jobs.test_train import job as training
 
@@ -85,7 +85,7 @@ def test_a_run_whose_disk_fills_up_keeps_its_last_good_state_and_goes_on(
 ) -> None:
     prune(pruning(tmp_path / "whole", trained, RECIPE))
     out = disk / "run"
-    with pytest.raises(SecateurError, match=r"No space left on device.*--resume goes on") as caught:
+    with pytest.raises(SecateurError, match=r"No space left on device.*--resume continues") as caught:
         prune(pruning(out, trained, RECIPE), [Fills(disk, epoch=2)])
     assert "\n" not in str(caught.value)
     check_kept(out)

@@ -13,7 +13,7 @@ from secateur.jobs.export import export
 from secateur.jobs.measure import measure
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.jobs.timing import Place
-from secateur.latency import Turns
+from secateur.latency import InterleavedTimes
 from secateur.models import ModelSpec
 
 
@@ -42,19 +42,18 @@ def test_inputs_of_different_sizes_cannot_be_timed_together(trained: Path) -> No
 
 
 def test_an_exported_file_is_as_good_as_its_network_in_every_runtime(trained: Path, tmp_path: Path) -> None:
-    network, file = NetworkChoice(source=str(trained)), tmp_path / "digits.xml"
+    network, file = NetworkChoice(source=str(trained)), tmp_path / "digits.onnx"
     data = DataChoice(source="digits")
     done = export(network, ExportChoice(out=file, weights_as="int8"), data, seconds=0)
     assert done["weights_as"] == "int8"
     assert done["check"]["inputs"] == "given"
     whole, eight = done["networks"]
     assert abs(whole["top1"] - eight["top1"]) < 0.03
-    both = file.stat().st_size + file.with_suffix(".bin").stat().st_size
-    assert eight["file_bytes"] == both < 0.4 * whole["file_bytes"]
-    conditions = Conditions(seconds=0, runtimes=("eager", "bf16", "openvino"), threads=(1,))
+    assert eight["file_bytes"] == file.stat().st_size < 0.4 * whole["file_bytes"]
+    conditions = Conditions(seconds=0, runtimes=("eager", "bf16", "onnxruntime"), threads=(1,))
     found = measure([network, NetworkChoice(source=str(file))], conditions=conditions)
     rows = [(row["candidate"], row["runtime"]) for row in found["timings"]]
-    assert rows == [(0, "eager"), (0, "bf16"), (0, "openvino"), (1, "openvino")]
+    assert rows == [(0, "eager"), (0, "bf16"), (0, "onnxruntime"), (1, "onnxruntime")]
     for row in found["timings"]:
         assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
         assert (row["batch"], row["threads"], row["device"]) == (1, 1, "cpu")
@@ -62,10 +61,10 @@ def test_an_exported_file_is_as_good_as_its_network_in_every_runtime(trained: Pa
     assert found["timings"][3]["times_as_fast"] > 0
 
 
-def test_each_is_held_against_the_first_in_its_runtime(
+def test_each_is_compared_with_the_first_in_its_runtime(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Turn by turn."""
+    """Round by round."""
     times = {
         (0, "eager"): [10.0, 20.0, 30.0],
         (0, "bf16"): [5.0, 10.0, 15.0],
@@ -74,11 +73,13 @@ def test_each_is_held_against_the_first_in_its_runtime(
     }
     asked: list[dict[Place, Place]] = []
 
-    def turns(runs: dict[Place, object], against: dict[Place, Place], **how: object) -> Turns[Place]:
-        asked.append(against)
-        return Turns({place: times[place] for place in runs})
+    def measured(
+        runs: dict[Place, object], references: dict[Place, Place], **how: object
+    ) -> InterleavedTimes[Place]:
+        asked.append(references)
+        return InterleavedTimes({place: times[place] for place in runs})
 
-    monkeypatch.setattr("secateur.jobs.timing.take_turns", turns)
+    monkeypatch.setattr("secateur.jobs.timing.interleaved_timing", measured)
     network = NetworkChoice(source=str(trained))
     found = measure([network, network], conditions=Conditions(runtimes=("eager", "bf16"), seconds=0))
     assert asked == [{place: (0, place[1]) for place in times}]
@@ -101,7 +102,9 @@ def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
     write(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
     with pytest.raises(DataError, match="does not say how pictures are prepared"):
         measure(
-            [NetworkChoice(source=str(file))], DataChoice(source="digits"), conditions=Conditions(seconds=0)
+            [NetworkChoice(source=str(file), trusted=True)],
+            DataChoice(source="digits"),
+            conditions=Conditions(seconds=0),
         )
 
 
@@ -109,7 +112,9 @@ def test_a_file_for_other_classes_is_refused(tmp_path: Path) -> None:
     file, spec = tmp_path / "other.pt2", ModelSpec.parse("secateur:digits")
     net = sec.build("secateur:digits")
     write(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
-    with pytest.raises(DataError, match="tells other classes apart"):
+    with pytest.raises(DataError, match="has other classes than the data"):
         measure(
-            [NetworkChoice(source=str(file))], DataChoice(source="digits"), conditions=Conditions(seconds=0)
+            [NetworkChoice(source=str(file), trusted=True)],
+            DataChoice(source="digits"),
+            conditions=Conditions(seconds=0),
         )

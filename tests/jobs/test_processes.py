@@ -19,7 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from secateur.criteria import Scores
-from secateur.training.run import read_measured, read_metrics, read_summary
+from secateur.jobs.settings import TrainJob
+from secateur.jobs.train import train
+from secateur.training.run_folder import read_measured, read_metrics, read_summary
 
 LIMIT = 300.0  # seconds that no command of these tests outlives
 
@@ -36,7 +38,9 @@ LONG = [*PLAIN, "--steps", "2", "--epochs-between", "2", "--epochs-after", "9", 
 
 def words(network: Path, out: Path, how: list[str], batch: int = 100) -> list[str]:
     data = ["--data", "digits", "--batch-size", str(batch), "--precision", "float32"]
-    return ["prune", str(network), *how, *data, "--out", str(out)]
+    code = network.parent / "plain.py"
+    builder = ["--model", f"{code}:plain"] if code.is_file() else []
+    return ["prune", str(network), *how, *data, *builder, "--out", str(out)]
 
 
 def torchrun(count: int) -> list[str]:
@@ -72,16 +76,16 @@ def run(arguments: list[str], launcher: list[str] | None = None, threads: int = 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     """The processes that a command has started, by rank."""
-    found = {}
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = re.search(r"^PPid:\s*(\d+)", (entry / "status").read_text(), re.MULTILINE)
-            variables = dict(pair.partition("=")[::2] for pair in (entry / "environ").read_text().split("\0"))
+            words = (entry / "cmdline").read_text()
         except OSError:
             continue  # gone meanwhile
-        if parent is not None and int(parent[1]) == process.pid and "RANK" in variables:
-            found[int(variables["RANK"])] = int(entry.name)
-    return [found[rank] for rank in sorted(found)]
+        if parent is not None and int(parent[1]) == process.pid and "spawn_main" in words:
+            found.append(int(entry.name))
+    return sorted(found)  # they are started one after the other
 
 
 @contextmanager
@@ -128,17 +132,54 @@ def check_like_one(out: Path, alone: Path, apart: float = 3e-5) -> None:
     assert several["baseline"]["top1"] == one["baseline"]["top1"]
 
 
+WITHOUT_BATCH_NORM = """
+from torch import nn
+
+
+def plain(num_classes=10):
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(96, num_classes),
+    )
+"""
+"""On CPUs, each process normalises by the statistics of its part of a batch."""
+
+
 @pytest.fixture(scope="module")
-def alone(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def without_batch_norm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a network that several processes train as one does."""
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "plain.py").write_text(WITHOUT_BATCH_NORM)
+    train(
+        TrainJob.checked(
+            network={"source": f"{folder / 'plain.py'}:plain", "size": 8},
+            data={"source": "digits", "batch_size": 32},
+            out=folder / "run",
+            latency_seconds=0,
+            fit={"epochs": 3, "optimizer": {"learning_rate": 0.05}},
+        )
+    )
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def alone(without_batch_norm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes of the network."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    run(words(trained, out, STEPS))
+    run(words(without_batch_norm, out, STEPS))
     return out
 
 
-def test_two_processes_prune_like_one(trained: Path, alone: Path, tmp_path: Path) -> None:
+def test_two_processes_prune_like_one(without_batch_norm: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    said = run([*words(trained, out, STEPS), "--devices", "2", "--json"])
+    said = run([*words(without_batch_norm, out, STEPS), "--devices", "2", "--json"])
     assert json.loads(said) == read_summary(out)
     check_like_one(out, alone)
     assert sorted(path.name for path in out.iterdir()) == [
@@ -159,8 +200,8 @@ def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
     assert time.monotonic() - began < 60
     assert process.returncode == 1
     assert complaints.count("\n") == 1
-    assert "another process of this run is gone" in complaints
-    assert "--resume goes on" in complaints
+    assert "process 1 of this run was killed (SIGKILL)" in complaints
+    assert "--resume continues" in complaints
     assert read_summary(out)["status"] == "failed"
     before = len(read_metrics(out))
     assert "goes on after" in run([*arguments, "--resume"])
@@ -171,13 +212,13 @@ def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "rate"), [("sgd", "0.001"), ("adamw", "0.0003")])
 def test_three_processes_of_torchrun_prune_like_one_with_all_that_recovers(
-    trained: Path, tmp_path: Path, optimizer: str, rate: str
+    without_batch_norm: Path, tmp_path: Path, optimizer: str, rate: str
 ) -> None:
     how = [*STEPS, "--allocate", "curves", "--repair", "--repair-batches", "2"]
     how += ["--distill", "0.5", "--average", "0.9", "--optimizer", optimizer, "--lr", rate]
-    run(words(trained, tmp_path / "alone", how))
-    run(words(trained, tmp_path / "threads", how), threads=2)
-    run(words(trained, tmp_path / "run", how), torchrun(3))
+    run(words(without_batch_norm, tmp_path / "alone", how))
+    run(words(without_batch_norm, tmp_path / "threads", how), threads=2)
+    run(words(without_batch_norm, tmp_path / "run", how), torchrun(3))
     # Training magnifies the order of additions, AdamW most: the yardstick is one process with two threads,
     # in which nothing but that order differs either.
     one, other = weights(tmp_path / "alone"), weights(tmp_path / "threads")
@@ -187,10 +228,10 @@ def test_three_processes_of_torchrun_prune_like_one_with_all_that_recovers(
 
 
 @pytest.mark.slow
-def test_batches_with_fewer_pictures_than_processes(trained: Path, tmp_path: Path) -> None:
+def test_batches_with_fewer_pictures_than_processes(without_batch_norm: Path, tmp_path: Path) -> None:
     how = ["--macs", "0.6", "--steps", "1", "--epochs-after", "0", "--scoring-batches", "3"]
     for count in (1, 3):
-        run([*words(trained, tmp_path / f"{count}", how, batch=2), "--devices", f"{count}"])
+        run([*words(without_batch_norm, tmp_path / f"{count}", how, batch=2), "--devices", f"{count}"])
     check_like_one(tmp_path / "3", tmp_path / "1")
 
 

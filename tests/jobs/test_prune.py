@@ -14,7 +14,7 @@ from secateur.jobs.settings import PruneJob
 from secateur.jobs.train import train
 from secateur.recipes import Cut, Recipe, Tried
 from secateur.training.events import Progress
-from secateur.training.run import RunError, read_metrics, read_summary
+from secateur.training.run_folder import RunError, read_metrics, read_summary
 from tests.jobs.test_train import job as train_job
 from tests.recorder import Recorder
 

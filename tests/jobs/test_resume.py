@@ -25,8 +25,8 @@ from secateur.jobs.train import train
 from secateur.recipes import Recipe
 from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
-from secateur.training.journal import Journal
-from secateur.training.run import RunError, read_config, read_metrics, read_summary
+from secateur.training.resume import Journal
+from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
 from tests.recorder import Recorder
 
 ADAM = {"name": "adamw", "learning_rate": 0.002}
@@ -106,7 +106,7 @@ def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
         except StoppedError as error:
             stops += 1
             events += 6 if stops < 8 else 40  # further along each time, so that it comes to an end
-            assert "--resume goes on" in str(error)
+            assert "--resume continues" in str(error)
     assert stops >= 2
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
     assert sorted(file.name for file in (tmp_path / "stopped" / "checkpoints").iterdir()) == [
@@ -138,7 +138,7 @@ def test_training_that_is_stopped_ends_at_the_same_bits(small_network: str, tmp_
 
 def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path: Path) -> None:
     how = "no training between"
-    with pytest.raises(RunError, match="no run to go on with; leave --resume out"):
+    with pytest.raises(RunError, match="no run to continue; omit --resume"):
         prune(pruning(tmp_path / "none", trained, how, resume=True))
     with pytest.raises(StoppedError):
         prune(pruning(tmp_path / "run", trained, how), [StopAt(30)])
@@ -147,7 +147,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path
         prune(pruning(tmp_path / "run", trained, how, resume=True, budget={"macs": 0.5}))
     assert read_config(tmp_path / "run") == before
     prune(pruning(tmp_path / "run", trained, how, resume=True))
-    with pytest.raises(RunError, match="finished; there is nothing to go on with"):
+    with pytest.raises(RunError, match="finished; there is nothing to continue"):
         prune(pruning(tmp_path / "run", trained, how, resume=True))
     search = {"max_drop": 1.0}
     with pytest.raises(UsageError, match="search cannot be gone on with"):
@@ -183,7 +183,7 @@ def test_a_picture_that_vanishes_in_the_middle_of_a_run(
                     path.rename(tmp_path / path.name)
 
     train(job("whole"))
-    with pytest.raises(DataError, match=r"15\.png.*; the same command with --resume goes on") as caught:
+    with pytest.raises(DataError, match=r"15\.png.*; the same command with --resume continues") as caught:
         train(job("run"), [Vanish()])
     assert "\n" not in str(caught.value)
     for path in (lost, train_lost):

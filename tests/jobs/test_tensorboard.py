@@ -8,7 +8,7 @@ import pytest
 from secateur.errors import UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.tensorboard import TensorBoard
-from secateur.training.run import read_metrics
+from secateur.training.run_folder import read_metrics
 from tests.jobs.test_prune import job
 
 pytest.importorskip("tensorboard")

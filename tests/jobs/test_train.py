@@ -12,7 +12,7 @@ from secateur.errors import CheckpointError, DataError, TrainingError
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
 from secateur.training.events import EpochDone
-from secateur.training.run import RunError, read_config, read_metrics, read_summary
+from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
 from tests.recorder import Recorder
 
 

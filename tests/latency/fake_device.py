@@ -1,4 +1,4 @@
-"""A made-up device: every operator takes a time by a law, and so does every network."""
+"""A simulated device: the times of operators and networks follow formulas."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 from torch import nn
 
 from secateur.latency import Comparison, Latency
-from secateur.latency.calls import Call
+from secateur.latency.operators import OperatorCall
 
 OVERHEAD = 0.5
-"""Milliseconds that any network takes besides its operators."""
+"""Milliseconds of any network that belong to no operator."""
 
 
 def convolution_ms(outputs: int, inputs: int) -> float:
-    """Works on eight channels at once on either side."""
+    """Process eight channels at once on either side."""
     return 1e-3 * math.ceil(outputs / 8) * math.ceil(inputs / 8) + 1e-4 * inputs + 0.01
 
 
 def other_ms(channels: int) -> float:
-    """Everything else, per channel."""
+    """Time of any other operator."""
     return 1e-4 * channels + 0.001
 
 
-class FakeStopwatch:
-    """Times operators by the laws above, and notes what it was asked for."""
+class FakeTimer:
+    """Times operators by the formulas above, and records the calls."""
 
     conditions = "a made-up device"
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, call: Call) -> float:
+    def __call__(self, call: OperatorCall) -> float:
         self.asked.append(str(call))
         if "conv2d" in call.name:
             outputs, inputs = call.specs[1].shape[:2]
@@ -42,7 +42,7 @@ class FakeStopwatch:
 
 
 def network_ms(model: nn.Module) -> float:
-    """The time of a whole network of convolutions, normalisations and activations, from its modules."""
+    """Time of a network of convolutions, normalisations and activations, from its modules."""
     total = OVERHEAD
     channels = 0
     for module in model.modules():
@@ -54,12 +54,7 @@ def network_ms(model: nn.Module) -> float:
     return total
 
 
-def clock(models: Mapping[str, nn.Module], inputs: Any) -> dict[str, float]:
-    """Median milliseconds by the law."""
-    return {name: network_ms(model) for name, model in models.items()}
-
-
 def compare(models: Mapping[str, nn.Module], inputs: Any, **_: Any) -> Comparison:
-    """What stands in for running networks in turn."""
+    """Replace ``compare_latency``."""
     times = {name: network_ms(model) for name, model in models.items()}
     return Comparison({name: Latency(ms, ms, ms, 9, 1, "cpu", len(inputs)) for name, ms in times.items()})

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import UsageError
 from secateur.graph import trace
 from secateur.graph.groups import IntArray
-from secateur.latency import LatencyTable, Timings, latency_table
+from secateur.latency import Comparison, LatencyTable, Timings, latency_table
 from secateur.plan import PruningPlan
 from secateur.surgery import apply_plan
-from tests.latency.fake_device import OVERHEAD, FakeStopwatch, clock, network_ms
+from tests.latency.fake_device import OVERHEAD, FakeTimer, compare, network_ms
 
 X = torch.zeros(1, 3, 12, 12)
 
@@ -32,14 +31,19 @@ def chain() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def built() -> tuple[nn.Module, LatencyTable, FakeStopwatch, Timings]:
-    net, watch, timings = chain(), FakeStopwatch(), Timings()
+def built() -> tuple[nn.Module, LatencyTable, FakeTimer, Timings]:
+    net, timer, timings = chain(), FakeTimer(), Timings()
     graph = trace(net, X)
-    return net, latency_table(net, graph, X, timings=timings, stopwatch=watch, clock=clock), watch, timings
+    return (
+        net,
+        latency_table(net, graph, X, timings=timings, operator_timer=timer, network_timer=compare),
+        timer,
+        timings,
+    )
 
 
-def test_it_foretells_networks_that_were_never_run(
-    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+def test_it_predicts_networks_that_were_never_run(
+    built: tuple[nn.Module, LatencyTable, FakeTimer, Timings],
 ) -> None:
     net, table, _, _ = built
     graph = trace(net, X)
@@ -51,8 +55,8 @@ def test_it_foretells_networks_that_were_never_run(
         assert float(table.milliseconds(plan.widths)) == pytest.approx(expected, rel=0.06)
 
 
-def test_the_whole_network_is_met_and_many_widths_are_looked_up_at_once(
-    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+def test_the_full_network_is_met_and_many_widths_are_predicted_at_once(
+    built: tuple[nn.Module, LatencyTable, FakeTimer, Timings],
 ) -> None:
     net, table, _, _ = built
     whole = trace(net, X).widths
@@ -66,46 +70,51 @@ def test_the_whole_network_is_met_and_many_widths_are_looked_up_at_once(
     assert times[0] == pytest.approx(each, abs=1e-12)
 
 
-def test_the_arrays_give_what_the_terms_give(
-    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+def test_many_widths_at_once_give_the_sum_of_the_entries(
+    built: tuple[nn.Module, LatencyTable, FakeTimer, Timings],
 ) -> None:
     _, table, _, _ = built
     rng = np.random.default_rng(0)
     widths: IntArray = np.stack([rng.integers(1, 41, 50), rng.integers(1, 65, 50), np.full(50, 10)], 1)
     slow = table.calibration.overhead + sum(
-        table.calibration.factor(term.kind) * term.milliseconds(widths).sum(-1) for term in table.terms
+        table.calibration.factor(entry.kind) * entry.milliseconds(widths).sum(-1) for entry in table.entries
     )
     assert table.milliseconds(widths) == pytest.approx(slow, rel=1e-12)
 
 
 def test_equal_operators_are_measured_together_and_an_earlier_measurement_is_used_again(
-    built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings],
+    built: tuple[nn.Module, LatencyTable, FakeTimer, Timings],
 ) -> None:
-    net, table, watch, timings = built
-    assert max(Counter(watch.asked).values()) == 2  # the second time where a first one is in doubt
-    again = FakeStopwatch()
+    net, table, timer, timings = built
+    assert max(Counter(timer.asked).values()) == 2  # the second time where a first one is in doubt
+    again = FakeTimer()
 
-    def no_clock(*_: object) -> dict[str, float]:
+    def no_network_timer(*_: object) -> Comparison:
         raise AssertionError("the networks were measured already")
 
     graph = trace(net, X)
-    same = latency_table(net, graph, X, timings=timings, stopwatch=again, clock=no_clock)
+    same = latency_table(net, graph, X, timings=timings, operator_timer=again, network_timer=no_network_timer)
     assert not again.asked
-    assert same == table
+    some = np.array([[40, 64, 10], [13, 50, 10]])
+    assert same.milliseconds(some).tolist() == table.milliseconds(some).tolist()
+    assert same.calibration == table.calibration
+    assert str(same) == str(table)
 
 
 def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path) -> None:
     net, file = chain(), tmp_path / "timings.jsonl"
     graph = trace(net, X)
-    first, second = FakeStopwatch(), FakeStopwatch()
+    first, second = FakeTimer(), FakeTimer()
 
     def stop(done: int, total: int) -> None:
         if done == total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        latency_table(net, graph, X, timings=Timings(file), stopwatch=first, clock=clock, progress=stop)
-    latency_table(net, graph, X, timings=Timings(file), stopwatch=second, clock=clock)
+        latency_table(
+            net, graph, X, timings=Timings(file), operator_timer=first, network_timer=compare, progress=stop
+        )
+    latency_table(net, graph, X, timings=Timings(file), operator_timer=second, network_timer=compare)
     assert first.asked
     assert max(Counter(first.asked + second.asked).values()) == 2
 
@@ -118,36 +127,38 @@ def test_progress_comes_to_an_end() -> None:
         trace(net, X),
         X,
         timings=Timings(),
-        stopwatch=FakeStopwatch(),
-        clock=clock,
+        operator_timer=FakeTimer(),
+        network_timer=compare,
         progress=lambda done, total: heard.append((done, total)),
     )
     assert [done for done, _ in heard] == list(range(1, heard[-1][1] + 1))
 
 
-def test_the_table_is_a_value(built: tuple[nn.Module, LatencyTable, FakeStopwatch, Timings]) -> None:
-    _, table, _, _ = built
-    again = LatencyTable.from_dict(table.to_dict())
-    assert again == table
-    assert hash(again) == hash(table)
-    widths = np.array([[13, 50, 10], [40, 64, 10]])
-    assert again.milliseconds(widths).tolist() == table.milliseconds(widths).tolist()
-    assert "conv2d" in str(table)
-    assert "a made-up device" in str(table)
-    with pytest.raises(UsageError, match="no latency table"):
-        LatencyTable.from_dict({"terms": 3})
+def test_a_table_lists_kinds_and_calibration_runs(
+    built: tuple[nn.Module, LatencyTable, FakeTimer, Timings],
+) -> None:
+    net, table, _, _ = built
+    lines = str(table).splitlines()
+    assert "a made-up device" in lines[0]
+    assert {line.split()[0] for line in lines[2:6]} == {"conv2d", "batch_norm", "relu", "overhead"}
+    predicted, measured = table.calibration.runs[-1]
+    assert lines[6] == f"network {predicted:.4g} ms predicted, {measured:.4g} ms measured"
+    assert measured == network_ms(net)
+    assert len(lines) == 6 + len(table.calibration.runs)
 
 
 def test_another_number_of_examples_is_another_table() -> None:
-    net, watch = chain(), FakeStopwatch()
+    net, timer = chain(), FakeTimer()
     graph = trace(net, X)
-    table = latency_table(net, graph, X.repeat(4, 1, 1, 1), timings=Timings(), stopwatch=watch, clock=clock)
+    table = latency_table(
+        net, graph, X.repeat(4, 1, 1, 1), timings=Timings(), operator_timer=timer, network_timer=compare
+    )
     assert table.batch == 4
-    assert any("float32[4,3,12,12]" in call for call in watch.asked)
+    assert any("float32[4,3,12,12]" in call for call in timer.asked)
 
 
 def test_an_operator_that_refuses_other_sizes_counts_by_its_work() -> None:
-    class Stubborn(FakeStopwatch):
+    class Stubborn(FakeTimer):
         def __call__(self, call):  # type: ignore[no-untyped-def]
             if "conv2d" in call.name and call.specs[1].shape[0] not in (64, 40, 10):
                 raise RuntimeError("no such size")
@@ -155,7 +166,7 @@ def test_an_operator_that_refuses_other_sizes_counts_by_its_work() -> None:
 
     net = chain()
     graph = trace(net, X)
-    table = latency_table(net, graph, X, timings=Timings(), stopwatch=Stubborn(), clock=clock)
+    table = latency_table(net, graph, X, timings=Timings(), operator_timer=Stubborn(), network_timer=compare)
     whole, half = graph.widths, np.array([20, 32, 10])
     assert 0 < float(table.milliseconds(half)) < float(table.milliseconds(whole))
 
@@ -186,7 +197,7 @@ def test_real_operators_of_every_kind_run_at_the_sizes_of_a_real_cut() -> None:
     graph = trace(net, x)
     table = latency_table(net, graph, x, timings=Timings())
     kinds = {"conv2d", "grouped conv2d", "add", "cat", "mean", "layer_norm", "linear"}
-    assert kinds <= {term.kind for term in table.terms}
+    assert kinds <= {entry.kind for entry in table.entries}
     assert kinds <= set(table.calibration.factors)
     least = np.where([group.prunable for group in graph.groups], 1, graph.widths)
     times = table.milliseconds(np.stack([graph.widths, least]))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.latency.calibration import Calibration, calibrate
+from secateur.latency.build import calibrate
 
 KINDS = ("conv2d", "batch_norm", "relu")
 
@@ -29,8 +29,10 @@ def test_times_that_obey_the_law_are_explained(
     operators = laid_out(seed) * unit
     network = overhead * unit + operators @ np.array(factors)
     found = calibrate(KINDS, operators, network)
-    assert [told for told, _ in found.seen] == pytest.approx([seen for _, seen in found.seen], rel=0.03)
-    whole = max(found.seen, key=lambda pair: pair[1])
+    assert [predicted for predicted, _ in found.runs] == pytest.approx(
+        [measured for _, measured in found.runs], rel=0.03
+    )
+    whole = max(found.runs, key=lambda pair: pair[1])
     assert whole[0] == pytest.approx(whole[1], rel=0.015)
 
 
@@ -71,8 +73,8 @@ def test_a_machine_that_holds_up_long_runs_does_not_make_all_of_them_overhead() 
     others = np.array([0.66, 0.66, 0.27, 0.24, 0.30, 0.21, 0.19, 0.14, 0.12])
     found = calibrate(("conv2d", "others"), np.column_stack([convolutions, others]), network)
     assert found.overhead < 0.5
-    least = min(told for told, _ in found.seen)
-    assert least < 0.25 * max(told for told, _ in found.seen)
+    least = min(predicted for predicted, _ in found.runs)
+    assert least < 0.25 * max(predicted for predicted, _ in found.runs)
 
 
 def test_no_kind_and_no_overhead_falls_below_zero() -> None:
@@ -85,8 +87,3 @@ def test_no_kind_and_no_overhead_falls_below_zero() -> None:
 def test_a_network_without_operators_is_overhead() -> None:
     found = calibrate((), np.zeros((4, 0)), np.full(4, 2.0))
     assert found.overhead == pytest.approx(2.0)
-
-
-def test_it_is_a_value() -> None:
-    found = calibrate(KINDS, laid_out(3), laid_out(3).sum(1) + 0.4)
-    assert Calibration.from_dict(found.to_dict()) == found

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import UsageError
-from secateur.latency.timings import CACHE, Timings
+from secateur.latency.operator_timer import CACHE, Timings
 
 
 def test_a_file_remembers(tmp_path: Path) -> None:

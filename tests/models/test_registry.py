@@ -73,7 +73,7 @@ def test_timm():
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("secateur.models.families.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'secateur\[timm\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'torch-secateur\[timm\]'"):
         build("timm:resnet18")
 
 
@@ -110,10 +110,10 @@ def test_inception_still_has_its_auxiliary_head_and_converts_the_usual_normalisa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnet19", "did you mean torchvision:resnet18"),
-        ("ResNet18", "did you mean torchvision:resnet18"),
-        ("resnet20", "did you mean secateur:resnet20"),
-        ("secateur:resnet21", "did you mean secateur:resnet20"),
+        ("resnet19", "did you mean 'torchvision:resnet18'"),
+        ("ResNet18", "did you mean 'torchvision:resnet18'"),
+        ("resnet20", "did you mean 'secateur:resnet20'"),
+        ("secateur:resnet21", "did you mean 'secateur:resnet20'"),
         ("hub:resnet18", "choose torchvision, timm, secateur or path/to/file.py:function"),
         ("", "no network ''"),
     ],
@@ -181,7 +181,7 @@ def test_function_in_a_file(user_file):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("netwrok", "did you mean network"),
+        ("netwrok", "did you mean 'network'"),
         ("number", "returns a int, not a torch.nn.Module"),
         ("picky", "missing 1 required positional argument"),
     ],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 import secateur as sec
 from secateur.recipes import Measured, PruneResult, Recipe, RecipeContext, Training, run_recipe
-from secateur.training.devices import machine_of
-from secateur.training.fit import Keep, keep_nothing
+from secateur.training.context import save_nothing
+from secateur.training.evaluate import Evaluation
 from secateur.training.interrupt import Interruption
 
 
@@ -23,12 +24,16 @@ def in_place(
     *,
     loss_fn: Callable[..., Any] | None = None,
     callbacks: Sequence[sec.Callback] = (),
-    keep: Keep = keep_nothing,
+    save: Callable[[str, Evaluation | None], object] = save_nothing,
     interruption: Interruption | None = None,
     measured: Measured | None = None,
     **training: Any,
 ) -> PruneResult:
-    context = RecipeContext(
-        machine_of(net), callbacks, interruption or Interruption(), keep, measured=measured
+    context = replace(
+        RecipeContext.of(net),
+        callbacks=callbacks,
+        interruption=interruption or Interruption(),
+        save=save,
+        measured=measured,
     )
     return run_recipe(net, example, budget, recipe, Training(batches, **training), context, loss_fn=loss_fn)

@@ -61,7 +61,7 @@ def clock(law: Callable[[float], float]) -> Callable[[Mapping[str, nn.Module], o
 def test_what_is_asked_is_what_is_measured(law: Callable[[float], float], limit: float | str) -> None:
     whole = law(0.07)
     asked = limit if isinstance(limit, float) else f"{0.6 * whole:.12f} ms"
-    timing = LatencyOptions(table=Table(), clock=clock(law))
+    timing = LatencyOptions(table=Table(), network_timer=clock(law))
     result = timed(Budget(latency=asked), timing)
     allowed = 0.5 * whole if isinstance(limit, float) else 0.6 * whole
     assert result.latency is not None
@@ -73,7 +73,7 @@ def test_what_is_asked_is_what_is_measured(law: Callable[[float], float], limit:
 
 
 def test_a_right_table_needs_one_measurement() -> None:
-    result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), clock=clock(lambda ms: ms)))
+    result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), network_timer=clock(lambda ms: ms)))
     assert result.latency is not None
     assert result.latency.tries == 1
     assert "1 measured" in str(result.latency)
@@ -87,7 +87,7 @@ def test_a_plan_that_holds_by_chance_does_not_count() -> None:
         ms = found["after"].median_ms * next(said, 1.1)
         return Comparison(found | {"after": Latency(ms, ms, ms, 9, 1, "cpu", 2)})
 
-    result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), clock=lucky))
+    result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), network_timer=lucky))
     assert result.latency is not None
     assert result.latency.tries == 2
     channels = sum(m.out_channels for m in result.model.modules() if isinstance(m, nn.Conv2d))
@@ -97,19 +97,19 @@ def test_a_plan_that_holds_by_chance_does_not_count() -> None:
 
 def test_other_limits_hold_beside_the_time() -> None:
     budget = Budget(latency=0.8, params=0.3)
-    result = timed(budget, LatencyOptions(table=Table(), clock=clock(lambda ms: 1.1 * ms)))
+    result = timed(budget, LatencyOptions(table=Table(), network_timer=clock(lambda ms: 1.1 * ms)))
     assert result.cost_after.params <= 0.3 * result.cost_before.params
     assert result.latency is not None
     assert result.latency.holds
 
 
 def test_a_budget_that_is_met_already_cuts_nothing() -> None:
-    result = timed(Budget(latency="1 ms"), LatencyOptions(table=Table(), clock=clock(lambda ms: ms)))
+    result = timed(Budget(latency="1 ms"), LatencyOptions(table=Table(), network_timer=clock(lambda ms: ms)))
     assert not result.plan.keep
 
 
 def test_a_time_that_cannot_be_held_is_an_error_with_what_was_measured() -> None:
-    stubborn = LatencyOptions(table=Table(), clock=clock(lambda ms: 1.0 + 0.01 * ms))
+    stubborn = LatencyOptions(table=Table(), network_timer=clock(lambda ms: 1.0 + 0.01 * ms))
     with pytest.raises(BudgetError, match=r"no plan keeps to 0.50\d* ms: .* takes 1 ms"):
         timed(Budget(latency=0.5), stubborn)
     with pytest.raises(BudgetError, match="the least possible is 0.002 ms"):
@@ -122,7 +122,7 @@ def test_cut_by_cut_the_last_one_holds_the_time() -> None:
     recipe = Recipe.preset("one-shot", steps=3, criterion="magnitude")
     law = clock(lambda ms: 1.25 * ms)
     heard = Recorder()
-    timing = LatencyOptions(table=Table(), clock=law)
+    timing = LatencyOptions(table=Table(), network_timer=law)
     result = in_place(net(), X, Budget(latency=0.5), batches, recipe, latency=timing, callbacks=[heard])
     assert len(result.cuts) == 3
     assert result.latency is not None
@@ -156,7 +156,7 @@ def test_a_noisy_clock_leaves_more_in_reserve_at_each_try() -> None:
         )
 
     for _ in range(10):
-        result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), clock=noisy))
+        result = timed(Budget(latency=0.5), LatencyOptions(table=Table(), network_timer=noisy))
         assert result.latency is not None
         assert result.latency.holds
         assert 0.85 * result.latency.allowed_ms <= result.latency.measured_ms

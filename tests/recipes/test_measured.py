@@ -74,9 +74,9 @@ def test_measurements_of_something_else_are_refused(
         with torch.no_grad():
             next(net.parameters()).add_(1e-6)
     else:
-        other = Scores("fisher", dict(measured.scores), measured.scores.unscored)
+        other = Scores("taylor-squared", dict(measured.scores), measured.scores.unscored)
         measured = Measured(measured.network, other, measured.curves)
-    with pytest.raises(sec.UsageError, match=what if what == "weights" else "fisher"):
+    with pytest.raises(sec.UsageError, match=what if what == "weights" else "taylor-squared"):
         cut_to(0.5, net, example, batches, measured)
 
 

@@ -145,7 +145,7 @@ def test_what_is_no_picture_is_not_mirrored() -> None:
     before = copy.deepcopy(net)
     batches = [(torch.randn(8, 4), torch.randint(0, 2, (8,)))]
     settings = Recipe.preset("plain", distillation={"weight": 0.5, "flip": True})
-    with pytest.raises(UsageError, match=r"not of \(8, 4\); leave mirror out"):
+    with pytest.raises(UsageError, match=r"not \(8, 4\); switch it off"):
         in_place(net, batches[0][0], sec.Budget(macs=0.5), batches, settings)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
 

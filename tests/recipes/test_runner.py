@@ -4,6 +4,7 @@ import copy
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.criteria import Scores
+from secateur.data import Loader
 from secateur.errors import BudgetError, TrainingError
+from secateur.models import InputSpec
 from secateur.recipes import Cut, PruneResult, Recipe, runner
-from secateur.training import fit as fitting
+from secateur.training import loop
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Progress
 from secateur.training.interrupt import StoppedError, interruptible
@@ -43,7 +46,7 @@ def run(
         settings,
         validation=batches,
         callbacks=[heard],
-        keep=keep,
+        save=keep,
     )
     return result, heard, kept
 
@@ -85,14 +88,14 @@ def test_scores_come_from_the_last_epoch_of_training(
     """The second cut must go by what a hand-written watch over the same steps finds."""
     settings = Recipe.preset("plain", steps=2, finetune=FitSettings(epochs=0))
     watched: list[Scores] = []
-    original = runner.Watch.scores
+    original = runner.ScoreCollector.scores
 
-    def scores(self: runner.Watch, **options: bool) -> Scores:
+    def scores(self: runner.ScoreCollector, **options: bool) -> Scores:
         found = original(self, **options)
         watched.append(found)
         return found
 
-    with patch.object(runner.Watch, "scores", scores):
+    with patch.object(runner.ScoreCollector, "scores", scores):
         result, _, _ = run(net, example, batches, settings)
     second = result.cuts[1].plan
     for name, removed in second.removed.items():
@@ -205,7 +208,7 @@ def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches
             SHORT,
             callbacks=[Interrupt()],
             interruption=interruption,
-            keep=lambda name, _: kept.append(name),
+            save=lambda name, _: kept.append(name),
         )
     assert kept[-1] == "last"
     assert net(example).shape == (2, 3)
@@ -270,44 +273,62 @@ def test_an_optimizer_that_would_train_nothing_is_refused_before_the_first_cut(
     assert sec.cost(net, example) == before
 
 
-class Counting(list[Batch]):
-    """Batches that count their passes, as a loader with shuffles of its own does."""
+LOOKING = Recipe.preset(
+    "plain",
+    steps=3,
+    reconstruct=True,
+    between=FitSettings(epochs=2),
+    finetune=FitSettings(epochs=2),
+    criterion="mutual-information",
+)
+"""Looks at the training batches for scores and repairs, besides training on them."""
 
-    epoch = 0
+
+class Counting(list[Batch]):
+    """A loader of the user's that counts its passes; its number is not for others to set."""
 
     def __init__(self, batches: list[Batch]) -> None:
         super().__init__(batches)
         self.begun: list[int] = []
 
+    @property
+    def epoch(self) -> int:
+        return len(self.begun)
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        raise AssertionError(f"epoch was set to {number}")
+
     def __iter__(self) -> Iterator[Batch]:
         self.begun.append(self.epoch)
-        self.epoch += 1
         return super().__iter__()
 
 
-def test_a_look_at_the_training_batches_does_not_set_their_passes_back(
+def test_the_pass_of_a_loader_of_the_users_is_never_set(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
     counting = Counting(batches)
-    settings = Recipe.preset(
-        "plain",
-        steps=3,
-        reconstruct=True,
-        between=FitSettings(epochs=2),
-        finetune=FitSettings(epochs=2),
-        criterion="mutual-information",
-    )
+    in_place(net, example, sec.Budget(macs=0.5), counting, LOOKING)
+    assert len(counting.begun) > 6  # it was looked at for scores and repairs as well
+
+
+def test_a_look_at_the_training_batches_does_not_set_the_passes_of_a_loader_back(
+    net: nn.Sequential, example: Tensor, batches: list[Batch]
+) -> None:
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    images = list((inputs * 40 + 128).clamp(0, 255).byte())
+    spec = InputSpec(tuple(inputs.shape[1:]), (0.5,) * inputs.shape[1], (0.2,) * inputs.shape[1])
+    loader = Loader(images, targets, spec, batch_size=16, shuffle=True)
     trained: list[int] = []
-    original = fitting._Loop.train_epoch
+    original = loop._train_epoch
 
-    def train_epoch(self: fitting._Loop, observer: object) -> tuple[float, float]:
-        trained.append(counting.epoch)
-        return original(self, observer)
+    def train_epoch(*arguments: Any) -> tuple[float, float]:
+        trained.append(loader.epoch)
+        return original(*arguments)
 
-    with patch.object(fitting._Loop, "train_epoch", train_epoch):
-        in_place(net, example, sec.Budget(macs=0.5), counting, settings)
+    with patch.object(loop, "_train_epoch", train_epoch):
+        in_place(net, example, sec.Budget(macs=0.5), loader, LOOKING)
     assert trained == list(range(6))
-    assert len(counting.begun) > len(trained)  # it was looked at for scores and repairs as well
 
 
 def test_an_optimizer_of_the_last_layer_alone_trains_it_and_nothing_else(

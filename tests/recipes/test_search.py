@@ -10,7 +10,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.errors import BudgetError, UsageError
-from secateur.recipes import SearchResult, Tried, smallest_within
+from secateur.recipes import SearchResult, smallest_within
 
 
 def searched(border: float, tries: int, least: float = 0.0) -> tuple[SearchResult, list[float]]:
@@ -52,12 +52,6 @@ def test_a_share_that_cannot_be_reached_is_too_bad() -> None:
     assert [point.score for point in result.path] == [5.0, 5.0, -math.inf, -math.inf]
     assert [round(share, 3) for share in asked] == [0.5, 0.25, 0.354]
     assert "cannot be reached" in str(result.path[2])
-
-
-def test_the_front_holds_what_nothing_beats() -> None:
-    points = [Tried(n, *pair, held=True) for n, pair in enumerate([(1.0, 5), (0.5, 6), (0.7, 5.5), (0.2, 1)])]
-    result = SearchResult(nn.Identity(), points[0], tuple(points))
-    assert [point.share for point in result.front] == [0.5, 0.2]
 
 
 @pytest.mark.parametrize(("drop", "tries"), [(-1.0, 3), (math.nan, 3), (1.0, 0)])

@@ -7,7 +7,7 @@ import pytest
 
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
-from secateur.recipes import recipe
+from secateur.recipes import Recipe
 
 # A network small enough to be pruned in a second, with a residual stream and a frozen group.
 NETWORK = """
@@ -41,9 +41,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             network={"source": f"{folder / 'net.py'}:Small", "size": 16},
             data={"source": "digits", "batch_size": 64},
             out=folder / "small",
-            limits={"macs": 0.5},
+            budget={"macs": 0.5},
             latency_seconds=0,
-            recipe=recipe(steps=2, epochs_after=2, repair=True, allocate="curves"),
+            recipe=Recipe(steps=2, finetune={"epochs": 2}),
             typed="secateur prune net.py:Small --macs 0.5",
         )
     )

@@ -90,16 +90,5 @@ class Taken(HTMLParser):
 
 def specs(page: Taken) -> dict[str, dict[str, Any]]:
     """The figures of a page, by name and variant."""
-    found: dict[str, dict[str, Any]] = unpacked(**page.data["specs"])
+    found: dict[str, dict[str, Any]] = page.data["specs"]
     return found
-
-
-def unpacked(words: list[str | None], tree: Any) -> Any:
-    """As the script of the page puts words in place of their numbers."""
-    if isinstance(tree, list):
-        return [unpacked(words, one) for one in tree]
-    if isinstance(tree, dict):
-        if tree.keys() == {"at"}:
-            return [words[at] for at in tree["at"]]
-        return {name: unpacked(words, one) for name, one in tree.items()}
-    return tree

@@ -13,7 +13,7 @@ import pytest
 
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
-from secateur.recipes import recipe
+from secateur.recipes import Recipe
 from secateur.report import agreement_page, write_report
 from tests.report.chromium import Page, browser, executable
 from tests.report.test_agreement import FOUND
@@ -66,8 +66,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on a network of 400 layers and 200 groups, many of them read by all that is behind them."""
     out = tmp_path_factory.mktemp("large") / "densenet201"
     network = {"source": "densenet201", "weights": "none", "size": 64}
-    how = recipe("plain", criterion="magnitude", steps=1)
-    prune(PruneJob(network=network, out=out, limits={"macs": 0.5}, latency_seconds=0, recipe=how))
+    how = Recipe.preset("plain", criterion="magnitude", steps=1)
+    prune(PruneJob(network=network, out=out, budget={"macs": 0.5}, latency_seconds=0, recipe=how))
     return write_report(out)
 
 

@@ -14,7 +14,7 @@ import secateur as sec
 from secateur.checkpoint import read_metadata
 from secateur.graph import Role
 from secateur.report import run_page, write_report
-from secateur.training.run import RunError, read_measured, read_metrics, read_summary
+from secateur.training.run_folder import RunError, read_measured, read_metrics, read_summary
 from tests.report.conftest import Change
 from tests.report.pages import Taken, specs
 

@@ -1,4 +1,4 @@
-"""Eliminations held against refitting by brute force."""
+"""Eliminations compared with refitting by brute force."""
 
 from __future__ import annotations
 

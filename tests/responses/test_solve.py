@@ -1,4 +1,4 @@
-"""Fits held against dense least squares on the data themselves, the ridge written as further rows."""
+"""Fits compared with dense least squares on the data themselves, the ridge written as further rows."""
 
 from __future__ import annotations
 

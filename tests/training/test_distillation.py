@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from secateur.errors import UsageError
 from secateur.training.distillation import Teacher
-from secateur.training.fit import fit
+from secateur.training.loop import fit
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 
@@ -60,37 +60,37 @@ def test_the_teacher_answers_in_evaluation_mode_and_gets_its_modes_back() -> Non
 
 def test_only_the_main_answer_of_a_network_with_auxiliary_heads_is_taught() -> None:
     teacher, (inputs, _) = nn.Linear(5, 3), batches(1)[0]
-    lesson, outputs = Teacher(teacher, 0.5), torch.randn(8, 3)
+    taught, outputs = Teacher(teacher, 0.5), torch.randn(8, 3)
     own = torch.tensor(1.0)
-    assert lesson.join(own, (outputs, None), inputs) == lesson.join(own, outputs, inputs)
+    assert taught.join(own, (outputs, None), inputs) == taught.join(own, outputs, inputs)
 
 
-def test_a_mirrored_teacher_teaches_the_mean_of_what_it_says_of_a_picture_and_of_its_mirror_image() -> None:
+def test_with_flip_the_teacher_averages_an_image_and_the_flipped_image() -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    pictures, outputs = torch.randn(8, 1, 3, 4), torch.randn(8, 3)
-    columns_reversed = torch.stack([pictures[..., 3 - column] for column in range(4)], -1)
-    mean = (teacher(pictures) + teacher(columns_reversed)).detach() / 2
-    lesson = Teacher(teacher, 1.0, 2.0, mirror=True)
-    torch.testing.assert_close(lesson.answers(pictures), mean)
-    assert not lesson.answers(pictures).requires_grad
+    images, outputs = torch.randn(8, 1, 3, 4), torch.randn(8, 3)
+    columns_reversed = torch.stack([images[..., 3 - column] for column in range(4)], -1)
+    mean = (teacher(images) + teacher(columns_reversed)).detach() / 2
+    taught = Teacher(teacher, 1.0, 2.0, flip=True)
+    torch.testing.assert_close(taught.outputs(images), mean)
+    assert not taught.outputs(images).requires_grad
     divergence = torch.nn.functional.kl_div(
         (outputs / 2).log_softmax(1), (mean / 2).softmax(1), reduction="batchmean"
     )
-    torch.testing.assert_close(lesson.join(torch.tensor(9.0), outputs, pictures), 4 * divergence)
+    torch.testing.assert_close(taught.join(torch.tensor(9.0), outputs, images), 4 * divergence)
 
 
-def test_of_a_mirrored_teacher_too_only_the_main_answer_counts() -> None:
+def test_with_flip_too_only_the_main_output_counts() -> None:
     class TwoHeads(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x.flatten(1), x.flatten(1) * 100
 
-    found = Teacher(TwoHeads(), mirror=True).answers(torch.tensor([[[[1.0, 5.0]]]]))
+    found = Teacher(TwoHeads(), flip=True).outputs(torch.tensor([[[[1.0, 5.0]]]]))
     assert found.tolist() == [[3.0, 3.0]]
 
 
-def test_only_pictures_are_mirrored() -> None:
-    with pytest.raises(UsageError, match=r"not of \(8, 5\); leave mirror out"):
-        Teacher(nn.Linear(5, 3), mirror=True).answers(torch.randn(8, 5))
+def test_only_images_are_flipped() -> None:
+    with pytest.raises(UsageError, match=r"not \(8, 5\); switch it off"):
+        Teacher(nn.Linear(5, 3), flip=True).outputs(torch.randn(8, 5))
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.0)])

@@ -15,7 +15,7 @@ def test_uneven_batches_count_by_their_examples() -> None:
     batches = list(zip(inputs.split(4), targets.split(4), strict=True))
     result = evaluate(nn.Identity(), batches)
     assert result.examples == 11
-    assert result.top1 == pytest.approx((inputs.argmax(1) == targets).double().mean().item())
+    assert result.metric == pytest.approx((inputs.argmax(1) == targets).double().mean().item())
     assert result.loss == pytest.approx(cross_entropy(inputs, targets).item(), rel=1e-5)
 
 
@@ -24,7 +24,7 @@ def test_the_network_is_judged_in_evaluation_mode_and_left_as_it_was() -> None:
     model[1].eval()
     inputs = torch.eye(3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert evaluate(model, [(inputs, torch.arange(3))]).top1 == 1
+    assert evaluate(model, [(inputs, torch.arange(3))]).metric == 1
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model[1].training

@@ -3,8 +3,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from secateur.training.fit import Surroundings, fit
-from secateur.training.optimizers import LearningRates, make_optimizer
+from secateur.training.context import RunContext
+from secateur.training.loop import fit
+from secateur.training.optimizers import make_optimizer, scaled_learning_rates
 from secateur.training.settings import FitSettings, OptimizerSettings
 from tests.recorder import Recorder
 
@@ -38,10 +39,9 @@ def test_each_parameter_is_optimised_once_and_frozen_ones_are_not() -> None:
 
 def test_factors_do_not_add_up() -> None:
     optimizer = make_optimizer(network(), OptimizerSettings(learning_rate=0.4))
-    rates = LearningRates(optimizer)
-    assert rates.scale(0.5) == 0.2
-    assert rates.scale(0.5) == 0.2
-    rates.restore()
+    with scaled_learning_rates(optimizer) as scale:
+        assert scale(0.5) == 0.2
+        assert scale(0.5) == 0.2
     assert {group["lr"] for group in optimizer.param_groups} == {0.4}
     assert all("initial_lr" not in group for group in optimizer.param_groups)
 
@@ -57,13 +57,13 @@ def test_a_learning_rate_set_between_two_phases_holds() -> None:
         def received(self, event: object) -> None:
             heard.append(optimizer.param_groups[0]["lr"])
 
-    around = Surroundings(callbacks=[Rates()])
+    around = RunContext(callbacks=[Rates()])
     fit(
         model,
         batches,
         FitSettings(epochs=1, schedule="constant"),
         optimizer=optimizer,
-        surroundings=around,
+        context=around,
     )
     assert set(heard) == {0.01}
     assert optimizer.param_groups[0]["lr"] == 0.01
@@ -85,8 +85,7 @@ def test_a_schedule_of_torch_goes_on_as_if_a_fit_had_not_been() -> None:
 def test_a_learning_rate_that_is_a_tensor_stays_that_tensor() -> None:
     rate = torch.tensor(0.5)
     optimizer = torch.optim.Adam(network().parameters(), lr=rate, foreach=False, capturable=False)
-    rates = LearningRates(optimizer)
-    assert rates.scale(0.5) == 0.25
-    assert optimizer.param_groups[0]["lr"] is rate
-    rates.restore()
+    with scaled_learning_rates(optimizer) as scale:
+        assert scale(0.5) == 0.25
+        assert optimizer.param_groups[0]["lr"] is rate
     assert rate == 0.5

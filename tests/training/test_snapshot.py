@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from secateur.errors import CheckpointError
-from secateur.training.journal import Entry
-from secateur.training.snapshot import restore, snapshot
+from secateur.training.resume import Entry, restore, snapshot
 
 OPTIMIZERS: list[Callable[[nn.Module], Optimizer]] = [
     lambda net: SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True),

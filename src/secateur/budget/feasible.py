@@ -14,7 +14,7 @@ from secateur.budget.widths import Bounds, Widths
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.graph.groups import IntArray
-from secateur.latency import LatencyModel, widths_that_run_well
+from secateur.latency import LatencyModel, efficient_widths
 
 WidthOptions = tuple[IntArray, ...]
 """For each group the widths that it may have, ascending; the last is the whole group."""
@@ -69,7 +69,7 @@ def width_options(widths: Widths, graph: ChannelGraph, latency: LatencyModel | N
             "multiple_of='auto' needs the network's times on this device: give the table that "
             "secateur.latency.latency_table(model, graph, example_inputs) measures, as latency; or a number"
         )
-    return widths_that_run_well(latency, np.array([group.channels for group in graph.groups], dtype=np.int64))
+    return efficient_widths(latency, np.array([group.channels for group in graph.groups], dtype=np.int64))
 
 
 def feasible_widths(

@@ -17,11 +17,11 @@ from secateur.cli.evaluate import evaluate
 from secateur.cli.export import export
 from secateur.cli.inspect import inspect
 from secateur.cli.measure import measure
+from secateur.cli.memory import keep_freed_memory
 from secateur.cli.oracle import oracle
 from secateur.cli.prune import prune
 from secateur.cli.report import report
 from secateur.cli.train import train
-from secateur.heap import keep_in_this_process
 
 app = typer.Typer(
     name="secateur",
@@ -69,6 +69,6 @@ for command in (demo, inspect, train, prune, evaluate, measure, export, report, 
 
 
 def main() -> None:
-    """Runs the command line."""
-    keep_in_this_process()
+    """Run the command line."""
+    keep_freed_memory()
     app()

@@ -21,8 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from secateur.cli.formats import duration, percent
 from secateur.cli.quiet import silent_output
+from secateur.formats import duration, percent
 from secateur.recipes import Callback, Cut, Tried
 from secateur.training.events import EpochDone
 from secateur.training.events import Progress as ProgressEvent

@@ -1,15 +1,17 @@
-"""From exceptions to one line and an exit code."""
+"""Turn exceptions into one line and an exit code."""
 
 from __future__ import annotations
 
 import functools
+import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import typer
 
-from secateur.cli.processes import is_first
+from secateur.cli.processes import is_main, is_worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,8 +20,15 @@ FAILED, WRONG_USAGE, SIGNALLED = 1, 2, 128
 """Exit codes; a run stopped by a signal leaves with 128 and the signal's number, as shells do."""
 
 
+class CommandError(Exception):
+    """Carry the line for the user from one of several processes to their launcher."""
+
+
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turns the errors of a command that a user can act on into one line on standard error.
+    """Turn the errors of a command that a user can act on into one line on standard error.
+
+    A process that a launcher started writes its error into the launcher's error file instead, so that the
+    launcher prints the first one once.
 
     Args:
         command: raises ``SecateurError`` on a user's mistake. Any other exception is a mistake
@@ -31,31 +40,45 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        from secateur.errors import SecateurError, UsageError
-        from secateur.training.crew import AsideError
+        from secateur.errors import SecateurError
 
         try:
             return command(*args, **kwargs)
-        except AsideError as error:
-            raise typer.Exit(_told(error.error)[1]) from None
         except (KeyboardInterrupt, SecateurError, OSError) as error:
-            line, code = _told(error)
-            if is_first() or not isinstance(error, UsageError) or _in_crew():
+            line, code = _line_of(error)
+            is_stopped = code > SIGNALLED
+            if is_worker() and not is_stopped:
+                _record(CommandError(line))
+            elif is_main():
                 typer.echo(" ".join(line.split()), err=True)
             raise typer.Exit(code) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if not is_worker():
+                raise
+            _record(error)
+            raise typer.Exit(FAILED) from None
 
     return run
 
 
-def _in_crew() -> bool:
-    """Whether the processes have found each other; before that, all make the same of wrong usage."""
-    import torch.distributed as dist
+def _record(error: Exception) -> None:
+    """Write an error, with the traceback of the exception that is handled, into the launcher's error file."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    return dist.is_available() and dist.is_initialized()
+    get_error_handler().record_exception(error)
 
 
-def _told(error: BaseException) -> tuple[str, int]:
-    """What a user is told of an error, and the exit code."""
+def recorded_line(file: Path) -> str:
+    """Read the line that a process wrote into an error file; the traceback of a mistake in Secateur."""
+    found = json.loads(file.read_text())["message"]
+    name, _, line = found["message"].partition(": ")
+    return " ".join(line.split()) if name == CommandError.__name__ else found["extraInfo"]["py_callstack"]
+
+
+def _line_of(error: BaseException) -> tuple[str, int]:
+    """Return the line for the user, and the exit code."""
     from secateur.errors import UsageError
     from secateur.training.interrupt import StoppedError
 
@@ -67,6 +90,6 @@ def _told(error: BaseException) -> tuple[str, int]:
         case UsageError():
             return f"wrong usage: {error}", WRONG_USAGE
         case OSError():
-            where = f"{error.filename}: " if error.filename else ""
-            return f"error: {where}{error.strerror or error}", FAILED
+            place = f"{error.filename}: " if error.filename else ""
+            return f"error: {place}{error.strerror or error}", FAILED
     return f"error: {error}", FAILED

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import is_first, shared, started
+from secateur.cli.processes import is_main, process_counts, run_in_processes
 
 
 def evaluate(
@@ -32,16 +32,16 @@ def evaluate(
       secateur evaluate runs/digits-small/checkpoints/best.safetensors --data digits --json
     """
     from secateur.cli.console import Reporter
-    from secateur.cli.formats import percent
+    from secateur.formats import percent
     from secateur.jobs.evaluate import evaluate as work
     from secateur.jobs.settings import DataChoice, NetworkChoice
     from secateur.training.settings import DeviceSettings
 
     network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
     pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
-    machine = DeviceSettings(accelerator=device, precision=precision, **started(devices))
-    shared(devices)
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+    machine = DeviceSettings(accelerator=device, precision=precision, **process_counts(devices))
+    run_in_processes(devices)
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
         found = work(network, pictures, machine, [reporter])
         line = f"{found['model']}: top-1 {percent(found['top1'])}, loss {found['loss']:.4f}"
         reporter.finish(f"{line} over {found['examples']:,} pictures", found)

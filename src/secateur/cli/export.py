@@ -19,7 +19,7 @@ def export(
     ],
     format: Annotated[  # noqa: A002  # the name of the option
         str | None,
-        typer.Option("--format", help="onnx, pt2 or openvino; by the end of FILE if not given."),
+        typer.Option("--format", help="onnx or pt2; by the end of FILE if not given."),
     ] = None,
     weights_as: Annotated[
         str,
@@ -38,15 +38,15 @@ def export(
     seconds: Annotated[float, typer.Option(min=0, help="Time spent on measuring each.")] = 1.0,
     json: options.Json = False,
 ) -> None:
-    """Write a network for ONNX Runtime, OpenVINO, or PyTorch without Secateur.
+    """Write a network for ONNX Runtime, or for PyTorch without Secateur.
 
-    The file takes any batch size and says how pictures are to be prepared. It is read back, run in its
+    The file takes any batch size and says how images are to be prepared. It is read back, run in its
     runtime and compared with the network; if the two disagree, no file is left.
 
     Examples:
       secateur export runs/digits-small --format onnx --out small.onnx
       secateur export runs/digits-small --out small.pt2
-      secateur export runs/digits-small --out small-int8.xml --weights-as int8 --data digits
+      secateur export runs/digits-small --out small-int8.onnx --weights-as int8 --data digits
     """
     from secateur.cli.console import Reporter
     from secateur.cli.tables import brief, conditions_line, side_by_side

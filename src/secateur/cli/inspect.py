@@ -45,8 +45,7 @@ def inspect(
     from secateur.cli.console import Reporter
     from secateur.cli.structure import structure
     from secateur.jobs.inspect import inspect as work
-    from secateur.jobs.networks import is_checkpoint
-    from secateur.jobs.settings import NetworkChoice
+    from secateur.jobs.settings import NetworkChoice, is_checkpoint
 
     size = shape(input) if input else None
     # What hangs together does not depend on the weights, so none are fetched.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from secateur.cli.processes import started
+from secateur.cli.processes import process_counts
 from secateur.cli.typed import typed_line
 from secateur.errors import UsageError
 
@@ -71,12 +71,13 @@ def prune_job(
     if not finetune or not found.get("data"):
         _refuse_training(given, finetune)
     if not any(name in found for name in _GOALS):
-        if recipe not in CHANNELS_LEFT:
+        share = CHANNELS_LEFT.get(recipe or "default")
+        if share is None:
             raise UsageError(
                 "nothing says how small the network is to be; give at least one of --macs, --params, "
                 "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
             )
-        found["budget"] = {"channels": CHANNELS_LEFT[recipe]}
+        found["budget"] = {"channels": share}
     asked = found.pop("recipe", {})
 
     def settle_recipe() -> Recipe:
@@ -298,7 +299,7 @@ def _complete(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
     device.pop("nodes", None)
     if "LOCAL_WORLD_SIZE" in os.environ and not given.any("device.devices"):
         devices = None  # torchrun decides, not the file
-    return {**found, "device": {**device, **started(devices)}, "typed": typed_line()}
+    return {**found, "device": {**device, **process_counts(devices)}, "typed": typed_line()}
 
 
 def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def measure(
         list[str],
         typer.Argument(
             metavar="RUN|CHECKPOINT|MODEL|EXPORTED...",
-            help="Networks, and exported files (.onnx, .xml, .pt2); the first is the yardstick.",
+            help="Networks, and exported files (.onnx, .pt2); the others are compared with the first.",
         ),
     ],
     data: options.OptionalData = None,
@@ -32,25 +32,31 @@ def measure(
         list[str] | None,
         typer.Option(
             "--runtime",
-            help="eager (as it is), channels-last, compile, bf16, onnxruntime or openvino; may be given "
-            "several times. An exported file runs in its own.",
+            help="eager (as it is), channels-last, compile, bf16 or onnxruntime; may be given several times. "
+            "An exported file runs in its own runtime.",
         ),
     ] = None,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Peak memory too, by a process for each network.")
+        bool, typer.Option("--memory", help="Measure peak memory too, in a process for each network.")
     ] = False,
     seconds: Annotated[float, typer.Option(min=0, help="Time spent on each network.")] = 2.0,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
+    trusted: Annotated[
+        bool,
+        typer.Option(
+            "--trusted", help="Open .pt2 files: PyTorch unpickles parts of them, which can run any code."
+        ),
+    ] = False,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Hold networks side by side: parameters, MACs, file size, milliseconds, and accuracy with --data.
+    """Compare networks: parameters, MACs, file size, milliseconds, and accuracy with --data.
 
     The networks are run in turn, so that a busy machine slows all of them alike. A difference that is
     smaller than the spread of the times is called noise.
 
-    A .pt2 file is a program: it is opened only if you name it here, and within limits (docs/export.md).
+    A .pt2 file can run any code when it is opened: give --trusted if you trust where it comes from.
 
     Examples:
       secateur measure runs/digits runs/digits-small --data digits
@@ -60,13 +66,12 @@ def measure(
     from secateur.cli.console import Reporter
     from secateur.cli.tables import brief, conditions_line, side_by_side, timing_table
     from secateur.jobs.measure import measure as work
-    from secateur.jobs.networks import is_checkpoint
-    from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
+    from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice, is_checkpoint
     from secateur.runtimes import is_exported
     from secateur.training.settings import DeviceSettings
 
     networks = [
-        NetworkChoice(source=source)
+        NetworkChoice(source=source, trusted=trusted)
         if is_exported(source)
         else NetworkChoice(
             source=source,

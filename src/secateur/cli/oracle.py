@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import is_first, shared, started
+from secateur.cli.processes import is_main, process_counts, run_in_processes
 
 
 def oracle(
@@ -44,7 +44,7 @@ def oracle(
 
     Examples:
       secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html
-      secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,fisher --out oracle.json
+      secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,obd --out oracle.json
     """
     from secateur.cli.console import Reporter
     from secateur.cli.tables import agreements
@@ -61,11 +61,11 @@ def oracle(
     choice = NetworkChoice(source=network, weights=weights, size=size, builder=model)
     pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
     names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
-    processes = DeviceSettings(accelerator="cpu", **started(devices))
-    shared(devices)
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+    processes = DeviceSettings(accelerator="cpu", **process_counts(devices))
+    run_in_processes(devices)
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
         found = work(choice, pictures, out, names, examples, [reporter], processes)
-        if page is not None and is_first():
+        if page is not None and is_main():
             write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)
         reporter.tell(f"{sum(map(len, found['changes'].values())):,} channels in {out}")

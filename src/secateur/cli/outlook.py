@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.cli.formats import count, milliseconds, size
+from secateur.formats import count, milliseconds, size
 
 _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "params": ("parameters", count),

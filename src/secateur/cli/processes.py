@@ -1,36 +1,33 @@
-"""Several processes for one command: started here, or by ``torchrun``, one for each device."""
+"""Run one command in several processes, started by ``--devices`` or by ``torchrun``, one for each device."""
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from types import FrameType
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
 
 import typer
 
-_CHILD = "SECATEUR_CHILD"
-_GRACE, _MERCY = 20.0, 10.0
-"""Seconds that processes have to end by themselves once one is gone, and then to obey SIGTERM."""
 
-
-def is_first() -> bool:
-    """Whether this process talks: the only one, or the first of several."""
+def is_main() -> bool:
+    """Return whether this process writes and prints: the only one, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def started(devices: int | None) -> dict[str, int]:
-    """How many processes take part, as device settings name them.
+def is_worker() -> bool:
+    """Return whether a launcher started this process, and reports its errors."""
+    return "TORCHELASTIC_ERROR_FILE" in os.environ
+
+
+def process_counts(devices: int | None) -> dict[str, int]:
+    """Return how many processes take part, as device settings name them.
 
     Args:
-        devices: what the user asks for on this machine; nothing if ``torchrun`` says it.
+        devices: number of devices on this machine that the user asks for; ``None`` if ``torchrun`` sets it.
 
     Returns:
         ``devices``, and under ``torchrun`` the number of machines in ``nodes``.
@@ -38,7 +35,7 @@ def started(devices: int | None) -> dict[str, int]:
     Raises:
         UsageError: ``torchrun`` has started another number.
 
-    >>> started(None), started(2)
+    >>> process_counts(None), process_counts(2)
     ({'devices': 1}, {'devices': 2})
     """
     from secateur.errors import UsageError
@@ -54,119 +51,97 @@ def started(devices: int | None) -> dict[str, int]:
     return {"devices": here, "nodes": everywhere // here}
 
 
-def machine(
+def device_options(
     accelerator: str, devices: int | None, precision: str, channels_last: str
 ) -> dict[str, str | int]:
-    """Where to compute and in how many processes, as device settings name it.
+    """Return where to compute and in how many processes, as device settings name it.
 
     Args:
         accelerator: kind of device.
-        devices: what the user asks for on this machine; nothing if ``torchrun`` says it.
+        devices: number of devices on this machine that the user asks for; ``None`` if ``torchrun`` sets it.
         precision: of products.
-        channels_last: memory layout of pictures.
+        channels_last: memory layout of images.
 
     Raises:
         UsageError: ``torchrun`` has started another number of processes.
     """
-    where: dict[str, str | int] = {"accelerator": accelerator, "precision": precision}
-    return {**where, "channels_last": channels_last, **started(devices)}
+    options: dict[str, str | int] = {"accelerator": accelerator, "precision": precision}
+    return {**options, "channels_last": channels_last, **process_counts(devices)}
 
 
-def shared(devices: int | None) -> None:
-    """Runs this command in as many processes as are asked for, and leaves with their exit code.
+def run_in_processes(devices: int | None) -> None:
+    """Run this command in several processes, and exit with their exit code.
 
-    Returns at once where there is only one, and in each of the processes.
+    Return at once if one process is asked for, and in each of the processes.
 
     Args:
-        devices: what the user asks for on this machine.
+        devices: number of processes; ``None`` for one, or if ``torchrun`` has started them.
 
     Raises:
-        typer.Exit: the processes are done.
+        typer.Exit: the processes have ended.
     """
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        if os.environ.get(_CHILD):
-            threading.Thread(target=_stop_with_parent, daemon=True).start()
-        return
-    if devices is not None and devices > 1:
-        raise typer.Exit(_run(devices, sys.argv[1:]))
+    if devices is not None and devices > 1 and "LOCAL_WORLD_SIZE" not in os.environ:
+        raise typer.Exit(_launch(devices))
 
 
-def _stop_with_parent() -> None:
-    """Ends the run in good order when the process that started this one is gone, and its pipe with it."""
-    with contextlib.suppress(OSError):
-        while os.read(0, 1):
-            pass
-    os.kill(os.getpid(), signal.SIGTERM)
+def _launch(count: int) -> int:
+    """Start processes, wait until all have ended, print the error of the one that failed, if any.
 
+    If one fails, the others get SIGTERM, and are killed after 30 seconds. Ctrl-C and SIGTERM are passed on.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-def _run(count: int, words: list[str]) -> int:
-    """Starts the processes, and waits for them; their exit code, the first one's before all."""
-    import torch.distributed as dist
-
-    # The processes meet here. It outlives each of them, so that whoever is left can still be asked.
-    board = dist.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-    )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "secateur", *words],
-            env=_environment(rank, count, board.port),
-            stdin=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is handed on below, once
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    # Python's resource tracker warns of the semaphores of a killed process, which it then frees.
+    warnings = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
+    logging.disable(logging.CRITICAL)  # this process only waits, and prints the error below
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            run_id=str(uuid.uuid4()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
         )
-        for rank in range(count)
-    ]
-    with _handing_on(children):
-        codes = _wait(children)
-    return next((code for code in codes if code > 0), 1 if any(codes) else 0)
+        try:
+            elastic_launch(config, _worker)()
+        except SignalException as error:
+            return 128 + int(error.sigval)
+        except ChildFailedError as error:
+            return _report(error, Path(folder))
+    return 0
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    return {
-        "OMP_NUM_THREADS": threads,
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "secateur",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        _CHILD: "1",
-    }
+def _worker() -> None:
+    from secateur.cli import main
+
+    main()
 
 
-@contextmanager
-def _handing_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Hands Ctrl-C and SIGTERM on to one process, which stops the others with it."""
+def _report(error: Any, folder: Path) -> int:
+    """Print why processes failed; return the exit code."""
+    from secateur.cli.errors import SIGNALLED, recorded_line
 
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        alive = [child for child in children if child.poll() is None]
-        if alive:
-            alive[0].send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _wait(children: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Exit codes, once all processes are gone; none outlives another that failed by more than a minute."""
-    failed_at: float | None = None
-    steps = [(_GRACE, signal.SIGTERM), (_GRACE + _MERCY, signal.SIGKILL)]
-    while any(child.poll() is None for child in children):
-        if failed_at is None and any(child.returncode for child in children):
-            failed_at = time.monotonic()
-        if failed_at is not None and steps and time.monotonic() - failed_at > steps[0][0]:
-            _, number = steps.pop(0)
-            for child in children:
-                if child.poll() is None:
-                    child.send_signal(number)
-        time.sleep(0.05)
-    return [child.returncode for child in children]
+    rank, failure = error.get_first_failure()
+    if failure.exitcode > SIGNALLED:
+        return int(failure.exitcode)  # stopped by a signal: the main process has said so
+    # Other processes fail when the first one is gone, so the oldest error is the cause.
+    files = sorted(folder.rglob("error.json"), key=lambda file: file.stat().st_mtime_ns)
+    if failure.exitcode < 0:
+        line = (
+            f"error: process {rank} of this run was killed ({failure.signal_name()}); if it has a run "
+            "folder, the same command with --resume continues"
+        )
+    elif files:
+        line = recorded_line(files[0])
+    else:
+        line = f"error: process {rank} of this run ended with exit code {failure.exitcode}"
+    print(line, file=sys.stderr)  # noqa: T201
+    return max(1, int(failure.exitcode))

@@ -11,7 +11,7 @@ import typer
 from secateur.cli import options
 from secateur.cli.amounts import amount, time
 from secateur.cli.job_settings import prune_job
-from secateur.cli.processes import is_first, shared
+from secateur.cli.processes import is_main, run_in_processes
 from secateur.cli.report import report_on
 
 if TYPE_CHECKING:
@@ -149,15 +149,15 @@ def prune(
         sets or (),
         finetune=finetune,
     )
-    shared(job.device.devices)
+    run_in_processes(job.device.devices)
 
     from secateur.cli.console import Reporter
     from secateur.jobs import prune as jobs
 
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
         summary = jobs.prune(job, [reporter])
         _tell(reporter, summary)
-        if is_first():
+        if is_main():
             report_on(out, reporter)
 
 

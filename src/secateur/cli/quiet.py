@@ -1,4 +1,4 @@
-"""Keep compiled libraries from printing."""
+"""Suppress what compiled libraries print."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _STANDARD_OUTPUT = 1
 
 @contextmanager
 def silent_output() -> Iterator[None]:
-    """Sends what compiled code writes to standard output nowhere, for a block.
+    """Discard what compiled code writes to standard output, within a block.
 
-    The solver HiGHS prints a line of its own now and then whatever it is told, which would spoil the output
-    of a program that writes JSON. This is for the command line, whose process is its own: the library leaves
-    the output of the process alone. Python's own output is not touched before and after the block.
+    The solver HiGHS sometimes prints a line whatever its options are, which would spoil output in JSON. Only
+    the command line uses this; the library leaves the output of the process alone. Python's output before
+    and after the block is not changed.
     """
     if sys.stdout is not None:
         sys.stdout.flush()
@@ -38,6 +38,6 @@ def silent_output() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Empties the buffers of the C library, which would else be written out later."""
+    """Flush the buffers of the C library, which would be written later otherwise."""
     with suppress(OSError, TypeError, AttributeError):  # no such library elsewhere than on POSIX systems
         ctypes.CDLL(None).fflush(None)

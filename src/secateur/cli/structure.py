@@ -1,4 +1,4 @@
-"""The make of a network as a tree and tables."""
+"""Show the structure of a network as a tree and tables."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.cli.formats import count, size
 from secateur.cli.outlook import reachable
-from secateur.cli.tree import Fitted, ModuleTree, Room, colour
+from secateur.cli.tree import Columns, Fitted, ModuleTree, colour
+from secateur.formats import count, size
 
 _NAMES = 3
 _WIDTH = 11
 
 
 def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableType:
-    """Modules with their costs, groups with their couplings, and what is frozen and why.
+    """Show modules with their costs, groups with their couplings, and what is frozen and why.
 
     Args:
         found: what the job returned.
@@ -50,11 +50,11 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     return Group(*parts)
 
 
-def _groups(groups: Sequence[Mapping[str, Any]], room: Room) -> Table:
+def _groups(groups: Sequence[Mapping[str, Any]], room: Columns) -> Table:
     table = Table(title="channel groups, prunable", title_justify="left", box=box.SIMPLE_HEAD)
     _columns(table, "", right=("channels", "params", "MACs"))
     if room.kinds:
-        table.add_column("hang on it", min_width=_WIDTH)
+        table.add_column("MACs share", min_width=_WIDTH)
     _columns(table, "written by → read by")
     for number, group in enumerate(groups, start=1):
         table.add_row(

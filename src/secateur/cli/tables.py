@@ -1,4 +1,4 @@
-"""Tables that say what a run has come to."""
+"""Show results in tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from secateur.cli.formats import count, milliseconds, percent, share, size
+from secateur.formats import count, factor, milliseconds, percent, size
 
 Figures = Mapping[str, Any]
 
@@ -27,7 +27,7 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 
 def before_after(before: Figures, after: Figures) -> Table:
-    """Two networks beside each other, and how much smaller the second is.
+    """Show two networks side by side, and how much smaller the second is.
 
     Args:
         before: ``top1``, ``params``, ``macs``, ``file_bytes`` and ``latency_ms``; absent ones are left out.
@@ -43,7 +43,7 @@ def before_after(before: Figures, after: Figures) -> Table:
 
 
 def figures_of_one(figures: Figures) -> Table:
-    """One network.
+    """Show one network.
 
     Args:
         figures: as for :func:`before_after`.
@@ -98,7 +98,7 @@ def compared(verification: Mapping[str, Any]) -> str:
 
 
 def side_by_side(networks: Sequence[tuple[str, Figures]]) -> Table:
-    """Any number of networks, one a row; factors are against the first.
+    """Show networks, one per row; factors are relative to the first.
 
     Args:
         networks: name and figures of each.
@@ -122,7 +122,7 @@ def side_by_side(networks: Sequence[tuple[str, Figures]]) -> Table:
 
 
 def brief(names: Sequence[str]) -> dict[str, str]:
-    """Long paths by their last part, where that tells them apart; a table that cuts them off would not.
+    """Shorten long paths to their last part, where that is unique.
 
     Args:
         names: of networks and files.
@@ -143,11 +143,11 @@ def _change(key: str, before: float | None, after: float | None) -> str:
         return ""
     if key == "top1":
         return f"{100 * (after - before):+.2f} points"
-    return share(after, before)
+    return factor(before, after)
 
 
 def conditions_line(latency: Mapping[str, Any]) -> str:
-    """Under which conditions times were measured.
+    """Say under which conditions times were measured.
 
     Args:
         latency: as in ``summary.json``.
@@ -161,7 +161,7 @@ def conditions_line(latency: Mapping[str, Any]) -> str:
 
 
 def timing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Times in every runtime, batch size and number of threads, each against the first network there.
+    """Show times in every runtime, batch size and number of threads, relative to the first network there.
 
     Args:
         rows: ``name``, ``runtime``, ``batch``, ``threads``, ``median_ms``, ``low_ms``, ``high_ms``,
@@ -188,7 +188,7 @@ def timing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def agreements(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """How well criteria guess the oracle, the best within groups first.
+    """Show how well criteria correlate with the oracle, the best within groups first.
 
     Args:
         rows: ``criterion``, ``per_group`` (or ``None``), ``raw`` and ``normalized`` of each.
@@ -204,7 +204,7 @@ def agreements(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def path_table(path: Sequence[Mapping[str, Any]]) -> Table:
-    """Every network that a search made, the largest first.
+    """Show every network that a search made, the largest first.
 
     Args:
         path: as in ``summary.json``.

@@ -8,7 +8,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.job_settings import train_job
-from secateur.cli.processes import is_first, shared
+from secateur.cli.processes import is_main, run_in_processes
 
 
 def train(
@@ -80,12 +80,12 @@ def train(
         recipe,
         sets or (),
     )
-    shared(job.device.devices)
+    run_in_processes(job.device.devices)
 
     from secateur.cli.console import Reporter
     from secateur.cli.tables import figures_of_one
     from secateur.jobs.train import train as work
 
-    with Reporter(as_json=json, quiet=not is_first()) as reporter:
+    with Reporter(as_json=json, quiet=not is_main()) as reporter:
         summary = work(job, [reporter])
         reporter.finish(figures_of_one(summary["network"]), summary)

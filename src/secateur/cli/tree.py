@@ -1,4 +1,4 @@
-"""The modules of a network as a tree: what each costs, how wide it is, and with whom it hangs together."""
+"""Show the modules of a network as a tree: costs, widths and channel groups."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from secateur.cli.formats import count
+from secateur.formats import count
 
 COLOURS = ("green", "blue", "yellow", "magenta", "cyan", "red", "bright_green", "bright_blue")
 FROZEN = "bright_black"
 
 _SHOWN, _LARGE = 20, 0.05
 """How many layers are shown, and from which share of the network on a module is, as a whole at least."""
-_WIDE, _MIDDLE = 100, 72  # columns of the terminal from which on there is room for more
+_WIDE, _MIDDLE = 100, 72  # columns of the terminal from which on more is shown
 _MANY_GROUPS = 3
 _HEADINGS = {"params": "parameters", "macs": "MACs"}
 
@@ -71,11 +71,11 @@ def grown(name: str, layers: Sequence[Mapping[str, Any]]) -> Module:
 
 
 @dataclass(frozen=True)
-class Room:
-    """What there is room for on a terminal.
+class Columns:
+    """What is shown on a terminal of some width.
 
     Attributes:
-        columns: of the terminal.
+        columns: width of the terminal.
     """
 
     columns: int
@@ -109,11 +109,11 @@ class Fitted:
         draw: given the room that there is.
     """
 
-    draw: Callable[[Room], RenderableType]
+    draw: Callable[[Columns], RenderableType]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Called by rich, which knows how wide the terminal is."""
-        yield self.draw(Room(options.max_width))
+        yield self.draw(Columns(options.max_width))
 
 
 class ModuleTree:
@@ -130,7 +130,7 @@ class ModuleTree:
         self._marks = marks(found["groups"])
         self._shown = _costliest(found["layers"], self._totals, None if whole else _SHOWN)
 
-    def draw(self, room: Room) -> Table:
+    def draw(self, room: Columns) -> Table:
         """The tree.
 
         Args:
@@ -148,7 +148,7 @@ class ModuleTree:
         self._add(table, self._root, "", "", room)
         return table
 
-    def _add(self, table: Table, node: Module, guide: str, below: str, room: Room) -> None:
+    def _add(self, table: Table, node: Module, guide: str, below: str, room: Columns) -> None:
         """A line for a module, and lines for what is shown of its children."""
         while node.layer is None and len(node.children) == 1 and guide:
             (only,) = node.children.values()
@@ -166,7 +166,7 @@ class ModuleTree:
         if not folded:
             self._add_children(table, node, below, room)
 
-    def _add_children(self, table: Table, node: Module, below: str, room: Room) -> None:
+    def _add_children(self, table: Table, node: Module, below: str, room: Columns) -> None:
         """Lines for what is worth it of a module's children, and one for all the rest."""
         children = list(node.children.values())
         hidden = [child for child in children if not (self._any_shown(child) or self._is_large(child))]
@@ -184,7 +184,7 @@ class ModuleTree:
             self._line(table, room, costs, [label, "", "", Text("--all", style="dim")])
 
     def _line(
-        self, table: Table, room: Room, costs: Mapping[str, int], words: Sequence[RenderableType]
+        self, table: Table, room: Columns, costs: Mapping[str, int], words: Sequence[RenderableType]
     ) -> None:
         """A line of the table, from a label, a kind, a width, a group, and what it costs."""
         label, kind, channels, group = words
@@ -202,7 +202,7 @@ class ModuleTree:
             node.sum(key) >= _LARGE * total for key, total in self._totals.items()
         )
 
-    def _group(self, layer: Mapping[str, Any], room: Room) -> Text:
+    def _group(self, layer: Mapping[str, Any], room: Columns) -> Text:
         """The groups that a layer writes, or holds something for; and why, where they are frozen."""
         found = self._marks.get(layer["name"], ())
         text = Text()

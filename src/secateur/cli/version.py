@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import secateur
 
 _NEEDED = ("torch", "torchvision")
-_OPTIONAL = ("timm", "onnx", "onnxruntime", "openvino", "nncf")
+_OPTIONAL = ("timm", "onnx", "onnxruntime")
 
 
 def version_lines() -> Iterator[str]:

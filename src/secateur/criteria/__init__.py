@@ -1,4 +1,4 @@
-"""Criteria: what a channel is worth."""
+"""Score channels: criteria, and what computes and collects their scores."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from secateur.criteria.activation import ActivationCriterion, ActivationMean, Ac
 from secateur.criteria.base import (
     Criterion,
     Needs,
+    ObservedNetwork,
     Observer,
-    Subject,
     criterion_names,
     register,
     resolve,
-    unregister,
 )
-from secateur.criteria.charge import channel_costs, charged
 from secateur.criteria.control import Random
+from secateur.criteria.cost_regularization import channel_costs, regularize_scores
 from secateur.criteria.curvature import Obd
 from secateur.criteria.gates import GateCriterion
-from secateur.criteria.gradient import Fisher, Taylor, TaylorSquared
+from secateur.criteria.gradient import Taylor, TaylorSquared
 from secateur.criteria.information import MutualInformation
 from secateur.criteria.normalise import normalise
-from secateur.criteria.reconstruction import Reconstruction
+from secateur.criteria.reconstruction import ReconstructionError
+from secateur.criteria.score_collector import ScoreCollector, watch
 from secateur.criteria.scores import Scores
 from secateur.criteria.scoring import score
-from secateur.criteria.watching import Watch, watch
 from secateur.criteria.weight import BatchNormScale, Fpgm, Lamp, Magnitude, WeightCriterion
 from secateur.criteria.weight_gradient import TaylorWeight
 
@@ -34,7 +33,6 @@ __all__ = [
     "Apoz",
     "BatchNormScale",
     "Criterion",
-    "Fisher",
     "Fpgm",
     "GateCriterion",
     "Lamp",
@@ -42,23 +40,22 @@ __all__ = [
     "MutualInformation",
     "Needs",
     "Obd",
+    "ObservedNetwork",
     "Observer",
     "Random",
-    "Reconstruction",
+    "ReconstructionError",
+    "ScoreCollector",
     "Scores",
-    "Subject",
     "Taylor",
     "TaylorSquared",
     "TaylorWeight",
-    "Watch",
     "WeightCriterion",
     "channel_costs",
-    "charged",
     "criterion_names",
     "normalise",
     "register",
+    "regularize_scores",
     "resolve",
     "score",
-    "unregister",
     "watch",
 ]

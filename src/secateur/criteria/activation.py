@@ -1,10 +1,10 @@
-"""Criteria from what the consumers of a channel read, without gradients.
+"""Score channels by what their consumers read, without gradients.
 
-Each is made of moments: averages over the examples and positions of a batch. They are kept per
-reader, turned into a score per reader, and the scores of a channel's readers are averaged, since
-readers may see different values of it (before and after a pooling, say).
+Each criterion is made of moments: averages over the examples and positions of a batch. Each consumer of
+a channel has moments and a score, and these scores are averaged, since consumers may read different
+values of the channel (before and after pooling, for example).
 
-Shapes: R rows of a reader's input, P positions, L values per row and position, K moments.
+Shapes: R rows of a consumer's input, P positions, L values per row and position, K moments.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer, register
 from secateur.criteria.gates import wide
 from secateur.criteria.hooks import as_rows, attach
-from secateur.criteria.layout import Layout, Read
+from secateur.criteria.layout import ChannelLayout, ScoredInput
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
 
@@ -27,24 +27,24 @@ from secateur.ranks import Ranks
 class ActivationCriterion(Criterion):
     """A criterion on averages of what is read.
 
-    A subclass has a ``name`` and says which averages in :meth:`moments`.
+    A subclass has a ``name`` and computes the averages in :meth:`moments`.
     """
 
     needs = Needs.FORWARD
 
     @abstractmethod
     def moments(self, x: Tensor) -> Tensor:
-        """Averages over the rows and values of a batch.
+        """Average over the rows and values of a batch.
 
         Args:
-            x: what a reader reads, floating point, shape ``(R, P, L)``.
+            x: the input of a consumer, floating point, shape ``(R, P, L)``.
 
         Returns:
             Shape ``(K, P)``.
         """
 
     def finish(self, moments: Tensor) -> Tensor:
-        """The score from the averages over all batches: the first of them by default.
+        """Compute the scores from the averages over all batches: the first of them by default.
 
         Args:
             moments: shape ``(K, C)``, C channels.
@@ -54,69 +54,70 @@ class ActivationCriterion(Criterion):
         """
         return moments[0]
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that averages over batches."""
-        return ActivationObserver(self, subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that averages over batches."""
+        return ActivationObserver(self, network)
 
 
 class ActivationObserver(Observer):
-    """Averages a criterion's moments over all forward passes, per reader.
+    """Average a criterion's moments over all forward passes, for each consumer.
 
     Args:
         criterion: which moments.
-        subject: the network and its layout.
+        network: the network and its layout.
     """
 
-    def __init__(self, criterion: ActivationCriterion, subject: Subject) -> None:
+    def __init__(self, criterion: ActivationCriterion, network: ObservedNetwork) -> None:
         self._criterion = criterion
-        self._subject = subject
-        self._layout: Layout = subject.layout
-        self._sums: dict[Read, Tensor] = {}
-        self._counts: dict[Read, int] = {}
+        self._network = network
+        self._layout: ChannelLayout = network.layout
+        self._sums: dict[ScoredInput, Tensor] = {}
+        self._counts: dict[ScoredInput, int] = {}
 
     def attach(self) -> list[RemovableHandle]:
-        """Listens at all readers."""
-        subject = self._subject
-        return attach(subject.model, subject.modules, self._layout, lambda _: None, self._read)
+        """Hook the inputs of all consumers."""
+        network = self._network
+        return attach(network.model, network.modules, self._layout, lambda _: None, self._input)
 
-    def _read(self, read: Read, x: Tensor) -> None:
+    def _input(self, scored: ScoredInput, x: Tensor) -> None:
         if not x.numel():
             return
         with torch.no_grad():
-            rows = as_rows(x.detach(), read.dim)
+            rows = as_rows(x.detach(), scored.dim)
             count = rows.shape[0] * rows.shape[2]
             moments = self._criterion.moments(rows)
             moments = moments.to(wide(moments)) * count
-            self._sums[read] = self._sums[read] + moments if read in self._sums else moments
-            self._counts[read] = self._counts.get(read, 0) + count
+            self._sums[scored] = self._sums[scored] + moments if scored in self._sums else moments
+            self._counts[scored] = self._counts.get(scored, 0) + count
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """Scores over all forward passes, averaged over readers."""
+        """Compute scores over all forward passes, averaged over consumers."""
         seen = self._layout.seen_by(ranks, self._sums)
         if not seen:
             raise UsageError(
-                f"{self._criterion.name} has seen no forward pass; call the network while it is watched"
+                f"{self._criterion.name} has seen no forward pass; "
+                "call the network while scores are collected"
             )
         channels = self._layout.channels
         total = torch.zeros(channels + 1, dtype=torch.float64)
-        readers = torch.zeros(channels + 1, dtype=torch.float64)
-        kinds = ranks.most(max((len(sums) for sums in self._sums.values()), default=0))
-        for read in seen:
-            nothing = torch.zeros(kinds, len(read.index))
-            sums = ranks.sum(self._sums.get(read, nothing).to("cpu", torch.float64))
-            count = ranks.sum(sums.new_tensor(self._counts.get(read, 0))).item()
-            positions = torch.bincount(read.index, minlength=channels + 1)
-            moments = sums.new_zeros(len(sums), channels + 1).index_add_(1, read.index, sums / count)
+        consumers = torch.zeros(channels + 1, dtype=torch.float64)
+        kinds = ranks.all_reduce_max(max((len(sums) for sums in self._sums.values()), default=0))
+        for scored in seen:
+            nothing = torch.zeros(kinds, len(scored.index))
+            sums = ranks.all_reduce_sum(self._sums.get(scored, nothing).to("cpu", torch.float64))
+            count = ranks.all_reduce_sum(sums.new_tensor(self._counts.get(scored, 0))).item()
+            positions = torch.bincount(scored.index, minlength=channels + 1)
+            moments = sums.new_zeros(len(sums), channels + 1).index_add_(1, scored.index, sums / count)
             here = positions > 0
             total[here] += self._criterion.finish(moments[:, here] / positions[here])
-            readers += here
-        scores = total[:-1] / readers[:-1].clamp(min=1)
+            consumers += here
+        scores = total[:-1] / consumers[:-1].clamp(min=1)
         return scores, self._layout.unscored(seen)
 
 
 @register
 class ActivationMean(ActivationCriterion):
-    """Mean of what is read, over examples and positions, with its sign.
+    """Mean of what consumers read, over examples and positions, with its sign.
 
     The mean activation of Molchanov et al. (arXiv 1611.06440).
     """
@@ -134,7 +135,7 @@ class ActivationMean(ActivationCriterion):
 
 @register
 class ActivationStd(ActivationCriterion):
-    """Standard deviation of what is read, over examples and positions.
+    """Standard deviation of what consumers read, over examples and positions.
 
     As in Molchanov et al. (arXiv 1611.06440): the square root of the mean squared distance from
     the mean, without Bessel's correction.
@@ -160,8 +161,8 @@ class ActivationStd(ActivationCriterion):
 class Apoz(ActivationCriterion):
     """One less the average percentage of zeros: the share of values read that are not zero.
 
-    Hu et al., "Network Trimming" (arXiv 1607.03250); turned round, so that larger is
-    better here as everywhere. A channel that is always zero scores zero.
+    Hu et al., "Network Trimming" (arXiv 1607.03250), subtracted from one, so that a larger score means
+    a channel that matters more. A channel that is always zero scores zero.
     """
 
     name = "apoz"

@@ -1,29 +1,29 @@
-"""Criteria: rules that value channels, and how to add one's own.
+"""Define what a criterion is, and register criteria by name.
 
-A criterion is a small immutable object; what it gathers while it watches is kept by the observer
-that it makes. Three bases leave only the formula to be written:
+A criterion is a small immutable object. It makes an observer, which gathers what the scores are computed
+from. Three base classes need only the formula:
 
 - :class:`secateur.criteria.weight.WeightCriterion`, from the weights of a channel,
 - :class:`secateur.criteria.activation.ActivationCriterion`, from what the consumers read,
 - :class:`secateur.criteria.gates.GateCriterion`, from the gradient of a gate on what they read.
 
->>> from secateur.criteria import GateCriterion, criterion_names, register
->>> @register
-... class SignedTaylor(GateCriterion):
+>>> from secateur.criteria import GateCriterion, resolve
+>>> class SignedTaylor(GateCriterion):
 ...     '''The mean of the gate gradient, with its sign.'''
 ...
 ...     name = "signed-taylor"
 ...
 ...     def per_example(self, gate):
 ...         return gate
->>> "signed-taylor" in criterion_names()
-True
->>> unregister("signed-taylor")
+>>> resolve(SignedTaylor()).name
+'signed-taylor'
+
+An instance can be given wherever a name can; :func:`register`, as a decorator of the class, makes the name
+known.
 """
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.layout import Layout
-from secateur.errors import UsageError
+from secateur.criteria.layout import ChannelLayout
+from secateur.errors import UsageError, closest
 from secateur.ranks import ALONE, Ranks
 
 Reduction = Literal["mean", "sum"]
@@ -46,7 +46,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 class Needs(Enum):
-    """What a criterion has to see of the network."""
+    """What a criterion needs from the network."""
 
     NOTHING = "nothing"
     """The weights alone."""
@@ -55,51 +55,51 @@ class Needs(Enum):
     BACKWARD = "backward passes"
     """Training steps: forward passes and the backward passes of a loss."""
     OWN_PASSES = "passes of its own"
-    """Backward passes that no training step makes: it can score, but not watch."""
+    """Backward passes that no training step makes: it can score, but not collect during training."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What an observer looks at.
+class ObservedNetwork:
+    """The network that an observer gathers data from.
 
     Attributes:
         model: the network itself, not a wrapper.
         modules: its modules by path.
-        layout: the prunable groups and the places that read them.
+        layout: the prunable groups and the module inputs that hold their channels.
         reduction: whether the loss is a mean or a sum over the batch.
-        ranks: the processes that look at parts of the same batches.
+        ranks: the processes that share the same batches.
     """
 
     model: nn.Module
     modules: Mapping[str, nn.Module]
-    layout: Layout
+    layout: ChannelLayout
     reduction: Reduction
     ranks: Ranks = ALONE
 
 
 class Observer(ABC):
-    """What a criterion has gathered so far; made anew for each watch."""
+    """What a criterion has gathered so far."""
 
     def attach(self) -> list[RemovableHandle]:
-        """Hooks the network; the caller removes the handles, whatever happens."""
+        """Hook the network; the caller removes the handles."""
         return []
 
     def targets(self, targets: Any) -> None:  # noqa: B027
-        """Is told the targets of the forward pass that follows."""
+        """Take the targets of the next forward pass."""
 
     def expects(self, examples: int) -> None:  # noqa: B027
-        """Is told that the next batch has so many examples over all processes, of which some may come here.
+        """Take the number of examples of the next batch over all processes.
 
-        Who is never told takes each forward pass for a whole batch.
+        Without this call, each forward pass counts as a whole batch.
         """
 
     @property
     def sources(self) -> list[Tensor]:
-        """Leaf tensors that a backward pass has to reach for the criterion to see what it needs."""
+        """Leaf tensors that a backward pass must reach."""
         return []
 
     def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
-        """Runs a backward pass that leaves no gradient behind; only the hooks see it."""
+        """Run a backward pass that accumulates no parameter gradient; only the hooks see it."""
         loss = loss_fn(outputs, targets)
         if not loss.requires_grad:
             raise UsageError("the loss does not depend on the network's output; check loss_fn")
@@ -107,24 +107,24 @@ class Observer(ABC):
 
     @abstractmethod
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """What has been found so far.
+        """Compute the scores of all groups from what was gathered so far.
 
         Args:
-            ranks: whose findings count.
+            ranks: the processes whose data count.
 
         Returns:
-            The flat scores, shape ``(channels,)``, and the groups without a score with the reason;
-            the values of those are to be ignored.
+            The flat scores, shape ``(channels,)``, and the groups without a score with the reason.
+            Values of groups without a score have no meaning.
         """
 
 
 class Criterion(ABC):
-    """A rule that values channels; larger scores for channels that matter more.
+    """A rule that scores channels: larger scores for channels that matter more.
 
     Attributes:
         name: the name by which it is chosen.
-        needs: what it has to see of the network.
-        needs_targets: whether it has to be told the targets.
+        needs: what it needs from the network.
+        needs_targets: whether its observer needs the targets.
     """
 
     name: ClassVar[str]
@@ -132,8 +132,8 @@ class Criterion(ABC):
     needs_targets: ClassVar[bool] = False
 
     @abstractmethod
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that has seen nothing yet."""
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that has gathered nothing yet."""
 
 
 _REGISTRY: dict[str, type[Criterion]] = {}
@@ -142,10 +142,10 @@ C = TypeVar("C", bound=type[Criterion])
 
 
 def register(kind: C) -> C:
-    """Makes a criterion known by its name; a class decorator.
+    """Register a criterion class by its name; a class decorator.
 
     Raises:
-        UsageError: if the class has no name, or another class has it.
+        UsageError: the class has no name, or another class has the same.
     """
     name = getattr(kind, "name", None)
     if not name:
@@ -156,24 +156,19 @@ def register(kind: C) -> C:
     return kind
 
 
-def unregister(name: str) -> None:
-    """Forgets a registered criterion; nothing happens if there is none of that name."""
-    _REGISTRY.pop(name, None)
-
-
 def criterion_names() -> tuple[str, ...]:
-    """The names of all registered criteria, sorted."""
+    """List the names of all registered criteria, sorted."""
     return tuple(sorted(_REGISTRY))
 
 
 def resolve(criterion: str | Criterion) -> Criterion:
-    """The criterion of a name, or the criterion itself.
+    """Find the criterion of a name; a criterion is returned as it is.
 
     Args:
         criterion: a registered name, for default settings, or an instance.
 
     Raises:
-        UsageError: if no criterion has the name.
+        UsageError: no criterion has the name.
 
     >>> resolve("magnitude").needs
     <Needs.NOTHING: 'nothing'>
@@ -182,6 +177,5 @@ def resolve(criterion: str | Criterion) -> Criterion:
         return criterion
     if criterion in _REGISTRY:
         return _REGISTRY[criterion]()
-    close = difflib.get_close_matches(str(criterion), _REGISTRY, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(criterion_names())}"
+    hint = closest(str(criterion), criterion_names()) or f"; choose one of {', '.join(criterion_names())}"
     raise UsageError(f"no criterion is called {criterion!r}{hint}")

@@ -1,4 +1,4 @@
-"""The control: what a criterion has to beat."""
+"""Score channels at random: the control that a criterion has to beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from secateur.criteria.base import Subject, register
+from secateur.criteria.base import ObservedNetwork, register
 from secateur.criteria.weight import DataFreeCriterion
 from secateur.graph.groups import Group
 
@@ -19,8 +19,8 @@ from secateur.graph.groups import Group
 class Random(DataFreeCriterion):
     """Uniform random numbers in [0, 1).
 
-    They depend on the seed and on the group's name alone, not on the other groups or on the
-    state of any global generator.
+    They depend only on the seed and on the group's name, not on the other groups or on the
+    state of a global generator.
 
     Attributes:
         seed: gives another draw.
@@ -29,8 +29,8 @@ class Random(DataFreeCriterion):
     seed: int = 0
     name: ClassVar[str] = "random"
 
-    def value(self, group: Group, subject: Subject) -> Tensor:
-        """A draw for each channel of the group."""
+    def value(self, group: Group, network: ObservedNetwork) -> Tensor:
+        """Draw a number for each channel of the group."""
         digest = hashlib.sha256(f"{self.seed} {group.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         return torch.rand(group.channels, generator=generator)

@@ -1,4 +1,4 @@
-"""Optimal brain damage on gates: the diagonal second derivative.
+"""Score channels by the diagonal second derivative of the loss: optimal brain damage on gates.
 
 Shapes: B examples, C channels, K numbers that the network puts out per example.
 """
@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from secateur.criteria.base import Loss, Needs, Observer, Subject, register
+from secateur.criteria.base import Loss, Needs, ObservedNetwork, Observer, register
+from secateur.criteria.batch_counter import BatchCounter
 from secateur.criteria.gates import GateCriterion, GateObserver
-from secateur.criteria.pace import Pace
 from secateur.errors import UsageError
 
 _MOST_OUTPUTS = 2048
@@ -27,7 +27,7 @@ class Obd(GateCriterion):
 
     LeCun et al., "Optimal Brain Damage" (1990), 1/2 * h * a^2 with the diagonal second derivative h:
     by a gate g of one on the activation a, the second derivative is h * a^2 itself, summed over
-    positions and readers. As arXiv 1611.06440 uses it beside the Taylor criterion.
+    positions and consumers. arXiv 1611.06440 compares it with the Taylor criterion.
 
     The estimator is Gauss-Newton: with J the Jacobian of the K outputs of an example by the gate
     and H the Hessian of its loss by the outputs, score = 1/2 * mean of J^T H J. It is never
@@ -56,44 +56,44 @@ class Obd(GateCriterion):
         """Half the squared gate gradient of one combination of outputs."""
         return 0.5 * gate.square()
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that runs the backward passes."""
-        return CurvatureObserver(self, subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that runs the backward passes."""
+        return CurvatureObserver(self, network)
 
 
 class CurvatureObserver(GateObserver):
-    """Runs one backward pass per column of the root of the loss's Hessian.
+    """Run one backward pass per column of the root of the loss's Hessian.
 
     Args:
         criterion: how many passes.
-        subject: the network and its layout.
+        network: the network and its layout.
     """
 
-    def __init__(self, criterion: Obd, subject: Subject) -> None:
+    def __init__(self, criterion: Obd, network: ObservedNetwork) -> None:
         # The columns below already belong to the sum of the examples' losses.
-        super().__init__(criterion, replace(subject, reduction="sum"))
+        super().__init__(criterion, replace(network, reduction="sum"))
         self._passes = criterion.passes
-        self._pace = Pace(criterion.seed)
-        self._mean = subject.reduction == "mean"
+        self._batches = BatchCounter(criterion.seed)
+        self._mean = network.reduction == "mean"
 
     def expects(self, examples: int) -> None:
-        """Is told of the next batch: what is drawn for it is drawn alike in all processes."""
-        self._pace.expect(examples)
+        """Start a batch, for which all processes draw the same random numbers."""
+        self._batches.expect(examples)
 
     def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
-        """Sends the columns, or random combinations of them, back to the gates."""
-        self._pace.begin(outputs.shape[0])
+        """Propagate the columns, or random combinations of them, back to the gates."""
+        self._batches.begin(outputs.shape[0])
         columns = self._columns(outputs, targets, loss_fn)
         if len(columns) > self._passes:
-            signs = torch.randint(0, 2, (self._passes, len(columns)), generator=self._pace.generator)
+            signs = torch.randint(0, 2, (self._passes, len(columns)), generator=self._batches.generator)
             signs = (signs * 2 - 1).to(columns) / self._passes**0.5
             columns = torch.einsum("pk,kbo->pbo", signs, columns)
         examples = outputs.shape[0]
         for column in columns:
             cotangent = column.view(outputs.shape).to(outputs.dtype)
             torch.autograd.grad(outputs, self.sources, cotangent, retain_graph=True, allow_unused=True)
-            for gate, reads in self.gates.take():
-                self.add(gate, reads, examples)
+            for gate, inputs in self.gates.take():
+                self.add(gate, inputs, examples)
                 examples = 0  # all columns belong to the same examples
 
     def _columns(self, outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:
@@ -101,7 +101,7 @@ class CurvatureObserver(GateObserver):
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or outputs[0].numel() > _MOST_OUTPUTS:
             raise UsageError(
                 f"obd needs one output tensor of at most {_MOST_OUTPUTS} numbers per example; "
-                "choose 'fisher' for this network"
+                "choose 'taylor-squared' for this network"
             )
         leaf = outputs.detach().float().reshape(outputs.shape[0], -1).requires_grad_()
         loss = loss_fn(leaf.view(outputs.shape), targets)

@@ -1,15 +1,15 @@
-"""Gates: the gradient of the loss with respect to a gate of ones on each channel, per example.
+"""Compute the gradient of the loss with respect to a gate of ones on each channel, per example.
 
-Think of a gate g of ones, one per example and channel, that multiplies what every reader reads
-of the channel. Its gradient for an example is
+A gate g of ones, one per example and channel, would multiply what every consumer reads of the channel.
+Its gradient for an example is
 
-    d loss / d g  =  sum over readers and positions of  activation * d loss / d activation,
+    d loss / d g  =  sum over consumers and positions of  activation * d loss / d activation,
 
-which is minus the first-order change of the loss when the channel is masked. No multiplication
-is done: each reader's input passes through an identity whose backward pass takes the sum and hands
-the gradient on untouched, so parameter gradients stay the same to the bit.
+which is minus the first-order change of the loss when the channel is masked. Nothing is
+multiplied: each consumer's input passes through an identity whose backward pass computes the sum and
+returns the gradient unchanged, so parameter gradients stay the same to the bit.
 
-Shapes: B examples, C channels of all prunable groups, P positions of a reader's input.
+Shapes: B examples, C channels of all prunable groups, P positions of a consumer's input.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.base import Criterion, Needs, Observer, Subject
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer
 from secateur.criteria.hooks import as_rows, attach, by_example
-from secateur.criteria.layout import Layout, Read
+from secateur.criteria.layout import ChannelLayout, ScoredInput
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
 
 # Numbers that are multiplied at once: they stay in the cache. A product of the whole tensor would
-# be fresh memory at every step, and page faults take several times as long as the sums.
+# allocate memory at every step, and page faults take several times as long as the sums.
 _BLOCK = 1 << 18
 
 
-class Step:
+class PassGradients:
     """The gate gradients that belong to one forward pass of the network.
 
     Attributes:
         batch: number of examples B.
-        parts: for each read that a backward pass has reached, the sums of shape ``(B, P)``.
+        parts: for each input that a backward pass has reached, the sums of shape ``(B, P)``.
     """
 
     __slots__ = ("batch", "parts")
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
-        self.parts: list[tuple[Read, Tensor]] = []
+        self.parts: list[tuple[ScoredInput, Tensor]] = []
 
 
 class _Gate(torch.autograd.Function):
@@ -66,31 +66,30 @@ class _Gate(torch.autograd.Function):
 
 
 class Gates:
-    """Gates on all readers of a network.
+    """Gates on the inputs of all consumers of a network.
 
-    A step's gradients are complete when the next forward pass begins (or someone asks): only then
-    may absolute values be taken, since a channel's readers are added up first. Each forward pass
-    is a step of its own, so accumulating gradients over several passes counts each; a forward
-    pass without a backward pass leaves nothing.
+    The gradients of a pass are complete when the next forward pass begins, or when they are taken. Only then
+    may a criterion take absolute values, since the consumers of a channel are summed first. Where gradients
+    are accumulated over several passes, each pass counts; a forward pass without a backward pass does not.
 
     Args:
-        subject: the network and its layout.
+        network: the network and its layout.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._step: Step | None = None
-        self._reached: dict[int, Step] = {}
+    def __init__(self, network: ObservedNetwork) -> None:
+        self._network = network
+        self._pass: PassGradients | None = None
+        self._reached: dict[int, PassGradients] = {}
         self._places: dict[tuple[int, torch.device], Tensor] = {}
-        # Every gate depends on it: so gradients flow to activations behind frozen parameters, and
-        # a backward pass toward it alone visits all gates and computes no parameter gradient.
+        # Every gate depends on it: so gradients flow to activations after frozen parameters, and
+        # a backward pass to it visits all gates and computes no parameter gradient.
         self.anchor = torch.zeros((), requires_grad=True)
 
     def attach(self, on_forward: Callable[[], None]) -> list[RemovableHandle]:
-        """Puts the gates in place.
+        """Hook the network.
 
         Args:
-            on_forward: called when a forward pass begins, while finished steps can be taken.
+            on_forward: called when a forward pass begins, when gradients of finished passes can be taken.
 
         Returns:
             The handles of the hooks.
@@ -98,51 +97,52 @@ class Gates:
 
         def begin(batch: int) -> None:
             on_forward()
-            self._step = Step(batch)
+            self._pass = PassGradients(batch)
 
-        subject = self._subject
-        return attach(subject.model, subject.modules, subject.layout, begin, self._read)
+        network = self._network
+        return attach(network.model, network.modules, network.layout, begin, self._input)
 
-    def _read(self, read: Read, x: Tensor) -> Tensor | None:
-        step = self._step
-        if step is None or not torch.is_grad_enabled() or not x.is_floating_point():
+    def _input(self, scored: ScoredInput, x: Tensor) -> Tensor | None:
+        current = self._pass
+        if current is None or not torch.is_grad_enabled() or not x.is_floating_point():
             return None
 
         def record(activation: Tensor, gradient: Tensor) -> None:
-            step.parts.append((read, by_example(_products(activation, gradient, read.dim), step.batch, read)))
-            self._reached[id(step)] = step
+            sums = by_example(_products(activation, gradient, scored.dim), current.batch, scored)
+            current.parts.append((scored, sums))
+            self._reached[id(current)] = current
 
         return cast(Tensor, _Gate.apply(x, self.anchor, record))  # type: ignore[no-untyped-call]
 
-    def take(self) -> list[tuple[Tensor, set[Read]]]:
-        """The steps that a backward pass has reached since the last call.
+    def take(self) -> list[tuple[Tensor, set[ScoredInput]]]:
+        """Take the gradients of all passes that a backward pass has reached since the last call.
 
         Returns:
-            For each step the gate gradients, float32, shape ``(B, C)``, and the reads they
+            For each forward pass the gate gradients, float32, shape ``(B, C)``, and the inputs they
             come from.
         """
-        steps = list(self._reached.values())
+        passes = list(self._reached.values())
         self._reached.clear()
         taken = []
-        for step in steps:
-            taken.append((self._gradient(step), {read for read, _ in step.parts}))
-            step.parts = []
+        for current in passes:
+            taken.append((self._gradient(current), {scored for scored, _ in current.parts}))
+            current.parts = []
         return taken
 
-    def _gradient(self, step: Step) -> Tensor:
-        """The sum over all readers of a channel, shape ``(B, C)``."""
-        device = step.parts[0][1].device
-        index = torch.cat([self._place(read, device) for read, _ in step.parts])
-        sums = torch.cat([part.to(device) for _, part in step.parts], dim=1)
-        total = sums.new_zeros(step.batch, self._subject.layout.channels + 1)
+    def _gradient(self, current: PassGradients) -> Tensor:
+        """The sum over all consumers of a channel, shape ``(B, C)``."""
+        device = current.parts[0][1].device
+        index = torch.cat([self._place(scored, device) for scored, _ in current.parts])
+        sums = torch.cat([part.to(device) for _, part in current.parts], dim=1)
+        total = sums.new_zeros(current.batch, self._network.layout.channels + 1)
         total.index_add_(1, index, sums)
         gate = total[:, :-1]
-        return gate * step.batch if self._subject.reduction == "mean" else gate
+        return gate * current.batch if self._network.reduction == "mean" else gate
 
-    def _place(self, read: Read, device: torch.device) -> Tensor:
-        key = (id(read), device)
+    def _place(self, scored: ScoredInput, device: torch.device) -> Tensor:
+        key = (id(scored), device)
         if key not in self._places:
-            self._places[key] = read.index.to(device)
+            self._places[key] = scored.index.to(device)
         return self._places[key]
 
 
@@ -167,24 +167,24 @@ def _summed(product: Tensor, dim: int) -> Tensor:
 class GateCriterion(Criterion):
     """A criterion on the gate gradient of each example.
 
-    A subclass has a ``name`` and says what one example is worth in :meth:`per_example`.
+    A subclass has a ``name`` and defines what is summed over examples in :meth:`per_example`.
     """
 
     needs = Needs.BACKWARD
 
     @abstractmethod
     def per_example(self, gate: Tensor) -> Tensor:
-        """What each example says of each channel.
+        """Compute each example's part of the score of each channel.
 
         Args:
             gate: gate gradients, float32, shape ``(B, C)``.
 
         Returns:
-            Shape ``(B, C)``; it is added up over examples.
+            Shape ``(B, C)``; it is summed over examples.
         """
 
     def finish(self, total: Tensor, examples: Tensor) -> Tensor:
-        """The score from the sum over examples: their mean, unless a subclass says otherwise.
+        """Compute the score from the sum over examples: their mean, unless a subclass overrides it.
 
         Args:
             total: sum over examples, float64 where the device has it, shape ``(C,)``.
@@ -195,29 +195,29 @@ class GateCriterion(Criterion):
         """
         return total / examples
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that adds up over examples."""
-        return GateObserver(self, subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that sums over examples."""
+        return GateObserver(self, network)
 
 
 class GateObserver(Observer):
-    """Adds up what a criterion makes of the gate gradients.
+    """Sum a criterion's function of the gate gradients over examples.
 
     Args:
-        criterion: what is made of them.
-        subject: the network and its layout.
+        criterion: the criterion.
+        network: the network and its layout.
     """
 
-    def __init__(self, criterion: GateCriterion, subject: Subject) -> None:
+    def __init__(self, criterion: GateCriterion, network: ObservedNetwork) -> None:
         self._criterion = criterion
-        self._layout: Layout = subject.layout
-        self.gates = Gates(subject)
+        self._layout: ChannelLayout = network.layout
+        self.gates = Gates(network)
         self._total: Tensor | None = None
         self._examples = 0
-        self._seen: set[Read] = set()
+        self._seen: set[ScoredInput] = set()
 
     def attach(self) -> list[RemovableHandle]:
-        """Puts gates on all readers."""
+        """Put gates on the inputs of all consumers."""
         return self.gates.attach(on_forward=self._fold)
 
     @property
@@ -227,30 +227,30 @@ class GateObserver(Observer):
 
     def _fold(self) -> None:
         with torch.no_grad():
-            for gate, reads in self.gates.take():
-                self.add(gate, reads, len(gate))
+            for gate, inputs in self.gates.take():
+                self.add(gate, inputs, len(gate))
 
-    def add(self, gate: Tensor, reads: set[Read], examples: int) -> None:
-        """Adds gate gradients of shape ``(B, C)`` that stand for a number of examples."""
+    def add(self, gate: Tensor, inputs: set[ScoredInput], examples: int) -> None:
+        """Add gate gradients of shape ``(B, C)`` that belong to a number of examples."""
         total = self._criterion.per_example(gate).sum(0, dtype=wide(gate))
         self._total = total if self._total is None else self._total + total.to(self._total.device)
         self._examples += examples
-        self._seen |= reads
+        self._seen |= inputs
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """Scores of all steps that had a backward pass."""
+        """Compute the scores from all passes that had a backward pass."""
         self._fold()
-        examples = ranks.sum(torch.tensor(self._examples, dtype=torch.float64))
+        examples = ranks.all_reduce_sum(torch.tensor(self._examples, dtype=torch.float64))
         if not examples:
             raise UsageError(
                 f"{self._criterion.name} has seen no backward pass; call the network and then "
-                "loss.backward() while it is watched"
+                "loss.backward() while scores are collected"
             )
         total = torch.zeros(self._layout.channels) if self._total is None else self._total
-        scores = self._criterion.finish(ranks.sum(total.cpu().double()), examples)
+        scores = self._criterion.finish(ranks.all_reduce_sum(total.cpu().double()), examples)
         return scores, self._layout.unscored(self._layout.seen_by(ranks, self._seen))
 
 
 def wide(tensor: Tensor) -> torch.dtype:
-    """The type for long sums: float64 where the tensor's device has it."""
+    """Choose the type for long sums: float64 where the tensor's device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -1,7 +1,7 @@
-"""Criteria from the gradient of the loss with respect to a gate on each channel.
+"""Score channels by the gradient of the loss with respect to a gate on each channel.
 
-With g_i the gate gradient of example i (see :mod:`secateur.criteria.gates`), over n examples.
-None of them needs a pass of its own: they watch ordinary training steps.
+g_i is the gate gradient of example i (see :mod:`secateur.criteria.gates`), over n examples.
+The gradients of ordinary training steps are enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Taylor(GateCriterion):
     Equation 8 of Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
     Inference" (arXiv 1611.06440), without its division by the number of positions, so that the
     score is the estimated change of the loss itself. The absolute value is taken per example,
-    after the sum over positions and readers.
+    after the sum over positions and consumers.
     """
 
     name = "taylor"
@@ -39,7 +39,11 @@ class TaylorSquared(GateCriterion):
     """Squared first-order estimate: mean over examples of g_i squared.
 
     The gate form of Molchanov et al., "Importance Estimation for Neural Network Pruning"
-    (CVPR 2019, arXiv 1906.10771), with the square taken per example.
+    (CVPR 2019, arXiv 1906.10771), with the square taken per example. It ranks channels as Fisher pruning
+    does: half the sum over examples of g_i squared is the loss increase under the empirical Fisher
+    information (Theis et al., "Faster gaze prediction with dense networks and Fisher pruning",
+    arXiv 1801.05787), with coupled channels summed inside the square as in Liu et al., "Group Fisher
+    Pruning" (ICML 2021, arXiv 2108.00708).
     """
 
     name = "taylor-squared"
@@ -52,29 +56,3 @@ class TaylorSquared(GateCriterion):
         tensor([[1., 4.]])
         """
         return gate.square()
-
-
-@register
-class Fisher(GateCriterion):
-    """Loss increase under the empirical Fisher information: half the sum over examples of g_i squared.
-
-    Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (arXiv 1801.05787),
-    without the division by the number of examples, and with coupled channels summed inside the
-    square as in Liu et al., "Group Fisher Pruning" (ICML 2021, arXiv 2108.00708).
-    It grows with the number of examples; the ranking is that of ``taylor-squared``.
-    """
-
-    name = "fisher"
-
-    def per_example(self, gate: Tensor) -> Tensor:
-        """Half the squared gate gradient.
-
-        >>> import torch
-        >>> Fisher().per_example(torch.tensor([[-1.0, 2.0]]))
-        tensor([[0.5000, 2.0000]])
-        """
-        return 0.5 * gate.square()
-
-    def finish(self, total: Tensor, examples: Tensor) -> Tensor:
-        """The sum over examples as it is."""
-        return total

@@ -1,4 +1,4 @@
-"""Hooks: being told when a forward pass begins and what each reader reads."""
+"""Hook a network: call back when a forward pass begins, and for the inputs that hold scored channels."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.layout import Layout, Read
+from secateur._compat import tree_leaves
+from secateur.criteria.layout import ChannelLayout, ScoredInput
 from secateur.errors import UsageError
 
 OnForward = Callable[[int], None]
 """Called when a forward pass of the network begins, with the number of its examples."""
 
-OnRead = Callable[[Read, Tensor], Tensor | None]
-"""Called with what a reader is about to read; what it returns is read in its place."""
+OnInput = Callable[[ScoredInput, Tensor], Tensor | None]
+"""Called with the input of a module; what it returns replaces the input."""
 
 
 def attach(
     model: nn.Module,
     modules: Mapping[str, nn.Module],
-    layout: Layout,
+    layout: ChannelLayout,
     on_forward: OnForward,
-    on_read: OnRead | None = None,
+    on_input: OnInput | None = None,
 ) -> list[RemovableHandle]:
-    """Hooks a network; remove the handles to leave it as it was.
+    """Hook a network; remove the handles to leave it as it was.
 
     Args:
         model: the network itself, not a wrapper.
         modules: its modules by path.
-        layout: the reads to be told of.
+        layout: the inputs to hook.
         on_forward: called at the beginning of each forward pass.
-        on_read: called at each read that the layout names.
+        on_input: called for each input that the layout names.
 
     Returns:
         The handles of the hooks.
 
     Raises:
-        UsageError: if reads are asked for and none can be watched.
+        UsageError: ``on_input`` is given and no input can be hooked.
     """
-    if on_read is not None and not layout.reads:
+    if on_input is not None and not layout.inputs:
         name, reason = next(iter(layout.hidden.items()))
-        raise UsageError(f"no channel can be watched where it is read ({name!r}: {reason}); use 'magnitude'")
-    handles = [model.register_forward_pre_hook(_begin(on_forward), with_kwargs=True)]
-    if on_read is not None:
-        for read in layout.reads:
-            hook = _reading(read, on_read)
-            handles.append(modules[read.module].register_forward_pre_hook(hook, with_kwargs=True))
+        raise UsageError(f"no channel can be observed where it is read ({name!r}: {reason}); use 'magnitude'")
+    handles = [model.register_forward_pre_hook(_forward_hook(on_forward), with_kwargs=True)]
+    if on_input is not None:
+        for scored in layout.inputs:
+            hook = _input_hook(scored, on_input)
+            handles.append(modules[scored.module].register_forward_pre_hook(hook, with_kwargs=True))
     return handles
 
 
-def _begin(on_forward: OnForward) -> Callable[..., None]:
+def _forward_hook(on_forward: OnForward) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim)
         on_forward(next((leaf.shape[0] for leaf in leaves), 1))
@@ -60,63 +60,69 @@ def _begin(on_forward: OnForward) -> Callable[..., None]:
     return hook
 
 
-def _reading(read: Read, on_read: OnRead) -> Callable[..., Any]:
+def _input_hook(scored: ScoredInput, on_input: OnInput) -> Callable[..., Any]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = (*args, *kwargs.values())
         old = next((value for value in values if isinstance(value, Tensor)), None)
         if old is None:
             return None
-        _check(read, old)
-        new = on_read(read, old)
+        _check(scored, old)
+        new = on_input(scored, old)
         if new is None:
             return None
-        # Self-attention is given one tensor three times, and looks whether it is the same one.
+        # Self-attention takes one tensor three times, and checks whether it is the same object.
         swapped = {key: new if value is old else value for key, value in kwargs.items()}
         return tuple(new if value is old else value for value in args), swapped
 
     return hook
 
 
-def _check(read: Read, x: Tensor) -> None:
-    """Refuses an input that does not hold the channels where the graph says."""
-    if x.ndim < 2 or not -x.ndim <= read.dim < x.ndim or x.shape[read.dim] != len(read.index):
+def _check(scored: ScoredInput, x: Tensor) -> None:
+    """Refuse an input that does not hold the channels where the graph says, or has no examples."""
+    if not -x.ndim <= scored.dim < x.ndim or x.shape[scored.dim] != len(scored.index):
         raise UsageError(
-            f"module {read.module!r} reads an input of shape {tuple(x.shape)}, but the channel graph "
-            f"expects {len(read.index)} positions in dimension {read.dim}; "
+            f"module {scored.module!r} reads an input of shape {tuple(x.shape)}, but the channel graph "
+            f"expects {len(scored.index)} positions in dimension {scored.dim}; "
             "trace the network again with inputs of the shape it is given now"
+        )
+    if scored.dim % x.ndim == 0:
+        raise UsageError(
+            f"module {scored.module!r} reads an input of shape {tuple(x.shape)} that holds channels in its "
+            "first dimension, not examples; trace and score the network with batches of examples, such as "
+            "inputs.unsqueeze(0)"
         )
 
 
-def by_example(sums: Tensor, batch: int, read: Read) -> Tensor:
-    """Adds up the rows that belong to one example.
+def by_example(sums: Tensor, batch: int, scored: ScoredInput) -> Tensor:
+    """Sum the rows that belong to one example.
 
-    A module may see several rows per example (windows, patches, frames folded into the first
+    A module may read several rows per example (windows, patches, frames folded into the first
     dimension); rows of one example lie next to each other.
 
     Args:
         sums: one row per entry of the input's first dimension, shape ``(rows, positions)``.
         batch: number of examples in the forward pass.
-        read: where the rows come from, for the message.
+        scored: where the rows come from, for the message.
 
     Returns:
         Shape ``(batch, positions)``.
 
     Raises:
-        UsageError: if the rows cannot be shared out equally.
+        UsageError: the examples do not have equally many rows.
     """
     rows = sums.shape[0]
     if rows == batch:
         return sums
     if batch == 0 or rows % batch:
         raise UsageError(
-            f"module {read.module!r} reads {rows} rows in a forward pass over {batch} examples, so scores "
+            f"module {scored.module!r} reads {rows} rows in a forward pass over {batch} examples, so scores "
             "per example are not defined; keep the batch in the first dimension of the inputs"
         )
     return sums.view(batch, rows // batch, -1).sum(1)
 
 
 def as_rows(x: Tensor, dim: int) -> Tensor:
-    """A view of shape ``(rows, positions, values)`` of what a reader reads.
+    """View an input in the shape ``(rows, positions, values)``; its first dimension does not hold channels.
 
     >>> import torch
     >>> as_rows(torch.zeros(2, 3, 4, 4), 1).shape

@@ -1,4 +1,4 @@
-"""Mutual information between what is read of a channel and the target.
+"""Score channels by the mutual information between what their consumers read and the target.
 
 Shapes: N examples, C channels, K classes.
 """
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer, register
 from secateur.criteria.hooks import as_rows, attach, by_example
-from secateur.criteria.layout import Read
+from secateur.criteria.layout import ScoredInput
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
 
@@ -29,14 +29,14 @@ class MutualInformation(Criterion):
     """Mutual information, in nats, between the quantised pooled activation and the target.
 
     Molchanov et al. (arXiv 1611.06440): I(x; y) = H(x) + H(y) - H(x, y). The
-    activation of an example is averaged over positions, then over readers, and sorted into
+    activation of an example is averaged over positions, then over consumers, and sorted into
     equally filled bins (the edges are order statistics of each channel, so the score does not
     depend on its scale; equal values always share a bin). Targets are class numbers; targets
     of floating point are sorted into bins likewise. The estimate from counts is biased upward
     by about ``(bins - 1) * (K - 1) / (2 N)``, alike for all channels.
 
     It keeps one number per example and channel until the end: ``4 * N * C`` bytes.
-    In :func:`secateur.criteria.watch`, tell the targets of each step with ``watch.targets(targets)``
+    In :func:`secateur.criteria.watch`, pass the targets of each step with ``collector.targets(targets)``
     before calling the network.
 
     Attributes:
@@ -52,37 +52,37 @@ class MutualInformation(Criterion):
         if self.bins < 2:
             raise UsageError(f"mutual information needs at least 2 bins, not {self.bins}")
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that keeps pooled activations and targets."""
-        return InformationObserver(self, subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that keeps pooled activations and targets."""
+        return InformationObserver(self, network)
 
 
 class InformationObserver(Observer):
-    """Keeps the pooled activations of each example, and its target.
+    """Keep the pooled activations of each example, and its target.
 
     Args:
         criterion: number of bins.
-        subject: the network and its layout.
+        network: the network and its layout.
     """
 
-    def __init__(self, criterion: MutualInformation, subject: Subject) -> None:
+    def __init__(self, criterion: MutualInformation, network: ObservedNetwork) -> None:
         self._bins = criterion.bins
-        self._subject = subject
+        self._network = network
         self._targets: Tensor | None = None
         self._sums: Tensor | None = None
-        self._readers = torch.zeros(0)
+        self._consumers = torch.zeros(0)
         self._batch = 0
         self._pooled: list[Tensor] = []
         self._labels: list[Tensor] = []
-        self._seen: set[Read] = set()
+        self._seen: set[ScoredInput] = set()
 
     def attach(self) -> list[RemovableHandle]:
-        """Listens at all readers."""
-        subject = self._subject
-        return attach(subject.model, subject.modules, subject.layout, self._begin, self._read)
+        """Hook the inputs of all consumers."""
+        network = self._network
+        return attach(network.model, network.modules, network.layout, self._begin, self._input)
 
     def targets(self, targets: Any) -> None:
-        """Is told the targets of the next forward pass, shape ``(N,)``."""
+        """Take the targets of the next forward pass, shape ``(N,)``."""
         self._fold()
         self._targets = as_labels(targets)
 
@@ -90,55 +90,56 @@ class InformationObserver(Observer):
         self._fold()
         self._batch = batch
 
-    def _read(self, read: Read, x: Tensor) -> None:
+    def _input(self, scored: ScoredInput, x: Tensor) -> None:
         if self._targets is None:
             return
         with torch.no_grad():
-            channels = self._subject.layout.channels
-            means = by_example(as_rows(x.detach(), read.dim).mean(2, dtype=torch.float32), self._batch, read)
+            channels = self._network.layout.channels
+            rows = as_rows(x.detach(), scored.dim)
+            means = by_example(rows.mean(2, dtype=torch.float32), self._batch, scored)
             means = means.cpu() * (self._batch / max(x.shape[0], 1))
-            positions = torch.bincount(read.index, minlength=channels + 1)
+            positions = torch.bincount(scored.index, minlength=channels + 1)
             if self._sums is None:
                 self._sums = torch.zeros(self._batch, channels + 1)
-                self._readers = torch.zeros(channels + 1)
-            self._sums.index_add_(1, read.index, means / positions[read.index])
-            self._readers += positions > 0
-            self._seen.add(read)
+                self._consumers = torch.zeros(channels + 1)
+            self._sums.index_add_(1, scored.index, means / positions[scored.index])
+            self._consumers += positions > 0
+            self._seen.add(scored)
 
     def _fold(self) -> None:
-        """Puts a finished forward pass away with its targets."""
+        """Store a finished forward pass with its targets."""
         sums, targets = self._sums, self._targets
         if sums is None or targets is None:
             return
         if len(targets) != len(sums):
             raise UsageError(f"there are {len(targets)} targets for {len(sums)} examples")
-        self._pooled.append((sums / self._readers.clamp(min=1))[:, :-1])
+        self._pooled.append((sums / self._consumers.clamp(min=1))[:, :-1])
         self._labels.append(targets)
         self._sums = self._targets = None
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """Mutual information of all examples so far."""
+        """Compute the mutual information of all examples so far."""
         self._fold()
-        nothing = torch.zeros(0, self._subject.layout.channels)
-        pooled = ranks.concatenate(torch.cat([nothing, *self._pooled]))
-        labels = ranks.concatenate(torch.cat(self._labels) if self._labels else torch.zeros(0))
+        nothing = torch.zeros(0, self._network.layout.channels)
+        pooled = ranks.all_gather_rows(torch.cat([nothing, *self._pooled]))
+        labels = ranks.all_gather_rows(torch.cat(self._labels) if self._labels else torch.zeros(0))
         if not len(pooled):
             raise UsageError(
-                "mutual-information has seen no examples with targets; call watch.targets(targets) and then "
-                "the network while it is watched"
+                "mutual-information has seen no examples with targets; call targets(targets) of the score "
+                "collector and then the network"
             )
         scores = mutual_information(pooled, labels, self._bins)
-        layout = self._subject.layout
+        layout = self._network.layout
         return scores, layout.unscored(layout.seen_by(ranks, self._seen))
 
 
 def as_labels(targets: Any) -> Tensor:
-    """Targets as a CPU vector of class numbers or of real values.
+    """Convert targets to a CPU vector of class numbers or of real values.
 
     One row per example of class probabilities becomes the most probable class.
 
     Raises:
-        UsageError: if the targets are of another kind.
+        UsageError: the targets are of another kind.
     """
     if not isinstance(targets, Tensor) or targets.ndim not in (1, 2):
         kind = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
@@ -148,7 +149,7 @@ def as_labels(targets: Any) -> Tensor:
 
 
 def quantise(values: Tensor, bins: int) -> Tensor:
-    """Numbers the equally filled bin of each value, column by column.
+    """Number the equally filled bin of each value, column by column.
 
     Args:
         values: shape ``(N, C)``.
@@ -167,7 +168,7 @@ def quantise(values: Tensor, bins: int) -> Tensor:
 
 
 def mutual_information(values: Tensor, targets: Tensor, bins: int) -> Tensor:
-    """Mutual information in nats between each column of values and the targets, by counting.
+    """Compute the mutual information, in nats, between each column of values and the targets, by counting.
 
     Args:
         values: real values, shape ``(N, C)``.

@@ -1,4 +1,4 @@
-"""Scores of different groups made comparable."""
+"""Normalise the scores of each group, so that groups can be compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.errors import UsageError
 
 
 def normalise(values: Mapping[str, Tensor], how: str = "l2") -> dict[str, Tensor]:
-    """Scale the scores of each group on their own, so that groups can be ranked together.
+    """Scale the scores of each group separately, so that groups can be ranked together.
 
     The kinds are ``l2`` (divide by the Euclidean norm of the group; Molchanov et al. 2017,
     arXiv 1611.06440, section 2.2), ``l1`` (divide by the sum of absolute scores), ``max``
@@ -27,7 +27,7 @@ def normalise(values: Mapping[str, Tensor], how: str = "l2") -> dict[str, Tensor
         New tensors of the same shapes, float64 where the scores are float64, else float32.
 
     Raises:
-        UsageError: if the kind is unknown.
+        UsageError: the kind is unknown.
 
     Example:
         >>> normalise({"conv1": torch.tensor([3.0, 4.0])}, "l2")

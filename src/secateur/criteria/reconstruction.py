@@ -1,4 +1,4 @@
-"""The reconstruction criterion: what the consumers miss after their best repair.
+"""Score channels by the error of their consumers after the best reconstruction without them.
 
 Shapes: C channels of a group, U columns of a consumer's weight.
 """
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer, register
+from secateur.criteria.batch_counter import BatchCounter
 from secateur.criteria.hooks import attach
-from secateur.criteria.layout import Read
-from secateur.criteria.pace import Pace
+from secateur.criteria.layout import ScoredInput
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
 from secateur.responses import Elimination, Moments, Window, blocks, nested_errors, positions
@@ -27,8 +27,8 @@ _LEAST_ROWS, _ROWS_PER_UNKNOWN = 4096, 4  # rows that one forward pass adds, at 
 
 @register
 @dataclass(frozen=True)
-class Reconstruction(Criterion):
-    """What a channel's consumers miss once their other weights have been refitted without it.
+class ReconstructionError(Criterion):
+    """Error of a channel's consumers after their other weights have been refitted without it.
 
     ``tr(W_cᵀ ([H⁻¹]_cc)⁻¹ W_c)`` with H the (centred) second moment of a consumer's patches
     and c the columns of the channel, see :mod:`secateur.responses.elimination`, as a share of the
@@ -36,9 +36,9 @@ class Reconstruction(Criterion):
 
     Args:
         ridge: what is added to the diagonal of H, relative to its mean.
-        nested: the least costly channel is taken away, the consumers are repaired, and so
-            on; a channel scores what it cost when its turn came, so that the scores rank the channels
-            of a group in nested order. Otherwise each is valued with all others in place.
+        nested: the channel with the least error is removed, the consumers are refitted, and so
+            on; the score of a channel is its error at this time, so that the scores rank the channels
+            of a group in nested order. Otherwise each is scored with all others in place.
     """
 
     name = "reconstruction"
@@ -47,45 +47,48 @@ class Reconstruction(Criterion):
     ridge: float = 1e-3
     nested: bool = True
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that gathers second moments at every consumer."""
-        return ReconstructionObserver(self, subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that gathers second moments at every consumer."""
+        return ReconstructionObserver(self, network)
 
 
 class ReconstructionObserver(Observer):
-    """Gathers the second moments of what each consumer's window sees.
+    """Gather the second moments of the patches that each consumer reads.
 
     Args:
-        criterion: its settings.
-        subject: the network and its layout.
+        criterion: the criterion.
+        network: the network and its layout.
     """
 
-    def __init__(self, criterion: Reconstruction, subject: Subject) -> None:
+    def __init__(self, criterion: ReconstructionError, network: ObservedNetwork) -> None:
         self._criterion = criterion
-        self._subject = subject
+        self._network = network
         self._windows = {
-            read: Window.of_module(subject.modules[read.module]) for read in subject.layout.reads
+            scored: Window.of_module(network.modules[scored.module]) for scored in network.layout.inputs
         }
-        self._moments: dict[Read, Moments] = {}
-        self._pace = Pace()
+        self._moments: dict[ScoredInput, Moments] = {}
+        self._batches = BatchCounter()
 
     def attach(self) -> list[RemovableHandle]:
-        """Listens at all readers."""
-        subject = self._subject
-        return attach(subject.model, subject.modules, subject.layout, self._pace.begin, self._read)
+        """Hook the inputs of all consumers."""
+        network = self._network
+        return attach(network.model, network.modules, network.layout, self._batches.begin, self._input)
 
     def expects(self, examples: int) -> None:
-        """Is told the size of the next batch over all processes, which decides how many rows it gives."""
-        self._pace.expect(examples)
+        """Take the size of the next batch over all processes, which determines how many rows are used."""
+        self._batches.expect(examples)
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """Scores from all forward passes."""
-        layout = self._subject.layout
+        """Compute the scores from all forward passes."""
+        layout = self._network.layout
         seen = layout.seen_by(ranks, self._moments)
         if not seen:
-            raise UsageError("reconstruction has seen no forward pass; call the network while it is watched")
+            raise UsageError(
+                "reconstruction has seen no forward pass; call the network while scores are collected"
+            )
         covariances = {
-            read: _covariance(self._moments.get(read, Moments()), self._size(read), ranks) for read in seen
+            scored: _covariance(self._moments.get(scored, Moments()), self._size(scored), ranks)
+            for scored in seen
         }
         unscored = {**layout.unscored(seen), **self._unfit()}
         start, parts = 0, [torch.zeros(0)]
@@ -99,52 +102,52 @@ class ReconstructionObserver(Observer):
             start = stop
         return torch.cat(parts), unscored
 
-    def _read(self, read: Read, x: Tensor) -> None:
-        window = self._windows[read]
-        if window is None or not x.numel() or _unknowns(read, window) > _LARGEST:
+    def _input(self, scored: ScoredInput, x: Tensor) -> None:
+        window = self._windows[scored]
+        if window is None or not x.numel() or _unknowns(scored, window) > _LARGEST:
             return
         with torch.no_grad():
             x = x.detach()
-            unknowns, count = _unknowns(read, window), window.positions(tuple(x.shape))
-            rows_here = count * len(x) * self._pace.examples / max(1, self._pace.here)
+            unknowns, count = _unknowns(scored, window), window.positions(tuple(x.shape))
+            rows_here = count * len(x) * self._batches.examples / max(1, self._batches.here)
             share = max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns) / rows_here
-            chosen = positions(count, share, self._pace.generator)
-            moments = self._moments.setdefault(read, Moments())
+            chosen = positions(count, share, self._batches.generator)
+            moments = self._moments.setdefault(scored, Moments())
             for rows, nothing in blocks(window, x, None, chosen):
                 moments.add(rows, nothing)
 
-    def _size(self, read: Read) -> tuple[int, int]:
+    def _size(self, scored: ScoredInput) -> tuple[int, int]:
         """Groups, and unknowns of each, of what a consumer reads."""
-        window = self._windows[read]
+        window = self._windows[scored]
         assert window is not None
-        return window.groups, _unknowns(read, window)
+        return window.groups, _unknowns(scored, window)
 
     def _unfit(self) -> dict[str, str]:
         """Groups with a consumer that has no window, or too wide a one."""
         reasons: dict[str, str] = {}
-        for read, window in self._windows.items():
-            kind = type(self._subject.modules[read.module]).__name__
+        for scored, window in self._windows.items():
+            kind = type(self._network.modules[scored.module]).__name__
             if window is None:
-                reason = f"module {read.module!r} ({kind}) is neither a convolution nor a linear layer"
-            elif _unknowns(read, window) > _LARGEST:
-                reason = f"module {read.module!r} ({kind}) has too many inputs for a full second moment"
+                reason = f"module {scored.module!r} ({kind}) is neither a convolution nor a linear layer"
+            elif _unknowns(scored, window) > _LARGEST:
+                reason = f"module {scored.module!r} ({kind}) has too many inputs for a full second moment"
             else:
                 continue
-            for name in self._subject.layout.groups_of([read]):
+            for name in self._network.layout.groups_of([scored]):
                 reasons.setdefault(name, reason)
         return reasons
 
-    def _score(self, start: int, stop: int, covariances: Mapping[Read, Tensor]) -> Tensor | None:
+    def _score(self, start: int, stop: int, covariances: Mapping[ScoredInput, Tensor]) -> Tensor | None:
         """The scores of one group; ``None`` if its channels have unequal numbers of columns."""
         parts: list[tuple[Elimination, float]] = []
-        for read, covariance in covariances.items():
-            window = self._windows[read]
+        for scored, covariance in covariances.items():
+            window = self._windows[scored]
             if window is None:
                 continue
-            weight = _weight(self._subject.modules[read.module])
+            weight = _weight(self._network.modules[scored.module])
             rows = weight.detach().cpu().double().reshape(window.groups, len(weight) // window.groups, -1)
             energy = float((rows @ covariance * rows).sum())
-            for number, inputs in enumerate(read.index.reshape(window.groups, -1)):
+            for number, inputs in enumerate(scored.index.reshape(window.groups, -1)):
                 columns = _columns(inputs, start, stop, prod(window.kernel))
                 if columns is None:
                     return None
@@ -180,8 +183,8 @@ def _columns(index: Tensor, start: int, stop: int, taps: int) -> Tensor | None:
     return (order[:, None] * taps + torch.arange(taps)).reshape(stop - start, int(counts[0]) * taps)
 
 
-def _unknowns(read: Read, window: Window) -> int:
-    return len(read.index) // window.groups * prod(window.kernel)
+def _unknowns(scored: ScoredInput, window: Window) -> int:
+    return len(scored.index) // window.groups * prod(window.kernel)
 
 
 def _weight(module: nn.Module) -> Tensor:
@@ -197,7 +200,7 @@ def _covariance(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor
     if moments.count:
         mean = moments.x_mean.cpu()
         second = moments.covariance.cpu() + mean.mT @ mean
-    count = ranks.sum(torch.tensor(float(moments.count), dtype=torch.float64))
-    mean = ranks.sum(mean * moments.count) / count
-    second = ranks.sum(second * moments.count) / count
+    count = ranks.all_reduce_sum(torch.tensor(float(moments.count), dtype=torch.float64))
+    mean = ranks.all_reduce_sum(mean * moments.count) / count
+    second = ranks.all_reduce_sum(second * moments.count) / count
     return second - mean.mT @ mean

@@ -1,4 +1,4 @@
-"""Scores: what a criterion says each channel is worth."""
+"""Hold one score per channel, and convert scores to text and JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from secateur.errors import UsageError
 
 
 class Scores(Mapping[str, Tensor]):
-    """One score per channel for every group that the criterion could value; an immutable mapping.
+    """One score per channel for every group that the criterion could score; an immutable mapping.
 
     ``scores[group.name]`` is a float32 CPU tensor of shape ``(channels,)``, larger for channels
     that matter more. Scores are raw, as the criterion defines them, until :meth:`normalized`.
-    Groups that could not be valued are left out, with the reason in :attr:`unscored`, so that
-    nothing is ever cut by a score that was not measured.
+    Groups that could not be scored are left out, with the reason in :attr:`unscored`, so that
+    nothing is cut by a score that was not measured.
 
     Attributes:
         criterion: name of the criterion.
@@ -40,7 +40,7 @@ class Scores(Mapping[str, Tensor]):
         unscored: Mapping[str, str] | None = None,
         normalization: str = "none",
     ) -> None:
-        """Takes a copy of the values.
+        """Copy the values.
 
         Args:
             criterion: name of the criterion.
@@ -49,7 +49,7 @@ class Scores(Mapping[str, Tensor]):
             normalization: how the values were normalised.
 
         Raises:
-            UsageError: if a score is NaN or infinite, or the values of a group are no vector.
+            UsageError: a score is NaN or infinite, or the values of a group are not a vector.
         """
         self.criterion = criterion
         self.normalization = normalization
@@ -81,7 +81,7 @@ class Scores(Mapping[str, Tensor]):
     __hash__ = None  # type: ignore[assignment]
 
     def normalized(self, how: str = "l2") -> Scores:
-        """The same scores, normalised group by group.
+        """Normalise the scores of each group.
 
         Args:
             how: ``l2``, ``l1``, ``max``, ``min-max`` or ``none``,
@@ -91,13 +91,13 @@ class Scores(Mapping[str, Tensor]):
             New scores; a group of zeros stays zero.
 
         Raises:
-            UsageError: if ``how`` is unknown.
+            UsageError: ``how`` is unknown.
         """
         values = normalise(self._values, how)
         return Scores(self.criterion, values, self.unscored, how)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; :meth:`from_dict` gives equal scores back."""
+        """Convert to values for JSON; :meth:`from_dict` reads them."""
         return {
             "criterion": self.criterion,
             "normalization": self.normalization,
@@ -107,7 +107,7 @@ class Scores(Mapping[str, Tensor]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
-        """Scores from what :meth:`to_dict` returned.
+        """Read what :meth:`to_dict` returned.
 
         >>> scores = Scores("random", {"fc": torch.tensor([0.1, 0.2])})
         >>> Scores.from_dict(scores.to_dict()) == scores
@@ -124,7 +124,7 @@ class Scores(Mapping[str, Tensor]):
         return f"Scores({self.criterion!r}, {len(self)} groups, {channels} channels)"
 
     def __str__(self) -> str:
-        """A table: for each group its channels and the least, middle and largest score."""
+        """Format a table: for each group its channels and the least, median and largest score."""
         width = max(map(len, ("group", *self._values)))
         normalization = "raw" if self.normalization == "none" else self.normalization
         lines = [

@@ -1,4 +1,4 @@
-"""Scoring: a criterion values the channels of a network that is left exactly as it was."""
+"""Score the channels of a network, which is left exactly as it was."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
+from secateur.criteria.score_collector import ScoreCollector, collector_of
 from secateur.criteria.scores import Scores
-from secateur.criteria.watching import Watch, start
+from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture import call_arguments, mode_of
-from secateur.heap import kept_where_allowed
-from secateur.latency import device_of
-from secateur.ranks import Ranks, shares
+from secateur.ranks import Ranks, split_across_ranks
 from secateur.untouched import untouched
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ Batches = Iterable[Any]
 """Batches of inputs and targets."""
 
 
-@kept_where_allowed()
 def score(
     model: nn.Module,
     graph: ChannelGraph,
@@ -41,16 +39,16 @@ def score(
     max_batches: int | None = None,
     across_ranks: bool = False,
 ) -> Scores:
-    """One score per channel of every prunable group.
+    """Score every channel of every prunable group.
 
     The network is run in evaluation mode and left as it was: parameters, their ``.grad`` and
-    ``requires_grad``, modes, hooks and the state of the random number generators are the same after it,
-    also when it fails. No parameter gradient is computed where a criterion does not need it.
+    ``requires_grad``, modes, hooks and the state of the random number generators are the same afterwards,
+    also on failure. No parameter gradient is computed where a criterion does not need it.
 
     Args:
         model: the network that was traced, or a wrapper with the network in its ``module``.
         graph: its channel graph.
-        criterion: a registered name, or a criterion with settings of one's own.
+        criterion: a registered name, or a criterion object.
         batches: pairs of inputs and targets; inputs are a tensor, a tuple of arguments or a dict of
             named arguments, batch first. Criteria without gradients and targets also take
             bare input tensors. Data-free criteria need none.
@@ -59,14 +57,14 @@ def score(
         device: where batches are moved to; by default where the network is.
         max_batches: how many batches to use; all of them by default.
         across_ranks: whether the processes of a distributed run share the work: all of them call this with
-            the same batches, each looks at a part of every batch, and all get the same scores.
+            the same batches, each runs a part of every batch, and all get the same scores.
 
     Returns:
         Raw scores; see :meth:`secateur.criteria.Scores.normalized`.
 
     Raises:
-        UsageError: if the criterion is unknown, batches or the loss are missing, the graph is of
-            another network, or a score is NaN or infinite.
+        UsageError: the criterion is unknown, batches or the loss are missing, the graph is of
+            another network, batches have no dimension for examples, or a score is NaN or infinite.
 
     >>> from secateur.graph import trace
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -79,50 +77,50 @@ def score(
     """
     chosen = resolve(criterion)
     ranks = Ranks(across_ranks)
-    watch = start(model, graph, chosen, reduction, ranks)
+    collector = collector_of(model, graph, chosen, reduction, ranks)
     if chosen.needs is Needs.NOTHING:
-        return watch.scores()
+        return collector.scores()
     if batches is None:
         raise UsageError(f"{chosen.name} needs batches of data; pass batches=, or choose 'magnitude'")
     needs_loss = chosen.needs is not Needs.FORWARD
     if needs_loss and loss_fn is None:
         raise UsageError(f"{chosen.name} needs a loss; pass loss_fn=, for example F.cross_entropy")
-    inner = watch.model
+    inner = collector.model
     place = torch.device(device) if device is not None else device_of(inner)
     with ExitStack() as stack:
-        # A loader that shuffles draws from the generators, and the forward pass may keep what it likes.
+        # A loader that shuffles draws random numbers, and the forward pass may change the model.
         stack.enter_context(untouched(inner))
         stack.enter_context(mode_of(inner, training=False))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(needs_loss))
-        stack.enter_context(_requiring_grad(watch.observer.sources))
-        stack.enter_context(watch)
+        stack.enter_context(_requiring_grad(collector.observer.sources))
+        stack.enter_context(collector)
         seen = False
-        for share in islice(shares(batches, ranks), max_batches):
+        for share in islice(split_across_ranks(batches, ranks), max_batches):
             seen = True
-            watch.expects(share.of)
+            collector.expects(share.total)
             if share.examples:
-                _pass(watch, share.batch, place, loss_fn if needs_loss else None)
+                _pass(collector, share.batch, place, loss_fn if needs_loss else None)
         if not seen:
             raise UsageError(f"there are no batches to compute {chosen.name} on; pass at least one")
-        return watch.scores()
+        return collector.scores()
 
 
-def _pass(watch: Watch, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
-    """One forward pass and, for a loss, the backward pass."""
-    wants_targets = loss_fn is not None or watch.criterion.needs_targets
-    inputs, targets = _pair(batch, watch.criterion.name, wants_targets)
+def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
+    """Run one forward pass and, for a loss, the backward pass."""
+    wants_targets = loss_fn is not None or collector.criterion.needs_targets
+    inputs, targets = _pair(batch, collector.criterion.name, wants_targets)
     inputs, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (inputs, targets))
-    if watch.criterion.needs_targets:
-        watch.targets(targets)
+    if collector.criterion.needs_targets:
+        collector.targets(targets)
     args, kwargs = call_arguments(inputs)
-    outputs = watch.model(*args, **kwargs)
+    outputs = collector.model(*args, **kwargs)
     if loss_fn is not None:
-        watch.observer.backward(outputs, targets, loss_fn)
+        collector.observer.backward(outputs, targets, loss_fn)
 
 
 def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:
-    """Inputs and targets of a batch."""
+    """Split a batch into inputs and targets."""
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
     if isinstance(batch, Tensor) and not wants_targets:
@@ -133,7 +131,7 @@ def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:
 
 @contextmanager
 def _requiring_grad(tensors: list[Tensor]) -> Iterator[None]:
-    """Lets gradients reach tensors that are not trained."""
+    """Let gradients reach tensors that are not trained."""
     frozen = [tensor for tensor in tensors if not tensor.requires_grad]
     try:
         for tensor in frozen:

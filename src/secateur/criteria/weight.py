@@ -1,8 +1,8 @@
-"""Criteria from the weights of a channel: no data, no passes.
+"""Score channels by their weights: no data, no passes.
 
 The weights of a channel are those that produce it. Where several layers produce it together (a
-residual stream) their weights are laid side by side, so it is valued once. Where nothing of more
-than one dimension produces it, its consumers' weights stand in.
+residual stream) their weights are concatenated, so that it has one score. Where no tensor of more
+than one dimension produces it, its consumers' weights are used instead.
 
 Shapes: C channels of a group, W weights per channel.
 """
@@ -17,46 +17,47 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur._compat import _BatchNorm
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer, register
 from secateur.errors import UsageError
 from secateur.graph.groups import Group, Member, Role
 from secateur.ranks import Ranks
 
 
 class DataFreeCriterion(Criterion):
-    """A criterion that values one group at a time from the network's tensors."""
+    """A criterion that scores one group at a time from the network's tensors."""
 
     needs = Needs.NOTHING
     missing: ClassVar[str] = "it has no weights"
-    """Why a group cannot be valued when :meth:`value` returns nothing."""
+    """Why a group cannot be scored when :meth:`value` returns ``None``."""
 
     @abstractmethod
-    def value(self, group: Group, subject: Subject) -> Tensor | None:
-        """The scores of a group, shape ``(C,)``, or ``None`` if it cannot be valued."""
+    def value(self, group: Group, network: ObservedNetwork) -> Tensor | None:
+        """Score a group, shape ``(C,)``; ``None`` if it cannot be scored."""
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that looks at the network when it is asked."""
-        return DataFreeObserver(self, subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that reads the weights when scores are computed."""
+        return DataFreeObserver(self, network)
 
 
 class DataFreeObserver(Observer):
-    """Values the groups one after the other, from the weights as they are when it is asked.
+    """Score the groups one after the other, from the current weights.
 
     Args:
-        criterion: values one group.
-        subject: the network and its layout.
+        criterion: scores one group.
+        network: the network and its layout.
     """
 
-    def __init__(self, criterion: DataFreeCriterion, subject: Subject) -> None:
+    def __init__(self, criterion: DataFreeCriterion, network: ObservedNetwork) -> None:
         self._criterion = criterion
-        self._subject = subject
+        self._network = network
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """Scores of all groups; every rank finds the same."""
+        """Score all groups; every rank computes the same."""
         parts, unscored = [torch.zeros(0)], {}
-        for group in self._subject.layout.groups:
+        for group in self._network.layout.groups:
             with torch.no_grad():
-                value = self._criterion.value(group, self._subject)
+                value = self._criterion.value(group, self._network)
             if value is None:
                 unscored[group.name] = self._criterion.missing
                 value = torch.zeros(group.channels)
@@ -67,12 +68,12 @@ class DataFreeObserver(Observer):
 class WeightCriterion(DataFreeCriterion):
     """A criterion on the weights of a channel.
 
-    A subclass has a ``name`` and says what they are worth in :meth:`of_weights`.
+    A subclass has a ``name`` and computes the scores in :meth:`of_weights`.
     """
 
     @abstractmethod
     def of_weights(self, weights: Tensor) -> Tensor:
-        """The scores of a group's channels.
+        """Score a group's channels.
 
         Args:
             weights: one row per channel, float32, shape ``(C, W)``.
@@ -81,21 +82,21 @@ class WeightCriterion(DataFreeCriterion):
             Shape ``(C,)``.
         """
 
-    def value(self, group: Group, subject: Subject) -> Tensor | None:
-        """The scores of a group from its producers' weights, or its consumers'."""
-        rows = channel_weights(group, subject.modules)
+    def value(self, group: Group, network: ObservedNetwork) -> Tensor | None:
+        """Score a group by its producers' weights, or its consumers'."""
+        rows = channel_weights(group, network.modules)
         return None if rows is None else self.of_weights(rows)
 
 
 def tensor_of(member: Member, modules: Mapping[str, nn.Module]) -> Tensor:
-    """The parameter or buffer of a member."""
+    """Find the parameter or buffer of a member."""
     tensor = getattr(modules[member.module], member.tensor.rpartition(".")[2])
     assert isinstance(tensor, Tensor)
     return tensor
 
 
 def rows_of(member: Member, tensor: Tensor) -> Tensor:
-    """What a member's tensor, or one of its shape, holds of each channel, shape ``(C, W)``.
+    """Select the values of each channel in a member's tensor, or in one of its shape, shape ``(C, W)``.
 
     >>> import numpy as np
     >>> member = Member("fc.weight", 0, Role.PRODUCER, np.array([[0], [2]]))
@@ -108,7 +109,7 @@ def rows_of(member: Member, tensor: Tensor) -> Tensor:
 
 
 def channel_weights(group: Group, modules: Mapping[str, nn.Module]) -> Tensor | None:
-    """The weights that produce each channel, or failing these, that consume it.
+    """Concatenate the weights that produce each channel; if there are none, those that consume it.
 
     Returns:
         Float32, shape ``(C, W)``; ``None`` if there is neither.
@@ -158,7 +159,7 @@ class Fpgm(WeightCriterion):
     """Sum of the distances from a channel's weights to those of all channels of the group.
 
     He et al., "Filter Pruning via Geometric Median" (CVPR 2019, arXiv 1811.00250):
-    channels near the geometric median can be made up for by the others.
+    channels near the geometric median can be replaced by the others.
     """
 
     name = "fpgm"
@@ -210,12 +211,12 @@ class BatchNormScale(DataFreeCriterion):
     name = "bn-scale"
     missing = "no batch normalisation scales its channels"
 
-    def value(self, group: Group, subject: Subject) -> Tensor | None:
+    def value(self, group: Group, network: ObservedNetwork) -> Tensor | None:
         """The mean absolute scale of each channel."""
         rows = [
-            rows_of(member, tensor_of(member, subject.modules)).abs().float()
+            rows_of(member, tensor_of(member, network.modules)).abs().float()
             for member in group.members
             if member.tensor.rpartition(".")[2] == "weight"
-            and isinstance(subject.modules[member.module], nn.modules.batchnorm._BatchNorm)
+            and isinstance(network.modules[member.module], _BatchNorm)
         ]
         return torch.cat([row.to(rows[0].device) for row in rows], dim=1).mean(1) if rows else None

@@ -1,4 +1,4 @@
-"""Taylor expansion in the weights: from the parameter gradients of a training step."""
+"""Score channels by a Taylor expansion in their weights, from the parameter gradients of training steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from secateur.criteria.base import Criterion, Needs, Observer, Subject, register
+from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer, register
 from secateur.criteria.gates import wide
 from secateur.criteria.hooks import attach
 from secateur.criteria.weight import rows_of, tensor_of
@@ -32,23 +32,23 @@ class TaylorWeight(Criterion):
     name = "taylor-weight"
     needs = Needs.BACKWARD
 
-    def observe(self, subject: Subject) -> Observer:
-        """An observer that listens to the producing weights' gradients."""
-        return WeightGradientObserver(subject)
+    def observe(self, network: ObservedNetwork) -> Observer:
+        """Make an observer that hooks the gradients of the producing weights."""
+        return WeightGradientObserver(network)
 
 
 class WeightGradientObserver(Observer):
-    """Adds up the squared sums of weight times gradient over backward passes.
+    """Sum the squared sums of weight times gradient over backward passes.
 
-    It sees each backward pass's own gradient before it is accumulated, so neither
+    The gradient of each backward pass is read before it is accumulated, so neither
     ``zero_grad`` nor accumulation over several passes matters.
 
     Args:
-        subject: the network and its layout.
+        network: the network and its layout.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, network: ObservedNetwork) -> None:
+        self._network = network
         self._steps = 0
         self._total: Tensor | None = None
         self._current: Tensor | None = None
@@ -57,11 +57,11 @@ class WeightGradientObserver(Observer):
         self._seen: set[str] = set()
         self._weights: dict[int, tuple[Tensor, list[tuple[slice, str, Member]]]] = {}
         start = 0
-        for group in subject.layout.groups:
+        for group in network.layout.groups:
             place = slice(start, start + group.channels)
             start = place.stop
             for member in group.roles(Role.PRODUCER):
-                weight = tensor_of(member, subject.modules)
+                weight = tensor_of(member, network.modules)
                 self._weights.setdefault(id(weight), (weight, []))[1].append((place, group.name, member))
 
     @property
@@ -70,19 +70,19 @@ class WeightGradientObserver(Observer):
         return [weight for weight, _ in self._weights.values()]
 
     def attach(self) -> list[RemovableHandle]:
-        """Listens to the gradients of the producing weights."""
+        """Hook the gradients of the producing weights."""
         frozen = [parts[0][2].tensor for weight, parts in self._weights.values() if not weight.requires_grad]
         if frozen:
             raise UsageError(
                 f"taylor-weight needs the gradient of {frozen[0]!r}, which is not trained; "
                 "choose 'taylor', or score outside of training"
             )
-        subject = self._subject
-        handles = attach(subject.model, subject.modules, subject.layout, self._begin)
+        network = self._network
+        handles = attach(network.model, network.modules, network.layout, self._begin)
         return handles + [weight.register_hook(self._listener(weight)) for weight in self.sources]
 
     def expects(self, examples: int) -> None:
-        """Closes the step before: processes without an example of the next batch do it now too."""
+        """Finish the previous step, also in processes without an example of the next batch."""
         self._fold()
         self._expected = True
 
@@ -102,7 +102,7 @@ class WeightGradientObserver(Observer):
                 products = weight * gradient
                 current = self._current
                 if current is None:
-                    size = self._subject.layout.channels
+                    size = self._network.layout.channels
                     current = self._current = products.new_zeros(size, dtype=torch.float32)
                 for place, group, member in self._weights[key][1]:
                     others = [dim for dim in range(products.ndim) if dim != member.dim]
@@ -113,8 +113,8 @@ class WeightGradientObserver(Observer):
         return listen
 
     def _fold(self) -> None:
-        """Closes a backward pass."""
-        current = self._whole() if self._subject.ranks.together else self._current
+        """Finish a backward pass."""
+        current = self._whole() if self._network.ranks.is_distributed else self._current
         if current is not None:
             squares = current.to(wide(current)).square()
             self._total = squares if self._total is None else self._total + squares
@@ -123,26 +123,28 @@ class WeightGradientObserver(Observer):
         self._arrived.clear()
 
     def _whole(self) -> Tensor | None:
-        """The products of the whole batch, of which every process has seen the mean over a part."""
-        current = torch.zeros(self._subject.layout.channels) if self._current is None else self._current
+        """Sum the products of the whole batch, of which every process has the mean over a part."""
+        current = torch.zeros(self._network.layout.channels) if self._current is None else self._current
         part = self._batch if self._current is not None else 0
-        weight = part if self._subject.reduction == "mean" else 1
-        sums = self._subject.ranks.sum(torch.cat([current.cpu() * weight, torch.tensor([float(part)])]))
+        weight = part if self._network.reduction == "mean" else 1
+        sums = self._network.ranks.all_reduce_sum(
+            torch.cat([current.cpu() * weight, torch.tensor([float(part)])])
+        )
         examples = float(sums[-1])
         if not examples:
             return None
-        return sums[:-1] / (examples if self._subject.reduction == "mean" else 1)
+        return sums[:-1] / (examples if self._network.reduction == "mean" else 1)
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """The mean over all backward passes."""
+        """Average over all backward passes."""
         self._fold()
         if self._total is None:
             raise UsageError(
-                "taylor-weight has seen no backward pass; call loss.backward() while it is watched"
+                "taylor-weight has seen no backward pass; call loss.backward() while scores are collected"
             )
         reason = "no gradient reached the weights that produce its channels"
-        groups = self._subject.layout.groups
+        groups = self._network.layout.groups
         known = torch.tensor([group.name in self._seen for group in groups], dtype=torch.int64)
-        counts = ranks.sum(known).tolist()
+        counts = ranks.all_reduce_sum(known).tolist()
         unscored = {group.name: reason for group, count in zip(groups, counts, strict=True) if not count}
         return self._total / self._steps, unscored

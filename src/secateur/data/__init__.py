@@ -1,4 +1,4 @@
-"""Pictures in classes: folders of photographs, and the digits of scikit-learn.
+"""Load images in classes: folders of photographs, and the digits of scikit-learn.
 
 >>> data = digits()
 >>> inputs, targets = next(iter(data.training_batches()))
@@ -31,7 +31,7 @@ __all__ = [
 def open_data(
     source: str | Path, spec: InputSpec, settings: DataSettings | None = None, *, training: bool = True
 ) -> ImageData:
-    """A data set by what a user wrote.
+    """Open a data set by the name that a user gave.
 
     Args:
         source: a folder as in :func:`open_folder`; or ``digits``, unless there is a folder of that name.

@@ -1,12 +1,13 @@
-"""Variations of training pictures, decided by numbers drawn beforehand.
+"""Vary training images with the transforms of torchvision.
 
-All random numbers of an epoch are drawn at once from its seed, one row a picture. What happens to a picture
-thus depends on neither the batch size nor the order, and an interrupted epoch can be repeated.
+The transforms draw from PyTorch's generator. It is seeded for each image, and put back afterwards, so the
+result depends on neither the batch size, the order, nor the number of processes.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,77 +15,93 @@ from torch import Tensor
 from secateur._torchvision import v2
 from secateur.data.settings import Augmentation
 
-DRAWS = 5
-"""Uniform numbers that a picture needs: area, aspect, down, right, mirrored."""
+Transform = Callable[[Tensor], Tensor]
 
 
-def vary(picture: Tensor, draws: Tensor, how: Augmentation, size: tuple[int, int]) -> Tensor:
-    """A variation of a picture at the size that the network takes.
+def make_transform(how: Augmentation, size: tuple[int, int]) -> Transform:
+    """Build the random transform of one training image.
 
     Args:
-        picture: uint8, shape (C, h, w).
-        draws: uniform numbers in [0, 1), shape (5,).
         how: what may be varied.
-        size: height and width to return.
+        size: height and width of the result.
 
     Returns:
-        uint8, shape (C, height, width).
+        A function from uint8, shape (C, h, w), to uint8, shape (C, *size).
 
-    >>> picture = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4)
-    >>> vary(picture, torch.tensor([0, 0, 0, 0, 0.9]), Augmentation(flip=True), (4, 4))[0, 0]
-    tensor([3, 2, 1, 0], dtype=torch.uint8)
+    >>> image = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4)
+    >>> make_transform(Augmentation(), (2, 2))(image)[0]
+    tensor([[ 5,  6],
+            [ 9, 10]], dtype=torch.uint8)
     """
-    area, aspect, down, right, mirrored = draws.tolist()
+    steps: list[Transform] = []
     if how.area is not None:
-        top, left, height, width = crop_box(picture.shape[-2:], how, area, aspect, down, right)
-        picture = v2.functional.resized_crop(picture, top, left, height, width, list(size), antialias=True)
+        ratio = (1 / how.aspect, how.aspect)
+        steps.append(v2.RandomResizedCrop(size, scale=how.area, ratio=ratio, antialias=True))
     else:
-        picture = middle(picture, size)
+        steps.append(lambda image: center(image, size))
     if how.shift:
-        picture = _shifted(picture, how.shift, down, right)
-    return picture.flip(-1) if how.flip and mirrored >= 0.5 else picture
+        steps.append(v2.RandomCrop(size, padding=how.shift))
+    if how.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose(steps)  # type: ignore[no-any-return]
 
 
-def crop_box(
-    shape: tuple[int, ...], how: Augmentation, area: float, aspect: float, down: float, right: float
-) -> tuple[int, int, int, int]:
-    """Where a random crop lies.
+def vary(images: Sequence[Tensor], seeds: Sequence[int], transform: Transform) -> list[Tensor]:
+    """Apply a random transform to images, each with its seed.
 
     Args:
-        shape: height and width of the picture.
-        how: the bounds of area and aspect.
-        area: uniform number that decides the area, linearly.
-        aspect: uniform number that decides the ratio of the sides, on a logarithmic scale.
-        down: uniform number that decides the place from above.
-        right: uniform number that decides the place from the left.
+        images: uint8, shape (C, h, w) each.
+        seeds: one for each image, in [0, 2**32).
+        transform: draws from PyTorch's generator of the CPU.
+    """
+    varied = []
+    with _generator_restored():
+        for image, seed in zip(images, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            varied.append(transform(image))
+    return varied
+
+
+def mix(
+    batch: tuple[Tensor, Tensor], partners: tuple[Tensor, Tensor], alpha: float, classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Blend each image of a batch, and its class, with those of a partner (mixup, arXiv 1710.09412).
+
+    Args:
+        batch: images, shape (B, C, H, W), and their classes, int64, shape (B,).
+        partners: as many images and classes.
+        alpha: the weight of the image itself is drawn from Beta(alpha, alpha), once for the batch.
+        classes: number of classes.
+        seed: of the weight, in [0, 2**32).
 
     Returns:
-        Top, left, height and width in pixels.
+        Images of the same shape, and weights of the classes, float32, shape (B, classes), which sum to one.
 
-    >>> crop_box((100, 80), Augmentation(area=(0.25, 1.0)), area=0.0, aspect=0.5, down=0.0, right=0.99)
-    (0, 35, 45, 45)
+    >>> cat, dog = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    >>> image, weights = mix((cat, torch.tensor([0])), (dog, torch.tensor([1])), 1.0, classes=2, seed=0)
+    >>> bool(image.item() == weights[0, 1])
+    True
     """
-    height, width = shape
-    low, high = how.area or (1.0, 1.0)
-    pixels = height * width * (low + area * (high - low))
-    ratio = math.exp((2 * aspect - 1) * math.log(how.aspect))
-    wide = min(width, max(1, round(math.sqrt(pixels * ratio))))
-    tall = min(height, max(1, round(math.sqrt(pixels / ratio))))
-    return int(down * (height - tall + 1)), int(right * (width - wide + 1)), tall, wide
+    # ``MixUp`` blends each example with the one before it, so partners go in front of their examples.
+    inputs, targets = (torch.stack(pair, 1).flatten(0, 1) for pair in zip(partners, batch, strict=True))
+    with _generator_restored():
+        torch.default_generator.manual_seed(seed)
+        mixed, weights = v2.MixUp(alpha=alpha, num_classes=classes)(inputs, targets)
+    return mixed[1::2], weights[1::2]
 
 
-def middle(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of a picture, a view, shape (C, *size).
+def center(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a view of the center of an image, shape (C, *size).
 
-    >>> middle(torch.zeros(3, 10, 12), (8, 8)).shape
+    >>> center(torch.zeros(3, 10, 12), (8, 8)).shape
     torch.Size([3, 8, 8])
     """
-    top, left = ((have - want) // 2 for have, want in zip(picture.shape[-2:], size, strict=True))
-    return picture[:, top : top + size[0], left : left + size[1]]
+    top, left = ((have - want) // 2 for have, want in zip(image.shape[-2:], size, strict=True))
+    return image[:, top : top + size[0], left : left + size[1]]
 
 
-def _shifted(picture: Tensor, most: int, down: float, right: float) -> Tensor:
-    height, width = picture.shape[-2:]
-    padded = torch.nn.functional.pad(picture, (most, most, most, most))
-    top, left = int(down * (2 * most + 1)), int(right * (2 * most + 1))
-    return padded[:, top : top + height, left : left + width]
+@contextmanager
+def _generator_restored() -> Iterator[None]:
+    """Put PyTorch's generator of the CPU back after a block."""
+    with torch.random.fork_rng(devices=[]):
+        yield

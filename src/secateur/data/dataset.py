@@ -1,4 +1,4 @@
-"""A data set: its splits, and batches of them."""
+"""Hold the splits of a data set, and make batches of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur.data.decode import Decoder
 from secateur.data.folder import Files, listed, survey
+from secateur.data.images import Images, read
 from secateur.data.loader import Loader
-from secateur.data.pictures import Pictures, read
 from secateur.data.settings import Augmentation, DataSettings, shorter_side
 from secateur.errors import DataError
 from secateur.models import InputSpec
@@ -21,17 +21,17 @@ from secateur.models import InputSpec
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with their classes.
+    """Hold images with their classes.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        pictures: uint8, shape (C, h, w) each.
+        images: uint8, shape (C, h, w) each.
         targets: class indices, int64, shape (N,).
         skipped: one line for each file that could not be read.
     """
 
     name: str
-    pictures: Pictures = field(repr=False)
+    images: Images = field(repr=False)
     targets: Tensor = field(repr=False)
     skipped: tuple[str, ...] = ()
 
@@ -39,13 +39,13 @@ class Split:
         return len(self.targets)
 
     def counts(self, classes: int) -> tuple[int, ...]:
-        """Number of pictures of each class."""
+        """Count the images of each class."""
         return tuple(torch.bincount(self.targets, minlength=classes).tolist())
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Pictures in classes: a part to train on, a part to choose on, and a part to report on.
+    """Hold images in classes, split into training, validation and test images.
 
     Each split is read when it is first asked for.
 
@@ -53,7 +53,7 @@ class ImageData:
         classes: their names; places are class indices.
         input: size and normalisation of what is handed out.
         settings: batch size, seed and the like.
-        augmentation: how training pictures are varied.
+        augmentation: how training images are varied.
         readers: what reads each split.
     """
 
@@ -65,42 +65,42 @@ class ImageData:
 
     @cached_property
     def train(self) -> Split:
-        """To train on."""
+        """Return the training images."""
         return self.readers["train"]()
 
     @cached_property
     def validation(self) -> Split:
-        """To choose on: ``val/``, or a part held out of ``train/``."""
+        """Return the validation images: ``val/``, or a part held out of ``train/``."""
         return self.readers["val"]()
 
     @cached_property
     def test(self) -> Split:
-        """To report on: ``test/``, or ``val/`` where there is none."""
+        """Return the test images: ``test/``, or ``val/`` where there is none."""
         same = self.readers["test"] is self.readers.get("val")
         return self.validation if same else self.readers["test"]()
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """One line for each file that could not be read, of the splits read so far."""
+        """Return one line for each file that could not be read, of the splits read so far."""
         read_so_far = {id(split): split for split in vars(self).values() if isinstance(split, Split)}
         return tuple(line for split in read_so_far.values() for line in split.skipped)
 
     def training_batches(self, *, augment: bool = True) -> Loader:
-        """Shuffled and varied batches of the training part; a last batch that is not full is left out.
+        """Return shuffled, varied training batches; a last batch that is not full is left out.
 
         Args:
-            augment: whether pictures are varied; without, the middle of each is shown.
+            augment: whether images are varied; without, the middle of each is shown.
         """
         how = self.augmentation if augment else None
         mixup = self.settings.mixup if augment else 0.0
         return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how, mixup=mixup)
 
     def validation_batches(self) -> Loader:
-        """All pictures to choose on, always in the same order."""
+        """Return batches of all validation images, always in the same order."""
         return self._loader(self.validation)
 
     def test_batches(self) -> Loader:
-        """All pictures to report on, always in the same order."""
+        """Return batches of all test images, always in the same order."""
         return self._loader(self.test)
 
     def _loader(
@@ -113,7 +113,7 @@ class ImageData:
         mixup: float = 0.0,
     ) -> Loader:
         return Loader(
-            pictures=split.pictures,
+            images=split.images,
             targets=split.targets,
             input=self.input,
             batch_size=self.settings.batch_size,
@@ -128,7 +128,7 @@ class ImageData:
 def open_folder(
     root: str | Path, spec: InputSpec, settings: DataSettings | None = None, *, training: bool = True
 ) -> ImageData:
-    """A folder of pictures: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
+    """Open a folder of images: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
 
     Choosing and reporting are kept apart: where there is no ``val/``, a part of ``train/`` is held out to
     choose on, and ``test/`` is only reported on. Where there is no ``test/``, ``val/`` serves for both.
@@ -140,17 +140,17 @@ def open_folder(
         training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
 
     Returns:
-        The data set; pictures are decoded when their split is first asked for.
+        The data set; images are decoded when their split is first asked for.
 
     Raises:
         DataError: a split is missing, a class is empty, or the classes differ between splits; later, when a
-            split is read, if no picture of a class can be read or, with ``strict``, if any cannot.
+            split is read, if no image of a class can be read or, with ``strict``, if any cannot.
     """
     settings = settings or DataSettings()
     decoder = Decoder(spec.size[0], shorter_side(spec))
     layout = survey(Path(root), held_out=settings.held_out, training=training)
     by_files = {
-        id(files): _Reader(files, layout.classes, decoder, settings) for files in layout.splits.values()
+        id(files): _SplitReader(files, layout.classes, decoder, settings) for files in layout.splits.values()
     }
     readers = {name: by_files[id(files)] for name, files in layout.splits.items()}
     how = settings.augmentation or Augmentation.suited_to(spec)
@@ -158,8 +158,8 @@ def open_folder(
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Decodes one split."""
+class _SplitReader:
+    """Decode one split."""
 
     files: Files
     classes: tuple[str, ...]
@@ -171,10 +171,10 @@ class _Reader:
         if reading.failures and self.settings.strict:
             raise DataError(f"{len(reading.failures)} unreadable: {listed(reading.failures)}")
         targets = torch.tensor([self.files.targets[index] for index in reading.kept], dtype=torch.int64)
-        split = Split(self.files.name, reading.pictures, targets, reading.failures)
+        split = Split(self.files.name, reading.images, targets, reading.failures)
         for name, count in zip(self.classes, split.counts(len(self.classes)), strict=True):
             if not count:
                 raise DataError(
-                    f"no picture of class {name!r} in {split.name} can be read: {listed(split.skipped)}"
+                    f"no image of class {name!r} in {split.name} can be read: {listed(split.skipped)}"
                 )
         return split

@@ -1,4 +1,4 @@
-"""From a picture file to pixels, whatever its colours, depth or orientation."""
+"""Decode image files of any colours, depth and orientation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST = 2  # times the shorter side; the middle of a panorama is all that a n
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads a picture at the size and with the colours that a network needs.
+    """Read an image at the size and with the colours that a network needs.
 
     Attributes:
         channels: 3 for colour, 1 for grey.
@@ -34,13 +34,13 @@ class Decoder:
 
     def __post_init__(self) -> None:
         if self.channels not in _MODES:
-            raise UsageError(f"pictures have 1 or 3 channels, but the network takes {self.channels}")
+            raise UsageError(f"images have 1 or 3 channels, but the network takes {self.channels}")
 
     def __call__(self, path: Path) -> Tensor:
-        """The pixels, uint8, shape (channels, height, width).
+        """Return the pixels, uint8, shape (channels, height, width).
 
         Raises:
-            DataError: if the file cannot be read as a picture; the message gives the reason.
+            DataError: if the file cannot be read as an image; the message gives the reason.
         """
         try:
             if path.stat().st_size == 0:
@@ -51,7 +51,7 @@ class Decoder:
                 return self._pixels(image)
         except Exception as error:  # foreign bytes fail in many ways
             unknown = "cannot identify" in str(error) or isinstance(error, ImportError)
-            reason = "it is not a picture" if unknown else str(error).partition("\n")[0]
+            reason = "it is not an image" if unknown else str(error).partition("\n")[0]
             raise DataError(f"{path}: {reason or type(error).__name__}") from error
 
     def _pixels(self, image: Image.Image) -> Tensor:
@@ -71,10 +71,10 @@ class Decoder:
         return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file passes for a picture: by its extension, or else by its first bytes.
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image, by its extension or else by its first bytes.
 
-    >>> is_picture(Path("cat.JPG")), is_picture(Path(__file__))
+    >>> is_image(Path("cat.JPG")), is_image(Path(__file__))
     (True, False)
     """
     if path.suffix.lower() in EXTENSIONS:
@@ -87,7 +87,7 @@ def is_picture(path: Path) -> bool:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel, transparent parts on white."""
+    """Convert an image to 8 bits a channel, with transparent parts on white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
     if image.has_transparency_data:
@@ -98,7 +98,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey values of more than 8 bits, scaled down; plain conversion would clip them."""
+    """Scale grey values of more than 8 bits down; plain conversion would clip them."""
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
         deepest = 1.0 if values.max() <= 1 else 255.0

@@ -1,6 +1,6 @@
-"""The handwritten digits that come with scikit-learn: real pictures without a download.
+"""Load the handwritten digits that come with scikit-learn: real images without a download.
 
-1,797 grey pictures of 8 by 8 pixels by 43 writers (Alpaydin and Kaynak, "Optical Recognition of Handwritten
+1,797 grey images of 8 by 8 pixels by 43 writers (Alpaydin and Kaynak, "Optical Recognition of Handwritten
 Digits", UCI Machine Learning Repository, 1998), of which scikit-learn carries the test part.
 """
 
@@ -10,13 +10,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from secateur._torchvision import v2
 from secateur.data.dataset import ImageData, Split
 from secateur.data.folder import held_out_indices
 from secateur.data.settings import Augmentation, DataSettings
+from secateur.errors import UsageError
 from secateur.models import InputSpec, ModelSpec
 
 _TEST_SHARE = 0.25
@@ -25,17 +25,20 @@ _DARKEST = 16
 
 
 def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) -> ImageData:
-    """Handwritten digits, a quarter of them to report on.
+    """Load handwritten digits, a quarter of them for testing.
 
-    Which pictures are in which part is fixed, whatever the seed, so that results can be compared.
+    Which images are in which part is fixed, whatever the seed, so that results can be compared.
 
     Args:
-        spec: size and normalisation; 8 by 8 pixels in grey if not given. Pictures are enlarged and grey
+        spec: size and normalisation; 8 by 8 pixels in grey if not given. Images are enlarged and grey
             is repeated as needed.
         settings: batch size, seed and the like; digits are not varied unless the settings say how.
 
     Returns:
         The data set.
+
+    Raises:
+        UsageError: scikit-learn, which holds the digits, is not installed.
 
     >>> data = digits()
     >>> len(data.train), len(data.validation), len(data.test)
@@ -43,18 +46,22 @@ def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) 
     """
     spec = spec or ModelSpec.parse("secateur:digits").input
     settings = settings or DataSettings()
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UsageError("the digits need scikit-learn: pip install 'torch-secateur[demo]'") from error
     raw, labels = load_digits(return_X_y=True)
-    pictures = _pictures(np.asarray(raw), spec)
+    images = _images(np.asarray(raw), spec)
     targets = tuple(int(label) for label in labels)
     parts = _parts(targets)
-    readers = {name: partial(_split, name, pictures, targets, indices) for name, indices in parts.items()}
+    readers = {name: partial(_split, name, images, targets, indices) for name, indices in parts.items()}
     classes = tuple(str(digit) for digit in range(10))
     # A mirrored digit is none, so nothing is varied by default.
     return ImageData(classes, spec, settings, settings.augmentation or Augmentation(), readers)
 
 
-def _pictures(raw: np.ndarray, spec: InputSpec) -> Tensor:
-    """Uint8, shape (N, C, H, W), from values 0 to 16, shape (N, 64)."""
+def _images(raw: np.ndarray, spec: InputSpec) -> Tensor:
+    """Convert values 0 to 16, shape (N, 64), to uint8, shape (N, C, H, W)."""
     grey = torch.from_numpy((raw * (255 / _DARKEST)).round().astype(np.uint8)).view(-1, 1, 8, 8)
     channels, height, width = spec.size
     if (height, width) != (8, 8):
@@ -74,5 +81,5 @@ def _parts(targets: tuple[int, ...]) -> dict[str, list[int]]:
     }
 
 
-def _split(name: str, pictures: Tensor, targets: tuple[int, ...], indices: list[int]) -> Split:
-    return Split(name, list(pictures[indices]), torch.tensor([targets[index] for index in indices]))
+def _split(name: str, images: Tensor, targets: tuple[int, ...], indices: list[int]) -> Split:
+    return Split(name, list(images[indices]), torch.tensor([targets[index] for index in indices]))

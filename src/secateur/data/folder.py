@@ -1,4 +1,4 @@
-"""The layout of a folder of pictures: splits, classes and files."""
+"""Find the splits, classes and files of a folder of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.data.decode import is_picture
+from secateur.data.decode import is_image
 from secateur.errors import DataError
 
 _SHOWN = 5
@@ -18,7 +18,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Files:
-    """The pictures of one split.
+    """List the images of one split.
 
     Attributes:
         name: of the split, for messages.
@@ -32,8 +32,8 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a folder holds.
+class FolderLayout:
+    """List the content of a folder.
 
     Attributes:
         classes: names of the classes, sorted; their places are the class indices.
@@ -45,11 +45,11 @@ class Layout:
     splits: Mapping[str, Files]
 
 
-def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
-    """Look at a folder of pictures without decoding any.
+def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayout:
+    """List the images of a folder without decoding any.
 
-    Which pictures are held out of ``train/`` hangs on nothing but the folder: a network that was trained on
-    it, and is pruned on it with another seed, must not be judged on pictures that it learnt from.
+    Which images are held out of ``train/`` depends only on the folder: a network that was trained on
+    it, and is pruned on it with another seed, must not be judged on images that it learnt from.
 
     Args:
         root: holds ``train/``, and ``val/`` or ``test/`` or both; each holds one folder a class.
@@ -67,7 +67,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
     wanted = ("train", "val", "test") if training else ("val", "test")
     found = {name: _split(root / name) for name in wanted if (root / name).is_dir()}
     if training and "train" not in found:
-        raise DataError(f"no train/ folder in {root}: put a folder of pictures for each class into train/")
+        raise DataError(f"no train/ folder in {root}: put a folder of images for each class into train/")
     if not {"val", "test"} & found.keys():
         raise DataError(f"neither val/ nor test/ in {root}: accuracy cannot be measured on train/ itself")
     classes = _same_classes(root, found)
@@ -75,11 +75,11 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> Layout:
     if training and "val" not in splits:
         splits["train"], splits["val"] = _hold_out(splits["train"], held_out)
     splits.setdefault("test", splits.get("val", splits.get("test")))  # type: ignore[arg-type]  # one is there
-    return Layout(classes, splits)
+    return FolderLayout(classes, splits)
 
 
 def listed(lines: tuple[str, ...]) -> str:
-    """Lines as one, cut short if they are many.
+    """Join lines, and shorten them if they are many.
 
     >>> listed(tuple("abcdefg"))
     'a; b; c; d; e; and 2 more'
@@ -89,7 +89,7 @@ def listed(lines: tuple[str, ...]) -> str:
 
 
 def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The pictures of each class; folders within a class are searched too, and links followed."""
+    """List the images of each class; folders within a class are searched too, and links followed."""
     names = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
     if len(names) < 2:
         have = f"only {names[0]}" if names else "none"
@@ -99,15 +99,15 @@ def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 def _class(folder: Path) -> tuple[Path, ...]:
     files = [path for path in _walk(folder, frozenset()) if not path.name.startswith(".")]
-    pictures = tuple(sorted(path for path in files if is_picture(path)))
-    if not pictures:
-        have = f"none of the {len(files)} files in {folder} is a picture" if files else f"no file in {folder}"
+    images = tuple(sorted(path for path in files if is_image(path)))
+    if not images:
+        have = f"none of the {len(files)} files in {folder} is an image" if files else f"no file in {folder}"
         raise DataError(f"class {folder.name!r} is empty: {have}")
-    return pictures
+    return images
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """The files in a folder and in those below it, through links, but never round in a circle."""
+    """List the files in a folder and below it, through links, but never in a circle."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -129,24 +129,24 @@ def _same_classes(root: Path, found: Mapping[str, Mapping[str, object]]) -> tupl
 
 
 def _files(name: str, by_class: Mapping[str, tuple[Path, ...]]) -> Files:
-    paths = tuple(path for pictures in by_class.values() for path in pictures)
-    targets = tuple(target for target, pictures in enumerate(by_class.values()) for _ in pictures)
+    paths = tuple(path for images in by_class.values() for path in images)
+    targets = tuple(target for target, images in enumerate(by_class.values()) for _ in images)
     return Files(name, paths, targets)
 
 
 def _hold_out(files: Files, share: float) -> tuple[Files, Files]:
-    """Two parts of a split: the rest, and the share, of each class alike."""
+    """Split off a share of each class; return the rest and the share."""
     for target, count in Counter(files.targets).items():
         if count < 2:
             folder = files.paths[files.targets.index(target)].parent
-            raise DataError(f"{folder} has one picture, so none can be held out: add pictures, or a val/")
+            raise DataError(f"{folder} has one image, so none can be held out: add images, or a val/")
     held = set(held_out_indices(files.targets, share))
     kept = [index for index in range(len(files.paths)) if index not in held]
     return _pick(files, "train", kept), _pick(files, "val", sorted(held))
 
 
 def held_out_indices(targets: tuple[int, ...], share: float) -> list[int]:
-    """A random share of each class, the same at every call, at least one and never all of it.
+    """Choose a random share of each class, the same at every call, at least one and never all of it.
 
     Args:
         targets: class index of each example.

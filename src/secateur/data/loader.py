@@ -1,49 +1,62 @@
-"""Batches in a reproducible order."""
+"""Hand out batches of images in a reproducible order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.data.augment import DRAWS, middle, vary
-from secateur.data.mixup import blend, kept_shares
-from secateur.data.pictures import OnDisk, Pictures, fetch, make_pool
+from secateur.data.augment import center, make_transform, mix, vary
+from secateur.data.images import Images, OnDisk, fetch, make_pool
 from secateur.data.settings import Augmentation
 from secateur.models import InputSpec
-from secateur.ranks import Share
+from secateur.ranks import RankBatch
 
 Batch = tuple[Tensor, Tensor]
-Part = tuple[list[int], list[int]]
-"""Pictures by their numbers, and those with which they are blended."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The random choices of one pass over the examples.
+
+    Attributes:
+        batches: numbers of the images of each batch.
+        image_seeds: of the transforms, one for each image of the split.
+        batch_seeds: of mixup, one for each batch.
+    """
+
+    batches: list[list[int]]
+    image_seeds: list[int]
+    batch_seeds: list[int]
 
 
 @dataclass
 class Loader:
-    """Goes through a split in batches, as often as it is iterated.
+    """Go through a split in batches, as often as it is iterated.
 
-    Every pass has a number, from which follow its order and its augmentation: the same seed and number give
-    the same batches, bit for bit. To go on in the middle of a training, set ``epoch``.
+    Order and augmentation of a pass follow from the seed and the number of the pass: equal numbers give the
+    same batches, bit for bit. To continue in the middle of a training, set ``epoch``.
 
     Attributes:
-        pictures: of the split.
+        images: of the split.
         targets: class indices, int64, shape (N,).
-        input: size and normalisation of what is handed out.
-        batch_size: pictures in a batch.
+        input: size and normalisation of the images that are returned.
+        batch_size: images in a batch.
         seed: of all randomness.
-        shuffle: whether each pass has an order of its own.
-        augmentation: how pictures are varied; ``None`` shows the middle of each.
-        mixup: how pictures are blended with others of their batch, as in :class:`DataSettings`.
+        shuffle: whether each pass has another order.
+        augmentation: how images are varied; ``None`` takes the center of each.
+        mixup: how images are blended with others of their batch, as in :class:`DataSettings`.
         drop_last: whether a last batch that is not full is left out (unless it is the only one).
-        epoch: number of the next pass; counts itself up.
+        epoch: number of the next pass; each pass adds one.
     """
 
-    pictures: Pictures = field(repr=False)
+    images: Images = field(repr=False)
     targets: Tensor = field(repr=False)
     input: InputSpec
     batch_size: int
@@ -59,97 +72,90 @@ class Loader:
         return full if self.drop_last and full else full + bool(rest)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches: pictures, float32, shape (B, C, H, W), normalised; targets, int64, shape (B,).
+        """Return batches: images, float32, shape (B, C, H, W), normalised; targets, int64, shape (B,).
 
-        With mixup, targets are shares of the classes, float32, shape (B, classes).
+        With mixup, targets are weights of the classes, float32, shape (B, classes).
         """
-        for share in self.shares(0, 1):
-            yield share.batch
+        for part in self.split(0, 1):
+            yield part.batch
 
-    def shares(self, index: int, count: int) -> Iterator[Share]:
-        """Of each batch of a pass, the part of one of several processes; no other picture is read.
+    def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
+        """Return, for each batch of a pass, the part of one of several processes; no other image is read.
 
-        What is in a batch, and how it is varied, does not depend on the number of processes.
+        The examples of a batch, and their augmentation, do not depend on the number of processes.
 
         Args:
-            index: of the process.
-            count: number of processes.
+            rank: of the process.
+            world_size: number of processes.
         """
-        order, draws, blends = self._pass(self.epoch)
+        drawn = self._draw(self.epoch)
         self.epoch += 1
-        chunks = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        chunks = chunks[: len(self)]
-        mine = [_part(chunk, index, count) for chunk in chunks]
-        with make_pool() as readers, ThreadPoolExecutor(1) as ahead:
-            read = partial(self._batch, draws=draws, blends=blends, readers=readers)
-            for chunk, batch in zip(chunks, self._batches(mine, read, ahead), strict=True):
-                yield Share(batch, len(chunk[index::count]), len(chunk))
+        # A process that gets no example takes the first one, which does not count.
+        places = [range(len(batch))[rank::world_size] or range(1) for batch in drawn.batches]
+        # With mixup, each image is blended with the one before it in the batch.
+        steps_back = (0, 1) if self.mixup else (0,)
+        reads = [
+            sorted({batch[at - back] for at in mine for back in steps_back})
+            for batch, mine in zip(drawn.batches, places, strict=True)
+        ]
+        for number, images in enumerate(self._decoded(reads)):
+            batch, mine = drawn.batches[number], places[number]
+            shown = dict(zip(reads[number], self._shown(reads[number], images, drawn), strict=True))
+            part = self._stack(shown, [batch[at] for at in mine])
+            if self.mixup:
+                partners = self._stack(shown, [batch[at - 1] for at in mine])
+                part = mix(part, partners, self.mixup, self.classes, drawn.batch_seeds[number])
+            yield RankBatch(part, len(range(len(batch))[rank::world_size]), len(batch))
 
-    def _pass(self, epoch: int) -> tuple[list[int], Tensor, Tensor]:
-        """Order of the pictures, uniform numbers for each, shape (N, 5), and the share that each keeps."""
+    def _draw(self, epoch: int) -> _Pass:
         mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
         count = len(self.targets)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        draws = torch.rand(count, DRAWS, generator=generator)
-        return order.tolist(), draws, kept_shares(self.mixup, count, int(mixed))
+        seeds = torch.randint(2**32, (count,), generator=generator).tolist()
+        batch_seeds = torch.randint(2**32, (len(self),), generator=generator).tolist()
+        return _Pass(
+            [part.tolist() for part in order.split(self.batch_size)][: len(self)], seeds, batch_seeds
+        )
 
-    def _batches(
-        self, parts: list[Part], read: Callable[[Part], Batch], ahead: ThreadPoolExecutor
-    ) -> Iterator[Batch]:
-        if not isinstance(self.pictures, OnDisk):
-            yield from map(read, parts)
+    def _decoded(self, reads: Sequence[Sequence[int]]) -> Iterator[list[Tensor]]:
+        """Read the images of each batch; from the disk, one batch ahead of the network's work."""
+        if not isinstance(self.images, OnDisk):
+            yield from ([self.images[number] for number in numbers] for numbers in reads)
             return
-        # The next batch is decoded while the network works on this one.
-        following: Future[Batch] | None = None
-        for part in parts:
-            current, following = following, ahead.submit(read, part)
-            if current is not None:
-                yield current.result()
-        if following is not None:
-            yield following.result()
-
-    def _batch(self, part: Part, draws: Tensor, blends: Tensor, readers: ThreadPoolExecutor) -> Batch:
-        chunk, partners = part
-        inputs, targets = self._shown(chunk, draws, readers), self.targets[chunk]
-        if not self.mixup:
-            return inputs, targets
-        places = {number: place for place, number in enumerate(chunk)}
-        if places.keys() >= set(partners):
-            others = inputs[[places[number] for number in partners]]
-        else:
-            others = self._shown(partners, draws, readers)
-        return blend((inputs, targets), (others, self.targets[partners]), blends[chunk], self.classes)
+        with make_pool() as readers, ThreadPoolExecutor(1) as ahead:
+            following: Future[list[Tensor]] | None = None
+            for numbers in reads:
+                current, following = following, ahead.submit(fetch, self.images, numbers, readers)
+                if current is not None:
+                    yield current.result()
+            if following is not None:
+                yield following.result()
 
     @cached_property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return int(self.targets.max()) + 1
 
-    def _shown(self, chunk: Sequence[int], draws: Tensor, readers: ThreadPoolExecutor) -> Tensor:
-        """Some pictures as the network expects them, varied."""
+    def _shown(self, numbers: Sequence[int], images: Sequence[Tensor], drawn: _Pass) -> list[Tensor]:
+        """Bring images to the size of the network, varied if this loader augments."""
         height, width = self.input.size[1:]
-        pictures = fetch(self.pictures, chunk, readers)
         if self.augmentation is None:
-            shown = [middle(picture, (height, width)) for picture in pictures]
-        else:
-            how = self.augmentation
-            rows = draws[list(chunk)]
-            shown = [vary(*pair, how, (height, width)) for pair in zip(pictures, rows, strict=True)]
-        return normalized(torch.stack(shown), self.input)
+            return [center(image, (height, width)) for image in images]
+        transform = make_transform(self.augmentation, (height, width))
+        return vary(images, [drawn.image_seeds[number] for number in numbers], transform)
+
+    def _stack(self, shown: dict[int, Tensor], numbers: list[int]) -> Batch:
+        return normalized(torch.stack([shown[number] for number in numbers]), self.input), self.targets[
+            numbers
+        ]
 
 
-def _part(chunk: list[int], index: int, count: int) -> Part:
-    """Of a batch, what one of several processes shows; each picture is blended with the one before it."""
-    places = range(len(chunk))[index::count] or range(1)
-    return [chunk[place] for place in places], [chunk[place - 1] for place in places]
-
-
-def normalized(pictures: Tensor, spec: InputSpec) -> Tensor:
-    """Pictures as a network expects them.
+def normalized(images: Tensor, spec: InputSpec) -> Tensor:
+    """Normalise images as a network expects them.
 
     Args:
-        pictures: uint8, shape (B, C, H, W).
+        images: uint8, shape (B, C, H, W).
         spec: mean and deviation, of values in [0, 1].
 
     Returns:
@@ -159,4 +165,26 @@ def normalized(pictures: Tensor, spec: InputSpec) -> Tensor:
     tensor([[[[2.]]]])
     """
     mean, std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (spec.mean, spec.std))
-    return pictures.float().sub_(mean).div_(std)
+    return images.float().sub_(mean).div_(std)
+
+
+def epoch_of(batches: object) -> int | None:
+    """Return the number of the next pass of a :class:`Loader`; ``None`` for other batches."""
+    return batches.epoch if isinstance(batches, Loader) else None
+
+
+def set_epoch(batches: object, epoch: int | None) -> None:
+    """Set the number of the next pass of a :class:`Loader`; leave other batches alone."""
+    if isinstance(batches, Loader) and epoch is not None:
+        batches.epoch = epoch
+
+
+@contextmanager
+def at_epoch(batches: object, epoch: int) -> Iterator[None]:
+    """Start a :class:`Loader` at a pass in a block, and set it back afterwards; leave others alone."""
+    before = epoch_of(batches)
+    set_epoch(batches, epoch)
+    try:
+        yield
+    finally:
+        set_epoch(batches, before)

@@ -1,4 +1,4 @@
-"""What can be chosen about a data set, as plain values."""
+"""Define the settings of a data set, as plain values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from secateur.errors import UsageError
 from secateur.models import InputSpec
 
-_SMALL = 64  # pixels; below, pictures are shifted, and not enlarged
+_SMALL = 64  # pixels; below, images are shifted, and not enlarged
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are varied, anew in each epoch.
+    """Choose how training images are varied in each epoch.
 
     Attributes:
-        area: share of the picture that a random crop shows, least and most; ``None`` for no crop.
+        area: share of the image that a random crop shows, least and most; ``None`` for no crop.
         aspect: widest ratio of the sides of the crop (and, inverted, the narrowest).
-        shift: most pixels by which a picture moves either way, with black behind it.
-        flip: whether every second picture is mirrored.
+        shift: most pixels by which an image moves either way, with black behind it.
+        flip: whether an image is flipped, with probability 1/2.
 
     >>> Augmentation.suited_to(InputSpec((3, 32, 32))).shift
     4
@@ -34,7 +34,7 @@ class Augmentation:
         low, high = self.area or (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise UsageError(
-                f"a crop shows between {low} and {high} of the picture: give 0 < least <= most <= 1"
+                f"a crop shows between {low} and {high} of the image: give 0 < least <= most <= 1"
             )
         if self.aspect < 1 or self.shift < 0:
             raise UsageError(
@@ -43,24 +43,24 @@ class Augmentation:
 
     @classmethod
     def suited_to(cls, spec: InputSpec) -> Augmentation:
-        """Random crops for photographs, small shifts for small pictures, mirroring for both."""
+        """Choose random crops for photographs, small shifts for small images, flips for both."""
         side = min(spec.size[1:])
         return cls(shift=side // 8, flip=True) if side <= _SMALL else cls(area=(0.35, 1.0), flip=True)
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How pictures are read and handed out.
+    """Choose how images are read and batched.
 
     Attributes:
-        batch_size: pictures in a batch.
-        seed: decides the order and the augmentation; not which pictures are held out.
+        batch_size: images in a batch.
+        seed: decides the order and the augmentation; not which images are held out.
         held_out: share of ``train/`` that is kept for choosing where there is no ``val/``.
-        augmentation: of training pictures; ``None`` for what suits them.
-        mixup: blends each training picture with another and their classes alike, in shares drawn from
-            Beta(mixup, mixup): 0 not at all, 1 evenly (arXiv 1710.09412).
-        strict: whether an unreadable picture is an error, and not only left out.
-        memory: most bytes for decoded pictures; a larger set is decoded again in each epoch.
+        augmentation: of training images; ``None`` for what suits them.
+        mixup: alpha of mixup (arXiv 1710.09412): each training image and its class are blended with another,
+            with one weight for each batch, drawn from Beta(alpha, alpha); 0 for no mixup.
+        strict: whether an unreadable image is an error, and not only left out.
+        memory: most bytes for decoded images; a larger set is decoded again in each epoch.
     """
 
     batch_size: int = 32
@@ -83,9 +83,9 @@ class DataSettings:
 
 
 def shorter_side(spec: InputSpec) -> int:
-    """Pixels of the shorter side of a decoded picture, of which the network sees the middle.
+    """Return the pixels of the shorter side of a decoded image, of which the network sees the center.
 
-    Photographs are cropped to seven eighths, as is usual since AlexNet; small pictures not at all.
+    Photographs are cropped to seven eighths, as is usual since AlexNet; small images not at all.
 
     >>> shorter_side(InputSpec()), shorter_side(InputSpec((3, 32, 32)))
     (256, 32)

@@ -1,4 +1,4 @@
-"""Exported files: a network for ONNX Runtime, OpenVINO, or PyTorch without Secateur.
+"""Export a network for ONNX Runtime, or for PyTorch without Secateur.
 
 >>> import tempfile, torch
 >>> with tempfile.TemporaryDirectory() as folder:

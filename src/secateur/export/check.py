@@ -1,4 +1,4 @@
-"""A written file is read back, run, and held against the network."""
+"""Read a written file back, run it, and compare it with the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import VerificationError
-from secateur.export.program import Subject
+from secateur.export.program import Exportable
 from secateur.graph.compare import largest_difference
 from secateur.models import InputSpec
 from secateur.runtimes import Runner
@@ -23,13 +23,13 @@ _TOLERANCES = {
     "bfloat16": max(TOLERANCE, 16 * torch.finfo(torch.bfloat16).eps),
     "int8": 0.5,
 }
-"""Largest relative difference by how weights are kept. Eight bits give no such promise: there the check only
-finds files that are broken, and accuracy has to be measured."""
+"""Largest relative difference by how weights are kept. With eight bits the check only finds broken files;
+accuracy must be measured."""
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """How a file's answers compare with those of the network that it was made from.
+    """How the outputs of a file compare with those of its network.
 
     Attributes:
         runtime: what ran the file.
@@ -37,8 +37,8 @@ class FileCheck:
         tolerance: what counts as equal.
         batches: sizes of the batches that were tried.
         outputs: number of values that were compared.
-        agreement: share of the examples whose largest output is the same; ``None`` if these are no scores.
-        inputs: ``given`` ones, or ``drawn`` as pictures of random pixels.
+        agreement: share of the examples whose largest output is the same; ``None`` if outputs are no scores.
+        inputs: ``given``, or ``drawn`` as images of random pixels.
 
     >>> print(FileCheck("onnxruntime", 2e-7, 1e-4, (1, 3), 40, 1.0, "drawn"))
     read back and run by onnxruntime: equals the network (largest relative difference 2.0e-07, allowed \
@@ -75,30 +75,30 @@ class FileCheck:
 
 def check_file(
     runner: Runner,
-    subject: Subject,
+    exportable: Exportable,
     weights_as: str,
     inputs: Sequence[Tensor] | None,
     pictures: InputSpec | None,
 ) -> FileCheck:
-    """Runs a file on several batch sizes and compares.
+    """Compare a file with its network on several batch sizes.
 
     Args:
         runner: the file, opened.
-        subject: the network.
+        exportable: the network.
         weights_as: how the file keeps weights.
         inputs: real inputs, the batch first in each; drawn if not given.
-        pictures: normalisation for inputs that are drawn.
+        pictures: normalisation of drawn inputs.
 
     Raises:
         VerificationError: the file computes something else, or cannot be run.
     """
-    pool = tuple(inputs) if inputs is not None else drawn(subject, pictures, max(BATCHES))
+    pool = tuple(inputs) if inputs is not None else drawn(exportable, pictures, max(BATCHES))
     have = min(item.shape[0] for item in pool)
     sizes = tuple(size for size in BATCHES if size <= have) or (have,)
     worst, outputs, same, judged = 0.0, 0, 0, 0
     for size in sizes:
         batch = tuple(item[:size] for item in pool)
-        expected = subject.expected(batch)
+        expected = exportable.expected(batch)
         try:
             found = runner(*batch)
         except Exception as error:
@@ -122,23 +122,23 @@ def check_file(
     )
 
 
-def drawn(subject: Subject, pictures: InputSpec | None, count: int) -> tuple[Tensor, ...]:
-    """Inputs in the range of real ones: normalised pictures of random pixels, or as the examples are spread.
+def drawn(exportable: Exportable, pictures: InputSpec | None, count: int) -> tuple[Tensor, ...]:
+    """Draw inputs in the range of real ones: normalised images of random pixels, or spread as the examples.
 
     Args:
-        subject: the network.
-        pictures: what it expects, if its input is a picture.
+        exportable: the network.
+        pictures: what it expects, if its input is an image.
         count: number of examples.
     """
     generator = torch.Generator().manual_seed(0)
-    if pictures is not None and subject.shapes == (tuple(pictures.size),):
+    if pictures is not None and exportable.shapes == (tuple(pictures.size),):
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (pictures.mean, pictures.std))
         return ((torch.rand(count, *pictures.size, generator=generator) - mean) / std,)
-    return tuple(_like(item, count, generator) for item in subject.inputs)
+    return tuple(_like(item, count, generator) for item in exportable.inputs)
 
 
 def _like(item: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Examples spread as those at hand are; whole numbers are repeated, since they may be places."""
+    """Draw examples spread as the given ones; integers are repeated, since they may be indices."""
     if not item.is_floating_point():
         return item[torch.arange(count) % len(item)]
     noise = torch.randn(count, *item.shape[1:], generator=generator, dtype=item.dtype)

@@ -1,4 +1,4 @@
-"""ONNX: by PyTorch's exporter, freed of all that tells of this machine."""
+"""Write ONNX files with PyTorch's exporter, without traces of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ExportError
-from secateur.export.program import Subject
+from secateur.export.program import Exportable
 from secateur.runtimes.card import KEY, Card
 from secateur.runtimes.optional import optional
 
@@ -25,23 +25,23 @@ _SMALL = 64
 _LARGEST = 2**31 - 1
 
 
-def write_onnx(path: Path, subject: Subject, card: Card, calibration: Sequence[Tensor] | None) -> None:
-    """Writes a network as ONNX.
+def write_onnx(path: Path, exportable: Exportable, card: Card, calibration: Sequence[Tensor] | None) -> None:
+    """Write a network as ONNX.
 
     Args:
         path: the file.
-        subject: the network.
-        card: goes into the file's metadata; says how weights are kept.
-        calibration: batches of pictures, for eight bits.
+        exportable: the network.
+        card: is written into the file's metadata; says how weights are kept.
+        calibration: batches of images, for eight bits.
 
     Raises:
         UsageError: onnx or onnxscript is not installed.
         ExportError: the network has an operator that ONNX lacks, or is too large for one file.
     """
     onnx = optional("onnx")
-    model = _converted(subject)
+    model = _converted(exportable)
     if calibration is not None:
-        model = _in_eight_bits(model, subject, calibration, path)
+        model = _in_eight_bits(model, exportable, calibration, path)
     _forget_where(model)
     if card.weights in ("float16", "bfloat16"):
         _round_weights(onnx, model, card.weights)
@@ -52,10 +52,10 @@ def write_onnx(path: Path, subject: Subject, card: Card, calibration: Sequence[T
     onnx.save_model(model, str(path))
 
 
-def _converted(subject: Subject) -> Any:
-    """The network as an ONNX model in float32."""
+def _converted(exportable: Exportable) -> Any:
+    """Convert the network to an ONNX model in float32."""
     optional("onnxscript")
-    program = subject.program()
+    program = exportable.program()
     try:
         with _quietly():
             converted = torch.onnx.export(
@@ -63,8 +63,8 @@ def _converted(subject: Subject) -> Any:
                 (),
                 dynamo=True,
                 verbose=False,
-                input_names=list(subject.arguments),
-                output_names=list(subject.output_names),
+                input_names=list(exportable.arguments),
+                output_names=list(exportable.output_names),
             )
         assert converted is not None  # with dynamo, there is always a program
         return converted.model_proto
@@ -74,9 +74,9 @@ def _converted(subject: Subject) -> Any:
 
 
 def _forget_where(model: Any) -> None:
-    """Takes out what is only for debugging: it names folders, files and classes of this machine.
+    """Remove what is only for debugging: it names folders, files and classes of this machine.
 
-    The free dimension, which the exporter gives a number of its own, is called ``batch``.
+    The free dimension, which the exporter numbers, is called ``batch``.
     """
     del model.metadata_props[:]
     for function in model.functions:
@@ -95,7 +95,7 @@ def _forget_where(model: Any) -> None:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those within its operators (branches, loops)."""
+    """Yield a graph and those within its operators (branches, loops)."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -105,7 +105,7 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _round_weights(onnx: Any, model: Any, weights_as: str) -> None:
-    """Keeps weights in half the bytes; the runtime widens them once, when it opens the file."""
+    """Store weights in half the bytes; the runtime widens them once, when it opens the file."""
     kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[weights_as]
     casts = []
     for tensor in model.graph.initializer:
@@ -125,22 +125,22 @@ def _round_weights(onnx: Any, model: Any, weights_as: str) -> None:
     model.graph.node.extend(nodes)
 
 
-def _in_eight_bits(model: Any, subject: Subject, calibration: Sequence[Tensor], path: Path) -> Any:
-    """Static quantisation by ONNX Runtime: eight-bit weights by channel, activations by calibration."""
+def _in_eight_bits(model: Any, exportable: Exportable, calibration: Sequence[Tensor], path: Path) -> Any:
+    """Quantise statically with ONNX Runtime: weights by channel, activations by calibration."""
     onnx = optional("onnx")
     optional("onnxruntime")
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the base is not typed
-        """Hands out the calibration pictures."""
+    class CalibrationReader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the base is not typed
+        """Yields the calibration batches."""
 
         def __init__(self) -> None:
             self._batches = iter(calibration)
 
         def get_next(self) -> dict[str, Any] | None:
-            """The next batch by input name."""
+            """Return the next batch by input name."""
             batch = next(self._batches, None)
-            return None if batch is None else {subject.arguments[0]: batch.numpy()}
+            return None if batch is None else {exportable.arguments[0]: batch.numpy()}
 
     whole, small = path.with_name("float32.onnx"), path.with_name("int8.onnx")
     onnx.save_model(model, str(whole))
@@ -148,7 +148,7 @@ def _in_eight_bits(model: Any, subject: Subject, calibration: Sequence[Tensor], 
         quantization.quantize_static(
             str(whole),
             str(small),
-            Reader(),
+            CalibrationReader(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
@@ -159,7 +159,7 @@ def _in_eight_bits(model: Any, subject: Subject, calibration: Sequence[Tensor], 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """No advice from these libraries on standard output, in warnings or in logs."""
+    """Suppress output, warnings and logs of these libraries."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""From a network to a program with a free batch size, which every format starts from."""
+"""Capture a network as a program with a free batch size, which every format starts from."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_leaves
+from torch.fx import GraphModule
 
+from secateur._compat import tree_leaves
 from secateur.errors import ExportError, UsageError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled
 
+_PLACES = ("stack_trace", "source_fn_stack")
+"""What a program says of source files, and with it of folders of this machine."""
+
 
 @dataclass(frozen=True)
-class Subject:
-    """A network on the CPU in evaluation mode, and what it takes and returns.
+class Exportable:
+    """A network on the CPU in evaluation mode, with its inputs and outputs.
 
     Attributes:
         model: a copy.
@@ -33,15 +37,15 @@ class Subject:
     outputs: int
 
     @classmethod
-    def of(cls, model: nn.Module, example_inputs: ExampleInputs) -> Subject:
-        """Takes a look at a network.
+    def of(cls, model: nn.Module, example_inputs: ExampleInputs) -> Exportable:
+        """Copy a network and look at its inputs and outputs.
 
         Args:
             model: left as it is.
             example_inputs: one tensor, or a sequence of them; the batch is first in each.
 
         Raises:
-            UsageError: the network takes or returns what no file format holds.
+            UsageError: the network takes or returns values that no file format holds.
         """
         positional, named = call_arguments(doubled(example_inputs))
         if named or not positional or not all(isinstance(item, Tensor) for item in positional):
@@ -65,16 +69,16 @@ class Subject:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names for its outputs in files."""
+        """Names of its outputs in files."""
         return ("output",) if self.outputs == 1 else tuple(f"output_{n}" for n in range(self.outputs))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of its inputs, without the batch."""
+        """Shapes of its inputs, without the batch."""
         return tuple(tuple(item.shape[1:]) for item in self.inputs)
 
     def program(self) -> ExportedProgram:
-        """The network as a program that takes any batch size.
+        """Capture the network as a program that takes any batch size.
 
         Raises:
             ExportError: it cannot be captured, or fixes the batch size.
@@ -82,14 +86,14 @@ class Subject:
         return captured(self.model, self.inputs)
 
     def expected(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What the network itself answers."""
+        """Run the network itself."""
         with torch.inference_mode():
             leaves = tree_leaves(self.model(*(item.clone() for item in inputs)))
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """A network as a program that takes any batch size, with no word of where its code lies.
+    """Capture a network as a program that takes any batch size, without the places of its source code.
 
     Args:
         model: in evaluation mode.
@@ -106,20 +110,22 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
             program = torch.export.export(_Positional(model), inputs, dynamic_shapes=(shapes,), strict=False)
     except Exception as error:  # networks fail in many ways
         raise ExportError(_explained(model, error)) from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            for key in _PLACES:
+                node.meta.pop(key, None)
     return program
 
 
 class _Positional(nn.Module):
-    """Takes any number of inputs, so that they have the same names whatever the network calls them."""
+    """Takes any number of inputs, so that their names do not depend on the network."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.network = model
 
     def forward(self, *inputs: Tensor) -> object:
-        """What the network returns."""
+        """Run the network."""
         return self.network(*inputs)
 
 

@@ -1,4 +1,4 @@
-"""The one way to an exported file: written aside, read back, compared, and only then put in its place."""
+"""Export a network: write to a temporary file, read back, compare, and only then replace the target."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from secateur.errors import ExportError, TraceError, UsageError, VerificationError
 from secateur.export.check import FileCheck, check_file
 from secateur.export.onnx import write_onnx
-from secateur.export.openvino import write_openvino
-from secateur.export.program import Subject
+from secateur.export.program import Exportable
 from secateur.export.pt2 import write_pt2
 from secateur.files import replacing
 from secateur.graph.capture import ExampleInputs
@@ -25,28 +24,27 @@ from secateur.network_cost import cost
 from secateur.runtimes import Card, open_exported
 from secateur.untouched import untouched
 
-Writer = Callable[[Path, Subject, Card, "Sequence[Tensor] | None"], None]
+Writer = Callable[[Path, Exportable, Card, "Sequence[Tensor] | None"], None]
 WeightsAs = Literal["float32", "float16", "bfloat16", "int8"]
 WEIGHTS_AS: tuple[WeightsAs, ...] = ("float32", "float16", "bfloat16", "int8")
 
 _FORMATS: dict[str, tuple[str, Writer]] = {
     "onnx": (".onnx", write_onnx),
     "pt2": (".pt2", write_pt2),
-    "openvino": (".xml", write_openvino),
 }
 FORMATS = tuple(_FORMATS)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The result of an export.
 
     Attributes:
         path: the file.
-        format: ``onnx``, ``pt2`` or ``openvino``.
-        bytes: of the file, and of the weights beside it.
-        card: what the file says about its network.
-        check: how the file's answers compare with the network's.
+        format: ``onnx`` or ``pt2``.
+        bytes: of the file.
+        card: the metadata in the file.
+        check: how the outputs of the file compare with the network's.
 
     Example:
         >>> import tempfile
@@ -92,22 +90,21 @@ def export(
     classes: Sequence[str] | None = None,
     network: str | None = None,
 ) -> Exported:
-    """Writes a network, pruned or not, for another runtime, and checks that the file computes the same.
+    """Write a network, pruned or not, for another runtime, and check that the file computes the same.
 
-    The batch size is left free. The file is written aside, read back, run in its runtime on several batch
-    sizes and compared with the network. Only a file that agrees takes its place, at once; otherwise an older
-    file of that name stays as it was. The file holds nothing about the machine that wrote it.
+    The batch size is free. A temporary file is written, read back, run in its runtime on several batch sizes
+    and compared with the network. Only if it agrees does it replace the target; otherwise an older file stays
+    as it was. The file holds nothing about the machine that wrote it.
 
     Args:
-        path: the file; OpenVINO puts its weights beside it, in a file that ends in ``.bin``.
+        path: the file.
         model: the network; left as it is.
         example_inputs: one tensor, or a tuple of them, the batch first in each.
-        format: ``onnx``, ``pt2`` or ``openvino``; by default by the end of the file's name
-            (``.onnx``, ``.pt2``, ``.xml``).
+        format: ``onnx`` or ``pt2``; by default by the end of the file's name (``.onnx``, ``.pt2``).
         weights_as: ``float32``; ``float16`` or ``bfloat16``, which halve the file and compute in float32; or
-            ``int8``, for which weights and activations are quantised by the runtime's own tools.
+            ``int8``, for which weights and activations are quantised by ONNX Runtime.
         calibration: batches of real inputs, for ``int8``: they set the range of every activation.
-        check_inputs: real inputs to compare on; drawn as pictures of random pixels if not given.
+        check_inputs: real inputs to compare on; images of random pixels if not given.
         pictures: size, mean and deviation of the inputs, for the file's metadata.
         classes: names of the outputs, for the file's metadata.
         network: what the network is called there; by default its class.
@@ -133,18 +130,20 @@ def export(
     suffix, write = _FORMATS[format]
     batches = _calibration(weights_as, calibration)
     with untouched(model):
-        subject = Subject.of(model, example_inputs)
-    if batches is not None and len(subject.inputs) > 1:
+        exportable = Exportable.of(model, example_inputs)
+    if batches is not None and len(exportable.inputs) > 1:
         raise UsageError("int8 is for networks with one input")
-    card = _card(subject, network or type(model).__name__, weights_as, pictures, classes)
+    card = _card(exportable, network or type(model).__name__, weights_as, pictures, classes)
     given = (check_inputs,) if isinstance(check_inputs, Tensor) else check_inputs
     with untouched(model), _aside(path) as folder:
         file = folder / f"network{suffix}"
-        write(file, subject, card, batches)
-        check = check_file(open_exported(file), subject, weights_as, given, pictures)
+        write(file, exportable, card, batches)
+        check = check_file(open_exported(file, trusted=True), exportable, weights_as, given, pictures)
         if not check.ok:
             raise VerificationError(f"{path} was not written, since the file would be wrong: {check}")
-        size = _put_in_place(file, path)
+        size = file.stat().st_size
+        with replacing(path) as part:
+            file.replace(part)
     return Exported(path, format, size, card, check)
 
 
@@ -172,14 +171,14 @@ def _calibration(weights_as: str, batches: Sequence[Tensor] | None) -> Sequence[
 
 
 def _card(
-    subject: Subject,
+    exportable: Exportable,
     network: str,
     weights_as: str,
     pictures: InputSpec | None,
     classes: Sequence[str] | None,
 ) -> Card:
     try:
-        needs = cost(subject.model, subject.inputs)
+        needs = cost(exportable.model, exportable.inputs)
     except TraceError as error:
         raise ExportError(str(error)) from error
     names = tuple(map(str, classes)) if classes is not None else None
@@ -188,7 +187,7 @@ def _card(
 
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[Path]:
-    """A folder of our own beside the file, gone afterwards."""
+    """Make a temporary folder beside the file."""
     if not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -196,16 +195,3 @@ def _aside(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(file: Path, path: Path) -> int:
-    """Moves a file, and the weights beside it, where they belong; the number of bytes."""
-    weights = file.with_suffix(".bin")
-    size = file.stat().st_size
-    with replacing(path) as part:
-        if weights.exists():
-            size += weights.stat().st_size
-            with replacing(path.with_suffix(".bin")) as beside:
-                weights.replace(beside)
-        file.replace(part)
-    return size

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import (
+
+from secateur._compat import (
     keystr,
     tree_flatten_with_path,
     tree_leaves,
     tree_map_only,
     tree_unflatten,
 )
-
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
 from secateur.graph.inlining import lay_regions_open
@@ -282,7 +282,13 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     inputs = doubled(inputs) if training else inputs
     args, kwargs = call_arguments(inputs)
-    with untouched(model), mode_of(model, training=training), warnings.catch_warnings(), quiet_export():
+    # Export replaces parameters by fake tensors, so that nothing can write to them.
+    with (
+        untouched(model, weights=False),
+        mode_of(model, training=training),
+        warnings.catch_warnings(),
+        quiet_export(),
+    ):
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         seed_everything()  # code that tosses a coin does so in the same way when it is run for the check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.errors import UsageError
+from secateur.errors import UsageError, closest
 from secateur.graph.costs import Cost, CostModel
-from secateur.graph.groups import Group, IntArray, Member, Reader, Role, by_name
+from secateur.graph.groups import Group, IntArray, Member, Reader, by_name
 from secateur.graph.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -117,7 +116,8 @@ class ChannelGraph:
         """
         found = self._by_name.get(name)
         if found is None:
-            raise UsageError(f"no channel group '{name}' in this network{self._hint(name)}")
+            hint = closest(name, [group.name for group in self.groups])
+            raise UsageError(f"no channel group '{name}' in this network{hint}")
         return found
 
     def __contains__(self, name: object) -> bool:
@@ -126,10 +126,6 @@ class ChannelGraph:
     @cached_property
     def _by_name(self) -> dict[str, Group]:
         return by_name(self.groups)
-
-    def _hint(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self._by_name, n=3, cutoff=0.4)
-        return f"; did you mean {', '.join(repr(item) for item in close)}?" if close else ""
 
     # -- tensors, readers, costs -----------------------------------------------------------
 
@@ -294,8 +290,3 @@ class ChannelGraph:
         from secateur.graph.describe import describe
 
         return describe(self)
-
-
-def producers(group: Group) -> tuple[str, ...]:
-    """Paths of the modules that write a group's channels."""
-    return tuple(dict.fromkeys(member.module for member in group.roles(Role.PRODUCER)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_flatten_with_path
+
+from secateur._compat import keystr, tree_flatten_with_path
 
 TOLERANCE = 1e-8
 """Largest difference, relative to the largest value of a slice, at which two float64 results are equal."""
@@ -75,6 +76,10 @@ class Slices:
     def relative(self) -> Tensor:
         """The difference of each slice, relative to its scale."""
         return _ratio(self.gap, self.scale)
+
+    def coarse(self, share: float) -> Slices:
+        """Ignore differences below a share of the usual size of a slice, which are rounding in float32."""
+        return replace(self, gap=torch.where(self.gap <= share * self.size.median(), 0.0, self.gap))
 
     def exceeding(self, noise: Tensor | None, tolerance: float) -> tuple[float, float, float]:
         """Find the slice that comes nearest to its limit, or exceeds it most.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from secateur.errors import UsageError
+from secateur.formats import count, size
 from secateur.graph.groups import IntArray
 
 _BLOCK = 1 << 18  # numbers that are worked on at once: few enough to stay in a processor's cache
@@ -40,7 +41,7 @@ class Cost:
     Example:
         >>> full, small = Cost(11_689_512, 1_814_073_344, 46_839_840, 12_300_000), Cost(0, 907_036_672, 0, 0)
         >>> print(full)
-        11.69 M parameters, 1.81 G MACs, 46.8 MB, activations 12.3 MB
+        11.7 M parameters, 1.81 G MACs, 46.8 MB, activations 12.3 MB
         >>> small.share_of(full)["macs"]
         0.5
     """
@@ -60,30 +61,9 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{amount(self.params)} parameters, {amount(self.macs)} MACs, "
-            f"{amount(self.bytes, 'B')}, activations {amount(self.memory, 'B')}"
+            f"{count(self.params)} parameters, {count(self.macs)} MACs, "
+            f"{size(self.bytes)}, activations {size(self.memory)}"
         )
-
-
-def amount(number: int, unit: str = "") -> str:
-    """A number in three or four digits with a decimal prefix (k, M, G, T).
-
-    Args:
-        number: a count, or a size in bytes.
-        unit: written behind the prefix, such as ``"B"``; sizes take one decimal, counts two.
-
-    Example:
-        >>> amount(999), amount(1_814_073_344), amount(46_839_840, "B")
-        ('999', '1.81 G', '46.8 MB')
-    """
-    if abs(number) < 1000:
-        return f"{number} {unit}".rstrip()
-    digits, scaled = (1 if unit else 2), float(number)
-    for prefix in "kMGT":
-        scaled /= 1000
-        if round(abs(scaled), digits) < 1000 or prefix == "T":
-            break
-    return f"{scaled:.{digits}f} {prefix}{unit}"
 
 
 class CostModelBuilder:
@@ -105,7 +85,7 @@ class CostModelBuilder:
         >>> before, after = builder.value(400, [fan_in]), builder.value(400, [fan_out])
         >>> builder.live([[before, after]])
         >>> print(builder.build().cost([8, 16]))
-        2.30 k parameters, 230.40 k MACs, 9.2 kB, activations 12.8 kB
+        2.30 k parameters, 230 k MACs, 9.22 kB, activations 12.8 kB
     """
 
     def __init__(self, groups: int) -> None:

@@ -16,7 +16,6 @@ from secateur.errors import SurgeryError
 from secateur.graph.attributes import attribute_of, separate, set_attribute
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.groups import IntArray
-from secateur.graph.memory import clone, fresh
 from secateur.graph.rebinding import PLAIN, rebind
 
 _AT_ONCE = 1 << 20  # bytes that stay in the cache of a core
@@ -49,11 +48,12 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
     """
     source = tensor.detach()
     if not kept:
-        return clone(source)
+        return source.detach().clone(memory_format=torch.contiguous_format)
     # The dimension that loses most goes first: everything after it has less to copy.
     dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim]))
     selections = {dim: _selection(kept[dim], tensor.shape[dim], source.device) for dim in dims}
-    result = fresh([len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.shape)], source)
+    shape = [len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.shape)]
+    result = torch.empty(shape, dtype=source.dtype, device=source.device)
     if len(dims) == 1:
         _select(source, dims[0], selections[dims[0]], result)
         return result
@@ -156,7 +156,7 @@ def copy_with(
         if name in tensors:
             memo[id(old)] = like(old, tensors[name])
         elif isinstance(old, nn.Parameter) and type(old).__deepcopy__ is nn.Parameter.__deepcopy__:
-            data = clone(old) if old.is_contiguous() else old.detach().clone()
+            data = old.detach().clone()
             memo[id(old)] = like(old, data)
     for _, _, computed in computed_attributes(model, in_objects=True):
         memo.setdefault(id(computed), computed.detach().clone())
@@ -311,15 +311,19 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
     Raises:
         SurgeryError: a module has no such integer attribute, or it cannot be set; nothing is changed.
     """
+    modules = dict(model.named_modules(remove_duplicate=False))
     values: dict[tuple[str, str], Any] = {}
     for item in attributes:
         key = (item.module, item.name)
-        values[key] = _changed(item, values[key] if key in values else _current(model, item))
+        if item.module not in modules:
+            raise SurgeryError(f"the network has no module '{item.module}'")
+        current = values[key] if key in values else attribute_of(modules[item.module], item.name)
+        values[key] = _changed(item, current)
     with ExitStack() as undo:
         for path, name in values:
-            undo.callback(separate(model, model.get_submodule(path), name))
+            undo.callback(separate(model, modules[path], name))
         for (path, name), value in values.items():
-            module = model.get_submodule(path)
+            module = modules[path]
             before, own = attribute_of(module, name), "." in name or name in vars(module)
             try:
                 set_attribute(module, name, value)
@@ -332,14 +336,6 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
             else:  # it was an attribute of the class
                 undo.callback(delattr, module, name)
         return undo.pop_all().close
-
-
-def _current(model: nn.Module, item: AttributeValue) -> Any:
-    try:
-        module = model.get_submodule(item.module)
-    except AttributeError as error:
-        raise SurgeryError(f"the network has no module '{item.module}'") from error
-    return attribute_of(module, item.name)
 
 
 def _changed(item: AttributeValue, current: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from secateur._compat import tree_flatten, tree_unflatten
 from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
 
 _PASSED_ON = {

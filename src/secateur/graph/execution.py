@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from secateur._compat import tree_map_only
 from secateur.exact import Float64, exact
 from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph
@@ -179,6 +179,7 @@ def judge(
     noise: Callable[[bool], Outputs],
     tolerance: float,
     others: Sequence[Outputs] = (),
+    blur: float = 0.0,
 ) -> Judgement:
     """Compare outputs with a reference.
 
@@ -188,7 +189,8 @@ def judge(
         noise: runs the reference once more with its inputs and weights moved by their last bit: of float32 if
             the argument is true, of float64 otherwise. It is called only if a difference is too large.
         tolerance: largest relative difference that counts as equal in float64.
-        others: what the reference returns for other inputs.
+        others: what the reference, or the network, returns for other inputs.
+        blur: differences below this share of the usual size of a slice are ignored: for float32.
 
     Returns:
         The worst slice.
@@ -196,6 +198,7 @@ def judge(
     slices = differences(expected, found, others)
     if isinstance(slices, str):
         return Judgement(float("inf"), tolerance, problem=slices)
+    slices = [item.coarse(blur) for item in slices] if blur else slices
     worst = _worst(slices, [None] * len(slices), tolerance)
     if worst.ok:
         return worst

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
 from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
 from secateur.graph.labels import Labels, Value
 from secateur.graph.notes import Read, Statistic

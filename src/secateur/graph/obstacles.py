@@ -12,12 +12,11 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import FakeTensor, tree_leaves
 from secateur.graph.places import Place, lines_with, named, place_in_stack, place_of
 
 _PART = "or trace the part of the network that does without (trace(model.backbone, ...))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture import ExampleInputs, Origin
+from secateur.graph.compare import Outputs
 from secateur.graph.execution import reference_mode
 from secateur.graph.masked import MaskedInterpreter, Removed, flat_arguments
 from secateur.graph.wiring import Pass
@@ -52,9 +54,20 @@ def _constant(data: Tensor) -> bool:
     return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
 
 
-def lively(
-    forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, removed: Removed
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Weights:
+    """Weights for a trial cut.
+
+    Attributes:
+        tensors: parameters and buffers by name.
+        outputs: of the masked original with them, in the dtype of the weights, if they are known already.
+    """
+
+    tensors: Mapping[str, Tensor]
+    outputs: Outputs | None = None
+
+
+def lively(forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, removed: Removed) -> Weights:
     """Scale layers so that what the inputs say reaches the outputs.
 
     In a deep network that was never trained, or is badly scaled, the outputs hardly depend on the inputs, and
@@ -71,13 +84,15 @@ def lively(
         removed: per slot, whether its channel is masked.
 
     Returns:
-        The same names, with new tensors where something was scaled.
+        The weights, and what the masked original returns with them for these inputs.
     """
     changed = dict(tensors)
     with reference_mode(forward, native=True), torch.no_grad():
         runner = _Scaling(forward, removed, changed)
-        runner.run(*flat_arguments(forward.program, tensors, inputs, {}), enable_io_processing=False)
-    return changed
+        values = flat_arguments(forward.program, tensors, inputs, {})
+        leaves = runner.run(*values, enable_io_processing=False)
+        outputs = replace(Outputs.of(tuple(leaves), rounded=True), paths=forward.program.outputs)
+    return Weights(changed, outputs if runner.is_exact else None)
 
 
 class _Scaling(MaskedInterpreter):
@@ -94,6 +109,11 @@ class _Scaling(MaskedInterpreter):
         }
         self._done: set[str] = set()
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether no operator read a weight before it was scaled."""
+        return all(len(node.users) == 1 for node, name in self._names.items() if name in self._done)
+
     def run_node(self, n: Node) -> Any:
         """Run one operator, and scale its result as its weights are scaled."""
         name = str(n.target).removeprefix("aten.").partition(".")[0]
@@ -108,7 +128,10 @@ class _Scaling(MaskedInterpreter):
         """Scale weight and bias of a layer and move the bias, each tensor once."""
         held = [item for item in node.args[1:3] if isinstance(item, Node)]
         names = [self._names.get(item, "") for item in held]
-        spread = float(result.std()) if result.numel() > 1 else 0.0
+        linear = str(node.target).startswith("aten.linear")
+        dim = result.dim() - 1 if linear else result.dim() + 1 - self._tensors[names[0]].dim()
+        seen = _sampled(result, dim)
+        spread = float(seen.std()) if seen.numel() > 1 else 0.0
         if not all(names) or self._done & set(names) or not 0 < spread < math.inf:
             return result
         self._done.update(names)
@@ -117,9 +140,7 @@ class _Scaling(MaskedInterpreter):
             self._put(held[0], names[0], self._tensors[names[0]] * scale)
             result = result * scale
         if len(held) > 1:
-            linear = str(node.target).startswith("aten.linear")
-            dim = result.dim() - 1 if linear else result.dim() + 1 - self._tensors[names[0]].dim()
-            mean = result.mean([other for other in range(result.dim()) if other != dim])
+            mean = seen.mean([other for other in range(result.dim()) if other != dim])
             # What a channel has by itself stays in part, so that no two channels become alike.
             shift = _OPEN * spread * scale - 0.9 * mean
             self._put(held[1], names[1], self._tensors[names[1]] * scale + shift)
@@ -135,7 +156,7 @@ class _Scaling(MaskedInterpreter):
         rest = [dim for dim in range(value.dim()) if dim != 1]
         if value.dim() < 2 or value.numel() == value.shape[1]:
             return
-        variance, mean = torch.var_mean(value, rest)
+        variance, mean = torch.var_mean(_sampled(value, 1), rest)
         for place, found in ((3, mean), (4, variance + 1e-3)):
             item = node.args[place]
             if isinstance(item, Node) and item in self._names and torch.isfinite(found).all():
@@ -148,3 +169,11 @@ class _Scaling(MaskedInterpreter):
         value = value.to(self._tensors[name].dtype)
         self._tensors[name] = value
         self.env[node] = value
+
+
+def _sampled(value: Tensor, channels: int) -> Tensor:
+    """Every second, third ... position of large images, so that 16 to 31 in each dimension stay."""
+    if value.dim() < 4:
+        return value
+    strides = [1 if dim in (0, channels) else max(1, size // 16) for dim, size in enumerate(value.shape)]
+    return value[tuple(slice(None, None, stride) for stride in strides)]

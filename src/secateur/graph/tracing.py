@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from secateur.errors import TraceError, UsageError
+from secateur.errors import TraceError, UsageError, closest
 from secateur.graph.capture import (
     ExampleInputs,
     Program,
@@ -207,8 +206,7 @@ def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:
             found = [path for path in paths if path and fnmatch.fnmatchcase(path, item)]
             found += [item] if item in names else []
         if not found:
-            close = difflib.get_close_matches(str(item), [*paths, *names], n=3)
-            hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+            hint = closest(str(item), [*paths, *names])
             raise UsageError(f"ignore: no module '{item}' in {type(model).__name__}{hint}")
         chosen.extend(found)
     return {

@@ -11,29 +11,42 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.draws import jittered, random_inputs
-from secateur.graph.execution import judge, moved, run_network, run_reference, uncompiled, written_buffers
+from secateur.graph.execution import (
+    Judgement,
+    judge,
+    moved,
+    run_network,
+    run_reference,
+    uncompiled,
+    written_buffers,
+)
 from secateur.graph.groups import Group
 from secateur.graph.masked import Removed
-from secateur.graph.probe import lively, scrambled
+from secateur.graph.probe import Weights, lively, scrambled
 from secateur.graph.rescale import rescaled
+from secateur.graph.shape_passes import ShapeNorm
 from secateur.graph.substitute import substituted
 from secateur.graph.wiring import Pass
-from secateur.untouched import untouched
 
 MOST_TRIALS = 40
 """How many trials are made to find out which groups fail; what is undecided then is frozen."""
 
 _COARSE = 1e-2
 """Relative difference at which a trial in float32 is made once more in float64."""
+
+_FAR = 1e-2
+"""Relative change of an output between inputs, above which an error in an early layer reaches it too."""
+
+_BLUR = 1e-4
+"""Difference in float32, relative to the usual size of an output, that may be rounding."""
 
 Share = Callable[[np.random.Generator, Group], list[int]]
 """Which channels of a group a trial keeps."""
@@ -67,6 +80,8 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
         The graph with failed groups frozen, each with its reason.
     """
     trials = _Trials(model, graph, inputs)
+    if not _open(graph):
+        trials.runs_as_it_is()
     frozen: dict[str, str] = {}
     settled = False
     while not settled:
@@ -107,13 +122,12 @@ class _Trials:
         self._model = model
         self._graph = graph
         self._inputs = inputs
-        self._tensors = scrambled(named_tensors(model))
-        self._check_that_it_runs()
+        self._weights = self._scrambled = Weights(scrambled(named_tensors(model)))
+        self._finite: bool | None = None  # known once the network itself has run
         program = graph.wiring.program
         self._draws = [*(random_inputs(program, inputs, seed) for seed in (1, 2)), inputs]
-        self._scrambled = self._tensors
         self._native = False
-        dtypes = {tensor.dtype for tensor in self._tensors.values() if tensor.is_floating_point()}
+        dtypes = {tensor.dtype for tensor in self._scrambled.tensors.values() if tensor.is_floating_point()}
         self._fine = dtypes <= {torch.float32, torch.float64}
         self._left = MOST_TRIALS
         self._modes_differ = not graph.wiring.training.program.derived
@@ -121,39 +135,39 @@ class _Trials:
         self._spare = 0
         self._faint = False
 
-    def _own(self, tensor: Tensor) -> Tensor:
-        """A tensor for one trial: the network's own, unless the network writes to it."""
-        return tensor.clone() if self._writes else tensor
+    def runs_as_it_is(self) -> bool:
+        """Run the network on the example inputs as users run it.
 
-    def _check_that_it_runs(self) -> None:
-        """Refuse a network that does not run on the example inputs as users run it."""
-        try:
-            with untouched(self._model) as notes:
-                found = run_network(
-                    self._model, self._inputs, training=False, random=False, native=True, guarded=False
-                )
-        except Exception as error:
-            raise TraceError(
-                f"the network does not run on the example inputs ({first_line(error)}); correct them"
-            ) from error
-        self._finite = _is_finite(found)
-        parameters = set(map(id, self._model.parameters()))
-        self._writes = any(id(tensor) in parameters for tensor in notes.written)
+        Returns:
+            Whether all outputs are finite.
+
+        Raises:
+            TraceError: it does not run.
+        """
+        if self._finite is None:
+            try:
+                found = run_network(self._model, self._inputs, training=False, random=False, native=True)
+            except Exception as error:
+                raise TraceError(
+                    f"the network does not run on the example inputs ({first_line(error)}); correct them"
+                ) from error
+            self._finite = _is_finite(found)
+        return self._finite
 
     def fewest(self, generator: np.random.Generator, group: Group) -> list[int]:
         """Keep as few channels as the group may have."""
         count = min(self.least.get(group.name, 1) + self._spare, group.channels)
         return sorted(generator.permutation(group.channels)[:count].tolist())
 
-    def _prepared(self, removed: Removed) -> dict[str, Tensor]:
+    def _prepared(self, removed: Removed) -> Weights:
         """Weights with which what the inputs say reaches the outputs of the masked original."""
         forward = self._graph.wiring.evaluation
         for _ in range(2):
             try:
-                return lively(forward, self._scrambled, self._draws[1], removed)
+                return lively(forward, self._scrambled.tensors, self._draws[1], removed)
             except Exception:  # noqa: BLE001 - operators may refuse values in any way
                 self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
-        return dict(self._scrambled)
+        return Weights(self._scrambled.tensors)
 
     def run(self, groups: Sequence[Group], share: Share) -> str | None:
         """Cut some groups and compare the outputs with the masked original.
@@ -173,6 +187,8 @@ class _Trials:
                 break
             # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
             problem = self._attempt(groups, share, seed)
+        if problem is not None:
+            self.runs_as_it_is()
         # So few channels may tell nothing even so; then half of them have.
         return None if problem == _UNSEEN and share == self.fewest else problem
 
@@ -181,11 +197,11 @@ class _Trials:
         plan = Keep({group.name: share(generator, group) for group in groups})
         after = self._graph.after(plan)
         # Nearly whole, the network is what it was trained as; narrow, its signals may fade.
-        self._tensors = self._prepared(after.removed) if share == self.fewest else self._scrambled
+        self._weights = self._prepared(after.removed) if share == self.fewest else self._scrambled
         self._faint = False
         problem = self._cut(plan, after, share)
         if share == half and self._faint:
-            self._tensors = self._prepared(after.removed)
+            self._weights = self._prepared(after.removed)
             problem = self._cut(plan, after, share)
         return problem
 
@@ -204,10 +220,10 @@ class _Trials:
     def _cut_in(self, plan: Keep, after: ChannelGraph, share: Share, *, native: bool) -> str | None:
         kept = by_tensor(positions_left(self._graph, after))
         tensors = {
-            name: cut_tensor(tensor, kept[name]) if name in kept else self._own(tensor)
-            for name, tensor in self._tensors.items()
+            name: cut_tensor(tensor, kept[name]) if name in kept else tensor.clone()
+            for name, tensor in self._weights.tensors.items()
         }
-        sources = self._tensors if native else _doubles(self._graph, self._tensors)
+        sources = self._weights.tensors if native else _doubles(self._graph, self._weights.tensors)
         tensors |= rescaled(self._graph.wiring.rescales, sources, kept)
         attributes = self._graph.attributes_after(plan)
         number = 0 if share == half else 2 if share == one_removed else 1
@@ -235,9 +251,10 @@ class _Trials:
     ) -> str | None:
         training, random = forward.program.training, forward.program.is_random
         inputs = doubled(self._draws[number]) if training else self._draws[number]
-        try:
+
+        def run_cut(inputs: ExampleInputs, native: bool) -> Outputs:
             with cut():
-                found = run_network(
+                return run_network(
                     self._model,
                     inputs,
                     training=training,
@@ -246,53 +263,50 @@ class _Trials:
                     guarded=False,
                     watched=written_buffers(forward) if training else (),
                 )
+
+        others: list[Outputs] = []
+        run = partial(run_reference, native=native, watched=after if training else None)
+        try:
+            found = run_cut(inputs, native)
+            if training:
+                others = [run_cut(doubled(self._draws[1 - number]), native)]
+            elif number < 2:
+                others = self._others(run_cut, found, number)
         except SecateurError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             return f"the forward pass fails ({first_line(error)})"
-        run = partial(run_reference, native=native, watched=after if training else None)
-        expected = run(forward, after.removed, self._tensors, inputs)
+        if self._faint and self._weights is self._scrambled:
+            return _UNSEEN  # the weights are prepared then
+        coarse = native and not self._native
+        known = self._weights.outputs if coarse and number == 1 and not training else None
+        expected = known or run(forward, after.removed, self._weights.tensors, inputs)
 
         def noise(rounded: bool) -> Outputs:
-            changed = moved(self._tensors, inputs, coarse=rounded, native=native)
+            changed = moved(self._weights.tensors, inputs, coarse=rounded, native=native)
             return run(forward, after.removed, *changed)
 
-        others: list[Outputs] = []
-        unseen = None
-        if training:
-            others = [run(forward, after.removed, self._tensors, doubled(self._draws[1 - number]))]
-        elif number < 2:
-            others, unseen = self._others(forward, after, expected, number)
-            if self._faint and self._tensors is self._scrambled:
-                return _UNSEEN  # the weights are prepared then
-        if self._finite and not _is_finite(expected):
+        if not _is_finite(expected) and self.runs_as_it_is():
             return "the outputs are infinite or NaN"
-        tolerance = _COARSE if native and not self._native else TOLERANCE
-        found_to_be = judge(expected, found, noise, tolerance, others)
-        if found_to_be.problem is not None:
-            return f"the outputs differ from the masked original: {found_to_be.problem}"
-        if found_to_be.noisy:
-            return f"rounding noise leaves nothing to compare in {', '.join(found_to_be.noisy)}"
-        if not found_to_be.ok:
-            return (
-                f"the outputs differ from the masked original (by {found_to_be.error:.1e} of their size, "
-                f"{found_to_be.place})"
-            )
-        return unseen
+        tolerance, blur = (_COARSE, _BLUR) if coarse else (TOLERANCE, 0.0)
+        problem = _problem(judge(expected, found, noise, tolerance, others, blur))
+        if problem is None and others and not training and _all_constant([expected, *others]):
+            return _UNSEEN
+        return problem
 
     def _others(
-        self, forward: Pass, after: ChannelGraph, expected: Outputs, number: int
-    ) -> tuple[list[Outputs], str | None]:
-        """What the masked original returns for other inputs, and whether it depends on them at all."""
+        self, run_cut: Callable[[ExampleInputs, bool], Outputs], found: Outputs, number: int
+    ) -> list[Outputs]:
+        """Run the cut network on other inputs, and note whether its outputs hardly depend on them."""
         other = self._draws[1 - number]
-        # A coarse run tells how far the outputs move, unless they hardly do.
-        again = run_reference(forward, after.removed, self._tensors, other, native=True)
-        self._faint = not _far(expected, again)
-        if self._faint and self._tensors is not self._scrambled:
-            again = run_reference(forward, after.removed, self._tensors, other, native=self._native)
-        tensors = [leaf for leaf in expected.leaves if isinstance(leaf, Tensor) and leaf.numel()]
-        unseen = len(constant_parts([expected, again])) == len(tensors)
-        return [again], _UNSEEN if unseen else None
+        # A coarse run tells how far outputs move, unless they hardly do. Normalised weights are in float64.
+        again = run_cut(other, self._native or not self._graph.wiring.rescales)
+        if again.paths != found.paths:
+            return []
+        self._faint = not _far(found, again)
+        if self._faint and self._weights is not self._scrambled:
+            again = run_cut(other, self._native)
+        return [again]
 
     def culprits(self, groups: Sequence[Group], share: Share, reason: str) -> dict[str, str]:
         """Find the groups that fail.
@@ -335,7 +349,9 @@ class _Trials:
         forward = self._graph.wiring.evaluation
         random = forward.program.is_random
         try:
-            with substituted(self._model, {name: self._own(item) for name, item in self._tensors.items()}):
+            with substituted(
+                self._model, {name: item.clone() for name, item in self._weights.tensors.items()}
+            ):
                 run_network(self._model, self._draws[0], training=False, random=random, guarded=False)
         except Exception:  # noqa: BLE001 - the user's code may fail in any way
             return True
@@ -344,7 +360,7 @@ class _Trials:
     def _training_fails(self, tensors: Mapping[str, Tensor], attributes: Sequence[Any]) -> str | None:
         """Why the training-mode forward pass of the cut network fails, ``None`` if it runs."""
         error = _training_error(self._model, self._inputs, tensors, attributes)
-        if error is None or _training_error(self._model, self._inputs, self._tensors, ()) is not None:
+        if error is None or _training_error(self._model, self._inputs, self._weights.tensors, ()) is not None:
             return None
         return f"the training-mode forward pass fails ({error})"
 
@@ -364,6 +380,26 @@ def _needed(graph: ChannelGraph) -> dict[str, int]:
                         found = set(wiring.group_of[labels].tolist()) - {-1}
                         names |= {wiring.groups[number].name: 2 for number in found}
     return names
+
+
+def _problem(judgement: Judgement) -> str | None:
+    """Say what a comparison found, ``None`` if the outputs are equal."""
+    if judgement.problem is not None:
+        return f"the outputs differ from the masked original: {judgement.problem}"
+    if judgement.noisy:
+        return f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}"
+    if not judgement.ok:
+        return (
+            f"the outputs differ from the masked original (by {judgement.error:.1e} of their size, "
+            f"{judgement.place})"
+        )
+    return None
+
+
+def _all_constant(draws: Sequence[Outputs]) -> bool:
+    """Whether no output tensor depends on the inputs."""
+    tensors = [leaf for leaf in draws[0].leaves if isinstance(leaf, Tensor) and leaf.numel()]
+    return len(constant_parts(draws)) == len(tensors)
 
 
 def _is_finite(outputs: Outputs) -> bool:
@@ -399,7 +435,7 @@ def _far(one: Outputs, other: Outputs) -> bool:
             and left.numel()
         ):
             gap = (left.double() - right.double()).abs().nan_to_num(0.0, 0.0, 0.0).max()
-            if gap > 1e-4 * left.double().abs().nan_to_num(0.0, 0.0, 0.0).max():
+            if gap > _FAR * left.double().abs().nan_to_num(0.0, 0.0, 0.0).max():
                 return True
     return False
 
@@ -464,6 +500,7 @@ def _run_on_shapes(
             substituted(model, shapes, attributes),
             uncompiled(),
             mode,
+            ShapeNorm(),
             torch.enable_grad(),
             mode_of(model, training=True),
         ):

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.graph.attributes import integer_attributes, set_attribute
 from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
 from secateur.graph.cutting import named_tensors
@@ -28,6 +27,7 @@ from secateur.graph.execution import uncompiled
 from secateur.graph.given import given_sizes
 from secateur.graph.opened import opened
 from secateur.graph.remembering import EQUAL, Proportional, Size
+from secateur.graph.shape_passes import run_on_shapes
 from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.substitute import substituted
 
@@ -263,7 +263,7 @@ class _Watch(TorchFunctionMode):
         if function is not None:
             with self:
                 return function(*args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+        result = run_on_shapes(func, args, kwargs or {})
         if isinstance(result, torch.Size):
             return torch.Size([self._sized(args[0], dim, size) for dim, size in enumerate(result)])
         name = getattr(func, "__name__", "")

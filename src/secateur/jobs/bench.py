@@ -24,7 +24,6 @@ from secateur.recipes import (
     LatencyFit,
     LatencyOptions,
     Measured,
-    RecipeContext,
     Training,
     Tried,
     fingerprint,
@@ -33,7 +32,7 @@ from secateur.recipes import (
 )
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import report_note
-from secateur.training.run import MEASURED, read_measured
+from secateur.training.run_folder import MEASURED, read_measured
 
 _SECONDS_BETWEEN_WRITES = 5.0
 
@@ -87,12 +86,10 @@ class Bench(Callback):
             check_inputs=self._check_inputs(),
             latency=LatencyOptions(inputs=self.network.example(self.job.latency_batch)),
         )
-        context = RecipeContext(
-            machine=self.place.machine,
+        context = replace(
+            self.place.context,
             callbacks=[self, *self.place.callbacks],
-            interruption=self.place.interruption,
-            keep=lambda name, found: self.keep(name, model, found),
-            journal=self.place.journal,
+            save=lambda name, found: self.keep(name, model, found),
             measured=self.measured,
         )
         result = run_recipe(model, self.network.example(), budget, self.job.recipe, training, context)
@@ -116,15 +113,13 @@ class Bench(Callback):
         return evaluate(
             model,
             self.data.validation_batches(),
-            machine=self.place.machine,
+            context=self.place.context,
             task="validating",
-            callbacks=self.place.callbacks,
-            interruption=self.place.interruption,
         )
 
     def _check_inputs(self) -> Tensor:
         pictures = next(iter(self.data.validation_batches()))[0]
-        return pictures.to(self.place.machine.device)
+        return pictures.to(self.place.context.device)
 
     def on_cut(self, cut: Cut) -> None:
         """Collect a cut, for the checkpoints."""
@@ -183,7 +178,7 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
         found = start if model is bench.network.model else bench.judge(model)
         if model is not bench.network.model:
             tries[-1] = replace(tries[-1], file=bench.keep(f"try-{len(tries) - 1}", model, found))
-        return 100 * found.top1
+        return 100 * found.metric
 
     result = smallest_within(
         bench.network.model,

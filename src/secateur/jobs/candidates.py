@@ -1,4 +1,4 @@
-"""What can be held side by side: networks in PyTorch, and exported files in their runtimes."""
+"""What `measure` compares: networks in PyTorch, and exported files in their runtimes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,10 @@ from secateur.jobs.settings import NetworkChoice
 from secateur.models import InputSpec
 from secateur.runtimes import IN_PYTORCH, Runner, is_exported, open_exported, prepare
 
-_BY_EXPORT = {"onnxruntime": ".onnx", "openvino": ".xml"}
-RUNTIMES = (*IN_PYTORCH, *_BY_EXPORT)
-"""In what a network can be run; an exported file has a runtime of its own."""
-
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of what is held side by side.
+    """A network or an exported file that is compared with others.
 
     Attributes:
         source: what the user called it.
@@ -37,7 +33,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Of what builds it."""
+        """Name of what builds it."""
         if self.network is not None:
             return self.network.name
         return self.file.card.network if self.file is not None and self.file.card else Path(self.source).name
@@ -67,54 +63,43 @@ class Candidate:
 
     @property
     def file_bytes(self) -> int | None:
-        """Bytes of its file, and of the weights beside it."""
+        """Bytes of its file, if it has one."""
         if self.network is not None:
             return self.network.file.stat().st_size if self.network.file is not None else None
-        beside = Path(self.source).with_suffix(".bin")
-        more = beside.stat().st_size if self.source.endswith(".xml") and beside.is_file() else 0
-        return Path(self.source).stat().st_size + more
+        return Path(self.source).stat().st_size
 
     def runtimes(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """Those of some runtimes in which it can be run: a file always in its own.
+        """Choose the runtimes that it is run in: a file always in its own.
 
         Args:
-            wanted: names out of ``RUNTIMES``.
+            wanted: runtimes of PyTorch, or ``onnxruntime``.
         """
         return tuple(wanted) if self.file is None else (self.file.runtime,)
 
     def ready(self, runtime: str, threads: int | None, folder: Path) -> Runner:
-        """Makes it ready in a runtime.
+        """Prepare it in a runtime.
 
         Args:
             runtime: one of :meth:`runtimes`.
-            threads: for runtimes that have threads of their own.
-            folder: where to put what has to be exported for it.
+            threads: of ONNX Runtime.
+            folder: for the file, if it must be exported first.
 
         Raises:
             SecateurError: it cannot be run there.
         """
         if self.network is None:
-            return open_exported(self.source, threads=threads)
+            # `open_candidate` has opened it, so the user trusts it.
+            return open_exported(self.source, threads=threads, trusted=True)
         if runtime in IN_PYTORCH:
             return prepare(runtime, self.network.model)
-        return open_exported(self.exported(runtime, folder), threads=threads)
-
-    def exported(self, runtime: str, folder: Path) -> Path:
-        """A file of it for a runtime, written when first asked for.
-
-        Args:
-            runtime: ``onnxruntime`` or ``openvino``.
-            folder: where to.
-        """
-        assert self.network is not None
-        path = folder / f"{id(self)}{_BY_EXPORT[runtime]}"
+        path = folder / f"{id(self)}.onnx"
         if not path.exists():
             export(path, self.network.model, self.network.example(), pictures=self.network.input)
-        return path
+        return open_exported(path, threads=threads)
 
 
 class AsModule(nn.Module):
-    """A runtime in the form that judging takes.
+    """A runtime as a module, which evaluation takes.
 
     Args:
         runner: what runs the network.
@@ -125,32 +110,32 @@ class AsModule(nn.Module):
         self._runner = runner
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Its first output."""
+        """Return the first output."""
         return self._runner(inputs)[0]
 
 
 def open_candidate(choice: NetworkChoice, classes: Sequence[str] | None = None) -> Candidate:
-    """What a user calls by a name, a run, a checkpoint or an exported file.
+    """Open a network by name, a run, a checkpoint or an exported file.
 
     Args:
         choice: which.
-        classes: of the data that it is to be judged on, if any.
+        classes: of the data that it is evaluated on, if any.
 
     Raises:
         SecateurError: it cannot be opened.
-        DataError: it tells other classes apart.
+        DataError: it has other classes.
     """
     if not is_exported(choice.source):
         return Candidate(choice.source, network=open_network(choice, classes))
-    file = open_exported(choice.source)
+    file = open_exported(choice.source, trusted=choice.trusted)
     known = file.card.classes if file.card is not None else None
     if known is not None and classes is not None and tuple(classes) != known:
-        raise DataError(f"{choice.source} tells other classes apart than those of the data")
+        raise DataError(f"{choice.source} has other classes than the data")
     return Candidate(choice.source, file=file)
 
 
 def check_scores(runner: Runner, source: str, size: Sequence[int], classes: Sequence[str]) -> None:
-    """Makes sure that a file tells as many classes apart as the data has.
+    """Check that a file has as many classes as the data.
 
     Raises:
         DataError: it does not.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.recipes import Callback
-from secateur.training.crew import joined
+from secateur.training.context import launch
 from secateur.training.evaluate import evaluate as judge
 from secateur.training.interrupt import interruptible
 from secateur.training.settings import DeviceSettings
@@ -35,23 +36,23 @@ def evaluate(
     Raises:
         SecateurError: the message says what is wrong.
     """
-    with joined(device) as machine, interruptible(machine.ranks) as interruption:
+    with launch(device) as context, interruptible(context.ranks) as interruption:
         data = open_pictures(data_choice, input_of(choice), seed=0, training=False)
         network = open_network(choice, data.classes)
-        network.model.to(machine.device)
+        network.model.to(context.device)
         check_outputs(network, data.classes)
         found = judge(
             network.model,
             data.test_batches(),
-            machine=machine,
-            callbacks=callbacks if machine.ranks.first else (),
-            interruption=interruption,
+            context=replace(
+                context, callbacks=callbacks if context.ranks.is_main else (), interruption=interruption
+            ),
         )
     tell_skipped(data, callbacks)
     return {
         "network": choice.source,
         "model": network.name,
-        "top1": found.top1,
+        "top1": found.metric,
         "loss": found.loss,
         "examples": found.examples,
         "skipped": list(data.skipped),

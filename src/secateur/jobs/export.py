@@ -19,7 +19,7 @@ from secateur.training.events import report_note, report_progress
 from secateur.training.settings import DeviceSettings
 
 _COMPARED, _CALIBRATED = 8, 256
-"""Pictures that the file and the network are compared on, and that set the ranges for eight bits."""
+"""Images that file and network are compared on, and images that set the ranges for eight bits."""
 
 
 def export(
@@ -30,12 +30,12 @@ def export(
     seconds: float = 1.0,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Writes a network in another format, reads it back, compares, and measures both.
+    """Write a network in another format, read it back, compare, and measure both.
 
     Args:
         choice: the network.
         wanted: format, file, and how weights are kept.
-        data_choice: pictures to compare on, to quantise by, and to judge both on.
+        data_choice: images to compare on, to quantise by, and to evaluate both on.
         seconds: time spent on measuring each.
         callbacks: receive how it goes.
 
@@ -48,7 +48,7 @@ def export(
     """
     quantised = wanted.weights_as == "int8"
     if quantised and data_choice is None:
-        raise UsageError("int8 needs --data: pictures set the range of every activation")
+        raise UsageError("int8 needs --data: images set the range of every activation")
     data = None
     if data_choice is not None:
         data = open_pictures(data_choice, input_of(choice), seed=0, training=quantised)
@@ -75,7 +75,7 @@ def export(
     report_progress(callbacks, "exporting", 1, 1)
     report_note(callbacks, f"{done.path}: {done.check}")
     found = measure(
-        [choice, NetworkChoice(source=str(wanted.out))],
+        [choice, NetworkChoice(source=str(wanted.out), trusted=True)],
         data_choice,
         conditions=Conditions(seconds=seconds),
         device=DeviceSettings(accelerator="cpu", precision="float32"),
@@ -85,7 +85,7 @@ def export(
 
 
 def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> list[Tensor]:
-    """Batches until there are so many examples."""
+    """Take batches until there are `count` examples."""
     found: list[Tensor] = []
     for inputs, _ in batches:
         found.append(torch.as_tensor(inputs))

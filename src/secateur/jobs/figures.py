@@ -67,7 +67,7 @@ def figures(
     """
     needs = cost(model, inputs)
     return {
-        "top1": evaluation.top1 if evaluation else None,
+        "top1": evaluation.metric if evaluation else None,
         "params": needs.params,
         "macs": needs.macs,
         "file_bytes": file.stat().st_size if file else None,

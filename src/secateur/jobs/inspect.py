@@ -13,9 +13,8 @@ from secateur.budget import Budget, forecast
 from secateur.criteria import score
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares, ungrouped
-from secateur.jobs.layers import layers
+from secateur.jobs.network_summary import coupled, layer_costs
 from secateur.jobs.networks import open_network
-from secateur.jobs.portray import coupled
 from secateur.jobs.settings import NetworkChoice
 from secateur.recipes import Callback, LatencyOptions
 
@@ -30,7 +29,7 @@ def inspect(
     batch: int = 1,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """The channel groups of a network, and what its layers cost.
+    """Find the channel groups of a network, and what its layers cost.
 
     Args:
         choice: the network.
@@ -44,7 +43,7 @@ def inspect(
     Returns:
         ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
         or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
-        that hang on it; ``ungrouped``: parameters that no group holds, as ``names`` with a ``reason``;
+        that depend on it; ``ungrouped``: parameters that no group holds, as ``names`` with a ``reason``;
         ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
         channels that come ``in`` and go ``out`` (``None`` where it reads or writes none);
         ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and
@@ -75,18 +74,28 @@ def inspect(
 
 
 def _layers(model: nn.Module, graph: ChannelGraph) -> list[dict[str, Any]]:
-    """Costs and widths of every layer."""
+    """List costs and widths of every layer."""
     sizes: dict[tuple[str, Role], int] = {}
     for group in graph.groups:
         for member in group.members:
             place = member.module, member.role
             sizes[place] = max(sizes.get(place, 0), graph.tensors[member.tensor][member.dim])
     rows = []
-    for layer in layers(model, graph):
-        carried = sizes.get((layer.name, Role.CARRIER))
-        width_in = sizes.get((layer.name, Role.CONSUMER))
-        width_out = sizes.get((layer.name, Role.PRODUCER), carried if width_in is None else None)
-        rows.append({**asdict(layer), "in": width_in, "out": width_out})
+    for name, found in layer_costs(model, graph).items():
+        carried = sizes.get((name, Role.CARRIER))
+        width_in = sizes.get((name, Role.CONSUMER))
+        width_out = sizes.get((name, Role.PRODUCER), carried if width_in is None else None)
+        kind = type(model.get_submodule(name)).__name__
+        rows.append(
+            {
+                "name": name,
+                "kind": kind,
+                "params": found.params,
+                "macs": found.macs,
+                "in": width_in,
+                "out": width_out,
+            }
+        )
     return rows
 
 

@@ -14,7 +14,7 @@ from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
 from secateur.jobs.timing import timings
 from secateur.network_cost import cost
 from secateur.recipes import Callback
-from secateur.training.devices import make_machine
+from secateur.training.context import RunContext
 from secateur.training.evaluate import evaluate as judge
 from secateur.training.events import report_progress
 from secateur.training.interrupt import interruptible
@@ -47,11 +47,11 @@ def measure(
         SecateurError: a network, a file or the data cannot be used.
     """
     conditions = conditions or Conditions()
-    machine = make_machine(device)
+    context = RunContext(device or DeviceSettings())
     candidates = [open_candidate(choice) for choice in choices]
     for candidate in candidates:
         if candidate.network is not None:
-            candidate.network.model.to(machine.device)
+            candidate.network.model.to(context.device)
     sizes = {candidate.size for candidate in candidates}
     if len(sizes) > 1:
         shown = " and ".join("x".join(map(str, size)) for size in sorted(sizes))
@@ -128,13 +128,11 @@ def _top1(
     pictures = open_pictures(data, spec, seed=0, training=False)
     open_candidate(choice, pictures.classes)
     check_scores(candidate.file, choice.source, candidate.size, pictures.classes)
-    machine = make_machine(DeviceSettings(accelerator="cpu", precision="float32"))
+    settings = DeviceSettings(accelerator="cpu", precision="float32")
     with interruptible() as interruption:
         found = judge(
             AsModule(candidate.file),
             pictures.test_batches(),
-            machine=machine,
-            callbacks=callbacks,
-            interruption=interruption,
+            context=RunContext(settings, callbacks=callbacks, interruption=interruption),
         )
-    return found.top1
+    return found.metric

@@ -17,7 +17,7 @@ from secateur.jobs.settings import NetworkChoice, is_checkpoint
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, load_weights
 from secateur.models.inputs import Json
 from secateur.training.losses import main_output
-from secateur.training.run import find_checkpoint
+from secateur.training.run_folder import find_checkpoint
 
 _PUBLISHED = ("torchvision:", "timm:")
 

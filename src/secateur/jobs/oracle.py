@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
-from secateur.agreement import agreement
+from secateur.ablation import Ablation, ablate, compare_ranking
 from secateur.criteria import score
 from secateur.data import ImageData
 from secateur.errors import DataError, UsageError
@@ -21,11 +21,9 @@ from secateur.graph import ChannelGraph, trace
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
-from secateur.oracle import Oracle
-from secateur.oracle import oracle as measure
 from secateur.ranks import Ranks
 from secateur.recipes import Callback
-from secateur.training.crew import joined
+from secateur.training.context import launch
 from secateur.training.events import report_note, report_progress
 from secateur.training.interrupt import Interruption, StoppedError, interruptible
 from secateur.training.settings import DeviceSettings
@@ -65,8 +63,8 @@ def oracle(
         SecateurError: the message says what is wrong.
         StoppedError: the user asked to stop; what was measured is in the file.
     """
-    with joined(processes or DeviceSettings(accelerator="cpu")) as machine:
-        return _oracle(choice, data_choice, out, criteria, examples, callbacks, machine.ranks)
+    with launch(processes or DeviceSettings(accelerator="cpu")) as context:
+        return _oracle(choice, data_choice, out, criteria, examples, callbacks, context.ranks)
 
 
 def _oracle(
@@ -78,10 +76,10 @@ def _oracle(
     callbacks: Sequence[Callback],
     ranks: Ranks,
 ) -> dict[str, Any]:
-    callbacks = callbacks if ranks.first else ()
+    callbacks = callbacks if ranks.is_main else ()
     data = open_pictures(data_choice, input_of(choice), seed=0)
     known = _known(out)
-    ranks.wait()  # until all have read what the first will write
+    ranks.barrier()  # until all have read what the first will write
     with interruptible(ranks) as interruption:
         network = open_network(choice, data.classes)
         check_outputs(network, data.classes)
@@ -91,14 +89,14 @@ def _oracle(
         if known is not None:
             report_note(callbacks, f"goes on from {out}: {known.measured:,} channels are measured")
         watch = _Watch(out, callbacks, interruption, ranks)
-        together = ranks.together
-        found = measure(
+        together = ranks.is_distributed
+        found = ablate(
             network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
         )
         rows = _agreements(network, graph, found, batches, criteria, callbacks, together)
     tell_skipped(data, callbacks)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
-    if ranks.first:
+    if ranks.is_main:
         _write(out, result)
     return result
 
@@ -113,7 +111,7 @@ class _Watch:
         self._ranks = ranks
         self._written = time.monotonic()
 
-    def __call__(self, found: Oracle, total: int) -> None:
+    def __call__(self, found: Ablation, total: int) -> None:
         report_progress(self._callbacks, "measuring channels", found.measured, total)
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self._write(found)
@@ -123,8 +121,8 @@ class _Watch:
             self._write(found)
             raise
 
-    def _write(self, found: Oracle) -> None:
-        if self._ranks.first:
+    def _write(self, found: Ablation) -> None:
+        if self._ranks.is_main:
             _write(self._out, found.to_dict())
         self._written = time.monotonic()
 
@@ -143,7 +141,7 @@ def _batches(data: ImageData, examples: int) -> list[Any]:
 def _agreements(
     network: Network,
     graph: ChannelGraph,
-    found: Oracle,
+    found: Ablation,
     batches: Sequence[Any],
     criteria: Sequence[str],
     callbacks: Sequence[Callback],
@@ -154,14 +152,14 @@ def _agreements(
     for number, name in enumerate(criteria):
         report_progress(callbacks, "criteria", number, len(criteria))
         scores = score(network.model, graph, name, batches, cross_entropy, across_ranks=across_ranks)
-        row = agreement(found, scores)
+        row = compare_ranking(found, scores)
         mean = None if math.isnan(row.per_group) else row.per_group
         rows.append({**asdict(row), "groups": dict(row.groups), "per_group": mean})
     report_progress(callbacks, "criteria", len(criteria), len(criteria))
     return rows
 
 
-def _known(out: Path) -> Oracle | None:
+def _known(out: Path) -> Ablation | None:
     """What an earlier call has measured."""
     if not out.exists():
         if not out.parent.is_dir():
@@ -169,7 +167,7 @@ def _known(out: Path) -> Oracle | None:
         return None
     try:
         held: Mapping[str, Any] = json.loads(out.read_text())
-        return Oracle.from_dict(held)
+        return Ablation.from_dict(held)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{out} holds no measured channels ({type(error).__name__}); choose another --out"

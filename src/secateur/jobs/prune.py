@@ -11,9 +11,9 @@ from secateur.criteria import Criterion, Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
+from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
-from secateur.jobs.portray import portray
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import PruneJob
 from secateur.jobs.verifications import together
@@ -25,16 +25,15 @@ from secateur.recipes import (
     LatencyOptions,
     Measured,
     Recipe,
-    RecipeContext,
     Training,
     fingerprint,
     run_recipe,
 )
-from secateur.training.crew import joined
-from secateur.training.devices import Machine
+from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note, report_progress
-from secateur.training.run import NETWORK
+from secateur.training.resume import Journal
+from secateur.training.run_folder import NETWORK
 
 DATA_FREE = "magnitude"
 """The criterion where there is nothing to look at but the weights."""
@@ -61,8 +60,8 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
         raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
     if job.data is None and job.recipe.allocation == "curves":
         raise UsageError("curves are measured on data; give --data, or take --allocate global or uniform")
-    with joined(job.device) as machine:
-        return _prune(job, criterion, machine, callbacks)
+    with launch(job.device) as context:
+        return _prune(job, criterion, context, callbacks)
 
 
 def _pictures(job: PruneJob) -> ImageData | None:
@@ -79,13 +78,13 @@ def _pictures(job: PruneJob) -> ImageData | None:
 
 
 def _prune(
-    job: PruneJob, criterion: Criterion, machine: Machine, callbacks: Sequence[Callback]
+    job: PruneJob, criterion: Criterion, context: RunContext, callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     budget = job.budget
     data = _pictures(job)
-    with at_work("prune", job, machine, callbacks) as place:
+    with at_work("prune", job, context, callbacks) as place:
         network = open_network(job.network, data.classes if data else None)
-        network.model.to(place.machine.device)
+        network.model.to(place.context.device)
         original = network.copy()
         if original.file is None:
             original = replace(original, file=place.save("original", original))
@@ -107,21 +106,21 @@ def _prune(
             checkpoint=network.file,
             latency=conditions,
         )
-        _portray(place, original, network, cuts)
+        _summarise(place, original, network, cuts)
     return dict(place.run.summary)
 
 
-def _portray(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
-    """Keeps what a report needs to know of both networks; what the run came to does not hang on it."""
+def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
+    """Save what a report needs of both networks; a failure here does not fail the run."""
     timed, seconds = before.example(place.job.latency_batch), place.job.latency_seconds
     report_progress(place.callbacks, "timing layers", 0, 1)
     try:
         with place.clock("timing layers"):
-            found = portray(before.model, after.model, cuts, before.example(), timed, seconds)
+            found = summarise(before.model, after.model, cuts, before.example(), timed, seconds)
     except (SecateurError, RuntimeError) as error:
-        report_note(place.callbacks, f"what the network is made of could not be written down: {error}")
+        report_note(place.callbacks, f"the summary of the network could not be written: {error}")
     else:
-        place.run.remember(found.to_dict(), NETWORK)
+        place.run.remember(found.model_dump(mode="json"), NETWORK)
     report_progress(place.callbacks, "timing layers", 1, 1)
 
 
@@ -168,7 +167,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
         filters_only=asked.filters_only,
     )
     training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
-    context = RecipeContext(place.machine, place.callbacks, place.interruption)
+    context = replace(place.context, journal=Journal())  # one cut by the weights has nothing to resume
     with place.clock("pruning"):
         result = run_recipe(network.model, network.example(), budget, recipe, training, context)
     _note_time(place, result.latency)

@@ -17,12 +17,11 @@ from secateur.errors import SecateurError, UsageError
 from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, Cut, Tried
-from secateur.training.crew import AsideError, one_voice
-from secateur.training.devices import Machine, uses_bf16
+from secateur.training.context import RunContext
 from secateur.training.events import EpochDone
 from secateur.training.interrupt import StoppedError
-from secateur.training.onlooker import Onlooker
-from secateur.training.run import CONFIG, Run, read_config
+from secateur.training.process_group import uses_bf16
+from secateur.training.run_folder import CONFIG, RunFolder, read_config
 
 STATE = "state"
 """Name of the file beside the checkpoints that an interrupted run goes on from."""
@@ -35,13 +34,13 @@ _MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
 
 
 @contextmanager
-def recorded(command: str, job: Job, machine: Machine) -> Iterator[Run]:
-    """A run folder for the length of a job; of several processes, the first alone writes to it.
+def recorded(command: str, job: Job, context: RunContext) -> Iterator[RunFolder]:
+    """Open a run folder for the length of a job; of several processes, the main one writes to it.
 
     Args:
         command: name of the job.
         job: everything that it was told.
-        machine: with the processes that share the job.
+        context: with the processes that share the job.
 
     Yields:
         The run, with its settings written down.
@@ -52,35 +51,30 @@ def recorded(command: str, job: Job, machine: Machine) -> Iterator[Run]:
     """
     settings = job.model_dump(mode="json", exclude_none=True, exclude=_NOT_SETTINGS)
     settings = {"command": command, **settings}
-    with _opened(job, settings, machine.ranks) as run:
+    with _opened(job, settings, context.ranks) as run:
         run.configure({**settings, "version": secateur.__version__})
         run.summarise(
             command=command,
             typed=job.typed,
             seed=job.seed,
             settings=settings,
-            environment=environment(machine),
+            environment=environment(context),
         )
         try:
-            with one_voice(machine):
-                yield run
-        except AsideError:
-            raise
+            yield run
         except SecateurError as error:
             last = run.checkpoint("last")
             where = f"; the last good state is {last}" if last.is_file() else ""
             goes_on = isinstance(error, StoppedError) or run.checkpoint(STATE).is_file()
-            how = "; the same command with --resume goes on" if goes_on else ""
+            how = "; the same command with --resume continues" if goes_on else ""
             error.args = (f"{error}{where}{how}",)
             raise
 
 
-def _opened(job: Job, settings: Mapping[str, Any], ranks: Ranks) -> Run:
-    if not ranks.first:
-        return Onlooker(job.out)
-    if job.resume:
+def _opened(job: Job, settings: Mapping[str, Any], ranks: Ranks) -> RunFolder:
+    if ranks.is_main and job.resume:
         check_same(settings, job.out)
-    return Run(job.out, overwrite=job.overwrite, resume=job.resume)
+    return RunFolder(job.out, overwrite=job.overwrite, resume=job.resume, is_writer=ranks.is_main)
 
 
 def check_same(settings: Mapping[str, Any], out: Path) -> None:
@@ -117,13 +111,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def environment(machine: Machine) -> dict[str, Any]:
+def environment(context: RunContext) -> dict[str, Any]:
     """What a run depends on besides its settings.
 
     Args:
-        machine: where it computes.
+        context: where it computes.
     """
-    device = machine.device
+    device = context.device
     return {
         "secateur": secateur.__version__,
         "python": platform.python_version(),
@@ -132,9 +126,9 @@ def environment(machine: Machine) -> dict[str, Any]:
         "machine": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": "bfloat16" if uses_bf16(machine.settings, device) else "float32",
+        "precision": "bfloat16" if uses_bf16(context.settings, device) else "float32",
         "threads": torch.get_num_threads(),
-        "processes": machine.ranks.count,
+        "processes": context.ranks.world_size,
     }
 
 
@@ -153,7 +147,7 @@ class RunRecorder(Callback):
         run: where to write.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self._run = run
 
     def on_epoch_end(self, epoch: EpochDone) -> None:

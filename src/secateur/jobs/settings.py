@@ -15,7 +15,7 @@ from secateur.recipes import Recipe
 from secateur.settings import Settings
 from secateur.training.settings import DeviceSettings, FitSettings
 
-_EXPORTED = (".onnx", ".xml", ".pt2")
+_EXPORTED = (".onnx", ".pt2")
 
 
 class DataChoice(Settings):
@@ -51,6 +51,7 @@ class NetworkChoice(Settings):
         size: side of the square images in pixels; the network's own if not given.
         classes: outputs of a network that is built by name, where no data says it.
         builder: ``path/to/file.py:function`` for a checkpoint of a network that the user's file builds.
+        trusted: whether an exported ``.pt2`` file may be opened, which can run code that it holds.
     """
 
     source: str
@@ -58,6 +59,7 @@ class NetworkChoice(Settings):
     size: int | None = Field(default=None, ge=1)
     classes: int | None = Field(default=None, ge=1)
     builder: str | None = None
+    trusted: bool = False
 
     @field_validator("source")
     @classmethod
@@ -116,8 +118,8 @@ class Conditions(Settings):
         memory: whether peak memory is measured too, by a process for each network.
     """
 
-    runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime", "openvino"], ...] = (
-        Field(default=("eager",), min_length=1)
+    runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime"], ...] = Field(
+        default=("eager",), min_length=1
     )
     batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
     threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -130,7 +132,7 @@ class ExportChoice(Settings):
 
     Attributes:
         out: the file.
-        format: ``onnx``, ``pt2`` or ``openvino``; by the end of the file's name if not given.
+        format: ``onnx`` or ``pt2``; by the end of the file's name if not given.
         weights_as: how weights are kept.
     """
 

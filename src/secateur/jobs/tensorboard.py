@@ -10,7 +10,7 @@ from secateur.errors import UsageError
 from secateur.jobs.records import cut_record, epoch_record
 from secateur.recipes import Callback, Cut
 from secateur.training.events import EpochDone
-from secateur.training.run import TENSORBOARD, read_metrics
+from secateur.training.run_folder import TENSORBOARD, read_metrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,7 +40,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
-                "tensorboard: the package is missing; install it with: pip install 'secateur[tensorboard]'"
+                "tensorboard: the package is missing; install it with: pip install 'torch-secateur[tensorboard]'"
             ) from error
         self._run, self._make = run, SummaryWriter
         self._writer: SummaryWriter | None = None

@@ -12,7 +12,7 @@ import torch
 
 from secateur.jobs.candidates import Candidate
 from secateur.jobs.settings import Conditions
-from secateur.latency import Comparison, Latency, Turns, take_turns
+from secateur.latency import Comparison, InterleavedTimes, Latency, interleaved_timing
 from secateur.recipes import Callback
 from secateur.training.events import report_progress
 
@@ -52,7 +52,7 @@ def timings(
             for batch in conditions.batches:
                 report_progress(callbacks, "measuring", done, total)
                 inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-                turns = take_turns(
+                measured = interleaved_timing(
                     {place: partial(runner, inputs.to(runner.device)) for place, runner in ready.items()},
                     against,
                     threads=threads,
@@ -60,7 +60,7 @@ def timings(
                 )
                 found = {
                     place: Latency.of(
-                        turns.times[place],
+                        measured.times[place],
                         threads=threads or torch.get_num_threads(),
                         device=str(runner.device),
                         batch=batch,
@@ -68,7 +68,7 @@ def timings(
                     )
                     for place, runner in ready.items()
                 }
-                rows.extend(_row(place, against[place], found, turns) for place in found)
+                rows.extend(_row(place, against[place], found, measured) for place in found)
                 done += 1
     report_progress(callbacks, "measuring", total, total)
     return rows
@@ -82,7 +82,7 @@ def _yardsticks(places: Sequence[Place]) -> dict[Place, Place]:
 
 
 def _row(
-    place: Place, yardstick: Place, found: Mapping[Place, Latency], turns: Turns[Place]
+    place: Place, yardstick: Place, found: Mapping[Place, Latency], measured: InterleavedTimes[Place]
 ) -> dict[str, Any]:
     number, runtime = place
     pair = Comparison({"first": found[yardstick], "this": found[place]})
@@ -97,6 +97,6 @@ def _row(
         "low_ms": latency.low_ms,
         "high_ms": latency.high_ms,
         "runs": latency.runs,
-        "times_as_fast": turns.ratio(place, to=yardstick),
+        "times_as_fast": measured.ratio(place, to=yardstick),
         "noise": place != yardstick and pair.is_noise("this"),
     }

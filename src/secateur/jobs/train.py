@@ -11,10 +11,9 @@ from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.workplace import at_work
 from secateur.recipes import Callback
-from secateur.training.crew import joined
-from secateur.training.devices import Machine
+from secateur.training.context import RunContext, launch
 from secateur.training.events import report_note
-from secateur.training.fit import fit
+from secateur.training.loop import fit
 
 
 def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -30,16 +29,16 @@ def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; nothing but the run folder was touched.
     """
-    with joined(job.device) as machine:
-        return _train(job, machine, callbacks)
+    with launch(job.device) as context:
+        return _train(job, context, callbacks)
 
 
-def _train(job: TrainJob, machine: Machine, callbacks: Sequence[Callback]) -> dict[str, Any]:
+def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
     data = open_pictures(job.data, input_of(job.network), job.seed)
-    with at_work("train", job, machine, callbacks) as place:
+    with at_work("train", job, context, callbacks) as place:
         network = open_network(job.network, data.classes)
         report_note(place.callbacks, origin(network))
-        network.model.to(place.machine.device)
+        network.model.to(place.context.device)
         check_outputs(network, data.classes)
         with place.clock("reading"):
             read_all(data, place.callbacks)
@@ -50,7 +49,7 @@ def _train(job: TrainJob, machine: Machine, callbacks: Sequence[Callback]) -> di
                 data.training_batches(),
                 job.fit,
                 validation=data.validation_batches(),
-                surroundings=place.surroundings(lambda name, found: place.save(name, network, found)),
+                context=replace(place.context, save=lambda name, found: place.save(name, network, found)),
             )
         evaluation = place.evaluate(network.model, data.test_batches())
         network = replace(network, file=place.finish(network))
@@ -59,7 +58,7 @@ def _train(job: TrainJob, machine: Machine, callbacks: Sequence[Callback]) -> di
             model=network.name,
             **figures,
             checkpoint=network.file,
-            validation_top1=state.best.top1 if state.best else None,
+            validation_top1=state.best.metric if state.best else None,
             classes=data.classes,
             skipped=data.skipped,
             latency=conditions,

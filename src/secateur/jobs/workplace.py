@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,62 +19,46 @@ from secateur.jobs.settings import Job
 from secateur.jobs.tensorboard import TensorBoard
 from secateur.models.inputs import Json
 from secateur.ranks import Ranks
-from secateur.recipes import Callback, fingerprint
-from secateur.training.devices import Machine
+from secateur.recipes import Callback, RecipeContext, fingerprint
+from secateur.training.context import RunContext
 from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import report_note, report_progress
-from secateur.training.fit import Keep, Surroundings
-from secateur.training.interrupt import Interruption, interruptible
-from secateur.training.journal import Journal
-from secateur.training.run import Run
-from secateur.training.seeds import seeded
+from secateur.training.interrupt import interruptible
+from secateur.training.random_state import seeded
+from secateur.training.resume import Journal
+from secateur.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a job works; made by :func:`at_work`.
+    """Hold what a job works with; made by :func:`at_work`.
 
     Attributes:
-        job: what it was told.
-        run: where everything that comes of it goes.
-        machine: where to compute.
-        callbacks: receive how it goes; the first writes it to the run folder.
-        interruption: asked between steps.
+        job: its settings.
+        run: the folder of its results.
+        context: where to compute; what receives reports, interrupts, and keeps the state.
         clock: seconds by part of the job.
-        journal: keeps what is needed to go on after a kill.
     """
 
     job: Job
-    run: Run
-    machine: Machine
-    callbacks: Sequence[Callback]
-    interruption: Interruption
+    run: RunFolder
+    context: RecipeContext
     clock: Clock
-    journal: Journal
 
-    def surroundings(self, keep: Keep) -> Surroundings:
-        """The workplace as a fit sees it.
-
-        Args:
-            keep: writes the network to disk.
-        """
-        return Surroundings(self.machine, self.callbacks, self.interruption, keep, self.journal)
+    @property
+    def callbacks(self) -> Sequence[Callback]:
+        """What receives reports; the first of them writes to the run folder."""
+        return self.context.callbacks
 
     def evaluate(self, model: nn.Module, batches: Batches) -> Evaluation:
-        """Judges a network.
+        """Evaluate a network.
 
         Args:
             model: the network.
             batches: pairs of inputs and class indices.
         """
         with self.clock("evaluation"):
-            return evaluate(
-                model,
-                batches,
-                machine=self.machine,
-                callbacks=self.callbacks,
-                interruption=self.interruption,
-            )
+            return evaluate(model, batches, context=self.context)
 
     def begin(self, network: Network, data: ImageData | None) -> None:
         """Writes down what the job starts from.
@@ -99,9 +82,9 @@ class Workplace:
         """
         metrics: dict[str, Json] = {}
         if evaluation is not None:
-            metrics = {"validation_top1": evaluation.top1, "validation_loss": evaluation.loss}
+            metrics = {"validation_top1": evaluation.metric, "validation_loss": evaluation.loss}
         file = self.run.checkpoint(name)
-        if self.machine.ranks.first:
+        if self.context.ranks.is_main:
             network.save(file, metrics)
         return file
 
@@ -115,7 +98,7 @@ class Workplace:
             CheckpointError: the file gives back something else.
         """
         file = self.run.checkpoint("best")
-        if not self.machine.ranks.first:
+        if not self.context.ranks.is_main:
             return file
         if not file.is_file():
             self.save("best", network)
@@ -136,7 +119,7 @@ class Workplace:
             The figures by name, and the conditions under which the times hold; nothing of either in
             processes that only help.
         """
-        if not self.machine.ranks.first:
+        if not self.context.ranks.is_main:
             return {}, {}
         report_progress(self.callbacks, "measuring", 0, 1)
         with self.clock("measuring"):
@@ -155,13 +138,15 @@ class Workplace:
 
 
 @contextmanager
-def at_work(command: str, job: Job, machine: Machine, callbacks: Sequence[Callback]) -> Iterator[Workplace]:
+def at_work(
+    command: str, job: Job, context: RunContext, callbacks: Sequence[Callback]
+) -> Iterator[Workplace]:
     """Everything that a job needs, for its length: folder, seed, journal, and ears for Ctrl-C.
 
     Args:
         command: name of the job.
         job: what it was told.
-        machine: where to compute, and with which other processes.
+        context: where to compute, and in which processes.
         callbacks: receive how it goes.
 
     Yields:
@@ -170,35 +155,49 @@ def at_work(command: str, job: Job, machine: Machine, callbacks: Sequence[Callba
     Raises:
         RunError: the run folder cannot be used.
     """
-    clock, ranks = Clock(), machine.ranks
-    board = TensorBoard(job.out) if job.tensorboard and ranks.first else None
+    clock, ranks = Clock(), context.ranks
+    board = TensorBoard(job.out) if job.tensorboard and ranks.is_main else None
     with (
         closing(board) if board else nullcontext(),
-        recorded(command, job, machine) as run,
+        recorded(command, job, context) as run,
         seeded(job.seed),
         interruptible(ranks) as interruption,
     ):
         journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
-        heard = [RunRecorder(run), *([board] if board else ()), *(callbacks if ranks.first else ())]
-        yield Workplace(job, run, machine, heard, interruption, clock, journal)
+        yield Workplace(
+            job=job,
+            run=run,
+            context=RecipeContext(
+                settings=context.settings,
+                fabric=context.fabric,
+                callbacks=[
+                    RunRecorder(run),
+                    *([board] if board else ()),
+                    *(callbacks if ranks.is_main else ()),
+                ],
+                interruption=interruption,
+                journal=journal,
+            ),
+            clock=clock,
+        )
         run.summarise(seconds=clock.total())
         journal.close()
-        if ranks.together:
-            run.adopt(ranks.same(json.loads(json.dumps(run.summary, default=str))))
+        if ranks.is_distributed:
+            run.adopt(ranks.broadcast(dict(run.summary)))
 
 
-def _journal(job: Job, run: Run, ranks: Ranks) -> Journal:
+def _journal(job: Job, run: RunFolder, ranks: Ranks) -> Journal:
     """What an interrupted job goes on from: written by the first process, read by all."""
     file = run.checkpoint(STATE)
-    if ranks.first and not job.resume:
+    if ranks.is_main and not job.resume:
         file.unlink(missing_ok=True)
-    ranks.wait()  # until the folder is ready
-    if ranks.first:
+    ranks.barrier()  # until the folder is ready
+    if ranks.is_main:
         journal = Journal(file, lambda: {"metrics": run.logged})
     else:
         journal = Journal.of_another(file if job.resume else None)
-    found = ranks.gather(journal.parts)
+    found = ranks.all_gather(journal.parts)
     if any(parts != found[0] for parts in found):
         raise UsageError(f"{run.path} is not the same folder for all processes; put it on a shared disk")
     return journal

@@ -1,38 +1,41 @@
-"""Latency: how long a network takes, measured, and foretold for any widths of its groups.
+"""Measure how long networks take, and predict it for any widths of their groups.
 
-``measure`` times whole networks in one of several ``runtimes``, in ``turns``, and makes a ``comparison``.
-``build`` makes a latency ``table``: it finds the ``operators`` of a network, times ``calls`` of them with a
-``stopwatch``, keeps the ``timings``, and lays a ``surface`` through them.
+- ``measure``: times whole networks, in one of the ``pytorch_runtimes``; several are run alternately.
+- ``table``: predicts the time of a network from its group widths.
+- ``build``: makes such a table. It finds the ``operators``, measures each with an ``operator_timer`` at a few
+  sizes, interpolates between them (``piecewise_linear``), and calibrates the sum with runs of the network.
 """
 
 from __future__ import annotations
 
-from secateur.latency.build import latency_table
-from secateur.latency.comparison import Comparison, Latency
-from secateur.latency.devices import device_of, wait
-from secateur.latency.measure import compare_latency, measure_latency
-from secateur.latency.running import widths_that_run_well
-from secateur.latency.runtimes import RUNTIMES, InPyTorch, Runtime, Session
-from secateur.latency.table import LatencyModel, LatencyTable
-from secateur.latency.timings import Timings
-from secateur.latency.turns import Turns, take_turns
+from secateur.latency.build import NetworkTimer, latency_table
+from secateur.latency.measure import (
+    Comparison,
+    InterleavedTimes,
+    Latency,
+    compare_latency,
+    interleaved_timing,
+    measure_latency,
+)
+from secateur.latency.operator_timer import OperatorTimer, Timings
+from secateur.latency.pytorch_runtimes import PYTORCH_RUNTIMES, PreparedNetwork, PyTorchRuntime
+from secateur.latency.table import LatencyModel, LatencyTable, efficient_widths
 
 __all__ = [
-    "RUNTIMES",
+    "PYTORCH_RUNTIMES",
     "Comparison",
-    "InPyTorch",
+    "InterleavedTimes",
     "Latency",
     "LatencyModel",
     "LatencyTable",
-    "Runtime",
-    "Session",
+    "NetworkTimer",
+    "OperatorTimer",
+    "PreparedNetwork",
+    "PyTorchRuntime",
     "Timings",
-    "Turns",
     "compare_latency",
-    "device_of",
+    "efficient_widths",
+    "interleaved_timing",
     "latency_table",
     "measure_latency",
-    "take_turns",
-    "wait",
-    "widths_that_run_well",
 ]

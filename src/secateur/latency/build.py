@@ -1,64 +1,87 @@
-"""Building a latency table: measure the operators of a network one by one, then the whole network."""
+"""Build a latency table: time the operators of a network, then the whole network at several widths.
+
+The operators are timed one by one. Calling them takes time that none of these times includes, and what an
+operator leaves in the caches makes the next faster or slower. So the whole network runs at several widths
+too, and its times are explained by least squares:
+
+    time of the network = overhead + sum over kinds of factor * time of the operators of that kind
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import lsq_linear
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
+from secateur.devices import device_of
 from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture import capture
+from secateur.graph.channel_graph import Keep
+from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
-from secateur.heap import kept_where_allowed
-from secateur.latency.calibration import calibrate
-from secateur.latency.devices import device_of
-from secateur.latency.ladder import Clock, Ladder
+from secateur.latency.measure import Comparison, batch_size, compare_latency
+from secateur.latency.operator_timer import DeviceTimer, OperatorTimer, Timings
 from secateur.latency.operators import Operator, find_operators
-from secateur.latency.runtimes import Runtime, find_runtime
-from secateur.latency.stopwatch import OperatorStopwatch, Stopwatch
-from secateur.latency.surface import FloatArray, Surface, measure_surface
-from secateur.latency.table import LatencyTable
-from secateur.latency.term import Term
-from secateur.latency.timings import Timings
+from secateur.latency.piecewise_linear import FloatArray, OperatorTime, measure_operator_time
+from secateur.latency.pytorch_runtimes import PyTorchRuntime, find_runtime
+from secateur.latency.table import Calibration, LatencyTable, TableEntry
+
+NetworkTimer = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
+"""Measures whole networks, by name, alternately; the first is the reference."""
 
 Progress = Callable[[int, int], None]
-"""Told how many steps of how many are done."""
+"""Called with the number of finished steps, and of all steps."""
 
-_NEGLIGIBLE = 5e-4  # share of a network's time that one place of it may be wrong by
-_LEAST = 1e-6  # milliseconds; no operator takes less
+_NEGLIGIBLE = 5e-4  # error that is accepted at one place of a network, as a share of the network's time
+_LEAST_MS = 1e-6  # milliseconds; no operator takes less
+
+_RUNS = 9  # widths at which the whole network runs
+_NARROWEST = 0.1  # share of all widths in the last of them
+_UNEVEN = (
+    0.5  # by how much widths of single groups vary around their share, so that kinds can be distinguished
+)
+_MIN_RUNS, _MIN_SECONDS = 3, 0.4  # for each of them
+
+_NOISE = 0.02  # least error that is assumed for a time of the network, as a share
+_NOISE_OF_WHOLE = 0.005  # the same at full width, to which all shares refer
+_SETTLED = 0.05  # relative change of the estimated error at which iterating stops
+_ROUNDS = 20  # most iterations; the error settles in a few
+_PRIOR = 0.3  # expected deviation of a factor from 1, and the largest error of a time of the network
+_LEAST_FACTOR = 0.05
 
 
-@kept_where_allowed()
 def latency_table(
     model: nn.Module,
     graph: ChannelGraph,
     example_inputs: ExampleInputs,
     *,
-    runtime: str | Runtime = "eager",
+    runtime: str | PyTorchRuntime = "eager",
     timings: Timings | None = None,
-    stopwatch: Stopwatch | None = None,
-    clock: Clock | None = None,
+    operator_timer: OperatorTimer | None = None,
+    network_timer: NetworkTimer | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Measures how long a network takes on this device, as a function of the widths of its groups.
+    """Measure how long a network takes on this device, as a function of the widths of its groups.
 
-    Every operator is timed by itself at enough sizes to see the steps that devices make; then the whole
-    network runs at several widths, which says how far the sum of its operators is off. Everything
-    measured is kept in ``timings`` at once, so that an interrupted call goes on where it stopped, and the
-    next plan, or another network with the same operators, measures nothing twice.
+    Every operator is timed alone, at enough sizes to show the steps in which devices work. Then the whole
+    network runs at several widths, and the sum of the operators is calibrated with its times. Each time is
+    kept in ``timings`` as soon as it is measured: an interrupted call continues where it stopped, and neither
+    a later call nor another network with the same operators measures anything twice.
 
     Args:
-        model: the network that was traced, on the device that counts; left as it is.
+        model: the network that was traced, on the device to be timed; it is left as it is.
         graph: its channel graph.
-        example_inputs: what to call it with; the number of examples is that for which times hold.
+        example_inputs: arguments of the timed forward pass; times hold for this number of examples.
         runtime: how the whole network is run, as for :func:`secateur.measure_latency`. Operators are
-            timed one by one in any case, in the memory layout of ``"channels-last"`` if that is asked for.
-        timings: what was measured before; a file of this user's if not given.
-        stopwatch: times operators; this device by default.
-        clock: times whole networks; this device by default.
+            timed one by one in any case, with channels last in memory if the runtime is ``"channels-last"``.
+        timings: earlier times; by default the file of this user.
+        operator_timer: times operators; by default on this device.
+        network_timer: times whole networks; by default on this device.
         progress: called after each step.
 
     Returns:
@@ -78,94 +101,217 @@ def latency_table(
         (np.True_, 1)
     """
     chosen = find_runtime(runtime)
-    layout = chosen.name if chosen.name == "channels-last" else "eager"
-    bench = _Bench(
-        Timings.at_home() if timings is None else timings,
-        stopwatch or OperatorStopwatch(device_of(model), layout),
-    )
+    layout = "channels-last" if chosen.name == "channels-last" else "eager"
+    timings = Timings.at_home() if timings is None else timings
+    timer = operator_timer or DeviceTimer(device_of(model), layout)
+    measure = _CachedTimer(timings, timer)
     operators = find_operators(graph, capture(model, example_inputs))
     steps, done = 2 * len(operators) + 1, 0
 
-    def tell() -> None:
+    def finish_step() -> None:
         nonlocal done
         done += 1
         if progress is not None:
             progress(done, steps)
 
-    full = {}
+    total = 0.0
     for item in operators:
-        full[item] = bench.time(item, item.full)
-        tell()
-    negligible = _NEGLIGIBLE * sum(full[item] * len(item.modules) for item in operators)
-    terms = []
+        total += measure(item, item.full) * len(item.modules)
+        finish_step()
+    entries = []
     for item in operators:
-        surface = bench.surface(item, negligible / len(item.modules))
-        terms.append(Term(item.name, item.kind, item.modules, surface, item.constants, item.slots))
-        tell()
-    batch = next((leaf.shape[0] for leaf in tree_leaves(example_inputs) if getattr(leaf, "ndim", 0)), 1)
-    conditions = bench.stopwatch.conditions
-    ladder = Ladder(model, graph, example_inputs, operators, chosen)
-    network = ladder.times(bench.timings, conditions, clock)
-    tell()
-    calibration = calibrate(*_by_kind(terms, ladder.widths), network)
-    return LatencyTable(tuple(terms), calibration, int(batch), conditions, chosen.name)
+        time = _operator_time(measure, item, _NEGLIGIBLE * total / len(item.modules))
+        entries.append(TableEntry(item.name, item.kind, item.modules, time, item.constants, item.slots))
+        finish_step()
 
+    def compare(widths: IntArray) -> Comparison:
+        models = {"full": model, "narrow": _narrowed(model, graph, widths)}
+        if network_timer is not None:
+            return network_timer(models, example_inputs)
+        return compare_latency(
+            models, example_inputs, runtime=chosen, warmup=2, min_runs=_MIN_RUNS, min_seconds=_MIN_SECONDS
+        )
 
-def _by_kind(terms: Sequence[Term], widths: IntArray) -> tuple[list[str], FloatArray]:
-    """Kinds of operators, and the time of each at each width, shape ``(widths, kinds)``."""
-    sums: dict[str, FloatArray] = {}
-    for term in terms:
-        sums[term.kind] = sums.get(term.kind, 0.0) + term.milliseconds(widths).sum(-1)
-    return list(sums), np.stack(list(sums.values()), axis=-1) if sums else np.zeros((len(widths), 0))
+    widths = _calibration_widths(graph)
+    names = [_network_name(operators, row, chosen) for row in widths]
+    network = _calibration_runs(names, widths, compare, timings, timer.conditions)
+    finish_step()
+    calibration = calibrate(*_times_by_kind(entries, widths), network)
+    return LatencyTable(
+        tuple(entries), calibration, batch_size(example_inputs), timer.conditions, chosen.name
+    )
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """Times operators, each with the same sizes once.
+class _CachedTimer:
+    """Times operators, unless their times are known.
 
     Attributes:
-        timings: what is known already.
-        stopwatch: finds out the rest.
+        timings: the known times.
+        timer: measures the others.
     """
 
     timings: Timings
-    stopwatch: Stopwatch
+    timer: OperatorTimer
 
-    def time(self, item: Operator, sizes: Sequence[int]) -> float:
-        """Milliseconds of an operator."""
+    def __call__(self, item: Operator, sizes: Sequence[int], again: bool = False) -> float:
+        """Return the milliseconds of an operator with axes of given sizes.
+
+        Args:
+            item: the operator.
+            sizes: of its axes.
+            again: return those of a second, separate measurement.
+        """
         call = item.call(sizes)
-        return self.known(str(call), lambda: self.stopwatch(call))
-
-    def again(self, item: Operator, sizes: Sequence[int]) -> float:
-        """Milliseconds of an operator, measured once more."""
-        call = item.call(sizes)
-        return self.known(f"{call}, again", lambda: self.stopwatch(call))
-
-    def known(self, what: str, measure: Callable[[], float]) -> float:
-        """Milliseconds that are known, or measured and kept."""
-        found = self.timings.get(self.stopwatch.conditions, what)
+        key = f"{call}, again" if again else str(call)
+        found = self.timings.get(self.timer.conditions, key)
         if found is None:
-            found = max(_LEAST, measure())
-            self.timings.put(self.stopwatch.conditions, what, found)
+            found = max(_LEAST_MS, self.timer(call))
+            self.timings.put(self.timer.conditions, key, found)
         return found
 
-    def surface(self, item: Operator, negligible: float) -> Surface:
-        """Milliseconds of an operator as a function of its sizes.
 
-        An operator that refuses smaller sizes, because its other arguments are made for one, is taken to
-        need as much time as it has numbers to work on.
-        """
-        try:
-            return measure_surface(
-                item.axes,
-                lambda sizes: self.time(item, sizes),
-                negligible,
-                lambda sizes: self.again(item, sizes),
-            )
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            full = self.time(item, item.full)
-            return measure_surface(
-                item.axes,
-                lambda sizes: full * float(np.prod([s / f for s, f in zip(sizes, item.full, strict=True)])),
-                negligible,
-            )
+def _operator_time(measure: _CachedTimer, item: Operator, negligible: float) -> OperatorTime:
+    """Measure an operator as a function of its sizes.
+
+    Some operators refuse smaller sizes, because their other arguments are made for one size. Their time is
+    assumed to be proportional to the sizes.
+    """
+    try:
+        return measure_operator_time(
+            item.axes,
+            lambda sizes: measure(item, sizes),
+            negligible,
+            lambda sizes: measure(item, sizes, again=True),
+        )
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        full = measure(item, item.full)
+        return measure_operator_time(
+            item.axes,
+            lambda sizes: full * float(np.prod([s / f for s, f in zip(sizes, item.full, strict=True)])),
+            negligible,
+        )
+
+
+def _calibration_widths(graph: ChannelGraph) -> IntArray:
+    """Choose widths of all groups, shape ``(runs, groups)``: the full ones, then decreasing shares."""
+    rng = np.random.default_rng(0)
+    full = graph.widths
+    shares = np.linspace(1.0, _NARROWEST, _RUNS)[:, None]
+    uneven = rng.uniform(1 - _UNEVEN, 1 + _UNEVEN, (_RUNS, len(full)))
+    widths = np.round(full * shares * uneven).astype(np.int64).clip(1, full)
+    widths[0] = full
+    prunable = np.array([group.prunable for group in graph.groups], dtype=bool)
+    return np.where(prunable, widths, full)
+
+
+def _calibration_runs(
+    names: Sequence[str],
+    widths: IntArray,
+    compare: Callable[[IntArray], Comparison],
+    timings: Timings,
+    conditions: str,
+) -> FloatArray:
+    """Measure the network at several widths.
+
+    Each runs alternately with the full network, as a pruned network does later. More networks at a time would
+    displace each other's weights from the caches.
+
+    Args:
+        names: under which the times are kept, one per row of the widths.
+        widths: of all groups, shape ``(runs, groups)``; the full network first.
+        compare: measures the network of given widths, ``"narrow"``, alternately with ``"full"``.
+        timings: known times; new ones are added.
+        conditions: under which the times hold.
+
+    Returns:
+        Milliseconds of each, shape ``(runs,)``.
+    """
+    for name, row in zip(names, widths, strict=True):
+        if timings.get(conditions, name) is None:
+            found = compare(row)
+            full = found.latencies["full"].median_ms
+            # The machine may be slower now than when the full network was measured first.
+            drift = timings.get(conditions, names[0])
+            times = 1.0 if drift is None else drift / full
+            timings.put(conditions, name, full / found.speedup("narrow") * times)
+    return np.array([timings.get(conditions, name) for name in names], dtype=np.float64)
+
+
+def _network_name(operators: Sequence[Operator], widths: IntArray, runtime: PyTorchRuntime) -> str:
+    """Name a network by its operators at given widths, and its runtime."""
+    calls: Counter[str] = Counter()
+    for item in operators:
+        sizes = np.einsum("g,pag->pa", widths, item.slots) + item.constants
+        calls.update(str(item.call(place.tolist())) for place in sizes)
+    text = "\n".join(f"{count} {call}" for call, count in sorted(calls.items()))
+    return f"network {hashlib.sha256(text.encode()).hexdigest()[:24]}, {runtime.name}"
+
+
+def _narrowed(model: nn.Module, graph: ChannelGraph, widths: IntArray) -> nn.Module:
+    """Return a copy of the network with groups of given widths; the network itself at full width."""
+    if np.array_equal(widths, graph.widths):
+        return model
+    plan = Keep(
+        {group.name: range(width) for group, width in zip(graph.groups, widths.tolist(), strict=True)}
+    )
+    cuts = by_tensor(positions_left(graph, graph.after(plan)))
+    named = named_tensors(model)
+    tensors = {name: cut_tensor(named[name], kept) for name, kept in cuts.items()}
+    return copy_with(model, tensors, graph.attributes_after(plan))
+
+
+def _times_by_kind(entries: Sequence[TableEntry], widths: IntArray) -> tuple[list[str], FloatArray]:
+    """Return the kinds of operators, and the time of each kind at each width, shape ``(widths, kinds)``."""
+    sums: dict[str, FloatArray] = {}
+    for entry in entries:
+        sums[entry.kind] = sums.get(entry.kind, 0.0) + entry.milliseconds(widths).sum(-1)
+    return list(sums), np.stack(list(sums.values()), axis=-1) if sums else np.zeros((len(widths), 0))
+
+
+def calibrate(kinds: Sequence[str], operators: FloatArray, network: FloatArray) -> Calibration:
+    """Fit an overhead and a factor for each kind of operator to measured times of the network.
+
+    Factors are shrunk toward 1 (ridge regression); the shrinkage is stronger when the calibration runs are
+    less informative, that is, when the fit leaves a larger error. Without shrinkage, noise would make some
+    operators look cheap and bias plans toward them. The shrinkage is limited: otherwise, on a busy machine,
+    which delays long runs but not short ones, nearly all of the network's time would be attributed to the
+    overhead, which no cut lowers.
+
+    Args:
+        kinds: of operators.
+        operators: time of each kind at each width, each operator timed alone, milliseconds, shape
+            ``(widths, kinds)``; the full network first.
+        network: time of the network at each width, milliseconds, shape ``(widths,)``.
+
+    Returns:
+        Overhead and factors, none of them negative.
+
+    >>> found = calibrate(["conv2d"], np.array([[4.0], [2.0], [1.0]]), np.array([4.9, 2.7, 1.6]))
+    >>> round(found.overhead, 2), round(found.factors["conv2d"], 2)
+    (0.5, 1.1)
+    """
+    noise = _NOISE
+    for _ in range(_ROUNDS):
+        fitted = _fit(operators, network, noise)
+        predicted = fitted[0] + operators @ fitted[1:]
+        residuals = np.log(predicted / network)[1:]
+        error = float(np.clip(np.sqrt(np.mean(residuals**2)), _NOISE, _PRIOR)) if len(residuals) else _NOISE
+        if abs(error - noise) < _SETTLED * noise:
+            break
+        noise = error
+    factors = dict(zip(kinds, fitted[1:].tolist(), strict=True))
+    runs = sorted(zip(predicted.tolist(), network.tolist(), strict=True))
+    return Calibration(float(fitted[0]), factors, tuple(runs))
+
+
+def _fit(operators: FloatArray, network: FloatArray, noise: float) -> FloatArray:
+    """Fit overhead and factors, if the times of the network have a given error, as a share."""
+    count = operators.shape[1]
+    errors = np.array([_NOISE_OF_WHOLE, *[noise] * (len(network) - 1)])
+    runs = np.column_stack([np.ones(len(network)), operators]) / (errors * network)[:, None]
+    prior = np.column_stack([np.zeros(count), np.eye(count)]) / _PRIOR
+    lowest = np.array([0.0, *[_LEAST_FACTOR] * count])
+    left = np.concatenate([runs, prior])
+    right = np.concatenate([1 / errors, np.full(count, 1 / _PRIOR)])
+    return np.asarray(lsq_linear(left, right, (lowest, np.full(count + 1, np.inf))).x, dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Operators: what a network's forward pass is made of, each as a function of group widths.
+"""Find the operators of a forward pass, and express their tensor sizes as functions of the group widths.
 
-A dimension whose size depends on widths is an *axis* of the operator. A convolution has two, the
-channels that it reads and those that it writes; a normalisation has one. Where there are more, as in a
-long concatenation, all are taken to shrink alike, and the axis is their sum.
+A dimension whose size depends on widths is an *axis* of the operator. A convolution has two, its input and
+its output channels; a normalisation has one. Where there are more than two, as in a long concatenation, they
+are assumed to shrink by the same share, and the axis is their sum.
 """
 
 from __future__ import annotations
@@ -22,11 +22,96 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.capture import Origin, Program
 from secateur.graph.groups import IntArray
-from secateur.latency.calls import Call, TensorSpec
 
 _MOST_AXES = 2
 _FREE = {"dropout", "alpha_dropout", "feature_dropout", "detach", "lift_fresh_copy"}
-"""Operators that do nothing in evaluation mode, though their signatures do not say so."""
+"""Operators that do nothing in evaluation mode, which their signatures do not show."""
+
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_GROUPS = 6  # position of the number of groups among the arguments of a convolution
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor argument.
+
+    Attributes:
+        shape: its sizes.
+        dtype: type of its numbers.
+        stored: whether it is a parameter or buffer, which stays in memory between forward passes, and not a
+            value that an operator before has just written.
+
+    >>> print(TensorSpec((1, 8), torch.float32, True))
+    float32[1,8]*
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stored: bool
+
+    @property
+    def bytes(self) -> int:
+        """Its size in memory."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        sizes = ",".join(map(str, self.shape))
+        return f"{str(self.dtype).removeprefix('torch.')}[{sizes}]{'*' * self.stored}"
+
+    def make(self, device: torch.device) -> Tensor:
+        """Create such a tensor: positive numbers, or zeros for integers, which may be indices."""
+        if self.dtype.is_floating_point:
+            # Neither zero nor large: no operator takes a special path for such numbers.
+            return torch.rand(self.shape, device=device).add_(0.5).to(self.dtype)
+        return torch.zeros(self.shape, dtype=self.dtype, device=device)
+
+
+@dataclass(frozen=True)
+class OperatorCall:
+    """An operator and its arguments; its text is the key under which its time is kept.
+
+    Attributes:
+        name: of the operator, such as ``aten.conv2d.default``.
+        arguments: positional arguments; tensors as ``TensorSpec``, also inside tuples.
+        keywords: named arguments.
+        function: the operator itself.
+
+    >>> spec = TensorSpec((2, 3), torch.float32, False)
+    >>> print(OperatorCall("aten.relu.default", (spec,), (), torch.ops.aten.relu.default))
+    aten.relu.default(float32[2,3])
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+    function: Callable[..., Any] = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        words = [_text(item) for item in self.arguments]
+        words += [f"{name}={_text(item)}" for name, item in self.keywords]
+        return f"{self.name}({', '.join(words)})"
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """All tensors among the arguments."""
+        found: list[TensorSpec] = []
+        replace_specs((self.arguments, tuple(item for _, item in self.keywords)), found.append)
+        return found
+
+
+def replace_specs(item: Any, change: Callable[[TensorSpec], Any]) -> Any:
+    """Replace every tensor among arguments; tuples become lists, which operators expect."""
+    if isinstance(item, TensorSpec):
+        return change(item)
+    if isinstance(item, tuple):
+        return [replace_specs(part, change) for part in item]
+    return item
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, tuple):
+        return f"[{', '.join(map(_text, item))}]"
+    return str(item)
 
 
 @dataclass(frozen=True)
@@ -34,9 +119,9 @@ class Axis:
     """Sizes that an operator may have along one axis.
 
     Attributes:
-        low: the least, when every group keeps one channel.
-        high: the size as it is.
-        step: what sizes differ by, whole multiples of it.
+        low: the least size, when every group keeps one channel.
+        high: the present size.
+        step: sizes differ by multiples of it.
     """
 
     low: int
@@ -44,7 +129,7 @@ class Axis:
     step: int
 
     def nearest(self, size: float) -> int:
-        """The possible size that is nearest to a number.
+        """Return the possible size that is nearest to a number.
 
         >>> Axis(7, 70, 7).nearest(30)
         28
@@ -54,33 +139,33 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class _Ref:
-    """A dimension that is part of an axis: its share, and the rank among the parts."""
+class _AxisPart:
+    """A dimension that belongs to an axis: the index of the axis, and of the dimension among its parts."""
 
     axis: int
     part: int
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class _TensorTemplate:
     """A tensor argument whose dimensions are numbers or parts of axes."""
 
-    dims: tuple[int | _Ref, ...]
+    dims: tuple[int | _AxisPart, ...]
     dtype: torch.dtype
     stored: bool
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One kind of operator, with all places of the network where it stands.
+    """One operator with its shapes, and all places of the network where it runs.
 
     Attributes:
         name: such as ``aten.conv2d.default``.
         axes: the sizes that it may have.
-        constants: of each place, the part of the size of each axis that no group owns, shape
+        constants: at each place, the part of the size of each axis that belongs to no group, shape
             ``(places, axes)``.
-        slots: of each place, how often each group's channels count, shape ``(places, axes, groups)``.
-        modules: paths of the modules that run it, one a place.
+        slots: at each place, how often each group's channels count, shape ``(places, axes, groups)``.
+        modules: paths of the modules that run it, one per place.
     """
 
     name: str
@@ -95,50 +180,50 @@ class Operator:
 
     @property
     def kind(self) -> str:
-        """What it is called in a table; operators of one kind are alike in what they do with memory."""
+        """Its kind in a latency table; operators of one kind access memory in a similar way."""
         name = self.name.split(".")[1]
         grouped = name in _CONVOLUTIONS and len(self._arguments) > _GROUPS and self._arguments[_GROUPS] != 1
         return f"grouped {name}" if grouped else name
 
     @property
     def full(self) -> tuple[int, ...]:
-        """The size of every axis as it is."""
+        """The present size of every axis."""
         return tuple(axis.high for axis in self.axes)
 
-    def call(self, sizes: Sequence[int]) -> Call:
-        """The operator with axes of some sizes.
+    def call(self, sizes: Sequence[int]) -> OperatorCall:
+        """Return the call of the operator with axes of given sizes.
 
         Args:
             sizes: one per axis.
         """
         parts = [
-            _shared_out(size, whole) if len(whole) > 1 else (int(size),)
+            _split(size, whole) if len(whole) > 1 else (int(size),)
             for size, whole in zip(sizes, self._parts, strict=True)
         ]
 
         def filled(item: Any) -> Any:
-            if isinstance(item, _Tensor):
+            if isinstance(item, _TensorTemplate):
                 shape = tuple(dim if isinstance(dim, int) else parts[dim.axis][dim.part] for dim in item.dims)
                 return TensorSpec(shape, item.dtype, item.stored)
             return tuple(map(filled, item)) if isinstance(item, tuple) else item
 
         arguments = _consistent(self.name, filled(self._arguments))
         keywords = tuple((name, filled(item)) for name, item in self._keywords)
-        return Call(self.name, arguments, keywords, self._function)
+        return OperatorCall(self.name, arguments, keywords, self._function)
 
 
 def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...]:
-    """The operators of a forward pass that take time; views and what does nothing are left out.
+    """Find the operators of a forward pass that take time; views and operators without effect do not.
 
     Args:
         graph: the channel graph of the network.
-        program: its forward pass, captured for the inputs that count; the operators are those of the
-            graph's own program.
+        program: its forward pass, captured for the inputs to be timed; it must run the same operators as the
+            program of the graph.
 
     Raises:
-        UsageError: the program is another one.
+        UsageError: the program runs other operators.
     """
-    reader = _Reader(graph, program)
+    reader = _OperatorReader(graph, program)
     found: dict[Operator, list[Operator]] = {}
     for node in program.graph.nodes:
         if _takes_time(node):
@@ -165,8 +250,8 @@ def _takes_time(node: Node) -> bool:
     return all(alias.is_write for alias in aliases)  # else it is a view
 
 
-class _Reader:
-    """Turns the nodes of a program into operators."""
+class _OperatorReader:
+    """Convert the nodes of a program to operators."""
 
     def __init__(self, graph: ChannelGraph, program: Program) -> None:
         traced = graph.wiring.program
@@ -176,13 +261,13 @@ class _Reader:
                 "inputs of this shape"
             )
         self._extents = graph.wiring.extents
-        self._now = self._extents.sizes(graph.widths)
-        self._least = self._extents.sizes(np.minimum(graph.widths, 1))
+        self._sizes = self._extents.sizes(graph.widths)
+        self._least_sizes = self._extents.sizes(np.minimum(graph.widths, 1))
         stored = (Origin.TENSOR, Origin.CONSTANT)
         self._stored = {name for name, item in program.placeholders.items() if item.origin in stored}
 
     def operator(self, node: Node) -> Operator:
-        """One operator at one place."""
+        """Convert one node: an operator at one place."""
         varying: list[int] = []
         arguments = self._read(tuple(node.args), varying)
         keywords = tuple((name, self._read(item, varying)) for name, item in node.kwargs.items())
@@ -199,18 +284,18 @@ class _Reader:
             constants=constants.reshape(1, len(axes)),
             slots=slots.reshape(1, len(axes), groups),
             modules=(path,),
-            _arguments=_placed(arguments, place),
-            _keywords=tuple((name, _placed(item, place)) for name, item in keywords),
-            _parts=tuple(tuple(int(self._now[extent]) for extent in axis) for axis in axes),
+            _arguments=_with_axes(arguments, place),
+            _keywords=tuple((name, _with_axes(item, place)) for name, item in keywords),
+            _parts=tuple(tuple(int(self._sizes[extent]) for extent in axis) for axis in axes),
             _function=node.target,  # type: ignore[arg-type]
         )
 
     def _axis(self, extents: list[int]) -> Axis:
         step = math.gcd(*self._extents.slots[extents].ravel().tolist()) if len(extents) == 1 else 1
-        return Axis(int(self._least[extents].sum()), int(self._now[extents].sum()), max(step, 1))
+        return Axis(int(self._least_sizes[extents].sum()), int(self._sizes[extents].sum()), max(step, 1))
 
     def _read(self, item: Any, varying: list[int]) -> Any:
-        """An argument with nodes replaced by tensors, whose varying dimensions are extents."""
+        """Replace nodes in an argument by tensors whose varying dimensions are numbers of extents."""
         if isinstance(item, Node):
             value = item.meta.get("val")
             if isinstance(value, Tensor):
@@ -222,37 +307,37 @@ class _Reader:
             return tuple(self._read(part, varying) for part in item)
         return item
 
-    def _tensor(self, node: Node, place: int, value: Tensor, varying: list[int]) -> _Tensor:
+    def _tensor(self, node: Node, place: int, value: Tensor, varying: list[int]) -> _TensorTemplate:
         found = self._extents.of.get(node.name, ())
         known = place < len(found) and len(found[place]) == value.dim()
         extents = found[place] if known else (-1,) * value.dim()
-        dims: list[int | _Ref] = []
+        dims: list[int | _AxisPart] = []
         for extent, size in zip(extents, value.shape, strict=True):
-            # Sizes that hold examples besides channels are those of the inputs that were traced.
-            if extent >= 0 and self._extents.slots[extent].any() and self._now[extent] == size:
+            # A size that counts examples besides channels differs from that of the traced inputs.
+            if extent >= 0 and self._extents.slots[extent].any() and self._sizes[extent] == size:
                 varying.append(extent)
-                dims.append(_Ref(extent, -1))
+                dims.append(_AxisPart(extent, -1))
             else:
                 dims.append(int(size))
-        return _Tensor(tuple(dims), value.dtype, node.name in self._stored)
+        return _TensorTemplate(tuple(dims), value.dtype, node.name in self._stored)
 
 
-def _placed(item: Any, place: dict[int, tuple[int, int]]) -> Any:
-    """Arguments whose dimensions name axes instead of extents."""
-    if isinstance(item, _Tensor):
-        dims = tuple(dim if isinstance(dim, int) else _Ref(*place[dim.axis]) for dim in item.dims)
+def _with_axes(item: Any, place: dict[int, tuple[int, int]]) -> Any:
+    """Replace numbers of extents in arguments by axes."""
+    if isinstance(item, _TensorTemplate):
+        dims = tuple(dim if isinstance(dim, int) else _AxisPart(*place[dim.axis]) for dim in item.dims)
         return replace(item, dims=dims)
-    return tuple(_placed(part, place) for part in item) if isinstance(item, tuple) else item
+    return tuple(_with_axes(part, place) for part in item) if isinstance(item, tuple) else item
 
 
 def _steps(program: Program) -> list[tuple[str, str]]:
     return [(node.name, str(node.target)) for node in program.graph.nodes if node.op == "call_function"]
 
 
-def _shared_out(total: int, whole: Sequence[int]) -> tuple[int, ...]:
-    """A total in parts as large against each other as those of the whole, each at least one.
+def _split(total: int, whole: Sequence[int]) -> tuple[int, ...]:
+    """Split a total in proportion to the parts of the whole; each part is at least one.
 
-    >>> _shared_out(6, (8, 4))
+    >>> _split(6, (8, 4))
     (4, 2)
     """
     ends = np.round(np.cumsum(whole) * (total / max(1, sum(whole)))).astype(int)
@@ -260,7 +345,7 @@ def _shared_out(total: int, whole: Sequence[int]) -> tuple[int, ...]:
 
 
 def _consistent(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments whose plain numbers follow the sizes of their tensors."""
+    """Adjust integer arguments to the sizes of the tensors."""
     kind = name.split(".")[1]
     changed = list(arguments)
     if kind in _CONVOLUTIONS and len(arguments) > _GROUPS:
@@ -270,7 +355,3 @@ def _consistent(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if kind == "group_norm":
         changed[1] = math.gcd(arguments[1], arguments[0].shape[1])
     return tuple(changed)
-
-
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_GROUPS = 6  # place of the number of groups among the arguments of a convolution

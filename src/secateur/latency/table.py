@@ -1,32 +1,27 @@
-"""The latency table: the milliseconds of a network as a function of its group widths."""
+"""Predict the time of a network from the widths of its channel groups, by a table of measured operators."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from secateur.errors import UsageError
 from secateur.graph.groups import IntArray
-from secateur.latency.calibration import Calibration
-from secateur.latency.lookup import Lookup
-from secateur.latency.surface import Surface
-from secateur.latency.term import Term
+from secateur.latency.piecewise_linear import FloatArray, OperatorTime, bilinear, grid_position
 
-FloatArray = npt.NDArray[np.float64]
+_NEIGHBOURHOOD = 32  # channels to either side over which the time per channel is averaged
+_CHEAP = 0.5  # share of that time below which additional channels count as free
 
 
 class LatencyModel(Protocol):
-    """All that a plan needs to know of time. A table is one; so is anything else with this method."""
+    """All that a plan needs to know about time: a table, or anything else with this method."""
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
-        """Time of a forward pass with groups of some widths.
+        """Predict the time of a forward pass.
 
         Args:
             widths: channels of each group, shape ``(..., groups)``.
@@ -36,123 +31,258 @@ class LatencyModel(Protocol):
         """
 
 
-@dataclass(frozen=True, eq=False)
-class LatencyTable:
-    """How long a network takes on one device, for any widths of its groups.
-
-    Made by :func:`secateur.latency.latency_table`. The times of all operators add up, each times the factor
-    of its kind; factors, and what the sum lacks, were seen when the whole network ran at several widths.
+@dataclass(frozen=True)
+class Calibration:
+    """How times of operators become the time of a network.
 
     Attributes:
-        terms: operators with their times.
+        overhead: milliseconds that belong to no operator.
+        factors: by kind of operator, the factor of its times; 1 for a kind that is missing.
+        runs: for several widths, the predicted and the measured time of the network, milliseconds, ascending.
+
+    >>> Calibration(overhead=0.5, factors={"relu": 1.2}).factor("relu")
+    1.2
+    """
+
+    overhead: float = 0.0
+    factors: Mapping[str, float] = field(default_factory=dict)
+    runs: tuple[tuple[float, float], ...] = ()
+
+    def factor(self, kind: str) -> float:
+        """Return the factor of a kind of operator."""
+        return self.factors.get(kind, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TableEntry:
+    """The time of one operator, and the places of the network where it runs.
+
+    Attributes:
+        name: such as ``aten.conv2d.default``.
+        kind: operators of one kind share a calibration factor.
+        modules: paths of the modules that run it, one per place.
+        time: its time as a function of the sizes of its axes.
+        constants: at each place, the part of the size of each axis that belongs to no group, shape
+            ``(places, axes)``.
+        slots: at each place, how often each group's channels count, shape ``(places, axes, groups)``.
+    """
+
+    name: str
+    kind: str
+    modules: tuple[str, ...]
+    time: OperatorTime
+    constants: IntArray = field(repr=False)
+    slots: IntArray = field(repr=False)
+
+    def milliseconds(self, widths: IntArray) -> FloatArray:
+        """Predict the time at each place, shape ``(..., places)``, for widths ``(..., groups)``."""
+        sizes = np.einsum("...g,pag->...pa", widths, self.slots) + self.constants
+        return self.time.at(sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """The time of a network on one device, for any widths of its groups.
+
+    Made by :func:`secateur.latency.latency_table`. It is the sum of the times of all operators, each
+    multiplied by the calibration factor of its kind, and of an overhead.
+
+    Attributes:
+        entries: operators with their times.
         calibration: how their times become that of the network.
         batch: examples in the inputs.
         conditions: device, threads, versions, memory layout.
-        runtime: how the whole network was run.
+        runtime: name of the runtime that ran the whole network.
 
     Example:
-        Two milliseconds for 8 channels, and half a millisecond that no operator accounts for:
+        Two milliseconds for 8 channels, and half a millisecond of overhead:
 
-        >>> from secateur.latency.surface import Curve, Surface
-        >>> surface = Surface(2.0, (Curve((4, 8), (1.0, 2.0)),))
-        >>> term = Term("aten.relu.default", "relu", ("act",), surface, np.array([[0]]), np.array([[[1]]]))
-        >>> table = LatencyTable((term,), Calibration(overhead=0.5), 1, "a device")
+        >>> from secateur.latency.piecewise_linear import OperatorTime, TimeCurve
+        >>> time = OperatorTime(2.0, (TimeCurve((4, 8), (1.0, 2.0)),))
+        >>> slots, constants = np.ones((1, 1, 1), dtype=int), np.zeros((1, 1), dtype=int)
+        >>> entry = TableEntry("aten.relu.default", "relu", ("act",), time, constants, slots)
+        >>> table = LatencyTable((entry,), Calibration(overhead=0.5), 1, "a device")
         >>> table.milliseconds(np.array([[8], [4]])).tolist()
         [2.5, 1.5]
     """
 
-    terms: tuple[Term, ...] = field(repr=False)
+    entries: tuple[TableEntry, ...] = field(repr=False)
     calibration: Calibration
     batch: int
     conditions: str
     runtime: str = "eager"
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
-        """Time of a forward pass, shape ``(...)``, for widths ``(..., groups)``."""
+        """Predict the time of a forward pass, shape ``(...)``, for widths ``(..., groups)``."""
         array = np.asarray(widths, dtype=np.int64)
         rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
-        return self._lookup.sum(rows).reshape(array.shape[:-1]) + self.calibration.overhead
+        return self._predictor.milliseconds(rows).reshape(array.shape[:-1]) + self.calibration.overhead
 
     @cached_property
-    def _lookup(self) -> Lookup:
-        return Lookup.of(self.terms, [self.calibration.factor(term.kind) for term in self.terms])
+    def _predictor(self) -> _Predictor:
+        return _predictor(self.entries, [self.calibration.factor(entry.kind) for entry in self.entries])
 
     def __str__(self) -> str:
-        """The kinds of operators with their share of the time, the costliest first."""
+        """List the kinds of operators with their share of the time, the slowest first."""
         kinds: dict[str, list[float]] = {}
-        for term in self.terms:
-            each = term.surface.full * self.calibration.factor(term.kind)
-            kinds.setdefault(term.kind, []).append(each * len(term.modules))
-        kinds["besides"] = [self.calibration.overhead]
+        for entry in self.entries:
+            each = entry.time.full * self.calibration.factor(entry.kind)
+            kinds.setdefault(entry.kind, []).append(each * len(entry.modules))
+        kinds["overhead"] = [self.calibration.overhead]
         total = sum(map(sum, kinds.values())) or 1.0
         ordered = sorted(kinds.items(), key=lambda item: -sum(item[1]))
         width = max([len("operator"), *(len(name) for name, _ in ordered)])
         lines = [f"batch {self.batch}, {self.conditions}, {self.runtime}"]
         lines.append(f"{'operator':<{width}}      ms   share")
         lines += [f"{name:<{width}}  {sum(ms):>6.3g}  {sum(ms) / total:>6.1%}" for name, ms in ordered]
-        for told, seen in reversed(self.calibration.seen):
-            lines.append(f"network {told:.4g} ms by the table, {seen:.4g} ms by the clock")
+        for predicted, measured in reversed(self.calibration.runs):
+            lines.append(f"network {predicted:.4g} ms predicted, {measured:.4g} ms measured")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; :meth:`from_dict` gives an equal table back."""
-        return {
-            "batch": self.batch,
-            "conditions": self.conditions,
-            "runtime": self.runtime,
-            "calibration": self.calibration.to_dict(),
-            "terms": [
-                {
-                    "name": term.name,
-                    "kind": term.kind,
-                    "modules": list(term.modules),
-                    "surface": term.surface.to_dict(),
-                    "constants": term.constants.tolist(),
-                    "slots": [_sparse(place) for place in term.slots],
-                    "groups": term.slots.shape[-1],
-                }
-                for term in self.terms
-            ],
-        }
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LatencyTable:
-        """A table from what :meth:`to_dict` returned.
+_Records = np.ndarray[tuple[int], np.dtype[np.void]]
 
-        Raises:
-            UsageError: the data is something else.
-        """
-        try:
-            terms = tuple(
-                Term(
-                    str(item["name"]),
-                    str(item["kind"]),
-                    tuple(map(str, item["modules"])),
-                    Surface.from_dict(item["surface"]),
-                    np.array(item["constants"], dtype=np.int64).reshape(len(item["modules"]), -1),
-                    np.stack([_dense(place, int(item["groups"])) for place in item["slots"]]),
-                )
-                for item in data["terms"]
-            )
-            calibration = Calibration.from_dict(data["calibration"])
-            return cls(terms, calibration, int(data["batch"]), str(data["conditions"]), str(data["runtime"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"this is no latency table that to_dict() wrote: {error}") from error
+_AXIS = np.dtype([("constant", np.int64), ("largest", np.int64), ("start", np.int64)])
+"""An axis of an operator at one place: size that belongs to no group, largest size, start of its curve."""
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LatencyTable) and self.to_dict() == other.to_dict()
+_PAIR = np.dtype([("axis", np.int64), ("place", np.int64), ("start", np.int64), ("columns", np.int64)])
+"""A place with two axes: its first axis (the second follows), the place, start and columns of corrections."""
 
-    def __hash__(self) -> int:
-        return hash(json.dumps(self.to_dict()))
+_SIZE = np.dtype([("log", np.float64), ("index", np.int64), ("fraction", np.float64)])
+"""A size on a curve: logarithm of its time over that of the full size, and position on the coarse grid."""
 
 
-def _sparse(axes: IntArray) -> list[dict[str, int]]:
-    return [{str(group): int(axis[group]) for group in np.flatnonzero(axis)} for axis in axes]
+@dataclass(frozen=True, eq=False)
+class _Predictor:
+    """The operators of all places in flat arrays, so that thousands of widths are predicted at once.
+
+    The curves are tabulated: ``logs``, ``index`` and ``fraction`` have an entry for each size of each curve.
+    They are separate arrays, because looking up records takes one and a half to five times as long.
+
+    Attributes:
+        fixed: milliseconds of operators without axes.
+        full: milliseconds at full size, shape ``(places,)``.
+        first_axes: index of the first axis of each place, shape ``(places,)``.
+        axes: records of ``_AXIS``.
+        slots: how often each group's channels count in each axis, shape ``(groups, axes)``; as floating-point
+            numbers, since products of integers would not go through BLAS.
+        pairs: records of ``_PAIR``.
+        logs: logarithm of the time over that of the full size, at each size.
+        index: grid index of each size.
+        fraction: distance from there to the next grid size, as a share.
+        corrections: the correction tables, one after another.
+    """
+
+    fixed: float
+    full: FloatArray
+    first_axes: IntArray
+    axes: _Records
+    slots: FloatArray
+    pairs: _Records
+    logs: FloatArray
+    index: IntArray
+    fraction: FloatArray
+    corrections: FloatArray
+
+    def milliseconds(self, widths: IntArray) -> FloatArray:
+        """Predict the time of all operators for widths ``(n, groups)``, shape ``(n,)``."""
+        if not len(self.full):
+            return np.full(len(widths), self.fixed)
+        sizes = (widths.astype(np.float64) @ self.slots).astype(np.int64) + self.axes["constant"]
+        at = np.clip(sizes, 0, self.axes["largest"]) + self.axes["start"]
+        logs = np.add.reduceat(self.logs[at], self.first_axes, axis=1)
+        if len(self.pairs):
+            pair = self.pairs
+            first, second = at[:, pair["axis"]], at[:, pair["axis"] + 1]
+            row, column = ((self.index[place], self.fraction[place]) for place in (first, second))
+            logs[:, pair["place"]] += bilinear(self.corrections, pair["columns"], row, column, pair["start"])
+        return np.asarray(np.exp(logs) @ self.full + self.fixed)
 
 
-def _dense(axes: Sequence[Mapping[str, int]], groups: int) -> IntArray:
-    table = np.zeros((len(axes), groups), dtype=np.int64)
-    for axis, counts in enumerate(axes):
-        for group, count in counts.items():
-            table[axis, int(group)] = count
-    return table
+def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Predictor:
+    """Tabulate the entries, each multiplied by a factor."""
+    fixed, full = 0.0, list[float]()
+    axes, pairs = list[tuple[int, ...]](), list[tuple[int, ...]]()
+    first_axes, slots, corrections = [], [], [0.0]
+    curves = [np.zeros(0, dtype=_SIZE)]
+    for entry, factor in zip(entries, factors, strict=True):
+        if not entry.time.curves:
+            fixed += entry.time.full * len(entry.modules) * factor
+            continue
+        starts = []
+        for axis, curve in enumerate(entry.time.curves):
+            sizes = np.arange(curve.sizes[-1] + 1)
+            tabulated = np.zeros(len(sizes), dtype=_SIZE)
+            tabulated["log"] = np.log(curve.at(sizes) / entry.time.full)
+            if entry.time.grid:
+                grid = np.array(entry.time.grid[axis])
+                tabulated["index"], tabulated["fraction"] = grid_position(grid, sizes.clip(1))
+            starts.append(sum(map(len, curves)))
+            curves.append(tabulated)
+        table = [value for row in entry.time.corrections for value in row]
+        for place in range(len(entry.modules)):
+            if table:
+                pairs.append((len(axes), len(full), len(corrections), len(entry.time.grid[1])))
+            first_axes.append(len(axes))
+            full.append(entry.time.full * factor)
+            for axis, curve in enumerate(entry.time.curves):
+                axes.append((entry.constants[place, axis], curve.sizes[-1], starts[axis]))
+                slots.append(entry.slots[place, axis])
+        corrections += table
+    tabulated = np.concatenate(curves)
+    return _Predictor(
+        fixed,
+        np.array(full),
+        np.array(first_axes, dtype=np.int64),
+        np.array(axes, dtype=_AXIS),
+        np.array(slots, dtype=np.float64).T,
+        np.array(pairs, dtype=_PAIR),
+        tabulated["log"].copy(),
+        tabulated["index"].copy(),
+        tabulated["fraction"].copy(),
+        np.array(corrections),
+    )
+
+
+def efficient_widths(latency: LatencyModel, widths: IntArray) -> tuple[IntArray, ...]:
+    """Find, for each group, the widths beyond which more channels cost time.
+
+    Devices work in steps: for some groups 60 channels take as long as 64, and for some 65 as long as 96. A
+    width is efficient if every wider one nearby takes longer, by at least half of the average time per
+    channel in the neighbourhood. Each group is examined alone, with the others at full width.
+
+    Args:
+        latency: predicts milliseconds.
+        widths: full width of each group, shape ``(groups,)``.
+
+    Returns:
+        For each group its efficient widths, ascending; the full width is always one of them.
+
+    Example:
+        Four channels take as long as three, eight as long as five:
+
+        >>> class Stepped:
+        ...     def milliseconds(self, widths):
+        ...         return np.ceil(widths[..., 0] / 4) + 0.001 * widths[..., 0]
+        >>> efficient_widths(Stepped(), np.array([12]))
+        (array([ 4,  8, 12]),)
+    """
+    found = []
+    for group, full in enumerate(widths.tolist()):
+        tried = np.repeat(widths[None], full, axis=0)
+        tried[:, group] = np.arange(1, full + 1)
+        found.append(1 + np.flatnonzero(_is_efficient(latency.milliseconds(tried))))
+    return tuple(found)
+
+
+def _is_efficient(times: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return whether each width is efficient, from the times of the widths 1, 2, 3 and so on."""
+    count = len(times)
+    places = np.arange(count)
+    left, right = np.maximum(places - _NEIGHBOURHOOD, 0), np.minimum(places + _NEIGHBOURHOOD, count - 1)
+    per_channel = np.maximum((times[right] - times[left]) / np.maximum(right - left, 1), 0.0)
+    efficient = np.ones(count, dtype=np.bool_)
+    for more in range(1, min(_NEIGHBOURHOOD, count - 1) + 1):
+        is_free = times[more:] - times[:-more] < _CHEAP * per_channel[:-more] * more
+        efficient[:-more] &= ~is_free
+    return efficient

@@ -150,7 +150,7 @@ FAMILIES: Mapping[str, Family] = {"torchvision": Torchvision(), "timm": Timm(), 
 def _timm() -> Any:
     """The module timm; imported after torchvision's operators are declared, which it needs too."""
     if find_spec("timm") is None:
-        raise UsageError("timm is not installed: pip install 'secateur[timm]'")
+        raise UsageError("timm is not installed: pip install 'torch-secateur[timm]'")
     import timm
 
     return timm

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.errors import CheckpointError, UsageError
+from secateur.errors import CheckpointError, UsageError, closest
 from secateur.models.families import FAMILIES, Family
 from secateur.models.inputs import InputSpec, Json
 from secateur.models.userfile import find_function, names_a_file, takes
@@ -186,12 +185,10 @@ def _known(text: str) -> str:
     # A tag, as in timm's resnet50.a1_in1k, is the family's to check.
     if name.partition(".")[0] in FAMILIES[origin].names():
         return f"{origin}:{name}"
-    candidates = {known.lower(): f"{origin}:{known}" for known in FAMILIES[origin].names()}
+    candidates = {known: f"{origin}:{known}" for known in FAMILIES[origin].names()}
     if not colon:
         candidates |= {known: f"secateur:{known}" for known in FAMILIES["secateur"].names()}
-    close = get_close_matches(name.lower(), candidates, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(candidates[key] for key in close)}?" if close else ""
-    raise UsageError(f"{origin} has no network {name!r}{hint}")
+    raise UsageError(f"{origin} has no network {name!r}{closest(name, candidates)}")
 
 
 def _checked(name: str, arguments: Mapping[str, object]) -> dict[str, Any]:

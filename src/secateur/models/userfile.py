@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from inspect import Parameter, signature
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import ModuleType
 
 from torch import nn
 
-from secateur.errors import UsageError
+from secateur.errors import UsageError, closest
 
 
 def names_a_file(spec: str) -> bool:
@@ -44,9 +43,7 @@ def find_function(spec: str) -> Callable[..., nn.Module]:
     function = getattr(module, name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        close = get_close_matches(name, public, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise UsageError(f"{path} has no function {name!r}{hint}")
+        raise UsageError(f"{path} has no function {name!r}{closest(name, public)}")
     return function  # type: ignore[no-any-return]  # what it returns is checked where it is called
 
 

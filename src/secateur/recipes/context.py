@@ -1,9 +1,9 @@
-"""What a recipe works with: what it trains and judges with, and where it runs."""
+"""Describe what a recipe trains and judges with, and where it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,11 +12,8 @@ from secateur.graph import ExampleInputs
 from secateur.recipes.callbacks import Callback
 from secateur.recipes.latency_tuner import LatencyOptions
 from secateur.recipes.measured import Measured
-from secateur.training.devices import Machine
+from secateur.training.context import RunContext
 from secateur.training.evaluate import Batches, Metric
-from secateur.training.fit import Keep, Surroundings, keep_nothing
-from secateur.training.interrupt import Interruption
-from secateur.training.journal import Journal
 from secateur.training.settings import FitSettings
 
 Train = Callable[[nn.Module, FitSettings], object]
@@ -57,26 +54,16 @@ class Training:
 
 
 @dataclass(frozen=True)
-class RecipeContext:
-    """Where a recipe runs, who is told, and what an earlier run left.
+class RecipeContext(RunContext):
+    """Hold what a recipe needs besides the network and the data.
+
+    With a journal, a call with the same arguments, and the network as it was at first, continues a run that
+    was killed, to the same bits. ``save`` is called with ``"best"`` only after the last cut.
 
     Attributes:
-        machine: devices, precision and processes.
-        callbacks: receive what happens.
-        interruption: checked between steps.
-        keep: called when the network is worth writing to disk; with ``"best"`` only after the last cut.
-        journal: keeps what is needed to resume after a kill. A call with the same arguments, and the network
-            as it was at first, then continues to the same bits.
+        callbacks: receive progress, epochs, scores and cuts.
         measured: scores and width curves of this network that an earlier call measured.
     """
 
-    machine: Machine
     callbacks: Sequence[Callback] = ()
-    interruption: Interruption = field(default_factory=Interruption)
-    keep: Keep = keep_nothing
-    journal: Journal = field(default_factory=Journal)
     measured: Measured | None = None
-
-    def training(self, keep: Keep) -> Surroundings:
-        """Return the part that a fit needs."""
-        return Surroundings(self.machine, self.callbacks, self.interruption, keep, self.journal)

@@ -11,16 +11,20 @@ from torch import nn
 from secateur.budget.limits import NANOSECONDS, milliseconds
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, ExampleInputs
-from secateur.heap import kept_where_allowed
-from secateur.latency import Comparison, LatencyModel, Runtime, Timings, compare_latency, latency_table
-from secateur.latency.stopwatch import Stopwatch
+from secateur.latency import (
+    Comparison,
+    LatencyModel,
+    NetworkTimer,
+    OperatorTimer,
+    PyTorchRuntime,
+    Timings,
+    compare_latency,
+    latency_table,
+)
 from secateur.plan import PruningPlan
 from secateur.surgery import apply_plan
 from secateur.training.events import TrainingCallback, report_progress
 from secateur.training.interrupt import Interruption
-
-Clock = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
-"""Measures whole networks, interleaved."""
 
 _BEFORE, _AFTER = "before", "after"
 _TRIES = 8
@@ -38,19 +42,19 @@ class LatencyOptions:
         runtime: as for :func:`secateur.measure_latency`.
         timings: what was measured before; a file in the user's cache if not given.
         table: the network's latency table, if it is there already.
-        stopwatch: times operators; this device by default.
-        clock: measures networks, interleaved; this device by default.
+        operator_timer: times operators; by default on this device.
+        network_timer: times networks alternately; by default on this device.
 
     >>> LatencyOptions(runtime="channels-last").runtime
     'channels-last'
     """
 
     inputs: ExampleInputs | None = None
-    runtime: str | Runtime = "eager"
+    runtime: str | PyTorchRuntime = "eager"
     timings: Timings | None = None
     table: LatencyModel | None = None
-    stopwatch: Stopwatch | None = None
-    clock: Clock | None = None
+    operator_timer: OperatorTimer | None = None
+    network_timer: NetworkTimer | None = None
 
     def tuner(
         self,
@@ -79,25 +83,20 @@ class LatencyOptions:
             if interruption is not None:
                 interruption.check()
 
-        def clock(models: Mapping[str, nn.Module], sample: ExampleInputs) -> Comparison:
+        def compare(models: Mapping[str, nn.Module], sample: ExampleInputs) -> Comparison:
             return compare_latency(models, sample, runtime=self.runtime)
 
-        measured = self.clock or clock
         table = self.table or latency_table(
             model,
             graph,
             inputs,
             runtime=self.runtime,
             timings=self.timings,
-            stopwatch=self.stopwatch,
-            clock=None
-            if self.clock is None
-            else lambda models, sample: {
-                name: found.median_ms for name, found in measured(models, sample).latencies.items()
-            },
+            operator_timer=self.operator_timer,
+            network_timer=self.network_timer,
             progress=progress,
         )
-        return LatencyTuner(table, inputs, measured)
+        return LatencyTuner(table, inputs, self.network_timer or compare)
 
 
 @dataclass(frozen=True)
@@ -158,14 +157,13 @@ class LatencyTuner:
     Attributes:
         table: predicts milliseconds for any widths.
         inputs: what the timed forward pass is called with.
-        clock: measures several networks, interleaved.
+        network_timer: measures networks alternately.
     """
 
     table: LatencyModel
     inputs: ExampleInputs
-    clock: Clock
+    network_timer: NetworkTimer
 
-    @kept_where_allowed()
     def plan(
         self,
         allowed: float | str,
@@ -228,7 +226,7 @@ class LatencyTuner:
     def _measure(
         self, plan: PruningPlan, model: nn.Module, whole: nn.Module, allowed: float | str, number: int
     ) -> LatencyFit:
-        comparison = self.clock({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
+        comparison = self.network_timer({_BEFORE: whole, _AFTER: apply_plan(model, plan)}, self.inputs)
         if isinstance(allowed, str):
             allowed_ms = milliseconds(allowed)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -17,7 +18,6 @@ from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult
 from secateur.recipes.runner import run_recipe
-from secateur.training.devices import machine_of
 from secateur.training.evaluate import Batches
 from secateur.training.losses import LossFunction
 
@@ -95,7 +95,7 @@ def prune(
         budget,
         recipe,
         training,
-        RecipeContext(machine_of(model), callbacks),
+        replace(RecipeContext.of(model), callbacks=callbacks),
         criterion=None if criterion is None else resolve(criterion),
         loss_fn=loss_fn,
     )

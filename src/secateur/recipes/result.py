@@ -13,7 +13,7 @@ from secateur.graph import ChannelGraph, Cost
 from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut
 from secateur.recipes.latency_tuner import LatencyFit
-from secateur.training.state import Fit
+from secateur.training.loop import FitState
 from secateur.verification import Verification
 
 
@@ -47,7 +47,7 @@ class PruneResult:
     scores: Scores
     curves: WidthCurves | None
     cuts: tuple[Cut, ...]
-    fits: tuple[Fit, ...]
+    fits: tuple[FitState, ...]
     graph: ChannelGraph
     latency: LatencyFit | None = None
 

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from secateur.batches import refuse_one_shot
 from secateur.budget import Budget, WidthCurves, Widths
-from secateur.criteria import Criterion, Needs, Scores, Watch, resolve, score, watch
-from secateur.curves import width_curves
+from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
+from secateur.data.loader import at_epoch, epoch_of, set_epoch
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, ExampleInputs, trace
 from secateur.graph.capture import owned
@@ -25,7 +25,7 @@ from secateur.graph.cutting import copy_with
 from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
-from secateur.ranks import Share, shares
+from secateur.ranks import RankBatch, split_across_ranks
 from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
@@ -33,19 +33,18 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult, composed
 from secateur.recipes.schedule import PruningSchedule, ScheduledStep
 from secateur.recipes.state import PART, RecipeState, load_state
-from secateur.recovery import reconstruct
-from secateur.training.distillation import Teacher, need_pictures
+from secateur.recovery import reconstruct, width_curves
+from secateur.training.context import save_nothing
+from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_progress, tracked
-from secateur.training.fit import FIT, Keep, fit, keep_nothing
 from secateur.training.interrupt import StoppedError
-from secateur.training.joint import drop_wrappers
-from secateur.training.journal import Entry
+from secateur.training.loop import FIT, fit
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
+from secateur.training.process_group import drop_wrappers
+from secateur.training.resume import Entry, restore, snapshot
 from secateur.training.settings import FitSettings
-from secateur.training.snapshot import restore, snapshot
-from secateur.training.state import at_pass, passes, set_passes
 from secateur.verification import Expectation
 
 _SECONDS_BETWEEN_WRITES = 30.0
@@ -95,7 +94,7 @@ def run_recipe(
     refuse_wrapped(model)
     _check_batches(recipe, training, criterion)
     check_optimizer(training.optimizer, model)
-    device = context.machine.device
+    device = context.device
     example_inputs = owned(example_inputs, device)
     checked = example_inputs if training.check_inputs is None else owned(training.check_inputs, device)
     training = replace(training, check_inputs=checked)
@@ -128,7 +127,7 @@ def run_recipe(
     try:
         runner.run()
     except StoppedError:
-        context.keep("last", None)
+        context.save("last", None)
         context.journal.flush()
         raise
     return runner.result(graph)
@@ -229,7 +228,7 @@ class _Runner:
         if self.training.train is not None:
             self.training.train(self.model, finetune)
         else:
-            self.fit(finetune, "after the last cut", self.context.keep, self.training.validation)
+            self.fit(finetune, "after the last cut", self.context, self.training.validation)
 
     def result(self, original: ChannelGraph) -> PruneResult:
         """Sum the run up.
@@ -266,7 +265,7 @@ class _Runner:
         if entry.tensors:  # else what follows the last cut resumes by itself
             assert self.optimizer is not None
             restore(entry, self.model, self.optimizer)
-        set_passes(self.batches, entry.facts["passes"])
+        set_epoch(self.batches, entry.facts["loader_epoch"])
         for callback in self.context.callbacks:
             callback.on_resume(tuple(self.state.cuts))
         journal.put(PART, Entry(entry.facts))
@@ -274,8 +273,8 @@ class _Runner:
             self.tune()
 
     def saved_state(self) -> dict[str, Any]:
-        """The state as plain values, with the number of passes over the training batches."""
-        return {**self.state.to_dict(), "passes": passes(self.batches)}
+        """The state as plain values, with the number of the next pass over the training batches."""
+        return {**self.state.to_dict(), "loader_epoch": epoch_of(self.batches)}
 
     def ranking(self) -> Mapping[str, Any]:
         """What the next plan is made from: scores, or the width curves of groups that shrink in their order.
@@ -308,24 +307,24 @@ class _Runner:
             self.some_batches(self.recipe.curve_batches),
             resume=known,
             progress=progress,
-            across_ranks=self.context.machine.ranks.together,
+            across_ranks=self.context.ranks.is_distributed,
         )
         self.curves = found if whole else self.curves
         return found
 
     def next_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
         """Decide the next step; in a distributed run the first process decides for all."""
-        ranks = self.context.machine.ranks
-        if not ranks.together:
+        ranks = self.context.ranks
+        if not ranks.is_distributed:
             return self.own_step(ranking)
         decided: dict[str, Any] = {}
-        if ranks.first:
+        if ranks.is_main:
             step = self.own_step(ranking)
             decided = {
                 "keep": {name: list(kept) for name, kept in step.plan.keep.items()},
                 "last": step.last,
             }
-        decided = ranks.same(decided)
+        decided = ranks.broadcast(decided)
         keep = {name: tuple(kept) for name, kept in decided["keep"].items()}
         return ScheduledStep(PruningPlan(self.graph, keep), decided["last"])
 
@@ -347,13 +346,13 @@ class _Runner:
     def some_batches(self, count: int) -> Iterator[Any]:
         """The first batches of a pass, to reconstruct with or to measure widths on."""
         # Which pass it is depends on the cut alone, and not on what was read before a kill.
-        with at_pass(self.calibration, len(self.state.cuts)):
+        with at_epoch(self.calibration, len(self.state.cuts)):
             yield from islice(iter(self.calibration), count)
 
     def make_cut(self, plan: PruningPlan) -> None:
         """Cut the network, its optimizer and its graph."""
         context = self.context
-        drop_wrappers(context.machine.ranks)
+        drop_wrappers(context.ranks)
         before = copy_with(self.model, {}) if self.recipe.reconstruct else None
         _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
@@ -367,7 +366,7 @@ class _Runner:
         context.journal.put(PART, Entry(self.saved_state()))
         # With few updates after each cut, writing would take longer than training.
         if time.monotonic() - self.kept_at > _SECONDS_BETWEEN_WRITES:
-            context.keep("last", None)
+            context.save("last", None)
             self.kept_at = time.monotonic()
 
     def score(self) -> Scores:
@@ -378,8 +377,8 @@ class _Runner:
         if _is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
             loss_fn = with_auxiliaries(loss_fn or cross_entropy)  # as in training
         batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
-        together = self.context.machine.ranks.together
-        with at_pass(self.calibration, len(self.state.cuts)):
+        together = self.context.ranks.is_distributed
+        with at_epoch(self.calibration, len(self.state.cuts)):
             return score(self.model, self.graph, self.criterion, batches, loss_fn, across_ranks=together)
 
     def tune(self) -> None:
@@ -404,25 +403,25 @@ class _Runner:
             return None
         needs = self.criterion.needs
         observes = needs in (Needs.FORWARD, Needs.BACKWARD) and not self.criterion.needs_targets
-        together = self.context.machine.ranks.together
+        together = self.context.ranks.is_distributed
         observer = watch(self.model, self.graph, self.criterion, across_ranks=together) if observes else None
         phase = f"after cut {len(self.state.cuts)}"
         # The best network is looked for only among those within the budget.
         settings = settings.model_copy(update={"keep_best": False, "patience": None})
         if settings.updates is None:
-            self.fit(settings, phase, self.context.keep, self.training.validation, observer)
+            self.fit(settings, phase, self.context, self.training.validation, observer)
         else:
             # A few updates are worth neither a pass over the validation examples nor a file.
-            self.fit(settings, phase, keep_nothing, None, observer)
+            self.fit(settings, phase, replace(self.context, save=save_nothing), None, observer)
         return observer.scores() if observer else None
 
     def fit(
         self,
         settings: FitSettings,
         phase: str,
-        keep: Keep,
+        context: RecipeContext,
         validation: Batches | None,
-        observer: Watch | None = None,
+        observer: ScoreCollector | None = None,
     ) -> None:
         """Fine-tune for one phase."""
         done = fit(
@@ -436,7 +435,7 @@ class _Runner:
             teacher=self.teacher,
             observe=observer,
             phase=phase,
-            surroundings=self.context.training(keep),
+            context=context,
         )
         self.state.fits.append(done)
 
@@ -456,15 +455,15 @@ class _ScoringBatches:
     context: RecipeContext
 
     def __iter__(self) -> Iterator[Any]:
-        return (share.batch for share in self.shares(0, 1))
+        return (part.batch for part in self.split(0, 1))
 
-    def shares(self, index: int, count: int) -> Iterator[Share]:
-        """Yield this process's part of each batch, as :class:`secateur.ranks.Shareable` has it."""
+    def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
+        """Return the part of each batch that belongs to this process (:class:`secateur.ranks.Splittable`)."""
         total = len(self.batches) if isinstance(self.batches, Sized) else None
         if self.limit is not None and total is not None:
             total = min(self.limit, total)
         context = self.context
-        parts = islice(shares(self.batches, context.machine.ranks), self.limit)
+        parts = islice(split_across_ranks(self.batches, context.ranks), self.limit)
         yield from tracked(parts, "scoring", context.callbacks, context.interruption, total)
 
 
@@ -525,5 +524,5 @@ def _teacher(
     if not distillation.weight or not _is_cross_entropy(loss_fn) or not _trains(recipe):
         return None
     if distillation.flip:
-        need_pictures(example_inputs)
+        require_images(example_inputs)
     return Teacher(copy_with(model, {}), distillation.weight, distillation.temperature, distillation.flip)

@@ -10,7 +10,7 @@ import torch
 
 from secateur.budget import Budget, Widths, plan_within
 from secateur.budget.limits import CostEvaluator, amount_of
-from secateur.criteria import Scores, charged
+from secateur.criteria import Scores, regularize_scores
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
@@ -138,7 +138,7 @@ class PruningSchedule:
         normalize, cost = self.recipe.normalize, self.recipe.cost_regularization
         if cost.unit is not None and isinstance(ranking, Scores):
             # The rate is in units of normalised scores, which must not be normalised again.
-            ranking = charged(ranking.normalized(normalize), graph, cost.unit, cost.rate)
+            ranking = regularize_scores(ranking.normalized(normalize), graph, cost.unit, cost.rate)
             normalize = "none"
         return plan_within(
             graph,

@@ -53,23 +53,13 @@ class SearchResult:
 
     Example:
         >>> points = [Tried(0, 1.0, 0.95, True), Tried(1, 0.5, 0.96, True), Tried(2, 0.25, 0.8, False)]
-        >>> [point.share for point in SearchResult(nn.Identity(), points[1], tuple(points)).front]
-        [0.5, 0.25]
+        >>> SearchResult(nn.Identity(), points[1], tuple(points)).best.share
+        0.5
     """
 
     model: nn.Module
     best: Tried
     path: tuple[Tried, ...]
-
-    @property
-    def front(self) -> tuple[Tried, ...]:
-        """The points that no other beats in both size and score, the largest first."""
-        ordered = sorted(self.path, key=lambda point: (point.share, -point.score))
-        front: list[Tried] = []
-        for point in ordered:
-            if not front or point.score > front[-1].score:
-                front.append(point)
-        return tuple(reversed(front))
 
 
 def smallest_within(

@@ -14,7 +14,7 @@ from secateur.plan import PruningPlan
 from secateur.recipes.cutting import Cut
 from secateur.surgery import apply_plan
 from secateur.training.events import EpochDone
-from secateur.training.state import Fit
+from secateur.training.loop import FitState
 from secateur.verification import Verification
 
 PART = "recipe"
@@ -35,7 +35,7 @@ class RecipeState:
     """
 
     cuts: list[Cut] = field(default_factory=list)
-    fits: list[Fit] = field(default_factory=list)
+    fits: list[FitState] = field(default_factory=list)
     step: int = 0
     last: bool = False
     tuned: bool = True
@@ -83,7 +83,7 @@ def load_state(
         cuts.append(Cut(entry["number"], entry["of"], plan, Verification.from_dict(entry["verification"])))
     state = RecipeState(
         cuts=cuts,
-        fits=[Fit(history=[EpochDone(**done) for done in history]) for history in data["fits"]],
+        fits=[FitState(history=[EpochDone(**done) for done in history]) for history in data["fits"]],
         step=data["step"],
         last=data["last"],
         tuned=data["tuned"],

@@ -1,9 +1,9 @@
-"""Recovery: what brings accuracy back after a cut."""
+"""Recover accuracy after a cut, and measure how much a cut costs."""
 
 from __future__ import annotations
 
-from secateur.recovery.recalibrate import recalibrate
-from secateur.recovery.reconstruct import reconstruct
-from secateur.recovery.refit import Repair
+from secateur.recovery.curves import CurveOptions, width_curves
+from secateur.recovery.recalibration import recalibrate
+from secateur.recovery.reconstruction import LeastSquares, Reconstruction, reconstruct
 
-__all__ = ["Repair", "recalibrate", "reconstruct"]
+__all__ = ["CurveOptions", "LeastSquares", "Reconstruction", "recalibrate", "reconstruct", "width_curves"]

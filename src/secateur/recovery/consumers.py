@@ -1,15 +1,15 @@
-"""Consumers: the steps of a script that contract channels with a weight that can be refitted."""
+"""Find the convolutions and linear layers of a captured program that can be refitted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.fx import Node
 
+from secateur.graph.capture import Origin, Program
 from secateur.graph.groups import IntArray
-from secateur.recovery.script import Portion, Script, tensors_of
+from secateur.graph.wiring import Wiring
 from secateur.responses import Window
 
 OPERATORS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear")
@@ -18,19 +18,21 @@ OPERATORS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear")
 
 @dataclass(frozen=True, eq=False)
 class Consumer:
-    """A convolution or linear layer whose weight belongs to it alone.
+    """A convolution or linear layer whose weight no other operator reads.
 
     Attributes:
-        step: index of its step in the script.
+        step: index of its step in the forward pass.
         node: the step.
         module: path of its module.
-        window: how it looks at its input.
+        window: its kernel, stride, padding, dilation and groups.
         source: the value that it reads.
         labels: labels of the channels that it reads.
         weight: name of its weight.
-        bias: name of its bias, if it has one of its own.
-        mean: name of the running mean of the batch norm that alone reads it, if it has no bias.
-        meeting: where its response, batch-normalised or not, is added to another value.
+        bias: name of its bias, if no other operator reads it.
+        mean: name of the running mean of the batch norm that follows, if it has no bias and only the batch
+            norm reads its response.
+        addition: the addition that follows, if only that (after the batch norm, if there is one) reads its
+            response.
     """
 
     step: int
@@ -42,22 +44,22 @@ class Consumer:
     weight: str
     bias: str | None
     mean: str | None
-    meeting: Meeting | None
+    addition: ShortcutAddition | None
 
     @property
     def dim(self) -> int:
         """The dimension of the input that holds the channels."""
         return 1 if self.window.kernel else -1
 
-    def rows(self, script: Script, portions: Sequence[Portion]) -> int:
-        """Number of output positions that the examples of some portions of a script give."""
+    def rows(self, examples: int, chunk_size: int) -> int:
+        """Count the output positions.
+
+        Args:
+            examples: number of examples.
+            chunk_size: number of examples that the program was captured for.
+        """
         shape: tuple[int, ...] = tuple(self.source.meta["val"].shape)
-        return (
-            sum(portion.count for portion in portions)
-            * shape[0]
-            // script.size
-            * self.window.positions(shape)
-        )
+        return examples * shape[0] // chunk_size * self.window.positions(shape)
 
     @property
     def constant(self) -> bool:
@@ -66,31 +68,35 @@ class Consumer:
 
 
 @dataclass(frozen=True, eq=False)
-class Meeting:
-    """The addition behind a consumer: what it adds to.
+class ShortcutAddition:
+    """The addition of a consumer's response to another value, such as a shortcut.
 
     Attributes:
-        other: the value that the response is added to.
-        norm: names of the batch norm's scale and running variance in between, if there is one.
+        shortcut: the value that the response is added to.
+        norm: names of scale and running variance of the batch norm between consumer and addition, if any.
         epsilon: what the batch norm adds to the variance.
     """
 
-    other: Node
+    shortcut: Node
     norm: tuple[str | None, str] | None
     epsilon: float
 
 
-def find_consumers(script: Script) -> list[Consumer]:
-    """The consumers of a script, in the order of their steps.
+def find_consumers(wiring: Wiring) -> list[Consumer]:
+    """Find the consumers of a network, in the order of the forward pass.
 
     A weight that several steps share is left out: a fit for one of them would harm the others.
-    Grouped convolutions that lose whole groups (depthwise ones) hand a channel on and contract
-    over nothing that is cut, so they are no consumers.
+    Grouped convolutions that lose whole groups (depthwise ones) do not contract over cut channels, so they
+    are not consumers.
+
+    Args:
+        wiring: the network's wiring, with the captured program.
     """
-    reads = {read.node: read for read in script.wiring.reads}
-    names = tensors_of(script.program)
+    reads = {read.node: read for read in wiring.reads}
+    names = tensor_names(wiring.program)
+    nodes = [node for node in wiring.program.graph.nodes if node.op != "placeholder"]
     found = []
-    for step, node in enumerate(script.nodes):
+    for step, node in enumerate(nodes):
         read = reads.get(node.name)
         if read is None or read.argument != 0 or not str(node.target).startswith(OPERATORS):
             continue
@@ -106,18 +112,23 @@ def find_consumers(script: Script) -> list[Consumer]:
         bias = _own(options["bias"], names)
         norm = _norm(node, names) if options["bias"] is None else None
         mean = _own(arguments(norm)["running_mean"], names) if norm is not None else None
-        meeting = _meeting(node, names)
+        addition = _addition(node, names)
         found.append(
-            Consumer(step, node, read.module, window, source, read.labels, weight, bias, mean, meeting)
+            Consumer(step, node, read.module, window, source, read.labels, weight, bias, mean, addition)
         )
     return found
 
 
 def arguments(node: Node) -> dict[str, Any]:
-    """The arguments of a step by name, defaults filled in."""
+    """Name the arguments of a step, defaults filled in."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((item.name for item in schema), node.args, strict=False))
     return {**{item.name: item.default_value for item in schema}, **given, **node.kwargs}
+
+
+def tensor_names(program: Program) -> dict[str, str]:
+    """Map each placeholder of a parameter or buffer to the tensor's qualified name."""
+    return {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
 
 
 def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:
@@ -129,14 +140,14 @@ def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:
 
 
 def _own(node: Any, names: dict[str, str]) -> str | None:
-    """The name of a parameter or buffer that one step alone reads."""
+    """The name of a parameter or buffer, if only one step reads it."""
     if not isinstance(node, Node) or node.op != "placeholder" or len(node.users) != 1:
         return None
     return names.get(node.name)
 
 
 def _norm(node: Node, names: dict[str, str]) -> Node | None:
-    """The batch norm with running statistics that alone reads a step's result."""
+    """The batch norm with running statistics that reads a step's result, if nothing else reads it."""
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
@@ -146,8 +157,8 @@ def _norm(node: Node, names: dict[str, str]) -> Node | None:
     return user if _own(options["running_mean"], names) and _own(options["running_var"], names) else None
 
 
-def _meeting(node: Node, names: dict[str, str]) -> Meeting | None:
-    """The addition to another value of the same shape that alone reads the response."""
+def _addition(node: Node, names: dict[str, str]) -> ShortcutAddition | None:
+    """The addition to another value of the same shape that reads the response, if nothing else reads it."""
     norm = _norm(node, names)
     end = norm or node
     if len(end.users) != 1:
@@ -159,10 +170,10 @@ def _meeting(node: Node, names: dict[str, str]) -> Meeting | None:
     if len(others) != 1 or others[0].meta["val"].shape != end.meta["val"].shape:
         return None
     if norm is None:
-        return Meeting(others[0], None, 0.0)
+        return ShortcutAddition(others[0], None, 0.0)
     options = arguments(norm)
     scale = _own(options["weight"], names)
     if options["weight"] is not None and scale is None:
         return None
     variance = _own(options["running_var"], names)
-    return Meeting(others[0], (scale, str(variance)), float(options["eps"]))
+    return ShortcutAddition(others[0], (scale, str(variance)), float(options["eps"]))

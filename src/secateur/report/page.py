@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from secateur.files import write_text
-from secateur.graph.costs import amount
-from secateur.jobs.portrait import GroupPortrait
+from secateur.formats import count, factor, milliseconds, percent, size
+from secateur.jobs.network_summary import GroupSummary
 from secateur.jobs.verifications import together
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
@@ -22,8 +22,8 @@ from secateur.report.drawings.verification import verification
 from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
-from secateur.report.shell import Drawing, milliseconds, percent, render
-from secateur.training.run import REPORT, RunError
+from secateur.report.shell import Drawing, render
+from secateur.training.run_folder import REPORT, RunError
 
 _SUMMARY = (
     "model",
@@ -85,7 +85,7 @@ def run_page(run: Path | str) -> str:
 
 
 def _rendered(records: Records) -> str:
-    summary, portrait = {**dict.fromkeys(_SUMMARY), **records.summary}, records.portrait
+    summary, network = {**dict.fromkeys(_SUMMARY), **records.summary}, records.network
     model = summary["model"] or records.path.resolve().name
     return render(
         "run.html",
@@ -101,10 +101,10 @@ def _rendered(records: Records) -> str:
         verification=together(records.course.cuts) if records.course.cuts else None,
         outcome=_outcome(records),
         notes=_ends(records.course.notes),
-        groups=portrait.groups if portrait else (),
-        search=_search(portrait.groups if portrait else ()),
-        layers=portrait.layers if portrait else (),
-        timing=portrait.timing if portrait else None,
+        groups=network.groups if network else (),
+        search=_search(network.groups if network else ()),
+        layers=network.layers if network else (),
+        timing=network.timing if network else None,
         itself=ITSELF,
         scores=_score_rows(records),
         curves=records.curves,
@@ -120,13 +120,13 @@ def drawings(records: Records) -> list[Drawing]:
         records: of the run.
     """
     found = [accuracy_against_cost(records), epoch_by_epoch(records)]
-    portrait = records.portrait
-    if portrait is not None:
-        found.append(widths(portrait.groups))
-        found.append(coupling(portrait.groups, [layer.name for layer in portrait.layers]))
-        found.append(layer_costs(portrait.layers))
+    network = records.network
+    if network is not None:
+        found.append(widths(network.groups))
+        found.append(coupling(network.groups, [layer.name for layer in network.layers]))
+        found.append(layer_costs(network.layers))
     if records.scores is not None:
-        fates = {group.name: group.fate for group in portrait.groups} if portrait else {}
+        fates = {group.name: group.fate for group in network.groups} if network else {}
         how = (records.config.get("recipe") or {}).get("normalize", "l2")
         found.append(score_distributions(records.scores, fates, how))
     if records.curves is not None:
@@ -138,10 +138,10 @@ def drawings(records: Records) -> list[Drawing]:
 
 _ROWS = (
     ("top1", "test accuracy", percent),
-    ("params", "parameters", amount),
-    ("macs", "MACs per example", amount),
-    ("file_bytes", "file", lambda value: amount(value, "B")),
-    ("memory", "activations", lambda value: amount(value, "B")),
+    ("params", "parameters", count),
+    ("macs", "MACs per example", count),
+    ("file_bytes", "file", size),
+    ("memory", "activations", size),
     ("latency_ms", "latency", milliseconds),
 )
 
@@ -159,9 +159,9 @@ def comparison(records: Records) -> list[dict[str, str]]:
     summary = records.summary
     after = dict(summary.get("pruned") or summary.get("network") or {})
     before = dict(summary.get("baseline") or {})
-    if records.portrait is not None:
-        before["memory"] = records.portrait.cost_before.get("memory")
-        after["memory"] = records.portrait.cost_after.get("memory")
+    if records.network is not None:
+        before["memory"] = records.network.cost_before.get("memory")
+        after["memory"] = records.network.cost_after.get("memory")
     rows = []
     for key, name, show in _ROWS:
         old, new = before.get(key), after.get(key)
@@ -178,7 +178,7 @@ def _change(key: str, before: float | None, after: float) -> str:
         return ""
     if key == "top1":
         return f"{100 * (after - before):+.2f}"
-    return f"÷{before / after:.1f}" if before and after else ""
+    return factor(before, after)
 
 
 def _outcome(records: Records) -> dict[str, int]:
@@ -192,7 +192,7 @@ def _outcome(records: Records) -> dict[str, int]:
     return {"cuts": len(cuts), "channels": channels, "made": max(0, len(path) - 1)}
 
 
-def _search(groups: Sequence[GroupPortrait]) -> dict[str, Any]:
+def _search(groups: Sequence[GroupSummary]) -> dict[str, Any]:
     """What the page looks for: all modules, and for each group the numbers of those that it touches."""
     place: dict[str, int] = {}
     touched = {group.name: [place.setdefault(name, len(place)) for name in group.modules] for group in groups}

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from secateur.budget import WidthCurves
 from secateur.criteria import Scores
 from secateur.errors import SecateurError
-from secateur.jobs.portrait import Portrait
+from secateur.jobs.network_summary import NetworkSummary
 from secateur.report.course import Course, course_of
-from secateur.training.run import CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
+from secateur.training.run_folder import CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Records:
         summary: how it stands, and its outcome.
         config: everything that it was told; empty if that is missing.
         course: epochs, cuts and notes, in order.
-        portrait: the network as it was and as it is, if that was written down.
+        network: its summary before and after, if that was written.
         scores: what the criterion said of each channel of the network as it was, if anything.
         curves: what each width of each group does, if that was measured.
         missing: what the report cannot show, and why, one sentence each.
@@ -45,7 +45,7 @@ class Records:
     summary: Mapping[str, Any]
     config: Mapping[str, Any]
     course: Course
-    portrait: Portrait | None
+    network: NetworkSummary | None
     scores: Scores | None
     curves: WidthCurves | None
     missing: tuple[str, ...]
@@ -76,7 +76,7 @@ def read_records(run: Path | str) -> Records:
         summary=summary,
         config=_read(path / CONFIG, tomllib.loads, missing) or {},
         course=_read(path / METRICS, _course, missing) or Course(),
-        portrait=_read(path / NETWORK, _portrait, missing, tell=NETWORK in wanted),
+        network=_read(path / NETWORK, NetworkSummary.from_json, missing, tell=NETWORK in wanted),
         scores=measured[0] if measured else None,
         curves=measured[1] if measured else None,
         missing=tuple(missing),
@@ -97,10 +97,6 @@ def _read(path: Path, parse: Callable[[str], T], missing: list[str], *, tell: bo
 
 def _course(text: str) -> Course:
     return course_of(json.loads(line) for line in text.splitlines())
-
-
-def _portrait(text: str) -> Portrait:
-    return Portrait.from_dict(json.loads(text))
 
 
 def _measured(text: str) -> tuple[Scores, WidthCurves | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.report.records import Records
-from secateur.training.run import CONFIG
+from secateur.training.run_folder import CONFIG
 
 _PROGRAM = """\
 import tomllib

@@ -19,8 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from secateur.graph.costs import amount
-from secateur.report.packing import packed
+from secateur.formats import count, milliseconds, percent
 
 INK, PAPER, MUTED, LINE = "#1c2126", "#ffffff", "#58616b", "#d5dae0"
 BEFORE, AFTER, GONE = "#aab4bf", "#0b6e4f", "#b3471d"
@@ -115,7 +114,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters.update(amount=amount, percent=percent, ms=milliseconds, number=number)
+    environment.filters.update(count=count, percent=percent, ms=milliseconds, number=number)
     library, script = get_plotlyjs(), _asset("page.js")
     # These two are ours, and hold nothing from elsewhere.
     trusted = {name: Markup(text) for name, text in (("library", library), ("script", script))}
@@ -126,29 +125,9 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
         hashes=[_hash(library), _hash(script)],
         colours={"dark": DARK, "ink": INK, "paper": PAPER, "line": LINE, "muted": MUTED},
         drawings={one.name: one for one in drawings},
-        specs=packed({one.name: one.variants for one in drawings}),
+        specs={one.name: one.variants for one in drawings},
         **values,
     )
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    """A share in percent.
-
-    >>> percent(0.98765), percent(0.5, 0), percent(None)
-    ('98.77%', '50%', '–')
-    """
-    return "–" if share is None else f"{share:.{digits}%}"
-
-
-def milliseconds(time: float | None) -> str:
-    """A time in three digits.
-
-    >>> milliseconds(12.345), milliseconds(0.0123), milliseconds(None)
-    ('12.3 ms', '0.0123 ms', '–')
-    """
-    if time is None:
-        return "–"
-    return f"{time:.0f} ms" if time >= 100 else f"{time:#.3g} ms"
 
 
 def number(value: float | None, form: str = ".3g") -> str:

@@ -1,16 +1,22 @@
-"""Responses: what a consumer answers to what it reads, and the linear algebra of repairing it."""
+"""Fit the responses of convolutions and linear layers by least squares, from the patches that they read."""
 
 from __future__ import annotations
 
 from secateur.responses.elimination import Elimination, nested_errors
 from secateur.responses.gather import blocks, positions, rows_to_take
 from secateur.responses.moments import Moments
-from secateur.responses.solve import Fit, fit_dual, fit_moments, fit_restricted, fit_rows_restricted
+from secateur.responses.solve import (
+    FittedWeights,
+    fit_dual,
+    fit_moments,
+    fit_restricted,
+    fit_rows_restricted,
+)
 from secateur.responses.window import Window
 
 __all__ = [
     "Elimination",
-    "Fit",
+    "FittedWeights",
     "Moments",
     "Window",
     "blocks",

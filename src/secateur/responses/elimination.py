@@ -1,12 +1,12 @@
-"""Elimination: what the removal of channels costs a consumer after its best repair.
+"""Compute the error of a consumer after the removal of channels and a refit of the others.
 
-A consumer answers ``W x``. When some columns of W are taken away and the others refitted by least
-squares, the responses miss (Hassibi and Stork 1993, "optimal brain surgeon", with blocks of
-columns in place of single weights)
+The response of a consumer is ``W x``. When some columns of W are removed and the others refitted by least
+squares, the error of the responses is (Hassibi and Stork 1993, "optimal brain surgeon", with blocks of
+columns instead of single weights)
 
     error = tr(W_cᵀ ([H⁻¹]_cc)⁻¹ W_c),    H = E[x xᵀ] + δ 1,
 
-c being the columns of the channel; what is left is downdated, after which the same holds again:
+where c are the columns of the channel. Then W and H⁻¹ are downdated, and the same formula holds for the rest:
 
     W ← W − W_c ([H⁻¹]_cc)⁻¹ [H⁻¹]_c,    H⁻¹ ← H⁻¹ − [H⁻¹]_:c ([H⁻¹]_cc)⁻¹ [H⁻¹]_c: .
 
@@ -24,7 +24,7 @@ _ROUNDS = 64  # channels are eliminated in about this many rounds at most
 
 
 class Elimination:
-    """One consumer from which channels are taken one after the other.
+    """One consumer from which channels are removed one after the other.
 
     Args:
         covariance: E[x xᵀ], centred where a constant is free, shape ``(U, U)``.
@@ -33,7 +33,7 @@ class Elimination:
         ridge: δ relative to the mean of the diagonal.
 
     Example:
-        Two equal inputs: either can go for (almost) nothing, and then the other cannot.
+        Of two equal inputs, one can be removed with almost no error, and then the other cannot.
 
         >>> both = Elimination(torch.ones(2, 2), torch.tensor([[1.0, 1.0]]), torch.tensor([[0], [1]]), 1e-6)
         >>> bool((both.errors() < 1e-3).all())
@@ -53,9 +53,9 @@ class Elimination:
         self._alive = torch.ones(len(columns), dtype=torch.bool)
 
     def errors(self) -> Tensor:
-        """What taking away each single channel would add to the squared error, shape ``(n,)``.
+        """Compute what the removal of each single channel would add to the squared error, shape ``(n,)``.
 
-        Channels that are gone would add infinitely much.
+        Infinity for channels that are removed already.
         """
         result = torch.full((len(self._columns),), torch.inf, dtype=torch.float64)
         columns = self._place[self._columns[self._alive]]
@@ -65,7 +65,7 @@ class Elimination:
         return result
 
     def remove(self, channels: Tensor) -> None:
-        """Takes channels away together and repairs the others."""
+        """Remove channels together and refit the others."""
         gone = self._place[self._columns[channels].ravel()]
         stays = torch.ones(len(self.inverse), dtype=torch.bool)
         stays[gone] = False
@@ -80,15 +80,15 @@ class Elimination:
 
 
 def nested_errors(parts: Sequence[tuple[Elimination, float]], channels: int) -> Tensor:
-    """Eliminates all channels of a group, the cheapest first.
+    """Eliminate all channels of a group, the one with the least error first.
 
     Args:
         parts: the consumers of the group, each with the weight of its error.
         channels: number of channels, n.
 
     Returns:
-        For each channel what its removal added when its turn came, shape ``(n,)``, made strictly
-        ascending in the order of removal; so the values rank the channels in nested order.
+        For each channel what its removal added to the error, shape ``(n,)``, made strictly
+        ascending in the order of removal, so that the values rank the channels in nested order.
     """
     result = torch.zeros(channels, dtype=torch.float64)
     at_once = max(1, channels // _ROUNDS)

@@ -1,4 +1,4 @@
-"""Gathering: patches and responses of a consumer, in blocks of bounded size."""
+"""Gather patches and responses of a consumer, in blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 8192  # unknowns of which a full matrix of moments is kept
 
 
 def rows_to_take(total: int, unknowns: int, per_unknown: int) -> tuple[float, bool]:
-    """How many rows to use for a consumer, and in which form to solve.
+    """Choose how many rows to use for a consumer, and in which form to solve.
 
     Args:
         total: rows that the examples give.
@@ -37,12 +37,12 @@ def rows_to_take(total: int, unknowns: int, per_unknown: int) -> tuple[float, bo
 
 
 def positions(count: int, share: float, generator: torch.Generator) -> Tensor | None:
-    """Output positions to look at, drawn without putting back; ``None`` for all of them.
+    """Draw output positions without replacement; ``None`` for all of them.
 
     Args:
         count: number of output positions.
         share: how many of them, from 0 to 1.
-        generator: where chance comes from.
+        generator: of the random numbers.
     """
     if share >= 1:
         return None
@@ -52,10 +52,10 @@ def positions(count: int, share: float, generator: torch.Generator) -> Tensor | 
 def blocks(
     window: Window, x: Tensor, y: Tensor | None, chosen: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Patches and responses, a few examples at a time.
+    """Yield patches and responses, a few examples at a time.
 
     Args:
-        window: how the consumer looks at its input.
+        window: kernel, stride, padding, dilation and groups of the consumer.
         x: its inputs, first dimension examples.
         y: responses of the same examples; ``None`` if they are not wanted.
         chosen: output positions, by default all.

@@ -1,4 +1,4 @@
-"""Second moments of patches and responses: all that least squares needs to know of the data.
+"""Sum the second moments of patches and responses: all that least squares needs of the data.
 
 Shapes: G groups of a convolution, R rows (positions of examples), U unknowns of an output
 channel, O output channels of a group.
@@ -16,8 +16,8 @@ from torch import Tensor
 class Moments:
     """Sums of products of patches ``x`` and responses ``y``, gathered block by block.
 
-    Rows are shifted by the mean of the first block before they are multiplied, so that nothing is
-    lost when a mean is much larger than what varies; sums are kept in float64.
+    Rows are shifted by the mean of the first block before they are multiplied, so that no precision is
+    lost when a mean is much larger than the deviations; sums are in float64.
 
     Attributes:
         count: number of rows so far.
@@ -41,7 +41,7 @@ class Moments:
     _yy: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Adds rows.
+        """Add rows.
 
         Args:
             x: patches, shape ``(G, R, U)``.
@@ -95,7 +95,7 @@ class Moments:
         return self._yy / self.count - (self._y / self.count).square()
 
     def second(self, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The moments of least squares: with a free constant (centred) or without.
+        """Compute the moments of least squares: with a free constant (centred) or without.
 
         Returns:
             E[x xᵀ], shape ``(G, U, U)``, E[y xᵀ], shape ``(G, O, U)``, and E[y²], shape ``(G, 1, O)``.

@@ -1,7 +1,7 @@
-"""Least squares with a ridge toward the old weights.
+"""Solve least squares with a ridge toward the old weights.
 
-With patches x, wanted responses y, old weights W₀ and a constant b that is free or zero, the fit
-is the minimum of
+For patches x, wanted responses y, old weights W₀ and a constant b that is free or zero, the fit
+minimises
 
     E ‖y − W x − b‖² + λ ‖W − W₀‖²,    λ = ridge · mean of the diagonal of E[x xᵀ],
 
@@ -20,8 +20,8 @@ from secateur.responses.moments import Moments
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Fitted weights.
+class FittedWeights:
+    """Result of a fit.
 
     Attributes:
         weight: shape ``(G, O, U)``, float64.
@@ -37,8 +37,8 @@ class Fit:
     error: float
 
 
-def fit_moments(moments: Moments, old: Tensor, ridge: float, *, constant: bool = True) -> Fit:
-    """Fits weights from second moments: for more rows than unknowns.
+def fit_moments(moments: Moments, old: Tensor, ridge: float, *, constant: bool = True) -> FittedWeights:
+    """Fit weights from second moments: for more rows than unknowns.
 
     Args:
         moments: of patches and wanted responses.
@@ -62,11 +62,11 @@ def fit_moments(moments: Moments, old: Tensor, ridge: float, *, constant: bool =
     step = _solve(xx, yx - old @ xx, ridge)
     weight = old + step
     shift = moments.y_mean - moments.x_mean @ weight.mT if constant else moments.y_mean * 0
-    return Fit(weight, shift[:, 0], _missed(xx, yx, yy, old), _missed(xx, yx, yy, weight))
+    return FittedWeights(weight, shift[:, 0], _missed(xx, yx, yy, old), _missed(xx, yx, yy, weight))
 
 
-def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool = True) -> Fit:
-    """Fits weights from the rows themselves: for fewer rows than unknowns.
+def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool = True) -> FittedWeights:
+    """Fit weights from the rows themselves: for fewer rows than unknowns.
 
     The same minimum by ``W = W₀ + (y − W₀ x)ᵀ (x xᵀ + R λ 1)⁻¹ x``, with a matrix of the size of
     the rows, not of the unknowns.
@@ -89,13 +89,13 @@ def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool 
     shift = y_mean - x_mean @ weight.mT
     energy = float(y.square().sum()) or 1.0
     left = float((y - x @ weight.mT).square().sum())
-    return Fit(weight, shift[:, 0], float(missing.square().sum()) / energy, left / energy)
+    return FittedWeights(weight, shift[:, 0], float(missing.square().sum()) / energy, left / energy)
 
 
 def fit_restricted(
     second: Tensor, mean: Tensor, weight: Tensor, columns: Tensor, ridge: float, *, constant: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Fits the responses of whole weights with some of their columns: no data is read again.
+    """Fit the responses of whole weights with some of their columns; no data is read again.
 
     The responses are linear in the patches, so the patches' second moments are all that is needed,
     for any choice of columns.
@@ -114,7 +114,7 @@ def fit_restricted(
     """
     weight = weight.double()
     gone = _others(columns, weight.shape[2])
-    lost = weight[..., gone]  # only what these columns answered is missing
+    lost = weight[..., gone]  # only the response of these columns is missing
     step = _solve(second[:, columns][:, :, columns], lost @ second[:, gone][:, :, columns], ridge)
     shift = mean[..., gone] @ lost.mT - mean[..., columns] @ step.mT
     return weight[..., columns] + step, shift[:, 0] * float(constant)
@@ -123,7 +123,7 @@ def fit_restricted(
 def fit_rows_restricted(
     rows: Tensor, weight: Tensor, columns: Tensor, ridge: float, *, constant: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The same from the patches themselves: for fewer rows than unknowns.
+    """Fit as :func:`fit_restricted` from the patches themselves: for fewer rows than unknowns.
 
     Args:
         rows: patches, shape ``(G, R, U)``.
@@ -140,14 +140,14 @@ def fit_rows_restricted(
     x_mean, lost_mean = (item.mean(1, keepdim=True) * float(constant) for item in (x, missing))
     x = x - x_mean
     answers = _answers(x.double(), (missing - lost_mean).double(), ridge)
-    # Few rows and many unknowns: these products are the work, and need no more digits than the weights have.
+    # Few rows and many unknowns: these products take the time, and need no more digits than the weights have.
     step = answers.to(x.dtype) @ x
     return weight[..., columns] + step, (lost_mean - x_mean @ step.mT)[:, 0]
 
 
 def _answers(x: Tensor, missing: Tensor, ridge: float) -> Tensor:
     """``missingᵀ (x xᵀ + R λ 1)⁻¹`` for rows x and what they miss, which ``x`` turns into weights."""
-    # The mean of the diagonal of x xᵀ over rows, told as that of the patches' moments over unknowns.
+    # The scale turns the mean diagonal of x xᵀ over rows into that of the patches' moments over unknowns.
     return _solve(x @ x.mT, missing.mT, ridge, x.shape[1] / x.shape[2])
 
 

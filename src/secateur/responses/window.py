@@ -1,4 +1,4 @@
-"""Windows: how a convolution or a linear layer looks at its input, and the patches that it sees.
+"""Unfold the patches that a convolution or a linear layer reads.
 
 Shapes: N examples, C channels, S spatial sizes, O sizes of the output, G groups of the
 convolution, K numbers in a kernel, P positions, U unknowns ``C / G * K`` of one output channel.
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Window:
-    """The window of a convolution in any number of dimensions; a linear layer's has none.
+    """The window of a convolution in any number of dimensions, or of a linear layer.
 
     Attributes:
         kernel: size of the window per spatial dimension; empty for a linear layer.
         stride: step per spatial dimension.
-        padding: what is added before and behind, per spatial dimension.
+        padding: what is added before and after, per spatial dimension.
         dilation: distance of neighbouring taps, per spatial dimension.
         groups: groups of the convolution.
         fill: how padding is filled, as in :func:`torch.nn.functional.pad`.
@@ -42,7 +42,7 @@ class Window:
 
     @classmethod
     def of_module(cls, module: nn.Module) -> Window | None:
-        """The window of a convolution or linear layer; ``None`` for other modules.
+        """Read the window of a convolution or linear layer; ``None`` for other modules.
 
         >>> Window.of_module(nn.Conv1d(4, 4, 3, padding="same", groups=2))
         Window(kernel=(3,), stride=(1,), padding=((1, 1),), dilation=(1,), groups=2, fill='constant')
@@ -66,7 +66,7 @@ class Window:
         groups: int = 1,
         fill: str = "constant",
     ) -> Window:
-        """The window from the arguments of a convolution, numbers or one number per dimension."""
+        """Make the window from the arguments of a convolution, numbers or one number per dimension."""
         dims = len(kernel)
         steps, taps = _each(stride, dims), _each(dilation, dims)
         if padding == "valid":
@@ -80,12 +80,12 @@ class Window:
 
     @property
     def single(self) -> Window:
-        """The window that looks at one output position of the same layer, group by group."""
+        """The window of one output position of the same layer, group by group."""
         dims = len(self.kernel)
         return Window((1,) * dims, (1,) * dims, ((0, 0),) * dims, (1,) * dims, self.groups)
 
     def positions(self, shape: tuple[int, ...]) -> int:
-        """Number of output positions for one entry of the first dimension of an input.
+        """Count the output positions for one entry of the first dimension of an input.
 
         >>> Window.of_options((3,), padding=1).positions((2, 4, 10)), Window().positions((2, 7, 4))
         (10, 7)
@@ -93,11 +93,11 @@ class Window:
         return prod(self._outputs(shape))
 
     def patches(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """What the window sees, one row per output position.
+        """Unfold the patches of an input, one row per output position.
 
         Args:
             x: the layer's input, shape ``(N, C, *S)``, or ``(N, ..., C)`` for a linear layer.
-            chosen: flat indices of the output positions to look at, shape ``(P,)``; by default all.
+            chosen: flat indices of the output positions to use, shape ``(P,)``; by default all.
 
         Returns:
             Shape ``(G, N * P, U)``; the columns are in the order of ``weight.flatten(1)``.

@@ -1,17 +1,17 @@
 """Runtimes: what runs a network, or an exported file, on a batch.
 
-Each is made ready once and is then a :class:`Runner`: it takes a batch and hands back the outputs.
+Each is prepared once and is then a :class:`Runner`: it takes a batch and returns the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from secateur.errors import UsageError
-from secateur.runtimes import onnx, openvino, pt2
 from secateur.runtimes.base import Runner
 from secateur.runtimes.card import Card, preprocessing
+from secateur.runtimes.onnx import open_onnx
+from secateur.runtimes.pt2 import open_pt2
 from secateur.runtimes.pytorch import IN_PYTORCH, prepare
 
 __all__ = [
@@ -25,17 +25,12 @@ __all__ = [
     "preprocessing",
 ]
 
-_OPENERS: dict[str, Callable[[str | Path, int | None], Runner]] = {
-    ".onnx": onnx.open_onnx,
-    ".xml": openvino.open_openvino,
-    ".pt2": pt2.open_pt2,
-}
-SUFFIXES = tuple(_OPENERS)
+SUFFIXES = (".onnx", ".pt2")
 """Ends of the names of files that can be opened."""
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether a word names an exported file, by the end of its name.
+    """Say whether a name is that of an exported file, by its end.
 
     >>> is_exported("small.onnx"), is_exported("small.safetensors")
     (True, False)
@@ -43,23 +38,26 @@ def is_exported(source: str | Path) -> bool:
     return Path(source).suffix in SUFFIXES
 
 
-def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
-    """Opens an exported file in its runtime.
+def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool = False) -> Runner:
+    """Open an exported file in its runtime.
 
-    Nothing in a file is imported or run but the operators of its network. An exported file is still someone's
-    arithmetic, run by large libraries in C++: open files of strangers in a place where they can do no harm.
+    An ONNX file holds arithmetic only. A ``.pt2`` file is read by ``torch.export.load``, which unpickles
+    parts of it and can run any code that the file holds: trusted files only, and only with
+    ``trusted=True``.
 
     Args:
-        path: ``.onnx`` (ONNX Runtime), ``.xml`` (OpenVINO) or ``.pt2`` (PyTorch).
-        threads: of the runtime for one batch; by default what PyTorch is set to. PyTorch runs with its own.
+        path: ``.onnx`` (ONNX Runtime) or ``.pt2`` (PyTorch).
+        threads: of ONNX Runtime within an operator; by default PyTorch's number.
+        trusted: whether the file comes from a source that you trust; needed for ``.pt2``.
 
     Returns:
         What runs it: call it with one tensor for each input, the batch first. Its ``card`` says how
-        pictures are to be prepared.
+        images are to be prepared.
 
     Raises:
-        UsageError: there is no such file or format, or the runtime is not installed.
-        CheckpointError: the file is damaged, or holds more than a network.
+        UsageError: there is no such file or format, the runtime is not installed, or a ``.pt2`` file is
+            not trusted.
+        CheckpointError: the file cannot be read.
 
     Example:
         >>> import tempfile
@@ -67,10 +65,17 @@ def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
         >>> import secateur as sec
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     done = sec.export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.randn(2, 3))
-        ...     print(open_exported(done.path)(torch.randn(5, 3))[0].shape)
+        ...     print(open_exported(done.path, trusted=True)(torch.randn(5, 3))[0].shape)
         torch.Size([5, 2])
     """
-    opener = _OPENERS.get(Path(path).suffix)
-    if opener is None:
+    suffix = Path(path).suffix
+    if suffix not in SUFFIXES:
         raise UsageError(f"{path} is no exported file: its name ends in none of {', '.join(SUFFIXES)}")
-    return opener(path, threads)
+    if suffix == ".onnx":
+        return open_onnx(path, threads)
+    if not trusted:
+        raise UsageError(
+            f"{path} is a program, and opening it can run any code that it holds: if you trust where it "
+            "comes from, give trusted=True, or --trusted on the command line"
+        )
+    return open_pt2(path)

@@ -1,4 +1,4 @@
-"""What every runtime is to the rest: something that runs a batch."""
+"""The interface of all runtimes: run a batch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Runner:
-    """A network made ready in one runtime.
+    """A network prepared in one runtime.
 
     Attributes:
         runtime: name of the runtime, such as ``onnxruntime``.
-        run: runs one batch; returns once the result is there.
+        run: runs one batch; returns when the result is ready.
         shapes: of its inputs, without the batch, as far as they are known and fixed.
-        card: what the file says about its network, if it came from a file of Secateur's.
-        device: where it takes its inputs.
+        card: the metadata of the file, if Secateur wrote it.
+        device: device of its inputs.
 
     >>> double = Runner("eager", lambda inputs: (2 * inputs[0],))
     >>> double(torch.ones(1, 2))
@@ -39,7 +39,7 @@ class Runner:
     device: torch.device = _CPU
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Runs one batch.
+        """Run one batch.
 
         Args:
             *inputs: in the order of the network's arguments, the batch first in each.
@@ -58,16 +58,16 @@ class Runner:
 
 
 def first_line(error: Exception) -> str:
-    """The first line with words of what a library says about a failure."""
+    """Return the first non-empty line of an error."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
 
 
 def existing(path: str | Path) -> Path:
-    """The path of an exported file that is there.
+    """Check that an exported file exists.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it does not.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The card: what an exported file says about its network, so that whoever runs it can feed it rightly."""
+"""The card: metadata in an exported file, which says how its inputs are prepared."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LONGEST = 16 << 20
 
 @dataclass(frozen=True)
 class Card:
-    """What is known about the network in a file.
+    """The metadata of a network in a file.
 
     Attributes:
         network: what builds it at its full size, or its class.
         weights: how weights are kept: ``float32``, ``float16``, ``bfloat16`` or ``int8``.
-        pictures: size and normalisation of its inputs, if they are pictures.
+        pictures: size and normalisation of its inputs, if they are images.
         classes: names of its outputs, if known.
         params: number of parameters.
         macs: multiply-accumulates of one example.
@@ -45,7 +45,7 @@ class Card:
     version: str = __version__
 
     def to_json(self) -> str:
-        """As text, for a file's metadata."""
+        """Convert to text, for a file's metadata."""
         data = {
             "format": _FORMAT,
             "version": self.version,
@@ -60,7 +60,7 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str | None) -> Card | None:
-        """The inverse of :meth:`to_json`, for text of any origin.
+        """Read a card from text of any origin.
 
         Args:
             text: what a file has under ``secateur``.
@@ -77,7 +77,7 @@ class Card:
 
 
 def preprocessing(spec: InputSpec) -> dict[str, Any]:
-    """From a picture to what a network takes, step by step, as plain values.
+    """List the steps from an image to the input of a network, as plain values.
 
     Args:
         spec: size and normalisation.

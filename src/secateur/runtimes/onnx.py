@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime."""
+"""Open ONNX files in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ERRORS_ONLY = 3
 
 
 def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
-    """Opens an ONNX file on the CPU.
+    """Open an ONNX file on the CPU.
 
     Args:
-        path: the file; anyone's, not only Secateur's.
+        path: the file; Secateur need not have written it.
         threads: within an operator; by default what PyTorch is set to.
 
     Returns:
@@ -35,7 +35,7 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # Threads that go on spinning after a run would slow whatever takes its turn next.
+    # Threads that spin after a run would slow what is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     file = existing(path)
     try:

@@ -1,38 +1,46 @@
-"""Programs of ``torch.export`` (``.pt2``) in PyTorch."""
+"""Open programs of ``torch.export`` (``.pt2``) in PyTorch."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from secateur.runtimes.archive import load_program
-from secateur.runtimes.base import Batch, Runner, existing
+from secateur._compat import tree_leaves
+from secateur.errors import CheckpointError
+from secateur.runtimes.base import Batch, Runner, existing, first_line
 from secateur.runtimes.card import Card
 
 NAME = "pt2"
+CARD = "secateur.json"
+"""Name of the extra file in the archive that holds the card."""
 
 
-def open_pt2(path: str | Path, threads: int | None = None) -> Runner:  # noqa: ARG001  # as its sisters do
-    """Opens an exported program.
+def open_pt2(path: str | Path) -> Runner:
+    """Open an exported program with ``torch.export.load``.
 
-    The file is admitted first (:mod:`secateur.runtimes.archive`): nothing in it is unpickled or evaluated,
-    and it can only call operators that compute.
+    Trusted files only: PyTorch unpickles parts of the file and evaluates text in it, so a file can run
+    any code.
 
     Args:
         path: the file.
-        threads: not used: PyTorch's own number is set while the program runs.
 
     Returns:
-        What runs it.
+        What runs it, with PyTorch's number of threads.
 
     Raises:
         UsageError: there is no such file.
-        CheckpointError: the file cannot be read, or holds more than a network.
+        CheckpointError: the file cannot be read.
     """
-    program, told = load_program(existing(path))
+    file, extra = existing(path), {CARD: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(file, extra_files=extra)
+    except Exception as error:  # damaged files fail in many ways
+        raise CheckpointError(f"{path} cannot be opened as a program: {first_line(error)}") from error
     module = program.module()
 
     def run(inputs: Batch) -> tuple[Tensor, ...]:
@@ -44,4 +52,4 @@ def open_pt2(path: str | Path, threads: int | None = None) -> Runner:  # noqa: A
     fixed = tuple(
         tuple(int(size) for size in value.shape[1:]) for value in shapes if isinstance(value, Tensor)
     )
-    return Runner(NAME, run, fixed, Card.from_json(told))
+    return Runner(NAME, run, fixed, Card.from_json(extra[CARD]))

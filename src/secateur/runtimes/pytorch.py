@@ -1,43 +1,46 @@
-"""Networks in PyTorch itself, in the ways that may be faster than the plain one."""
+"""Run networks in PyTorch itself: eager, channels-last, compiled or in bfloat16."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from secateur._compat import tree_leaves
+from secateur.devices import device_of, wait
 from secateur.errors import UsageError
-from secateur.latency import RUNTIMES, device_of, wait
+from secateur.latency import PYTORCH_RUNTIMES
 from secateur.runtimes.base import Batch, Runner
 
-IN_PYTORCH = tuple(RUNTIMES)
-"""Names of the ways."""
+IN_PYTORCH = tuple(PYTORCH_RUNTIMES)
+"""Names of the runtimes in PyTorch."""
 
 
 def prepare(runtime: str, model: nn.Module) -> Runner:
-    """Makes a network ready in PyTorch; the network itself is left as it is.
+    """Prepare a network in PyTorch; the network itself is left as it is.
 
     Args:
         runtime: ``eager``, ``channels-last``, ``compile`` or ``bf16``.
         model: the network.
 
     Returns:
-        What runs it, in evaluation mode, with PyTorch's own number of threads.
+        What runs it, in evaluation mode, with PyTorch's number of threads.
 
     Raises:
-        UsageError: there is no such way.
+        UsageError: there is no such runtime.
 
     >>> prepare("eager", nn.Linear(2, 3))(torch.randn(4, 2))[0].shape
     torch.Size([4, 3])
     """
-    if runtime not in RUNTIMES:
-        raise UsageError(f"PyTorch does not run networks by {runtime!r}: choose {', '.join(RUNTIMES)}")
-    device, way = device_of(model), RUNTIMES[runtime]
-    call = way.ready(model)
+    if runtime not in PYTORCH_RUNTIMES:
+        raise UsageError(
+            f"PyTorch does not run networks by {runtime!r}: choose {', '.join(PYTORCH_RUNTIMES)}"
+        )
+    device, chosen = device_of(model), PYTORCH_RUNTIMES[runtime]
+    call = chosen.prepare(model)
 
     def run(inputs: Batch) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            outputs = tree_leaves(call(*map(way.laid_out, inputs)))
+            outputs = tree_leaves(call(*map(chosen.lay_out, inputs)))
         wait(device)
         return tuple(item for item in outputs if isinstance(item, Tensor))
 

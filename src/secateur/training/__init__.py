@@ -1,1 +1,1 @@
-"""Fitting and judging networks, and the folders that hold what came of it."""
+"""Train and evaluate networks, and keep what a run produces in its folder."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: finish the step, save, then stop."""
+"""Turn Ctrl-C and SIGTERM into a request: finish the step, save, then stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(SecateurError):
-    """The user or the system asked the run to stop, and it did so in good order.
+    """The user or the system asked the run to stop, and it saved its state and stopped.
 
     Attributes:
         number: of the signal, 2 for Ctrl-C and 15 for SIGTERM.
@@ -27,10 +27,10 @@ class StoppedError(SecateurError):
 
 
 class Interruption:
-    """Whether somebody asked to stop; filled by :func:`interruptible`.
+    """Hold a request to stop; set by :func:`interruptible`.
 
     Args:
-        ranks: the processes of the run. Whoever of them is asked, all of them stop at the same place: so all
+        ranks: the processes of the run. If one of them is asked, all of them stop at the same place, so all
             have to check at the same places.
 
     >>> interruption = Interruption()
@@ -46,7 +46,7 @@ class Interruption:
         self._ranks = ranks
 
     def request(self, number: int) -> None:
-        """Asks to stop.
+        """Ask to stop.
 
         Args:
             number: of the signal.
@@ -54,19 +54,19 @@ class Interruption:
         self.number = number
 
     def check(self) -> None:
-        """Does nothing until somebody has asked to stop.
+        """Stop if a process was asked to.
 
         Raises:
-            StoppedError: somebody has.
+            StoppedError: one was.
         """
-        number = self._ranks.most(self.number or 0)
+        number = self._ranks.all_reduce_max(self.number or 0)
         if number:
             raise StoppedError(number)
 
 
 @contextmanager
 def interruptible(ranks: Ranks = ALONE) -> Iterator[Interruption]:
-    """Turns Ctrl-C and SIGTERM into a request for the length of a block.
+    """Turn Ctrl-C and SIGTERM into a request for the length of a block.
 
     A second Ctrl-C is not caught: it raises ``KeyboardInterrupt`` at once. Outside the main
     thread, where Python allows no signal handlers, nothing is caught at all.
@@ -75,7 +75,7 @@ def interruptible(ranks: Ranks = ALONE) -> Iterator[Interruption]:
         ranks: the processes of the run, which stop together.
 
     Yields:
-        The request, to be asked between steps.
+        The request, to be checked between steps.
     """
     interruption = Interruption(ranks)
     if threading.current_thread() is not threading.main_thread():

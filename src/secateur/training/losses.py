@@ -1,4 +1,4 @@
-"""Losses of networks that answer more than once."""
+"""Compute losses of networks with auxiliary outputs."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _LONE_AUXILIARY_WEIGHT = 0.4
 
 
 def main_output(outputs: Tensor | Sequence[Tensor | None]) -> Tensor:
-    """The network's answer proper: the first, where auxiliary heads answer too.
+    """Return the main output of a network: the first, if auxiliary heads return outputs too.
 
     Args:
-        outputs: a tensor, or a sequence with the main answer first.
+        outputs: a tensor, or a sequence with the main output first.
 
     Raises:
         TrainingError: the network returned something else.
     """
-    answer = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
-    if not isinstance(answer, Tensor):
+    main = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
+    if not isinstance(main, Tensor):
         raise TrainingError(
             f"the network returned {type(outputs).__name__}, not a tensor of class scores or a tuple that "
-            "begins with one; wrap the network, or train it with a loop of your own"
+            "begins with one; wrap the network, or write the training loop yourself"
         )
-    return answer
+    return main
 
 
 def with_auxiliaries(loss_fn: LossFunction) -> Callable[[Tensor | Sequence[Tensor | None], Tensor], Tensor]:
-    """Extends a loss to networks with auxiliary heads.
+    """Extend a loss to networks with auxiliary heads.
 
     GoogLeNet's two heads count 0.3 each (arXiv 1409.4842, section 5), the single head of
-    Inception v3 counts 0.4. They answer in training mode only.
+    Inception v3 counts 0.4. They return outputs in training mode only.
 
     Args:
-        loss_fn: loss of one answer against the targets.
+        loss_fn: loss of one output against the targets.
 
     Returns:
-        The loss of all answers together.
+        The loss of all outputs together.
 
     >>> import torch
-    >>> difference = with_auxiliaries(lambda answer, target: (answer - target).abs().mean())
+    >>> difference = with_auxiliaries(lambda output, target: (output - target).abs().mean())
     >>> one, two = torch.tensor([1.0]), torch.tensor([2.0])
     >>> difference((one, two), one).item() == torch.tensor(0.4).item()
     True
@@ -55,10 +55,10 @@ def with_auxiliaries(loss_fn: LossFunction) -> Callable[[Tensor | Sequence[Tenso
         loss = loss_fn(main_output(outputs), targets)
         if isinstance(outputs, Tensor):
             return loss
-        auxiliaries = [answer for answer in outputs[1:] if answer is not None]
+        auxiliaries = [output for output in outputs[1:] if output is not None]
         weight = _LONE_AUXILIARY_WEIGHT if len(auxiliaries) == 1 else _AUXILIARY_WEIGHT
-        for answer in auxiliaries:
-            loss = loss + weight * loss_fn(answer, targets)
+        for output in auxiliaries:
+            loss = loss + weight * loss_fn(output, targets)
         return loss
 
     return total

@@ -10,13 +10,13 @@ from secateur.settings import Settings
 
 
 class OptimizerSettings(Settings):
-    """Which optimizer, and its constants.
+    """Choose an optimizer and its constants.
 
     Attributes:
-        name: stochastic gradient descent, or Adam with decoupled weight decay.
+        name: ``sgd``, or ``adamw``: Adam with decoupled weight decay.
         learning_rate: base learning rate; schedules multiply it.
         momentum: of ``sgd``.
-        nesterov: whether ``sgd`` looks ahead.
+        nesterov: whether ``sgd`` uses Nesterov momentum.
         weight_decay: on weights; biases and normalisations are left alone.
     """
 
@@ -34,23 +34,23 @@ class OptimizerSettings(Settings):
 
 
 class FitSettings(Settings):
-    """One phase of training.
+    """Choose how long and how to train.
 
     Attributes:
         epochs: passes over the training examples.
         updates: optimizer steps instead of whole epochs, if given.
         optimizer: used if no optimizer object is handed in.
         schedule: how the learning rate changes over the phase.
-        warmup: share of the phase that climbs to the base learning rate.
+        warmup: share of the steps that increase the learning rate to its base.
         label_smoothing: weight of the uniform distribution in the target (arXiv 1512.00567, section 7).
         clip_norm: largest Euclidean norm of the gradient of all parameters together; 0 for no limit.
-        average: judge, and leave behind, the moving average of the weights instead of the last ones: the
-            share of it that one step keeps (0.99 reaches back about 100 steps).
-        keep_best: leave the network as it was at its best validation accuracy, not as it was last. Where
+        average: decay of the exponential moving average of the weights, which is evaluated and kept instead
+            of the last weights (0.99 covers about 100 steps); 0 for none.
+        keep_best: keep the network of the best validation accuracy instead of the last one. Where
             the learning rate ends at zero, an epoch less than two standard errors below the best so far
-            counts as the better one: it has learnt longer, and the difference is chance.
-        patience: stop after so many epochs without a better one, if given; of use with a constant
-            learning rate, since schedules are laid out for all epochs.
+            counts as better: it was trained longer, and the difference may be chance.
+        patience: stop after so many epochs without a better one, if given. It is useful with a constant
+            learning rate, since schedules are planned for all epochs.
     """
 
     epochs: int = Field(default=10, ge=0)
@@ -66,15 +66,15 @@ class FitSettings(Settings):
 
 
 class DeviceSettings(Settings):
-    """Where and how numbers are computed.
+    """Choose where and how to compute.
 
     Attributes:
         accelerator: ``auto`` takes a GPU if there is one.
-        devices: how many of them, each with a process of its own; on a CPU, how many processes.
-        nodes: how many machines take part, each with so many devices.
+        devices: how many of them, with one process each; on a CPU, how many processes.
+        nodes: number of machines, each with so many devices.
         precision: ``bf16`` keeps weights in float32 and multiplies in bfloat16;
             ``auto`` does so where the device has units for it.
-        channels_last: memory layout of pictures with the channel innermost; ``auto`` where it gains.
+        channels_last: memory layout of images with the channels last; ``auto`` where it is faster.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

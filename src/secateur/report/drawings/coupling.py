@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from secateur.jobs.portrait import GroupPortrait
+from secateur.jobs.network_summary import GroupSummary
 from secateur.report.drawings.axes import across, down
 from secateur.report.shell import CYCLE, MUTED, Drawing, drawing, plain
 
@@ -18,7 +18,7 @@ _MANY, _SMALL = 120, 6
 """From how many layers on the marks are small, and how small."""
 
 
-def coupling(groups: Sequence[GroupPortrait], layers: Iterable[str]) -> Drawing:
+def coupling(groups: Sequence[GroupSummary], layers: Iterable[str]) -> Drawing:
     """A line for each group through the layers that it couples.
 
     Args:
@@ -51,7 +51,7 @@ def coupling(groups: Sequence[GroupPortrait], layers: Iterable[str]) -> Drawing:
     return drawing("coupling", label, traces, layout)
 
 
-def _lines(groups: Sequence[GroupPortrait], colour: str, place: dict[str, int]) -> dict[str, Any]:
+def _lines(groups: Sequence[GroupSummary], colour: str, place: dict[str, int]) -> dict[str, Any]:
     """Groups of one colour, each from its first layer to its last; between two groups there is a gap."""
     x: list[str | None] = []
     y: list[str] = []
@@ -72,7 +72,7 @@ def _lines(groups: Sequence[GroupPortrait], colour: str, place: dict[str, int]) 
 
 
 def _marks(
-    groups: Sequence[GroupPortrait], colours: dict[str, str], role: str, verb: str, shape: dict[str, Any]
+    groups: Sequence[GroupSummary], colours: dict[str, str], role: str, verb: str, shape: dict[str, Any]
 ) -> dict[str, Any]:
     points = [(group, module) for group in groups for module in getattr(group, role)]
     colour = [colours[group.name] for group, _ in points]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.jobs.portrait import Costs, LayerPortrait
+from secateur.jobs.network_summary import LayerCost, LayerSummary
 from secateur.report.drawings.axes import ITSELF, down
 from secateur.report.shell import AFTER, BEFORE, Drawing, plain
 
@@ -18,7 +18,7 @@ _KINDS = (
 )
 
 
-def layer_costs(layers: Sequence[LayerPortrait]) -> Drawing:
+def layer_costs(layers: Sequence[LayerSummary]) -> Drawing:
     """Bars for what each layer needs, the whole network in one picture.
 
     Args:
@@ -28,7 +28,7 @@ def layer_costs(layers: Sequence[LayerPortrait]) -> Drawing:
     return Drawing("layers", "What each layer needs before and after, in forward order", variants)
 
 
-def costliest(layers: Sequence[LayerPortrait], key: str) -> tuple[list[LayerPortrait], list[LayerPortrait]]:
+def _costliest(layers: Sequence[LayerSummary], key: str) -> tuple[list[LayerSummary], list[LayerSummary]]:
     """The layers that are worth a bar of their own, and those that are not.
 
     Args:
@@ -46,8 +46,8 @@ def costliest(layers: Sequence[LayerPortrait], key: str) -> tuple[list[LayerPort
     return shown, [layer for layer in known if layer.name not in names]
 
 
-def _variant(layers: Sequence[LayerPortrait], title: str, key: str, form: str, unit: str) -> dict[str, Any]:
-    shown, rest = costliest(layers, key)
+def _variant(layers: Sequence[LayerSummary], title: str, key: str, form: str, unit: str) -> dict[str, Any]:
+    shown, rest = _costliest(layers, key)
     rows = [
         (layer.name or ITSELF, layer.kind, _of(layer.before, key), _of(layer.after, key)) for layer in shown
     ]
@@ -86,5 +86,5 @@ def _variant(layers: Sequence[LayerPortrait], title: str, key: str, form: str, u
     return {"data": traces, "layout": layout}
 
 
-def _of(costs: Costs, key: str) -> float:
+def _of(costs: LayerCost, key: str) -> float:
     return float(getattr(costs, key) or 0)

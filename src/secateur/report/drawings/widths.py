@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.jobs.portrait import GroupPortrait
+from secateur.jobs.network_summary import GroupSummary
 from secateur.report.drawings.axes import across
 from secateur.report.shell import AFTER, BEFORE, MUTED, Drawing, drawing, plain
 
 
-def widths(groups: Sequence[GroupPortrait]) -> Drawing:
+def widths(groups: Sequence[GroupSummary]) -> Drawing:
     """A picture of the network: a bar for each group, in forward order, one width inside the other.
 
     Args:
@@ -36,7 +36,7 @@ def widths(groups: Sequence[GroupPortrait]) -> Drawing:
     return drawing("widths", label, traces, layout)
 
 
-def _bars(groups: Sequence[GroupPortrait], name: str, channels: Sequence[int], colour: str) -> dict[str, Any]:
+def _bars(groups: Sequence[GroupSummary], name: str, channels: Sequence[int], colour: str) -> dict[str, Any]:
     return {
         "type": "bar",
         "name": name,
@@ -50,7 +50,7 @@ def _bars(groups: Sequence[GroupPortrait], name: str, channels: Sequence[int], c
     }
 
 
-def _words(group: GroupPortrait) -> str:
+def _words(group: GroupSummary) -> str:
     if group.frozen is not None:
         return (
             f"<b>{plain(group.name)}</b><br>{group.before:,} channels, frozen:<br>{plain(group.frozen, 90)}"

@@ -3,17 +3,7 @@
   const root = document.documentElement;
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
 
-  // Long lists of words are numbers of words.
-  const unpacked = ({ words, tree }) => {
-    const apart = (value) => {
-      if (Array.isArray(value)) return value.map(apart);
-      if (!value || typeof value !== "object") return value;
-      if (value.at) return value.at.map((at) => words[at]);
-      return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, apart(one)]));
-    };
-    return apart(tree);
-  };
-  const specs = unpacked(read("specs")), search = read("search"), colours = read("colours");
+  const specs = read("specs"), search = read("search"), colours = read("colours");
   const theme = document.getElementById("theme"), filter = document.getElementById("filter");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const charts = [...document.querySelectorAll("[data-drawing]")];

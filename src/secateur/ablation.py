@@ -1,0 +1,327 @@
+"""Measure what the removal of each channel does to the loss, and compare criteria with it.
+
+Leave-one-out ablation, the "oracle" of arXiv 1611.06440, section 2.2. It is what every criterion estimates,
+and far too slow to prune by: one forward pass for each channel. Here the pass begins at the first step that
+reads the channel, with the values that the whole network has there, so a channel near the output costs next
+to nothing, and a channel that is zero for all examples costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from secateur.criteria import Scores
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, Group
+from secateur.graph.cutting import named_tensors
+from secateur.graph.masked import Removed
+from secateur.precision import full_precision
+from secateur.ranks import Ranks
+from secateur.recovery.captured_forward import (
+    PartialForward,
+    capture_forward,
+    removed_when_kept,
+    with_channels_innermost,
+)
+from secateur.untouched import untouched
+
+_UNREAD = "nothing in the forward pass reads its channels"
+_SINGLE = "has a single channel"
+
+AblationProgress = Callable[["Ablation", int], None]
+"""Called whenever more channels are measured: what is known so far, and how many channels there will be."""
+
+
+class Ablation(Mapping[str, Tensor]):
+    """The change of the loss for every channel, each masked alone; an immutable mapping by group.
+
+    ``ablation[group.name]`` has shape ``(channels,)``, float64: loss without the channel minus loss with all;
+    NaN for channels that are not measured yet.
+
+    Attributes:
+        loss: of the whole network.
+        examples: how many the losses are means over.
+        unmeasured: for each prunable group without changes, the reason.
+
+    >>> found = Ablation({"conv": torch.tensor([0.5, -0.1])}, loss=1.0, examples=8)
+    >>> Ablation.from_dict(found.to_dict()) == found, found.magnitude()["conv"]
+    (True, tensor([0.5000, 0.1000]))
+    """
+
+    def __init__(
+        self,
+        changes: Mapping[str, Tensor],
+        loss: float,
+        examples: int,
+        unmeasured: Mapping[str, str] | None = None,
+    ) -> None:
+        self._changes = {name: tensor.detach().double().clone() for name, tensor in changes.items()}
+        self.loss = loss
+        self.examples = examples
+        self.unmeasured: Mapping[str, str] = MappingProxyType(dict(unmeasured or {}))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._changes[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._changes)
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ablation) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def measured(self) -> int:
+        """Number of channels whose change is known."""
+        return sum(int((~values.isnan()).sum()) for values in self._changes.values())
+
+    def magnitude(self) -> Scores:
+        """The absolute changes, as scores to make a plan with (the paper's ``oracle-abs``)."""
+        changes = {name: tensor.abs() for name, tensor in self._changes.items()}
+        return Scores("leave-one-out", changes, self.unmeasured)
+
+    def signed(self) -> Scores:
+        """The changes as they are: a channel whose removal helps goes first (the paper's ``oracle-loss``)."""
+        return Scores("leave-one-out-signed", self._changes, self.unmeasured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to numbers and lists; ``None`` for what is not measured yet."""
+        return {
+            "loss": self.loss,
+            "examples": self.examples,
+            "changes": {
+                name: [None if math.isnan(value) else value for value in tensor.tolist()]
+                for name, tensor in self._changes.items()
+            },
+            "unmeasured": dict(self.unmeasured),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ablation:
+        """Read what :meth:`to_dict` returned."""
+        changes = {}
+        for name, values in data["changes"].items():
+            numbers = [math.nan if value is None else value for value in values]
+            changes[name] = torch.tensor(numbers, dtype=torch.float64)
+        return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"])
+
+
+@untouched()
+@full_precision()
+def ablate(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    *,
+    max_examples: int | None = None,
+    resume: Ablation | None = None,
+    progress: AblationProgress | None = None,
+    across_ranks: bool = False,
+) -> Ablation:
+    """Measure what the removal of each single channel does to the loss (arXiv 1611.06440, section 2.2).
+
+    Args:
+        model: the network that was traced; left as it is.
+        graph: its channel graph.
+        batches: pairs of inputs and targets; the same ones are used for every channel.
+        loss_fn: mean loss of a batch of outputs against targets.
+        max_examples: how many examples to use; all by default.
+        resume: what was measured before on the same examples; only what is missing is measured.
+        progress: called whenever more channels are measured.
+        across_ranks: whether the processes of a distributed run share the work: all call this with the
+            same arguments, each masks some channels, and all get all changes.
+
+    Returns:
+        The changes of all prunable groups.
+
+    Raises:
+        UsageError: a batch has no targets, or ``resume`` belongs to other examples or another network.
+
+    Example:
+        >>> from secateur.graph import trace
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> x, y = torch.randn(8, 2), torch.randn(8, 1)
+        >>> found = ablate(net, trace(net, x), [(x, y)], nn.functional.mse_loss)
+        >>> found["0"].shape, found.examples
+        (torch.Size([3]), 8)
+    """
+    inputs, targets = _inputs_and_targets(batches, max_examples)
+    forward = capture_forward(model, graph, inputs, max_examples)
+    tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    forward, tensors = with_channels_innermost(forward, tensors)
+
+    def loss_of(run: PartialForward) -> float:
+        outputs = run.outputs()
+        return float(loss_fn(outputs, targets.to(outputs.device)).double())
+
+    start: dict[str, int] = {}
+    unmeasured: dict[str, str] = {}
+    for group in graph.prunable:
+        step = None if group.channels == 1 else forward.first_affected_step(_without(graph, group, 0))
+        if step is None:
+            unmeasured[group.name] = _SINGLE if group.channels == 1 else _UNREAD
+        else:
+            start[group.name] = step
+    loss = loss_of(PartialForward(forward, graph.removed, tensors))
+    changes = _known_changes([graph[name] for name in start], resume, loss, forward.examples)
+    total = sum(len(values) for values in changes.values())
+    ranks = Ranks(across_ranks)
+    whole = PartialForward(forward, graph.removed, tensors)
+
+    def measure(group: Group) -> Iterator[tuple[list[int], list[float]]]:
+        """Channels of a group that are not measured yet, and the losses without each."""
+        waiting = changes[group.name].isnan().nonzero().flatten().tolist()
+        zero = [channel for channel in waiting if whole.reads_only_zeros(_without(graph, group, channel))]
+        if zero:
+            yield zero, [loss] * len(zero)
+        waiting = [channel for channel in waiting if channel not in zero]
+        for at in range(0, len(waiting), ranks.world_size):
+            turn = waiting[at : at + ranks.world_size]
+            mine = [
+                loss_of(whole.fork(_without(graph, group, channel), tensors))
+                for channel in turn[ranks.rank : ranks.rank + 1]
+            ]
+            yield turn, list(chain.from_iterable(ranks.all_gather(mine)))
+
+    for name in sorted(start, key=start.__getitem__):
+        whole.advance(start[name])
+        for channels, losses in measure(graph[name]):
+            changes[name][channels] = torch.tensor(losses, dtype=torch.float64) - loss
+            if progress is not None:
+                progress(Ablation(changes, loss, forward.examples, unmeasured), total)
+    return Ablation(changes, loss, forward.examples, unmeasured)
+
+
+def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Tensor]:
+    """Batches for at least so many examples, and the targets of these examples."""
+    inputs, targets, count = [], [], 0
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise UsageError("ablation needs batches that are pairs of inputs and targets")
+        inputs.append(batch)
+        targets.append(batch[1])
+        count += len(batch[1])
+        if most is not None and count >= most:
+            break
+    if not targets:
+        raise UsageError("there are no examples; pass batches with at least one")
+    return inputs, torch.cat(targets)[:most]
+
+
+def _known_changes(
+    groups: Iterable[Group], resume: Ablation | None, loss: float, examples: int
+) -> dict[str, Tensor]:
+    """Changes that were measured before, NaN for the others."""
+    unknown = {group.name: torch.full((group.channels,), math.nan, dtype=torch.float64) for group in groups}
+    if resume is None:
+        return unknown
+    shapes = {name: tensor.shape for name, tensor in unknown.items()}
+    if {name: resume[name].shape for name in resume} != shapes:
+        raise UsageError("resume: what was measured before belongs to another network")
+    if resume.examples != examples or abs(resume.loss - loss) > 1e-6 * max(1.0, abs(loss)):
+        raise UsageError(
+            "resume: what was measured before belongs to other examples or weights "
+            f"(loss {resume.loss:.6g} over {resume.examples} examples, now {loss:.6g} over {examples})"
+        )
+    return {name: resume[name] for name in unknown}
+
+
+def _without(graph: ChannelGraph, group: Group, channel: int) -> Removed:
+    """Per slot, whether it is removed when one channel is."""
+    return removed_when_kept(graph, group, (other for other in range(group.channels) if other != channel))
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """Spearman's rank correlation of a criterion with measured changes of the loss.
+
+    Attributes:
+        criterion: name of the criterion.
+        groups: within each group; groups of equal scores, or with fewer than three channels, have none.
+        raw: over the channels of all groups together, scores as they are.
+        normalized: the same after ℓ2 normalisation per group.
+
+    Example:
+        >>> print(RankAgreement("taylor", {"a": 0.5, "b": 0.9}, raw=0.6, normalized=0.65))
+        taylor: 0.700 within groups, 0.600 over all channels, 0.650 normalised
+    """
+
+    criterion: str
+    groups: Mapping[str, float]
+    raw: float
+    normalized: float
+
+    @property
+    def per_group(self) -> float:
+        """Mean over the groups; NaN if there are none."""
+        return float(np.mean(list(self.groups.values()))) if self.groups else float("nan")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.criterion}: {self.per_group:.3f} within groups, {self.raw:.3f} over all channels, "
+            f"{self.normalized:.3f} normalised"
+        )
+
+
+def compare_ranking(ablation: Ablation, scores: Scores) -> RankAgreement:
+    """Compare scores with the absolute changes of the loss (arXiv 1611.06440, section 3.2).
+
+    Args:
+        ablation: measured changes; channels that are not measured yet do not count.
+        scores: of a criterion, for the same network.
+
+    Returns:
+        The rank correlations, over the groups that have both.
+
+    Raises:
+        UsageError: no group has both, or a group has another number of channels.
+
+    Example:
+        >>> found = Ablation({"a": torch.tensor([0.1, -0.5, 0.3])}, loss=1.0, examples=4)
+        >>> compare_ranking(found, Scores("guess", {"a": torch.tensor([1.0, 9.0, 4.0])})).per_group
+        1.0
+    """
+    pairs = {}
+    levelled = scores.normalized("l2")
+    for name in ablation:
+        if name not in scores:
+            continue
+        truth = ablation[name].abs().numpy()
+        if len(truth) != len(scores[name]):
+            raise UsageError(f"group '{name}' has {len(truth)} channels, but {len(scores[name])} scores")
+        known = ~np.isnan(truth)
+        pairs[name] = truth[known], scores[name].numpy()[known], levelled[name].numpy()[known]
+    if not pairs:
+        raise UsageError(f"the ablation and {scores.criterion} have no group in common")
+    truth, raw, normalized = (np.concatenate(parts) for parts in zip(*pairs.values(), strict=True))
+    within = {name: _spearman(part[0], part[1]) for name, part in pairs.items()}
+    return RankAgreement(
+        scores.criterion,
+        {name: value for name, value in within.items() if value is not None},
+        _spearman(truth, raw) or 0.0,
+        _spearman(truth, normalized) or 0.0,
+    )
+
+
+def _spearman(
+    one: np.ndarray[tuple[int], np.dtype[np.float64]], other: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> float | None:
+    """Rank correlation; ``None`` where it is not defined, or of fewer than three channels."""
+    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(spearmanr(one, other).statistic)

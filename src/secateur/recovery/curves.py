@@ -1,0 +1,335 @@
+"""Measure width curves: cut one group alone, refit its consumers, and see how far the outputs move.
+
+Scores say which channels of a group go first; they say little about how much each group can spare. So that
+is measured. Second moments of what every consumer reads are gathered once; the least-squares fit for any
+cut of one group follows from them without reading data again. Then each cut runs from the first step that
+reads a cut channel, with the values that the whole network has there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.budget import WidthCurve, WidthCurves
+from secateur.criteria.scores import Scores
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, Group
+from secateur.graph.cutting import named_tensors
+from secateur.graph.masked import Removed
+from secateur.precision import full_precision
+from secateur.ranks import Ranks
+from secateur.recovery.captured_forward import (
+    CapturedForward,
+    PartialForward,
+    capture_forward,
+    removed_when_kept,
+    with_channels_innermost,
+)
+from secateur.recovery.consumers import Consumer, find_consumers
+from secateur.recovery.reconstruction import LeastSquares
+from secateur.responses import Moments, blocks, fit_restricted, fit_rows_restricted, positions, rows_to_take
+from secateur.untouched import untouched
+
+Divergence = Literal["kl", "mse"]
+
+ENOUGH = 128
+"""Examples on which damage is measured, if there are twice as many; more hardly find better widths."""
+
+_LEAST_EXAMPLES = 2
+_UNREAD = "nothing in the forward pass reads its channels"
+
+CurveProgress = Callable[[WidthCurves, int], None]
+"""Called after each group with the curves so far, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """Where and how the damage of a width is measured.
+
+    Attributes:
+        shares: shares of a group's channels at which the damage is measured, besides all of them. Seven
+            shares, on more examples, take twice as long and find hardly better widths (``BENCHMARKS.md``).
+        held_back: share of the examples on which the damage is measured; consumers are fitted on the others.
+            By default damage is measured on 128 examples, or on half of them where there are fewer than twice
+            as many: the precision of a mean depends on their number.
+        divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max outputs, or ``"mse"``, the
+            mean squared difference as a share of the outputs' variance. By default ``"kl"`` for
+            outputs of shape ``(examples, two or more)``.
+        fit: how consumers are fitted, and how many examples are used in all.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    Example:
+        >>> CurveOptions(shares=(0.5, 0.25), fit=LeastSquares(max_examples=256)).held_back is None
+        True
+    """
+
+    shares: Sequence[float] = (0.75, 0.5, 0.25, 0.125)
+    held_back: float | None = None
+    divergence: Divergence | None = None
+    fit: LeastSquares = field(default_factory=LeastSquares)
+
+    def __post_init__(self) -> None:
+        if self.divergence is not None and self.divergence not in get_args(Divergence):
+            raise UsageError(f"divergence is 'kl' or 'mse', not {self.divergence!r}")
+        if self.held_back is not None and not 0 < self.held_back < 1:
+            raise UsageError(f"held_back is a share between 0 and 1, not {self.held_back!r}")
+
+
+@untouched()
+@full_precision()
+def width_curves(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Mapping[str, Any],
+    batches: Iterable[Any],
+    options: CurveOptions = CurveOptions(),
+    *,
+    resume: WidthCurves | None = None,
+    progress: CurveProgress | None = None,
+    across_ranks: bool = False,
+) -> WidthCurves:
+    """Measure the damage that each width of each group does.
+
+    For each group and each width: only this group is cut, in the order of its scores; its
+    consumers are refitted by least squares; the damage is how far the outputs for
+    held-back examples diverge from those of the whole network. The network is left as it is.
+
+    Args:
+        model: the network that was traced.
+        graph: its channel graph.
+        scores: for each group one number per channel; the smallest go first. Groups without scores
+            are not measured.
+        batches: inputs, or pairs of inputs and targets (which are not used); a few hundred
+            examples are enough.
+        options: at which widths to measure, and how.
+        resume: curves measured before: those with the same order and widths are not measured again.
+        progress: called after each group.
+        across_ranks: whether the processes of a distributed run share the work: all call this with the
+            same arguments, each measures some groups, and all get all curves.
+
+    Returns:
+        The curves; :func:`secateur.make_plan` takes them in place of scores.
+
+    Raises:
+        UsageError: there are too few examples, or scores that do not fit the graph.
+
+    Example:
+        >>> import torch
+        >>> from secateur.criteria import score
+        >>> from secateur.graph import trace
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> x = torch.randn(32, 4)
+        >>> graph, options = trace(net, x), CurveOptions(shares=[0.5, 0.25])
+        >>> curves = width_curves(net, graph, score(net, graph, "magnitude"), [x], options)
+        >>> curves["0"].widths, curves["0"].damages[-1], curves["0"].damages[0] > 0
+        ((2, 4, 8), 0.0, True)
+    """
+    fitting, measuring = _captured(model, graph, batches, options)
+    tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    consumers = _gather_moments(fitting, graph, tensors, options.fit)
+    measuring, tensors = with_channels_innermost(measuring, tensors)
+    expected = PartialForward(measuring, graph.removed, tensors).outputs()
+    divergence: Divergence = options.divergence or (
+        "kl" if expected.dim() == 2 and expected.shape[1] > 1 else "mse"
+    )
+    known = resume if resume is not None and resume.divergence == divergence else {}
+    starts = {
+        group.name: measuring.first_affected_step(removed_when_kept(graph, group, ()))
+        for group in graph.prunable
+        if group.name in scores
+    }
+    unmeasured = dict(scores.unscored) if isinstance(scores, Scores) else {}
+    unmeasured |= {name: _UNREAD for name, start in starts.items() if start is None}
+    todo = {name: start for name, start in starts.items() if start is not None}
+    whole = PartialForward(measuring, graph.removed, tensors)
+
+    def damage(group: Group, kept: Sequence[int]) -> float:
+        removed = removed_when_kept(graph, group, kept)
+        changed = dict(tensors)
+        for consumer in consumers:
+            changed.update(consumer.refitted(removed, tensors))
+        return diverge(whole.fork(removed, changed).outputs(), expected, divergence)
+
+    def measure(name: str) -> WidthCurve:
+        order = _order(scores[name], graph[name])
+        widths = _widths(graph[name].channels, options.shares)
+        old = known.get(name)
+        if old is not None and (old.order, old.widths) == (order, widths):
+            return old
+        whole.advance(todo[name])
+        damages = [damage(graph[name], order[len(order) - width :]) for width in widths[:-1]]
+        return WidthCurve(order, widths, (*damages, 0.0))
+
+    measured: dict[str, WidthCurve] = {}
+    for found in _shared_among_ranks(sorted(todo, key=todo.__getitem__), measure, Ranks(across_ranks)):
+        measured |= found
+        if progress is not None:
+            progress(WidthCurves(measured, divergence, unmeasured), len(todo))
+    return WidthCurves({name: measured[name] for name in todo}, divergence, unmeasured)
+
+
+def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
+    """Measure how far outputs have moved, averaged over examples.
+
+    Args:
+        found: outputs, shape ``(N, K)`` for ``"kl"``, any for ``"mse"``.
+        expected: outputs of the whole network, of the same shape.
+        kind: Σ p log(p / q) with p the soft-max of ``expected`` and q that of ``found``; or the mean
+            squared difference over the variance of ``expected``.
+
+    Example:
+        >>> import torch
+        >>> diverge(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]]), "kl")
+        0.0
+        >>> diverge(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0]), "mse")
+        1.0
+    """
+    if kind == "mse":
+        variance = float(expected.double().var(correction=0)) or 1.0
+        return float((found - expected).double().square().mean()) / variance
+    p, q = F.log_softmax(expected.double(), 1), F.log_softmax(found.double(), 1)
+    return max(0.0, float((p.exp() * (p - q)).sum(1).mean()))
+
+
+def _shared_among_ranks(
+    names: Sequence[str], measure: Callable[[str], WidthCurve], ranks: Ranks
+) -> Iterator[dict[str, WidthCurve]]:
+    """The curves of groups, as many at a time as there are processes, each of which measures one."""
+    for at in range(0, len(names), ranks.world_size):
+        turn = names[at : at + ranks.world_size]
+        mine = [asdict(measure(name)) for name in turn[ranks.rank : ranks.rank + 1]]
+        found = (
+            WidthCurve(tuple(curve["order"]), tuple(curve["widths"]), tuple(curve["damages"]))
+            for curves in ranks.all_gather(mine)
+            for curve in curves
+        )
+        yield dict(zip(turn, found, strict=True))
+
+
+def _captured(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], options: CurveOptions
+) -> tuple[CapturedForward, CapturedForward]:
+    """Forward passes for the examples to fit on and for those to measure damage on."""
+    forward = capture_forward(model, graph, batches, options.fit.max_examples)
+    if forward.examples < _LEAST_EXAMPLES:
+        raise UsageError("width curves need at least two examples: one to fit on, one to measure on")
+    return forward.split(1 - (options.held_back or min(0.5, ENOUGH / forward.examples)))
+
+
+def _order(scores: Any, group: Group) -> tuple[int, ...]:
+    """The channels of a group, the lowest score first, equals in the order of the network."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (group.channels,) or not np.isfinite(values).all():
+        raise UsageError(
+            f"group '{group.name}' needs {group.channels} finite scores, one per channel, "
+            f"not an array of shape {values.shape}"
+        )
+    return tuple(int(channel) for channel in np.argsort(values, kind="stable"))
+
+
+def _widths(channels: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """Ascending widths for the shares, and all channels.
+
+    >>> _widths(16, (0.5, 0.01, 0.5))
+    (1, 8, 16)
+    """
+    return tuple(sorted({min(channels, max(1, round(channels * share))) for share in shares} | {channels}))
+
+
+@dataclass(frozen=True, eq=False)
+class _ConsumerMoments:
+    """A consumer, and the moments from which it is refitted for any choice of its channels.
+
+    Attributes:
+        consumer: the consumer.
+        ridge: strength of the pull toward the old weights.
+        patches: second moments (centred if a constant is fitted) and mean of the whole network's patches,
+            shapes ``(G, U, U)`` and ``(G, 1, U)``; or those patches themselves, shape ``(G, R, U)``, where
+            they are fewer than the unknowns.
+    """
+
+    consumer: Consumer
+    ridge: float
+    patches: tuple[Tensor, Tensor] | Tensor = field(repr=False)
+
+    def refitted(self, removed: Removed, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fit the consumer's tensors for the channels that are not removed.
+
+        Args:
+            removed: per slot, whether it is cut.
+            tensors: the whole network's tensors; not changed.
+
+        Returns:
+            New weight and bias or running mean, in whole sizes; nothing if it reads no removed channel.
+        """
+        consumer, window = self.consumer, self.consumer.window
+        gone = removed[consumer.labels]
+        if not gone.any():
+            return {}
+        weight = tensors[consumer.weight]
+        kept = torch.from_numpy(np.flatnonzero(~gone[: len(gone) // window.groups])).to(weight.device)
+        taps = weight[0, 0].numel() if weight.dim() > 2 else 1
+        columns = (kept[:, None] * taps + torch.arange(taps, device=kept.device)).ravel()
+        flat = weight.reshape(window.groups, weight.shape[0] // window.groups, -1)
+        if isinstance(self.patches, Tensor):
+            fitted, shift = fit_rows_restricted(
+                self.patches, flat, columns, self.ridge, constant=consumer.constant
+            )
+        else:
+            fitted, shift = fit_restricted(
+                *self.patches, flat, columns, self.ridge, constant=consumer.constant
+            )
+        new = flat.clone()
+        new[..., columns] = fitted.to(weight.dtype)
+        result = {consumer.weight: new.reshape(weight.shape)}
+        constant = shift.reshape(-1).to(weight.dtype)
+        if consumer.bias is not None:
+            result[consumer.bias] = tensors[consumer.bias] + constant
+        elif consumer.mean is not None:
+            result[consumer.mean] = tensors[consumer.mean] - constant
+        return result
+
+
+def _gather_moments(
+    forward: CapturedForward, graph: ChannelGraph, tensors: Mapping[str, Tensor], fit: LeastSquares
+) -> list[_ConsumerMoments]:
+    """Run the whole network and gather the patches' moments of every consumer of prunable channels."""
+    prunable = np.array([group.prunable for group in graph.groups] + [False])
+    whole = PartialForward(forward, graph.removed, tensors)
+    found = []
+    for consumer in find_consumers(forward.wiring):
+        if prunable[graph.wiring.group_of[consumer.labels]].any():
+            whole.advance(consumer.step)
+            found.append(_ConsumerMoments(consumer, fit.ridge, _patches(consumer, whole, fit)))
+    return found
+
+
+def _patches(consumer: Consumer, whole: PartialForward, fit: LeastSquares) -> tuple[Tensor, Tensor] | Tensor:
+    """Second moments and mean of what a consumer reads, or the patches themselves."""
+    forward, window = whole.forward, consumer.window
+    unknowns = len(consumer.labels) // window.groups * int(np.prod(window.kernel))
+    share, dual = rows_to_take(consumer.rows(forward.examples, forward.size), unknowns, fit.rows_per_unknown)
+    generator = torch.Generator().manual_seed(0)
+    moments, rows = Moments(), []
+    for number, chunk in enumerate(forward.chunks):
+        x = forward.trimmed(whole.value(number, consumer.source), chunk)
+        chosen = positions(window.positions(tuple(x.shape)), share, generator)
+        for block, nothing in blocks(window, x, None, chosen):
+            if dual:
+                rows.append(block)
+            else:
+                moments.add(block, nothing)
+    if dual:
+        return torch.cat(rows, 1)
+    # Every cut reads these again, and of wide layers they are large: so they are computed once.
+    second, _, _ = moments.second(centred=consumer.constant)
+    return second, moments.x_mean
