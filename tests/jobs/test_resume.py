@@ -18,13 +18,12 @@ from PIL import Image
 
 from secateur.checkpoint import load
 from secateur.data import DataSettings
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError, StoppedError, UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob, TrainJob
 from secateur.jobs.train import train
 from secateur.recipes import Recipe
 from secateur.training.events import EpochDone
-from secateur.training.interrupt import StoppedError
 from secateur.training.resume import Journal
 from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
 from tests.recorder import Recorder

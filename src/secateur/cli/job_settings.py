@@ -57,12 +57,14 @@ def prune_job(
         UsageError: something is wrong; the message names all mistakes in the words of the command line.
     """
     from secateur.jobs.settings import PruneJob
-    from secateur.recipes.recipe import CHANNELS_LEFT, Recipe
+    from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
 
     file = recipe if recipe is not None and _is_file(recipe) else None
+    if recipe not in (None, file, *PRESETS):
+        raise UsageError(f"--recipe {recipe}: unknown; choose one of {', '.join(PRESETS)}, or give FILE.toml")
     table = _read(Path(file), "prune", PruneJob) if file else {}
     given = _Given(options, sets, file)
-    job_sets, recipe_sets = given.split(_settable(PruneJob), Recipe.model_fields)
+    job_sets, recipe_sets = given.split(settable(PruneJob), Recipe.model_fields)
     if given.any("network.source"):
         table.pop("network", None)
     if given.any(*_GOALS):
@@ -81,10 +83,8 @@ def prune_job(
     asked = found.pop("recipe", {})
 
     def settle_recipe() -> Recipe:
-        if file:
-            base = Recipe.from_table(asked)
-        else:
-            base = Recipe.preset(recipe or ("default" if found.get("data") else "plain"))
+        name = recipe or ("default" if found.get("data") else "plain")
+        base = Recipe.from_table(asked) if file else Recipe.preset(name)
         changes = recipe_sets if finetune else _merge(_untrained(base, recipe_sets), recipe_sets)
         if not found.get("data") and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
@@ -112,11 +112,28 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
 
     table = _read(Path(file), "train", TrainJob) if file else {}
     given = _Given(options, sets, file)
-    job_sets, _ = given.split(_settable(TrainJob), ())
+    job_sets, _ = given.split(settable(TrainJob), ())
     if given.any("network.source"):
         table.pop("network", None)
     found = _merge(_merge(table, given.options), job_sets)
     return given.checked(lambda: TrainJob(**_complete(found, given)))
+
+
+def read_recipe(name: str) -> Recipe:
+    """Return a recipe by its name, or from a file.
+
+    Args:
+        name: of a recipe, or of a file: a recipe, or the ``config.toml`` of a run.
+
+    Raises:
+        UsageError: there is no such recipe, or the file is wrong.
+    """
+    from secateur.jobs.settings import PruneJob
+    from secateur.recipes.recipe import Recipe
+
+    return Recipe.from_table(
+        _read(Path(name), "prune", PruneJob)["recipe"] if _is_file(name) else {"preset": name}
+    )
 
 
 class _Given:
@@ -242,7 +259,7 @@ def _read(path: Path, command: str, job: type[Job]) -> dict[str, Any]:
     return {**found, "recipe": {**found.get("recipe", {}), **table}}
 
 
-def _settable(job: type[Job]) -> list[str]:
+def settable(job: type[Job]) -> list[str]:
     """List the settings of a job that ``--set`` gives."""
     return [name for name in job.model_fields if name not in _NOT_SET]
 
