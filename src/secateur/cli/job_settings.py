@@ -29,9 +29,6 @@ CRITERIA = (
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 
-DATA_FREE = "magnitude"
-"""The criterion where there is no data."""
-
 _NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed"))
 """Settings of a job that only options give."""
 
@@ -56,7 +53,7 @@ def prune_job(
     Raises:
         UsageError: something is wrong; the message names all mistakes in the words of the command line.
     """
-    from secateur.jobs.settings import PruneJob
+    from secateur.jobs.settings import DATA_FREE, PruneJob
     from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
 
     file = recipe if recipe is not None and _is_file(recipe) else None
@@ -90,7 +87,7 @@ def prune_job(
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
         if criterion not in CRITERIA:
-            given.mistakes.append(("criterion", f"unknown{_close(criterion, CRITERIA)}"))
+            given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
     settled = given.collect(settle_recipe, Recipe())
@@ -187,7 +184,7 @@ class _Given:
         """Split what ``--set`` gives by its first name; names in neither are mistakes."""
         first, second = list(first), list(second)
         for name in (name for name in self._sets if name not in (*first, *second)):
-            self.mistakes.append((name, f"unknown{_close(name, [*second, *first])}"))
+            self.mistakes.append((name, f"unknown{suggestion(name, [*second, *first])}"))
         chosen = [
             {name: self._sets[name] for name in names if name in self._sets} for names in (first, second)
         ]
@@ -335,6 +332,7 @@ def _refuse_training(given: _Given, finetune: bool) -> None:
         raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
 
 
-def _close(name: str, known: Sequence[str]) -> str:
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Suggest the name that is closest to a wrong one, or list all."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"

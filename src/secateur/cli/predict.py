@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.choices import device_choice, network_choice
 
 
 def predict(
@@ -31,18 +32,15 @@ def predict(
       secateur predict runs/digits-small seven.png
       secateur predict runs/resnet18 cat.jpg dog.jpg --top 1 --json
     """
-    from secateur.jobs.settings import NetworkChoice
-    from secateur.training.settings import DeviceSettings
-
-    network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
-    machine = DeviceSettings(accelerator=device, precision="float32")
+    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    where = device_choice(device)
 
     from secateur.cli.console import Reporter
     from secateur.cli.tables import prediction_table
     from secateur.jobs.predict import predict as work
 
     with Reporter(as_json=json) as reporter:
-        found = work(network, images, top, machine, [reporter])
+        found = work(network, images, top, where, [reporter])
         reporter.finish(prediction_table(found["predictions"]), found)
     for failure in found["failed"]:
         typer.echo(f"error: {failure['image']}: {failure['reason']}", err=True)

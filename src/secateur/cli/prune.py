@@ -85,14 +85,14 @@ def prune(
         ),
     ] = None,
     sets: options.Set = None,
-    finetune: Annotated[
+    no_finetune: Annotated[
         bool,
         typer.Option(
-            "--finetune/--no-finetune",
-            help="Without training there is one cut, unless the recipe removes channels in steps, and "
+            "--no-finetune",
+            help="Do not train: one cut (or several, where the recipe removes channels in steps), and "
             "reconstruction by least squares.",
         ),
-    ] = True,
+    ] = False,
     measured: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +147,7 @@ def prune(
         },
         recipe,
         sets or (),
-        finetune=finetune,
+        finetune=not no_finetune,
     )
     run_in_processes(job.device.devices)
 

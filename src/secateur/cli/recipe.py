@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -110,10 +109,14 @@ def _comment(meaning: str | None) -> str:
 
 def _meanings(model: type[Settings]) -> dict[str, str]:
     """Read what settings mean, by name: the first clause in the docstring of their class, and the choices."""
-    _, _, section = (model.__doc__ or "").partition("Attributes:\n")
-    section = re.split(r"\n\s*\n", section)[0]
-    entries = re.findall(r"^ {8}(\w+): ((?:.|\n {9,})*)", section, re.MULTILINE)
-    return {
-        name: re.split(r"[;.:](?=\s|$)", " ".join(text.split()))[0].replace("``", "")
-        for name, text in entries
-    }
+    found: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        _, _, section = (kind.__doc__ or "").partition("Attributes:\n")
+        section = re.split(r"\n\s*\n", section)[0]
+        for name, text in re.findall(r"^ {8}(\w+): ((?:.|\n {9,})*)", section, re.MULTILINE):
+            words = re.sub(r":\w+:`(?:\w+\.)*(\w+)`", r"\1", " ".join(text.split())).replace("``", "")
+            found[name] = re.split(r"[;.:](?=\s|$)", words)[0]
+    for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            found[name] = f"{found.get(name, '')} ({', '.join(map(str, get_args(field.annotation)))})".strip()
+    return found

@@ -15,7 +15,11 @@ from secateur.recipes import Recipe
 from secateur.settings import Settings
 from secateur.training.settings import DeviceSettings, FitSettings
 
-_EXPORTED = (".onnx", ".pt2")
+DATA_FREE = "magnitude"
+"""The criterion where there is no data, only weights."""
+
+EXPORTED = (".onnx", ".pt2")
+"""Ends of the names of exported files."""
 
 
 class DataChoice(Settings):
@@ -64,7 +68,7 @@ class NetworkChoice(Settings):
     @field_validator("source")
     @classmethod
     def _is_there(cls, source: str) -> str:
-        named = is_checkpoint(source) or source.endswith(_EXPORTED) or ".py:" in source
+        named = is_checkpoint(source) or source.endswith(EXPORTED) or ".py:" in source
         if named and not _file_of(source).exists():
             raise ValueError(
                 f"{_file_of(source)} does not exist; give a run folder, a checkpoint, or the name of a "
@@ -128,7 +132,7 @@ class Conditions(Settings):
 
 
 class ExportChoice(Settings):
-    """What an exported file is to be.
+    """Which file to export.
 
     Attributes:
         out: the file.
@@ -137,8 +141,21 @@ class ExportChoice(Settings):
     """
 
     out: Path
-    format: str | None = None
-    weights_as: str = "float32"
+    format: Literal["onnx", "pt2"] | None = None
+    weights_as: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+
+    @field_validator("out")
+    @classmethod
+    def _can_be_written(cls, out: Path) -> Path:
+        if not out.absolute().parent.is_dir():
+            raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
+        return out
+
+    @model_validator(mode="after")
+    def _has_a_format(self) -> ExportChoice:
+        if self.format is None and not self.out.name.endswith(EXPORTED):
+            raise ValueError(f"{self.out}: end its name in {' or '.join(EXPORTED)}, or give the format")
+        return self
 
 
 class Job(Settings):
