@@ -41,8 +41,8 @@ def oracle(
 ) -> None:
     """Measure how the loss changes when each channel is masked, and which criterion predicts that best.
 
-    The slowest command by far: one forward pass for each channel, from the layer that it reaches first. It can
-    be interrupted; the same command continues.
+    The slowest command by far: one forward pass for each channel, from the layer that it reaches first. It
+    can be interrupted; the same command continues.
 
     Examples:
       secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html
