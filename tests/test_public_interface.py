@@ -153,7 +153,7 @@ def test_what_else_is_relied_on(model: MyNet, example_inputs: Tensor) -> None:
         ({"latency": 12}, r'latency: 12 is neither .* write Budget\(latency="12 ms"\)'),
         ({"latency": 1}, r'latency: 1 is neither .* write Budget\(latency="1 ms"\)'),
         ({"latency": 12.5}, r'latency: 12.5 is neither .* write Budget\(latency="12.5 ms"\)'),
-        ({"mac": 0.5}, "mac: unknown; did you mean macs"),
+        ({"mac": 0.5}, "mac: unknown; did you mean 'macs'"),
     ],
 )
 def test_unclear_budgets_are_refused(limits: dict[str, object], message: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from secateur.errors import UsageError
+from secateur.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -55,7 +54,7 @@ class Settings(BaseModel, metaclass=_RaisesSettingsError):
     >>> Rate(steps="two", decai=0.1)
     Traceback (most recent call last):
     secateur.settings.SettingsError: steps: Input should be a valid integer, unable to parse string as an \
-integer (is 'two'); decai: unknown; did you mean decay?
+integer (is 'two'); decai: unknown; did you mean 'decay'?
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +91,5 @@ def _suggestion(names: list[Any], model: type[BaseModel]) -> str:
         if not inner:
             return ""
         model = inner[0]
-    close = difflib.get_close_matches(str(names[-1]), model.model_fields, n=1, cutoff=0.4)
-    path = ".".join([*map(str, names[:-1]), *close])
-    return f"; did you mean {path}?" if close else f"; choose one of {', '.join(model.model_fields)}"
+    paths = {field: ".".join([*map(str, names[:-1]), field]) for field in model.model_fields}
+    return closest(str(names[-1]), paths) or f"; choose one of {', '.join(model.model_fields)}"

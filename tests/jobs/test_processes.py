@@ -158,7 +158,7 @@ def without_batch_norm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
     (folder / "plain.py").write_text(WITHOUT_BATCH_NORM)
     train(
-        TrainJob.checked(
+        TrainJob(
             network={"source": f"{folder / 'plain.py'}:plain", "size": 8},
             data={"source": "digits", "batch_size": 32},
             out=folder / "run",

@@ -89,7 +89,7 @@ def test_a_budget_that_is_met_makes_no_cut_and_says_so(net: nn.Module, example: 
 def test_the_network_stays_where_it_is_and_in_its_precision(
     net: nn.Module, batches: list[Batch], example: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secateur.training.devices.has_bf16_units", lambda _: True)
+    monkeypatch.setattr("secateur.training.process_group.has_bf16_units", lambda _: True)
     seen: list[torch.dtype] = []
 
     def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:

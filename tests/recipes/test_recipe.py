@@ -76,13 +76,13 @@ def test_mistakes_are_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"finetune": {"epoch": 4}}, "finetune.epoch: unknown; did you mean finetune.epochs"),
+        ({"finetune": {"epoch": 4}}, "finetune.epoch: unknown; did you mean 'finetune.epochs'"),
         (
             {"finetune": {"optimizer": {"learning_rat": 1}}},
-            "finetune.optimizer.learning_rat: unknown; did you mean finetune.optimizer.learning_rate",
+            "finetune.optimizer.learning_rat: unknown; did you mean 'finetune.optimizer.learning_rate'",
         ),
-        ({"criterium": "taylor"}, "criterium: unknown; did you mean criterion"),
-        ({"widths": {"min_channel": 4}}, "widths.min_channel: unknown; did you mean widths.min_channels"),
+        ({"criterium": "taylor"}, "criterium: unknown; did you mean 'criterion'"),
+        ({"widths": {"min_channel": 4}}, "widths.min_channel: unknown; did you mean 'widths.min_channels'"),
         ({"xyz": 1}, "xyz: unknown; choose one of criterion, normalize, "),
         ({"widths": {"multiple_of": 0}}, "widths.multiple_of: must be an integer of at least 1, not 0"),
     ],

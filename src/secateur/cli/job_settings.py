@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import tomllib
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from secateur.cli.processes import process_counts
 from secateur.cli.typed import typed_line
-from secateur.errors import UsageError
+from secateur.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from secateur.jobs.settings import Job, PruneJob, TrainJob
@@ -333,6 +332,5 @@ def _refuse_training(given: _Given, finetune: bool) -> None:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Suggest the name that is closest to a wrong one, or list all."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"
+    """Suggest the names that are closest to a wrong one, or list all."""
+    return closest(name, known) or f"; choose one of {', '.join(known)}"

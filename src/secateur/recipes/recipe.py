@@ -80,7 +80,7 @@ class Recipe(Settings):
         >>> recipe = Recipe(steps=3, finetune={"epochs": 4})
         >>> recipe.changed({"finetune": {"epoch": 8}})
         Traceback (most recent call last):
-        secateur.settings.SettingsError: finetune.epoch: unknown; did you mean finetune.epochs?
+        secateur.settings.SettingsError: finetune.epoch: unknown; did you mean 'finetune.epochs'?
     """
 
     criterion: str = "taylor"
