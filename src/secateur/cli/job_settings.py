@@ -23,7 +23,7 @@ Options = Mapping[str, tuple[str, Any]]
 """By dotted path of a job's setting: the option that gives it, and its value, ``None`` if not given."""
 
 CRITERIA = (
-    *("activation-mean", "activation-std", "apoz", "bn-scale", "fisher", "fpgm", "lamp", "magnitude"),
+    *("activation-mean", "activation-std", "apoz", "bn-scale", "fpgm", "lamp", "magnitude"),
     *("mutual-information", "obd", "random", "reconstruction", "taylor", "taylor-squared", "taylor-weight"),
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
@@ -66,7 +66,8 @@ def prune_job(
     if given.any(*_GOALS):
         table = {name: value for name, value in table.items() if name not in _GOALS}
     found = _merge(_merge(table, given.options), job_sets)
-    if not finetune or not found.get("data"):
+    has_data = "source" in found.get("data", {})
+    if not finetune or not has_data:
         _refuse_training(given, finetune)
     if not any(name in found for name in _GOALS):
         share = CHANNELS_LEFT.get(recipe or "default")
@@ -79,10 +80,10 @@ def prune_job(
     asked = found.pop("recipe", {})
 
     def settle_recipe() -> Recipe:
-        name = recipe or ("default" if found.get("data") else "plain")
+        name = recipe or ("default" if has_data else "plain")
         base = Recipe.from_table(asked) if file else Recipe.preset(name)
         changes = recipe_sets if finetune else _merge(_untrained(base, recipe_sets), recipe_sets)
-        if not found.get("data") and "criterion" not in asked:
+        if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
         if criterion not in CRITERIA:
