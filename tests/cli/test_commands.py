@@ -409,7 +409,15 @@ def test_inspect_says_what_is_reachable(secateur: Command, made_up_device: None)
 
 def test_a_run_is_repeated_to_the_bit_by_its_config(secateur: Command, trained: Path, tmp_path: Path) -> None:
     first, again, other = (tmp_path / name for name in ("first", "again", "other"))
-    words = ("--data", "digits", "--macs", "50%", "--seed", 3, *sets("finetune.epochs=1", "curve_batches=2"))
+    words = (
+        "--data",
+        "digits",
+        "--macs",
+        "50%",
+        "--seed",
+        3,
+        *sets("finetune.epochs=1", "allocation=global"),
+    )
     assert secateur("prune", trained, *words, *BATCH, "--out", first).exit_code == 0
     for out, seed in ((again, ()), (other, ("--seed", 4))):
         result = secateur("prune", "--recipe", first / "config.toml", *seed, "--out", out)

@@ -212,16 +212,20 @@ main()
 in its place and not yet known to the folder."""
 
 
+def sets(*texts: str) -> list[str]:
+    return [word for text in texts for word in ("--set", text)]
+
+
 def command(trained: Path, out: Path, what: str) -> list[str]:
     words: dict[str, list[str]] = {
         "train": ["train", "--model", str(trained), "--epochs", "5", "--lr", "0.02"],
         "prune": [
             *("prune", str(trained), "--recipe", "plain", "--macs", "0.3"),
-            *("--steps", "3", "--epochs-between", "1"),
-            *("--epochs-after", "3", "--average", "0.9", "--repair", "--distill", "0.5"),
+            *sets("steps=3", "between.epochs=1", "finetune.epochs=3", "finetune.average=0.9"),
+            *sets("reconstruct=true", "distillation.weight=0.5"),
         ],
     }
-    data = ["--data", "digits", "--batch-size", "64", "--out", str(out)]
+    data = ["--data", "digits", *sets("data.batch_size=64"), "--out", str(out)]
     return [*words[what], *data]
 
 

@@ -24,13 +24,13 @@ def recipe(
         ),
     ] = "default",
 ) -> None:
-    """Print all settings of a recipe, with their meaning, as a file for --recipe.
+    """Print all settings of a recipe, with their meaning, as TOML; written to a file, it serves as --recipe.
 
     Each is also a name for --set, with dots between the tables: [finetune] epochs is finetune.epochs.
 
     Examples:
       secateur recipe
-      secateur recipe plain > mine.toml
+      secateur recipe plain
       secateur recipe train
     """
     from secateur.jobs.settings import PruneJob, TrainJob
