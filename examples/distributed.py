@@ -1,4 +1,4 @@
-"""Processes started by torchrun, in a loop of their own: they score together, cut alike, are wrapped anew."""
+"""Score, cut and train in several processes started by torchrun, in your own training loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateur.criteria import watch
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, epochs: int) -> None:
-    """What anybody's loop looks like; the wrapper lives as long as this call, and no cut meets one."""
+    """Train in an ordinary loop. The wrapper exists only during this call, so that no cut meets one."""
     wrapped = DistributedDataParallel(model.train())
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
@@ -64,13 +64,11 @@ def main() -> None:
     with watch(model, graph, "taylor", across_ranks=True) as watched:  # of what all processes see
         train(model, optimizer, loader, 1)
     show("before", model, *test)
-
     plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.2))  # the same in each process
     sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     show("cut", model, *test)
     train(model, optimizer, loader, epochs // 2)
     show("trained on", model, *test)
-
     if not are_alike(model):
         raise RuntimeError("the processes have drifted apart")
     dist.destroy_process_group()

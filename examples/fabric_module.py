@@ -51,7 +51,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     epochs = parser.parse_args().epochs
-
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.seed_everything(0, verbose=False)
     pictures, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))

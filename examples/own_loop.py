@@ -65,7 +65,6 @@ def main() -> None:
     train(model, optimizer, loader, epochs - 1)
     with watch(model, graph, "taylor") as watched:
         train(model, optimizer, loader, 1)
-
     print(f"{'':12}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     show("before", model, *test)
     plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.4))

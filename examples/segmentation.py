@@ -66,14 +66,8 @@ def main() -> None:
 
     train(model := Hourglass())
     before = overlap(model)
-    result = sec.prune(
-        model,
-        x[:2],
-        sec.Budget(macs=0.3),
-        batches=Training(batches, metric=overlap, train=train),
-        loss_fn=dice,
-        recipe=sec.Recipe.preset("default", steps=3),
-    )
+    training, recipe = Training(batches, metric=overlap, train=train), sec.Recipe.preset("default", steps=3)
+    result = sec.prune(model, x[:2], sec.Budget(macs=0.3), None, training, dice, recipe)
     rows = {"before": (before, result.cost_before), "after": (overlap(result.model), result.cost_after)}
     print(f"{'':10}{'overlap':>10}{'parameters':>14}{'MACs':>14}")
     for name, (score, need) in rows.items():

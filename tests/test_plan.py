@@ -146,7 +146,7 @@ def test_stored_plans_that_do_not_fit():
         {"groups": {"g0": {"channels": "x", "keep": []}}},
         [],
     ):
-        with pytest.raises(UsageError, match="no stored plan"):
+        with pytest.raises(UsageError, match="not a stored plan"):
             PruningPlan.from_dict(chain(3), junk)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="must be a list of integers"):
         PruningPlan.from_dict(chain(3), {"groups": {"g0": {"channels": 3, "keep": "all"}}})

@@ -73,7 +73,7 @@ def run_recipe(
         budget: what may remain.
         recipe: what to do.
         training: what to train and judge with.
-        context: where to run, and who is told.
+        context: where to run, and what receives reports.
         criterion: the rule that scores channels, instead of the recipe's.
         loss_fn: mean loss of a batch of outputs against targets; cross-entropy if not given.
 
@@ -150,7 +150,7 @@ class _Runner:
         graph: its channel graph, which shrinks with it.
         schedule: which plan comes next.
         training: batches, and what judges.
-        context: where to run, and who is told.
+        context: where to run, and what receives reports.
         criterion: what scores channels.
         loss_fn: the loss, if not cross-entropy.
         teacher: the network as it was, if the recipe distils.

@@ -62,9 +62,9 @@ def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool
     Example:
         >>> import tempfile
         >>> import torch
-        >>> import secateur as sec
+        >>> from secateur.export import export
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     done = sec.export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.randn(2, 3))
+        ...     done = export(f"{folder}/line.pt2", torch.nn.Linear(3, 2), torch.randn(2, 3))
         ...     print(open_exported(done.path, trusted=True)(torch.randn(5, 3))[0].shape)
         torch.Size([5, 2])
     """
