@@ -1,4 +1,4 @@
-"""Settle the settings of a job: from a file, from options, and from ``--set NAME=VALUE``."""
+"""Resolve the settings of a job: from a file, from options, and from ``--set NAME=VALUE``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GOALS = ("budget", "search")
 def prune_job(
     options: Options, recipe: str | None, sets: Sequence[str], *, finetune: bool = True
 ) -> PruneJob:
-    """Settle a pruning job.
+    """Resolve a pruning job.
 
     Args:
         options: of the command.
@@ -79,7 +79,7 @@ def prune_job(
         found["budget"] = {"channels": share}
     asked = found.pop("recipe", {})
 
-    def settle_recipe() -> Recipe:
+    def resolve_recipe() -> Recipe:
         name = recipe or ("default" if has_data else "plain")
         base = Recipe.from_table(asked) if file else Recipe.preset(name)
         changes = recipe_sets if finetune else _merge(_untrained(base, recipe_sets), recipe_sets)
@@ -90,12 +90,12 @@ def prune_job(
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
-    settled = given.collect(settle_recipe, Recipe())
-    return given.checked(lambda: PruneJob(**_complete(found, given), recipe=settled))
+    resolved = given.collect(resolve_recipe, Recipe())
+    return given.checked(lambda: PruneJob(**_complete(found, given), recipe=resolved))
 
 
 def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJob:
-    """Settle a training job.
+    """Resolve a training job.
 
     Args:
         options: of the command.
@@ -190,23 +190,23 @@ class _Given:
         ]
         return chosen[0], chosen[1]
 
-    def collect(self, settle: Callable[[], T], otherwise: T) -> T:
-        """Return what a function settles; note its mistakes, and return something else, if there are any."""
+    def collect(self, resolve: Callable[[], T], otherwise: T) -> T:
+        """Return what a function returns; collect its mistakes, and return something else, if there are any."""
         from secateur.settings import SettingsError
 
         try:
-            return settle()
+            return resolve()
         except SettingsError as error:
             self.mistakes += error.mistakes
             return otherwise
 
-    def checked(self, settle: Callable[[], T]) -> T:
-        """Return what a function settles.
+    def checked(self, resolve: Callable[[], T]) -> T:
+        """Return what a function returns.
 
         Raises:
             UsageError: there are mistakes, here or noted before.
         """
-        found = self.collect(settle, None)
+        found = self.collect(resolve, None)
         if self.mistakes or found is None:
             raise UsageError("; ".join(self._line(path, text) for path, text in self.mistakes))
         return found

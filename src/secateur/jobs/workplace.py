@@ -165,14 +165,14 @@ def at_work(
     ):
         journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
-        heard = [RunRecorder(run), *([board] if board else ()), *(callbacks if ranks.is_main else ())]
+        receivers = [RunRecorder(run), *([board] if board else ()), *(callbacks if ranks.is_main else ())]
         yield Workplace(
             job=job,
             run=run,
             context=RecipeContext(
                 settings=context.settings,
                 fabric=context.fabric,
-                callbacks=heard,
+                callbacks=receivers,
                 interruption=interruption,
                 journal=journal,
             ),
