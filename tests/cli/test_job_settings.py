@@ -205,6 +205,8 @@ def test_a_recipe_file_changes_a_preset(tmp_path: Path) -> None:
     found = job("data.strict=true", recipe=str(file))
     assert found.recipe == Recipe.preset("plain", steps=3, finetune={"epochs": 4})
     assert (found.data.batch_size, found.data.strict) == (16, True)
+    file.write_text('preset = "original"\n')
+    assert job(recipe=str(file), macs=None).budget.channels == pytest.approx(1 / 3)
     file.write_text("[finetune]\nepoch = 4\n")
     assert f"{file}: finetune.epoch: unknown" in refused(recipe=str(file))
     file.write_text("finetune")

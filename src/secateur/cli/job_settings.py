@@ -69,18 +69,18 @@ def prune_job(
     has_data = "source" in found.get("data", {})
     if not finetune or not has_data:
         _refuse_training(given, finetune)
-    if not any(name in found for name in _GOALS):
-        share = CHANNELS_LEFT.get(recipe or "default")
+    asked = found.pop("recipe", {})
+    name = recipe or ("default" if has_data else "plain")
+    if not any(goal in found for goal in _GOALS):
+        share = CHANNELS_LEFT.get(asked.get("preset", name))
         if share is None:
             raise UsageError(
                 "nothing says how small the network is to be; give at least one of --macs, --params, "
                 "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
             )
         found["budget"] = {"channels": share}
-    asked = found.pop("recipe", {})
 
     def resolve_recipe() -> Recipe:
-        name = recipe or ("default" if has_data else "plain")
         base = Recipe.from_table(asked) if file else Recipe.preset(name)
         changes = recipe_sets if finetune else _merge(_untrained(base, recipe_sets), recipe_sets)
         if not has_data and "criterion" not in asked:
@@ -191,7 +191,7 @@ class _Given:
         return chosen[0], chosen[1]
 
     def collect(self, resolve: Callable[[], T], otherwise: T) -> T:
-        """Return what a function returns; collect its mistakes, and return something else, if there are any."""
+        """Call a function and return its result; collect its mistakes, and return something else then."""
         from secateur.settings import SettingsError
 
         try:
@@ -201,7 +201,7 @@ class _Given:
             return otherwise
 
     def checked(self, resolve: Callable[[], T]) -> T:
-        """Return what a function returns.
+        """Call a function and return its result.
 
         Raises:
             UsageError: there are mistakes, here or noted before.
