@@ -149,7 +149,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path
     with pytest.raises(RunError, match="finished; there is nothing to continue"):
         prune(pruning(tmp_path / "run", trained, how, resume=True))
     search = {"max_drop": 1.0}
-    with pytest.raises(UsageError, match="search cannot be gone on with"):
+    with pytest.raises(UsageError, match="search cannot be resumed"):
         pruning(tmp_path / "run", trained, how, resume=True, budget=None, search=search)
 
 

@@ -90,7 +90,7 @@ def prune_job(
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
-    resolved = given.collect(resolve_recipe, Recipe())
+    resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
     return given.checked(lambda: PruneJob(**_complete(found, given), recipe=resolved))
 
 

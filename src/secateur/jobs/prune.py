@@ -55,10 +55,8 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(
-            f"criterion: {criterion.name} needs data; give data, or a criterion of the weights: {DATA_FREE}"
+            f"criterion: {criterion.name} needs data; give --data, or choose one of the weights: {DATA_FREE}"
         )
-    if job.data is None and job.recipe.allocation == "curves":
-        raise UsageError("allocation: curves are measured on data; give data, or choose global or uniform")
     with launch(job.device) as context:
         return _prune(job, criterion, context, callbacks)
 

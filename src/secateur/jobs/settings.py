@@ -239,9 +239,11 @@ class PruneJob(Job):
     @model_validator(mode="after")
     def _one_goal(self) -> PruneJob:
         if (self.budget is None) == (self.search is None):
-            raise ValueError("give either a budget (what may remain) or a search (what may be lost)")
+            raise ValueError("give a budget (what may remain) or a search (what may be lost), not both")
         if self.search is not None and self.resume:
             raise ValueError("a search cannot be resumed; start another one that uses this run as measured")
         if self.data is None and (self.search is not None or self.measured is not None):
-            raise ValueError("a search, or measured, needs data")
+            raise ValueError("a search, and measured, need data; give --data")
+        if self.data is None and self.recipe.allocation == "curves":
+            raise ValueError("allocation: curves need data; give --data, or choose global or uniform")
         return self
