@@ -203,10 +203,10 @@ def secateur() -> Callable[..., Result]:
 
 
 def test_commands_compute_there(secateur: Callable[..., Result], tmp_path: Path) -> None:
-    gpu = ("--device", "cuda", "--data", "digits", "--batch-size", 64)
+    gpu = ("--device", "cuda", "--data", "digits")
     whole, small = tmp_path / "whole", tmp_path / "small"
     secateur("train", "--model", "secateur:digits", "--epochs", 3, "--lr", 0.05, *gpu, "--out", whole)
-    cut = ("prune", whole, "--macs", "25%", "--allocate", "curves", "--epochs-after", 2, *gpu)
+    cut = ("prune", whole, "--macs", "25%", "--set", "allocation=curves", "--set", "finetune.epochs=2", *gpu)
     secateur(*cut, "--out", small)
     summary = read_summary(small)
     assert summary["baseline"]["top1"] > 0.9

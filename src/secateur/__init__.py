@@ -7,9 +7,9 @@ The pipeline: ``trace`` a network into a channel graph, ``score`` its channels, 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from secateur._lazy import lazy_names
 from secateur._torchvision_operators import install
 
 if TYPE_CHECKING:
@@ -75,16 +75,8 @@ _NAMES = {
     "surgery": "apply_plan",
     "verification": "verify",
 }
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module on first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, _ = lazy_names(__name__, _NAMES)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ one line and leaves with exit code 1 (or 2 for wrong usage); it never shows a tr
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
@@ -161,3 +162,20 @@ class TrainingError(SecateurError):
         Traceback (most recent call last):
         secateur.errors.TrainingError: ...
     """
+
+
+class StoppedError(SecateurError):
+    """The user or the system asked the run to stop, and it saved its state and stopped.
+
+    Attributes:
+        number: of the signal, 2 for Ctrl-C and 15 for SIGTERM.
+
+    Example:
+        >>> raise StoppedError(15)
+        Traceback (most recent call last):
+        secateur.errors.StoppedError: stopped by SIGTERM
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by SIGTERM")
+        self.number = number

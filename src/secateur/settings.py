@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,8 +15,21 @@ else:
     ModelMetaclass = type(BaseModel)
 
 
-class _RaisesUsageError(ModelMetaclass):
-    """Let a class raise ``UsageError`` when it is called with wrong values.
+class SettingsError(UsageError):
+    """Settings are wrong; the message names every mistake.
+
+    Attributes:
+        mistakes: for each mistake the dotted path of the setting and what is wrong with it; the path is empty
+            where settings exclude each other.
+    """
+
+    def __init__(self, mistakes: Iterable[tuple[str, str]]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in self.mistakes))
+
+
+class _RaisesSettingsError(ModelMetaclass):
+    """Let a class raise ``SettingsError`` when it is called with wrong values.
 
     A metaclass, because an error raised in ``__init__`` would hide the other mistakes and the path where
     settings contain settings.
@@ -25,46 +39,48 @@ class _RaisesUsageError(ModelMetaclass):
         try:
             return ModelMetaclass.__call__(cls, *args, **values)
         except ValidationError as error:
-            raise UsageError(describe(error, cls)) from None
+            raise SettingsError(mistakes(error, cls)) from None
 
 
-class Settings(BaseModel, metaclass=_RaisesUsageError):
+class Settings(BaseModel, metaclass=_RaisesSettingsError):
     """Immutable settings that refuse unknown names.
 
     Raises:
-        UsageError: at least one value is wrong; the message names all of them, with a dotted path.
+        SettingsError: at least one value is wrong; the message names all of them, with a dotted path.
 
     >>> class Rate(Settings):
     ...     steps: int = 1
     ...     decay: float = 0.5
     >>> Rate(steps="two", decai=0.1)
     Traceback (most recent call last):
-    secateur.errors.UsageError: steps: Input should be a valid integer, unable to parse string as an integer \
-(is 'two'); decai: unknown; did you mean 'decay'?
+    secateur.settings.SettingsError: steps: Input should be a valid integer, unable to parse string as an \
+integer (is 'two'); decai: unknown; did you mean 'decay'?
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe everything that is wrong in one line.
+def mistakes(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """List the dotted path of each wrong value and what is wrong with it.
 
     Args:
         error: what pydantic raised.
         model: the class that was called, whose fields are suggested for misspelt names.
     """
-    return "; ".join(_line(dict(item), model) for item in error.errors(include_url=False))
+    return [_mistake(dict(item), model) for item in error.errors(include_url=False)]
 
 
-def _line(item: dict[str, Any], model: type[BaseModel]) -> str:
+def _mistake(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
     names = [part for part in item["loc"] if isinstance(part, int) or part.replace("_", "a").isalnum()]
-    where = ".".join(map(str, names))
+    path = ".".join(map(str, names))
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown{_suggestion(names, model)}"
+        return path, f"unknown{_suggestion(names, model)}"
+    if item["type"] == "missing":
+        return path, "is required"
     message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "value_error":  # our own words, which say what the value is
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message} (is {item['input']!r})" if where else message
+    if item["type"] == "value_error" or not path:  # our own words, which say what the value is
+        return path, message
+    return path, f"{message} (is {item['input']!r})"
 
 
 def _suggestion(names: list[Any], model: type[BaseModel]) -> str:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateur as sec
-from secateur.budget.widths import Widths, feasible_widths
+from secateur.budget.feasible import feasible_widths
+from secateur.budget.widths import Widths
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import trace
 from tests.fakes import FakeGraph, chain, graphs

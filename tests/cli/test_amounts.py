@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from secateur.budget import Budget
-from secateur.cli.amounts import amount, limits, shape, step, time
+from secateur.cli.amounts import amount, limits, shape, time
 from secateur.errors import UsageError
 
 
@@ -77,10 +77,3 @@ def test_budgets_in_words() -> None:
             limits([text])
     with pytest.raises(typer.BadParameter, match="latency is limited twice: 0.5 and 9ms"):
         limits(["latency=0.5,macs=0.5", "latency=9ms"])
-
-
-def test_steps() -> None:
-    assert (step("8"), step(" auto "), step(4)) == (8, "auto", 4)
-    for text in ("0", "-1", "1.5", "best"):
-        with pytest.raises(typer.BadParameter, match="nor auto"):
-            step(text)

@@ -10,12 +10,29 @@ import pytest
 import torch
 from click.testing import Result
 from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
 import secateur as sec
+from secateur.data import open_data
+from secateur.jobs.networks import open_network, same_bits
+from secateur.jobs.predict import predict
+from secateur.jobs.settings import NetworkChoice
 from secateur.training.run_folder import read_config, read_summary
 
 Command = Callable[..., Result]
-COMMANDS = ("demo", "inspect", "train", "prune", "evaluate", "measure", "export", "report")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "train",
+    "prune",
+    "evaluate",
+    "predict",
+    "measure",
+    "export",
+    "report",
+    "recipe",
+)
 
 
 def test_the_version_is_that_of_the_package(secateur: Command) -> None:
@@ -39,13 +56,26 @@ def test_every_option_is_explained_and_every_example_is_valid(secateur: Command,
         assert all(word in known for word in words if word.startswith("--")), example
 
 
+def sets(*texts: str) -> list[str]:
+    """Each text as a ``--set``."""
+    return [word for text in texts for word in ("--set", text)]
+
+
+BATCH = sets("data.batch_size=64")
+
+
 def _wide(text: str) -> str:
     return re.sub(r" +\n", "\n", text)
 
 
 def test_pruning_ends_with_a_comparison_and_a_check(secateur: Command, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
-    words = ("--macs", "25%", "--steps", 2, "--epochs-after", 1, "--lr", 0.02, "--batch-size", 64)
+    words = (
+        "--macs",
+        "25%",
+        *sets("steps=2", "finetune.epochs=1", "between.optimizer.learning_rate=0.02"),
+        *BATCH,
+    )
     result = secateur("prune", trained, "--data", "digits", *words, "--out", out)
     assert result.exit_code == 0, result.output
     assert result.stdout.count("channels masked (largest relative difference") == 2
@@ -64,7 +94,7 @@ def test_pruning_ends_with_a_comparison_and_a_check(secateur: Command, trained: 
 
 def test_pruning_without_training_repairs(secateur: Command, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "quick"
-    words = ("--macs", "60%", "--no-finetune", "--allocate", "curves", "--batch-size", 64)
+    words = ("--macs", "60%", "--no-finetune", *sets("allocation=curves"), *BATCH)
     result = secateur("prune", trained, "--data", "digits", *words, "--out", out)
     assert result.exit_code == 0, result.output
     assert "epoch" not in result.stdout
@@ -74,10 +104,10 @@ def test_pruning_without_training_repairs(secateur: Command, trained: Path, tmp_
     summary = read_summary(out)
     assert summary["pruned"]["top1"] > summary["baseline"]["top1"] - 0.05
     refused = secateur(
-        "prune", trained, "--data", "digits", *words, "--epochs-after", 3, "--out", tmp_path / "other"
+        "prune", trained, "--data", "digits", *words, *sets("finetune.epochs=3"), "--out", tmp_path / "other"
     )
     assert refused.exit_code == 2
-    assert "--no-finetune and --epochs-after exclude each other" in refused.output
+    assert "--no-finetune and --set finetune.epochs=3 exclude each other" in refused.output
 
 
 def test_json_is_one_object_on_standard_output_and_nothing_else(
@@ -163,11 +193,7 @@ def test_measure_and_evaluate_for_people(secateur: Command, trained: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("evaluate", "runs/absent", "--data", "digits"), "runs/absent does not exist"),
-        (("evaluate", "secateur:digits", "--data", "absent"), "no folder absent"),
         (("train", "--model", "secateur:digits", "--data", "digits", "--out", __file__), "is a file"),
-        (("measure", "runs/absent"), "does not exist"),
-        (("export", "runs/absent", "--out", "absent.pt2"), "does not exist"),
     ],
 )
 def test_failures_are_one_line_and_exit_code_1(
@@ -189,29 +215,51 @@ def test_failures_are_one_line_and_exit_code_1(
         (("prune", "secateur:digits", "--out", "x"), "at least one of --macs"),
         (("prune", "secateur:digits", "--out", "x", "--macs", "half"), "neither a share"),
         (("prune", "secateur:digits", "--out", "x", "--macs", "0.0"), "neither a share"),
-        (("prune", "secateur:digits", "--out", "x", "--macs", "0.5", "--recipe", "stew"), "no recipe"),
         (
-            ("prune", "secateur:digits", "--out", "x", "--macs", "0.5", "--criterion", "taylor"),
-            "looks at data",
+            ("prune", "secateur:digits", "--out", "x", "--macs", "0.5", "--recipe", "stew"),
+            "--recipe stew: unknown",
         ),
         (
-            ("prune", "secateur:digits", "--out", "x", "--macs", "1", "--steps", 2, "--channels-per-step", 3),
+            ("prune", "secateur:digits", "--out", "x", "--macs", "0.5", "--set", "criterion=taylor"),
+            "needs data",
+        ),
+        (
+            (
+                "prune",
+                "secateur:digits",
+                "--out",
+                "x",
+                "--macs",
+                "1",
+                *sets("steps=2", "channels_per_step=3"),
+            ),
             "exclude each other",
         ),
         (
-            ("train", "--model", "x", "--data", "x", "--out", "x", "--lr", 0, "--schedule", "linear"),
-            "schedule",
+            ("train", "--model", "x", "--data", "x", "--out", "x", "--lr", 0, "--set", "fit.schedule=linear"),
+            "--set fit.schedule=linear",
         ),
         (("train", "--model", "x", "--data", "x"), "--out"),
         (("measure", "absent.onnx"), "absent.onnx does not exist"),
-        (("measure", "secateur:digits", "--runtime", "tensorrt"), "runtimes"),
-        (("measure", "secateur:digits", "--batch", 0), "batches"),
+        (("measure", "secateur:digits", "--runtime", "tensorrt"), "--runtime"),
+        (("measure", "secateur:digits", "--batch", 0), "--batch"),
         (("export", "secateur:digits", "--out", "x"), "end its name in"),
-        (("export", "secateur:digits", "--out", "x.tflite", "--format", "tflite"), "no format"),
+        (("export", "secateur:digits", "--out", "x.tflite", "--format", "tflite"), "--format"),
         (("export", "secateur:digits", "--out", "absent/x.pt2"), "no folder absent"),
         (("export", "secateur:digits", "--out", "x.onnx", "--weights-as", "int8"), "needs --data"),
         (("export", "secateur:digits", "--out", "x.onnx", "--weights-as", "int4"), "int4"),
-        (("prune", "secateur:digits", "--macs", "0.5", "--out", "x", "--round-to", 0), "round-to"),
+        (
+            ("prune", "secateur:digits", "--macs", "0.5", "--out", "x", "--set", "widths.multiple_of=0"),
+            "--set widths.multiple_of=0: must be an integer of at least 1",
+        ),
+        (("evaluate", "runs/absent", "--data", "digits"), "runs/absent does not exist"),
+        (("evaluate", "secateur:digits", "--data", "absent"), "--data: there is no folder absent"),
+        (
+            ("evaluate", "secateur:digits", "--data", "digits", "--precision", "f8"),
+            "--precision: Input should",
+        ),
+        (("export", "runs/absent", "--out", "absent.pt2"), "does not exist"),
+        (("predict", "runs/absent", "x.png"), "does not exist"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(secateur: Command, words: tuple[object, ...], message: str) -> None:
@@ -309,8 +357,8 @@ def test_damaged_checkpoints_are_refused(secateur: Command, trained: Path, tmp_p
 
 def test_pruning_to_a_time(secateur: Command, trained: Path, tmp_path: Path, made_up_device: None) -> None:
     for name, words in {
-        "data": ("--data", "digits", "--steps", 2, "--epochs-between", 0, "--epochs-after", 0),
-        "free": ("--round-to", "auto"),
+        "data": ("--data", "digits", *sets("steps=2", "between.epochs=0", "finetune.epochs=0")),
+        "free": sets("widths.multiple_of=auto"),
     }.items():
         out = tmp_path / name
         result = secateur("prune", trained, "--latency", "60%", *words, "--out", out)
@@ -336,7 +384,6 @@ def test_a_time_out_of_reach_is_one_line(
     ("words", "line"),
     [
         (("prune", "resnet18", "--latency", "fast"), "neither a share"),
-        (("prune", "resnet18", "--round-to", "most"), "nor auto"),
         (("inspect", "resnet18", "--budget", "macs"), "is no limit"),
         (("inspect", "resnet18", "--budget", "speed=0.5"), "is no limit"),
         (("inspect", "resnet18", "--budget", "latency=soon"), "nor a time"),
@@ -358,3 +405,116 @@ def test_inspect_says_what_is_reachable(secateur: Command, made_up_device: None)
     assert re.search(r"latency +\S+ ms +\S+ ms +\S+% +\S+ ms +70.0% +\S+ ms", result.stdout)
     found = json.loads(secateur(*words, "--json").stdout)["forecast"]
     assert found["reach"]["macs"]["planned"] <= found["reach"]["macs"]["allowed"]
+
+
+def test_a_run_is_repeated_to_the_bit_by_its_config(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    words = (
+        "--data",
+        "digits",
+        "--macs",
+        "50%",
+        "--seed",
+        3,
+        *sets("finetune.epochs=1", "allocation=global"),
+    )
+    assert secateur("prune", trained, *words, *BATCH, "--out", first).exit_code == 0
+    for out, seed in ((again, ()), (other, ("--seed", 4))):
+        result = secateur("prune", "--recipe", first / "config.toml", *seed, "--out", out)
+        assert result.exit_code == 0, result.output
+    one, same, different = (
+        load_file(out / "checkpoints" / "best.safetensors") for out in (first, again, other)
+    )
+    assert one.keys() == same.keys()
+    assert all(same_bits(one[name], same[name]) for name in one)
+    assert not all(same_bits(one[name], different.get(name, torch.zeros(0))) for name in one)
+    assert read_config(first) | {"out": None} == read_config(again) | {"out": None}
+
+
+def test_a_training_is_repeated_to_the_bit_by_its_config(
+    secateur: Command, trained: Path, tmp_path: Path
+) -> None:
+    result = secateur("train", "--recipe", trained / "config.toml", "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    one, same = (load_file(out / "checkpoints" / "best.safetensors") for out in (trained, tmp_path / "again"))
+    assert all(same_bits(one[name], same[name]) for name in one)
+
+
+def digit(path: Path, number: int) -> Path:
+    """One of the digits as a file."""
+    Image.fromarray((load_digits().images[number] * 15).astype("uint8")).save(path)
+    return path
+
+
+def test_predict_names_classes_and_probabilities(secateur: Command, trained: Path, tmp_path: Path) -> None:
+    files = [digit(tmp_path / f"{number}.png", number) for number in range(40)]
+    result = secateur("predict", trained, *files, "--top", 3, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [one["image"] for one in found["predictions"]] == list(map(str, files))
+    assert found["failed"] == []
+    for one in found["predictions"]:
+        probabilities = [row["probability"] for row in one["classes"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert len(probabilities) == 3
+        assert 0.3 < sum(probabilities) <= 1.0001
+    best = [one["classes"][0]["name"] for one in found["predictions"]]
+    right = sum(name == str(load_digits().target[number]) for number, name in enumerate(best))
+    assert right >= 32, "the network knows nine digits of ten"
+    shown = secateur("predict", trained / "checkpoints" / "best.safetensors", files[0]).stdout
+    assert re.search(r"0\.png +0 +\d\d\.\d\d%", shown)
+    assert shown.count("%") == 5
+
+
+def test_images_are_prepared_as_in_evaluation(trained: Path, tmp_path: Path) -> None:
+    for name in map(str, range(10)):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        wide = Image.effect_noise((40, 24), 90).convert("RGB")
+        wide.save(tmp_path / "test" / name / "1.png")
+    network = open_network(NetworkChoice(source=str(trained)))
+    data = open_data(tmp_path, network.input, training=False)
+    [(inputs, _)] = list(data.test_batches())
+    with torch.inference_mode():
+        expected = network.model.eval()(inputs).softmax(1)
+    files = [tmp_path / "test" / name / "1.png" for name in map(str, range(10))]
+    found = predict(NetworkChoice(source=str(trained)), files, top=10)["predictions"]
+    for row, one in zip(expected, found, strict=True):
+        named = {entry["index"]: entry["probability"] for entry in one["classes"]}
+        assert [named[index] for index in range(10)] == pytest.approx(row.tolist(), abs=1e-6)
+
+
+def test_images_that_cannot_be_read_are_named_and_fail_the_command(
+    secateur: Command, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = (digit(tmp_path / "3.png", 3), tmp_path / "bad.png", tmp_path / "absent.png")
+    result = secateur("predict", trained, *files)
+    assert result.exit_code == 1
+    assert "3.png" in result.stdout
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path / 'bad.png'}: it is not an image",
+        f"error: {tmp_path / 'absent.png'}: there is no such file",
+    ]
+    result = secateur("predict", trained, *files, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [Path(one["image"]).name for one in found["failed"]] == ["bad.png", "absent.png"]
+    assert len(found["predictions"]) == 1
+
+
+def test_predict_needs_a_classifier(secateur: Command, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from torch import nn\ndef network():\n    return nn.Conv2d(3, 4, 3)\n")
+    words = (f"{file}:network", digit(tmp_path / "1.png", 1))
+    assert "predict needs a classifier" in failure(secateur("predict", *words))
+
+
+def test_curves_for_tensorboard_are_written_where_they_are_asked_for(
+    secateur: Command, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    words = ("--model", "secateur:digits", "--data", "digits", "--epochs", 1, "--batch-size", 64)
+    out = tmp_path / "run"
+    result = secateur("train", *words, "--set", "tensorboard=true", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert list((out / "tensorboard").iterdir())

@@ -52,3 +52,21 @@ def test_on_a_terminal_a_bar_shows_the_time_left(
     assert "left" in shown
     assert "loss 0.500" in shown
     assert "epoch 2/5" in shown
+
+
+def test_without_a_terminal_a_long_phase_gets_one_line_with_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    with Reporter() as reporter:
+        for done in range(1, 11):  # an event every three seconds
+            reporter.on_progress(Progress("training", done, 10))
+        for done in range(2):
+            reporter.on_progress(Progress("short", done, 1))
+        for done in range(4):
+            reporter.on_progress(Progress("reading", done, None))
+    assert capsys.readouterr().out.splitlines() == [
+        "training: 3 of 10, about 21.0 s left",
+        "reading: 2 done",
+    ]

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from secateur.checkpoint import load
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, StoppedError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
 from secateur.recipes import Callback
 from secateur.training.events import EpochDone
-from secateur.training.interrupt import StoppedError
 from secateur.training.run_folder import read_metrics, read_summary
 from tests.jobs.test_resume import StopAt, outcome, pruning
 from tests.jobs.test_train import job as training

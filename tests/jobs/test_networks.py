@@ -8,8 +8,8 @@ import torch
 
 import secateur as sec
 from secateur.errors import CheckpointError, DataError, UsageError
-from secateur.jobs.networks import is_checkpoint, open_network
-from secateur.jobs.settings import NetworkChoice
+from secateur.jobs.networks import open_network
+from secateur.jobs.settings import NetworkChoice, is_checkpoint
 
 
 def test_what_names_a_checkpoint_and_what_a_network(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError, StoppedError, UsageError
 from secateur.jobs.oracle import oracle
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.training.events import Progress
-from secateur.training.interrupt import StoppedError
 from tests.recorder import Recorder
 
 DIGITS = DataChoice(source="digits", batch_size=64)

@@ -31,13 +31,23 @@ def environment(threads: int) -> dict[str, str]:
 
 
 # What one process does, several do within the order of additions; a few small steps keep that small.
-PLAIN = ["--recipe", "plain", "--macs", "0.4"]
-STEPS = [*PLAIN, "--steps", "2", "--epochs-between", "1", "--epochs-after", "1", "--lr", "0.001"]
-LONG = [*PLAIN, "--steps", "2", "--epochs-between", "2", "--epochs-after", "9", "--lr", "0.001"]
+def sets(*texts: str) -> list[str]:
+    return [word for text in texts for word in ("--set", text)]
+
+
+def plain(between: int, after: int, rate: str = "0.001") -> list[str]:
+    """Two cuts, and so many epochs after the first and the second."""
+    rates = [f"{phase}.optimizer.learning_rate={rate}" for phase in ("between", "finetune")]
+    epochs = [f"between.epochs={between}", f"finetune.epochs={after}"]
+    return ["--recipe", "plain", "--macs", "0.4", *sets("steps=2", *epochs, *rates)]
+
+
+STEPS = plain(1, 1)
+LONG = plain(2, 9)
 
 
 def words(network: Path, out: Path, how: list[str], batch: int = 100) -> list[str]:
-    data = ["--data", "digits", "--batch-size", str(batch), "--precision", "float32"]
+    data = ["--data", "digits", *sets(f"data.batch_size={batch}", "device.precision=float32")]
     code = network.parent / "plain.py"
     builder = ["--model", f"{code}:plain"] if code.is_file() else []
     return ["prune", str(network), *how, *data, *builder, "--out", str(out)]
@@ -192,7 +202,7 @@ def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
     trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    arguments = [*words(trained, out, [*LONG, "--epochs-after", "2"]), "--devices", "2"]
+    arguments = [*words(trained, out, plain(2, 2)), "--devices", "2"]
     with under_way(arguments, out) as process:
         os.kill(ranks_of(process)[1], signal.SIGKILL)
         began = time.monotonic()
@@ -214,8 +224,9 @@ def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
 def test_three_processes_of_torchrun_prune_like_one_with_all_that_recovers(
     without_batch_norm: Path, tmp_path: Path, optimizer: str, rate: str
 ) -> None:
-    how = [*STEPS, "--allocate", "curves", "--repair", "--repair-batches", "2"]
-    how += ["--distill", "0.5", "--average", "0.9", "--optimizer", optimizer, "--lr", rate]
+    how = [*plain(1, 1, rate), *sets("allocation=curves", "reconstruct=true", "reconstruct_batches=2")]
+    how += sets("distillation.weight=0.5", "finetune.average=0.9")
+    how += sets(*(f"{phase}.optimizer.name={optimizer}" for phase in ("between", "finetune")))
     run(words(without_batch_norm, tmp_path / "alone", how))
     run(words(without_batch_norm, tmp_path / "threads", how), threads=2)
     run(words(without_batch_norm, tmp_path / "run", how), torchrun(3))
@@ -229,7 +240,7 @@ def test_three_processes_of_torchrun_prune_like_one_with_all_that_recovers(
 
 @pytest.mark.slow
 def test_batches_with_fewer_pictures_than_processes(without_batch_norm: Path, tmp_path: Path) -> None:
-    how = ["--macs", "0.6", "--steps", "1", "--epochs-after", "0", "--scoring-batches", "3"]
+    how = ["--macs", "0.6", *sets("steps=1", "finetune.epochs=0", "scoring_batches=3")]
     for count in (1, 3):
         run([*words(without_batch_norm, tmp_path / f"{count}", how, batch=2), "--devices", f"{count}"])
     check_like_one(tmp_path / "3", tmp_path / "1")
@@ -239,7 +250,7 @@ def test_batches_with_fewer_pictures_than_processes(without_batch_norm: Path, tm
 def test_runs_that_are_interrupted_or_lose_their_first_process_end_at_the_same_bits(
     trained: Path, tmp_path: Path
 ) -> None:
-    how = [*LONG, "--repair", "--repair-batches", "2", "--average", "0.9"]
+    how = [*LONG, *sets("reconstruct=true", "reconstruct_batches=2", "finetune.average=0.9")]
 
     def arguments(name: str) -> list[str]:
         return [*words(trained, tmp_path / name, how), "--devices", "2"]
@@ -287,10 +298,10 @@ def test_what_one_process_cannot_read_is_told_once(trained: Path, tmp_path: Path
     ]
     process = start(missing)
     _, complaints = finish(process)
-    assert (process.returncode, complaints.count("\n")) == (1, 1)
+    assert (process.returncode, complaints.count("\n")) == (2, 1)
     assert "nowhere" in complaints
     out = tmp_path / "locked"
-    with under_way(words(trained, out, [*LONG, "--epochs-after", "1000"]), out):
+    with under_way(words(trained, out, plain(2, 1000)), out):
         process = start([*words(trained, out, LONG), "--devices", "2", "--overwrite"])
         _, complaints = finish(process)
         assert (process.returncode, complaints.count("\n")) == (1, 1)

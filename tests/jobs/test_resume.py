@@ -18,13 +18,12 @@ from PIL import Image
 
 from secateur.checkpoint import load
 from secateur.data import DataSettings
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError, StoppedError, UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob, TrainJob
 from secateur.jobs.train import train
 from secateur.recipes import Recipe
 from secateur.training.events import EpochDone
-from secateur.training.interrupt import StoppedError
 from secateur.training.resume import Journal
 from secateur.training.run_folder import RunError, read_config, read_metrics, read_summary
 from tests.recorder import Recorder
@@ -150,7 +149,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path
     with pytest.raises(RunError, match="finished; there is nothing to continue"):
         prune(pruning(tmp_path / "run", trained, how, resume=True))
     search = {"max_drop": 1.0}
-    with pytest.raises(UsageError, match="search cannot be gone on with"):
+    with pytest.raises(UsageError, match="search cannot be resumed"):
         pruning(tmp_path / "run", trained, how, resume=True, budget=None, search=search)
 
 
@@ -213,16 +212,20 @@ main()
 in its place and not yet known to the folder."""
 
 
+def sets(*texts: str) -> list[str]:
+    return [word for text in texts for word in ("--set", text)]
+
+
 def command(trained: Path, out: Path, what: str) -> list[str]:
     words: dict[str, list[str]] = {
         "train": ["train", "--model", str(trained), "--epochs", "5", "--lr", "0.02"],
         "prune": [
             *("prune", str(trained), "--recipe", "plain", "--macs", "0.3"),
-            *("--steps", "3", "--epochs-between", "1"),
-            *("--epochs-after", "3", "--average", "0.9", "--repair", "--distill", "0.5"),
+            *sets("steps=3", "between.epochs=1", "finetune.epochs=3", "finetune.average=0.9"),
+            *sets("reconstruct=true", "distillation.weight=0.5"),
         ],
     }
-    data = ["--data", "digits", "--batch-size", "64", "--out", str(out)]
+    data = ["--data", "digits", *sets("data.batch_size=64"), "--out", str(out)]
     return [*words[what], *data]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import secateur as sec
-from secateur.errors import CheckpointError, DataError, TrainingError
+from secateur.errors import CheckpointError, DataError, TrainingError, UsageError
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
 from secateur.training.events import EpochDone
@@ -149,14 +149,14 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_state(tmp_path: Path, s
 
 
 def test_bad_places_are_refused_before_anything_is_done(tmp_path: Path, small_network: str) -> None:
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         train(job(tmp_path / "run", small_network, data={"source": str(tmp_path / "absent")}))
     assert not (tmp_path / "run").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="other files"):
         train(job(tmp_path / "full", small_network, overwrite=True))
-    with pytest.raises(RunError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         train(job(tmp_path / "run", {"source": str(tmp_path / "no" / "run")}))
     (tmp_path / "broken.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     with pytest.raises(CheckpointError, match="cannot be loaded"):

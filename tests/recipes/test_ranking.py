@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sec
 from secateur.budget import WidthCurves
-from secateur.errors import UsageError
+from secateur.errors import StoppedError, UsageError
 from secateur.recipes import Recipe
 from secateur.training.events import Progress
-from secateur.training.interrupt import StoppedError, interruptible
+from secateur.training.interrupt import interruptible
 from secateur.training.settings import FitSettings
 from tests.recipes.running import in_place
 from tests.recorder import Recorder

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import secateur as sec
 from secateur.criteria import Scores
 from secateur.data import Loader
-from secateur.errors import BudgetError, TrainingError
+from secateur.errors import BudgetError, StoppedError, TrainingError
 from secateur.models import InputSpec
 from secateur.recipes import Cut, PruneResult, Recipe, runner
 from secateur.training import loop
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Progress
-from secateur.training.interrupt import StoppedError, interruptible
+from secateur.training.interrupt import interruptible
 from secateur.training.settings import FitSettings, OptimizerSettings
 from tests.recipes.running import in_place
 from tests.recorder import Recorder

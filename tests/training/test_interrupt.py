@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from secateur.errors import StoppedError
 from secateur.training.events import Progress, tracked
-from secateur.training.interrupt import StoppedError, interruptible
+from secateur.training.interrupt import interruptible
 from tests.recorder import Recorder
 
 

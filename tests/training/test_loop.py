@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.errors import DataError, TrainingError, UsageError
+from secateur.errors import DataError, StoppedError, TrainingError, UsageError
 from secateur.training import loop
 from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import EpochDone, Progress
-from secateur.training.interrupt import StoppedError, interruptible
+from secateur.training.interrupt import interruptible
 from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 from tests.recorder import Recorder

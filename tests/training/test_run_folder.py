@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.errors import UsageError
-from secateur.training.interrupt import StoppedError
+from secateur.errors import StoppedError, UsageError
 from secateur.training.run_folder import (
     RunError,
     RunFolder,

@@ -1,22 +1,29 @@
 """Budgets: what may remain of a network, and which channels to remove for it.
 
-``limits`` holds the ``Budget`` and counts what widths cost, ``widths`` holds the widths that groups may have.
+``limits`` holds the ``Budget`` and counts what widths cost, ``widths`` holds which widths groups may have,
+and ``feasible`` finds them.
 ``planning`` makes plans, by scores in the order of ``removal_order``, or by width curves (``curves``) with
-``curve_planner`` and ``integer_programme``. ``forecast`` predicts what plans can reach.
+``curve_planner`` and ``integer_programme``. ``forecasts`` predicts what plans can reach.
 """
 
 from __future__ import annotations
 
-from secateur.budget.curves import WidthCurve, WidthCurves
-from secateur.budget.forecast import Forecast, forecast, reachable
-from secateur.budget.limits import Budget
-from secateur.budget.planning import Allocation, make_plan, plan_within
-from secateur.budget.widths import Widths
+from typing import TYPE_CHECKING
+
+from secateur._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from secateur.budget.curves import WidthCurve, WidthCurves
+    from secateur.budget.forecasts import Forecast, forecast, reachable
+    from secateur.budget.limits import Allocation, Budget, Unit
+    from secateur.budget.planning import make_plan, plan_within
+    from secateur.budget.widths import Widths
 
 __all__ = [
     "Allocation",
     "Budget",
     "Forecast",
+    "Unit",
     "WidthCurve",
     "WidthCurves",
     "Widths",
@@ -25,3 +32,14 @@ __all__ = [
     "plan_within",
     "reachable",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "curves": "WidthCurve WidthCurves",
+        "forecasts": "Forecast forecast reachable",
+        "limits": "Allocation Budget Unit",
+        "planning": "make_plan plan_within",
+        "widths": "Widths",
+    },
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from secateur.budget.curves import WidthCurves
+from secateur.budget.feasible import FeasibleWidths
 from secateur.budget.integer_programme import GroupOptions, minimise_damage
 from secateur.budget.limits import CostEvaluator
-from secateur.budget.widths import FeasibleWidths
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray

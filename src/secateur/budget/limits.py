@@ -8,17 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, model_validator
 
 from secateur.errors import UsageError
-from secateur.graph import ChannelGraph
-from secateur.graph.groups import IntArray
-from secateur.latency import LatencyModel
 from secateur.settings import Settings
+
+if TYPE_CHECKING:
+    from secateur.graph import ChannelGraph
+    from secateur.graph.groups import IntArray
+    from secateur.latency import LatencyModel
+
+Unit = Literal["macs", "params", "channels", "memory", "latency"]
+"""A quantity that a budget can limit."""
+
+Allocation = Literal["global", "uniform", "curves"]
+"""How a budget is divided among groups."""
 
 WORDS = {
     "macs": "MACs",

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from secateur.budget.curve_planner import plan_by_curves
 from secateur.budget.curves import WidthCurves
-from secateur.budget.limits import Budget, CostEvaluator, amount_of
+from secateur.budget.feasible import FeasibleWidths, explain_infeasible, feasible_widths, width_options
+from secateur.budget.limits import Allocation, Budget, CostEvaluator, amount_of
 from secateur.budget.removal_order import RemovalOrder, comparable, removal_order
-from secateur.budget.widths import (
-    FeasibleWidths,
-    Widths,
-    explain_infeasible,
-    feasible_widths,
-    width_options,
-)
+from secateur.budget.widths import Widths
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
-
-Allocation = Literal["global", "uniform", "curves"]
-"""How a budget is divided among groups."""
 
 _AT_ONCE = 32  # widths that one round of a search tries: three rounds find one place in 30,000
 

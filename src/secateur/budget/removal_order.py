@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from secateur.budget.widths import FeasibleWidths
+from secateur.budget.feasible import FeasibleWidths
 from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph

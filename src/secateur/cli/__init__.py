@@ -19,7 +19,9 @@ from secateur.cli.inspect import inspect
 from secateur.cli.measure import measure
 from secateur.cli.memory import keep_freed_memory
 from secateur.cli.oracle import oracle
+from secateur.cli.predict import predict
 from secateur.cli.prune import prune
+from secateur.cli.recipe import recipe
 from secateur.cli.report import report
 from secateur.cli.train import train
 
@@ -47,7 +49,7 @@ def common(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print versions and devices."),
     ] = False,
 ) -> None:
-    """Makes trained PyTorch networks smaller and faster by whole channels, and verifies every cut.
+    """Make trained PyTorch networks smaller and faster by whole channels, and verify every cut.
 
     Begin with [bold]secateur demo[/bold]: it trains, prunes and measures a small network in a minute.
 
@@ -64,7 +66,7 @@ def _help(command: Callable[..., None]) -> str:
     )
 
 
-for command in (demo, inspect, train, prune, evaluate, measure, export, report, oracle):
+for command in (demo, inspect, train, prune, evaluate, predict, measure, export, report, oracle, recipe):
     app.command(help=_help(command))(reported(command))
 
 

@@ -1,4 +1,4 @@
-"""Limits as people type them."""
+"""Parse limits and shapes as users write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", r
 
 
 def amount(text: str | float) -> float | int:
-    """A share of the original that may remain, or an absolute amount.
+    """Parse a share of the original that may remain, or an absolute amount.
 
     Args:
         text: ``0.5`` and ``50%`` are shares, ``1500000``, ``1500k`` and ``1.5M`` amounts.
@@ -40,14 +40,14 @@ def amount(text: str | float) -> float | int:
 
 
 def time(text: str | float) -> float | str:
-    """A share of the time that may remain, or a time.
+    """Parse a share of the time that may remain, or a time.
 
     Args:
         text: ``0.5`` and ``50%`` are shares, ``12ms``, ``12.5 ms`` and ``800us`` times; a bare number above 1
-            is meant in milliseconds.
+            is one in milliseconds.
 
     Returns:
-        A float for a share, words for a time.
+        A float for a share, a string for a time.
 
     Raises:
         typer.BadParameter: it is neither.
@@ -68,7 +68,7 @@ def time(text: str | float) -> float | str:
 
 
 def limits(words: Sequence[str]) -> dict[str, float | str]:
-    """A budget as it is typed in one word or several.
+    """Parse a budget in one word or several.
 
     Args:
         words: such as ``macs=0.5`` and ``latency=12ms``; one word may hold several, with commas between.
@@ -94,26 +94,8 @@ def limits(words: Sequence[str]) -> dict[str, float | str]:
     return found
 
 
-def step(text: str | int) -> int | str:
-    """What widths are multiples of.
-
-    Args:
-        text: a number, or ``auto``.
-
-    Raises:
-        typer.BadParameter: it is neither.
-
-    >>> step("8"), step("auto")
-    (8, 'auto')
-    """
-    words = str(text).strip()
-    if words != "auto" and not (words.isdecimal() and int(words) > 0):
-        raise typer.BadParameter(f"{text!r} is neither a number of at least 1 nor auto")
-    return words if words == "auto" else int(words)
-
-
 def shape(text: str) -> tuple[int, ...]:
-    """The shape of one example.
+    """Parse the shape of one example.
 
     Args:
         text: such as ``3,224,224`` or ``3x224x224``.

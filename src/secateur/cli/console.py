@@ -1,12 +1,13 @@
-"""What commands say while they work: bars on a terminal, plain lines elsewhere."""
+"""Show progress: bars on a terminal, one line for each long phase elsewhere."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -30,13 +31,16 @@ from secateur.training.events import Progress as ProgressEvent
 _WIDE = 120
 """Columns where there is no terminal that says how many it has."""
 
+_LONG = 5.0
+"""Seconds after which a phase gets its line where there are no bars: the time left is known by then."""
+
 
 class Reporter(Callback):
     """Show what the library reports; use it as a context manager around the work.
 
     Args:
-        as_json: keep standard output for the one JSON object, and talk on standard error.
-        quiet: show nothing at all: another process does.
+        as_json: keep standard output for the one JSON object; everything else goes to standard error.
+        quiet: show nothing, since another process does.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -57,6 +61,7 @@ class Reporter(Callback):
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._first: dict[str, tuple[float, int]] = {}
         self._silence = ExitStack()
 
     def __enter__(self) -> Self:
@@ -72,8 +77,11 @@ class Reporter(Callback):
         self._silence.close()
 
     def on_progress(self, progress: ProgressEvent) -> None:
-        """Move a bar."""
-        self._advance(progress)
+        """Move a bar; without bars, print a line once in a phase that takes long."""
+        if self.console.is_terminal:
+            self._advance(progress)
+        else:
+            self._print_once(progress)
 
     def on_epoch_end(self, epoch: EpochDone) -> None:
         """Show an epoch."""
@@ -92,7 +100,7 @@ class Reporter(Callback):
         self.say(str(tried))
 
     def say(self, text: RenderableType) -> None:
-        """Shows a line, or a table, above the bars.
+        """Show a line, or a table, above the bars.
 
         Args:
             text: plain text, or anything that rich can draw.
@@ -100,7 +108,7 @@ class Reporter(Callback):
         self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
 
     def tell(self, text: RenderableType) -> None:
-        """Shows a line, or a table, that belongs to the outcome for people, and not to the JSON object.
+        """Show a line, or a table, that belongs to the outcome for people, and not to the JSON object.
 
         Args:
             text: as for :meth:`say`.
@@ -109,7 +117,7 @@ class Reporter(Callback):
             self.say(text)
 
     def finish(self, text: RenderableType, data: Mapping[str, object]) -> None:
-        """Shows the outcome: as a table, or as the one JSON object.
+        """Show the outcome: as a table, or as the one JSON object.
 
         Args:
             text: for people.
@@ -132,33 +140,24 @@ class Reporter(Callback):
         if event.done == event.total:
             self._bars.remove_task(self._tasks.pop(event.task))
 
-
-@contextmanager
-def job_callbacks(run: Path, reporter: Reporter, *, tensorboard: bool) -> Iterator[list[Callback]]:
-    """Collect what receives how a job goes: the terminal, and TensorBoard where it is asked for.
-
-    Args:
-        run: the run folder.
-        reporter: the terminal.
-        tensorboard: write curves too.
-
-    Yields:
-        The callbacks.
-    """
-    if not tensorboard:
-        yield [reporter]
-        return
-    from secateur.jobs.tensorboard import TensorBoard
-
-    board = TensorBoard(run)
-    try:
-        yield [board, reporter]
-    finally:
-        board.close()
+    def _print_once(self, event: ProgressEvent) -> None:
+        now = time.monotonic()
+        if event.done == event.total:
+            self._first.pop(event.task, None)
+            return
+        start, done_before = self._first.setdefault(event.task, (now, event.done))
+        if now - start < _LONG or event.done == done_before:
+            return
+        self._first[event.task] = (math.inf, 0)  # no second line
+        line = f"{event.task}: {event.done:,} done"
+        if event.total is not None:
+            left = (now - start) * (event.total - event.done) / (event.done - done_before)
+            line = f"{event.task}: {event.done:,} of {event.total:,}, about {duration(left)} left"
+        self.say(line)
 
 
 def epoch_line(event: EpochDone) -> str:
-    """One epoch in one line.
+    """Format an epoch as one line.
 
     Args:
         event: the epoch.

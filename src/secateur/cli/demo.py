@@ -12,7 +12,7 @@ from secateur.cli.typed import typed_line
 def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: options.Json = False) -> None:
     """Train, prune, verify, save, reload and measure a small network on real digits, in about a minute.
 
-    Nothing is downloaded. It does what these two commands do, and replaces what it left before:
+    Nothing is downloaded. These two commands do the same, with other settings; earlier results are replaced:
 
       secateur train --model secateur:digits --data digits --out runs/demo/trained
       secateur prune runs/demo/trained --data digits --macs 0.1 --out runs/demo/pruned

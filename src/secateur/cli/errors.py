@@ -79,8 +79,7 @@ def recorded_line(file: Path) -> str:
 
 def _line_of(error: BaseException) -> tuple[str, int]:
     """Return the line for the user, and the exit code."""
-    from secateur.errors import UsageError
-    from secateur.training.interrupt import StoppedError
+    from secateur.errors import StoppedError, UsageError
 
     match error:
         case KeyboardInterrupt():

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import is_main, process_counts, run_in_processes
+from secateur.cli.choices import data_choice, device_choice, network_choice
+from secateur.cli.processes import is_main, run_in_processes
 
 
 def evaluate(
@@ -25,23 +26,22 @@ def evaluate(
     precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
-    """Judge a network on the test pictures of a folder.
+    """Evaluate a network on the test images of a folder.
 
     Examples:
       secateur evaluate runs/digits --data digits
       secateur evaluate runs/digits-small/checkpoints/best.safetensors --data digits --json
     """
+    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    images = data_choice(data, batch_size, strict)
+    where = device_choice(device, precision, devices)
+    run_in_processes(devices)
+
     from secateur.cli.console import Reporter
     from secateur.formats import percent
     from secateur.jobs.evaluate import evaluate as work
-    from secateur.jobs.settings import DataChoice, NetworkChoice
-    from secateur.training.settings import DeviceSettings
 
-    network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
-    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
-    machine = DeviceSettings(accelerator=device, precision=precision, **process_counts(devices))
-    run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        found = work(network, pictures, machine, [reporter])
+        found = work(network, images, where, [reporter])
         line = f"{found['model']}: top-1 {percent(found['top1'])}, loss {found['loss']:.4f}"
-        reporter.finish(f"{line} over {found['examples']:,} pictures", found)
+        reporter.finish(f"{line} over {found['examples']:,} images", found)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.choices import data_choice, network_choice, option_names
 
 
 def export(
@@ -48,16 +49,19 @@ def export(
       secateur export runs/digits-small --out small.pt2
       secateur export runs/digits-small --out small-int8.onnx --weights-as int8 --data digits
     """
+    from secateur.jobs.settings import ExportChoice
+
+    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    with option_names({"out": "--out: ", "format": "--format: ", "weights_as": "--weights-as: "}):
+        wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
+    images = data_choice(data, batch_size, strict) if data else None
+
     from secateur.cli.console import Reporter
     from secateur.cli.tables import brief, conditions_line, side_by_side
     from secateur.jobs.export import export as work
-    from secateur.jobs.settings import DataChoice, ExportChoice, NetworkChoice
 
-    network = NetworkChoice(source=checkpoint, weights=weights, size=size, builder=model)
-    wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
-    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict) if data else None
     with Reporter(as_json=json) as reporter:
-        found = work(network, wanted, pictures, seconds=seconds, callbacks=[reporter])
+        found = work(network, wanted, images, seconds=seconds, callbacks=[reporter])
         names = brief([str(row["name"]) for row in found["networks"]])
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)

@@ -8,6 +8,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import limits, shape
+from secateur.cli.choices import network_choice, option_names
 
 
 def inspect(
@@ -34,7 +35,7 @@ def inspect(
     model: options.Builder = None,
     json: options.Json = False,
 ) -> None:
-    """Show which channels hang together, what is frozen and why, what layers cost, and what is reachable.
+    """Show coupled channels, what is frozen and why, what layers cost, and what is reachable.
 
     Examples:
       secateur inspect torchvision:resnet18
@@ -42,22 +43,28 @@ def inspect(
       secateur inspect torchvision:resnet18 --budget latency=12ms
       secateur inspect mobilenet_v2 --input 3,96,96 --json
     """
+    from secateur.budget import Budget
+    from secateur.jobs.settings import is_checkpoint
+
+    size = shape(input) if input else None
+    asked = limits(budget) if budget else None
+    if asked:
+        with option_names({name: f"--budget {name}=: " for name in asked}):
+            Budget(**asked)
+    # Couplings do not depend on the weights, so none are fetched.
+    weights = None if is_checkpoint(network) else "none"
+    choice = network_choice(network, weights=weights, classes=classes, builder=model)
+
     from secateur.cli.console import Reporter
     from secateur.cli.structure import structure
     from secateur.jobs.inspect import inspect as work
-    from secateur.jobs.networks import is_checkpoint
-    from secateur.jobs.settings import NetworkChoice
 
-    size = shape(input) if input else None
-    # What hangs together does not depend on the weights, so none are fetched.
-    weights = None if is_checkpoint(network) else "none"
-    choice = NetworkChoice(source=network, weights=weights, classes=classes, builder=model)
     with Reporter(as_json=json) as reporter:
         found = work(
             choice,
             size,
             ignore or (),
-            limits=limits(budget) if budget else None,
+            limits=asked,
             latency=latency,
             batch=batch,
             callbacks=[reporter],

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
+from secateur.cli.choices import data_choice, device_choice, network_choice, option_names
 
 
 def measure(
@@ -63,36 +64,36 @@ def measure(
       secateur measure runs/digits-small small.onnx --data digits --memory
       secateur measure torchvision:resnet18 torchvision:resnet50 --batch 1 --batch 8 --runtime bf16
     """
-    from secateur.cli.console import Reporter
-    from secateur.cli.tables import brief, conditions_line, side_by_side, timing_table
-    from secateur.jobs.measure import measure as work
-    from secateur.jobs.networks import is_checkpoint
-    from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
-    from secateur.runtimes import is_exported
-    from secateur.training.settings import DeviceSettings
+    from secateur.jobs.settings import EXPORTED, Conditions, is_checkpoint
 
     networks = [
-        NetworkChoice(source=source, trusted=trusted)
-        if is_exported(source)
-        else NetworkChoice(
-            source=source,
+        network_choice(source, trusted=trusted)
+        if source.endswith(EXPORTED)
+        else network_choice(
+            source,
             weights=None if is_checkpoint(source) else weights,
-            size=size,
             builder=model if is_checkpoint(source) else None,
+            size=size,
         )
         for source in checkpoints
     ]
-    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict) if data else None
-    conditions = Conditions(
-        runtimes=tuple(runtime or ("eager",)),
-        batches=tuple(batch or (1,)),
-        threads=tuple(threads or ()),
-        seconds=seconds,
-        memory=memory,
-    )
-    machine = DeviceSettings(accelerator=device)
+    images = data_choice(data, batch_size, strict) if data else None
+    with option_names({"runtimes": "--runtime: ", "batches": "--batch: ", "threads": "--threads: "}):
+        conditions = Conditions(
+            runtimes=tuple(runtime or ("eager",)),
+            batches=tuple(batch or (1,)),
+            threads=tuple(threads or ()),
+            seconds=seconds,
+            memory=memory,
+        )
+    where = device_choice(device, "auto")
+
+    from secateur.cli.console import Reporter
+    from secateur.cli.tables import brief, conditions_line, side_by_side, timing_table
+    from secateur.jobs.measure import measure as work
+
     with Reporter(as_json=json) as reporter:
-        found = work(networks, pictures, conditions=conditions, device=machine, callbacks=[reporter])
+        found = work(networks, images, conditions=conditions, device=where, callbacks=[reporter])
         names = brief(checkpoints)
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import is_main, process_counts, run_in_processes
+from secateur.cli.choices import data_choice, device_choice, network_choice
+from secateur.cli.job_settings import CRITERIA, suggestion
+from secateur.cli.processes import is_main, run_in_processes
 
 
 def oracle(
@@ -28,7 +30,7 @@ def oracle(
         Path | None,
         typer.Option(metavar="FILE", help="Where to draw it too, as one HTML page that needs no network."),
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Training pictures to look at.")] = 256,
+    examples: Annotated[int, typer.Option(min=1, help="Training images to use.")] = 256,
     weights: options.Weights = None,
     model: options.Builder = None,
     size: options.Size = None,
@@ -37,34 +39,37 @@ def oracle(
     devices: options.Devices = None,
     json: options.Json = False,
 ) -> None:
-    """Mask every channel in turn, and see which criterion guesses best what that does to the loss.
+    """Measure how the loss changes when each channel is masked, and which criterion predicts that best.
 
-    The slowest command by far: one forward pass for each channel, from the layer that feels it on. It can be
-    interrupted; the same command goes on.
+    The slowest command by far: one forward pass for each channel, from the layer that it reaches first. It
+    can be interrupted; the same command continues.
 
     Examples:
       secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html
-      secateur oracle runs/resnet18 --data pictures --examples 128 --criteria taylor,obd --out oracle.json
+      secateur oracle runs/resnet18 --data images --examples 128 --criteria taylor,obd --out oracle.json
     """
+    from secateur.errors import UsageError
+
+    names = [name.strip() for name in criteria.split(",")] if criteria else []
+    for name in names:
+        if name not in CRITERIA:
+            raise UsageError(f"--criteria {name}: unknown{suggestion(name, CRITERIA)}")
+    if page is not None and not page.absolute().parent.is_dir():
+        raise UsageError(f"--page {page}: there is no folder {page.parent}")
+    choice = network_choice(network, weights=weights, builder=model, size=size)
+    images = data_choice(data, batch_size, strict)
+    processes = device_choice("cpu", "auto", devices)
+    run_in_processes(devices)
+
     from secateur.cli.console import Reporter
     from secateur.cli.tables import agreements
-    from secateur.errors import UsageError
     from secateur.files import write_text
-    from secateur.jobs.oracle import CRITERIA
+    from secateur.jobs.oracle import CRITERIA as PAPER
     from secateur.jobs.oracle import oracle as work
-    from secateur.jobs.settings import DataChoice, NetworkChoice
     from secateur.report import agreement_page
-    from secateur.training.settings import DeviceSettings
 
-    if page is not None and not page.absolute().parent.is_dir():
-        raise UsageError(f"{page}: there is no folder {page.parent}")
-    choice = NetworkChoice(source=network, weights=weights, size=size, builder=model)
-    pictures = DataChoice(source=data, batch_size=batch_size, strict=strict)
-    names = [name.strip() for name in criteria.split(",")] if criteria else CRITERIA
-    processes = DeviceSettings(accelerator="cpu", **process_counts(devices))
-    run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        found = work(choice, pictures, out, names, examples, [reporter], processes)
+        found = work(choice, images, out, names or PAPER, examples, [reporter], processes)
         if page is not None and is_main():
             write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)

@@ -1,4 +1,4 @@
-"""What is reachable, as a table."""
+"""Show what is reachable, as a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 
 
 def reachable(forecast: Mapping[str, Any]) -> RenderableType:
-    """The least and the most of each quantity, and what a plan would leave.
+    """Show the least and the most of each quantity, and what a plan would leave.
 
     Args:
         forecast: as the job returned it.

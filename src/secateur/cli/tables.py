@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from secateur.formats import count, factor, milliseconds, percent, size
 
@@ -184,6 +185,22 @@ def timing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             spread,
             gain,
         )
+    return table
+
+
+def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Table:
+    """Show the most probable classes of each image.
+
+    Args:
+        predictions: each with ``image`` and ``classes``, as the job returned them.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading, side in (("image", "left"), ("class", "left"), ("probability", "right")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for prediction in predictions:
+        for number, found in enumerate(prediction["classes"]):
+            image = Text("" if number else prediction["image"], overflow="fold")
+            table.add_row(image, Text(found["name"]), percent(found["probability"]))
     return table
 
 

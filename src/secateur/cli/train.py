@@ -7,103 +7,85 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.processes import device_options, is_main, run_in_processes
-from secateur.cli.typed import typed_line
+from secateur.cli.job_settings import train_job
+from secateur.cli.processes import is_main, run_in_processes
 
 
 def train(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="torchvision:resnet18, timm:resnet50, path/to/file.py:function, a bare torchvision name, "
-            "or a run or checkpoint to train on.",
-        ),
-    ],
-    data: options.Data,
     out: options.Out,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|RUN|CHECKPOINT",
+            help="torchvision:NAME, secateur:NAME, timm:NAME, file.py:FUNCTION, or something trained; "
+            "required, unless --recipe is a run's config.toml.",
+        ),
+    ] = None,
+    data: options.OptionalData = None,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="default|none|FILE",
-            help="Published weights, none, or a file; the published ones if there are any.",
+            help="Weights to start from, for a MODEL: published ones, none, or a file.",
+            show_default="published ones, where there are any",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Passes over the training pictures.")] = 10,
-    size: options.Size = None,
-    batch_size: options.BatchSize = 32,
-    strict: options.Strict = False,
-    optimizer: options.Optimizer = "sgd",
-    lr: options.LearningRate = 0.01,
-    momentum: options.Momentum = 0.9,
-    nesterov: options.Nesterov = False,
-    weight_decay: options.WeightDecay = 5e-4,
-    schedule: options.Schedule = "cosine",
-    warmup: options.Warmup = 0.0,
-    label_smoothing: options.LabelSmoothing = 0.0,
-    clip_norm: options.ClipNorm = None,
-    mixup: options.Mixup = 0.0,
-    patience: Annotated[
-        int | None,
+    recipe: Annotated[
+        str | None,
         typer.Option(
-            metavar="EPOCHS",
-            help="Stop after so many epochs without a better one.",
-            rich_help_panel="Training",
+            metavar="FILE.toml", help="A file of settings; or a run's config.toml, which repeats the run."
         ),
     ] = None,
-    device: options.Device = "auto",
+    sets: options.Set = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.", show_default="10")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Base learning rate.", show_default="0.01")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in one step.", show_default="32")] = None,
+    size: options.Size = None,
+    device: options.JobDevice = None,
     devices: options.Devices = None,
-    precision: options.Precision = "auto",
-    channels_last: options.ChannelsLast = "auto",
-    seed: options.Seed = 0,
+    seed: options.JobSeed = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
-    tensorboard: options.TensorBoard = False,
     json: options.Json = False,
 ) -> None:
-    """Train a network on a folder of pictures, from published weights, a file, or nothing.
+    """Train a network on a folder of images, from published weights, a file, or nothing.
 
-    The classifier is replaced by one for the folder's classes. The best network on the validation pictures is
-    kept in RUN/checkpoints/best.safetensors and evaluated on the test pictures.
+    The classifier is replaced by one for the folder's classes. The best network on the validation images is
+    kept in RUN/checkpoints/best.safetensors and evaluated on the test images.
+
+    Everything else is set with --set: `secateur recipe train` lists the names and their defaults.
 
     Examples:
       secateur train --model secateur:digits --data digits --out runs/digits
-      secateur train --model resnet18 --data pictures --out runs/resnet18 --epochs 20
-      secateur train --model vgg16 --weights none --size 96 --data pictures --out runs/vgg16
+      secateur train --model resnet18 --data images --out runs/resnet18 --epochs 20
+      secateur train --model vgg16 --weights none --data images --set fit.schedule=one-cycle --out runs/vgg16
+      secateur train --recipe runs/digits/config.toml --seed 1 --out runs/digits-1
     """
-    from secateur.cli.console import Reporter, job_callbacks
+    job = train_job(
+        {
+            "network.source": ("--model", model),
+            "network.weights": ("--weights", weights),
+            "network.size": ("--size", size),
+            "data.source": ("--data", data),
+            "data.batch_size": ("--batch-size", batch_size),
+            "fit.epochs": ("--epochs", epochs),
+            "fit.optimizer.learning_rate": ("--lr", lr),
+            "device.accelerator": ("--device", device),
+            "device.devices": ("--devices", devices),
+            "seed": ("--seed", seed),
+            "out": ("--out", out),
+            "overwrite": ("--overwrite", overwrite),
+            "resume": ("--resume", resume),
+        },
+        recipe,
+        sets or (),
+    )
+    run_in_processes(job.device.devices)
+
+    from secateur.cli.console import Reporter
     from secateur.cli.tables import figures_of_one
-    from secateur.jobs.settings import TrainJob
     from secateur.jobs.train import train as work
 
-    job = TrainJob(
-        network={"source": model, "weights": weights, "size": size},
-        data={"source": data, "batch_size": batch_size, "strict": strict, "mixup": mixup},
-        out=out,
-        overwrite=overwrite,
-        resume=resume,
-        seed=seed,
-        fit={
-            "epochs": epochs,
-            "schedule": schedule,
-            "warmup": warmup,
-            "label_smoothing": label_smoothing,
-            "clip_norm": clip_norm or 0.0,
-            "patience": patience,
-            "optimizer": {
-                "name": optimizer,
-                "learning_rate": lr,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "weight_decay": weight_decay,
-            },
-        },
-        device=device_options(device, devices, precision, channels_last),
-        typed=typed_line(),
-    )
-    run_in_processes(devices)
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        with job_callbacks(out, reporter, tensorboard=tensorboard and is_main()) as callbacks:
-            summary = work(job, callbacks)
+        summary = work(job, [reporter])
         reporter.finish(figures_of_one(summary["network"]), summary)

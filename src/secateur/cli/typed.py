@@ -1,4 +1,4 @@
-"""The command line as it was typed, for the record of a run."""
+"""Record the command line of a run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 _PROGRAMS = {"secateur", "secateur.exe", "__main__.py"}
 _NOT_FOR_THE_RECORD = {"--overwrite", "--resume", "--json"}
-"""How a run was started, and not what it did."""
+"""Options that say how a run is started, and not what it does."""
 
 
 def typed_line(words: Sequence[str] | None = None) -> str | None:
-    """The command that repeats what this process was asked to do.
+    """Return the command line of this process.
 
     Args:
         words: program and arguments; those of this process if not given.
 
     Returns:
-        One line for a shell; ``None`` where another program calls the commands.
+        One line for a shell; ``None`` if another program calls the commands.
 
     >>> typed_line(["/usr/bin/secateur", "prune", "a run", "--macs", "0.5", "--overwrite"])
     "secateur prune 'a run' --macs 0.5"

@@ -1,4 +1,4 @@
-"""``secateur --version``: which Secateur, on what."""
+"""``secateur --version``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTIONAL = ("timm", "onnx", "onnxruntime")
 
 
 def version_lines() -> Iterator[str]:
-    """The version, those of what it stands on, the devices at hand, and which extras are there."""
+    """List the versions of Secateur and of the packages that it needs, the devices, and the extras."""
     yield f"secateur {secateur.__version__}"
     parts = [f"python {platform.python_version()}", *filter(None, map(_named, _NEEDED))]
     yield ", ".join(parts)
@@ -30,7 +30,7 @@ def _named(package: str) -> str:
 
 
 def _devices() -> Iterator[str]:
-    """Where networks can run."""
+    """List where networks can run."""
     import torch
 
     threads = torch.get_num_threads()

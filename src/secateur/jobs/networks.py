@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.checkpoint import load, read_metadata, save
 from secateur.errors import CheckpointError, DataError, UsageError
 from secateur.graph.capture import mode_of
-from secateur.jobs.settings import NetworkChoice
+from secateur.jobs.settings import NetworkChoice, is_checkpoint
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, load_weights
 from secateur.models.inputs import Json
 from secateur.training.losses import main_output
@@ -114,19 +114,6 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
         return False
     pair = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
     return torch.equal(*pair)
-
-
-def is_checkpoint(source: str) -> bool:
-    """Whether a word names a file or folder, and not a network.
-
-    Args:
-        source: what the user wrote.
-
-    >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
-    (False, True)
-    """
-    is_path = "/" in source or Path(source).exists() or source.endswith(".safetensors")
-    return is_path and ".py:" not in source
 
 
 def input_of(choice: NetworkChoice) -> InputSpec:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from secateur.ablation import Ablation, ablate, compare_ranking
 from secateur.criteria import score
 from secateur.data import ImageData
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError, StoppedError, UsageError
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, trace
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
@@ -25,7 +25,7 @@ from secateur.ranks import Ranks
 from secateur.recipes import Callback
 from secateur.training.context import launch
 from secateur.training.events import report_note, report_progress
-from secateur.training.interrupt import Interruption, StoppedError, interruptible
+from secateur.training.interrupt import Interruption, interruptible
 from secateur.training.settings import DeviceSettings
 
 CRITERIA = ("taylor", "magnitude", "activation-mean", "apoz", "mutual-information", "random")

@@ -15,7 +15,7 @@ from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.records import cut_record
-from secateur.jobs.settings import PruneJob
+from secateur.jobs.settings import DATA_FREE, PruneJob
 from secateur.jobs.verifications import together
 from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import (
@@ -35,19 +35,16 @@ from secateur.training.events import report_note, report_progress
 from secateur.training.resume import Journal
 from secateur.training.run_folder import NETWORK
 
-DATA_FREE = "magnitude"
-"""The criterion where there is nothing to look at but the weights."""
-
 
 def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Cuts a network down to a budget.
+    """Prune a network to a budget.
 
-    With data: rank, cut, fine-tune, repeat, and judge before and after on the test pictures. Without:
+    With data: rank, cut, fine-tune, repeat, and evaluate before and after on the test images. Without:
     one cut by the weights alone. Every cut is verified; the result is read back bit for bit.
 
     Args:
-        job: what to prune, to what, with what, and where to.
-        callbacks: receive how it goes.
+        job: its settings.
+        callbacks: receive what is reported.
 
     Returns:
         What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
@@ -57,22 +54,22 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
-        raise UsageError(f"{criterion.name} looks at data; give --data, or take --criterion {DATA_FREE}")
-    if job.data is None and job.recipe.allocation == "curves":
-        raise UsageError("curves are measured on data; give --data, or take --allocate global or uniform")
+        raise UsageError(
+            f"criterion: {criterion.name} needs data; give --data, or choose one of the weights: {DATA_FREE}"
+        )
     with launch(job.device) as context:
         return _prune(job, criterion, context, callbacks)
 
 
 def _pictures(job: PruneJob) -> ImageData | None:
-    """The pictures, if there are any, fit for what is asked of them."""
+    """Open the images, if there are any."""
     if job.data is None:
         return None
     data = open_pictures(job.data, input_of(job.network), job.seed)
     if job.recipe.distillation.weight and job.recipe.distillation.flip and not data.augmentation.flip:
         raise UsageError(
-            f"training does not mirror pictures of '{job.data.source}', since mirror images may be of "
-            "another class; leave --mirror out"
+            f"distillation.flip: images of '{job.data.source}' are not flipped in training, since mirror "
+            "images may be of another class; leave distillation.flip out"
         )
     return data
 
@@ -127,7 +124,7 @@ def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence
 def _with_data(
     job: PruneJob, place: Workplace, network: Network, data: ImageData, budget: Budget | None
 ) -> tuple[Network, Sequence[Cut], dict[str, Evaluation]]:
-    """Cuts in steps, with fine-tuning; judges before and after."""
+    """Prune with fine-tuning; evaluate before and after."""
     check_outputs(network, data.classes)
     with place.clock("reading"):
         read_all(data, place.callbacks)
@@ -150,10 +147,10 @@ def _with_data(
 
 
 def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Budget) -> Sequence[Cut]:
-    """One cut by the weights alone, and no training."""
+    """Prune in one cut by the weights alone, without training."""
     report_note(
         place.callbacks,
-        f"no --data: channels are valued by their weights alone ({job.recipe.criterion}), nothing is "
+        f"no data: channels are scored by their weights alone ({job.recipe.criterion}), nothing is "
         "trained, and accuracy is not measured; fine-tune the result before use",
     )
     known, asked = fingerprint(network.model), job.recipe
@@ -176,7 +173,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
 
 
 def _note_time(place: Workplace, fit: LatencyFit | None) -> None:
-    """Says, and writes down, how the time that was asked for was met."""
+    """Report and record the measured time beside the one that was asked for."""
     if fit is not None:
         report_note(place.callbacks, str(fit))
         place.run.summarise(asked={"latency": fit.to_dict()})

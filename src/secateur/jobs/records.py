@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 import secateur
-from secateur.errors import SecateurError, UsageError
+from secateur.errors import SecateurError, StoppedError, UsageError
 from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, Cut, Tried
 from secateur.training.context import RunContext
 from secateur.training.events import EpochDone
-from secateur.training.interrupt import StoppedError
 from secateur.training.process_group import uses_bf16
 from secateur.training.run_folder import CONFIG, RunFolder, read_config
 
@@ -30,7 +29,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightn
 """What numbers come from, or pictures."""
 
 _NOT_SETTINGS = {"overwrite", "resume", "typed"}
-_MAY_DIFFER = {"version", "device.devices", "device.nodes"}
+_MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
 
 
 @contextmanager

@@ -1,32 +1,48 @@
-"""What a job is told, checked as a whole before anything is done."""
+"""Settings of jobs: what each command works on and how, checked as a whole before anything is done.
+
+Nothing here imports PyTorch, so that wrong settings are reported at once.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from secateur.budget import Budget
-from secateur.recipes import Recipe, Unit
+from secateur.budget import Budget, Unit
+from secateur.recipes import Recipe
 from secateur.settings import Settings
 from secateur.training.settings import DeviceSettings, FitSettings
 
+DATA_FREE = "magnitude"
+"""The criterion where there is no data, only weights."""
+
+EXPORTED = (".onnx", ".pt2")
+"""Ends of the names of exported files."""
+
 
 class DataChoice(Settings):
-    """Which pictures, and how they are handed out.
+    """Which images, and how they are read.
 
     Attributes:
         source: a folder, or ``digits``.
-        batch_size: pictures in a batch.
-        strict: refuse unreadable pictures instead of leaving them out.
-        mixup: how training pictures are blended with each other, as in :class:`secateur.data.DataSettings`.
+        batch_size: images in a batch.
+        strict: refuse unreadable images instead of leaving them out.
+        mixup: alpha of mixup of training images, as in :class:`secateur.data.DataSettings`; 0 for none.
     """
 
     source: str
     batch_size: int = Field(default=32, ge=1)
     strict: bool = False
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @field_validator("source")
+    @classmethod
+    def _is_there(cls, source: str) -> str:
+        if source != "digits" and not Path(source).is_dir():
+            raise ValueError(f"there is no folder {source}; give a folder of images, or the word digits")
+        return source
 
 
 class NetworkChoice(Settings):
@@ -36,9 +52,9 @@ class NetworkChoice(Settings):
         source: a run folder, a checkpoint, or a name such as ``torchvision:resnet18``.
         weights: ``default`` for the published ones, ``none``, or a file; for a name only. If not given,
             the published ones where there are any.
-        size: side of the square pictures in pixels; the network's own if not given.
+        size: side of the square images in pixels; the network's own if not given.
         classes: outputs of a network that is built by name, where no data says it.
-        builder: ``path/to/file.py:function`` for a checkpoint of a network that a file of the user's builds.
+        builder: ``path/to/file.py:function`` for a checkpoint of a network that the user's file builds.
         trusted: whether an exported ``.pt2`` file may be opened, which can run code that it holds.
     """
 
@@ -48,6 +64,51 @@ class NetworkChoice(Settings):
     classes: int | None = Field(default=None, ge=1)
     builder: str | None = None
     trusted: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _is_there(cls, source: str) -> str:
+        named = is_checkpoint(source) or source.endswith(EXPORTED) or ".py:" in source
+        if named and not _file_of(source).exists():
+            raise ValueError(
+                f"{_file_of(source)} does not exist; give a run folder, a checkpoint, or the name of a "
+                "network such as torchvision:resnet18"
+            )
+        return source
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_there(cls, weights: str | None) -> str | None:
+        if weights not in (None, "default", "none") and not Path(str(weights)).is_file():
+            raise ValueError(f"there is no file {weights}; give default, none, or a file of weights")
+        return weights
+
+    @field_validator("builder")
+    @classmethod
+    def _builder_is_there(cls, builder: str | None) -> str | None:
+        if builder is not None and not (".py:" in builder and _file_of(builder).is_file()):
+            raise ValueError(f"{builder!r} names no function of an existing file; give FILE.py:FUNCTION")
+        return builder
+
+
+def is_checkpoint(source: str) -> bool:
+    """Test whether a word of the user is a file or folder, and not the name of a network.
+
+    >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
+    (False, True)
+    """
+    is_path = "/" in source or Path(source).exists() or source.endswith(".safetensors")
+    return is_path and ".py:" not in source
+
+
+def _file_of(source: str) -> Path:
+    """Return the file of ``FILE.py:FUNCTION``, or the path itself.
+
+    >>> _file_of("nets/mine.py:small").name
+    'mine.py'
+    """
+    file, colon, _ = source.partition(".py:")
+    return Path(f"{file}.py" if colon else source)
 
 
 class Conditions(Settings):
@@ -71,7 +132,7 @@ class Conditions(Settings):
 
 
 class ExportChoice(Settings):
-    """What an exported file is to be.
+    """Which file to export.
 
     Attributes:
         out: the file.
@@ -80,22 +141,36 @@ class ExportChoice(Settings):
     """
 
     out: Path
-    format: str | None = None
-    weights_as: str = "float32"
+    format: Literal["onnx", "pt2"] | None = None
+    weights_as: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+
+    @field_validator("out")
+    @classmethod
+    def _can_be_written(cls, out: Path) -> Path:
+        if not out.absolute().parent.is_dir():
+            raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
+        return out
+
+    @model_validator(mode="after")
+    def _has_a_format(self) -> ExportChoice:
+        if self.format is None and not self.out.name.endswith(EXPORTED):
+            raise ValueError(f"{self.out}: end its name in {' or '.join(EXPORTED)}, or give the format")
+        return self
 
 
 class Job(Settings):
-    """What every job that fills a run folder is told.
+    """Settings of every job that fills a run folder.
 
     Attributes:
         network: what to work on.
         out: the run folder.
         overwrite: replace an earlier run there.
-        resume: go on with an earlier run there.
-        seed: start of all random numbers.
+        resume: continue an earlier run there.
+        seed: of all random numbers.
         device: where to compute.
         latency_batch: examples in the forward pass whose time is measured.
         latency_seconds: time spent on measuring each network.
+        tensorboard: write ``tensorboard/`` in the run folder too, with accuracy and costs as curves.
         typed: the command line that the job came from, if it came from one, for the record.
     """
 
@@ -107,11 +182,12 @@ class Job(Settings):
     device: DeviceSettings = DeviceSettings()
     latency_batch: int = Field(default=1, ge=1)
     latency_seconds: float = Field(default=1.0, ge=0)
+    tensorboard: bool = False
     typed: str | None = None
 
 
 class TrainJob(Job):
-    """Train a network on pictures.
+    """Train a network on images.
 
     Attributes:
         data: what to train on.
@@ -123,12 +199,12 @@ class TrainJob(Job):
 
 
 class Search(Settings):
-    """Look for the smallest network that is good enough.
+    """Search for the smallest network that is good enough.
 
     Attributes:
-        max_drop: percentage points of accuracy on the validation pictures that may be lost.
-        of: what is made small.
-        tries: how many networks are made at most.
+        max_drop: percentage points of accuracy on the validation images that may be lost.
+        of: the quantity that is made small.
+        tries: largest number of networks that are pruned.
     """
 
     max_drop: float = Field(ge=0, lt=100)
@@ -137,14 +213,14 @@ class Search(Settings):
 
 
 class PruneJob(Job):
-    """Make a network smaller.
+    """Prune a network.
 
     Attributes:
         data: what to rank and fine-tune on; without, weights alone decide and nothing is trained.
         budget: what may remain.
         search: what may be lost instead.
-        recipe: how to get there.
-        measured: an earlier run whose scores and width curves are used again.
+        recipe: how to prune and train.
+        measured: an earlier run of the same network, whose scores and width curves are used again.
     """
 
     data: DataChoice | None = None
@@ -153,12 +229,21 @@ class PruneJob(Job):
     recipe: Recipe = Recipe()
     measured: Path | None = None
 
+    @field_validator("measured")
+    @classmethod
+    def _run_is_there(cls, measured: Path | None) -> Path | None:
+        if measured is not None and not measured.exists():
+            raise ValueError(f"there is no run {measured}")
+        return measured
+
     @model_validator(mode="after")
     def _one_goal(self) -> PruneJob:
         if (self.budget is None) == (self.search is None):
-            raise ValueError("say either what may remain or what may be lost, and not both")
+            raise ValueError("give a budget (what may remain) or a search (what may be lost), not both")
         if self.search is not None and self.resume:
-            raise ValueError("a search cannot be gone on with; start it anew with --measured and this run")
+            raise ValueError("a search cannot be resumed; start another one that uses this run as measured")
         if self.data is None and (self.search is not None or self.measured is not None):
-            raise ValueError("a search, and earlier measurements, need data")
+            raise ValueError("a search, and measured, need data; give --data")
+        if self.data is None and self.recipe.allocation == "curves":
+            raise ValueError("allocation: curves need data; give --data, or choose global or uniform")
         return self

@@ -40,7 +40,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
-                "--tensorboard needs TensorBoard: pip install 'torch-secateur[tensorboard]'"
+                "tensorboard: the package is missing; pip install 'torch-secateur[tensorboard]'"
             ) from error
         self._run, self._make = run, SummaryWriter
         self._writer: SummaryWriter | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
 from secateur.jobs.records import STATE, RunRecorder, recorded
 from secateur.jobs.settings import Job
+from secateur.jobs.tensorboard import TensorBoard
 from secateur.models.inputs import Json
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, RecipeContext, fingerprint
@@ -155,20 +156,23 @@ def at_work(
         RunError: the run folder cannot be used.
     """
     clock, ranks = Clock(), context.ranks
+    board = TensorBoard(job.out) if job.tensorboard and ranks.is_main else None
     with (
+        closing(board) if board else nullcontext(),
         recorded(command, job, context) as run,
         seeded(job.seed),
         interruptible(ranks) as interruption,
     ):
         journal = _journal(job, run, ranks)
         run.forget(int(journal.about.get("metrics", 0)))
+        receivers = [RunRecorder(run), *([board] if board else ()), *(callbacks if ranks.is_main else ())]
         yield Workplace(
             job=job,
             run=run,
             context=RecipeContext(
                 settings=context.settings,
                 fabric=context.fabric,
-                callbacks=[RunRecorder(run), *(callbacks if ranks.is_main else ())],
+                callbacks=receivers,
                 interruption=interruption,
                 journal=journal,
             ),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from secateur.recipes.callbacks import Callback
-from secateur.recipes.context import RecipeContext, Training
-from secateur.recipes.cutting import Cut
-from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions
-from secateur.recipes.measured import Measured, fingerprint
-from secateur.recipes.pruning import prune
-from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, CostRegularization, Distillation, Recipe
-from secateur.recipes.result import PruneResult
-from secateur.recipes.runner import run_recipe
-from secateur.recipes.search import SearchResult, Tried, Unit, smallest_within
+from typing import TYPE_CHECKING
+
+from secateur._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from secateur.recipes.callbacks import Callback
+    from secateur.recipes.context import RecipeContext, Training
+    from secateur.recipes.cutting import Cut
+    from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions
+    from secateur.recipes.measured import Measured, fingerprint
+    from secateur.recipes.pruning import prune
+    from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, CostRegularization, Distillation, Recipe
+    from secateur.recipes.result import PruneResult
+    from secateur.recipes.runner import run_recipe
+    from secateur.recipes.search import SearchResult, Tried, smallest_within
 
 __all__ = [
     "CHANNELS_LEFT",
@@ -29,9 +34,24 @@ __all__ = [
     "SearchResult",
     "Training",
     "Tried",
-    "Unit",
     "fingerprint",
     "prune",
     "run_recipe",
     "smallest_within",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "callbacks": "Callback",
+        "context": "RecipeContext Training",
+        "cutting": "Cut",
+        "latency_tuner": "LatencyFit LatencyOptions",
+        "measured": "Measured fingerprint",
+        "pruning": "prune",
+        "recipe": "CHANNELS_LEFT PRESETS CostRegularization Distillation Recipe",
+        "result": "PruneResult",
+        "runner": "run_recipe",
+        "search": "SearchResult Tried smallest_within",
+    },
+)

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from secateur.budget import Allocation, Widths
-from secateur.criteria.cost_regularization import CostKind
 from secateur.errors import UsageError
-from secateur.settings import Settings, describe
+from secateur.settings import Settings, SettingsError, mistakes
 from secateur.training.settings import FitSettings
 
 _CLIP_NORM = 5.0
@@ -43,7 +42,7 @@ class CostRegularization(Settings):
         rate: normalised score per million of that unit.
     """
 
-    unit: CostKind | None = None
+    unit: Literal["params", "macs", "bytes", "memory"] | None = None
     rate: float = Field(default=1e-3, ge=0)
 
 
@@ -81,7 +80,7 @@ class Recipe(Settings):
         >>> recipe = Recipe(steps=3, finetune={"epochs": 4})
         >>> recipe.changed({"finetune": {"epoch": 8}})
         Traceback (most recent call last):
-        secateur.errors.UsageError: finetune.epoch: unknown; did you mean 'finetune.epochs'?
+        secateur.settings.SettingsError: finetune.epoch: unknown; did you mean 'finetune.epochs'?
     """
 
     criterion: str = "taylor"
@@ -139,11 +138,40 @@ class Recipe(Settings):
         """
         if not changes:
             return self
-        values = _merged(self, _with_alternatives(changes))
+        recipe = self._merged(changes)
+        changed = set(_paths(changes))
+        idle = [
+            (path, f"no effect while {switch}; {remedy}, or leave {path} out")
+            for path, off, switch, remedy in recipe._needs()
+            if off and path in changed
+        ]
+        if idle:
+            raise SettingsError(idle)
+        return recipe
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a table as a file holds it: settings by name, nested like the recipe.
+
+        Args:
+            table: may name the ``preset`` that its settings change; the default recipe if not given. Unlike
+                in :meth:`changed`, settings without an effect are allowed, since a table may hold all.
+
+        Raises:
+            UsageError: there is no such preset, or a setting is wrong.
+
+        >>> Recipe.from_table({"preset": "plain", "finetune": {"epochs": 4}}).steps
+        5
+        """
+        changes = {name: value for name, value in table.items() if name != "preset"}
+        return cls.preset(table.get("preset", "default"))._merged(changes)
+
+    def _merged(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return this recipe with some settings changed, whether or not that has an effect."""
         try:
-            return type(self).model_validate(values, context={"changed": set(_paths(changes))})
+            return type(self).model_validate(_merged(self, _with_alternatives(changes)))
         except ValidationError as error:
-            raise UsageError(describe(error, type(self))) from None
+            raise SettingsError(mistakes(error, type(self))) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -169,18 +197,6 @@ class Recipe(Settings):
                 "cost_regularization.unit: no effect while allocation is 'curves', which does not compare "
                 "scores between groups; set allocation to 'global' or 'uniform'"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _changes_have_an_effect(self, info: ValidationInfo) -> Recipe:
-        changed = (info.context or {}).get("changed", ())
-        mistakes = [
-            f"{path}: no effect while {switch}; {remedy}, or leave {path} out"
-            for path, off, switch, remedy in self._needs()
-            if off and path in changed
-        ]
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
         return self
 
     def _needs(self) -> Iterator[tuple[str, bool, str, str]]:

@@ -18,7 +18,7 @@ from secateur.batches import refuse_one_shot
 from secateur.budget import Budget, WidthCurves, Widths
 from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
-from secateur.errors import UsageError
+from secateur.errors import StoppedError, UsageError
 from secateur.graph import ChannelGraph, ExampleInputs, trace
 from secateur.graph.capture import owned
 from secateur.graph.cutting import copy_with
@@ -38,7 +38,6 @@ from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_progress, tracked
-from secateur.training.interrupt import StoppedError
 from secateur.training.loop import FIT, fit
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer

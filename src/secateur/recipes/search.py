@@ -6,16 +6,12 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from secateur.errors import BudgetError, UsageError
 from secateur.recipes.callbacks import Callback
 from secateur.training.evaluate import Metric
-
-Unit = Literal["macs", "params", "channels", "memory", "latency"]
-"""The quantity that is made small."""
 
 Attempt = Callable[[nn.Module, float], nn.Module]
 """Prunes the given copy to a share of the original's cost, and returns it."""

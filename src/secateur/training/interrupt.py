@@ -8,22 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from secateur.errors import SecateurError
+from secateur.errors import StoppedError
 from secateur.ranks import ALONE, Ranks
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StoppedError(SecateurError):
-    """The user or the system asked the run to stop, and it saved its state and stopped.
-
-    Attributes:
-        number: of the signal, 2 for Ctrl-C and 15 for SIGTERM.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by SIGTERM")
-        self.number = number
 
 
 class Interruption:
@@ -38,7 +26,7 @@ class Interruption:
     >>> interruption.request(signal.SIGTERM)
     >>> interruption.check()
     Traceback (most recent call last):
-    secateur.training.interrupt.StoppedError: stopped by SIGTERM
+    secateur.errors.StoppedError: stopped by SIGTERM
     """
 
     def __init__(self, ranks: Ranks = ALONE) -> None:

@@ -20,7 +20,7 @@ from secateur.batches import refuse_one_shot
 from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.devices import channels_last
-from secateur.errors import DataError, TrainingError
+from secateur.errors import DataError, StoppedError, TrainingError
 from secateur.graph.capture import mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
@@ -28,7 +28,6 @@ from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, report_progress
-from secateur.training.interrupt import StoppedError
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import learning_rate_factors, make_optimizer, scaled_learning_rates
 from secateur.training.process_group import mean_loss, set_weight, share_buffers, synchronized_batch_norm

@@ -15,9 +15,8 @@ from typing import Any, Self
 import tomli_w
 from filelock import FileLock, Timeout
 
-from secateur.errors import SecateurError, UsageError
+from secateur.errors import SecateurError, StoppedError, UsageError
 from secateur.files import append_text, write_text
-from secateur.training.interrupt import StoppedError
 
 CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "config.toml",

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from secateur.budget.feasible import feasible_widths, width_options
 from secateur.budget.limits import NANOSECONDS, QUANTITIES, Budget, CostEvaluator, amount_words
 from secateur.budget.planning import make_plan
-from secateur.budget.widths import Widths, feasible_widths, width_options
+from secateur.budget.widths import Widths
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, Cost
 from secateur.latency import LatencyModel

@@ -1,0 +1,255 @@
+"""Feasible widths: which widths of each group a budget allows, and what stands in its way."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from secateur.budget.limits import WORDS, CostEvaluator, amount_of, amount_words
+from secateur.budget.widths import Bounds, Widths
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, Group, Role
+from secateur.graph.groups import IntArray
+from secateur.latency import LatencyModel, efficient_widths
+
+WidthOptions = tuple[IntArray, ...]
+"""For each group the widths that it may have, ascending; the last is the whole group."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeasibleWidths:
+    """The widths that each group may take.
+
+    Attributes:
+        original: channels of each group as it is, shape (groups,).
+        least: the smallest width of each group.
+        most: the largest width of each group.
+        options: for each group the widths from the least to all its channels, ascending.
+    """
+
+    original: IntArray
+    least: IntArray
+    most: IntArray
+    options: WidthOptions
+
+    def units(self, group: int) -> IntArray:
+        """List how many channels go at once, from all channels of a group down to the least."""
+        return np.diff(self.options[group])[::-1]
+
+    def allowed(self, group: int) -> IntArray:
+        """List the widths of a group between its bounds, ascending."""
+        options = self.options[group]
+        return np.asarray(options[options <= self.most[group]], dtype=np.int64)
+
+    def below(self, targets: IntArray) -> IntArray:
+        """Find the largest width of each group that is at most its target; the least one if none is."""
+        return np.array(
+            [
+                max(options[options <= target], default=options[0])
+                for options, target in zip(self.options, targets, strict=True)
+            ],
+            dtype=np.int64,
+        )
+
+
+def width_options(widths: Widths, graph: ChannelGraph, latency: LatencyModel | None) -> WidthOptions | None:
+    """List the widths of each group that run well, where ``multiple_of="auto"`` asks for them.
+
+    Raises:
+        UsageError: the device's times are needed and missing.
+    """
+    if widths.multiple_of != "auto":
+        return None
+    if latency is None:
+        raise UsageError(
+            "multiple_of='auto' needs the network's times on this device: give the table that "
+            "secateur.latency.latency_table(model, graph, example_inputs) measures, as latency; or a number"
+        )
+    return efficient_widths(latency, np.array([group.channels for group in graph.groups], dtype=np.int64))
+
+
+def feasible_widths(
+    graph: ChannelGraph,
+    widths: Widths,
+    options: WidthOptions | None = None,
+    unscored: frozenset[str] = frozenset(),
+) -> FeasibleWidths:
+    """Find the widths that the groups of a network may take.
+
+    Args:
+        graph: the graph of the network.
+        widths: what is asked of them.
+        options: the widths of each group, in place of ``widths.multiple_of``.
+        unscored: names of groups that stay whole, because their channels could not be scored.
+
+    Raises:
+        UsageError: a name is unknown, or no width lies between the floor and the cap of a group.
+    """
+    original = np.array([group.channels for group in graph.groups], dtype=np.int64)
+    open_ = [group.prunable and group.name not in unscored for group in graph.groups]
+    fixed = ~np.array(open_, dtype=np.bool_) | _named(graph, widths.ignore, "ignore")
+    if widths.only:
+        fixed |= ~_named(graph, widths.only, "only")
+    needed = np.array([group.min_channels for group in graph.groups], dtype=np.int64)
+    floors = np.maximum(bounds(graph, widths.floors, "floors", lower=True), widths.min_channels)
+    floors = np.maximum(floors, needed)
+    caps = np.minimum(bounds(graph, widths.caps, "caps"), original)
+
+    def options_of(group: int) -> IntArray:
+        whole, floor = original[group], floors[group]
+        if fixed[group]:
+            return np.array([whole], dtype=np.int64)
+        if options is not None:
+            below = options[group][(options[group] >= floor) & (options[group] < whole)]
+        else:
+            step = int(widths.multiple_of)
+            below = np.arange(-(-floor // step) * step, whole, step, dtype=np.int64)
+        return np.append(below, whole)
+
+    found = tuple(options_of(group) for group in range(len(original)))
+    least = np.array([one[0] for one in found], dtype=np.int64)
+    most = np.array(
+        [
+            one[-1] if fix else max(one[one <= cap], default=0)
+            for one, cap, fix in zip(found, caps, fixed, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    for group in np.flatnonzero(most < least)[:1]:
+        kind = "one that runs well" if options is not None else f"a multiple of {widths.multiple_of}"
+        raise UsageError(
+            f"group '{graph.groups[group].name}': from its floor {floors[group]} to its cap {caps[group]} "
+            f"no width is {kind} or all its {original[group]} channels"
+        )
+    return FeasibleWidths(original, least, most, found)
+
+
+def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False) -> IntArray:
+    """Resolve the bound of each group in channels, shape (groups,); where several apply, the strictest.
+
+    Args:
+        graph: the graph of the network.
+        given: one bound for all groups, or bounds by group name or pattern.
+        what: the name of the argument, for messages.
+        lower: whether these are lower bounds: shares are then rounded up, and 1 is no bound.
+            Otherwise shares are rounded down to at least 1, and all channels are no bound.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    named: Mapping[str, int | float]
+    named = {} if given is None else given if isinstance(given, Mapping) else {"*": given}
+    strictest = max if lower else min
+    result = [1 if lower else group.channels for group in graph.groups]
+    for pattern, limit in named.items():
+        matches = [n for n, group in enumerate(graph.groups) if _fits(group.name, pattern)]
+        if not matches and graph.groups:
+            raise UsageError(f"{what}: no group '{pattern}'{_hint(pattern, [g.name for g in graph.groups])}")
+        for number in matches:
+            amount = amount_of(limit, graph.groups[number].channels, up=lower)
+            result[number] = strictest(result[number], max(1, amount))
+    return np.array(result, dtype=np.int64)
+
+
+def explain_infeasible(
+    evaluator: CostEvaluator,
+    widths: Widths,
+    options: WidthOptions | None = None,
+    unscored: frozenset[str] = frozenset(),
+) -> str:
+    """Explain in one line why a budget cannot be met: the least that is possible, and what limits it.
+
+    Args:
+        evaluator: the network and the limits, of which at least one cannot be met.
+        widths: as for :func:`feasible_widths`, like all that follow.
+        options: the widths of each group.
+        unscored: names of groups that stay whole.
+    """
+    feasible = feasible_widths(evaluator.graph, widths, options, unscored)
+    now = evaluator.original
+    least = evaluator.least_of(feasible.original, feasible.least)
+    unmet = [name for name, allowed in evaluator.limits.items() if least[name] > allowed]
+
+    def share(name: str, number: int) -> str:
+        amount = amount_words(name, number) if name == "latency" else f"{number:,}"
+        return f"{amount} ({number / max(1, now[name]):.2%})"
+
+    parts = [
+        f"{WORDS[name]}: at most {share(name, allowed)} may remain, "
+        f"{'but' if name in unmet else 'and'} the least possible is {share(name, least[name])}"
+        for name, allowed in evaluator.limits.items()
+    ]
+
+    def gain(widths: Widths, options: WidthOptions | None, unscored: frozenset[str]) -> str:
+        """What the least would be under other constraints, where that is less."""
+        other = feasible_widths(evaluator.graph, widths, options, unscored)
+        found = evaluator.named(other.least)
+        return ", ".join(amount_words(name, found[name]) for name in unmet if found[name] < least[name])
+
+    asked = widths.changed(caps=None)
+    without: dict[str, tuple[Widths, WidthOptions | None, frozenset[str]]] = {
+        "multiple_of": (asked.changed(multiple_of=1), None, unscored),
+        "min_channels": (asked.changed(min_channels=1), options, unscored),
+        "floors": (asked.changed(floors=None), options, unscored),
+        "ignore": (asked.changed(ignore=()), options, unscored),
+        "only": (asked.changed(only=()), options, unscored),
+        "groups without scores": (asked, options, frozenset()),
+    }
+    alone = [f"{name} (without: {gain(*other)})" for name, other in without.items() if gain(*other)]
+    free = gain(Widths(), None, frozenset())
+    if alone:
+        cause = f"It is limited by {' and '.join(alone)}"
+    elif free:
+        strict = [name for name, other in without.items() if other != (asked, options, unscored)]
+        cause = f"It is limited by {' and '.join(strict)} together (without: {free})"
+    else:
+        cause = "What is frozen, and one channel of every prunable group, need that much"
+    return f"no plan meets the budget. {'; '.join(parts)}. {cause}"
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _named(
+    graph: ChannelGraph, patterns: Iterable[str], what: str
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Mark the groups that are meant by names of groups and of the modules that write or carry them."""
+    named = np.zeros(len(graph.groups), dtype=np.bool_)
+    everything = {path for tensor in graph.tensors for path in _paths(tensor)}
+    for pattern in patterns:
+        if pattern in graph:
+            named[[group.name == pattern for group in graph.groups]] = True
+            continue
+        found = [
+            fnmatchcase(group.name, pattern)
+            or any(fnmatchcase(path, pattern) for path in _output_paths(group))
+            for group in graph.groups
+        ]
+        if not any(found) and not any(_fits(path, pattern) for path in everything):
+            known = [*everything, *(group.name for group in graph.groups)]
+            raise UsageError(f"{what}: no group or module '{pattern}'{_hint(pattern, known)}")
+        named |= np.array(found, dtype=np.bool_)
+    return named
+
+
+def _output_paths(group: Group) -> set[str]:
+    """The modules that write or carry a group's channels, and the modules that contain those."""
+    return {
+        path for member in group.members if member.role is not Role.CONSUMER for path in _paths(member.tensor)
+    }
+
+
+def _paths(tensor: str) -> list[str]:
+    """A tensor's name and the paths of all modules that contain it."""
+    parts = tensor.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.4)
+    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,337 @@
+"""Resolve the settings of a job: from a file, from options, and from ``--set NAME=VALUE``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from secateur.cli.processes import process_counts
+from secateur.cli.typed import typed_line
+from secateur.errors import UsageError, closest
+
+if TYPE_CHECKING:
+    from secateur.jobs.settings import Job, PruneJob, TrainJob
+    from secateur.recipes import Recipe
+
+T = TypeVar("T")
+
+Options = Mapping[str, tuple[str, Any]]
+"""By dotted path of a job's setting: the option that gives it, and its value, ``None`` if not given."""
+
+CRITERIA = (
+    *("activation-mean", "activation-std", "apoz", "bn-scale", "fpgm", "lamp", "magnitude"),
+    *("mutual-information", "obd", "random", "reconstruction", "taylor", "taylor-squared", "taylor-weight"),
+)
+"""The names of the criteria. They are repeated here, since their classes need PyTorch."""
+
+_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed"))
+"""Settings of a job that only options give."""
+
+_TRAINING = ("between", "finetune", "distillation", "data.mixup")
+"""Settings of a training, which have no effect without one."""
+
+_GOALS = ("budget", "search")
+
+
+def prune_job(
+    options: Options, recipe: str | None, sets: Sequence[str], *, finetune: bool = True
+) -> PruneJob:
+    """Resolve a pruning job.
+
+    Args:
+        options: of the command.
+        recipe: name of a recipe, or a file: a recipe, or the ``config.toml`` of a run.
+        sets: texts ``NAME=VALUE``, where names are those of the recipe (``finetune.epochs``) or of the job
+            (``data.batch_size``).
+        finetune: whether networks are trained.
+
+    Raises:
+        UsageError: something is wrong; the message names all mistakes in the words of the command line.
+    """
+    from secateur.jobs.settings import DATA_FREE, PruneJob
+    from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
+
+    file = recipe if recipe is not None and _is_file(recipe) else None
+    if recipe not in (None, file, *PRESETS):
+        raise UsageError(f"--recipe {recipe}: unknown; choose one of {', '.join(PRESETS)}, or give FILE.toml")
+    table = _read(Path(file), "prune", PruneJob) if file else {}
+    given = _Given(options, sets, file)
+    job_sets, recipe_sets = given.split(settable(PruneJob), Recipe.model_fields)
+    if given.any("network.source"):
+        table.pop("network", None)
+    if given.any(*_GOALS):
+        table = {name: value for name, value in table.items() if name not in _GOALS}
+    found = _merge(_merge(table, given.options), job_sets)
+    has_data = "source" in found.get("data", {})
+    if not finetune or not has_data:
+        _refuse_training(given, finetune)
+    asked = found.pop("recipe", {})
+    name = recipe or ("default" if has_data else "plain")
+    if not any(goal in found for goal in _GOALS):
+        share = CHANNELS_LEFT.get(asked.get("preset", name))
+        if share is None:
+            raise UsageError(
+                "nothing says how small the network is to be; give at least one of --macs, --params, "
+                "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
+            )
+        found["budget"] = {"channels": share}
+
+    def resolve_recipe() -> Recipe:
+        base = Recipe.from_table(asked) if file else Recipe.preset(name)
+        changes = recipe_sets if finetune else _merge(_untrained(base, recipe_sets), recipe_sets)
+        if not has_data and "criterion" not in asked:
+            changes = {"criterion": DATA_FREE, **changes}
+        criterion = str(changes.get("criterion", base.criterion))
+        if criterion not in CRITERIA:
+            given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
+        return base.changed(changes)
+
+    resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
+    return given.checked(lambda: PruneJob(**_complete(found, given), recipe=resolved))
+
+
+def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJob:
+    """Resolve a training job.
+
+    Args:
+        options: of the command.
+        file: settings by name, or the ``config.toml`` of a run.
+        sets: texts ``NAME=VALUE``, such as ``fit.epochs=4``.
+
+    Raises:
+        UsageError: something is wrong; the message names all mistakes in the words of the command line.
+    """
+    from secateur.jobs.settings import TrainJob
+
+    table = _read(Path(file), "train", TrainJob) if file else {}
+    given = _Given(options, sets, file)
+    job_sets, _ = given.split(settable(TrainJob), ())
+    if given.any("network.source"):
+        table.pop("network", None)
+    found = _merge(_merge(table, given.options), job_sets)
+    return given.checked(lambda: TrainJob(**_complete(found, given)))
+
+
+def read_recipe(name: str) -> Recipe:
+    """Return a recipe by its name, or from a file.
+
+    Args:
+        name: of a recipe, or of a file: a recipe, or the ``config.toml`` of a run.
+
+    Raises:
+        UsageError: there is no such recipe, or the file is wrong.
+    """
+    from secateur.jobs.settings import PruneJob
+    from secateur.recipes.recipe import Recipe
+
+    return Recipe.from_table(
+        _read(Path(name), "prune", PruneJob)["recipe"] if _is_file(name) else {"preset": name}
+    )
+
+
+class _Given:
+    """What the command line gives, with its words for each setting, and the mistakes in it.
+
+    Args:
+        options: of the command.
+        sets: texts ``NAME=VALUE``.
+        file: that the other settings come from, if any.
+    """
+
+    def __init__(self, options: Options, sets: Sequence[str], file: str | None) -> None:
+        self.mistakes: list[tuple[str, str]] = []
+        self.options: dict[str, Any] = {}
+        self._words: dict[str, str] = {}
+        self._sets: dict[str, Any] = {}
+        self._file = file
+        self._names = {path: option for path, (option, _) in options.items()}
+        for path, (option, value) in options.items():
+            if value is not None:
+                self._words[path] = option if not option.startswith("-") else f"{option} {value}"
+                self.options = _merge(self.options, _nested(path.split("."), value))
+        for text in sets:
+            self._add(text)
+
+    def _add(self, text: str) -> None:
+        table = _parse(text)
+        if table is None:
+            self.mistakes.append(("", f"--set {text}: write NAME=VALUE, such as finetune.epochs=4"))
+            return
+        for path, _ in _leaves(table):
+            other = self._word(path)
+            if other is not None:
+                self.mistakes.append(("", f"{other} and --set {text} give the same setting; leave one out"))
+            self._words[path] = f"--set {text}"
+        self._sets = _merge(self._sets, table)
+
+    def any(self, *paths: str) -> bool:
+        """Test whether the command line gives any of some settings, or settings within them."""
+        return any(_overlap(path, given) for path in paths for given in self._words)
+
+    def set_to(self, *paths: str) -> list[str]:
+        """List what ``--set`` sets within some settings to something other than zero or false."""
+        return [
+            self._words[path]
+            for path, value in _leaves(self._sets)
+            if value and any(f"{path}.".startswith(f"{start}.") for start in paths)
+        ]
+
+    def split(self, first: Iterable[str], second: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split what ``--set`` gives by its first name; names in neither are mistakes."""
+        first, second = list(first), list(second)
+        for name in (name for name in self._sets if name not in (*first, *second)):
+            self.mistakes.append((name, f"unknown{suggestion(name, [*second, *first])}"))
+        chosen = [
+            {name: self._sets[name] for name in names if name in self._sets} for names in (first, second)
+        ]
+        return chosen[0], chosen[1]
+
+    def collect(self, resolve: Callable[[], T], otherwise: T) -> T:
+        """Call a function and return its result; collect its mistakes, and return something else then."""
+        from secateur.settings import SettingsError
+
+        try:
+            return resolve()
+        except SettingsError as error:
+            self.mistakes += error.mistakes
+            return otherwise
+
+    def checked(self, resolve: Callable[[], T]) -> T:
+        """Call a function and return its result.
+
+        Raises:
+            UsageError: there are mistakes, here or noted before.
+        """
+        found = self.collect(resolve, None)
+        if self.mistakes or found is None:
+            raise UsageError("; ".join(self._line(path, text) for path, text in self.mistakes))
+        return found
+
+    def _word(self, path: str) -> str | None:
+        """Return the words that give a setting, one that contains it, or one within it."""
+        return next((word for given, word in self._words.items() if _overlap(path, given)), None)
+
+    def _line(self, path: str, text: str) -> str:
+        word = self._word(path) if path else None
+        if word is None and text == "is required":
+            word = next((name for known, name in self._names.items() if _overlap(path, known)), None)
+        if word is None:
+            return ": ".join(filter(None, (self._file, path, text)))
+        hidden = [path] if word.startswith("--set") and not word.startswith(f"--set {path}") else []
+        return ": ".join([word, *hidden, text])
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Test whether one dotted path is the other, or within it.
+
+    >>> _overlap("data", "data.source"), _overlap("data", "database")
+    (True, False)
+    """
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _is_file(recipe: str) -> bool:
+    return recipe.endswith(".toml") or "/" in recipe
+
+
+def _read(path: Path, command: str, job: type[Job]) -> dict[str, Any]:
+    """Read a file of settings as settings of a job; what is no setting of the job is one of its recipe."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--recipe {path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"--recipe {path}: this is no TOML: {error}") from None
+    if table.pop("command", command) != command:
+        raise UsageError(f"--recipe {path}: this is a run of another command than secateur {command}")
+    for name in ("version", *(_NOT_SET - {"recipe"})):
+        table.pop(name, None)
+    if "recipe" not in job.model_fields:
+        return table
+    found = {name: table.pop(name) for name in job.model_fields if name in table}
+    return {**found, "recipe": {**found.get("recipe", {}), **table}}
+
+
+def settable(job: type[Job]) -> list[str]:
+    """List the settings of a job that ``--set`` gives."""
+    return [name for name in job.model_fields if name not in _NOT_SET]
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """Parse ``NAME=VALUE``, where the value is TOML, or else a string.
+
+    >>> _parse("finetune.epochs=4"), _parse("widths.multiple_of=auto")
+    ({'finetune': {'epochs': 4}}, {'widths': {'multiple_of': 'auto'}})
+    """
+    name, equals, value = text.partition("=")
+    for written in (value, json.dumps(value.strip(), ensure_ascii=False)):
+        try:
+            return tomllib.loads(f"{name} {equals} {written}")
+        except tomllib.TOMLDecodeError:
+            continue
+    return None
+
+
+def _nested(names: Sequence[str], value: object) -> dict[str, Any]:
+    for name in reversed(names):
+        value = {name: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested tables; the second wins.
+
+    >>> _merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    found = dict(base)
+    for name, value in changes.items():
+        inner = found.get(name)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        found[name] = _merge(inner, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the dotted path and the value of everything in a table that is no table."""
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _complete(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
+    """Add what follows from the process: the number of processes, and the command line for the record."""
+    device = dict(found.get("device", {}))
+    devices = device.pop("devices", None)
+    device.pop("nodes", None)
+    if "LOCAL_WORLD_SIZE" in os.environ and not given.any("device.devices"):
+        devices = None  # torchrun decides, not the file
+    return {**found, "device": {**device, **process_counts(devices)}, "typed": typed_line()}
+
+
+def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes that leave training out: one cut, unless its pace is chosen, with reconstruction."""
+    paced = base.channels_per_step is not None or "channels_per_step" in changes
+    phase = {"epochs": 0, "updates": None}
+    return {**({} if paced else {"steps": 1}), "reconstruct": True, "between": phase, "finetune": phase}
+
+
+def _refuse_training(given: _Given, finetune: bool) -> None:
+    """Refuse settings of a training that there will not be."""
+    idle = " and ".join(given.set_to(*_TRAINING))
+    if idle and not finetune:
+        raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
+    if idle:
+        raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Suggest the names that are closest to a wrong one, or list all."""
+    return closest(name, known) or f"; choose one of {', '.join(known)}"

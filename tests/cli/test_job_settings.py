@@ -1,0 +1,308 @@
+"""Settings of jobs from files, options and ``--set``; all without PyTorch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from secateur.cli.job_settings import CRITERIA, prune_job, train_job
+from secateur.criteria import criterion_names
+from secateur.errors import UsageError
+from secateur.jobs.settings import EXPORTED, PruneJob
+from secateur.recipes import PRESETS, Recipe
+from secateur.runtimes import SUFFIXES
+
+Command = Callable[..., Result]
+
+SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
+    "criterion": ("obd", lambda recipe: recipe.criterion),
+    "normalize": ("max", lambda recipe: recipe.normalize),
+    "cost_regularization.unit": ("params", lambda recipe: recipe.cost_regularization.unit),
+    "allocation": ("uniform", lambda recipe: recipe.allocation),
+    "reconstruct": (False, lambda recipe: recipe.reconstruct),
+    "reconstruct_batches": (7, lambda recipe: recipe.reconstruct_batches),
+    "curve_batches": (3, lambda recipe: recipe.curve_batches),
+    "distillation.weight": (0.25, lambda recipe: recipe.distillation.weight),
+    "distillation.temperature": (6.5, lambda recipe: recipe.distillation.temperature),
+    "distillation.flip": (True, lambda recipe: recipe.distillation.flip),
+    "steps": (4, lambda recipe: recipe.steps),
+    "channels_per_step": (9, lambda recipe: recipe.channels_per_step),
+    "between.epochs": (2, lambda recipe: recipe.between.epochs),
+    "between.updates": (30, lambda recipe: recipe.between.updates),
+    "finetune.epochs": (6, lambda recipe: recipe.finetune.epochs),
+    "filters_only": (True, lambda recipe: recipe.filters_only),
+    "scoring_batches": (11, lambda recipe: recipe.scoring_batches),
+    "widths.multiple_of": (8, lambda recipe: recipe.widths.multiple_of),
+    "widths.min_channels": (5, lambda recipe: recipe.widths.min_channels),
+    "finetune.optimizer.name": ("adamw", lambda recipe: recipe.finetune.optimizer.name),
+    "finetune.optimizer.learning_rate": (0.0123, lambda recipe: recipe.finetune.optimizer.learning_rate),
+    "between.optimizer.momentum": (0.8, lambda recipe: recipe.between.optimizer.momentum),
+    "finetune.optimizer.nesterov": (True, lambda recipe: recipe.finetune.optimizer.nesterov),
+    "between.optimizer.weight_decay": (0.003, lambda recipe: recipe.between.optimizer.weight_decay),
+    "finetune.schedule": ("one-cycle", lambda recipe: recipe.finetune.schedule),
+    "finetune.average": (0.95, lambda recipe: recipe.finetune.average),
+    "finetune.patience": (3, lambda recipe: recipe.finetune.patience),
+    "finetune.warmup": (0.2, lambda recipe: recipe.finetune.warmup),
+    "between.label_smoothing": (0.15, lambda recipe: recipe.between.label_smoothing),
+    "finetune.clip_norm": (2.5, lambda recipe: recipe.finetune.clip_norm),
+}
+OPTIONS = {
+    "network.source": ("RUN", "secateur:digits"),
+    "data.source": ("--data", "digits"),
+    "budget.macs": ("--macs", 0.5),
+    "seed": ("--seed", None),
+    "out": ("--out", Path("out")),
+}
+
+
+def job(*sets: str, recipe: str | None = None, finetune: bool = True, **options: Any) -> PruneJob:
+    """The job that a command line comes to: ``seed=3`` stands for ``--seed 3``."""
+    changed = {
+        path: (word, options.get(path.split(".")[-1], value)) for path, (word, value) in OPTIONS.items()
+    }
+    return prune_job(changed, recipe, sets, finetune=finetune)
+
+
+def refused(*sets: str, **options: Any) -> str:
+    with pytest.raises(UsageError) as error:
+        job(*sets, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_setting_of_the_recipe_can_be_set(name: str) -> None:
+    value, setting = SETTINGS[name]
+    assert setting(Recipe()) != value
+    several_cuts = ("steps=2",) if name.startswith("between") else ()
+    written = str(value).lower() if isinstance(value, bool) else value
+    assert setting(job(f"{name}={written}", *several_cuts).recipe) == value
+
+
+def test_settings_of_the_job_can_be_set() -> None:
+    found = job(
+        "data.batch_size=64",
+        "data.strict=true",
+        "data.mixup=0.2",
+        "network.size=32",
+        "device.precision=bf16",
+        "device.channels_last=no",
+        "latency_batch=8",
+        "tensorboard=true",
+    )
+    assert (found.data.batch_size, found.data.strict, found.data.mixup) == (64, True, 0.2)
+    assert (found.network.size, found.latency_batch, found.tensorboard) == (32, 8, True)
+    assert (found.device.precision, found.device.channels_last) == ("bf16", "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("widths.ignore=stem", ("stem",)),
+        ('widths.ignore=["stem", "layer4.*"]', ("stem", "layer4.*")),
+        ("widths.multiple_of=auto", "auto"),
+        ("widths.floors=0.5", 0.5),
+        ('widths.floors."layer4.*"=0.5', {"layer4.*": 0.5}),
+        ('widths.floors={"layer4.*" = 0.5, stem = 8}', {"layer4.*": 0.5, "stem": 8}),
+    ],
+)
+def test_values_are_toml_and_bare_words_are_strings(text: str, value: object) -> None:
+    assert getattr(job(text).recipe.widths, text.split(".")[1].partition("=")[0]) == value
+
+
+def test_without_settings_the_recipe_is_as_it_stands() -> None:
+    assert job().recipe == Recipe()
+    assert job(recipe="plain").recipe == Recipe.preset("plain")
+    untrained = prune_job({**OPTIONS, "data.source": ("--data", None)}, None, ())
+    assert untrained.recipe == Recipe.preset("plain", criterion="magnitude")
+    assert job(recipe="original", macs=None).budget.channels == pytest.approx(1 / 3)
+
+
+def test_all_mistakes_are_named_at_once_in_the_words_of_the_command_line() -> None:
+    message = refused(
+        "finetune.epoch=4", "data.bath=3", "foo=1", "criterion=tailor", "plain", macs=1.0, seed=-1
+    )
+    for part in (
+        "--set finetune.epoch=4: unknown; did you mean 'finetune.epochs'?",
+        "--set data.bath=3: unknown; did you mean 'data.batch_size'?",
+        "--set foo=1: unknown; choose one of criterion, ",
+        "--set criterion=tailor: unknown; did you mean 'taylor'",
+        "--set plain: write NAME=VALUE",
+        "--macs 1.0: 1.0 is neither a share nor an amount",
+        "--seed -1: Input should be greater than or equal to 0",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("sets", "options", "message"),
+    [
+        (("finetune.schedule=linear",), {}, "--set finetune.schedule=linear: Input should be 'constant'"),
+        (("finetune={epoch=4}",), {}, "--set finetune={epoch=4}: finetune.epoch: unknown"),
+        (("steps=2", "channels_per_step=3"), {}, "exclude each other"),
+        (("steps=2", "steps=3"), {}, "--set steps=2 and --set steps=3 give the same setting"),
+        (("seed=3",), {"seed": 4}, "--seed 4 and --set seed=3 give the same setting"),
+        (("out=elsewhere",), {}, "--out out and --set out=elsewhere give the same setting"),
+        (("between.epochs=3",), {}, "between.epochs=3: no effect while there is one cut"),
+        ((), {"recipe": "stew"}, "--recipe stew: unknown; choose one of default"),
+        ((), {"recipe": "absent.toml"}, "--recipe absent.toml: cannot be read"),
+        ((), {"macs": None}, "give at least one of --macs"),
+        ((), {"source": "runs/absent"}, "RUN: runs/absent does not exist"),
+    ],
+)
+def test_one_mistake(sets: tuple[str, ...], options: dict[str, Any], message: str) -> None:
+    assert message in refused(*sets, **options)
+
+
+def test_what_is_required_is_named_as_an_option() -> None:
+    with pytest.raises(UsageError, match=r"--model: is required; --data: is required"):
+        train_job({"network.source": ("--model", None), "data.source": ("--data", None)} | OUT, None, ())
+
+
+OUT = {"out": ("--out", Path("out"))}
+
+
+@pytest.mark.parametrize(
+    "text", ["finetune.epochs=3", "between.updates=4", "distillation.weight=0.5", "data.mixup=0.2"]
+)
+def test_settings_of_training_are_refused_where_nothing_is_trained(text: str) -> None:
+    """``--no-finetune --set finetune.epochs=3`` is a slip; so is the setting without data."""
+    assert f"--no-finetune and --set {text} exclude each other" in refused(text, finetune=False)
+    with pytest.raises(
+        UsageError, match="without --data nothing is trained; give --data, or leave out --set"
+    ):
+        prune_job({**OPTIONS, "data.source": ("--data", None)}, None, (text,))
+
+
+def test_no_finetune_is_one_cut_with_reconstruction() -> None:
+    recipe = job(recipe="plain", finetune=False).recipe
+    assert (recipe.steps, recipe.reconstruct) == (1, True)
+    assert (recipe.between.epochs, recipe.finetune.epochs) == (0, 0)
+    assert job("finetune.epochs=0", "distillation.weight=0", finetune=False).recipe.finetune.epochs == 0
+    assert not job("reconstruct=false", finetune=False).recipe.reconstruct
+
+
+def test_a_pace_in_channels_is_kept_without_training() -> None:
+    assert job("channels_per_step=9", finetune=False).recipe.channels_per_step == 9
+    paced = job(recipe="original", finetune=False).recipe
+    assert paced.channels_per_step == Recipe.preset("original").channels_per_step
+    assert paced.finetune.epochs == 0
+    assert job("steps=3", finetune=False).recipe.steps == 3
+    assert job("steps=3", finetune=False, recipe="original").recipe.channels_per_step is None
+
+
+def test_a_recipe_file_changes_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "plain"\nsteps = 3\n[finetune]\nepochs = 4\n[data]\nbatch_size = 16\n')
+    found = job("data.strict=true", recipe=str(file))
+    assert found.recipe == Recipe.preset("plain", steps=3, finetune={"epochs": 4})
+    assert (found.data.batch_size, found.data.strict) == (16, True)
+    file.write_text('preset = "original"\n')
+    assert job(recipe=str(file), macs=None).budget.channels == pytest.approx(1 / 3)
+    file.write_text("[finetune]\nepoch = 4\n")
+    assert f"{file}: finetune.epoch: unknown" in refused(recipe=str(file))
+    file.write_text("finetune")
+    assert f"--recipe {file}: this is no TOML" in refused(recipe=str(file))
+
+
+def test_the_command_line_changes_what_a_run_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        'command = "prune"\nversion = "0"\nout = "x"\nseed = 7\n[network]\nsource = "secateur:digits"\n'
+        'size = 16\n[data]\nsource = "digits"\nbatch_size = 8\n[budget]\nmacs = 0.5\n'
+        '[device]\nprecision = "float32"\ndevices = 1\n[recipe]\nsteps = 2\n'
+    )
+    given = dict.fromkeys(("source", "macs"), None)
+    kept = job(recipe=str(file), **given)
+    assert (kept.seed, kept.network.size, kept.data.batch_size, kept.recipe.steps) == (7, 16, 8, 2)
+    assert (kept.budget.macs, kept.out, kept.device.precision) == (0.5, Path("out"), "float32")
+    search = prune_job(
+        {"search.max_drop": ("--max-drop", 1.0), "seed": ("--seed", 8)} | OUT,
+        str(file),
+        ("search.of=params",),
+    )
+    assert (search.budget, search.search.max_drop, search.search.of, search.seed) == (None, 1.0, "params", 8)
+    other = job(recipe=str(file), macs=None)
+    assert other.network.size is None, "another network is not given the size of the first"
+    with pytest.raises(UsageError, match="a run of another command than secateur train"):
+        train_job(OUT, str(file), ())
+
+
+def test_the_names_that_are_written_twice_are_the_same() -> None:
+    assert sorted(CRITERIA) == sorted(criterion_names())
+    assert sorted(EXPORTED) == sorted(SUFFIXES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_printed_recipe_is_a_file_of_the_same_recipe(secateur: Command, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "printed.toml"
+    file.write_text(secateur("recipe", name).stdout)
+    assert Recipe.from_table(tomllib.loads(file.read_text())) == Recipe.preset(name)
+    assert secateur("recipe", file).stdout == file.read_text()
+
+
+def test_a_printed_recipe_says_what_settings_mean(secateur: Command) -> None:
+    printed = secateur("recipe").stdout
+    assert "steps = 1  # number of cuts" in printed
+    assert "(constant, cosine, one-cycle)" in printed
+    assert "# data.batch_size = 32  # images in a batch" in printed
+    assert "[fit.optimizer]" in secateur("recipe", "train").stdout
+    assert secateur("recipe", "stew").exit_code == 2
+
+
+WRONG = [
+    ("prune", "--bogus"),
+    (
+        "prune",
+        "secateur:digits",
+        "--macs",
+        "0.5",
+        "--data",
+        "digits",
+        "--out",
+        "x",
+        "--set",
+        "finetune.epoch=4",
+    ),
+    ("prune", "runs/absent", "--macs", "0.5", "--out", "x"),
+    ("train", "--model", "secateur:digits", "--data", "absent", "--out", "x"),
+    ("evaluate", "runs/absent", "--data", "digits"),
+    ("predict", "runs/absent", "x.png"),
+    ("measure", "absent.onnx"),
+    ("export", "secateur:digits", "--out", "x.tflite"),
+    ("oracle", "secateur:digits", "--data", "digits", "--out", "x", "--criteria", "tailor"),
+    ("inspect", "secateur:digits", "--budget", "macs=1.0"),
+]
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_usage_is_answered_before_torch_is_imported(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = (
+        "import sys, atexit\n"
+        "from secateur.cli import main\n"
+        "atexit.register(lambda: print(sorted({'torch', 'torchvision', 'scipy'} & sys.modules.keys())))\n"
+        f"sys.argv = ['secateur', *{list(words)}]\n"
+        "main()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
+    start = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    assert found.stdout == "[]\n"
+    assert time.monotonic() - start < 10, "far more than it takes, since the machine may be busy"
+    assert not list(tmp_path.iterdir())
