@@ -183,7 +183,7 @@ def _bisected(
     target = HALF
     best: tuple[sec.PruningPlan, float] | None = None
     for _ in range(4):
-        low, high = 0.02, 1.0
+        low, high = 0.02, 0.99
         for _ in range(8):
             middle = (low + high) / 2
             try:
