@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from secateur.budget import Budget, Widths
 from secateur.cli.job_settings import CRITERIA, prune_job, train_job
+from secateur.cli.recipe import _meanings
 from secateur.criteria import criterion_names
 from secateur.errors import UsageError
-from secateur.jobs.settings import EXPORTED, PruneJob
+from secateur.jobs.settings import EXPORTED, PruneJob, TrainJob
 from secateur.recipes import PRESETS, Recipe
 from secateur.runtimes import SUFFIXES
+from secateur.training.settings import FitSettings, OptimizerSettings
 
 Command = Callable[..., Result]
 
@@ -180,6 +183,27 @@ def test_settings_of_training_are_refused_where_nothing_is_trained(text: str) ->
         UsageError, match="without --data nothing is trained; give --data, or leave out --set"
     ):
         prune_job({**OPTIONS, "data.source": ("--data", None)}, None, (text,))
+
+
+@pytest.mark.parametrize("text", ["steps=3", "scoring_batches=7", "reconstruct=true", "curve_batches=4"])
+def test_settings_that_need_data_are_refused_without(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--set {text}: no effect without --data"):
+        prune_job({**OPTIONS, "data.source": ("--data", None)}, None, (text,))
+    prune_job({**OPTIONS, "data.source": ("--data", None)}, None, ("normalize=max",))
+
+
+def test_a_criterion_that_the_users_file_registers_is_left_for_later(tmp_path: Path) -> None:
+    assert "did you mean" in refused("criterion=tailor")
+    (tmp_path / "net.py").write_text("def make(): ...\n")
+    builder = ("--model", f"{tmp_path / 'net.py'}:make")
+    chosen = prune_job({**OPTIONS, "network.builder": builder}, None, ("criterion=mine",))
+    assert chosen.recipe.criterion == "mine"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    for kind in (PruneJob, TrainJob, Recipe, FitSettings, OptimizerSettings, Widths, Budget):
+        meanings = _meanings(kind)
+        assert [name for name in kind.model_fields if not meanings.get(name)] == []
 
 
 def test_no_finetune_is_one_cut_with_reconstruction() -> None:

@@ -52,7 +52,7 @@ def prune_job(
     Raises:
         UsageError: something is wrong; the message names all mistakes in the words of the command line.
     """
-    from secateur.jobs.settings import DATA_FREE, PruneJob
+    from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
     from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
 
     file = recipe if recipe is not None and _is_file(recipe) else None
@@ -69,6 +69,9 @@ def prune_job(
     has_data = "source" in found.get("data", {})
     if not finetune or not has_data:
         _refuse_training(given, finetune)
+    if not has_data:
+        idle = set(recipe_sets) - WITHOUT_DATA - set(_TRAINING)
+        given.mistakes += [(name, "no effect without --data") for name in sorted(idle)]
     asked = found.pop("recipe", {})
     name = recipe or ("default" if has_data else "plain")
     if not any(goal in found for goal in _GOALS):
@@ -86,7 +89,7 @@ def prune_job(
         if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
-        if criterion not in CRITERIA:
+        if criterion not in CRITERIA and not given.any("network.builder"):  # a user's file may register more
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 

@@ -15,7 +15,7 @@ from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.records import cut_record
-from secateur.jobs.settings import DATA_FREE, PruneJob
+from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
 from secateur.jobs.verifications import together
 from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import (
@@ -154,15 +154,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
         "trained, and accuracy is not measured; fine-tune the result before use",
     )
     known, asked = fingerprint(network.model), job.recipe
-    recipe = Recipe.preset(
-        "one-shot",
-        criterion=asked.criterion,
-        normalize=asked.normalize,
-        allocation=asked.allocation,
-        widths=asked.widths,
-        cost_regularization=asked.cost_regularization,
-        filters_only=asked.filters_only,
-    )
+    recipe = Recipe.preset("one-shot", **{name: getattr(asked, name) for name in sorted(WITHOUT_DATA)})
     training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
     context = replace(place.context, journal=Journal())  # one cut by the weights has nothing to resume
     with place.clock("pruning"):

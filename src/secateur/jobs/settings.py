@@ -18,6 +18,11 @@ from secateur.training.settings import DeviceSettings, FitSettings
 DATA_FREE = "magnitude"
 """The criterion where there is no data, only weights."""
 
+WITHOUT_DATA = frozenset(
+    ("criterion", "normalize", "allocation", "widths", "cost_regularization", "filters_only")
+)
+"""Settings of a recipe that have an effect without data: one cut is made, and nothing is trained."""
+
 EXPORTED = (".onnx", ".pt2")
 """Ends of the names of exported files."""
 
