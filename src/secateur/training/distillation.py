@@ -48,7 +48,7 @@ class Teacher:
 
     model: nn.Module
     weight: float = 0.9
-    temperature: float = 2.0
+    temperature: float = 4.0
     flip: bool = False
 
     def __post_init__(self) -> None:
