@@ -8,6 +8,7 @@ import torch
 
 import secateur as sec
 from secateur.errors import DataError, UsageError
+from secateur.export import Description
 from secateur.export import export as write
 from secateur.jobs.export import export
 from secateur.jobs.measure import measure
@@ -111,7 +112,8 @@ def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
 def test_a_file_for_other_classes_is_refused(tmp_path: Path) -> None:
     file, spec = tmp_path / "other.pt2", ModelSpec.parse("secateur:digits")
     net = sec.build("secateur:digits")
-    write(file, net, torch.zeros(2, 1, 8, 8), pictures=spec.input, classes=list("abcdefghij"))
+    about = Description(spec.input, list("abcdefghij"))
+    write(file, net, torch.zeros(2, 1, 8, 8), description=about)
     with pytest.raises(DataError, match="has other classes than the data"):
         measure(
             [NetworkChoice(source=str(file), trusted=True)],

@@ -146,7 +146,7 @@ class Budget(Settings):
         at most 12.5 ms
         >>> Budget(latency=12)
         Traceback (most recent call last):
-        secateur.errors.UsageError: latency: 12 is neither a share nor a time; write \
+        secateur.settings.SettingsError: latency: 12 is neither a share nor a time; write \
 Budget(latency="12 ms") for a time (units: ns, us, ms, s), or a float between 0 and 1, such as 0.5, for a \
 share of the original's
     """
