@@ -1,4 +1,4 @@
-"""The whole road on handwritten digits: the job behind ``secateur demo``."""
+"""Train and prune on handwritten digits: the job behind ``secateur demo``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT, BATCH = 12, 10, 5, 0.1, 64
 def demo(
     out: Path, seed: int = 0, callbacks: Sequence[Callback] = (), *, typed: str | None = None
 ) -> dict[str, Any]:
-    """Trains a network, then prunes it: two ordinary jobs, with settings that suit digits.
+    """Train a network, then prune it: two ordinary jobs, with settings that suit digits.
 
     Args:
         out: folder for the two run folders, ``trained`` and ``pruned``; those of an earlier
@@ -44,8 +44,10 @@ def demo(
         typed=typed,
         fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
     )
+    report_note(callbacks, "first a network is trained, far larger than the task needs")
+    first = train(train_job, callbacks)
     optimizer = {"learning_rate": 0.02, "weight_decay": 5e-4}
-    prune_job = PruneJob(
+    prune_job = PruneJob(  # its network exists from here on
         network={"source": str(trained)},
         data=data,
         out=pruned,
@@ -62,7 +64,5 @@ def demo(
             finetune={"epochs": EPOCHS_AFTER, "optimizer": optimizer},
         ),
     )
-    report_note(callbacks, "first a network is trained, far larger than the task needs")
-    first = train(train_job, callbacks)
     report_note(callbacks, f"now it is cut to {MACS_LEFT:.0%} of its MACs in {STEPS} steps, and fine-tuned")
     return {"trained": first, "pruned": prune(prune_job, callbacks)}
