@@ -15,3 +15,11 @@ def test_the_demonstration_keeps_its_promise(tmp_path: Path, seed: int) -> None:
     assert found["baseline"]["top1"] >= 0.97
     assert found["pruned"]["top1"] >= found["baseline"]["top1"] - 0.01
     assert found["verification"]["ok"]
+
+
+def test_the_demonstration_starts_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EPOCHS", "EPOCHS_AFTER", "STEPS"):
+        monkeypatch.setattr(f"secateur.jobs.demo.{name}", 1)
+    found = demo(tmp_path)
+    assert found["pruned"]["verification"]["ok"]
+    assert (tmp_path / "trained" / "checkpoints" / "best.safetensors").is_file()
