@@ -1,4 +1,4 @@
-"""Batches: what has to be gone through more than once has to begin anew each time."""
+"""Batches: refuse iterators where batches are read more than once."""
 
 from __future__ import annotations
 

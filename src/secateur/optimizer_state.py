@@ -68,7 +68,7 @@ class CutState:
     reset: dict[str, str]
 
     def warn(self) -> None:
-        """Warn about state that starts anew."""
+        """Warn about state that is reset."""
         if not self.reset:
             return
         named = [f"'{name}' (key '{key}')" for name, key in self.reset.items()]

@@ -435,7 +435,7 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     """Where the numbers of a tensor are, and how they are read."""
     try:
         return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-    except (RuntimeError, NotImplementedError):  # sparse tensors, and those without memory
+    except RuntimeError:  # sparse tensors, and those without memory
         return 0, tensor.dtype, tensor.shape, ()
 
 

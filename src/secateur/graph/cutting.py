@@ -229,7 +229,7 @@ _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def keep_gradient_hooks(tensor: Tensor) -> None:
-    """Register the gradient hooks of a tensor anew, once its content has been exchanged."""
+    """Register the gradient hooks of a tensor again after its content has been exchanged."""
     for kind in _HOOKS:
         hooks = getattr(tensor, kind)
         if hooks:
@@ -287,14 +287,14 @@ def computed_attributes(
 
 
 def renew_flat_weights(model: nn.Module) -> None:
-    """Let recurrent layers look their weights up anew: they keep a list of them, and weak references."""
+    """Rebuild the lists of weights, and of weak references to them, that recurrent layers keep."""
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
 
 
 def forget_flat_weights(model: nn.Module) -> None:
-    """Let go of the weak references of recurrent layers to their weights, which forbid an exchange."""
+    """Delete the weak references of recurrent layers to their weights, which prevent an exchange."""
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module._flat_weight_refs = []

@@ -325,7 +325,7 @@ class _Settling:
         return Form.of(moving, float(len(labels) - len(moving)), float(len(labels)))
 
     def _resolve(self) -> None:
-        """Work out channels anew, and which can be removed: the produced ones that nothing freezes."""
+        """Recompute the channels, and which can be removed: the produced ones that nothing freezes."""
         self._channel = self._slots.components()
         role, _ = self._slots.roles()
         reason, _ = self._slots.reasons(self._channel)

@@ -326,10 +326,7 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     Raises:
         RunError: there is none.
     """
-    file = Path(path) / SUMMARY
-    if not file.is_file():
-        raise RunError(f"{path} holds no {SUMMARY}; is it a run folder?")
-    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    summary: dict[str, Any] = json.loads(_text(path, SUMMARY))
     return summary
 
 
@@ -362,10 +359,15 @@ def read_config(path: Path | str) -> dict[str, Any]:
     Raises:
         RunError: there is none.
     """
-    file = Path(path) / CONFIG
+    return tomllib.loads(_text(path, CONFIG))
+
+
+def _text(path: Path | str, name: str) -> str:
+    """Read a file that every run folder holds."""
+    file = Path(path) / name
     if not file.is_file():
-        raise RunError(f"{path} holds no {CONFIG}; is it a run folder?")
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+        raise RunError(f"{path} holds no {name}; is it a run folder?")
+    return file.read_text(encoding="utf-8")
 
 
 def _json(value: object) -> object:
