@@ -28,7 +28,6 @@ from secateur.graph.cutting import (
     renew_flat_weights,
     set_attributes,
 )
-from secateur.graph.fit import misfit
 from secateur.graph.groups import IntArray
 from secateur.graph.rescale import rescaled
 from secateur.graph.wrappers import refuse_wrapped
@@ -131,12 +130,7 @@ def operate(
     """
     refuse_wrapped(model)
     tensors = named_tensors(model)
-    found = misfit(model, plan.graph.tensors)
-    if found is not None:
-        raise SurgeryError(
-            f"{type(model).__name__} does not fit the plan: {found}; it was made for another network, or "
-            "has been applied already"
-        )
+    _check_fit(model, plan, tensors)
     check_optimizer(optimizer, model)
     kept = by_tensor(plan.kept_slots)
     state = CutState({}, {}) if optimizer is None else cut_state(optimizer, tensors, kept)
@@ -155,6 +149,21 @@ def operate(
         if optimizer is not None:
             undo.callback(state.install(optimizer, moved))
         return Operation(small, undo.pop_all().close)
+
+
+def _check_fit(model: nn.Module, plan: PruningPlan, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a network whose tensors are not those of the plan's graph."""
+    for name, shape in plan.graph.tensors.items():
+        found = tensors.get(name)
+        if found is None:
+            raise SurgeryError(
+                f"{type(model).__name__} has no tensor '{name}': the plan was made for another network"
+            )
+        if tuple(found.shape) != shape:
+            raise SurgeryError(
+                f"'{name}' has shape {tuple(found.shape)}, the plan expects {shape}: the plan was made for "
+                "another network, or has been applied already"
+            )
 
 
 def _cut_in_place(

@@ -45,7 +45,7 @@ LATE = {
 }
 """Files whose functions also run after the graph was worked out."""
 
-UNCHANGED = ("describe", "_hint", "__getitem__", "register_rule", "__str__", "readers")
+UNCHANGED = ("describe", "_hint", "__getitem__", "register_rule", "__str__", "readers", "_check_fit")
 """Functions that say things to the user, or look for mistakes of the user."""
 
 CALLS = """
