@@ -46,6 +46,10 @@ def element_wise(op: RuleContext) -> Value:
     return op.first()
 
 
+def statistic(op: RuleContext) -> Value:
+    return op.statistic(Value.plain((2, 8)))
+
+
 def misfit(op: RuleContext) -> Value:
     return Value.plain((2, 9))
 
@@ -87,6 +91,21 @@ def test_a_wrong_rule_cuts_nothing(model: nn.Module, monkeypatch: pytest.MonkeyP
     graph = graph_with(monkeypatch, model, element_wise)
     assert not graph.prunable
     assert (graph["one"].reason or "").startswith("not verified: the outputs differ")
+
+
+def test_a_statistic_that_keeps_channels_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mean(Mirrored):
+        def __init__(self) -> None:
+            super().__init__()
+            self.two = nn.Linear(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mirrored = torch.ops.sectest.mirrored(self.one(x))
+            return self.two(mirrored.square().mean(1, keepdim=True))
+
+    graph = graph_with(monkeypatch, Mean().eval(), statistic)
+    assert not graph.prunable
+    assert "gives the shape (2, 5), where its labels say (2, 8)" in (graph["one"].reason or "")
 
 
 def test_labels_that_do_not_fit_are_refused(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def prune_in_rounds(recipe: Recipe, rounds: int) -> None:
         small = sec.apply_plan(model, plan)
         check = sec.verify(model, small, plan, x, tolerance=1e-9)
         if not check.outputs:  # what is left is dead, by weights drawn at random, and that is said
-            assert check.max_error <= 1e-9
+            assert check.max_error <= check.tolerance  # of outputs that move by rounding noise alone
             with torch.no_grad():
                 torch.testing.assert_close(small(x), small(torch.randn_like(x)), rtol=1e-9, atol=1e-9)
             return

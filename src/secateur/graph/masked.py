@@ -160,8 +160,22 @@ class MaskedInterpreter(Interpreter):
         for position, labels, power in item.factors:
             args[position] = args[position] * float((~self._removed[labels]).mean()) ** power
         result: Tensor = self.call_function(node.target, tuple(args), kwargs)
+        self._refuse_other_shape(node, result, item.result)
         scattered = self._scattered(result, item.result)
         return scattered if written is None else written.copy_(scattered)
+
+    def _refuse_other_shape(self, node: Node, result: Any, value: Value) -> None:
+        """Refuse a result that lost other channels than its labels say: it is no statistic."""
+        if not value.shape or not isinstance(result, Tensor):
+            return
+        expected = list(value.shape)
+        for dim, index in self._indices(value.labels):
+            expected[dim] = len(index)
+        if list(result.shape) != expected:
+            raise RuntimeError(
+                f"{node.target} on the kept channels gives the shape {tuple(result.shape)}, "
+                f"where its labels say {tuple(expected)}"
+            )
 
     def _kept(self, tensor: Tensor, value: Value) -> Tensor:
         for dim, index in self._indices(value.labels):

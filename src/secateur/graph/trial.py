@@ -281,7 +281,10 @@ class _Trials:
             return _UNSEEN  # the weights are prepared then
         coarse = native and not self._native
         known = self._weights.outputs if coarse and number == 1 and not training else None
-        expected = known or run(forward, after.removed, self._weights.tensors, inputs)
+        try:
+            expected = known or run(forward, after.removed, self._weights.tensors, inputs)
+        except Exception as error:  # noqa: BLE001 - operators may refuse values in any way
+            return f"the masked original does not run ({first_line(error)})"
 
         def noise(rounded: bool) -> Outputs:
             changed = moved(self._weights.tensors, inputs, coarse=rounded, native=native)
