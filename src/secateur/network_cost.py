@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture import ExampleInputs, beside, capture, owned
+from secateur.graph.capture.program import ExampleInputs, beside, capture, owned
+from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
-from secateur.graph.cutting import named_tensors
-from secateur.graph.findings import Hints
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
-from secateur.graph.propagation import propagate
+from secateur.graph.propagation.findings import Hints
+from secateur.graph.propagation.propagate import propagate
 from secateur.graph.wiring import Channels
-from secateur.graph.wrappers import refuse_wrapped
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:

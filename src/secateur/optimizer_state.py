@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import UsageError
-from secateur.graph.cutting import cut_tensor
+from secateur.graph.cutting.tensors import cut_tensor
 from secateur.graph.groups import IntArray
 
 Kept = Mapping[int, IntArray]

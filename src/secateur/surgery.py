@@ -15,7 +15,9 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from secateur.errors import SurgeryError
-from secateur.graph.cutting import (
+from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.cutting.rescale import rescaled
+from secateur.graph.cutting.tensors import (
     by_tensor,
     computed_attributes,
     copy_attributes,
@@ -29,8 +31,6 @@ from secateur.graph.cutting import (
     set_attributes,
 )
 from secateur.graph.groups import IntArray
-from secateur.graph.rescale import rescaled
-from secateur.graph.wrappers import refuse_wrapped
 from secateur.optimizer_state import CutState, check_optimizer, cut_state
 
 if TYPE_CHECKING:

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from secateur._compat import tree_leaves, tree_map_only
 from secateur.errors import UsageError
-from secateur.graph.attributes import attribute_of
-from secateur.graph.capture import ExampleInputs, beside, call_arguments
+from secateur.graph.capture.program import ExampleInputs, beside, call_arguments
+from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
-from secateur.graph.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_parts, same_value
-from secateur.graph.cutting import by_tensor, named_tensors, positions_left
-from secateur.graph.draws import jittered, random_inputs
-from secateur.graph.execution import (
+from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_parts, same_value
+from secateur.graph.checking.draws import jittered, random_inputs
+from secateur.graph.checking.execution import (
     Judgement,
     first_line,
     judge,
@@ -28,14 +27,15 @@ from secateur.graph.execution import (
     run_reference,
     written_buffers,
 )
-from secateur.graph.findings import Rescale
-from secateur.graph.fit import misfit
-from secateur.graph.probe import lively, random_for_constant
-from secateur.graph.rescale import rescaled
-from secateur.graph.substitute import substituted
+from secateur.graph.checking.probe import lively, random_for_constant
+from secateur.graph.cutting.attributes import attribute_of
+from secateur.graph.cutting.fit import misfit
+from secateur.graph.cutting.rescale import rescaled
+from secateur.graph.cutting.substitute import substituted
+from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
+from secateur.graph.propagation.findings import Rescale
 from secateur.graph.ungrouped import UNUSED
 from secateur.graph.wiring import Pass
-from secateur.graph.wrappers import refuse_wrapped
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan

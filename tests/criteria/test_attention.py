@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.graph import Group, Role
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 
 
 class Separate(nn.Module):

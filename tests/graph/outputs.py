@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 
 
 def evaluate(model: nn.Module, inputs: ExampleInputs) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.graph import trace
-from secateur.graph.capture import call_arguments, canonical_names, capture, doubled, mode_of
+from secateur.graph.capture.program import call_arguments, canonical_names, capture, doubled, mode_of
 from tests.graph.networks import NAMES, build
 
 

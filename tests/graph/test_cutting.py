@@ -11,7 +11,7 @@ from torch import nn
 
 from secateur.errors import SurgeryError
 from secateur.graph.channel_graph import AttributeValue
-from secateur.graph.cutting import copy_with, cut_tensor, set_attributes
+from secateur.graph.cutting.tensors import copy_with, cut_tensor, set_attributes
 
 
 @given(data=st.data(), shape=st.lists(st.integers(1, 6), min_size=1, max_size=4))

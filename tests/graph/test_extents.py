@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from secateur.graph import trace
-from secateur.graph.capture import capture
+from secateur.graph.capture.program import capture
 from secateur.plan import PruningPlan
 from secateur.surgery import apply_plan
 

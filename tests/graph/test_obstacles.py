@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph.obstacles import find_obstacle
+from secateur.graph.capture.obstacles import find_obstacle
 
 INPUTS = torch.randn(4, 6)
 

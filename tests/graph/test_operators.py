@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
-from secateur.graph.compare import largest_difference
+from secateur.graph.checking.compare import largest_difference
 from tests.graph.operator_networks import (
     CONTRACTED,
     FROZEN,

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
 from secateur.graph import Cost, Group
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 from tests.graph.random_networks import STATISTICS, Recipe, build, recipes
 from tests.graph.test_silent_errors import zeroed
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import secateur as sec
-from secateur.graph.cutting import copy_with
+from secateur.graph.cutting.tensors import copy_with
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 

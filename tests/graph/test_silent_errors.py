@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch.nn.utils import parametrize
 
 from secateur.graph import ChannelGraph, Role, trace
-from secateur.graph.compare import largest_difference
-from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
+from secateur.graph.checking.compare import largest_difference
+from secateur.graph.cutting.tensors import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from tests.graph.networks import NAMES, build
 from tests.graph.outputs import evaluate
 

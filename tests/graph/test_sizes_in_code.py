@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.checkpoint import load, save
-from secateur.graph.capture import ExampleInputs
+from secateur.graph.capture.program import ExampleInputs
 from tests.graph import sized_blocks as blocks
 from tests.graph.test_random_networks import trains
 from tests.graph.test_traps import in_rounds

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph.capture import ExampleInputs
-from secateur.graph.compare import largest_difference
+from secateur.graph.capture.program import ExampleInputs
+from secateur.graph.checking.compare import largest_difference
 from tests.graph.outputs import evaluate
 from tests.graph.test_silent_errors import zeroed
 from tests.graph.trap_networks import TRAPS, Between, TiedDecoder, TiedLayers, TwoInputs

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import secateur as sec
-from secateur.graph.wrappers import is_compiled, refuse_wrapped
+from secateur.graph.capture.wrappers import is_compiled, refuse_wrapped
 
 
 def network() -> nn.Module:

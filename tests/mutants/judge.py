@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 import secateur as sec
 from secateur.graph import ChannelGraph, Role
-from secateur.graph.capture import call_arguments
-from secateur.graph.cutting import named_tensors
-from secateur.graph.draws import random_inputs
-from secateur.graph.execution import run_reference
+from secateur.graph.capture.program import call_arguments
+from secateur.graph.checking.draws import random_inputs
+from secateur.graph.checking.execution import run_reference
+from secateur.graph.cutting.tensors import named_tensors
 
 RIGHT, STALE, WRONG = "right", "stale attribute", "wrong"
 OTHER_KIND = "is of another kind"

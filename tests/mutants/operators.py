@@ -23,9 +23,10 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    propagation rule_context size_constraints multihead labels wiring channel_graph cutting rescale costing
-    substitute weights
-    attributes constants factors linear_forms objections findings
+    propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels wiring
+    channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
+    cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/objections
+    propagation/findings
 """
 FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "graph" / "rules").glob("*.py")),
@@ -39,7 +40,8 @@ ONLY = {"plan.py": {"PruningPlan.kept_slots"}, "graph/rules/__init__.py": {"find
 """Files of which only some functions are changed."""
 
 LATE = {
-    *(f"graph/{name}.py" for name in ("channel_graph", "cutting", "rescale", "substitute", "attributes")),
+    "graph/channel_graph.py",
+    *(f"graph/cutting/{name}.py" for name in ("tensors", "rescale", "substitute", "attributes")),
     "surgery.py",
     "plan.py",
 }

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import secateur as sec
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 from tests.mutants import judge, suite, trial
 from tests.mutants.operators import Mutant, broken, mutants
 from tests.mutants.run import results, table, unchecked

@@ -19,7 +19,7 @@ from torch import nn
 import secateur as sec
 from secateur.errors import SecateurError
 from secateur.graph import ChannelGraph, tracing
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.rules import find_rule
 from secateur.verification import Expectation
 from tests.mutants import judge, suite
@@ -158,7 +158,7 @@ def _attempt(
         plan = _plan(graph, network.name, number)
         if not plan.keep:
             return plan, None, "", None
-        with_optimizer = mutant.file in ("surgery.py", "graph/cutting.py")
+        with_optimizer = mutant.file in ("surgery.py", "graph/cutting/tensors.py")
         small, problem = _cut(network.model, plan, network.inputs, number, optimizer=with_optimizer)
         return plan, small, problem, plan.cost_after
     except Exception as error:  # noqa: BLE001 - broken code may fail in any way

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from secateur.graph import trace
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.plan import plan_from
 from secateur.recovery import captured_forward, reconstruct
 from secateur.recovery.captured_forward import CapturedForward, PartialForward, capture_forward

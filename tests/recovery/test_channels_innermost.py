@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.recovery.captured_forward import (
     CapturedForward,
     PartialForward,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph.cutting import named_tensors
-from secateur.graph.masked import run_masked
+from secateur.graph.checking.masked import run_masked
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.plan import plan_from
 from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from secateur.checkpoint.metadata import Attributes
 from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError, UsageError
-from secateur.graph.attributes import attribute_of, is_integral, owner_of, separate, set_attribute
-from secateur.graph.attributes import integer_attributes as named_integers
-from secateur.graph.wrappers import COMPILED, is_compiled
+from secateur.graph.capture.wrappers import COMPILED, is_compiled
+from secateur.graph.cutting.attributes import attribute_of, is_integral, owner_of, separate, set_attribute
+from secateur.graph.cutting.attributes import integer_attributes as named_integers
 from secateur.models import ModelSpec
 
 _OWN = frozenset(vars(nn.Module()))  # what every module has, and no file may set

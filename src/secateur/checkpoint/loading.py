@@ -12,8 +12,8 @@ from secateur.checkpoint import anatomy
 from secateur.checkpoint.metadata import Metadata
 from secateur.checkpoint.seal import check_seal, unsealed
 from secateur.errors import CheckpointError, UsageError
-from secateur.graph.cutting import renew_flat_weights
-from secateur.graph.wrappers import refuse_wrapped
+from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.cutting.tensors import renew_flat_weights
 
 
 def load(

@@ -17,7 +17,7 @@ from secateur.checkpoint.metadata import Attributes, Metadata
 from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
-from secateur.graph.wrappers import refuse_wrapped
+from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.models import ModelSpec
 from secateur.models.inputs import Json
 

@@ -16,9 +16,9 @@ from secateur.criteria.score_collector import ScoreCollector, collector_of
 from secateur.criteria.scores import Scores
 from secateur.devices import device_of
 from secateur.errors import SecateurError, UsageError
-from secateur.graph.capture import call_arguments, mode_of
-from secateur.graph.fit import refuse_misfit
-from secateur.graph.obstacles import explain_call, find_wrong_inputs
+from secateur.graph.capture.obstacles import explain_call, find_wrong_inputs
+from secateur.graph.capture.program import call_arguments, mode_of
+from secateur.graph.cutting.fit import refuse_misfit
 from secateur.ranks import Ranks, split_across_ranks
 from secateur.untouched import untouched
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.errors import VerificationError
 from secateur.export.program import Exportable
-from secateur.graph.compare import largest_difference
+from secateur.graph.checking.compare import largest_difference
 from secateur.models import InputSpec
 from secateur.runtimes import Runner
 

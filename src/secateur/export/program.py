@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from secateur._compat import tree_leaves
 from secateur.errors import ExportError, UsageError
-from secateur.graph.capture import ExampleInputs, call_arguments, doubled
+from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled
 
 _PLACES = ("stack_trace", "source_fn_stack")
 """What a program says of source files, and with it of folders of this machine."""

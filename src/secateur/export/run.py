@@ -18,7 +18,7 @@ from secateur.export.onnx import write_onnx
 from secateur.export.program import Exportable
 from secateur.export.pt2 import write_pt2
 from secateur.files import replacing
-from secateur.graph.capture import ExampleInputs
+from secateur.graph.capture.program import ExampleInputs
 from secateur.models import InputSpec
 from secateur.network_cost import cost
 from secateur.runtimes import Card, open_exported

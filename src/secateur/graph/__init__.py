@@ -7,12 +7,12 @@ The road inside: ``capture`` turns a network into a flat program; ``walk`` gives
 
 from __future__ import annotations
 
-from secateur.graph.capture import ExampleInputs
+from secateur.graph.capture.program import ExampleInputs
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import Cost
 from secateur.graph.groups import Group, Member, Reader, Role
 from secateur.graph.labels import Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import register_rule
 from secateur.graph.tracing import trace
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.capture import Origin, Program
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.costs import CostModel, CostModelBuilder
-from secateur.graph.findings import Findings
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable, Value
-from secateur.graph.propagation import Environment
+from secateur.graph.propagation.findings import Findings
+from secateur.graph.propagation.propagate import Environment
 from secateur.graph.wiring import Channels
 
 _SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}

@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 
 from secateur.errors import TraceError, UsageError, closest
-from secateur.graph.capture import (
+from secateur.graph.capture.obstacles import find_obstacle
+from secateur.graph.capture.program import (
     ExampleInputs,
     Program,
     beside,
@@ -18,21 +19,20 @@ from secateur.graph.capture import (
     capture,
     owned,
 )
+from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.checking.modes import changed_by_mode, derivable, in_training, modules_in_training
+from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import Costing, label_vectors
-from secateur.graph.cutting import named_tensors
-from secateur.graph.extents import find_extents
-from secateur.graph.findings import Findings, Hints, other_axes
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
-from secateur.graph.modes import changed_by_mode, derivable, in_training, modules_in_training
-from secateur.graph.obstacles import find_obstacle
-from secateur.graph.propagation import Environment, propagate
-from secateur.graph.size_tracing import Likeness, likeness, observe, sizes_of
-from secateur.graph.sizes import Sizes
-from secateur.graph.trial import examined, passing
+from secateur.graph.propagation.findings import Findings, Hints, other_axes
+from secateur.graph.propagation.propagate import Environment, propagate
+from secateur.graph.sizes.extents import find_extents
+from secateur.graph.sizes.source import Sizes
+from secateur.graph.sizes.tracing import Likeness, likeness, observe, sizes_of
 from secateur.graph.ungrouped import ungrouped
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
-from secateur.graph.wrappers import refuse_wrapped
 
 Ignore = Iterable[str | nn.Module]
 """Modules to leave alone: paths, patterns such as ``"layer4.*"``, or the modules themselves."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch.fx import Node
 
-from secateur.graph.capture import Origin, Program, module_path
+from secateur.graph.capture.program import Origin, Program, module_path
 from secateur.graph.labels import SlotTable
 from secateur.graph.wiring import Channels
 

@@ -13,12 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from secateur.graph.capture import Program
+from secateur.graph.capture.program import Program
 from secateur.graph.costs import CostModel
-from secateur.graph.extents import Extents
-from secateur.graph.findings import Attribute, Findings, Read, Rescale, Statistic
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
+from secateur.graph.propagation.findings import Attribute, Findings, Read, Rescale, Statistic
+from secateur.graph.sizes.extents import Extents
 
 
 @dataclass(frozen=True)

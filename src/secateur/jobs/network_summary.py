@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from secateur.devices import device_of, wait
 from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.graph.describe import hanging_shares
-from secateur.graph.findings import Hints
 from secateur.graph.labels import SlotTable
-from secateur.graph.propagation import propagate
+from secateur.graph.propagation.findings import Hints
+from secateur.graph.propagation.propagate import propagate
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 

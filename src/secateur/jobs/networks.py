@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.checkpoint import load, read_metadata, save
 from secateur.errors import CheckpointError, DataError, UsageError
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.jobs.settings import NetworkChoice, is_checkpoint
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, load_weights
 from secateur.models.inputs import Json

@@ -14,7 +14,7 @@ from secateur.data.decode import Decoder
 from secateur.data.loader import normalized
 from secateur.data.settings import shorter_side
 from secateur.errors import DataError, UsageError
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
 from secateur.recipes import Callback

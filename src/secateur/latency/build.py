@@ -20,9 +20,9 @@ from torch import nn
 
 from secateur.devices import device_of
 from secateur.graph import ChannelGraph, ExampleInputs
-from secateur.graph.capture import capture
+from secateur.graph.capture.program import capture
 from secateur.graph.channel_graph import Keep
-from secateur.graph.cutting import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
+from secateur.graph.cutting.tensors import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
 from secateur.latency.measure import Comparison, batch_size, compare_latency
 from secateur.latency.operator_timer import DeviceTimer, OperatorTimer, Timings

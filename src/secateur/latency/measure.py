@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from secateur._compat import tree_leaves, tree_map_only
 from secateur.devices import device_of, wait
 from secateur.errors import SecateurError, UsageError
-from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
-from secateur.graph.obstacles import explain_call
-from secateur.graph.wrappers import refuse_wrapped
+from secateur.graph.capture.obstacles import explain_call
+from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
+from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.latency.pytorch_runtimes import PreparedNetwork, PyTorchRuntime, find_runtime
 from secateur.untouched import untouched
 

@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.capture import Origin, Program
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.groups import IntArray
 
 _MOST_AXES = 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 
 Forward = Callable[..., object]
 """Runs a network on inputs in the layout of its runtime."""

@@ -13,7 +13,7 @@ from torch import nn
 from secateur.budget import WidthCurves
 from secateur.criteria import Scores
 from secateur.errors import UsageError
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 
 
 @dataclass(frozen=True)

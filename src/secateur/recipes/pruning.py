@@ -10,8 +10,8 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.criteria import Criterion, resolve
 from secateur.graph import ExampleInputs
-from secateur.graph.cutting import copy_with
-from secateur.graph.wrappers import refuse_wrapped
+from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.cutting.tensors import copy_with
 from secateur.optimizer_state import check_optimizer
 from secateur.recipes.callbacks import Callback
 from secateur.recipes.context import RecipeContext, Training

@@ -20,9 +20,9 @@ from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve,
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
 from secateur.errors import StoppedError, UsageError
 from secateur.graph import ChannelGraph, ExampleInputs, trace
-from secateur.graph.capture import owned
-from secateur.graph.cutting import copy_with
-from secateur.graph.wrappers import refuse_wrapped
+from secateur.graph.capture.program import owned
+from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.cutting.tensors import copy_with
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
 from secateur.ranks import RankBatch, split_across_ranks

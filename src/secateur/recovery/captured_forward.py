@@ -23,12 +23,12 @@ from secateur._compat import tree_flatten, tree_leaves, tree_map_only, tree_unfl
 from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
-from secateur.graph.capture import Origin, Program, call_arguments, capture
+from secateur.graph.capture.program import Origin, Program, call_arguments, capture
 from secateur.graph.channel_graph import Keep
-from secateur.graph.fit import refuse_misfit
+from secateur.graph.checking.masked import Removed
+from secateur.graph.cutting.fit import refuse_misfit
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
-from secateur.graph.masked import Removed
 from secateur.graph.wiring import Pass, Wiring
 from secateur.recovery.compact_layers import CompactInterpreter
 

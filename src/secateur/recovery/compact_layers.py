@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.findings import Read
-from secateur.graph.masked import MaskedInterpreter, Removed
+from secateur.graph.checking.masked import MaskedInterpreter, Removed
+from secateur.graph.propagation.findings import Read
 from secateur.graph.wiring import Wiring
 from secateur.recovery.consumers import OPERATORS, arguments, tensor_names
 

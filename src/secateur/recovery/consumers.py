@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.graph.capture import Origin, Program
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.groups import IntArray
 from secateur.graph.wiring import Wiring
 from secateur.responses import Window

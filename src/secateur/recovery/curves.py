@@ -21,8 +21,8 @@ from secateur.budget import WidthCurve, WidthCurves
 from secateur.criteria.scores import Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
-from secateur.graph.cutting import named_tensors
-from secateur.graph.masked import Removed
+from secateur.graph.checking.masked import Removed
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
 from secateur.recovery.captured_forward import (

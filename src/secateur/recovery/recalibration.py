@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur._compat import _BatchNorm, tree_map_only
 from secateur.devices import device_of
 from secateur.errors import UsageError
-from secateur.graph.capture import call_arguments, mode_of
+from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.untouched import untouched
 
 

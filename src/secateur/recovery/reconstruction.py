@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
-from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors
-from secateur.graph.fit import misfit
+from secateur.graph.cutting.fit import misfit
+from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors
 from secateur.precision import full_precision
 from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
 from secateur.recovery.compact_layers import channels_of

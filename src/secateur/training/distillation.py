@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from secateur.errors import UsageError
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.training.losses import main_output
 
 _IMAGES = 4  # dimensions of a batch of them

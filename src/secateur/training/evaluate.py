@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur.errors import DataError
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.ranks import split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.events import tracked

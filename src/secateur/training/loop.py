@@ -21,7 +21,7 @@ from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.devices import channels_last
 from secateur.errors import DataError, StoppedError, TrainingError
-from secateur.graph.capture import mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher

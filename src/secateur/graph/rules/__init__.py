@@ -15,7 +15,7 @@ from secateur.errors import UsageError
 from secateur.graph.labels import Value
 
 if TYPE_CHECKING:
-    from secateur.graph.rule_context import RuleContext
+    from secateur.graph.propagation.rule_context import RuleContext
 
 Rule = Callable[["RuleContext"], "Value | Sequence[Value]"]
 

@@ -6,7 +6,7 @@ import math
 
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
 

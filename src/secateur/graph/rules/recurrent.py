@@ -8,7 +8,7 @@ import numpy as np
 
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from secateur.graph.labels import Labels, Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
 

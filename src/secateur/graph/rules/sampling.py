@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.graph.labels import Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph.labels import Labels, Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
 

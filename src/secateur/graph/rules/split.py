@@ -8,7 +8,7 @@ import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
 

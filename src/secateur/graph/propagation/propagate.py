@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import TraceError
-from secateur.graph.capture import Origin, Program, module_path
-from secateur.graph.findings import Findings, Hints
+from secateur.graph.capture.program import Origin, Program, module_path
 from secateur.graph.labels import SlotTable, Value
-from secateur.graph.module_inputs import at_input
-from secateur.graph.multihead import tie_multihead
-from secateur.graph.rule_context import RuleContext
+from secateur.graph.propagation.findings import Findings, Hints
+from secateur.graph.propagation.module_inputs import at_input
+from secateur.graph.propagation.multihead import tie_multihead
+from secateur.graph.propagation.rule_context import RuleContext
+from secateur.graph.propagation.weights import weight_operators
 from secateur.graph.rules import find_rule
-from secateur.graph.size_constraints import resolve_sizes
-from secateur.graph.weights import weight_operators
+from secateur.graph.sizes.constraints import resolve_sizes
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""

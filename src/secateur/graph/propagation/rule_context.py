@@ -9,10 +9,11 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture import module_path
-from secateur.graph.constants import is_fixed, makers
-from secateur.graph.factors import Factor, growth_of
-from secateur.graph.findings import (
+from secateur.graph.capture.program import module_path
+from secateur.graph.groups import IntArray, Role
+from secateur.graph.labels import Labels, SlotTable, Value
+from secateur.graph.propagation.constants import is_fixed, makers
+from secateur.graph.propagation.findings import (
     Attribute,
     Choice,
     Equation,
@@ -23,10 +24,9 @@ from secateur.graph.findings import (
     Rescale,
     Statistic,
 )
-from secateur.graph.groups import IntArray, Role
-from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.objections import Objections
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
+from secateur.graph.propagation.objections import Objections
+from secateur.graph.sizes.factors import Factor, growth_of
+from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Source
 
 
 class RuleContext:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from secateur.graph.cutting import cut_tensor
-from secateur.graph.findings import Rescale
+from secateur.graph.cutting.tensors import cut_tensor
 from secateur.graph.groups import IntArray
+from secateur.graph.propagation.findings import Rescale
 
 
 def rescaled(

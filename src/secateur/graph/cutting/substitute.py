@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from secateur.graph.channel_graph import AttributeValue
-from secateur.graph.cutting import named_tensors, set_attributes
+from secateur.graph.cutting.tensors import named_tensors, set_attributes
 from secateur.untouched import untouched
 
 

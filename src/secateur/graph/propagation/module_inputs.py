@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.capture import Origin, Program
-from secateur.graph.findings import Read
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.labels import Value
+from secateur.graph.propagation.findings import Read
 
 _ORDER = {"transpose", "permute", "movedim", "swapaxes", "contiguous", "clone", "to", "_to_copy", "alias"}
 """Operators that keep every number and every channel, at other positions."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Value
-from secateur.graph.propagation import Environment
+from secateur.graph.propagation.propagate import Environment
 
 Dims = tuple[int, ...]
 """For each dimension of a value, the number of its extent."""

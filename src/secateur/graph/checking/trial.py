@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.errors import SecateurError, TraceError
-from secateur.graph.capture import ExampleInputs, call_arguments, doubled, mode_of
+from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import ChannelGraph, Keep
-from secateur.graph.compare import TOLERANCE, Outputs, constant_parts
-from secateur.graph.cutting import by_tensor, cut_tensor, named_tensors, positions_left
-from secateur.graph.draws import jittered, random_inputs
-from secateur.graph.execution import (
+from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
+from secateur.graph.checking.draws import jittered, random_inputs
+from secateur.graph.checking.execution import (
     Judgement,
     first_line,
     judge,
@@ -29,12 +28,13 @@ from secateur.graph.execution import (
     uncompiled,
     written_buffers,
 )
+from secateur.graph.checking.masked import Removed
+from secateur.graph.checking.probe import Weights, lively, scrambled
+from secateur.graph.cutting.rescale import rescaled
+from secateur.graph.cutting.substitute import substituted
+from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import Group
-from secateur.graph.masked import Removed
-from secateur.graph.probe import Weights, lively, scrambled
-from secateur.graph.rescale import rescaled
-from secateur.graph.shape_passes import ShapeNorm
-from secateur.graph.substitute import substituted
+from secateur.graph.sizes.shape_passes import ShapeNorm
 from secateur.graph.wiring import Pass
 
 MOST_TRIALS = 40

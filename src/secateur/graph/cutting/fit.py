@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.errors import UsageError
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.cutting import named_tensors
+from secateur.graph.cutting.tensors import named_tensors
 
 
 def misfit(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str | None:

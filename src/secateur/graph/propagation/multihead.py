@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from secateur.graph.findings import Attribute, Findings
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
+from secateur.graph.propagation.findings import Attribute, Findings
 
 
 def tie_multihead(modules: Mapping[str, nn.Module], slots: SlotTable, findings: Findings) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from secateur.graph.opened import opened
+from secateur.graph.sizes.opened import opened
 
 
 class ShapeNorm(TorchFunctionMode):

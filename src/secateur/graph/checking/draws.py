@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur._compat import tree_flatten, tree_unflatten
-from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments
+from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments
 
 _PASSED_ON = {
     "view",

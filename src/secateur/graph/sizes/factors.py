@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from secateur.graph.findings import Findings
 from secateur.graph.groups import IntArray
-from secateur.graph.sizes import Source
+from secateur.graph.propagation.findings import Findings
+from secateur.graph.sizes.source import Source
 
 _HANDED_ON = {"clamp", "clamp_min", "abs", "contiguous", "to", "_to_copy", "unsqueeze", "squeeze", "neg"}
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
-from secateur.graph.sizes import Source
+from secateur.graph.sizes.source import Source
 
 if TYPE_CHECKING:
-    from secateur.graph.factors import Factor
+    from secateur.graph.sizes.factors import Factor
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError
-from secateur.graph.attributes import attribute_of, separate, set_attribute
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
+from secateur.graph.cutting.attributes import attribute_of, separate, set_attribute
+from secateur.graph.cutting.rebinding import PLAIN, rebind
 from secateur.graph.groups import IntArray
-from secateur.graph.rebinding import PLAIN, rebind
 
 _AT_ONCE = 1 << 20  # bytes that stay in the cache of a core
 

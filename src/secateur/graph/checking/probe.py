@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture import ExampleInputs, Origin
-from secateur.graph.compare import Outputs
-from secateur.graph.execution import reference_mode
-from secateur.graph.masked import MaskedInterpreter, Removed, flat_arguments
+from secateur.graph.capture.program import ExampleInputs, Origin
+from secateur.graph.checking.compare import Outputs
+from secateur.graph.checking.execution import reference_mode
+from secateur.graph.checking.masked import MaskedInterpreter, Removed, flat_arguments
 from secateur.graph.wiring import Pass
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}

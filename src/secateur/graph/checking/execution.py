@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from secateur._compat import tree_map_only
 from secateur.exact import Float64, exact
-from secateur.graph.capture import ExampleInputs, call_arguments, mode_of
+from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.compare import MOST_NOISE, Outputs, Slices, differences
-from secateur.graph.cutting import named_tensors
-from secateur.graph.findings import Rescale
-from secateur.graph.masked import Removed, run_masked
+from secateur.graph.checking.compare import MOST_NOISE, Outputs, Slices, differences
+from secateur.graph.checking.masked import Removed, run_masked
+from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.propagation.findings import Rescale
 from secateur.graph.wiring import Pass
 from secateur.precision import full_precision
 from secateur.untouched import untouched

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from secateur._compat import FakeTensor, tree_leaves
-from secateur.graph.places import Place, lines_with, named, place_in_stack, place_of
+from secateur.graph.capture.places import Place, lines_with, named, place_in_stack, place_of
 
 _PART = "or trace the part of the network that does without (trace(model.backbone, ...))"
 

@@ -21,16 +21,23 @@ from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
-from secateur.graph.attributes import integer_attributes, set_attribute
-from secateur.graph.capture import ExampleInputs, Program, call_arguments, doubled, mode_of, module_path
-from secateur.graph.cutting import named_tensors
-from secateur.graph.execution import uncompiled
-from secateur.graph.given_sizes import given_sizes
-from secateur.graph.opened import opened
-from secateur.graph.shape_passes import run_on_shapes
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Sizes, Source
-from secateur.graph.substitute import substituted
-from secateur.graph.traced_sizes import EQUAL, Proportional, Size
+from secateur.graph.capture.program import (
+    ExampleInputs,
+    Program,
+    call_arguments,
+    doubled,
+    mode_of,
+    module_path,
+)
+from secateur.graph.checking.execution import uncompiled
+from secateur.graph.cutting.attributes import integer_attributes, set_attribute
+from secateur.graph.cutting.substitute import substituted
+from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.sizes.given import given_sizes
+from secateur.graph.sizes.opened import opened
+from secateur.graph.sizes.shape_passes import run_on_shapes
+from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
+from secateur.graph.sizes.traced import EQUAL, Proportional, Size
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from secateur.graph.sizes import Computed, Power
+from secateur.graph.sizes.source import Computed, Power
 
 
 class Size(int):

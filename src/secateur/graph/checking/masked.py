@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from secateur._compat import tree_leaves
-from secateur.graph.capture import ExampleInputs, Origin, Program, call_arguments, written_arguments
-from secateur.graph.findings import Read, Statistic
+from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments, written_arguments
 from secateur.graph.labels import Labels, Value
+from secateur.graph.propagation.findings import Read, Statistic
 from secateur.graph.wiring import Pass
 
 Removed = np.ndarray[tuple[int], np.dtype[np.bool_]]

@@ -9,9 +9,9 @@ from functools import reduce
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.findings import Choice, Findings, Hints, next_axis
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels
+from secateur.graph.propagation.findings import Choice, Findings, Hints, next_axis
 
 
 class Objections:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture import ExampleInputs, Program, mode_of, module_path
-from secateur.graph.cutting import named_tensors
-from secateur.graph.execution import judge, run_network, run_reference
+from secateur.graph.capture.program import ExampleInputs, Program, mode_of, module_path
+from secateur.graph.checking.execution import judge, run_network, run_reference
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.wiring import Pass
 from secateur.untouched import untouched
 

@@ -29,15 +29,15 @@ from secateur._compat import (
 )
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
-from secateur.graph.inlining import inline_mode_regions
-from secateur.graph.obstacles import (
+from secateur.graph.capture.inlining import inline_mode_regions
+from secateur.graph.capture.obstacles import (
     explain,
     find_gradients,
     find_layers_made,
     find_obstacle,
     find_unknown_size,
 )
-from secateur.graph.quiet import quiet_export
+from secateur.graph.capture.quiet import quiet_export
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]

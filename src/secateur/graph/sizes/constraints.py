@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.factors import Factor
-from secateur.graph.findings import Attribute, Equation, Findings, Statistic
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.linear_forms import Form, apart, multiples
-from secateur.graph.sizes import Computed, FromAttribute, FromTensor, Power, Source
+from secateur.graph.propagation.findings import Attribute, Equation, Findings, Statistic
+from secateur.graph.sizes.factors import Factor
+from secateur.graph.sizes.linear_forms import Form, apart, multiples
+from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Source
 
 _Key = tuple[str, str, int | None]
 

@@ -1,0 +1,1 @@
+"""Run a cut network and its masked original, and compare them."""

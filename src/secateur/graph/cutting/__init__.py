@@ -1,0 +1,1 @@
+"""Cut tensors, attributes and copies of modules."""

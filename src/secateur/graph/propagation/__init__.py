@@ -1,0 +1,1 @@
+"""Propagate channel labels through a program, operator by operator."""
