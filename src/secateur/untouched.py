@@ -25,7 +25,7 @@ _DEPTH = 6
 """How deep objects inside attributes are followed."""
 
 _PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size))
-_EMPTY = frozenset((dict, OrderedDict, list, set))
+_CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
 """Packages whose objects are not looked into: they are no state of a model."""
@@ -148,6 +148,7 @@ class Notes:
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
         self._containers: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
         self._seen: set[int] = set()
         self._held: list[Any] = []  # keeps noted objects alive, so that no identity is used twice
 
@@ -165,6 +166,9 @@ class Notes:
 
     def restore(self) -> None:
         """Put everything back."""
+        for container in self._empty:
+            if container:
+                container.clear()
         for container, before in self._containers:
             _restore(container, before)
         for undo in self._undo:
@@ -316,15 +320,11 @@ class Notes:
         else:
             self._containers.append((container, copy.copy(container)))
         for value in container.values() if isinstance(container, dict) else container:
-            if type(value) not in _PLAIN and not (type(value) in _EMPTY and not value and self._empty(value)):
+            kind = type(value)
+            if kind in _CONTAINERS and not value:  # such as the hooks of most modules
+                self._empty.append(value)
+            elif kind not in _PLAIN:
                 self._value(value, depth + 1)
-
-    def _empty(self, container: Any) -> bool:
-        """Note a container that holds nothing, such as the hooks of most modules."""
-        if id(container) not in self._seen:
-            self._seen.add(id(container))
-            self._containers.append((container, ()))
-        return True
 
     def _function(self, function: FunctionType, depth: int) -> None:
         """Note what a hook or another function of the user may write to: its closure and its globals."""
@@ -366,8 +366,6 @@ class Notes:
 
 def _restore(container: Any, before: Any) -> None:
     """Give a container the items back that it held."""
-    if not before and not container:
-        return
     if isinstance(container, dict):
         items = before or {}
         if list(container) != list(items) or any(container[key] is not items[key] for key in items):

@@ -22,6 +22,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from secateur._compat import (
     keystr,
+    lazy_graph_modules,
+    stack_traces,
     tree_flatten_with_path,
     tree_leaves,
     tree_map_only,
@@ -288,27 +290,9 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     inputs = doubled(inputs) if training else inputs
     args, kwargs = call_arguments(inputs)
-    # Export replaces parameters by fake tensors, so that nothing can write to them.
-    with (
-        untouched(model, weights=False) as noted,
-        mode_of(model, training=training),
-        torch.set_grad_enabled(training or torch.is_grad_enabled()),
-        warnings.catch_warnings(),
-        quiet_export(),
-    ):
-        # Recurrent layers keep a list of their weights, which export replaces for its own time.
-        warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-        _stand_in(model)
-        # Code that tosses a coin does so in the same way when it is run for the check.
-        seed_everything()
-        noted.seed_generators()
-        try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
-        except Exception as error:
-            raise TraceError(explain(model, error, inputs)) from error
-        obstacle = (
-            find_layers_made(model) or find_unknown_size(exported.graph) or find_gradients(exported.graph)
-        )
+    exported, obstacle = _exported(model, args, kwargs, training=training, lines=False)
+    if obstacle is not None:  # once more, to name the line of the user's code
+        exported, obstacle = _exported(model, args, kwargs, training=training, lines=True)
     if obstacle is not None:
         raise TraceError(obstacle)
     inline_mode_regions(exported.graph_module)
@@ -338,6 +322,48 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         batch=_batch(exported.graph, placeholders),
         outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
     )
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, lines: bool
+) -> tuple[ExportedProgram, str | None]:
+    """Export a network, and look for an obstacle in the result.
+
+    Args:
+        model: the network; left as it was.
+        args: its arguments.
+        kwargs: its named arguments.
+        training: in training mode instead of evaluation mode.
+        lines: note the user's line for each operator, which takes a fifth of the time.
+
+    Returns:
+        The program, and what is wrong with it, if anything.
+
+    Raises:
+        TraceError: the network cannot be exported.
+    """
+    # Export replaces parameters by fake tensors, so that nothing can write to them.
+    with (
+        untouched(model, weights=False) as noted,
+        mode_of(model, training=training),
+        torch.set_grad_enabled(training or torch.is_grad_enabled()),
+        warnings.catch_warnings(),
+        quiet_export(),
+        stack_traces(lines),
+        lazy_graph_modules(True),  # no code is written for the programs between the steps of an export
+    ):
+        # Recurrent layers keep a list of their weights, which export replaces for its own time.
+        warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+        _stand_in(model)
+        # Code that tosses a coin does so in the same way when it is run for the check.
+        seed_everything()
+        noted.seed_generators()
+        try:
+            exported = torch.export.export(model, args, kwargs, strict=False)
+        except Exception as error:
+            raise TraceError(explain(model, error, kwargs or args)) from error
+        graph = exported.graph
+        return exported, find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
 
 
 def _stand_in(model: nn.Module) -> None:
