@@ -82,13 +82,17 @@ def judged(
     if any(item is None for item in places.values()):
         unknown = [name for name, item in places.items() if item is None]
         why = f"{why or 'other numbers'} ({unknown[0]} is not made of whole slices of the original)"
-    found = _by_numbers(model, small, graph, draws, removed, why)
+    found = _by_numbers(model, small, graph, draws, removed, places, why)
     if found.answer == RIGHT and why.endswith(OTHER_KIND):
         return Verdict(STALE, why, keep)
     return found
 
 
-def positions(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, list[np.ndarray] | None]:
+Places = Mapping[str, list[np.ndarray] | None]
+"""For each tensor, the positions of each dimension that are still there; ``None`` where that is unknown."""
+
+
+def positions(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Places:
     """Which positions of each dimension are still there, by the numbers themselves.
 
     Args:
@@ -124,7 +128,7 @@ def _positions(old: Tensor, new: Tensor | None) -> list[np.ndarray] | None:
     return result
 
 
-def _removed(graph: ChannelGraph, places: Mapping[str, list[np.ndarray] | None]) -> np.ndarray:
+def _removed(graph: ChannelGraph, places: Places) -> np.ndarray:
     """Per slot, whether it is gone; what an unknown tensor lost is told from the rest of the channel."""
     removed = np.zeros(graph.removed.size, dtype=bool)
     unknown = []
@@ -224,11 +228,13 @@ def _by_numbers(
     graph: ChannelGraph,
     draws: Sequence[Any],
     removed: np.ndarray,
+    places: Places,
     why: str,
 ) -> Verdict:
     """Wrong, unless one of the answers that need no whole channels is met."""
     references: dict[str, nn.Module | None] = {}
     if _meets_in_weights(graph):
+        references["the original with zeros where numbers are gone"] = emptied(model, places)
         references["the original with columns of zeros"] = zeroed(model, graph, removed, [Role.CONSUMER])
     references["the original with zeros"] = zeroed(model, graph, removed, list(Role))
     references["the masked original"] = None
@@ -273,6 +279,21 @@ def zeroed(model: nn.Module, graph: ChannelGraph, removed: np.ndarray, roles: Se
                 gone = np.flatnonzero(removed[graph.span(member.tensor, member.dim)])
                 if member.role in roles and tensor.is_floating_point():
                     tensor.index_fill_(member.dim, torch.as_tensor(gone), 0.0)
+    return silent
+
+
+def emptied(model: nn.Module, places: Places) -> nn.Module:
+    """The original with zeros at all positions of parameters and buffers that a cut network lost.
+
+    This needs no graph: whatever was cut by whatever rule, it computes what the smaller network must compute,
+    where channels meet in weights alone.
+    """
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in named_tensors(silent).items():
+            for dim, index in enumerate(places.get(name) or ()):
+                gone = np.setdiff1d(np.arange(tensor.shape[dim]), index)
+                tensor.index_fill_(dim, torch.as_tensor(gone), 0.0)
     return silent
 
 

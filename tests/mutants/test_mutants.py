@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 
 import pytest
@@ -104,3 +105,18 @@ def test_a_judge_needs_no_check() -> None:
     with torch.no_grad():
         named_tensors(small)["one.bias"].copy_(model.one.bias[:3])
     assert judge.judged(model, small, graph, inputs).answer == judge.WRONG
+
+
+@pytest.mark.parametrize("read, answer", [(0, judge.RIGHT), (1, judge.WRONG)])
+def test_the_judge_accepts_another_right_cut(read: int, answer: str) -> None:
+    """One place of every group goes, where the library lets whole groups go."""
+    model, inputs = suite.build("grouped-groups")
+    graph = sec.trace(model, inputs)
+    small = copy.deepcopy(model)
+    before, grouped = small.get_submodule("before"), small.get_submodule("grouped")
+    kept = slice(0, None, 2)
+    with torch.no_grad():
+        before.weight, before.bias = nn.Parameter(before.weight[kept]), nn.Parameter(before.bias[kept])
+        grouped.weight = nn.Parameter(grouped.weight[:, read : read + 1])
+        before.out_channels = grouped.in_channels = 4
+    assert judge.judged(model, small, graph, inputs).answer == answer
