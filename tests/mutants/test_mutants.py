@@ -107,7 +107,7 @@ def test_a_judge_needs_no_check() -> None:
     assert judge.judged(model, small, graph, inputs).answer == judge.WRONG
 
 
-@pytest.mark.parametrize("read, answer", [(0, judge.RIGHT), (1, judge.WRONG)])
+@pytest.mark.parametrize(("read", "answer"), [(0, judge.RIGHT), (1, judge.WRONG)])
 def test_the_judge_accepts_another_right_cut(read: int, answer: str) -> None:
     """One place of every group goes, where the library lets whole groups go."""
     model, inputs = suite.build("grouped-groups")
