@@ -59,7 +59,7 @@ class Share(Enum):
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _Fault:
     """What is wrong with a cut.
 
     Attributes:
@@ -71,7 +71,7 @@ class _Problem:
     unseen: bool = False
 
 
-_UNSEEN = _Problem("the outputs do not depend on the inputs, so nothing could be checked", unseen=True)
+_UNSEEN = _Fault("the outputs do not depend on the inputs, so nothing could be checked", unseen=True)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class _Trials:
             self._finite = _is_finite(found)
         return self._finite
 
-    def run(self, groups: Sequence[Group], share: Share) -> _Problem | None:
+    def run(self, groups: Sequence[Group], share: Share) -> _Fault | None:
         """Cut some groups and compare the outputs with the masked original.
 
         Returns:
@@ -222,7 +222,7 @@ class _Trials:
             self.runs_as_it_is()
         return problem
 
-    def culprits(self, groups: Sequence[Group], share: Share, problem: _Problem) -> dict[str, str]:
+    def culprits(self, groups: Sequence[Group], share: Share, problem: _Fault) -> dict[str, str]:
         """Find the groups that fail.
 
         Args:
@@ -261,7 +261,7 @@ class _Trials:
 
     def _attempt(
         self, groups: Sequence[Group], share: Share, *, seed: int = 0, spare: int = 0
-    ) -> _Problem | None:
+    ) -> _Fault | None:
         """Make one trial.
 
         Args:
@@ -275,7 +275,7 @@ class _Trials:
         # Nearly whole, the network is what it was trained as; narrow, its signals may fade.
         weights = self._prepared(plan) if share is Share.FEWEST else self._scrambled
         cut = self._cut(plan, share, weights)
-        return self._problem(self._lively(cut, plan) if share is Share.HALF else cut)
+        return self._fault_of(self._lively(cut, plan) if share is Share.HALF else cut)
 
     def _kept(self, generator: np.random.Generator, group: Group, share: Share, spare: int) -> list[int]:
         """Draw the channels of a group that a trial keeps."""
@@ -319,7 +319,7 @@ class _Trials:
         prepared = self._prepared(plan)
         return replace(self._cut(plan, cut.share, prepared), other=prepared.outputs)
 
-    def _problem(self, cut: _Cut) -> _Problem | None:
+    def _fault_of(self, cut: _Cut) -> _Fault | None:
         """Compare in float64; at the extremes in float32 first, which shows other code as well."""
         if cut.share is not Share.HALF and self._fine and not self._native:
             problem = self._compared(cut, native=True)
@@ -331,7 +331,7 @@ class _Trials:
         self._native = True
         return self._compared(cut, native=True)
 
-    def _compared(self, cut: _Cut, *, native: bool) -> _Problem | None:
+    def _compared(self, cut: _Cut, *, native: bool) -> _Fault | None:
         """Compare the passes of a cut network with those of the masked original."""
         wiring = self._graph.wiring
         try:
@@ -343,10 +343,10 @@ class _Trials:
                 if problem is not None:
                     return replace(problem, reason=f"in training mode, {problem.reason}")
         except SecateurError as error:
-            return _Problem(str(error))
+            return _Fault(str(error))
         return self._training_fails(cut, native)
 
-    def _compared_pass(self, cut: _Cut, forward: Pass, draw: int, native: bool) -> _Problem | None:
+    def _compared_pass(self, cut: _Cut, forward: Pass, draw: int, native: bool) -> _Fault | None:
         """Compare one pass of a cut network with that of the masked original.
 
         Args:
@@ -370,14 +370,14 @@ class _Trials:
         except SecateurError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-            return _Problem(f"the forward pass fails ({first_line(error)})")
+            return _Fault(f"the forward pass fails ({first_line(error)})")
         known = cut.weights.outputs if coarse and draw == 1 and not training else None
         try:
             expected = known or run(forward, cut.after.removed, cut.weights.tensors, inputs)
         except Exception as error:  # noqa: BLE001 - operators may refuse values in any way
-            return _Problem(f"the masked original does not run ({first_line(error)})")
+            return _Fault(f"the masked original does not run ({first_line(error)})")
         if not _is_finite(expected) and self.runs_as_it_is():
-            return _Problem("the outputs are infinite or NaN")
+            return _Fault("the outputs are infinite or NaN")
         tolerance, blur = (_COARSE, _BLUR) if coarse else (TOLERANCE, 0.0)
         problem = _difference(judge(expected, found, noise, tolerance, others, blur))
         if problem is None and others and not training and _all_constant([expected, *others]):
@@ -437,12 +437,12 @@ class _Trials:
             return True
         return False
 
-    def _training_fails(self, cut: _Cut, native: bool) -> _Problem | None:
+    def _training_fails(self, cut: _Cut, native: bool) -> _Fault | None:
         """Tell whether the training-mode forward pass of the cut network fails, where the whole one runs."""
         error = _training_error(self._model, self._inputs, self._tensors(cut, native), cut.attributes)
         if error is None or _training_error(self._model, self._inputs, cut.weights.tensors, ()) is not None:
             return None
-        return _Problem(f"the training-mode forward pass fails ({error})")
+        return _Fault(f"the training-mode forward pass fails ({error})")
 
 
 def _needed(graph: ChannelGraph) -> dict[str, int]:
@@ -462,14 +462,14 @@ def _needed(graph: ChannelGraph) -> dict[str, int]:
     return names
 
 
-def _difference(judgement: Judgement) -> _Problem | None:
+def _difference(judgement: Judgement) -> _Fault | None:
     """Say what a comparison found, ``None`` if the outputs are equal."""
     if judgement.problem is not None:
-        return _Problem(f"the outputs differ from the masked original: {judgement.problem}")
+        return _Fault(f"the outputs differ from the masked original: {judgement.problem}")
     if judgement.noisy:
-        return _Problem(f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}")
+        return _Fault(f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}")
     if not judgement.ok:
-        return _Problem(
+        return _Fault(
             f"the outputs differ from the masked original (by {judgement.error:.1e} of their size, "
             f"{judgement.place})"
         )

@@ -1,0 +1,248 @@
+"""Run the masked original on several inputs, with the real and with prepared weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from secateur.errors import UsageError
+from secateur.graph.capture.program import ExampleInputs
+from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.checking.compare import BUFFER, Outputs, constant_parts
+from secateur.graph.checking.draws import jittered, random_inputs
+from secateur.graph.checking.execution import first_line, run_reference
+from secateur.graph.checking.probe import lively
+from secateur.graph.cutting.rescale import rescaled
+from secateur.graph.cutting.tensors import by_tensor, positions_left
+from secateur.graph.ungrouped import UNUSED
+from secateur.graph.wiring import Pass
+from secateur.verification.original_sizes import original_size
+from secateur.verification.portions import batchwise, cycled, portions
+
+_DRAWS = 2
+"""Random draws of inputs."""
+
+
+_EXAMPLES, _CHEAP = 24, 20_000_000
+"""Random examples that are drawn at least where a forward pass takes no more MACs than that."""
+
+
+class Kind(NamedTuple):
+    """What cases have in common that differ in their inputs alone."""
+
+    training: bool
+    """Whether the network ran in training mode."""
+    prepared: bool
+    """Whether some weights were not the real ones."""
+
+
+@dataclass(frozen=True)
+class WeightPair:
+    """The weights of both sides of a comparison.
+
+    Attributes:
+        original: parameters and buffers of the masked original by name, in the original sizes.
+        pruned: what takes the place of tensors of the cut network while it runs: nothing for the real
+            weights, random values for those that are constant for the prepared ones.
+    """
+
+    original: Mapping[str, Tensor]
+    pruned: Mapping[str, Tensor]
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether some weights are not the real ones."""
+        return bool(self.pruned)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the masked original.
+
+    Attributes:
+        forward: the pass that was run.
+        weights: the real or the prepared ones.
+        inputs: what it was run with.
+        expected: what it returned.
+        native: whether it ran in the dtype of the weights, because it does not run in float64.
+    """
+
+    forward: Pass = field(repr=False)
+    weights: WeightPair = field(repr=False)
+    inputs: ExampleInputs = field(repr=False)
+    expected: Outputs = field(repr=False)
+    native: bool
+
+    @property
+    def kind(self) -> Kind:
+        """What cases have in common that differ in their inputs alone."""
+        return Kind(self.forward.program.training, self.weights.is_prepared)
+
+    def is_beside(self, other: Case) -> bool:
+        """Tell whether it is another run of the same pass with the same weights."""
+        return self is not other and self.kind == other.kind
+
+
+class MaskedOriginal:
+    """The masked original, to be run on several inputs."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        after: ChannelGraph,
+        tensors: Mapping[str, Tensor],
+        drawn: Mapping[str, Tensor],
+    ) -> None:
+        self._graph = graph
+        self._after = after
+        self._weights = WeightPair(tensors, {})
+        self._prepared = _prepared(graph, after, tensors, drawn)
+        self._drawn = tuple(drawn)
+
+    def cases(self, inputs: ExampleInputs) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+        """Run all cases, and say what could not be run."""
+        evaluation, training = self._graph.wiring.evaluation, self._graph.wiring.training
+        try:
+            cases = [self._case(evaluation, self._weights, inputs)]
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the network does not run on these inputs: {first_line(error)}") from error
+        portion = next(iter(portions(evaluation, inputs)))[0]
+        for seed in range(1, self._draws() + 1):
+            found = self._first(
+                evaluation,
+                self._weights,
+                [random_inputs(evaluation.program, portion, seed), jittered(portion, seed)],
+            )
+            cases += [] if found is None else [found]
+        unrun = [] if len(cases) > 1 else ["random inputs (the network does not run on them)"]
+        weights = self._weights
+        if self._prepared.is_prepared:
+            prepared = self._prepared_cases(cases, portion)
+            cases += prepared
+            if prepared:
+                weights = self._prepared
+            else:
+                unrun.append(
+                    f"what {_listed(self._drawn)} may hide (the network runs with these values only)"
+                )
+        unread = [name for name, reason in self._graph.wiring.ungrouped.items() if reason == UNUSED]
+        if unread:
+            unrun.append(f"what uses {_listed(unread)} (no captured pass does)")
+        if not training.program.complete:
+            return tuple(cases), (*unrun, "training mode (it could not be captured)")
+        part = portion if training.program.derived else cycled(training, portion)
+        parts = [random_inputs(training.program, part, 0), part]
+        found = self._first(training, weights, parts)
+        if found is None and weights.is_prepared:
+            found = self._first(training, self._weights, parts)
+        if found is None:
+            unrun.append("training mode (the network does not run in it)")
+        else:
+            cases.append(found)
+        return tuple(cases), tuple(unrun)
+
+    def _prepared_cases(self, real: Sequence[Case], portion: ExampleInputs) -> list[Case]:
+        """Run the evaluation-mode pass with prepared weights, on one input.
+
+        Where an output does not depend on the inputs with the real weights, it may with the prepared ones,
+        which two inputs show. If it does not even then, all layers are scaled as well.
+        """
+        still = bool(constant_parts([case.expected for case in real]))
+        found = self._prepared_runs(self._prepared, portion, 2 if still else 1)
+        if still and found and constant_parts([case.expected for case in found]):
+            # Signals fade in a deep network that was never trained, or from which much was removed.
+            self._prepared = self._lively(found[0])
+            found = self._prepared_runs(self._prepared, portion, 2)
+        return found if all(varying(case.expected, ()) for case in found) else []
+
+    def _prepared_runs(self, weights: WeightPair, portion: ExampleInputs, count: int) -> list[Case]:
+        """Run the evaluation-mode pass on some inputs; empty if it does not run with these weights."""
+        forward = self._graph.wiring.evaluation
+        found = []
+        for seed in range(3, 3 + count):
+            inputs = [random_inputs(forward.program, portion, seed), jittered(portion, seed), portion]
+            case = self._first(forward, weights, inputs)
+            if case is None:
+                return []
+            found.append(case)
+        return found
+
+    def _lively(self, case: Case) -> WeightPair:
+        """Scale all layers so that what the inputs of a case say reaches the outputs."""
+        before = case.weights.original
+        try:
+            changed = lively(case.forward, before, case.inputs, self._after.removed).tensors
+        except Exception:  # noqa: BLE001 - operators may refuse values in any way
+            return case.weights
+        drawn = {name: item for name, item in changed.items() if item is not self._weights.original[name]}
+        return _prepared(self._graph, self._after, self._weights.original, drawn)
+
+    def _draws(self) -> int:
+        """More draws where a pass is cheap and has few examples: a unit may be silent on all of them."""
+        batch = max(1, self._graph.wiring.program.batch)
+        cheap = self._graph.cost().macs * batch <= _CHEAP
+        return max(_DRAWS, -(-_EXAMPLES // batch)) if cheap else _DRAWS
+
+    def _first(self, forward: Pass, weights: WeightPair, choices: Sequence[ExampleInputs]) -> Case | None:
+        """The first of several inputs that the network accepts."""
+        for inputs in choices:
+            try:
+                return self._case(forward, weights, inputs)
+            except Exception:  # noqa: BLE001 - operators may refuse values in any way
+                continue
+        return None
+
+    def _case(self, forward: Pass, weights: WeightPair, inputs: ExampleInputs) -> Case:
+        removed, tensors = self._after.removed, weights.original
+        watched = self._after if forward.program.training else None
+
+        def run(part: ExampleInputs) -> Outputs:
+            return run_reference(forward, removed, tensors, part, watched=watched)
+
+        try:
+            return Case(forward, weights, inputs, batchwise(forward, inputs, run), native=False)
+        except (RuntimeError, TypeError):
+            outputs = run_reference(forward, removed, tensors, inputs, native=True, watched=watched)
+            return Case(forward, weights, inputs, outputs, native=True)
+
+
+def varying(outputs: Outputs, constant: Collection[str]) -> int:
+    """How many finite values belong to outputs that depend on the inputs; buffers are no outputs."""
+    return sum(
+        int(torch.isfinite(leaf).sum())
+        for path, leaf in zip(outputs.paths, outputs.leaves, strict=True)
+        if isinstance(leaf, Tensor) and not path.startswith(BUFFER) and f"output{path}" not in constant
+    )
+
+
+def _prepared(
+    graph: ChannelGraph, after: ChannelGraph, tensors: Mapping[str, Tensor], drawn: Mapping[str, Tensor]
+) -> WeightPair:
+    """Put random values in place of constant tensors, and cut them for the other side as the plan says.
+
+    Args:
+        graph: of the network before the cut.
+        after: of the network after it.
+        tensors: parameters and buffers before the cut, in the original sizes.
+        drawn: random values by name, in the sizes before the cut.
+    """
+    original = {**tensors, **{name: original_size(graph, name, tensor) for name, tensor in drawn.items()}}
+    pruned = {name: after.left_of(name, original[name]) for name in drawn}
+    rescales = [item for item in graph.wiring.rescales if {item.length, item.direction} & drawn.keys()]
+    # In float64, so that the comparison sees no rounding of the lengths.
+    names = {name for item in rescales for name in (item.length, item.direction)}
+    kept = by_tensor(positions_left(ChannelGraph.whole(graph.wiring), after))
+    pruned |= rescaled(rescales, {name: original[name].double() for name in names}, kept)
+    return WeightPair(original, pruned)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"'{name}'" for name in names[:3]) + more

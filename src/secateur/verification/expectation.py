@@ -1,0 +1,328 @@
+"""What a network must compute after a cut, made before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from secateur.graph.capture.program import ExampleInputs, beside
+from secateur.graph.channel_graph import AttributeValue, ChannelGraph
+from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_parts, same_value
+from secateur.graph.checking.execution import (
+    Judgement,
+    first_line,
+    judge,
+    moved,
+    run_network,
+    run_reference,
+    written_buffers,
+)
+from secateur.graph.checking.probe import random_for_constant
+from secateur.graph.cutting.attributes import attribute_of
+from secateur.graph.cutting.fit import misfit
+from secateur.graph.cutting.rescale import rescaled
+from secateur.graph.cutting.substitute import substituted
+from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
+from secateur.graph.propagation.findings import Rescale
+from secateur.verification.arguments import refuse_model
+from secateur.verification.cases import Case, Kind, MaskedOriginal, varying
+from secateur.verification.original_sizes import original_sizes
+from secateur.verification.outcome import Verification
+from secateur.verification.portions import batchwise
+
+if TYPE_CHECKING:
+    from secateur.plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a network must compute once a plan has been applied to it; made before the cut.
+
+    Needed for cuts in place, which leave no original to compare with.
+
+    Attributes:
+        tolerance: largest relative difference that counts as equal.
+        channels_removed: number of channels that the plan removes.
+
+    Example:
+        >>> from secateur.graph.tracing import trace
+        >>> from secateur.plan import plan_from
+        >>> from secateur.surgery import apply_plan
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(3, 4)
+        >>> plan = plan_from(trace(net, x), {"0": [1, 5]})
+        >>> expected = Expectation.of(net, plan, x)
+        >>> expected.check(apply_plan(net, plan, inplace=True)).ok
+        True
+    """
+
+    tolerance: float
+    channels_removed: int
+    _graph: ChannelGraph = field(repr=False)
+    _after: ChannelGraph = field(repr=False)
+    _cases: tuple[Case, ...] = field(repr=False)
+    _tensors: Mapping[str, Tensor] = field(repr=False)
+    _versions: tuple[int, ...] = field(repr=False)
+    _trainable: Mapping[str, bool] = field(repr=False)
+    _attributes: tuple[AttributeValue, ...] = field(repr=False)
+    _floats: Mapping[tuple[str, str], float] = field(repr=False)
+    _unrun: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, plan: PruningPlan, inputs: ExampleInputs, tolerance: float | None = None
+    ) -> Expectation:
+        """Run the masked original in evaluation and in training mode, on given and on random inputs.
+
+        Args:
+            model: the network before the cut; not changed.
+            plan: the plan for it.
+            inputs: inputs of the shapes that the graph was traced with; the batch size may differ.
+            tolerance: largest relative difference of a slice that counts as equal; 1e-8 by default.
+
+        Returns:
+            The expectation.
+
+        Raises:
+            UsageError: the plan is not for this network, or the inputs do not have the shapes that the graph
+                was traced with, or the network does not run on them.
+        """
+        refuse_model(model, plan)
+        graph, inputs = plan.graph, beside(model, inputs)
+        after = graph.after(plan)
+        held = named_tensors(model)
+        tensors = original_sizes(graph, held)
+        runs = MaskedOriginal(graph, after, tensors, random_for_constant(held))
+        cases, unrun = runs.cases(inputs)
+        # The weights are needed again only if a difference has to be compared with rounding noise; those
+        # that a cut in place changes are the plan's, and their old memory is held until the check.
+        return cls(
+            TOLERANCE if tolerance is None else tolerance,
+            plan.channels_removed,
+            graph,
+            after,
+            cases,
+            tensors,
+            _versions(tensors),
+            {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+            graph.attributes_after(plan),
+            _float_attributes(model),
+            unrun,
+        )
+
+    def check(self, pruned: nn.Module) -> Verification:
+        """Compare a cut network with the expectation.
+
+        Args:
+            pruned: the network after the cut; run in float64 without a copy, and left as it was.
+
+        Returns:
+            The outcome.
+        """
+        different = self._different_parts(pruned)
+        if different:
+            return self._outcome(Judgement(float("inf"), self.tolerance, problem=different), (), set(), [])
+        changed = self._changed_values(pruned)
+        worst = Judgement(0.0, self.tolerance)
+        not_checked = list(self._unrun)
+        compared: list[Case] = []
+        noisy: set[tuple[Kind, str]] = set()
+        for planned in self._cases:
+            training = planned.forward.program.training
+            try:
+                case, found = self._answer(pruned, planned)
+            except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+                if training and "more than 1 value per channel" in str(error):
+                    not_checked.append("training mode (a batch of one example has no batch statistics)")
+                    continue
+                reason = f"the forward pass fails ({first_line(error)})"
+                worst = Judgement(float("inf"), self.tolerance, problem=reason)
+                break
+            noise = partial(self._noise, case)
+            others = [other.expected for other in self._cases if other.is_beside(planned)]
+            judged = judge(case.expected, found, noise, self.tolerance, others)
+            compared.append(case)
+            noisy.update((case.kind, path) for path in judged.noisy)
+            if found.without_gradients is not None:
+                not_checked.append(f"training mode with gradients ({found.without_gradients})")
+            if judged.times > worst.times or (judged.error > worst.error and worst.times <= 1):
+                worst = judged
+            if judged.problem is not None:
+                break
+        if worst.problem is None:
+            worst = replace(worst, problem=changed)
+        return self._outcome(worst, compared, noisy, not_checked)
+
+    def _different_parts(self, pruned: nn.Module) -> str | None:
+        """Compare shapes, kinds and attributes; kernels may read beyond a tensor that is too small."""
+        wrong = misfit(pruned, self._after.tensors)
+        if wrong is not None:
+            return wrong
+        tensors, parameters = named_tensors(pruned), dict(pruned.named_parameters())
+        for name in self._after.tensors:
+            dtype = self._tensors[name].dtype
+            if name in self._trainable and name not in parameters:
+                return f"'{name}' is no parameter"
+            if tensors[name].dtype != dtype:
+                return f"'{name}' is of {tensors[name].dtype} instead of {dtype}"
+            if name in parameters and parameters[name].requires_grad != self._trainable.get(name):
+                return f"requires_grad of '{name}' is {parameters[name].requires_grad}"
+        for item in self._attributes:
+            value = attribute_of(pruned.get_submodule(item.module), item.name)
+            value = value if item.index is None else value[item.index]
+            if value != item.value:
+                return f"'{item.module}.{item.name}' is {value} instead of {item.value}"
+        found = _float_attributes(pruned)
+        for place, number in self._floats.items():
+            if not same_value(number, found.get(place)):
+                return f"'{'.'.join(filter(None, place))}' is {found.get(place)} instead of {number}"
+        return None
+
+    def _changed_values(self, pruned: nn.Module) -> str | None:
+        """Compare every tensor with what the plan leaves of the original one."""
+        wiring = self._graph.wiring
+        kept = by_tensor(positions_left(ChannelGraph.whole(wiring), self._after))
+        lengths = rescaled(wiring.rescales, self._tensors, kept)
+        for name, tensor in named_tensors(pruned).items():
+            if name not in self._after.tensors:
+                continue
+            left = self._after.left_of(name, self._tensors[name])
+            if name in lengths:
+                # A product with a ratio of norms, whose sums may run in another order.
+                own = torch.finfo(tensor.dtype).eps
+                equal = torch.allclose(tensor.detach().to(left.device), lengths[name], 8 * own, 0.0)
+            else:
+                equal = _equal(tensor.detach(), left)
+            if not equal:
+                return f"'{name}' does not hold the values that the plan leaves"
+        return None
+
+    def _answer(self, pruned: nn.Module, case: Case) -> tuple[Case, Outputs]:
+        """Run the cut network; code that refuses float64 is run in its own dtype, and so is the reference."""
+        try:
+            return case, self._run(pruned, case)
+        except Exception:
+            if case.native:
+                raise
+            expected = run_reference(
+                case.forward,
+                self._after.removed,
+                case.weights.original,
+                case.inputs,
+                native=True,
+                watched=self._after if case.forward.program.training else None,
+            )
+            case = replace(case, expected=expected, native=True)
+            return case, self._run(pruned, case)
+
+    def _run(self, pruned: nn.Module, case: Case) -> Outputs:
+        training, random = case.forward.program.training, case.forward.program.is_random
+        watched = written_buffers(case.forward) if training else ()
+        changed = substituted(pruned, case.weights.pruned) if case.weights.is_prepared else nullcontext()
+
+        def run(part: ExampleInputs) -> Outputs:
+            return run_network(
+                pruned, part, training=training, random=random, native=case.native, watched=watched
+            )
+
+        with changed:
+            return batchwise(case.forward, case.inputs, run, whole=case.native or not training)
+
+    def _noise(self, case: Case, rounded: bool) -> Outputs:
+        cut = tuple(item for item in self._graph.wiring.rescales if self._is_cut(item))
+        if _versions(self._tensors) != self._versions:
+            return case.expected  # the weights are others by now, so their noise tells nothing
+        weights = case.weights.original
+        tensors, inputs = moved(weights, case.inputs, coarse=rounded, native=case.native, rescales=cut)
+
+        def run(part: ExampleInputs) -> Outputs:
+            watched = self._after if case.forward.program.training else None
+            return run_reference(
+                case.forward, self._after.removed, tensors, part, native=case.native, watched=watched
+            )
+
+        return batchwise(case.forward, inputs, run)
+
+    def _is_cut(self, item: Rescale) -> bool:
+        wiring = self._graph.wiring
+        spans = [self._graph.span(item.direction, dim) for dim in range(len(wiring.shapes[item.direction]))]
+        return any(self._after.removed[span].any() for span in spans)
+
+    def _outcome(
+        self,
+        worst: Judgement,
+        compared: Sequence[Case],
+        noisy: set[tuple[Kind, str]],
+        not_checked: list[str],
+    ) -> Verification:
+        still = _still_parts(compared)
+        counted = 0
+        for case in compared:
+            unseen = {*still[case.kind], *(path for kind, path in noisy if kind == case.kind)}
+            counted += varying(case.expected, unseen)
+        constant = set.intersection(*still.values()) if still else set[str]()
+        not_checked += [f"{path} (does not depend on the inputs)" for path in sorted(constant)]
+        buffers = {path for _, path in noisy if path.startswith(f"output{BUFFER}")}
+        not_checked += [
+            f"{path} (rounding noise is too large)" for _, path in sorted(noisy) if path not in buffers
+        ]
+        if buffers:
+            not_checked.append(f"{len(buffers)} buffers that training writes (they hold but rounding noise)")
+        native = any(case.native or case.expected.rounded for case in compared)
+        modes = {case.forward.program.training: None for case in compared}
+        return Verification(
+            max_error=worst.error,
+            tolerance=worst.allowed,
+            outputs=counted,
+            channels_removed=self.channels_removed,
+            inputs=sum(1 for case in compared if not any(case.kind)),
+            modes=tuple("training" if training else "evaluation" for training in modes),
+            precision="float64" if not native else "float64 and the model's own precision",
+            not_checked=tuple(dict.fromkeys(not_checked)),
+            problem=worst.problem,
+        )
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors.values())
+
+
+def _still_parts(compared: Sequence[Case]) -> dict[Kind, set[str]]:
+    """Find the outputs that do not depend on the inputs, for each kind of case."""
+    runs: dict[Kind, list[Outputs]] = {}
+    for case in compared:
+        runs.setdefault(case.kind, []).append(case.expected)
+    still = {kind: set(constant_parts(found)) for kind, found in runs.items()}
+    for kind, found in runs.items():
+        # One run tells nothing by itself: it is compared with another mode, or with the real weights.
+        evaluated = Kind(training=False, prepared=kind.prepared)
+        if len(found) == 1 and kind.training and evaluated in runs:
+            still[kind] = still[evaluated].intersection(same_parts(runs[evaluated][0], found[0]))
+        elif len(found) == 1 and kind.prepared:
+            still[kind] = still[Kind(training=False, prepared=False)]
+    return still
+
+
+def _float_attributes(model: nn.Module) -> dict[tuple[str, str], float]:
+    """The floats that modules hold, such as the probability of dropout, by module and name."""
+    return {
+        (path, name): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) is float and not name.startswith("_")
+    }
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of one shape and dtype hold the same values; NaN equals NaN."""
+    one, other = (item.to_dense() if item.layout is not torch.strided else item for item in (one, other))
+    one = one.to(other.device)
+    if torch.equal(one, other):
+        return True
+    return bool(((one == other) | ((one != one) & (other != other))).all())

@@ -1,0 +1,78 @@
+"""The outcome of a verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a cut network compares with the masked original, and what was compared.
+
+    Attributes:
+        max_error: largest absolute difference in a slice of an output, relative to how far the slice moves
+            between examples and inputs. A slice is one index of a tensor's last dimension or of its
+            dimension 1 (channels).
+        tolerance: the limit for that slice: 1e-8, or the measured rounding noise times 32 where that is more.
+        outputs: number of finite output values that were compared; not those that do not depend on the
+            inputs, and not the buffers that training writes to.
+        channels_removed: number of channels that the cut removed.
+        inputs: number of inputs that were tried: the user's, and random ones of the same shapes.
+        modes: modes of the network that were compared.
+        precision: what both sides computed in.
+        not_checked: what could not be compared, each with the reason.
+        problem: what makes the outputs incomparable (another shape, another key), or which tensor or
+            attribute is not what the plan leaves, if anything.
+
+    Example:
+        >>> found = Verification(max_error=2e-12, tolerance=1e-8, outputs=320, channels_removed=12)
+        >>> found.ok, found.to_dict()["max_error"]
+        (True, 2e-12)
+    """
+
+    max_error: float
+    tolerance: float
+    outputs: int
+    channels_removed: int
+    inputs: int = 1
+    modes: tuple[str, ...] = ("evaluation",)
+    precision: str = "float64"
+    not_checked: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cut network computes what the masked original computes.
+
+        False, too, where nothing could be compared.
+        """
+        return self.problem is None and self.outputs > 0 and self.max_error <= self.tolerance
+
+    def __str__(self) -> str:
+        gap = f"largest relative difference {self.max_error:.1e}, allowed {self.tolerance:.0e}"
+        compared = (
+            f"{self.outputs} outputs, {self.inputs} {'input' if self.inputs == 1 else 'inputs'}, "
+            f"{' and '.join(self.modes)} mode, {self.precision}"
+        )
+        rest = f"; not checked: {'; '.join(self.not_checked)}" if self.not_checked else ""
+        what = f"the original with {self.channels_removed} channels masked"
+        if self.ok:
+            return f"verified: the smaller network equals {what} ({gap}; {compared}){rest}"
+        if self.problem is None and self.outputs == 0:
+            return f"NOT CHECKED: nothing could be compared with {what}{rest}"
+        return f"WRONG: the smaller network DIFFERS FROM {what} ({self.problem or gap}; {compared}){rest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as plain numbers, for files."""
+        return {"ok": self.ok, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verification:
+        """Read back what :meth:`to_dict` gave."""
+        values = {name: value for name, value in data.items() if name != "ok"}
+        for name in ("modes", "not_checked"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**values)
