@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,6 +58,18 @@ integer (is 'two'); decai: unknown; did you mean 'decay'?
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """Merge nested changes into settings or into a table; what is no table replaces what was there.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    if not (isinstance(base, Settings | Mapping) and isinstance(changes, Mapping)):
+        return changes
+    values: dict[str, Any] = dict(base)
+    return values | {name: merged(values.get(name), value) for name, value in changes.items()}
 
 
 def mistakes(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from secateur.cli.processes import process_counts
 from secateur.cli.typed import typed_line
 from secateur.errors import UsageError, closest
+from secateur.settings import SettingsError, merged
 
 if TYPE_CHECKING:
     from secateur.jobs.settings import Job, PruneJob, TrainJob
@@ -65,7 +66,7 @@ def prune_job(
         table.pop("network", None)
     if given.any(*_GOALS):
         table = {name: value for name, value in table.items() if name not in _GOALS}
-    found = _merge(_merge(table, given.options), job_sets)
+    found = merged(merged(table, given.options), job_sets)
     has_data = "source" in found.get("data", {})
     if not finetune or not has_data:
         _refuse_training(given, finetune)
@@ -85,7 +86,7 @@ def prune_job(
 
     def resolve_recipe() -> Recipe:
         base = Recipe.from_table(asked) if file else Recipe.preset(name)
-        changes = recipe_sets if finetune else _merge(_untrained(base, recipe_sets), recipe_sets)
+        changes = recipe_sets if finetune else merged(_untrained(base, recipe_sets), recipe_sets)
         if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
@@ -94,7 +95,7 @@ def prune_job(
         return base.changed(changes)
 
     resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
-    return given.checked(lambda: PruneJob(**_complete(found, given), recipe=resolved))
+    return given.checked(lambda: PruneJob(**_with_processes(found, given), recipe=resolved))
 
 
 def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJob:
@@ -115,8 +116,8 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
     job_sets, _ = given.split(settable(TrainJob), ())
     if given.any("network.source"):
         table.pop("network", None)
-    found = _merge(_merge(table, given.options), job_sets)
-    return given.checked(lambda: TrainJob(**_complete(found, given)))
+    found = merged(merged(table, given.options), job_sets)
+    return given.checked(lambda: TrainJob(**_with_processes(found, given)))
 
 
 def read_recipe(name: str) -> Recipe:
@@ -155,7 +156,7 @@ class _Given:
         for path, (option, value) in options.items():
             if value is not None:
                 self._words[path] = option if not option.startswith("-") else f"{option} {value}"
-                self.options = _merge(self.options, _nested(path.split("."), value))
+                self.options = merged(self.options, _nested(path.split("."), value))
         for text in sets:
             self._add(text)
 
@@ -169,7 +170,7 @@ class _Given:
             if other is not None:
                 self.mistakes.append(("", f"{other} and --set {text} give the same setting; leave one out"))
             self._words[path] = f"--set {text}"
-        self._sets = _merge(self._sets, table)
+        self._sets = merged(self._sets, table)
 
     def any(self, *paths: str) -> bool:
         """Test whether the command line gives any of some settings, or settings within them."""
@@ -195,8 +196,6 @@ class _Given:
 
     def collect(self, resolve: Callable[[], T], otherwise: T) -> T:
         """Call a function and return its result; collect its mistakes, and return something else then."""
-        from secateur.settings import SettingsError
-
         try:
             return resolve()
         except SettingsError as error:
@@ -286,20 +285,6 @@ def _nested(names: Sequence[str], value: object) -> dict[str, Any]:
     return value
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested tables; the second wins.
-
-    >>> _merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
-    {'a': {'b': 3, 'c': 2}}
-    """
-    found = dict(base)
-    for name, value in changes.items():
-        inner = found.get(name)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        found[name] = _merge(inner, value) if both else value  # type: ignore[arg-type]
-    return found
-
-
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """List the dotted path and the value of everything in a table that is no table."""
     for name, value in table.items():
@@ -309,7 +294,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def _complete(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
+def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
     """Add what follows from the process: the number of processes, and the command line for the record."""
     device = dict(found.get("device", {}))
     devices = device.pop("devices", None)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from secateur.budget import Allocation, Widths
 from secateur.errors import UsageError
-from secateur.settings import Settings, SettingsError, mistakes
+from secateur.settings import Settings, SettingsError, merged, mistakes
 from secateur.training.settings import FitSettings
 
 _CLIP_NORM = 5.0
@@ -138,7 +138,7 @@ class Recipe(Settings):
         """
         if not changes:
             return self
-        recipe = self._merged(changes)
+        recipe = self._with(changes)
         changed = set(_paths(changes))
         idle = [
             (path, f"no effect while {switch}; {remedy}, or leave {path} out")
@@ -164,25 +164,23 @@ class Recipe(Settings):
         5
         """
         changes = {name: value for name, value in table.items() if name != "preset"}
-        return cls.preset(table.get("preset", "default"))._merged(changes)
+        return cls.preset(table.get("preset", "default"))._with(changes)
 
-    def _merged(self, changes: Mapping[str, Any]) -> Recipe:
+    def _with(self, changes: Mapping[str, Any]) -> Recipe:
         """Return this recipe with some settings changed, whether or not that has an effect."""
         try:
-            return type(self).model_validate(_merged(self, _with_alternatives(changes)))
+            return type(self).model_validate(merged(self, _with_alternatives(changes)))
         except ValidationError as error:
             raise SettingsError(mistakes(error, type(self))) from None
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, values: Any) -> Any:
+    def _fill_in(cls, values: Any) -> Any:
         """Merge nested values with the defaults of this recipe, not with those of their class."""
         if not isinstance(values, Mapping):
             return values
         defaults = {name: field.default for name, field in cls.model_fields.items()}
-        return {
-            name: _merged(defaults.get(name), value) for name, value in _with_alternatives(values).items()
-        }
+        return {name: merged(defaults.get(name), value) for name, value in _with_alternatives(values).items()}
 
     @model_validator(mode="after")
     def _exclusive(self) -> Recipe:
@@ -233,14 +231,6 @@ def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(regularization, Mapping) and regularization.get("unit") is not None:
         changes.setdefault("allocation", "global")
     return changes
-
-
-def _merged(base: object, value: Any) -> Any:
-    """Merge a mapping of changes into settings, also where settings contain settings; else take the value."""
-    if not (isinstance(base, Settings) and isinstance(value, Mapping)):
-        return value
-    values = dict(base)
-    return values | {name: _merged(values.get(name), new) for name, new in value.items()}
 
 
 def _paths(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
