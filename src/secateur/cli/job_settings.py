@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from secateur.cli.processes import process_counts
 from secateur.cli.typed import typed_line
 from secateur.errors import UsageError, closest
-from secateur.settings import SettingsError, merged
 
 if TYPE_CHECKING:
     from secateur.jobs.settings import Job, PruneJob, TrainJob
@@ -55,6 +54,7 @@ def prune_job(
     """
     from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
     from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
+    from secateur.settings import merged
 
     file = recipe if recipe is not None and _is_file(recipe) else None
     if recipe not in (None, file, *PRESETS):
@@ -110,6 +110,7 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
         UsageError: something is wrong; the message names all mistakes in the words of the command line.
     """
     from secateur.jobs.settings import TrainJob
+    from secateur.settings import merged
 
     table = _read(Path(file), "train", TrainJob) if file else {}
     given = _Given(options, sets, file)
@@ -147,6 +148,8 @@ class _Given:
     """
 
     def __init__(self, options: Options, sets: Sequence[str], file: str | None) -> None:
+        from secateur.settings import merged
+
         self.mistakes: list[tuple[str, str]] = []
         self.options: dict[str, Any] = {}
         self._words: dict[str, str] = {}
@@ -161,6 +164,8 @@ class _Given:
             self._add(text)
 
     def _add(self, text: str) -> None:
+        from secateur.settings import merged
+
         table = _parse(text)
         if table is None:
             self.mistakes.append(("", f"--set {text}: write NAME=VALUE, such as finetune.epochs=4"))
@@ -196,6 +201,8 @@ class _Given:
 
     def collect(self, resolve: Callable[[], T], otherwise: T) -> T:
         """Call a function and return its result; collect its mistakes, and return something else then."""
+        from secateur.settings import SettingsError
+
         try:
             return resolve()
         except SettingsError as error:
