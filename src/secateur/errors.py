@@ -93,9 +93,9 @@ class SurgeryError(SecateurError):
         >>> import secateur as sec
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> plan = sec.plan_from(sec.trace(net, torch.randn(1, 4)), {"0": [1, 5]})
-        >>> sec.apply_plan(torch.nn.Linear(4, 2), plan)
+        >>> sec.apply_plan(torch.nn.Linear(4, 2), plan)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        secateur.errors.SurgeryError: Linear has no tensor '0.weight': the plan was made for another network
+        secateur.errors.SurgeryError: the plan does not fit Linear: it has no tensor '0.weight'; ...
     """
 
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from secateur.errors import SurgeryError
 from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.tensors import (
     by_tensor,
@@ -130,7 +131,7 @@ def operate(
     """
     refuse_wrapped(model)
     tensors = named_tensors(model)
-    _check_fit(model, plan, tensors)
+    _check_fit(model, plan)
     check_optimizer(optimizer, model)
     kept = by_tensor(plan.kept_slots)
     state = CutState({}, {}) if optimizer is None else cut_state(optimizer, tensors, kept)
@@ -151,19 +152,14 @@ def operate(
         return Operation(small, undo.pop_all().close)
 
 
-def _check_fit(model: nn.Module, plan: PruningPlan, tensors: Mapping[str, Tensor]) -> None:
+def _check_fit(model: nn.Module, plan: PruningPlan) -> None:
     """Refuse a network whose tensors are not those of the plan's graph."""
-    for name, shape in plan.graph.tensors.items():
-        found = tensors.get(name)
-        if found is None:
-            raise SurgeryError(
-                f"{type(model).__name__} has no tensor '{name}': the plan was made for another network"
-            )
-        if tuple(found.shape) != shape:
-            raise SurgeryError(
-                f"'{name}' has shape {tuple(found.shape)}, the plan expects {shape}: the plan was made for "
-                "another network, or has been applied already"
-            )
+    wrong = misfit(model, plan.graph.tensors)
+    if wrong is not None:
+        raise SurgeryError(
+            f"the plan does not fit {type(model).__name__}: {wrong}; it was made for another network, or has "
+            "been applied already"
+        )
 
 
 def _cut_in_place(
