@@ -43,11 +43,11 @@ class Diffusers:
     def inputs(self, name: str, arguments: Mapping[str, Json]) -> InputSpec | NamedInputs:
         """Derive the inputs from the config."""
         kind, config = _opened(name, arguments)
+        defaults = {key: value.default for key, value in inspect.signature(kind).parameters.items()}
         with_defaults = {
-            key: value.default
-            for key, value in inspect.signature(kind.__init__).parameters.items()
-            if value.default is not value.empty
-        } | config
+            key: value for key, value in defaults.items() if value is not inspect.Parameter.empty
+        }
+        with_defaults |= config
         return inputs_of(
             kind.__name__, with_defaults, positive("diffusers", "length", arguments.get("length"))
         )
@@ -109,7 +109,8 @@ def inputs_of(kind: str, config: Config, length: int | None = None) -> InputSpec
 def _only(kind: str, known: Any) -> None:
     if kind not in known:
         raise UsageError(
-            f"the inputs of {kind} are not known here; pass them in Python: sec.trace(model, {{name: tensor, ...}})"
+            f"the inputs of {kind} are not known here; pass them in Python: "
+            "sec.trace(model, {name: tensor, ...})"
         )
 
 
@@ -211,7 +212,7 @@ def _opened(name: str, arguments: Mapping[str, Json]) -> tuple[Any, dict[str, An
     changes = {key: value for key, value in arguments.items() if key != "length"}
     if "num_classes" in changes:
         raise UsageError(f"{where}: it has no classes to count; leave classes out")
-    known = set(inspect.signature(kind.__init__).parameters)
+    known = set(inspect.signature(kind).parameters)
     for key in changes.keys() - known:
         raise UsageError(f"{where}: its config has no setting {key!r}{closest(key, known)}")
     return kind, {**data, **changes}

@@ -19,14 +19,17 @@ _LENGTH, _SAMPLES, _SIDE = 16, 16000, 224
 _OWN = ("length", "num_classes")
 """Arguments that are no settings of the config."""
 
+_PLACES = ("image_token_id", "image_token_index", "audio_token_id")
+"""Settings of networks whose text has places for pictures or sounds."""
+
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 class HuggingFace:
     """The networks of transformers; arguments change settings of the config.
 
-    ``num_classes`` is the config's ``num_labels``. ``length`` is the number of tokens, of samples of sound or of
-    frames in example inputs. The folder's code is never run, and its pickles are never opened.
+    ``num_classes`` is the config's ``num_labels``. ``length`` is the number of tokens, of samples of sound or
+    of frames in example inputs. The folder's code is never run, and its pickles are never opened.
     """
 
     def names(self) -> list[str]:
@@ -106,9 +109,7 @@ def inputs_of(kind: type, config: Any, length: int | None = None) -> InputSpec |
         UsageError: the config does not tell.
     """
     takes = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]  # every module has one
-    if any(
-        _get(config, key) is not None for key in ("image_token_id", "image_token_index", "audio_token_id")
-    ):
+    if any(_get(config, key) is not None for key in _PLACES):
         raise _unclear(kind, "the text marks the places of the pictures or sounds")
     tensors: dict[str, TensorSpec] = {}
     main = kind.main_input_name  # type: ignore[attr-defined]  # of all networks of transformers
@@ -185,8 +186,8 @@ def _opened(name: str, arguments: Mapping[str, Json]) -> tuple[Any, Any]:
             key: value for key, value in data.items() if key not in ("id2label", "label2id", "num_labels")
         }
         changes["num_labels"] = arguments["num_classes"]
-    config: Any = kind.config_class
-    config = config.from_dict({**data, **changes})
+    maker: Any = kind
+    config = maker.config_class.from_dict({**data, **changes})
     _check(where, config, set(changes))
     for part in (config, config.get_text_config(), config.get_text_config(decoder=True)):
         if hasattr(part, "use_cache"):

@@ -54,8 +54,8 @@ def config_file(origin: str, name: str) -> Path:
         path = path / "config.json"
     if not path.is_file():
         raise UsageError(
-            f"{origin}:{name} is neither a folder with a config.json nor such a file, and nothing is downloaded; "
-            f"fetch it first (hf download NAME --local-dir FOLDER) and write {origin}:FOLDER"
+            f"{origin}:{name} is neither a folder with a config.json nor such a file, and nothing is "
+            f"downloaded; fetch it first (hf download NAME --local-dir FOLDER) and write {origin}:FOLDER"
         )
     return path
 

@@ -32,8 +32,8 @@ _CLASSES = {
 class Ultralytics:
     """The detectors that ultralytics describes in YAML, at every scale.
 
-    Their parameters require gradients, as the trainer of ultralytics sets them. ``num_classes`` is the number of
-    classes, ``channels`` that of the pictures' channels, and ``image_size`` their side in pixels.
+    Their parameters require gradients, as the trainer of ultralytics sets them. ``num_classes`` is the number
+    of classes, ``channels`` that of the pictures' channels, and ``image_size`` their side in pixels.
     Only descriptions within the library are built: one in a file of yours can name code.
     """
 
@@ -49,15 +49,15 @@ class Ultralytics:
         """
         if name.endswith(".pt"):
             raise UsageError(
-                f"ultralytics:{name} is a pickle, which can run code, and is not opened; build the network by its "
-                "YAML name, and give the weights: save model.model.state_dict() of YOLO(...) to a file"
+                f"ultralytics:{name} is a pickle, which can run code, and is not opened; build the network by "
+                "its YAML name, and give the weights: save model.model.state_dict() of YOLO(...) to a file"
             )
         if _unscaled(name) in _descriptions():
             return True
         if "/" in name or Path(name).is_file():
             raise UsageError(
-                f"ultralytics:{name} is a file of yours, which can name code; write a function that builds it and "
-                "name that: path/to/file.py:function"
+                f"ultralytics:{name} is a file of yours, which can name code; write a function that builds it "
+                "and name that: path/to/file.py:function"
             )
         return False
 
@@ -98,7 +98,8 @@ class Ultralytics:
             CheckpointError: always.
         """
         raise CheckpointError(
-            f"the published weights of ultralytics:{name} are a pickle, which is not opened: give a file of tensors"
+            f"the published weights of ultralytics:{name} are a pickle, which is not opened; "
+            "give a file of tensors"
         )
 
 

@@ -35,8 +35,8 @@ def inspect(
 
     Args:
         choice: the network.
-        input_size: shape of one example; the network's own if not given. For text or sound one number: how long
-            it is.
+        input_size: shape of one example; the network's own if not given. For text or sound one number:
+            how long it is.
         ignore: modules to leave alone.
         limits: a budget, to say what a plan by the size of the weights would cost.
         latency: measure the operators on this device too; done in any case where the budget limits latency.
@@ -44,13 +44,13 @@ def inspect(
         callbacks: receive how it goes.
 
     Returns:
-        ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
-        or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
-        that depend on it; ``ungrouped``: parameters that no group holds, as ``names`` with a ``reason``;
-        ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
-        channels that come ``in`` and go ``out`` (``None`` where it reads or writes none);
-        ``forecast``: for each quantity what it is ``now``, the ``least``, what is ``allowed`` and
-        ``planned``, and why a budget is ``impossible``.
+        ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each with
+        ``name``, ``channels``, ``frozen`` (the reason, or ``None``), ``written_by``, ``read_by``,
+        ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``ungrouped``: parameters
+        that no group holds, as ``names`` with a ``reason``; ``layers``, each with ``name``, ``kind``,
+        ``params``, ``macs``, and the numbers of channels that come ``in`` and go ``out`` (``None`` where it
+        reads or writes none); ``forecast``: for each quantity what it is ``now``, the ``least``, what is
+        ``allowed`` and ``planned``, and why a budget is ``impossible``.
 
     Raises:
         TraceError: the network cannot be captured.

@@ -166,9 +166,9 @@ def build(
 
     Args:
         spec: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:digits``, ``secateur:resnet20``,
-            ``secateur:resnet56``, a bare torchvision name, ``path/to/file.py:function``, or a network of another
-            library: ``hf:FOLDER`` and ``diffusers:FOLDER`` with a ``config.json``, ``ultralytics:yolov8n.yaml``,
-            ``smp:Unet/resnet18``.
+            ``secateur:resnet56``, a bare torchvision name, ``path/to/file.py:function``, or a network of
+            another library: ``hf:FOLDER`` and ``diffusers:FOLDER`` with a ``config.json``,
+            ``ultralytics:yolov8n.yaml``, ``smp:Unet/resnet18``.
         classes: number of outputs, by default as the builder has it.
         weights: nothing, ``"default"`` for the published ones, a file, or tensors by name. Tensors that do
             not fit, such as those of a classifier for other classes, stay freshly initialised; to learn
