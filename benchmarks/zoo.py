@@ -12,10 +12,10 @@ A list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "i
 results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours. Or it is TOML, as
 ``benchmarks/families.toml``, of networks of other libraries.
 
-    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--jobs 1] [--publish]
+    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--publish]
 
 Networks that ``OUT/results.jsonl`` holds already are not run again; ``OUT/table.md`` is written at the end.
-With ``--publish`` the results become ``benchmarks/results/families.json``, from which ``docs/coverage.md`` is made.
+With ``--publish`` the results become ``benchmarks/results/families.json``, of which ``docs/coverage.md`` is made.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def example(entry: Mapping[str, Any]) -> Any:
 def covered(model: Any, graph: Any) -> float:
     """Return the share of weight dimensions along which channels may be cut.
 
-    Counted are the first two dimensions of every weight, each as many times as the weight has values. Left out
-    are dimensions of three or less, the outputs of the network, and tables that are looked up: of words and
+    Counted are the first two dimensions of every weight, each as many times as the weight has values. Left
+    out are dimensions of three or less, the outputs of the network, and tables that are looked up: of words and
     positions.
     """
     import torch
@@ -301,7 +301,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"seconds a network, median: {statistics.median(seconds):.1f}, most: {max(seconds):.1f}",
             f"over {SLOW:.0f} seconds: {sum(value > SLOW for value in seconds)}",
             f"covered, median: {statistics.median(item.get('covered', 0.0) for item in verified):.3f}",
-            f"not trained: {sum(bool(item.get('trains')) for item in verified)}, "
+            f"not trained: {sum(bool(item.get('trains')) for item in verified)}",
             f"not loaded: {sum(bool(item.get('loads')) for item in verified)}",
             f"predicted cost is not the counted cost: {sum(not item['counted'] for item in verified)}",
         ]

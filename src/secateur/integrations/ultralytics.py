@@ -49,15 +49,15 @@ class Ultralytics:
         """
         if name.endswith(".pt"):
             raise UsageError(
-                f"ultralytics:{name} is a pickle, which can run code, and is not opened; build the network by "
-                "its YAML name, and give the weights: save model.model.state_dict() of YOLO(...) to a file"
+                f"ultralytics:{name} is a pickle, which can run code, and is not opened; build the network "
+                "by its YAML name, and give the weights: save model.model.state_dict() of YOLO(...) to a file"
             )
-        if _unscaled(name) in _descriptions():
+        if name.removesuffix(".yaml") in _descriptions() or _unscaled(name) in _descriptions():
             return True
         if "/" in name or Path(name).is_file():
             raise UsageError(
-                f"ultralytics:{name} is a file of yours, which can name code; write a function that builds it "
-                "and name that: path/to/file.py:function"
+                f"ultralytics:{name} is a file of yours, which can name code; write a function that builds "
+                "it and name that: path/to/file.py:function"
             )
         return False
 

@@ -44,8 +44,8 @@ def inspect(
         callbacks: receive how it goes.
 
     Returns:
-        ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each with
-        ``name``, ``channels``, ``frozen`` (the reason, or ``None``), ``written_by``, ``read_by``,
+        ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each
+        with ``name``, ``channels``, ``frozen`` (the reason, or ``None``), ``written_by``, ``read_by``,
         ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``ungrouped``: parameters
         that no group holds, as ``names`` with a ``reason``; ``layers``, each with ``name``, ``kind``,
         ``params``, ``macs``, and the numbers of channels that come ``in`` and go ``out`` (``None`` where it
