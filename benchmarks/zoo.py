@@ -15,7 +15,7 @@ results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours. 
     python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--publish]
 
 Networks that ``OUT/results.jsonl`` holds already are not run again; ``OUT/table.md`` is written at the end.
-With ``--publish`` the results become ``benchmarks/results/families.json``, of which ``docs/coverage.md`` is made.
+With ``--publish`` the results become ``benchmarks/results/families.json``; ``docs/coverage.md`` is made of it.
 """
 
 from __future__ import annotations
@@ -263,7 +263,8 @@ def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Make a table of every network, with a summary below, in Markdown."""
-    head = "network | verified | covered | params left | MACs left | groups | frozen | s: trace | plan | surgery | check"
+    head = "network | verified | covered | params left | MACs left | groups | frozen | "
+    head += "s: trace | plan | surgery | check"
     rows = [
         f"| {head} | peer: params, MACs left |",
         "|---" * 12 + "|",
