@@ -179,6 +179,7 @@ class _Captured:
             spans=slots.spans,
             places=distinct_reads(every),
             attributes=distinct_attributes(every),
+            work=tuple(findings.work),
             cost_model=costing.build(),
             extents=find_extents(env, channels.group_of, widths),
             rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
