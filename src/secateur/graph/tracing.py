@@ -17,6 +17,7 @@ from secateur.graph.capture.program import (
     beside,
     canonical_names,
     capture,
+    doubled,
     owned,
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -82,7 +83,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     programs = [capture(model, example_inputs)]
     seen = observe(model, example_inputs, training=False)
     reached = programs[0].tensors
-    trained = observe(model, example_inputs, training=True)
+    two = doubled(example_inputs)
+    # Code that expands something to a batch runs other operators for two examples.
+    trained = observe(model, example_inputs, training=True) or observe(model, two, training=True)
     alike = likeness(seen, trained, modules_in_training(model))
     unreached, complete = any(name not in reached for name, _ in model.named_parameters()), True
     if unreached or (
@@ -91,6 +94,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     ):
         try:
             programs.append(capture(model, example_inputs, training=True))
+            trained = trained if two is example_inputs else observe(model, two, training=True)
         except TraceError:
             if unreached:
                 raise

@@ -1,7 +1,7 @@
-"""Batch normalisation of tensors that only have a shape, as one operator.
+"""Operators of which PyTorch computes shapes slowly or not at all.
 
-PyTorch decomposes it there into some twenty operators written in Python, which takes most of the time
-of a pass on shapes.
+Batch normalisation of shapes is decomposed into some twenty operators written in Python, which takes most of
+the time of a pass on shapes. Grouped products of shapes are refused in float32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from secateur._compat import FakeTensor
 from secateur.graph.sizes.opened import opened
 
 
@@ -36,7 +37,7 @@ class ShapeNorm(TorchFunctionMode):
 
 
 def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator; of a batch normalisation of ordinary shapes, only the shapes are computed.
+    """Run an operator; of batch normalisations and grouped products of shapes, only the shapes are computed.
 
     Args:
         func: any operator of PyTorch.
@@ -48,7 +49,15 @@ def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     """
     if func is torch.batch_norm and not kwargs and _is_ordinary(*args[:5]):
         return _Norm.apply(*args[:3])  # type: ignore[no-untyped-call]
+    if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm") and _are_shapes(*args[:2]):
+        return args[0] @ args[1][0]  # rows of one matrix have the shape of rows of any
     return func(*args, **kwargs)
+
+
+def _are_shapes(rows: Tensor, matrices: Tensor) -> bool:
+    """Tell whether a grouped product gets tensors without values, in the form of rows and stacked matrices."""
+    without_values = rows.is_meta or isinstance(rows, FakeTensor)
+    return without_values and rows.dim() == 2 and matrices.dim() == 3
 
 
 def _is_ordinary(value: Tensor, *parts: Tensor | None) -> bool:
