@@ -29,8 +29,10 @@ from secateur._compat import (
 )
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
+from secateur.graph.capture.answers import Answering, Answers, answers_of
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.obstacles import (
+    depends_on_values,
     explain,
     find_gradients,
     find_layers_made,
@@ -38,6 +40,7 @@ from secateur.graph.capture.obstacles import (
     find_unknown_size,
 )
 from secateur.graph.capture.quiet import quiet_export
+from secateur.graph.capture.unknown_sizes import has_unknown_sizes, measure_sizes
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -303,12 +306,13 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         seed_everything()
         noted.seed_generators()
         try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
+            exported = _exported(model, args, kwargs)
         except Exception as error:
             raise TraceError(explain(model, error, inputs)) from error
-        obstacle = (
-            find_layers_made(model) or find_unknown_size(exported.graph) or find_gradients(exported.graph)
-        )
+        obstacle = find_layers_made(model) or find_gradients(exported.graph)
+        if not obstacle and has_unknown_sizes(exported.graph):
+            measure_sizes(exported.graph_module, _placed(exported, model, (args, kwargs)))
+            obstacle = find_unknown_size(exported.graph)
     if obstacle is not None:
         raise TraceError(obstacle)
     inline_mode_regions(exported.graph_module)
@@ -338,6 +342,48 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         batch=_batch(exported.graph, placeholders),
         outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
     )
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """Export a network; where its code asks tensors for values, with the answers that no input changes."""
+    try:
+        return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        answers = _answers_after(error, model, args, kwargs)
+        if not answers:
+            raise
+    with Answering(answers):
+        return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _answers_after(error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answers:
+    """What code asks of constants, if that may be why an export failed."""
+    if not depends_on_values(error):
+        return {}
+    with untouched(model), contextlib.suppress(Exception):  # the user's code may fail in any way
+        return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
+    return {}
+
+
+def _placed(exported: ExportedProgram, model: nn.Module, arguments: Any) -> list[Any]:
+    """The values of a program's placeholders: tensors, which are copied, constants, and arguments."""
+    signature = exported.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    held = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_lifted_custom_objs}
+    given = iter(tree_leaves(arguments))
+    values = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            value = (
+                tensors[names[node.name]]
+                if node.name in names
+                else exported.constants[held[node.name]]
+                if node.name in held
+                else next(given)
+            )
+            values.append(value.detach().clone() if isinstance(value, Tensor) else value)
+    return values
 
 
 def _stand_in(model: nn.Module) -> None:
