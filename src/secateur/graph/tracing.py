@@ -18,6 +18,7 @@ from secateur.graph.capture.program import (
     canonical_names,
     capture,
     doubled,
+    module_path,
     owned,
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -27,7 +28,7 @@ from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
-from secateur.graph.propagation.findings import Findings, Hints, other_axes
+from secateur.graph.propagation.findings import Findings, Hints, axes_beside_shared, other_axes
 from secateur.graph.propagation.propagate import Environment, propagate
 from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.source import Sizes
@@ -174,9 +175,19 @@ class _Captured:
     def _walked(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
     ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
+        """Walk with those axes of rectangles left free that leave most channels free in the whole network."""
+        first = self._agreed(shapes, refused, {})
+        others = self._others_of_shared(*first)
+        if not others:
+            return first
+        return max(first, self._agreed(shapes, refused, others), key=lambda found: found[0].count_free())
+
+    def _agreed(
+        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], axes: Mapping[str, int]
+    ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
         """Walk until no operator objects to the axis that an earlier one left free."""
         modules = dict(self.model.named_modules())
-        axes: dict[str, int] = {}
+        axes = dict(axes)
         while True:
             slots = _frozen_slots(shapes, self.left_alone)
             walked = [
@@ -187,6 +198,17 @@ class _Captured:
             if not better:
                 return slots, walked
             axes |= better
+
+    def _others_of_shared(
+        self, slots: SlotTable, walked: list[tuple[Environment, Findings]]
+    ) -> dict[str, int]:
+        """Other axes for the rectangles whose free channels several modules share.
+
+        Rotary embeddings couple the widths of the heads of all layers. Whole heads may then be more.
+        """
+        modules = {node.name: module_path(node) for env, _ in walked for node in env}
+        choices = [choice for _, findings in walked for choice in findings.choices]
+        return axes_beside_shared(choices, slots.components(), modules)
 
 
 def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:

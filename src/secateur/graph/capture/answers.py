@@ -90,7 +90,7 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     with torch.no_grad(), Asking([*given, *model.parameters()]) as asking:
         model(*args, **kwargs)
-    return asking.answers
+    return dict(asking.answers)
 
 
 def _asker() -> tuple[str, int]:
@@ -103,5 +103,13 @@ def _asker() -> tuple[str, int]:
 
 def _is_machinery(file: str) -> bool:
     return file == __file__ or any(
-        part in file for part in ("torch/_export", "torch/overrides", "torch/utils/_", "torch/_dynamo", "torch/fx", "torch/_tensor")
+        part in file
+        for part in (
+            "torch/_export",
+            "torch/overrides",
+            "torch/utils/_",
+            "torch/_dynamo",
+            "torch/fx",
+            "torch/_tensor",
+        )
     )

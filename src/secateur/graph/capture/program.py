@@ -8,6 +8,7 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ from secateur.graph.capture.obstacles import (
     find_unknown_size,
 )
 from secateur.graph.capture.quiet import quiet_export
-from secateur.graph.capture.unknown_sizes import has_unknown_sizes, measure_sizes
+from secateur.graph.capture.unknown_sizes import settle_sizes
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -309,10 +310,10 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
             exported = _exported(model, args, kwargs)
         except Exception as error:
             raise TraceError(explain(model, error, inputs)) from error
-        obstacle = find_layers_made(model) or find_gradients(exported.graph)
-        if not obstacle and has_unknown_sizes(exported.graph):
-            measure_sizes(exported.graph_module, _placed(exported, model, (args, kwargs)))
-            obstacle = find_unknown_size(exported.graph)
+        settle_sizes(exported.graph)
+        obstacle = (
+            find_layers_made(model) or find_unknown_size(exported.graph) or find_gradients(exported.graph)
+        )
     if obstacle is not None:
         raise TraceError(obstacle)
     inline_mode_regions(exported.graph_module)
@@ -356,34 +357,21 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return torch.export.export(model, args, kwargs, strict=False)
 
 
-def _answers_after(error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answers:
+def _answers_after(
+    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Answers:
     """What code asks of constants, if that may be why an export failed."""
     if not depends_on_values(error):
         return {}
-    with untouched(model), contextlib.suppress(Exception):  # the user's code may fail in any way
+    heard = io.StringIO()  # what the network prints was shown by the export
+    with (
+        untouched(model),
+        contextlib.suppress(Exception),  # the user's code may fail in any way
+        contextlib.redirect_stdout(heard),
+        contextlib.redirect_stderr(heard),
+    ):
         return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
     return {}
-
-
-def _placed(exported: ExportedProgram, model: nn.Module, arguments: Any) -> list[Any]:
-    """The values of a program's placeholders: tensors, which are copied, constants, and arguments."""
-    signature = exported.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-    held = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_lifted_custom_objs}
-    given = iter(tree_leaves(arguments))
-    values = []
-    for node in exported.graph.nodes:
-        if node.op == "placeholder":
-            value = (
-                tensors[names[node.name]]
-                if node.name in names
-                else exported.constants[held[node.name]]
-                if node.name in held
-                else next(given)
-            )
-            values.append(value.detach().clone() if isinstance(value, Tensor) else value)
-    return values
 
 
 def _stand_in(model: nn.Module) -> None:

@@ -1,17 +1,19 @@
 """Sizes that depend on values, such as the number of tokens that come to an expert.
 
-Such a size counts positions, and is another number in every pass. Rules need numbers, so each is replaced by
-what the example inputs give. Only what is noted of the results changes: the program itself goes on measuring.
+Such a size counts positions, and is another number in every pass. Rules and costs need numbers, so each is
+taken for the mean: what several masks of a module pick from is divided evenly among them. Only what is noted
+of the results changes: the program itself goes on counting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, Node
 
 from secateur._compat import tree_leaves, tree_map_only
 
@@ -19,62 +21,63 @@ _LEAST = 2
 """A dimension of size one is followed in another way, and one of size zero not at all."""
 
 
-def has_unknown_sizes(graph: Graph) -> bool:
-    """Tell whether the results of some operators have sizes that depend on values."""
-    return any(next(_unknown(node.meta.get("val")), None) is not None for node in graph.nodes)
-
-
-def measure_sizes(module: GraphModule, values: Sequence[Any]) -> None:
-    """Replace unknown sizes in what is noted of results by those of a real pass, and drop assertions on them.
+def settle_sizes(graph: Graph) -> None:
+    """Replace sizes that depend on values by numbers in what is noted of results; drop assertions on them.
 
     Args:
-        module: the program; run once.
-        values: one for each of its placeholders.
+        graph: a captured program; sizes that no mask determines stay unknown.
     """
-    known: dict[Any, int] = {}
-    with torch.no_grad():
-        _Measuring(module, known).run(*values, enable_io_processing=False)
+    known = _mean_sizes(graph)
+    if not known:
+        return
 
     def settled(size: SymInt) -> int | SymInt:
         number = size.node.expr.xreplace(known)
         return size if getattr(number, "free_symbols", ()) else int(number)
 
-    for node in module.graph.nodes:
+    for node in graph.nodes:
         value = node.meta.get("val")
-        if next(_unknown(value), None) is not None:
-            shaped = tree_map_only(Tensor, lambda item: _shaped(item, [settled(size) if isinstance(size, SymInt) else size for size in item.shape]), value)
-            node.meta["val"] = tree_map_only(SymInt, settled, shaped)
-    for node in reversed(module.graph.nodes):
-        if str(node.target).startswith(("aten._assert_scalar", "aten.sym_constrain_range")) or (not node.users and not hasattr(node.target, "_schema") and node.op == "call_function"):
-            module.graph.erase_node(node)
-    module.recompile()
+        if any(True for _ in _unknown(value)):
+            value = tree_map_only(Tensor, lambda item: _shaped(item, settled), value)
+            node.meta["val"] = tree_map_only(SymInt, settled, value)
+    for node in reversed(graph.nodes):
+        is_number = node.op == "call_function" and not hasattr(node.target, "_schema")
+        if str(node.target).startswith("aten._assert_scalar") or (is_number and not node.users):
+            graph.erase_node(node)
 
 
-class _Measuring(Interpreter):
-    """Run a program and note the sizes that its results have."""
+def _mean_sizes(graph: Graph) -> dict[Any, int]:
+    """The number for every unknown size that says how many a mask picks."""
+    masks: dict[tuple[str, int], dict[Node, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for node in graph.nodes:
+        mask = next((item for item in reversed(node.all_input_nodes) if _is_countable(item)), None)
+        for symbol in node.meta.get("unbacked_bindings") or ():
+            if mask is not None and isinstance(node.meta.get("val"), Tensor | Sequence):
+                path = str(list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1][0])
+                masks[path, mask.meta["val"].numel()][mask].append(symbol)
+    return {
+        symbol: max(count // len(found), _LEAST)
+        for (_, count), found in masks.items()
+        for symbols in found.values()
+        for symbol in symbols
+    }
 
-    def __init__(self, module: GraphModule, known: dict[Any, int]) -> None:
-        super().__init__(module)
-        self._known = known
 
-    def run_node(self, n: Node) -> Any:
-        """Run one operator."""
-        result = super().run_node(n)
-        for noted, found in zip(tree_leaves(n.meta.get("val")), tree_leaves(result), strict=False):
-            if isinstance(noted, Tensor) and isinstance(found, Tensor):
-                for size, number in zip(noted.shape, found.shape, strict=True):
-                    if isinstance(size, SymInt) and size.node.expr.is_symbol:
-                        self._known.setdefault(size.node.expr, max(number, _LEAST))
-        return result
+def _is_countable(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and not any(True for _ in _unknown(value))
 
 
 def _unknown(value: Any) -> Iterator[SymInt]:
     for leaf in tree_leaves(value):
-        sizes = leaf.shape if isinstance(leaf, Tensor) else [leaf]
+        sizes: Sequence[Any] = leaf.shape if isinstance(leaf, Tensor) else [leaf]
         yield from (size for size in sizes if isinstance(size, SymInt))
 
 
-def _shaped(tensor: Tensor, shape: Sequence[int | SymInt]) -> Tensor:
+def _shaped(tensor: Tensor, settled: Callable[[SymInt], int | SymInt]) -> Tensor:
+    """A tensor of the same shape with all sizes settled; the tensor itself where some are not."""
+    sizes: Sequence[Any] = tensor.shape
+    shape = [settled(size) if isinstance(size, SymInt) else size for size in sizes]
     if any(isinstance(size, SymInt) for size in shape):
         return tensor
     return torch.empty(shape, dtype=tensor.dtype, device="meta")

@@ -35,9 +35,15 @@ def grouped_product(op: RuleContext) -> Value:
     matrices = op.node.args[1].meta["val"]  # type: ignore[union-attr]
     step = _STRIDE_BYTES // matrices.element_size()
     _couple_runs(op, incoming, step)
-    if matrices.stride(-1) == 1:  # else the matrices lie transposed in memory, and only the width of a row counts
+    if (
+        matrices.stride(-1) == 1
+    ):  # else the matrices lie transposed in memory, and only the width of a row counts
         _couple_runs(op, outgoing, step)
-    op.add_macs(left.shape[0], incoming if incoming is not None else right.shape[1], outgoing if outgoing is not None else right.shape[2])
+    op.add_macs(
+        left.shape[0],
+        incoming if incoming is not None else right.shape[1],
+        outgoing if outgoing is not None else right.shape[2],
+    )
     return Value(op.shape, (None, outgoing))
 
 

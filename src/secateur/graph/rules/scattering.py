@@ -100,9 +100,7 @@ def index_put(op: RuleContext) -> Value:
     if not picked or picked != list(range(picked[0], picked[0] + len(picked))):
         return _refused(op)
     # What is written has the shape of what is picked in place of the indexed dimensions; a mask picks a list.
-    sizes = [
-        1 if place in masks else len(item.shape) for place, item in enumerate(op.values("indices"))
-    ]
+    sizes = [1 if place in masks else len(item.shape) for place, item in enumerate(op.values("indices"))]
     more = max(sizes) - len(picked)
     for dim in (dim for dim in range(len(value.shape)) if dim not in picked):
         place = dim - len(value.shape) - (more if dim < picked[0] else 0)

@@ -111,7 +111,7 @@ def select(op: RuleContext) -> Value:
 
 @rule("aten.slice", "aten.narrow")
 def cut_out(op: RuleContext) -> Value:
-    """A range of a dimension: all or nothing of it, or between borders that follow the widths or are fixed."""
+    """A range of a dimension: all of it, nothing, or between borders that follow the widths or are fixed."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]

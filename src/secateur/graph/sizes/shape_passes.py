@@ -55,7 +55,7 @@ def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _are_shapes(rows: Tensor, matrices: Tensor) -> bool:
-    """Tell whether a grouped product gets tensors without values, in the form of rows and stacked matrices."""
+    """Tell whether a grouped product gets rows and stacked matrices without values."""
     without_values = rows.is_meta or isinstance(rows, FakeTensor)
     return without_values and rows.dim() == 2 and matrices.dim() == 3
 
