@@ -176,22 +176,30 @@ class _Captured:
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
     ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
         """Walk with those axes of rectangles left free that leave most channels free in the whole network."""
-        first = self._agreed(shapes, refused, {})
-        others = self._others_of_shared(*first)
+        axes: dict[str, int] = {}
+        first = self._agreed(shapes, refused, axes)
+        others = self._others_of_shared(*first, axes)
         if not others:
             return first
-        return max(first, self._agreed(shapes, refused, others), key=lambda found: found[0].count_free())
+        return max(
+            first, self._agreed(shapes, refused, axes | others), key=lambda found: found[0].count_free()
+        )
 
     def _agreed(
-        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], axes: Mapping[str, int]
+        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], axes: dict[str, int]
     ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
-        """Walk until no operator objects to the axis that an earlier one left free."""
+        """Walk until no operator objects to the axis that an earlier one left free.
+
+        Args:
+            shapes: of all tensors.
+            refused: operators whose fixed numbers were shown not to follow the widths.
+            axes: the axes to leave free, by operator; those that objections lead to are added.
+        """
         modules = dict(self.model.named_modules())
-        axes = dict(axes)
         while True:
             slots = _frozen_slots(shapes, self.left_alone)
             walked = [
-                propagate(program, modules, slots, Hints(axes, sizes, refused))
+                propagate(program, modules, slots, Hints(dict(axes), sizes, refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
             ]
             better = other_axes([findings for _, findings in walked], axes)
@@ -200,15 +208,16 @@ class _Captured:
             axes |= better
 
     def _others_of_shared(
-        self, slots: SlotTable, walked: list[tuple[Environment, Findings]]
+        self, slots: SlotTable, walked: list[tuple[Environment, Findings]], asked: Mapping[str, int]
     ) -> dict[str, int]:
-        """Other axes for the rectangles whose free channels several modules share.
+        """Other axes for the rectangles whose free channels several modules share, unless asked for before.
 
         Rotary embeddings couple the widths of the heads of all layers. Whole heads may then be more.
         """
         modules = {node.name: module_path(node) for env, _ in walked for node in env}
         choices = [choice for _, findings in walked for choice in findings.choices]
-        return axes_beside_shared(choices, slots.components(), modules)
+        axes = axes_beside_shared(choices, slots.components(), modules)
+        return {node: axis for node, axis in axes.items() if node not in asked}
 
 
 def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:
