@@ -119,6 +119,8 @@ class Findings:
     rescales: list[Rescale] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    left_free: dict[int, list[Choice]] = field(default_factory=dict)
+    """For each slot, the choices that left it free."""
     objections: set[str] = field(default_factory=set)
     """Operators whose choice of an axis does not suit a later operator."""
     assumptions: set[str] = field(default_factory=set)
@@ -131,6 +133,12 @@ class Findings:
     """For the first slot of a vector, the first slots of all vectors that it was joined to."""
     behind: dict[str, int] = field(default_factory=dict)
     """For each operator, a bit for every operator that it depends on and that objected to a choice."""
+
+    def chosen(self, choice: Choice) -> None:
+        """Record a choice."""
+        self.choices.append(choice)
+        for slot in choice.labels.tolist():
+            self.left_free.setdefault(slot, []).append(choice)
 
     def joined(self, left: int, right: int) -> None:
         """Record that two vectors, named by their first slots, were joined."""

@@ -273,7 +273,7 @@ class RuleContext:
 
     def record_axis(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
         """Record a choice, so that a later operator can object to it."""
-        self._findings.choices.append(Choice(self.node.name, tuple(units), chosen, labels))
+        self._findings.chosen(Choice(self.node.name, tuple(units), chosen, labels))
 
     def reject_axis(self, labels: Labels) -> None:
         """Object to the choice that left these channels free: another axis would suit better."""
