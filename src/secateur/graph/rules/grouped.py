@@ -18,8 +18,8 @@ def grouped_product(op: RuleContext) -> Value:
     The operator takes only widths of which a row fills a multiple of 16 bytes, so channels go in runs. The
     second name is what ``transformers`` puts in its place during a capture.
     """
-    left_name, right_name = op.node.target._schema.arguments[0].name, op.node.target._schema.arguments[1].name  # type: ignore[union-attr]
-    left, right = op.value(left_name), op.value(right_name)
+    names = [argument.name for argument in op.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
+    left, right = op.value(names[0]), op.value(names[1])
     if len(left.shape) != 2 or len(right.shape) != 3:
         for item in op.tensors():
             for labels in item.labels:
@@ -31,19 +31,12 @@ def grouped_product(op: RuleContext) -> Value:
     op.set_role(incoming, Role.CONSUMER)
     op.set_role(outgoing, Role.PRODUCER)
     op.join(left.labels[1], incoming, f"reads values that are not channels ({op.place})")
-    op.read(left_name, -1, left.labels[1])
-    matrices = op.node.args[1].meta["val"]  # type: ignore[union-attr]
-    step = _STRIDE_BYTES // matrices.element_size()
-    _couple_runs(op, incoming, step)
-    if (
-        matrices.stride(-1) == 1
-    ):  # else the matrices lie transposed in memory, and only the width of a row counts
-        _couple_runs(op, outgoing, step)
-    op.add_macs(
-        left.shape[0],
-        incoming if incoming is not None else right.shape[1],
-        outgoing if outgoing is not None else right.shape[2],
-    )
+    op.read(names[0], -1, left.labels[1])
+    step = _STRIDE_BYTES // op.node.args[1].meta["val"].element_size()  # type: ignore[union-attr]
+    for labels in (incoming, outgoing):
+        _couple_runs(op, labels, step)
+    sizes = zip(right.shape[1:], (incoming, outgoing), strict=True)
+    op.add_macs(left.shape[0], *(size if labels is None else labels for size, labels in sizes))
     return Value(op.shape, (None, outgoing))
 
 
