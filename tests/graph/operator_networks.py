@@ -83,6 +83,22 @@ def rotated(y: Tensor) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
+def routed(s: nn.Module, x: Tensor) -> Tensor:
+    """Rows picked by a mask, and by places that depend on values."""
+    y = torch.tanh(s.a(x))
+    mine, (rows,) = x[:, 0] > 0, torch.where(x[:, 1] > -0.5)
+    result = torch.zeros_like(y)
+    result[mine] = y[mine].sin()
+    return s.b(result.index_add(0, rows, y[rows].exp()))
+
+
+def rows_of_pairs(s: nn.Module, x: Tensor) -> Tensor:
+    """Complex numbers in the memory of wider rows, which must be of an even width."""
+    rest, pairs = torch.split(s.a(x), [s.rest, 2], dim=-1)
+    turned = torch.view_as_real(torch.view_as_complex(pairs.unflatten(-1, (-1, 2))) * (0.6 + 0.8j))
+    return s.b(rest.sin()) + turned.sum((1, 2))[:, None]
+
+
 def many_unary(y: Tensor) -> Tensor:
     """Functions of one number."""
     small = y.sigmoid()  # between zero and one, where all of these are defined
@@ -337,6 +353,12 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
         PICTURE,
         {"a": 8},
     ),
+    "rows of pairs": (
+        lambda: Net(rows_of_pairs, a=nn.Linear(6, 10), b=nn.Linear(8, 3), rest=8),
+        LINES,
+        {"a": 4},
+    ),
+    "routed": (lambda: Net(routed, a=nn.Linear(6, 8), b=nn.Linear(8, 3)), LINES, {"a": 8}),
     "scattered": (
         lambda: Net(scattered, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),
         LINES,

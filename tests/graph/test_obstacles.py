@@ -49,9 +49,9 @@ class Loop(nn.Module):
         return x
 
 
-class Mask(nn.Module):
+class Count(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[x[:, 0] > 0]
+        return torch.cat([x, x.new_zeros(int((x > 0).sum()), x.shape[1])])
 
 
 class NumPy(nn.Module):
@@ -117,7 +117,7 @@ def message(model: nn.Module, inputs: Any = INPUTS) -> str:
         (Branch(), "`if x.mean() > 0.1:`", "branches on the values"),
         (Number(), "`return x * float(x.abs().mean())`", "into a Python number"),
         (Loop(), "`for _ in range(int(x.abs().sum())):`", "how often the loop runs depends on the values"),
-        (Mask(), "`return x[x[:, 0] > 0]`", "the size of a tensor depends on values"),
+        (Count(), "`return torch.cat(", "into a Python number"),
         (NumPy(), "np.tanh", "NumPy computes in the forward pass"),
     ],
 )

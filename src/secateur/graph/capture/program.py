@@ -8,6 +8,7 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,10 @@ from secateur._compat import (
 )
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
+from secateur.graph.capture.answers import Answering, Answers, answers_of
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.obstacles import (
+    depends_on_values,
     explain,
     find_gradients,
     find_layers_made,
@@ -40,6 +43,7 @@ from secateur.graph.capture.obstacles import (
     find_unknown_size,
 )
 from secateur.graph.capture.quiet import quiet_export
+from secateur.graph.capture.unknown_sizes import settle_sizes
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -359,11 +363,41 @@ def _exported(
         seed_everything()
         noted.seed_generators()
         try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
+            exported = _answered(model, args, kwargs)
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
+        settle_sizes(graph)
         return exported, find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
+
+
+def _answered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """Export a network; where its code asks tensors for values, with the answers that no input changes."""
+    try:
+        return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        answers = _answers_after(error, model, args, kwargs)
+        if not answers:
+            raise
+    with Answering(answers):
+        return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _answers_after(
+    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Answers:
+    """What code asks of constants, if that may be why an export failed."""
+    if not depends_on_values(error):
+        return {}
+    heard = io.StringIO()  # what the network prints was shown by the export
+    with (
+        untouched(model),
+        contextlib.suppress(Exception),  # the user's code may fail in any way
+        contextlib.redirect_stdout(heard),
+        contextlib.redirect_stderr(heard),
+    ):
+        return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
+    return {}
 
 
 def _stand_in(model: nn.Module) -> None:

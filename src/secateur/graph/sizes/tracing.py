@@ -25,7 +25,6 @@ from secateur.graph.capture.program import (
     ExampleInputs,
     Program,
     call_arguments,
-    doubled,
     mode_of,
     module_path,
 )
@@ -77,13 +76,12 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
 
     Args:
         model: the network; not changed.
-        inputs: what to call it with; single examples are doubled in training mode.
+        inputs: what to call it with.
         training: in training mode instead of evaluation mode.
 
     Returns:
         The calls in order; nothing if the network does not run on shapes alone.
     """
-    inputs = doubled(inputs) if training else inputs
     # Code may ask for gradients, which are on in training; a network that fails with them runs without.
     modes = (True, False) if training else (False,)
     for gradients, way in product(modes, (_on_meta, _on_fakes, _for_real)):
@@ -141,7 +139,7 @@ def likeness(
 
     Args:
         evaluation: what was recorded in evaluation mode.
-        training: what was recorded in training mode; of twice as many examples, where there was one.
+        training: what was recorded in training mode; of twice as many examples, where it takes two.
         in_training: paths of the modules that were in training mode; an operator of theirs that the mode
             should switch and that the code keeps switched off counts as another one.
 
