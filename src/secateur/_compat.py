@@ -6,10 +6,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
-    keystr,
+    SUPPORTED_NODES,
     tree_any,
     tree_flatten,
-    tree_flatten_with_path,
     tree_leaves,
     tree_map,
     tree_map_only,
@@ -17,14 +16,13 @@ from torch.utils._pytree import (
 )
 
 __all__ = [
+    "SUPPORTED_NODES",
     "FakeTensor",
     "FakeTensorMode",
     "TorchDispatchMode",
     "_BatchNorm",
-    "keystr",
     "tree_any",
     "tree_flatten",
-    "tree_flatten_with_path",
     "tree_leaves",
     "tree_map",
     "tree_map_only",

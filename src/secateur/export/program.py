@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from secateur._compat import tree_leaves
 from secateur.errors import ExportError, UsageError
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled
+from secateur.outputs import parts_of
 
 _PLACES = ("stack_trace", "source_fn_stack")
 """What a program says of source files, and with it of folders of this machine."""
@@ -59,7 +59,7 @@ class Exportable:
         model = copy.deepcopy(model).cpu().eval()
         inputs = tuple(item.detach().to("cpu", copy=True) for item in positional)
         with torch.inference_mode():
-            returned = [leaf for leaf in tree_leaves(model(*inputs)) if leaf is not None]
+            returned = [leaf for leaf in parts_of(model(*inputs)).leaves if leaf is not None]
         if not returned or not all(isinstance(leaf, Tensor) for leaf in returned):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in returned if not _is_tensor(leaf)}))
             raise UsageError(
@@ -88,8 +88,7 @@ class Exportable:
     def expected(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the network itself."""
         with torch.inference_mode():
-            leaves = tree_leaves(self.model(*(item.clone() for item in inputs)))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+            return parts_of(self.model(*(item.clone() for item in inputs))).tensors
 
 
 def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
@@ -118,15 +117,15 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 
 class _Positional(nn.Module):
-    """Takes any number of inputs, so that their names do not depend on the network."""
+    """Takes any number of inputs and returns a tuple, so that their names do not depend on the network."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.network = model
 
-    def forward(self, *inputs: Tensor) -> object:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the network."""
-        return self.network(*inputs)
+        return parts_of(self.network(*inputs)).tensors
 
 
 def _is_tensor(leaf: object) -> bool:

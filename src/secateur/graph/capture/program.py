@@ -10,23 +10,16 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from secateur._compat import (
-    keystr,
-    tree_flatten_with_path,
-    tree_leaves,
-    tree_map_only,
-    tree_unflatten,
-)
+from secateur._compat import tree_leaves, tree_map_only
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
 from secateur.graph.capture.inlining import inline_mode_regions
@@ -38,6 +31,7 @@ from secateur.graph.capture.obstacles import (
     find_unknown_size,
 )
 from secateur.graph.capture.quiet import quiet_export
+from secateur.outputs import Parts, parts_of
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -76,6 +70,8 @@ class Program:
         training: whether the network was in training mode while it was captured.
         batch: leading size of the first input tensor (1 if inputs are not batched).
         outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
+        left_out: what the network returns beside the outputs: for each object whose tensors are not known,
+            where it is, and its class.
         complete: whether it is all that the network does in its mode, as far as can be told.
         derived: whether it was made from the program of the other mode, which runs the same operators.
     """
@@ -86,6 +82,7 @@ class Program:
     training: bool
     batch: int
     outputs: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     derived: bool = False
     complete: bool = True
 
@@ -299,6 +296,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         _stand_in(model)
+        returned = _returning_leaves(model)
         # Code that tosses a coin does so in the same way when it is run for the check.
         seed_everything()
         noted.seed_generators()
@@ -336,8 +334,29 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         constants=constants,
         training=training,
         batch=_batch(exported.graph, placeholders),
-        outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
+        outputs=returned[-1].paths,
+        left_out=returned[-1].left_out,
     )
+
+
+def _returning_leaves(model: nn.Module) -> list[Parts]:
+    """Let a network return the leaves of its output, whose class export need not know then.
+
+    The caller puts the hook off again.
+
+    Returns:
+        A list that gets the places of the leaves at each call.
+    """
+    found: list[Parts] = []
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        parts = parts_of(output)
+        found.append(replace(parts, leaves=()))
+        # Where nothing is known, the error of export names the class.
+        return parts.leaves if parts.tensors or not parts.left_out else output
+
+    model.register_forward_hook(hook)
+    return found
 
 
 def _stand_in(model: nn.Module) -> None:
@@ -363,12 +382,6 @@ def _alias(tensor: Tensor) -> Tensor:
         alias = nn.Parameter(alias, requires_grad=tensor.requires_grad)
     vars(alias).update(vars(tensor))
     return alias
-
-
-def _structure(exported: ExportedProgram) -> Any:
-    """What the network returns, with any value in place of tensors."""
-    spec = exported.call_spec.out_spec
-    return tree_unflatten([0] * spec.num_leaves, spec)
 
 
 def _shape_only(value: Tensor) -> Tensor:

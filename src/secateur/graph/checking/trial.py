@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
+from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import ChannelGraph, Keep
@@ -36,6 +36,7 @@ from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors,
 from secateur.graph.groups import Group
 from secateur.graph.sizes.shape_passes import ShapeNorm
 from secateur.graph.wiring import Pass
+from secateur.outputs import parts_of
 
 MOST_TRIALS = 40
 """How many trials are made to find out which groups fail; what is undecided then is frozen."""
@@ -511,7 +512,7 @@ def _run_on_shapes(
             # What only the backward pass reads shows there alone.
             for parameter in model.parameters():
                 parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-            leaves = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            leaves = parts_of(model(*args, **kwargs)).tensors
             torch.autograd.backward(
                 [leaf for leaf in leaves if leaf.requires_grad],
                 [torch.ones_like(leaf) for leaf in leaves if leaf.requires_grad],
