@@ -223,7 +223,8 @@ class Expectation:
                 was traced with, or the network does not run on them.
         """
         _refuse_model(model, plan)
-        graph, inputs = plan.graph, beside(model, inputs)
+        graph = plan.graph
+        inputs = graph.wiring.program.ordered(beside(model, inputs))
         after = graph.after(plan)
         held = named_tensors(model)
         tensors = original_sizes(graph, held)

@@ -8,6 +8,7 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,8 @@ class Program:
         constants: values of the constants, by name.
         training: whether the network was in training mode while it was captured.
         batch: leading size of the first input tensor (1 if inputs are not batched).
+        arguments: names of the arguments that the network was called with, in their order; empty where a
+            forward pass takes any number of them by position.
         outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
         left_out: what the network returns beside the outputs: for each object whose tensors are not known,
             where it is, and its class.
@@ -81,6 +84,7 @@ class Program:
     constants: Mapping[str, Any] = field(repr=False)
     training: bool
     batch: int
+    arguments: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     derived: bool = False
@@ -103,6 +107,12 @@ class Program:
                 if item is not None and item.origin is Origin.TENSOR:
                     changed.add(item.name)
         return frozenset(changed)
+
+    def ordered(self, inputs: ExampleInputs) -> ExampleInputs:
+        """Put named arguments into the order in which the program takes them."""
+        if not isinstance(inputs, Mapping) or set(inputs) != set(self.arguments):
+            return inputs
+        return {name: inputs[name] for name in self.arguments}
 
     @property
     def graph(self) -> Graph:
@@ -334,6 +344,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         constants=constants,
         training=training,
         batch=_batch(exported.graph, placeholders),
+        arguments=_argument_names(model, args, kwargs),
         outputs=returned[-1].paths,
         left_out=returned[-1].left_out,
     )
@@ -357,6 +368,18 @@ def _returning_leaves(model: nn.Module) -> list[Parts]:
 
     model.register_forward_hook(hook)
     return found
+
+
+def _argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the arguments of a call; none if a forward pass gives some of them no name."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        known = [
+            item.name for item in inspect.signature(model.forward).parameters.values() if item.kind in kinds
+        ]
+    except (TypeError, ValueError):  # no Python function
+        known = []
+    return (*known[: len(args)], *kwargs) if len(known) >= len(args) else ()
 
 
 def _stand_in(model: nn.Module) -> None:

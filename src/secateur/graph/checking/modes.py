@@ -18,7 +18,7 @@ from secateur.graph.wiring import Pass
 from secateur.untouched import untouched
 
 _ROUNDED = 1e-2
-"""Relative difference of two training-mode passes that run the same operators, where they round to float32."""
+"""Relative difference of two training-mode passes with the same operators, where they round to float32."""
 
 _FLAGS = {"training", "train", "use_input_stats"}
 """Arguments of operators that say whether the network is in training mode."""
