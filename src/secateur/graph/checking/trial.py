@@ -128,6 +128,7 @@ class _Trials:
         self._finite: bool | None = None  # known once the network itself has run
         program = graph.wiring.program
         self._draws = [*(random_inputs(program, inputs, seed) for seed in (1, 2)), inputs]
+        self._mild = False  # whether the draws are close to the given inputs
         self._native = False
         dtypes = {tensor.dtype for tensor in self._scrambled.tensors.values() if tensor.is_floating_point()}
         self._fine = dtypes <= {torch.float32, torch.float64}
@@ -169,6 +170,7 @@ class _Trials:
                 return lively(forward, self._scrambled.tensors, self._draws[1], removed)
             except Exception:  # noqa: BLE001 - operators may refuse values in any way
                 self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
+                self._mild = True
         return Weights(self._scrambled.tensors)
 
     def run(self, groups: Sequence[Group], share: Share) -> str | None:
@@ -277,6 +279,8 @@ class _Trials:
         except SecateurError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+            if self._draws_milder():
+                return self._compared(cut, forward, after, number, native)
             return f"the forward pass fails ({first_line(error)})"
         if self._faint and self._weights is self._scrambled:
             return _UNSEEN  # the weights are prepared then
@@ -312,6 +316,24 @@ class _Trials:
         if self._faint and self._weights is not self._scrambled:
             again = run_cut(other, self._native)
         return [again]
+
+    def _draws_milder(self) -> bool:
+        """Draw inputs that are closer to the given ones, if the network itself refuses those drawn.
+
+        Returns:
+            Whether the inputs are others now.
+        """
+        if self._mild:
+            return False
+        self._mild = True
+        random = self._graph.wiring.evaluation.program.is_random
+        try:
+            for inputs in self._draws[:2]:
+                run_network(self._model, inputs, training=False, random=random, native=True)
+        except Exception:  # noqa: BLE001 - the user's code may fail in any way
+            self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
+            return True
+        return False
 
     def culprits(self, groups: Sequence[Group], share: Share, reason: str) -> dict[str, str]:
         """Find the groups that fail.
