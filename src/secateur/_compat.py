@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.fx.config
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx._lazy_graph_module import _use_lazy_graph_module as lazy_graph_modules
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
@@ -21,6 +26,8 @@ __all__ = [
     "FakeTensorMode",
     "TorchDispatchMode",
     "_BatchNorm",
+    "lazy_graph_modules",
+    "stack_traces",
     "tree_any",
     "tree_flatten",
     "tree_leaves",
@@ -28,3 +35,14 @@ __all__ = [
     "tree_map_only",
     "tree_unflatten",
 ]
+
+
+@contextmanager
+def stack_traces(wanted: bool) -> Iterator[None]:
+    """Record, or do not record, where each operator of a captured program comes from."""
+    before = torch.fx.config.do_not_emit_stack_traces
+    torch.fx.config.do_not_emit_stack_traces = not wanted
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before

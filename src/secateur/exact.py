@@ -85,9 +85,14 @@ def _converted(item: Any) -> Any:
         return _wide(item)
     if isinstance(item, torch.dtype):
         return _WIDE.get(item, item)
-    if isinstance(item, list | tuple | dict):
+    if isinstance(item, list | tuple | dict) and not _holds_integers(item):
         return tree_map(_converted, item)
     return item
+
+
+def _holds_integers(item: Any) -> bool:
+    """Tell whether an argument is nothing but integers, such as the strides of a convolution."""
+    return type(item) in (tuple, list) and all(type(number) is int for number in item)
 
 
 def _is_dtype(item: Any) -> bool:

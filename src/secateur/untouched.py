@@ -148,6 +148,7 @@ class Notes:
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
         self._containers: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
         self._seen: set[int] = set()
         self._held: list[Any] = []  # keeps noted objects alive, so that no identity is used twice
 
@@ -165,6 +166,9 @@ class Notes:
 
     def restore(self) -> None:
         """Put everything back."""
+        for container in self._empty:
+            if container:
+                container.clear()
         for container, before in self._containers:
             _restore(container, before)
         for undo in self._undo:
@@ -317,15 +321,11 @@ class Notes:
         else:
             self._containers.append((container, held))
         for value in held.values() if isinstance(held, dict) else held:
-            if type(value) not in _PLAIN and not (type(value) in _EMPTY and not value and self._empty(value)):
+            kind = type(value)
+            if kind in _EMPTY and not value:  # such as the hooks of most modules
+                self._empty.append(value)
+            elif kind not in _PLAIN:
                 self._value(value, depth + 1)
-
-    def _empty(self, container: Any) -> bool:
-        """Note a container that holds nothing, such as the hooks of most modules."""
-        if id(container) not in self._seen:
-            self._seen.add(id(container))
-            self._containers.append((container, None))
-        return True
 
     def _function(self, function: FunctionType, depth: int) -> None:
         """Note what a hook or another function of the user may write to: its closure and its globals."""
@@ -380,22 +380,18 @@ def _items(container: Any) -> dict[Any, Any] | list[Any]:
     return dict(kind.items(container)) if issubclass(kind, dict) else list(kind.__iter__(container))
 
 
-def _restore(container: Any, before: dict[Any, Any] | list[Any] | None) -> None:
-    """Give a container the items back that it held; ``None`` for one that was empty."""
-    kind = _kind(container)
-    if not before and not kind.__len__(container):
-        return
-    found = _items(container)
-    if isinstance(found, dict):
-        items = dict(before or {})
-        if list(found) != list(items) or any(found[key] is not items[key] for key in items):
+def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
+    """Give a container the items back that it held."""
+    kind, found = _kind(container), _items(container)
+    if isinstance(before, dict):
+        if list(found) != list(before) or any(found[key] is not before[key] for key in before):
             kind.clear(container)
-            for key, value in items.items():
+            for key, value in before.items():
                 kind.__setitem__(container, key, value)
-    elif len(found) != len(before or ()) or any(map(operator.is_not, found, before or ())):
+    elif len(found) != len(before) or any(map(operator.is_not, found, before)):
         kind.clear(container)
         add = kind.update if kind is set else kind.extend
-        add(container, before or ())
+        add(container, before)
 
 
 _UNSET = object()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +40,23 @@ Ignore = Iterable[str | nn.Module]
 """Modules to leave alone: paths, patterns such as ``"layer4.*"``, or the modules themselves."""
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage within a block.
+
+    A trace makes many objects that stay. They set off full collections, which take as long as several forward
+    passes and free nothing.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_collection()
 def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) -> ChannelGraph:
     """Find out which channels of a network hang together and which may be cut.
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from secateur._compat import tree_leaves, tree_map_only
+from secateur._compat import lazy_graph_modules, stack_traces, tree_leaves, tree_map_only
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
 from secateur.graph.capture.inlining import inline_mode_regions
@@ -295,28 +296,9 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     inputs = doubled(inputs) if training else inputs
     args, kwargs = call_arguments(inputs)
-    # Export replaces parameters by fake tensors, so that nothing can write to them.
-    with (
-        untouched(model, weights=False) as noted,
-        mode_of(model, training=training),
-        torch.set_grad_enabled(training or torch.is_grad_enabled()),
-        warnings.catch_warnings(),
-        quiet_export(),
-    ):
-        # Recurrent layers keep a list of their weights, which export replaces for its own time.
-        warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-        _stand_in(model)
-        returned = _returning_leaves(model)
-        # Code that tosses a coin does so in the same way when it is run for the check.
-        seed_everything()
-        noted.seed_generators()
-        try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
-        except Exception as error:
-            raise TraceError(explain(model, error, inputs)) from error
-        obstacle = (
-            find_layers_made(model) or find_unknown_size(exported.graph) or find_gradients(exported.graph)
-        )
+    exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=False)
+    if obstacle is not None:  # once more, to name the line of the user's code
+        exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=True)
     if obstacle is not None:
         raise TraceError(obstacle)
     inline_mode_regions(exported.graph_module)
@@ -345,9 +327,56 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         training=training,
         batch=_batch(exported.graph, placeholders),
         arguments=_argument_names(model, args, kwargs),
-        outputs=returned[-1].paths,
-        left_out=returned[-1].left_out,
+        outputs=returned.paths,
+        left_out=returned.left_out,
     )
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, lines: bool
+) -> tuple[ExportedProgram, Parts, str | None]:
+    """Export a network, and look for an obstacle in the result.
+
+    Args:
+        model: the network; left as it was.
+        args: its arguments.
+        kwargs: its named arguments.
+        training: in training mode instead of evaluation mode.
+        lines: note the user's line for each operator, which takes a fifth of the time.
+
+    Returns:
+        The program, the places of its outputs, and what is wrong with it, if anything.
+
+    Raises:
+        TraceError: the network cannot be exported.
+    """
+    # Export replaces parameters by fake tensors, so that nothing can write to them.
+    with (
+        untouched(model, weights=False) as noted,
+        mode_of(model, training=training),
+        torch.set_grad_enabled(training or torch.is_grad_enabled()),
+        warnings.catch_warnings(),
+        quiet_export(),
+        stack_traces(lines),
+        lazy_graph_modules(True),  # no code is written for the programs between the steps of an export
+    ):
+        # Recurrent layers keep a list of their weights, which export replaces for its own time.
+        warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+        _stand_in(model)
+        returned = _returning_leaves(model)
+        # Code that tosses a coin does so in the same way when it is run for the check.
+        seed_everything()
+        noted.seed_generators()
+        try:
+            exported = torch.export.export(model, args, kwargs, strict=False)
+        except Exception as error:
+            raise TraceError(explain(model, error, kwargs or args)) from error
+        graph = exported.graph
+        return (
+            exported,
+            returned[-1],
+            find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph),
+        )
 
 
 def _returning_leaves(model: nn.Module) -> list[Parts]:
@@ -374,9 +403,8 @@ def _argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
     """Names of the arguments of a call; none if a forward pass gives some of them no name."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
-        known = [
-            item.name for item in inspect.signature(model.forward).parameters.values() if item.kind in kinds
-        ]
+        parameters = inspect.signature(model.forward).parameters.values()
+        known = [item.name for item in parameters if item.kind in kinds]
     except (TypeError, ValueError):  # no Python function
         known = []
     return (*known[: len(args)], *kwargs) if len(known) >= len(args) else ()

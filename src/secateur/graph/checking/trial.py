@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
-from secateur.graph.channel_graph import ChannelGraph, Keep
+from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.checking.draws import jittered, random_inputs
 from secateur.graph.checking.execution import (
@@ -28,13 +29,12 @@ from secateur.graph.checking.execution import (
     uncompiled,
     written_buffers,
 )
-from secateur.graph.checking.masked import Removed
 from secateur.graph.checking.probe import Weights, lively, scrambled
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
-from secateur.graph.groups import Group
-from secateur.graph.sizes.shape_passes import ShapeNorm
+from secateur.graph.groups import Group, IntArray
+from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
 
@@ -50,8 +50,52 @@ _FAR = 1e-2
 _BLUR = 1e-4
 """Difference in float32, relative to the usual size of an output, that may be rounding."""
 
-Share = Callable[[np.random.Generator, Group], list[int]]
-"""Which channels of a group a trial keeps."""
+
+class Share(Enum):
+    """Which channels of each group a trial keeps."""
+
+    HALF = "about half of them"
+    FEWEST = "as few as the group may have"
+    ONE_REMOVED = "all but one"
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is wrong with a cut.
+
+    Attributes:
+        reason: in words.
+        unseen: nothing could be compared, since the outputs do not depend on the inputs.
+    """
+
+    reason: str
+    unseen: bool = False
+
+
+_UNSEEN = _Problem("the outputs do not depend on the inputs, so nothing could be checked", unseen=True)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A cut on trial.
+
+    Attributes:
+        share: which channels were kept.
+        weights: those of the network before the cut.
+        after: the graph after the cut.
+        kept: for each tensor that is cut, the positions that stay in each dimension.
+        tensors: parameters and buffers of the cut network, except lengths of normalised weights.
+        attributes: integer attributes of the cut network.
+        other: outputs for other inputs, if they are known already.
+    """
+
+    share: Share
+    weights: Weights
+    after: ChannelGraph
+    kept: Mapping[str, Mapping[int, IntArray]]
+    tensors: Mapping[str, Tensor]
+    attributes: Sequence[AttributeValue]
+    other: Outputs | None = None
 
 
 def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> bool:
@@ -63,7 +107,7 @@ def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> boo
         inputs: example inputs.
     """
     groups = _open(graph)
-    return not groups or _Trials(model, graph, inputs).run(groups, half) is None
+    return not groups or _Trials(model, graph, inputs).run(groups, Share.HALF) is None
 
 
 def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> ChannelGraph:
@@ -88,11 +132,11 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
     settled = False
     while not settled:
         settled = True
-        for share in (half, trials.fewest, one_removed):
+        for share in Share:
             groups = [group for group in _open(graph) if group.name not in frozen]
-            while groups and (reason := trials.run(groups, share)) is not None:
-                failed = trials.culprits(groups, share, reason)
-                if share == trials.fewest:
+            while groups and (problem := trials.run(groups, share)) is not None:
+                failed = trials.culprits(groups, share, problem)
+                if share is Share.FEWEST:
                     failed = {name: why for name, why in failed.items() if not trials.passes_with_two(name)}
                 frozen |= failed
                 # What was cut beside a frozen group is now cut without it, so all is tried once more.
@@ -118,25 +162,26 @@ def _with(graph: ChannelGraph, frozen: Mapping[str, str], least: Mapping[str, in
 
 
 class _Trials:
-    """One network with scrambled constants, to be cut again and again."""
+    """One network with scrambled constants, to be cut again and again.
+
+    Attributes:
+        least: groups that need more than one channel, with their least width.
+    """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> None:
+        self.least = _needed(graph)
         self._model = model
         self._graph = graph
         self._inputs = inputs
-        self._weights = self._scrambled = Weights(scrambled(named_tensors(model)))
+        self._scrambled = Weights(scrambled(named_tensors(model)))
         self._finite: bool | None = None  # known once the network itself has run
         program = graph.wiring.program
         self._draws = [*(random_inputs(program, inputs, seed) for seed in (1, 2)), inputs]
         self._mild = False  # whether the draws are close to the given inputs
-        self._native = False
+        self._native = False  # until the network is found not to run in float64
         dtypes = {tensor.dtype for tensor in self._scrambled.tensors.values() if tensor.is_floating_point()}
         self._fine = dtypes <= {torch.float32, torch.float64}
         self._left = MOST_TRIALS
-        self._modes_differ = not graph.wiring.training.program.derived
-        self.least = _needed(graph)
-        self._spare = 0
-        self._faint = False
 
     def runs_as_it_is(self) -> bool:
         """Run the network on the example inputs as users run it.
@@ -157,199 +202,44 @@ class _Trials:
             self._finite = _is_finite(found)
         return self._finite
 
-    def fewest(self, generator: np.random.Generator, group: Group) -> list[int]:
-        """Keep as few channels as the group may have."""
-        count = min(self.least.get(group.name, 1) + self._spare, group.channels)
-        return sorted(generator.permutation(group.channels)[:count].tolist())
-
-    def _prepared(self, removed: Removed) -> Weights:
-        """Weights with which what the inputs say reaches the outputs of the masked original."""
-        forward = self._graph.wiring.evaluation
-        for _ in range(2):
-            try:
-                return lively(forward, self._scrambled.tensors, self._draws[1], removed)
-            except Exception:  # noqa: BLE001 - operators may refuse values in any way
-                self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
-                self._mild = True
-        return Weights(self._scrambled.tensors)
-
-    def run(self, groups: Sequence[Group], share: Share) -> str | None:
+    def run(self, groups: Sequence[Group], share: Share) -> _Problem | None:
         """Cut some groups and compare the outputs with the masked original.
 
         Returns:
-            Why the cut is wrong, ``None`` if it is right.
+            What is wrong with the cut, ``None`` if it is right.
         """
-        problem = self._attempt(groups, share, 0)
-        for seed in range(1, 3):
-            if problem != _UNSEEN:
-                break
-            if share == self.fewest:
-                # A normalisation over a single channel leaves nothing of it; two tell something.
-                self._spare = 1
-                problem = self._attempt(groups, share, 0)
-                self._spare = 0
-                break
-            # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
-            problem = self._attempt(groups, share, seed)
+        problem = self._attempt(groups, share)
+        if problem is not None and problem.unseen:
+            if share is Share.FEWEST:
+                # A normalisation over a single channel leaves nothing of it; two tell something. So few may
+                # tell nothing even so; then half of them have.
+                problem = self._attempt(groups, share, spare=1)
+                problem = None if problem is not None and problem.unseen else problem
+            else:
+                # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
+                problem = self._attempt(groups, share, seed=1)
+                if problem is not None and problem.unseen:
+                    problem = self._attempt(groups, share, seed=2)
         if problem is not None:
             self.runs_as_it_is()
-        # So few channels may tell nothing even so; then half of them have.
-        return None if problem == _UNSEEN and share == self.fewest else problem
-
-    def _attempt(self, groups: Sequence[Group], share: Share, seed: int) -> str | None:
-        generator = np.random.default_rng(seed)
-        plan = Keep({group.name: share(generator, group) for group in groups})
-        after = self._graph.after(plan)
-        # Nearly whole, the network is what it was trained as; narrow, its signals may fade.
-        self._weights = self._prepared(after.removed) if share == self.fewest else self._scrambled
-        self._faint = False
-        problem = self._cut(plan, after, share)
-        if share == half and self._faint:
-            self._weights = self._prepared(after.removed)
-            problem = self._cut(plan, after, share)
         return problem
 
-    def _cut(self, plan: Keep, after: ChannelGraph, share: Share) -> str | None:
-        """Cut, and compare in float64; at the extremes in float32 first, which shows other code as well."""
-        if share != half and self._fine and not self._native:
-            reason = self._cut_in(plan, after, share, native=True)
-            if reason is None or reason == _UNSEEN:
-                return reason
-        reason = self._cut_in(plan, after, share, native=self._native)
-        if reason not in (None, _UNSEEN) and not self._native and self._needs_native():
-            self._native = True
-            reason = self._cut_in(plan, after, share, native=True)
-        return reason
-
-    def _cut_in(self, plan: Keep, after: ChannelGraph, share: Share, *, native: bool) -> str | None:
-        kept = by_tensor(positions_left(self._graph, after))
-        tensors = {
-            name: cut_tensor(tensor, kept[name]) if name in kept else tensor.clone()
-            for name, tensor in self._weights.tensors.items()
-        }
-        sources = self._weights.tensors if native else _doubles(self._graph, self._weights.tensors)
-        tensors |= rescaled(self._graph.wiring.rescales, sources, kept)
-        attributes = self._graph.attributes_after(plan)
-        number = 0 if share == half else 2 if share == one_removed else 1
-        cut = partial(substituted, self._model, tensors, attributes)
-        wiring = self._graph.wiring
-        try:
-            reason = self._compared(cut, wiring.evaluation, after, number, native)
-            if reason is not None or share != half:
-                return reason
-            if self._modes_differ:
-                reason = self._compared(cut, wiring.training, after, 1, native)
-                if reason is not None:
-                    return f"in training mode, {reason}"
-        except SecateurError as error:
-            return str(error)
-        return self._training_fails(tensors, attributes)
-
-    def _compared(
-        self,
-        cut: Callable[[], contextlib.AbstractContextManager[None]],
-        forward: Pass,
-        after: ChannelGraph,
-        number: int,
-        native: bool,
-    ) -> str | None:
-        training, random = forward.program.training, forward.program.is_random
-        inputs = doubled(self._draws[number]) if training else self._draws[number]
-
-        def run_cut(inputs: ExampleInputs, native: bool) -> Outputs:
-            with cut():
-                return run_network(
-                    self._model,
-                    inputs,
-                    training=training,
-                    random=random,
-                    native=native,
-                    guarded=False,
-                    watched=written_buffers(forward) if training else (),
-                )
-
-        others: list[Outputs] = []
-        run = partial(run_reference, native=native, watched=after if training else None)
-        try:
-            found = run_cut(inputs, native)
-            if training:
-                others = [run_cut(doubled(self._draws[1 - number]), native)]
-            elif number < 2:
-                others = self._others(run_cut, found, number)
-        except SecateurError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-            if self._draws_milder():
-                return self._compared(cut, forward, after, number, native)
-            return f"the forward pass fails ({first_line(error)})"
-        if self._faint and self._weights is self._scrambled:
-            return _UNSEEN  # the weights are prepared then
-        coarse = native and not self._native
-        known = self._weights.outputs if coarse and number == 1 and not training else None
-        try:
-            expected = known or run(forward, after.removed, self._weights.tensors, inputs)
-        except Exception as error:  # noqa: BLE001 - operators may refuse values in any way
-            return f"the masked original does not run ({first_line(error)})"
-
-        def noise(rounded: bool) -> Outputs:
-            changed = moved(self._weights.tensors, inputs, coarse=rounded, native=native)
-            return run(forward, after.removed, *changed)
-
-        if not _is_finite(expected) and self.runs_as_it_is():
-            return "the outputs are infinite or NaN"
-        tolerance, blur = (_COARSE, _BLUR) if coarse else (TOLERANCE, 0.0)
-        problem = _problem(judge(expected, found, noise, tolerance, others, blur))
-        if problem is None and others and not training and _all_constant([expected, *others]):
-            return _UNSEEN
-        return problem
-
-    def _others(
-        self, run_cut: Callable[[ExampleInputs, bool], Outputs], found: Outputs, number: int
-    ) -> list[Outputs]:
-        """Run the cut network on other inputs, and note whether its outputs hardly depend on them."""
-        other = self._draws[1 - number]
-        # A coarse run tells how far outputs move, unless they hardly do. Normalised weights are in float64.
-        again = run_cut(other, self._native or not self._graph.wiring.rescales)
-        if again.paths != found.paths:
-            return []
-        self._faint = not _far(found, again)
-        if self._faint and self._weights is not self._scrambled:
-            again = run_cut(other, self._native)
-        return [again]
-
-    def _draws_milder(self) -> bool:
-        """Draw inputs that are closer to the given ones, if the network itself refuses those drawn.
-
-        Returns:
-            Whether the inputs are others now.
-        """
-        if self._mild:
-            return False
-        self._mild = True
-        random = self._graph.wiring.evaluation.program.is_random
-        try:
-            for inputs in self._draws[:2]:
-                run_network(self._model, inputs, training=False, random=random, native=True)
-        except Exception:  # noqa: BLE001 - the user's code may fail in any way
-            self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
-            return True
-        return False
-
-    def culprits(self, groups: Sequence[Group], share: Share, reason: str) -> dict[str, str]:
+    def culprits(self, groups: Sequence[Group], share: Share, problem: _Problem) -> dict[str, str]:
         """Find the groups that fail.
 
         Args:
             groups: some that fail together.
             share: of the trial.
-            reason: why they fail.
+            problem: why they fail.
 
         Returns:
             Reasons by the names of groups; at least one.
         """
-        if len(groups) == 1 or reason == _UNSEEN:
-            return {group.name: reason_of(reason) for group in groups}
+        reason = f"not verified: {problem.reason}"
+        if len(groups) == 1 or problem.unseen:
+            return {group.name: reason for group in groups}
         if self._left <= 0:
-            return {group.name: f"{reason_of(reason)}; not tried alone" for group in groups}
+            return {group.name: f"{reason}; not tried alone" for group in groups}
         middle = len(groups) // 2
         failed: dict[str, str] = {}
         for part in (groups[:middle], groups[middle:]):
@@ -358,7 +248,7 @@ class _Trials:
             if found is not None:
                 failed |= self.culprits(part, share, found)
         # Where each half passes alone, the two fail together, and the later half is given up.
-        return failed or {group.name: reason_of(reason) for group in groups[middle:]}
+        return failed or {group.name: reason for group in groups[middle:]}
 
     def passes_with_two(self, name: str) -> bool:
         """Tell whether a group that fails with one channel passes with two, which is then its least width."""
@@ -366,30 +256,214 @@ class _Trials:
         if self.least.get(name, 1) > 1 or group.channels <= 2:
             return False
         self.least[name] = 2
-        if self.run([group], self.fewest) is None:
+        if self.run([group], Share.FEWEST) is None:
             return True
         del self.least[name]
         return False
 
+    def _attempt(
+        self, groups: Sequence[Group], share: Share, *, seed: int = 0, spare: int = 0
+    ) -> _Problem | None:
+        """Make one trial.
+
+        Args:
+            groups: those to cut.
+            share: which channels to keep.
+            seed: for the choice of channels.
+            spare: how many channels to keep beyond the least width.
+        """
+        generator = np.random.default_rng(seed)
+        plan = Keep({group.name: self._kept(generator, group, share, spare) for group in groups})
+        # Nearly whole, the network is what it was trained as; narrow, its signals may fade.
+        weights = self._prepared(plan) if share is Share.FEWEST else self._scrambled
+        cut = self._cut(plan, share, weights)
+        return self._problem(self._lively(cut, plan) if share is Share.HALF else cut)
+
+    def _kept(self, generator: np.random.Generator, group: Group, share: Share, spare: int) -> list[int]:
+        """Draw the channels of a group that a trial keeps."""
+        if share is Share.HALF:
+            # Of each group another share: with one for all, sizes that fit by accident would pass.
+            return about_half(generator, group.channels)
+        if share is Share.ONE_REMOVED:
+            gone = int(generator.integers(group.channels))
+            return [channel for channel in range(group.channels) if channel != gone]
+        count = min(self.least.get(group.name, 1) + spare, group.channels)
+        return sorted(generator.permutation(group.channels)[:count].tolist())
+
+    def _prepared(self, plan: Keep) -> Weights:
+        """Weights with which what the inputs say reaches the outputs of the masked original."""
+        forward, removed = self._graph.wiring.evaluation, self._graph.after(plan).removed
+        for _ in range(2):
+            try:
+                return lively(forward, self._scrambled.tensors, self._draws[1], removed)
+            except Exception:  # noqa: BLE001 - operators may refuse values in any way
+                self._draw_closer()
+        return Weights(self._scrambled.tensors)
+
+    def _cut(self, plan: Keep, share: Share, weights: Weights) -> _Cut:
+        """Cut all tensors; uncut ones are copied, since the network may write to them."""
+        after = self._graph.after(plan)
+        kept = by_tensor(positions_left(self._graph, after))
+        tensors = {
+            name: cut_tensor(tensor, kept[name]) if name in kept else tensor.clone()
+            for name, tensor in weights.tensors.items()
+        }
+        return _Cut(share, weights, after, kept, tensors, self._graph.attributes_after(plan))
+
+    def _lively(self, cut: _Cut, plan: Keep) -> _Cut:
+        """Cut prepared weights instead, where the outputs are hardly others for other inputs."""
+        try:
+            one, other = (self._quick_run(cut, inputs) for inputs in self._draws[:2])
+        except Exception:  # noqa: BLE001 - the comparison runs it once more, and reports it
+            return cut
+        if _far(one, other):
+            return replace(cut, other=other)
+        prepared = self._prepared(plan)
+        return replace(self._cut(plan, cut.share, prepared), other=prepared.outputs)
+
+    def _problem(self, cut: _Cut) -> _Problem | None:
+        """Compare in float64; at the extremes in float32 first, which shows other code as well."""
+        if cut.share is not Share.HALF and self._fine and not self._native:
+            problem = self._compared(cut, native=True)
+            if problem is None or problem.unseen:
+                return problem
+        problem = self._compared(cut, native=self._native)
+        if problem is None or problem.unseen or self._native or not self._needs_native():
+            return problem
+        self._native = True
+        return self._compared(cut, native=True)
+
+    def _compared(self, cut: _Cut, *, native: bool) -> _Problem | None:
+        """Compare the passes of a cut network with those of the masked original."""
+        wiring = self._graph.wiring
+        try:
+            problem = self._compared_pass(cut, wiring.evaluation, list(Share).index(cut.share), native)
+            if problem is not None or cut.share is not Share.HALF:
+                return problem
+            if not wiring.training.program.derived:
+                problem = self._compared_pass(cut, wiring.training, 1, native)
+                if problem is not None:
+                    return replace(problem, reason=f"in training mode, {problem.reason}")
+        except SecateurError as error:
+            return _Problem(str(error))
+        return self._training_fails(cut, native)
+
+    def _compared_pass(self, cut: _Cut, forward: Pass, draw: int, native: bool) -> _Problem | None:
+        """Compare one pass of a cut network with that of the masked original.
+
+        Args:
+            cut: the cut.
+            forward: the pass.
+            draw: number of the inputs to run it with.
+            native: in the dtype of the weights instead of float64.
+        """
+        training = forward.program.training
+        inputs = doubled(self._draws[draw]) if training else self._draws[draw]
+        coarse = native and not self._native
+        run = partial(run_reference, native=native, watched=cut.after if training else None)
+
+        def noise(rounded: bool) -> Outputs:
+            changed = moved(cut.weights.tensors, inputs, coarse=rounded, native=native)
+            return run(forward, cut.after.removed, *changed)
+
+        try:
+            found = self._run_cut(cut, forward, inputs, native)
+            others = self._others(cut, forward, found, draw)
+        except SecateurError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+            if self._refuses_draws():
+                self._draw_closer()
+                weights = replace(cut.weights, outputs=None)
+                return self._compared_pass(replace(cut, weights=weights, other=None), forward, draw, native)
+            return _Problem(f"the forward pass fails ({first_line(error)})")
+        known = cut.weights.outputs if coarse and draw == 1 and not training else None
+        try:
+            expected = known or run(forward, cut.after.removed, cut.weights.tensors, inputs)
+        except Exception as error:  # noqa: BLE001 - operators may refuse values in any way
+            return _Problem(f"the masked original does not run ({first_line(error)})")
+        if not _is_finite(expected) and self.runs_as_it_is():
+            return _Problem("the outputs are infinite or NaN")
+        tolerance, blur = (_COARSE, _BLUR) if coarse else (TOLERANCE, 0.0)
+        problem = _difference(judge(expected, found, noise, tolerance, others, blur))
+        if problem is None and others and not training and _all_constant([expected, *others]):
+            return _UNSEEN
+        return problem
+
+    def _refuses_draws(self) -> bool:
+        """Tell whether the network itself fails on inputs that were drawn at random."""
+        random = self._graph.wiring.evaluation.program.is_random
+        try:
+            for inputs in [] if self._mild else self._draws[:2]:
+                run_network(self._model, inputs, training=False, random=random, native=True)
+        except Exception:  # noqa: BLE001 - the user's code may fail in any way
+            return True
+        return False
+
+    def _draw_closer(self) -> None:
+        """Draw inputs that are closer to the given ones."""
+        self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
+        self._mild = True
+
+    def _run_cut(self, cut: _Cut, forward: Pass, inputs: ExampleInputs, native: bool) -> Outputs:
+        """Run the cut network."""
+        program = forward.program
+        with substituted(self._model, self._tensors(cut, native), cut.attributes):
+            return run_network(
+                self._model,
+                inputs,
+                training=program.training,
+                random=program.is_random,
+                native=native,
+                guarded=False,
+                watched=written_buffers(forward) if program.training else (),
+            )
+
+    def _quick_run(self, cut: _Cut, inputs: ExampleInputs) -> Outputs:
+        """Run the cut network to see how far its outputs move: coarsely, unless a weight is normalised."""
+        wiring = self._graph.wiring
+        return self._run_cut(cut, wiring.evaluation, inputs, self._native or not wiring.rescales)
+
+    def _tensors(self, cut: _Cut, native: bool) -> Mapping[str, Tensor]:
+        """Parameters and buffers of a cut network; normalised weights in float64, not rounded."""
+        rescales = self._graph.wiring.rescales
+        names = {name for item in rescales for name in (item.length, item.direction)}
+        sources = cut.weights.tensors
+        if not native:
+            sources = {name: sources[name].double() for name in names}
+        return {**cut.tensors, **rescaled(rescales, sources, cut.kept)}
+
+    def _others(self, cut: _Cut, forward: Pass, found: Outputs, draw: int) -> list[Outputs]:
+        """Outputs for other inputs, which tell how far the outputs of the network move."""
+        if forward.program.training:
+            return [self._run_cut(cut, forward, doubled(self._draws[1 - draw]), self._native)]
+        if cut.share is Share.ONE_REMOVED:
+            return []
+        inputs = self._draws[1 - draw]
+        other = cut.other or self._quick_run(cut, inputs)
+        if other.paths != found.paths:
+            return []
+        if cut.weights is not self._scrambled and not _far(found, other):
+            other = self._run_cut(cut, forward, inputs, self._native)
+        return [other]
+
     def _needs_native(self) -> bool:
         """Tell whether the network runs in the dtype of its weights only."""
-        forward = self._graph.wiring.evaluation
-        random = forward.program.is_random
+        random = self._graph.wiring.evaluation.program.is_random
+        tensors = {name: item.clone() for name, item in self._scrambled.tensors.items()}
         try:
-            with substituted(
-                self._model, {name: item.clone() for name, item in self._weights.tensors.items()}
-            ):
+            with substituted(self._model, tensors):
                 run_network(self._model, self._draws[0], training=False, random=random, guarded=False)
         except Exception:  # noqa: BLE001 - the user's code may fail in any way
             return True
         return False
 
-    def _training_fails(self, tensors: Mapping[str, Tensor], attributes: Sequence[Any]) -> str | None:
-        """Why the training-mode forward pass of the cut network fails, ``None`` if it runs."""
-        error = _training_error(self._model, self._inputs, tensors, attributes)
-        if error is None or _training_error(self._model, self._inputs, self._weights.tensors, ()) is not None:
+    def _training_fails(self, cut: _Cut, native: bool) -> _Problem | None:
+        """Tell whether the training-mode forward pass of the cut network fails, where the whole one runs."""
+        error = _training_error(self._model, self._inputs, self._tensors(cut, native), cut.attributes)
+        if error is None or _training_error(self._model, self._inputs, cut.weights.tensors, ()) is not None:
             return None
-        return f"the training-mode forward pass fails ({error})"
+        return _Problem(f"the training-mode forward pass fails ({error})")
 
 
 def _needed(graph: ChannelGraph) -> dict[str, int]:
@@ -409,14 +483,14 @@ def _needed(graph: ChannelGraph) -> dict[str, int]:
     return names
 
 
-def _problem(judgement: Judgement) -> str | None:
+def _difference(judgement: Judgement) -> _Problem | None:
     """Say what a comparison found, ``None`` if the outputs are equal."""
     if judgement.problem is not None:
-        return f"the outputs differ from the masked original: {judgement.problem}"
+        return _Problem(f"the outputs differ from the masked original: {judgement.problem}")
     if judgement.noisy:
-        return f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}"
+        return _Problem(f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}")
     if not judgement.ok:
-        return (
+        return _Problem(
             f"the outputs differ from the masked original (by {judgement.error:.1e} of their size, "
             f"{judgement.place})"
         )
@@ -438,22 +512,10 @@ def _is_finite(outputs: Outputs) -> bool:
     )
 
 
-_UNSEEN = "the outputs do not depend on the inputs, so nothing could be checked"
-
-
-def reason_of(problem: str) -> str:
-    """The reason that a user reads."""
-    return f"not verified: {problem}"
-
-
-def _doubles(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Normalised weights in float64, so that the trial sees no rounding."""
-    names = {name for item in graph.wiring.rescales for name in (item.length, item.direction)}
-    return {name: tensors[name].double() for name in names}
-
-
 def _far(one: Outputs, other: Outputs) -> bool:
     """Tell whether some output is clearly another one."""
+    if one.paths != other.paths:
+        return True
     for left, right in zip(one.leaves, other.leaves, strict=True):
         if (
             isinstance(left, Tensor)
@@ -465,14 +527,6 @@ def _far(one: Outputs, other: Outputs) -> bool:
             if gap > _FAR * left.double().abs().nan_to_num(0.0, 0.0, 0.0).max():
                 return True
     return False
-
-
-def half(generator: np.random.Generator, group: Group) -> list[int]:
-    """Keep about half of the channels; of each group another share.
-
-    With one share for all, sizes that only fit together by accident would pass.
-    """
-    return about_half(generator, group.channels)
 
 
 def about_half(generator: np.random.Generator, channels: int) -> list[int]:
@@ -490,12 +544,6 @@ def about_half(generator: np.random.Generator, channels: int) -> list[int]:
         if not np.array_equal(channels - 1 - kept[::-1], kept):
             some: list[int] = kept.tolist()
             return some
-
-
-def one_removed(generator: np.random.Generator, group: Group) -> list[int]:
-    """Keep all channels but one."""
-    gone = int(generator.integers(group.channels))
-    return [channel for channel in range(group.channels) if channel != gone]
 
 
 def _training_error(
@@ -527,7 +575,7 @@ def _run_on_shapes(
             substituted(model, shapes, attributes),
             uncompiled(),
             mode,
-            ShapeNorm(),
+            ShapeMode(),
             torch.enable_grad(),
             mode_of(model, training=True),
         ):

@@ -99,6 +99,8 @@ def _block(kept: IntArray, size: int) -> int:
         return 1
     starts = np.flatnonzero(np.diff(kept, prepend=-2) != 1)
     lengths = np.diff(starts, append=len(kept))
+    if lengths.min() == 1:
+        return 1
     return int(np.gcd.reduce([size, *kept[starts], *lengths]))
 
 

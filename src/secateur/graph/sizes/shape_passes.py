@@ -1,7 +1,7 @@
-"""Batch normalisation of tensors that only have a shape, as one operator.
+"""Operators on tensors that only have a shape, without the time that PyTorch takes for them there.
 
-PyTorch decomposes it there into some twenty operators written in Python, which takes most of the time
-of a pass on shapes.
+PyTorch decomposes normalisations and activations on the meta device into many operators written in Python,
+which takes most of the time of a pass on shapes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from secateur.graph.sizes.opened import opened
 
 
-class ShapeNorm(TorchFunctionMode):
-    """Run batch normalisation of shapes as one operator, and everything else as usual.
+class ShapeMode(TorchFunctionMode):
+    """Compute no more than the shape for operators whose result is as large as their first argument.
 
     >>> values, statistics = torch.empty(2, 3, device="meta"), torch.empty(3, device="meta")
-    >>> with ShapeNorm():
+    >>> with ShapeMode():
     ...     torch.nn.functional.batch_norm(values, statistics, statistics).shape
     torch.Size([2, 3])
     """
@@ -29,14 +29,23 @@ class ShapeNorm(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operator."""
-        if func is torch.nn.functional.batch_norm:
+        function = opened(func)
+        if function is not None:
             with self:
-                return opened(func)(*args, **(kwargs or {}))  # type: ignore[misc]
+                return function(*args, **(kwargs or {}))
         return run_on_shapes(func, args, kwargs or {})
 
 
+# fmt: off
+_ACTIVATIONS = {
+    "relu", "hardtanh", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "mish", "elu", "softplus",
+    "sigmoid", "silu", "tanh",
+}
+# fmt: on
+
+
 def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator; of a batch normalisation of ordinary shapes, only the shapes are computed.
+    """Run an operator; of a normalisation or an activation of ordinary shapes, only the shapes are computed.
 
     Args:
         func: any operator of PyTorch.
@@ -46,33 +55,50 @@ def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     Returns:
         What it returns; a result on the meta device has a gradient where it needs one.
     """
-    if func is torch.batch_norm and not kwargs and _is_ordinary(*args[:5]):
-        return _Norm.apply(*args[:3])  # type: ignore[no-untyped-call]
+    name = getattr(func, "__name__", "")
+    if kwargs.keys() <= _NUMBERS and args and _is_ordinary(args[0]):
+        if name.removesuffix("_") in _ACTIVATIONS:
+            return _Like.apply(name.endswith("_"), args[0])  # type: ignore[no-untyped-call]
+        if name in _NORMALISED:
+            shape = tuple(args[1]) if name == "layer_norm" else args[0].shape[1:2]
+            parts = [part for part in args[slice(*_NORMALISED[name])] if part is not None]
+            fits = name != "layer_norm" or args[0].shape[-len(shape) :] == shape
+            fits = fits and (name != "group_norm" or args[0].shape[1] % args[1] == 0)
+            if fits and all(_is_ordinary(part) and part.shape == shape for part in parts):
+                return _Like.apply(False, args[0], *parts)  # type: ignore[no-untyped-call]
     return func(*args, **kwargs)
 
 
-def _is_ordinary(value: Tensor, *parts: Tensor | None) -> bool:
-    """Tell whether a batch normalisation gets tensors on the meta device that fit each other."""
-    given = [part for part in parts if part is not None]
+_NUMBERS = {"inplace", "approximate", "negative_slope", "min_val", "max_val", "alpha", "beta", "threshold"}
+"""Named arguments of activations."""
+
+_NORMALISED = {"batch_norm": (1, 5), "layer_norm": (2, 4), "group_norm": (2, 4)}
+"""Normalisations, and where their tensors are among the arguments."""
+
+
+def _is_ordinary(value: Any) -> bool:
+    """Tell whether a value is a contiguous tensor of real numbers on the meta device, with dimensions."""
     return (
-        value.dim() > 1
-        and all(
-            part.device.type == "meta" and part.dtype == value.dtype and part.shape == value.shape[1:2]
-            for part in given
-        )
+        type(value) in (Tensor, nn.Parameter)
         and value.device.type == "meta"
+        and value.is_floating_point()
+        and value.dim() > 0
+        and value.is_contiguous()
     )
 
 
-class _Norm(torch.autograd.Function):
+class _Like(torch.autograd.Function):
     """An operator of which only the shapes of results and gradients matter."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor | None) -> Tensor:
-        ctx.like = [None if item is None else torch.empty_like(item) for item in tensors]
-        return torch.empty_like(ctx.like[0])
+    def forward(ctx: Any, in_place: bool, *tensors: Tensor) -> Tensor:
+        ctx.tensors = tensors
+        if in_place:
+            ctx.mark_dirty(tensors[0])
+            return tensors[0]
+        return torch.empty_like(tensors[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return tuple(ctx.like)
+        return None, *map(torch.empty_like, ctx.tensors)
