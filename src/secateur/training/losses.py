@@ -39,8 +39,8 @@ def main_output(outputs: Any) -> Tensor:
         main = next((tensor for tensor in tensors if tensor.dim()), None)
     if not isinstance(main, Tensor):
         raise TrainingError(
-            f"the network returned {type(outputs).__name__}, not a tensor of class scores or a tuple, mapping "
-            "or data class that begins with one; wrap the network, or write the training loop yourself"
+            f"the network returned {type(outputs).__name__}, not class scores or a tuple, mapping or data "
+            "class that begins with them; wrap the network, or write the training loop yourself"
         )
     return main
 
