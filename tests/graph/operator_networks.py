@@ -337,6 +337,11 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
         LINES,
         {"a": 8},
     ),
+    "windows one channel wide": (
+        lines(lambda y: F.avg_pool2d(y[:, None], (2, 1), (2, 1)) - F.max_pool2d(y[:, None], (2, 1), (2, 1))),
+        TOKENS,
+        {"a": 8},
+    ),
     "queries that are learned and repeated for each example": (
         lambda: Net(
             lambda s, x: s.b(s.m(s.q.repeat(len(x), 1, 1), *[torch.tanh(s.a(x))] * 2)[0]),
