@@ -168,14 +168,11 @@ class MaskedInterpreter(Interpreter):
         """Refuse a result that lost other channels than its labels say: it is no statistic."""
         if not value.shape or not isinstance(result, Tensor):
             return
-        # A pass may run on another number of examples than it was traced with.
-        expected = [
-            size if labels is None or dim >= result.dim() else len(labels)
-            for dim, (size, labels) in enumerate(zip(result.shape, value.labels, strict=False))
-        ]
+        # Not the shape of the value, since the pass may be of another number of examples than the traced one.
+        expected = list(node.meta["val"].shape)
         for dim, index in self._indices(value.labels):
             expected[dim] = len(index)
-        if result.dim() != len(value.labels) or list(result.shape) != expected:
+        if list(result.shape) != expected:
             raise RuntimeError(
                 f"{node.target} on the kept channels gives the shape {tuple(result.shape)}, "
                 f"where its labels say {tuple(expected)}"
