@@ -348,6 +348,27 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
     "plain cell with rectifier": (lambda: cells(nn.RNNCell, nonlinearity="relu"), TOKENS, {"a": 5, "g": 7}),
     "fourier transforms": (pictures(transformed), PICTURE, {"a": 8}),
     "complex numbers": (complex_layer, LINES, {"a": 8}),
+    "a channel picked for its shape": (
+        lines(lambda y: y + y.new_zeros(y[:, -1].shape[0], 1)),
+        LINES,
+        {"a": 8},
+    ),
+    "windows one channel wide": (
+        lines(lambda y: F.avg_pool2d(y[:, None], (2, 1), (2, 1)) - F.max_pool2d(y[:, None], (2, 1), (2, 1))),
+        TOKENS,
+        {"a": 8},
+    ),
+    "queries that are learned and repeated for each example": (
+        lambda: Net(
+            lambda s, x: s.b(s.m(s.q.repeat(len(x), 1, 1), *[torch.tanh(s.a(x))] * 2)[0]),
+            a=nn.Linear(6, 8),
+            m=nn.MultiheadAttention(8, 4, batch_first=True),
+            q=parameter(1, 3, 8),
+            b=nn.Linear(8, 3),
+        ),
+        TOKENS,
+        {"a": 4, "m.out_proj": 8},
+    ),
     "complex numbers of positions": (
         pictures(lambda y: rotated(y.flatten(2)[..., :8]).unflatten(2, (2, 4))),
         PICTURE,

@@ -278,7 +278,7 @@ def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
     if output:
         return (
             f"it returns an object of {output[1].rpartition('.')[2]}, a type whose tensors are not known. "
-            "Return a tensor, tuple or dict, or register the data class with torch.export.register_dataclass."
+            "Return tensors, in a tuple, dict or data class."
         )
     if given:
         return (

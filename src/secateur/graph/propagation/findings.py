@@ -158,6 +158,7 @@ class Hints:
         sizes: for operators that take sizes, where these come from, by node name.
         refused: operators whose fixed numbers were shown not to follow the widths.
         tensors: names of parameters and buffers, by the node that stands for them.
+        unread: operators whose results nothing reads.
         weights: operators that compute a weight from other weights, whatever the inputs are.
     """
 
@@ -165,6 +166,7 @@ class Hints:
     sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -148,8 +148,11 @@ class RuleContext:
         return left
 
     def freeze(self, labels: Labels, reason: str) -> None:
-        """Forbid the removal of these channels."""
-        if labels is not None:
+        """Forbid the removal of these channels; a result that nothing reads forbids nothing.
+
+        Code often picks an element for its shape alone. Whether it runs on other widths shows in the trial.
+        """
+        if labels is not None and self.node.name not in self._hints.unread:
             self.slots.freeze(labels, reason)
             self._objections.raise_to(labels, own=True)
 

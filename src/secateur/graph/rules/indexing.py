@@ -72,9 +72,9 @@ def repeat(op: RuleContext) -> Value:
     for place, (item, count) in enumerate(zip(own, times, strict=True)):
         single = count == op.shape[place] and len(op.sources) == len(times)
         made.append(op.follower(place, count) if single else None)
-        if made[-1] is None:
+        if made[-1] is None and (item is None or len(item) > 1 or count == 1):
             labels.append(item if item is None else np.tile(item, count))
-        else:  # repeated as often as there are channels
+        else:  # as often as there are channels, or as there are examples
             op.freeze(item, f"one channel is repeated ({op.place})")
             labels.append(made[-1])
     if len(op.sources) == len(times):
