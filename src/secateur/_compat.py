@@ -11,10 +11,9 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module as lazy_graph_mod
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
-    keystr,
+    SUPPORTED_NODES,
     tree_any,
     tree_flatten,
-    tree_flatten_with_path,
     tree_leaves,
     tree_map,
     tree_map_only,
@@ -22,16 +21,15 @@ from torch.utils._pytree import (
 )
 
 __all__ = [
+    "SUPPORTED_NODES",
     "FakeTensor",
     "FakeTensorMode",
     "TorchDispatchMode",
     "_BatchNorm",
-    "keystr",
     "lazy_graph_modules",
     "stack_traces",
     "tree_any",
     "tree_flatten",
-    "tree_flatten_with_path",
     "tree_leaves",
     "tree_map",
     "tree_map_only",

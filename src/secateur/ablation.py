@@ -20,6 +20,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from secateur._compat import tree_leaves, tree_map, tree_map_only
+from secateur.batches import split_with_targets
 from secateur.criteria import Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
@@ -126,7 +128,7 @@ def ablate(
     model: nn.Module,
     graph: ChannelGraph,
     batches: Iterable[Any],
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    loss_fn: Callable[[Tensor, Any], Tensor],
     *,
     max_examples: int | None = None,
     resume: Ablation | None = None,
@@ -138,8 +140,10 @@ def ablate(
     Args:
         model: the network that was traced; left as it is.
         graph: its channel graph.
-        batches: pairs of inputs and targets; the same ones are used for every channel.
-        loss_fn: mean loss of a batch of outputs against targets.
+        batches: pairs of inputs and targets, or mappings of named arguments; the same ones are used for
+            every channel.
+        loss_fn: mean loss, called with the first output that has the examples in its first dimension, for all
+            examples, and the targets of all examples; these are a mapping where batches are mappings.
         max_examples: how many examples to use; all by default.
         resume: what was measured before on the same examples; only what is missing is measured.
         progress: called whenever more channels are measured.
@@ -167,7 +171,8 @@ def ablate(
 
     def loss_of(run: PartialForward) -> float:
         outputs = run.outputs()
-        return float(loss_fn(outputs, targets.to(outputs.device)).double())
+        there = tree_map_only(Tensor, lambda leaf: leaf.to(outputs.device), targets)
+        return float(loss_fn(outputs, there).double())
 
     start: dict[str, int] = {}
     unmeasured: dict[str, str] = {}
@@ -207,20 +212,26 @@ def ablate(
     return Ablation(changes, loss, forward.examples, unmeasured)
 
 
-def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Tensor]:
+def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Any]:
     """Batches for at least so many examples, and the targets of these examples."""
     inputs, targets, count = [], [], 0
     for batch in batches:
-        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-            raise UsageError("ablation needs batches that are pairs of inputs and targets")
-        inputs.append(batch)
-        targets.append(batch[1])
-        count += len(batch[1])
+        given, target = split_with_targets(batch, "ablation")
+        sizes = {leaf.shape[:1] for leaf in tree_leaves(target) if isinstance(leaf, Tensor)}
+        if len(sizes) != 1 or sizes == {()}:
+            raise UsageError("ablation needs targets with the examples in their first dimension")
+        inputs.append((given, target))
+        targets.append(target)
+        count += sizes.pop()[0]
         if most is not None and count >= most:
             break
     if not targets:
         raise UsageError("there are no examples; pass batches with at least one")
-    return inputs, torch.cat(targets)[:most]
+
+    def joined(*items: Any) -> Any:
+        return torch.cat(items)[:most] if isinstance(items[0], Tensor) else items[0]
+
+    return inputs, tree_map(joined, *targets)
 
 
 def _known_changes(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random as random_of_python
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class Float64(TorchFunctionMode):
             return func(*(_WIDE.get(item, item) if _is_dtype(item) else item for item in args), **kwargs)
         args = tuple([_converted(item) for item in args])
         kwargs = {key: _converted(item) for key, item in kwargs.items()}
+        if name.partition(".")[0] in ("grouped_mm", "_grouped_mm") and _is_rows_by_matrices(*args, **kwargs):
+            func = _grouped_product  # the operator takes no float64
         result = func(*args, **kwargs)
         if not _is_coarse(result) and not (isinstance(result, tuple | list) and any(map(_is_coarse, result))):
             return result
@@ -117,6 +120,20 @@ def _is_coarse(item: Any) -> bool:
 
 def _is_float(item: Any) -> bool:
     return isinstance(item, Tensor) and (item.is_floating_point() or item.is_complex())
+
+
+def _is_rows_by_matrices(left: Tensor, right: Tensor, offs: Tensor | None = None, **rest: Any) -> bool:
+    """Tell whether a grouped product is one of runs of rows with stacked matrices, and nothing else."""
+    others = [item for item in rest.values() if item is not None]
+    return offs is not None and left.dim() == 2 and right.dim() == 3 and not others
+
+
+def _grouped_product(left: Tensor, right: Tensor, offs: Tensor, **_: None) -> Tensor:
+    """Multiply each run of rows by its matrix, in any precision and at any width."""
+    result = left.new_zeros(len(left), right.shape[-1])
+    for expert, (start, stop) in enumerate(pairwise([0, *offs.tolist()])):
+        result[start:stop] = left[start:stop] @ right[expert]
+    return result
 
 
 class SameNumbers(TorchDispatchMode):

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from secateur._compat import tree_flatten, tree_leaves, tree_unflatten
+from secateur.batches import plain
 from secateur.errors import UsageError
 
 Value = TypeVar("Value")
@@ -194,7 +195,7 @@ def _fingerprint(batch: Any) -> str:
 
     Augmentation may change the images at random; the targets stay the same.
     """
-    tensors = [leaf.detach() for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    tensors = [leaf.detach() for leaf in tree_leaves(plain(batch)) if isinstance(leaf, Tensor)]
     whole = [tensor for tensor in tensors if not (tensor.is_floating_point() or tensor.is_complex())]
     digest = hashlib.sha256()
     for tensor in whole or tensors:
@@ -205,7 +206,7 @@ def _fingerprint(batch: Any) -> str:
 
 def _unbatched(first: Any, second: Any) -> frozenset[int]:
     """Find the leaves that are the same tensor in each batch, such as weights of classes."""
-    one, other = tree_leaves(first), tree_leaves(second)
+    one, other = tree_leaves(plain(first)), tree_leaves(plain(second))
     if len(one) != len(other):
         return frozenset()
     same = {
@@ -226,7 +227,7 @@ def rank_batch(batch: Any, rank: int, world_size: int, fixed: Collection[int] = 
     """Take every ``world_size``-th example of a batch, from number ``rank`` on.
 
     Args:
-        batch: tensors in any nest of tuples, lists and dictionaries, examples first. A tensor with as many
+        batch: tensors in any nest of tuples, lists and mappings, examples first. A tensor with as many
             rows as the first one is taken for one of the batch.
         rank: of the process.
         world_size: number of processes.
@@ -237,6 +238,7 @@ def rank_batch(batch: Any, rank: int, world_size: int, fixed: Collection[int] = 
     >>> rank_batch(torch.arange(1), 1, 2)
     RankBatch(batch=tensor([0]), examples=0, total=1)
     """
+    batch = plain(batch)
     leaves, form = tree_flatten(batch)
     sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
     total = sizes[0] if sizes else 1

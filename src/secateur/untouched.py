@@ -7,7 +7,6 @@ inside :func:`untouched`.
 
 from __future__ import annotations
 
-import copy
 import operator
 import random
 from collections import OrderedDict, deque
@@ -25,7 +24,8 @@ _DEPTH = 6
 """How deep objects inside attributes are followed."""
 
 _PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size))
-_CONTAINERS = frozenset((dict, OrderedDict, list, set))
+_EMPTY = frozenset((dict, OrderedDict, list, set))
+_CONTAINERS = (OrderedDict, dict, list, set, deque, tuple)
 
 _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
 """Packages whose objects are not looked into: they are no state of a model."""
@@ -315,13 +315,14 @@ class Notes:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
+        held = _items(container)
         if isinstance(container, tuple):
             self._held.append(container)
         else:
-            self._containers.append((container, copy.copy(container)))
-        for value in container.values() if isinstance(container, dict) else container:
+            self._containers.append((container, held))
+        for value in held.values() if isinstance(held, dict) else held:
             kind = type(value)
-            if kind in _CONTAINERS and not value:  # such as the hooks of most modules
+            if kind in _EMPTY and not value:  # such as the hooks of most modules
                 self._empty.append(value)
             elif kind not in _PLAIN:
                 self._value(value, depth + 1)
@@ -364,20 +365,33 @@ class Notes:
                 self._undo.append(_global_restorer(names, name, value))
 
 
-def _restore(container: Any, before: Any) -> None:
+def _kind(container: Any) -> Any:
+    """The class of the standard library that a container derives from.
+
+    Its methods are called instead of those of the container, which may do something else.
+    """
+    kind = type(container)
+    return kind if kind in _CONTAINERS else next(base for base in _CONTAINERS if isinstance(container, base))
+
+
+def _items(container: Any) -> dict[Any, Any] | list[Any]:
+    """What a container holds, in one of the standard library."""
+    kind = _kind(container)
+    return dict(kind.items(container)) if issubclass(kind, dict) else list(kind.__iter__(container))
+
+
+def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
     """Give a container the items back that it held."""
-    if isinstance(container, dict):
-        items = before or {}
-        if list(container) != list(items) or any(container[key] is not items[key] for key in items):
-            container.clear()
-            container.update(items)
-    elif isinstance(container, list | deque):
-        if len(container) != len(before) or any(map(operator.is_not, container, before)):
-            container.clear()
-            container.extend(before)
-    elif container != set(before):
-        container.clear()
-        container.update(before)
+    kind, found = _kind(container), _items(container)
+    if isinstance(before, dict):
+        if list(found) != list(before) or any(found[key] is not before[key] for key in before):
+            kind.clear(container)
+            for key, value in before.items():
+                kind.__setitem__(container, key, value)
+    elif len(found) != len(before) or any(map(operator.is_not, found, before)):
+        kind.clear(container)
+        add = kind.update if kind is set else kind.extend
+        add(container, before)
 
 
 _UNSET = object()

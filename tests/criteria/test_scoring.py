@@ -161,7 +161,7 @@ def test_max_batches_stops_early_and_takes_no_more() -> None:
         (
             "taylor",
             {"batches": [data(2)[0]], "loss_fn": F.cross_entropy},
-            "pairs .inputs, targets., not a Tensor of 2",
+            "pairs .inputs, targets., or mappings .* not a Tensor of 2",
         ),
         ("taylor", {"batches": [(1, 2, 3)], "loss_fn": F.cross_entropy}, "not a tuple of 3"),
         ("mutual-information", {"batches": [data(2)[0]]}, "pairs"),

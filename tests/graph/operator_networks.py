@@ -83,6 +83,22 @@ def rotated(y: Tensor) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
+def routed(s: nn.Module, x: Tensor) -> Tensor:
+    """Rows picked by a mask, and by places that depend on values."""
+    y = torch.tanh(s.a(x))
+    mine, (rows,) = x[:, 0] > 0, torch.where(x[:, 1] > -0.5)
+    result = torch.zeros_like(y)
+    result[mine] = y[mine].sin()
+    return s.b(result.index_add(0, rows, y[rows].exp()))
+
+
+def rows_of_pairs(s: nn.Module, x: Tensor) -> Tensor:
+    """Complex numbers in the memory of wider rows, which must be of an even width."""
+    rest, pairs = torch.split(s.a(x), [s.rest, 2], dim=-1)
+    turned = torch.view_as_real(torch.view_as_complex(pairs.unflatten(-1, (-1, 2))) * (0.6 + 0.8j))
+    return s.b(rest.sin()) + turned.sum((1, 2))[:, None]
+
+
 def many_unary(y: Tensor) -> Tensor:
     """Functions of one number."""
     small = y.sigmoid()  # between zero and one, where all of these are defined
@@ -332,11 +348,38 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
     "plain cell with rectifier": (lambda: cells(nn.RNNCell, nonlinearity="relu"), TOKENS, {"a": 5, "g": 7}),
     "fourier transforms": (pictures(transformed), PICTURE, {"a": 8}),
     "complex numbers": (complex_layer, LINES, {"a": 8}),
+    "a channel picked for its shape": (
+        lines(lambda y: y + y.new_zeros(y[:, -1].shape[0], 1)),
+        LINES,
+        {"a": 8},
+    ),
+    "windows one channel wide": (
+        lines(lambda y: F.avg_pool2d(y[:, None], (2, 1), (2, 1)) - F.max_pool2d(y[:, None], (2, 1), (2, 1))),
+        TOKENS,
+        {"a": 8},
+    ),
+    "queries that are learned and repeated for each example": (
+        lambda: Net(
+            lambda s, x: s.b(s.m(s.q.repeat(len(x), 1, 1), *[torch.tanh(s.a(x))] * 2)[0]),
+            a=nn.Linear(6, 8),
+            m=nn.MultiheadAttention(8, 4, batch_first=True),
+            q=parameter(1, 3, 8),
+            b=nn.Linear(8, 3),
+        ),
+        TOKENS,
+        {"a": 4, "m.out_proj": 8},
+    ),
     "complex numbers of positions": (
         pictures(lambda y: rotated(y.flatten(2)[..., :8]).unflatten(2, (2, 4))),
         PICTURE,
         {"a": 8},
     ),
+    "rows of pairs": (
+        lambda: Net(rows_of_pairs, a=nn.Linear(6, 10), b=nn.Linear(8, 3), rest=8),
+        LINES,
+        {"a": 4},
+    ),
+    "routed": (lambda: Net(routed, a=nn.Linear(6, 8), b=nn.Linear(8, 3)), LINES, {"a": 8}),
     "scattered": (
         lambda: Net(scattered, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),
         LINES,

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sec
+from secateur.graph.channel_graph import Keep
 from secateur.graph.checking.compare import largest_difference
+from secateur.graph.costing import module_macs
 from tests.graph.operator_networks import (
     CONTRACTED,
     FROZEN,
@@ -58,6 +60,16 @@ def _seeded() -> Any:
 def test_channels_go_on_through(name: str) -> None:
     make, shape, groups = CONTRACTED[name]
     in_rounds(double(make()), torch.randn(shape, dtype=torch.float64), groups)
+
+
+@pytest.mark.parametrize("name", CONTRACTED)
+def test_modules_add_up_to_the_network(name: str) -> None:
+    make, shape, _ = CONTRACTED[name]
+    graph = sec.trace(double(make()), torch.randn(shape, dtype=torch.float64))
+    half = graph.after(Keep({group.name: range(group.channels // 2) for group in graph.prunable}))
+    assert [sum(module_macs(item).values()) for item in (graph, half)] == [
+        item.cost().macs for item in (graph, half)
+    ]
 
 
 @pytest.mark.parametrize("name", STATISTICS)

@@ -29,6 +29,17 @@ def test_one_head_counts_four_tenths_and_absent_heads_nothing() -> None:
 
 def test_other_answers_are_refused() -> None:
     assert torch.equal(main_output([scores[0]]), scores[0])
-    for answer in ({"out": scores[0]}, (), None):
+    for answer in ({"out": 1.0}, (), None):
         with pytest.raises(TrainingError, match="wrap the network"):
-            main_output(answer)  # type: ignore[arg-type]
+            main_output(answer)
+
+
+def test_the_main_output_of_mappings_is_not_their_loss() -> None:
+    assert torch.equal(main_output({"loss": torch.tensor(1.0), "logits": scores[0]}), scores[0])
+
+
+def test_a_batch_that_is_a_mapping_has_the_loss_of_the_network() -> None:
+    batch, answer = {"x": scores[0], "labels": targets}, {"loss": torch.tensor(3.0), "logits": scores[0]}
+    assert with_auxiliaries(cross_entropy, own=True)(answer, batch) == 3.0
+    loss = with_auxiliaries(lambda found, given: cross_entropy(found["logits"], given["labels"]))
+    assert torch.equal(loss(answer, batch), cross_entropy(scores[0], targets))

@@ -19,6 +19,7 @@ from secateur.models import ModelSpec
 
 _OWN = frozenset(vars(nn.Module()))  # what every module has, and no file may set
 _TENSOR = "tensor"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def parts(model: nn.Module) -> dict[str, nn.Module]:
@@ -55,6 +56,47 @@ def transient_buffers(model: nn.Module) -> tuple[str, ...]:
         for name in sorted(module._non_persistent_buffers_set)
         if module._buffers.get(name) is not None
     )
+
+
+def hooked(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the modules with hooks.
+
+    >>> norm = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    >>> _ = norm.register_forward_hook(print)
+    >>> hooked(nn.Sequential(nn.ReLU(), norm))
+    ('1',)
+    """
+    modules = parts(model).items()
+    return tuple(path for path, module in modules if any(vars(module).get(name) for name in _HOOKS))
+
+
+def without_marks(attributes: Attributes, hooks: Collection[str], model: nn.Module) -> Attributes:
+    """Leave out what notes that hooks were registered, where the network has none.
+
+    Code that registers hooks in its first forward pass keeps a truth value that says so. No file holds hooks,
+    so it has to register them once more.
+
+    Args:
+        attributes: of the network that was saved.
+        hooks: paths of its modules with hooks.
+        model: the network that gets the attributes.
+
+    Returns:
+        The attributes, without truth values that the network does not have in modules that hold a module
+        whose hooks are missing.
+    """
+    missing = set(hooks) - set(hooked(model))
+    modules = parts(model)
+    return {
+        path: {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, bool)
+            or hasattr(modules[path], name)
+            or not any(not path or other == path or other.startswith(f"{path}.") for other in missing)
+        }
+        for path, values in attributes.items()
+    }
 
 
 def plain_attributes(model: nn.Module) -> Attributes:

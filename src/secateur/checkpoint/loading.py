@@ -174,7 +174,8 @@ def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, devic
         if name not in loose:
             anatomy.set_tensor(model, name, placed[stored])
     references = {name: placed[metadata.aliases.get(name, name)] for name in loose}
-    anatomy.set_attributes(metadata.attributes, references, model)
+    known = anatomy.without_marks(metadata.attributes, metadata.hooked, model)
+    anatomy.set_attributes(known, references, model)
     renew_flat_weights(model)
 
 

@@ -11,7 +11,7 @@ from secateur.errors import CheckpointError, UsageError
 from secateur.inputs import Json
 from secateur.models import InputSpec, ModelSpec
 
-FORMAT = 2
+FORMAT = 3
 _MOST_CHARACTERS = 16 << 20
 _DEEPEST = 32
 _LARGEST = 2**31
@@ -31,6 +31,7 @@ class Metadata:
             differ from what it builds; without, all.
         aliases: for tensors that are one and the same under several names, the name under which it is stored.
         transient: stored buffers that ``state_dict`` leaves out.
+        hooked: paths of the modules with hooks, which no file holds.
         frozen: parameters that require no gradient.
         input_size: shape of one input, without the batch.
         normalization: mean and deviation per channel.
@@ -44,6 +45,7 @@ class Metadata:
     attributes: Attributes
     aliases: dict[str, str]
     transient: tuple[str, ...]
+    hooked: tuple[str, ...]
     frozen: tuple[str, ...]
     input_size: tuple[int, ...] | None
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
@@ -88,6 +90,8 @@ class Metadata:
         written = data.pop("format")
         if not 1 <= written <= FORMAT:
             raise CheckpointError("it was written by a newer version of Secateur: upgrade to read it")
+        if written <= 2:
+            data["hooked"] = []
         if written == 1:
             data["attributes"] = _modern(data.get("attributes"))
         checks = {
@@ -95,6 +99,7 @@ class Metadata:
             "attributes": _attributes,
             "aliases": _aliases,
             "transient": _texts,
+            "hooked": _texts,
             "frozen": _texts,
             "input_size": _optional(_size),
             "normalization": _optional(_normalization),

@@ -81,6 +81,7 @@ def save(
         attributes=attributes,
         aliases=aliases,
         transient=anatomy.transient_buffers(model),
+        hooked=anatomy.hooked(model),
         frozen=tuple(anatomy.plain_name(name) for name, p in model.named_parameters() if not p.requires_grad),
         input_size=_tuple(input_size, seen.size if seen else None),
         normalization=_pair(normalization, seen),

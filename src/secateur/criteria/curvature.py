@@ -82,8 +82,8 @@ class CurvatureObserver(GateObserver):
 
     def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
         """Propagate the columns, or random combinations of them, back to the gates."""
-        self._batches.begin(outputs.shape[0])
         columns = self._columns(outputs, targets, loss_fn)
+        self._batches.begin(outputs.shape[0])
         if len(columns) > self._passes:
             signs = torch.randint(0, 2, (self._passes, len(columns)), generator=self._batches.generator)
             signs = (signs * 2 - 1).to(columns) / self._passes**0.5

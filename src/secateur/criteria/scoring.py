@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import tree_map_only
+from secateur.batches import labels_of, own_loss, split_batch, split_with_targets
 from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
 from secateur.criteria.score_collector import ScoreCollector, collector_of
 from secateur.criteria.scores import Scores
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
 
 Batches = Iterable[Any]
-"""Batches of inputs and targets."""
+"""Batches as :mod:`secateur.batches` describes them."""
 
 
 def score(
@@ -50,10 +51,11 @@ def score(
         model: the network that was traced, or a wrapper with the network in its ``module``.
         graph: its channel graph.
         criterion: a registered name, or a criterion object.
-        batches: pairs of inputs and targets; inputs are a tensor, a tuple of arguments or a dict of
-            named arguments, batch first. Criteria without gradients and targets also take
-            bare input tensors. Data-free criteria need none.
-        loss_fn: called with the network's output and the targets.
+        batches: pairs of inputs and targets, where inputs are a tensor, a tuple of arguments or a mapping
+            of named arguments, batch first; or mappings of named arguments with the labels among them.
+            Criteria without gradients and targets also take inputs alone. Data-free criteria need none.
+        loss_fn: called with the network's output and the targets; with the output and the whole batch
+            where batches are mappings. Without it, such batches use the ``loss`` that the network returns.
         reduction: whether the loss is the ``"mean"`` or the ``"sum"`` over a batch.
         max_batches: how many batches to use; all of them by default.
         across_ranks: whether the processes of a distributed run share the work: all of them call this with
@@ -84,8 +86,6 @@ def score(
     if batches is None:
         raise UsageError(f"{chosen.name} needs batches of data; pass batches=, or choose 'magnitude'")
     needs_loss = chosen.needs is not Needs.FORWARD
-    if needs_loss and loss_fn is None:
-        raise UsageError(f"{chosen.name} needs a loss; pass loss_fn=, for example F.cross_entropy")
     inner = collector.model
     place = device_of(inner)
     with ExitStack() as stack:
@@ -101,7 +101,7 @@ def score(
             seen = True
             collector.expects(share.total)
             if share.examples:
-                _pass(collector, share.batch, place, loss_fn if needs_loss else None)
+                _pass(collector, share.batch, place, loss_fn)
         if not seen:
             raise UsageError(f"there are no batches to compute {chosen.name} on; pass at least one")
         return collector.scores()
@@ -109,15 +109,21 @@ def score(
 
 def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
     """One forward pass and, for a loss, the backward pass; both once more if the observer needs it."""
-    wants_targets = loss_fn is not None or collector.criterion.needs_targets
-    inputs, targets = _pair(batch, collector.criterion.name, wants_targets)
+    criterion = collector.criterion
+    needs_loss = criterion.needs is not Needs.FORWARD
+    if needs_loss and loss_fn is None and not isinstance(batch, Mapping):
+        raise UsageError(f"{criterion.name} needs a loss; pass loss_fn=, for example F.cross_entropy")
+    if needs_loss or criterion.needs_targets:
+        inputs, targets = split_with_targets(batch, criterion.name)
+    else:
+        inputs, targets = split_batch(batch)
     inputs, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (inputs, targets))
-    if collector.criterion.needs_targets:
-        collector.targets(targets)
+    if criterion.needs_targets:
+        collector.targets(labels_of(targets))
     for _ in range(2):
         outputs = _called(collector.model, inputs)
-        if loss_fn is not None:
-            collector.observer.backward(outputs, targets, loss_fn)
+        if needs_loss:
+            collector.observer.backward(outputs, targets, loss_fn or own_loss)
         if not collector.observer.needs_another_pass():
             return
 
@@ -137,16 +143,6 @@ def _called(model: nn.Module, inputs: Any) -> Any:
         if failure is None:
             raise
         raise UsageError(f"the network cannot be called with a batch: {failure}") from error
-
-
-def _pair(batch: Any, criterion: str, wants_targets: bool) -> tuple[Any, Any]:
-    """Split a batch into inputs and targets."""
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    if isinstance(batch, Tensor) and not wants_targets:
-        return batch, None
-    kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-    raise UsageError(f"{criterion} needs batches that are pairs (inputs, targets), not a {kind}")
 
 
 @contextmanager

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from secateur._compat import tree_leaves
 from secateur.errors import ExportError, UsageError
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled
+from secateur.outputs import parts_of
 
 _PLACES = ("stack_trace", "source_fn_stack")
 """What a program says of source files, and with it of folders of this machine."""
@@ -42,30 +43,35 @@ class Exportable:
 
         Args:
             model: left as it is.
-            example_inputs: one tensor, or a sequence of them; the batch is first in each.
+            example_inputs: one tensor, a sequence of them, or a mapping of named ones; the batch is first in
+                each.
 
         Raises:
             UsageError: the network takes or returns values that no file format holds.
         """
         positional, named = call_arguments(doubled(example_inputs))
-        if named or not positional or not all(isinstance(item, Tensor) for item in positional):
+        rest = {name: item for name, item in named.items() if item is None}
+        names = tuple(name for name in named if name not in rest)
+        positional = positional or tuple(named[name] for name in names)
+        if not positional or not all(isinstance(item, Tensor) for item in positional):
             raise UsageError(
-                "an exported network takes tensors by position: give one tensor, or a tuple of them"
+                "an exported network takes tensors: give one tensor, a tuple of them, or a dict of named ones"
             )
         sizes = {item.shape[0] if item.ndim else None for item in positional}
         if len(sizes) > 1 or None in sizes:
             raise UsageError("every input of an exported network has the batch as its first dimension")
         # A copy, since exporters leave references to parameters behind that forbid later cuts in place.
         model = copy.deepcopy(model).cpu().eval()
+        model = _Named(model, names, rest) if named else model
         inputs = tuple(item.detach().to("cpu", copy=True) for item in positional)
         with torch.inference_mode():
-            returned = [leaf for leaf in tree_leaves(model(*inputs)) if leaf is not None]
+            returned = [leaf for leaf in parts_of(model(*inputs)).leaves if leaf is not None]
         if not returned or not all(isinstance(leaf, Tensor) for leaf in returned):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in returned if not _is_tensor(leaf)}))
             raise UsageError(
                 f"an exported network returns tensors, but this one returns {kinds or 'nothing'}"
             )
-        return cls(model, inputs, _names(len(inputs)), len(returned))
+        return cls(model, inputs, names or _names(len(inputs)), len(returned))
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -88,8 +94,7 @@ class Exportable:
     def expected(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the network itself."""
         with torch.inference_mode():
-            leaves = tree_leaves(self.model(*(item.clone() for item in inputs)))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+            return parts_of(self.model(*(item.clone() for item in inputs))).tensors
 
 
 def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
@@ -118,15 +123,28 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 
 class _Positional(nn.Module):
-    """Takes any number of inputs, so that their names do not depend on the network."""
+    """Takes any number of inputs and returns a tuple, so that their names do not depend on the network."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.network = model
 
-    def forward(self, *inputs: Tensor) -> object:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the network."""
-        return self.network(*inputs)
+        return parts_of(self.network(*inputs)).tensors
+
+
+class _Named(nn.Module):
+    """Takes by position what a network takes by name."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], rest: Mapping[str, None]) -> None:
+        super().__init__()
+        self.network = model
+        self.names, self.rest = tuple(names), dict(rest)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the network."""
+        return self.network(**dict(zip(self.names, inputs, strict=True)), **self.rest)
 
 
 def _is_tensor(leaf: object) -> bool:

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture.program import Origin, Program
+from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import CostModel, CostModelBuilder
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable, Value
-from secateur.graph.propagation.findings import Findings
+from secateur.graph.propagation.findings import Findings, OperatorMacs
 from secateur.graph.propagation.propagate import Environment
 from secateur.graph.wiring import Channels
 
@@ -61,15 +62,9 @@ class Costing:
     def add_macs(self, findings: Findings, batch: int) -> None:
         """Count multiply-accumulates, for one example."""
         for item in findings.work:
-            common = gcd(item.coefficient, batch)
-            share, rest = item.coefficient // common, batch // common
-            extents = []
-            for labels in item.extents:
-                # Examples that were merged with channels are counted by a label vector.
-                factor = gcd(rest, _repeats(labels))
-                extents.append(self._extent(labels, factor))
-                rest //= factor
-            self._builder.macs(share, extents)
+            share, divisors = _of_one_example(item, batch)
+            pairs = zip(item.extents, divisors, strict=True)
+            self._builder.macs(share, [self._extent(labels, divisor) for labels, divisor in pairs])
 
     def activations(self, program: Program, env: Environment) -> None:
         """Count the bytes of values, and when each is alive.
@@ -133,6 +128,36 @@ class Costing:
             number: int(counts[number + 1] // self._sizes[number])
             for number in np.flatnonzero(counts[1:]).tolist()
         }
+
+
+def module_macs(graph: ChannelGraph) -> dict[str, int]:
+    """Count multiply-accumulates module by module, for one example.
+
+    Args:
+        graph: of the network; after cuts, the counts are those of the smaller network.
+
+    Returns:
+        Counts by path of the module; their sum is the cost of the graph.
+    """
+    found: dict[str, int] = {}
+    for item in graph.wiring.work:
+        share, divisors = _of_one_example(item, graph.wiring.program.batch)
+        for labels, divisor in zip(item.extents, divisors, strict=True):
+            share *= int(((labels < 0) | ~graph.removed[labels]).sum()) // divisor
+        found[item.module] = found.get(item.module, 0) + share
+    return found
+
+
+def _of_one_example(item: OperatorMacs, batch: int) -> tuple[int, list[int]]:
+    """The share of one example in an operator's work: a coefficient, and a divisor of each extent."""
+    common = gcd(item.coefficient, batch)
+    share, rest = item.coefficient // common, batch // common
+    divisors = []
+    for labels in item.extents:
+        # Examples that were merged with channels are counted by a label vector.
+        divisors.append(gcd(rest, _repeats(labels)))
+        rest //= divisors[-1]
+    return share, divisors
 
 
 def _repeats(labels: IntArray) -> int:

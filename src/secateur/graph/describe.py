@@ -21,8 +21,8 @@ def describe(graph: ChannelGraph) -> str:
 
     Returns:
         Several lines of text: totals, prunable groups with the share of the network's parameters
-        and MACs that hangs on each, frozen groups with their reasons, and parameters that no group holds with
-        theirs.
+        and MACs that hangs on each, frozen groups with their reasons, parameters that no group holds with
+        theirs, and what the network returns beside its outputs.
     """
     prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
     shares = hanging_shares(graph)
@@ -42,6 +42,9 @@ def describe(graph: ChannelGraph) -> str:
     if graph.wiring.ungrouped:
         lines += ["", "in no group:"]
         lines += [f"  {_short(names)}: {reason}" for reason, names in ungrouped(graph).items()]
+    if graph.wiring.program.left_out:
+        lines += ["", "no outputs, since their tensors are not known:"]
+        lines += [f"  output{path}: {name}" for path, name in graph.wiring.program.left_out.items()]
     return "\n".join(lines)
 
 

@@ -19,6 +19,8 @@ from secateur.graph.capture.program import (
     beside,
     canonical_names,
     capture,
+    doubled,
+    module_path,
     owned,
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -28,7 +30,7 @@ from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
-from secateur.graph.propagation.findings import Findings, Hints, other_axes
+from secateur.graph.propagation.findings import Findings, Hints, axes_beside_shared, other_axes
 from secateur.graph.propagation.propagate import Environment, propagate
 from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.source import Sizes
@@ -101,7 +103,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     programs = [capture(model, example_inputs)]
     seen = observe(model, example_inputs, training=False)
     reached = programs[0].tensors
-    trained = observe(model, example_inputs, training=True)
+    two = doubled(example_inputs)
+    # Code that expands something to a batch runs other operators for two examples.
+    trained = observe(model, example_inputs, training=True) or observe(model, two, training=True)
     alike = likeness(seen, trained, modules_in_training(model))
     unreached, complete = any(name not in reached for name, _ in model.named_parameters()), True
     if unreached or (
@@ -110,11 +114,12 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
     ):
         try:
             programs.append(capture(model, example_inputs, training=True))
+            trained = trained if two is example_inputs else observe(model, two, training=True)
         except TraceError:
             if unreached:
                 raise
             complete = False
-    sizes = [sizes_of(calls, program) for calls, program in zip([seen, trained], programs, strict=False)]
+    sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
     captured = _Captured(model, programs, sizes, left_alone, complete)
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
@@ -179,6 +184,7 @@ class _Captured:
             spans=slots.spans,
             places=distinct_reads(every),
             attributes=distinct_attributes(every),
+            work=tuple(findings.work),
             cost_model=costing.build(),
             extents=find_extents(env, channels.group_of, widths),
             rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
@@ -189,19 +195,49 @@ class _Captured:
     def _walked(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
     ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
-        """Walk until no operator objects to the axis that an earlier one left free."""
-        modules = dict(self.model.named_modules())
+        """Walk with those axes of rectangles left free that leave most channels free in the whole network."""
         axes: dict[str, int] = {}
+        first = self._agreed(shapes, refused, axes)
+        others = self._others_of_shared(*first, axes)
+        if not others:
+            return first
+        return max(
+            first, self._agreed(shapes, refused, axes | others), key=lambda found: found[0].count_free()
+        )
+
+    def _agreed(
+        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], axes: dict[str, int]
+    ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
+        """Walk until no operator objects to the axis that an earlier one left free.
+
+        Args:
+            shapes: of all tensors.
+            refused: operators whose fixed numbers were shown not to follow the widths.
+            axes: the axes to leave free, by operator; those that objections lead to are added.
+        """
+        modules = dict(self.model.named_modules())
         while True:
             slots = _frozen_slots(shapes, self.left_alone)
             walked = [
-                propagate(program, modules, slots, Hints(axes, sizes, refused))
+                propagate(program, modules, slots, Hints(dict(axes), sizes, refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
             ]
             better = other_axes([findings for _, findings in walked], axes)
             if not better:
                 return slots, walked
             axes |= better
+
+    def _others_of_shared(
+        self, slots: SlotTable, walked: list[tuple[Environment, Findings]], asked: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Other axes for the rectangles whose free channels several modules share, unless asked for before.
+
+        Rotary embeddings couple the widths of the heads of all layers. Whole heads may then be more.
+        """
+        modules = {node.name: module_path(node) for env, _ in walked for node in env}
+        choices = [choice for _, findings in walked for choice in findings.choices]
+        axes = axes_beside_shared(choices, slots.components(), modules)
+        return {node: axis for node, axis in axes.items() if node not in asked}
 
 
 def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:

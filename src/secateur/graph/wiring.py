@@ -17,7 +17,7 @@ from secateur.graph.capture.program import Program
 from secateur.graph.costs import CostModel
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
-from secateur.graph.propagation.findings import Attribute, Findings, Read, Rescale, Statistic
+from secateur.graph.propagation.findings import Attribute, Findings, OperatorMacs, Read, Rescale, Statistic
 from secateur.graph.sizes.extents import Extents
 
 
@@ -54,7 +54,9 @@ class Wiring:
         spans: first slot and size of every tensor dimension.
         places: where channels are contracted, over all programs, one per module and weight.
         attributes: integer attributes of modules that follow the widths.
-        cost_model: the costs as polynomials of the widths of ``groups``.
+        work: multiply-accumulates of the operators of the evaluation program.
+    work: tuple[OperatorMacs, ...] = field(repr=False)
+    cost_model: the costs as polynomials of the widths of ``groups``.
         extents: the sizes of all values of the evaluation program, as functions of the widths.
         rescales: weights that are normalised by their own norm, whose length must follow a cut.
         ungrouped: for each parameter that no group holds, the reason.
@@ -70,6 +72,7 @@ class Wiring:
     spans: Mapping[tuple[str, int], tuple[int, int]] = field(repr=False)
     places: tuple[Read, ...] = field(repr=False)
     attributes: tuple[Attribute, ...] = field(repr=False)
+    work: tuple[OperatorMacs, ...] = field(repr=False)
     cost_model: CostModel = field(repr=False)
     extents: Extents = field(repr=False)
     rescales: tuple[Rescale, ...] = field(default=(), repr=False)

@@ -23,10 +23,8 @@ from secateur.devices import device_of, wait
 from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture.program import mode_of
+from secateur.graph.costing import module_macs
 from secateur.graph.describe import hanging_shares
-from secateur.graph.labels import SlotTable
-from secateur.graph.propagation.findings import Hints
-from secateur.graph.propagation.propagate import propagate
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 
@@ -235,20 +233,14 @@ def layer_costs(
     >>> [(name, cost.params, cost.macs) for name, cost in found.items()]
     [('0', 40, 32), ('2', 18, 16)]
     """
-    modules, program = dict(model.named_modules()), graph.wiring.program
-    _, notes = propagate(program, modules, SlotTable(graph.wiring.shapes), Hints())
-    macs: dict[str, int] = {}
-    for item in notes.work:
-        sizes = (int(((labels < 0) | ~graph.removed[labels]).sum()) for labels in item.extents)
-        macs[item.module] = macs.get(item.module, 0) + item.coefficient * math.prod(sizes)
+    macs = module_macs(graph)
+    tensors = {name for name, _ in model.named_parameters()}  # a tied one has one name here
     found = {}
-    for name, module in modules.items():
-        params = sum(
-            math.prod(graph.tensors.get(f"{name}.{own}".lstrip("."), parameter.shape))
-            for own, parameter in module.named_parameters(recurse=False)
-        )
+    for name, module in model.named_modules():
+        held = (f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False))
+        params = sum(math.prod(graph.tensors[tensor]) for tensor in held if tensor in tensors)
         if params or macs.get(name) or name in (names or ()):
-            found[name] = LayerCost(params=params, macs=macs.get(name, 0) // program.batch)
+            found[name] = LayerCost(params=params, macs=macs.get(name, 0))
     return found
 
 

@@ -25,7 +25,7 @@ class Training:
     """What a recipe trains and judges with, where a list of batches is not enough.
 
     Attributes:
-        batches: pairs of inputs and targets to rank and train with.
+        batches: pairs of inputs and targets, or mappings of named arguments, to rank and train with.
         calibration: what is scored, measured and reconstructed on where nothing is trained: training examples
             without augmentation; ``batches`` if not given.
         validation: judged after each epoch; the best network after the last cut is kept.

@@ -45,10 +45,13 @@ def prune(
             corrected until the measured time is within the limit.
         criterion: the rule that scores a channel, by name such as ``"taylor"``, or a criterion of your own;
             that of the recipe if not given.
-        batches: pairs of inputs and targets; or a :class:`secateur.recipes.Training`, with validation data,
-            a metric, an optimizer or a training loop.
-        loss_fn: ``loss_fn(outputs, targets)``, the mean loss of a batch; cross-entropy if not given. With
-            another one nothing is distilled, since outputs may not be class scores.
+        batches: pairs of inputs and targets, or mappings of named arguments with the labels among them; or
+            a :class:`secateur.recipes.Training`, with validation data, a metric, an optimizer or a training
+            loop.
+        loss_fn: ``loss_fn(outputs, targets)``, the mean loss of a batch; cross-entropy if not given. For
+            batches that are mappings it is ``loss_fn(outputs, batch)``, or the ``loss`` that the network
+            returns if not given. Outputs are distilled only with the cross-entropy of pairs, since others may
+            not be class scores.
         recipe: what to do, as a :class:`Recipe` or the name of a preset. If not given, ``"one-shot"``: rank,
             cut and verify, without any training, by ``"taylor"`` if there are batches and by ``"magnitude"``
             otherwise.

@@ -75,7 +75,7 @@ def run_recipe(
         training: what to train and judge with.
         context: where to run, and what receives reports.
         criterion: the rule that scores channels, instead of the recipe's.
-        loss_fn: mean loss of a batch of outputs against targets; cross-entropy if not given.
+        loss_fn: mean loss of a batch, as :func:`secateur.prune` takes it.
 
     Returns:
         The network, what was removed, and how it was verified.
@@ -374,7 +374,7 @@ class _Runner:
             return score(self.model, self.graph, self.criterion)
         loss_fn = self.loss_fn
         if _is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
-            loss_fn = with_auxiliaries(loss_fn or cross_entropy)  # as in training
+            loss_fn = with_auxiliaries(loss_fn or cross_entropy, own=loss_fn is None)  # as in training
         batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
         together = self.context.ranks.is_distributed
         with at_epoch(self.calibration, len(self.state.cuts)):

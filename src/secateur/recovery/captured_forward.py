@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur._compat import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from secateur.batches import split_batch
 from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
@@ -207,14 +208,19 @@ class PartialForward:
             chunks: how many chunks are used; all by default.
 
         Returns:
-            The first output for all examples of these chunks, shape ``(examples, ...)``.
+            The first output with the examples in its first dimension, for all examples of these chunks, shape
+            ``(examples, ...)``.
         """
         final = len(self.forward.nodes) - 1
         self.advance(final, chunks)
         results = []
         for chunk, values in zip(self.chunks, self._values, strict=True):
             arguments = [values.get(item, item) for item in tree_leaves(self.forward.nodes[final].args)]
-            first = next(item for item in arguments if isinstance(item, Tensor))
+            tensors = [item for item in arguments if isinstance(item, Tensor)]
+            # A loss that the network returns beside its outputs belongs to no example.
+            first = next((item for item in tensors if item.dim() and not len(item) % self.forward.size), None)
+            if first is None:
+                raise UsageError("no output has the examples in its first dimension")
             results.append(self.forward.trimmed(first, chunk))
         return torch.cat(results)
 
@@ -299,7 +305,8 @@ def capture_forward(
     Args:
         model: the network that the graph describes, left as it was.
         graph: its channel graph.
-        batches: inputs, or pairs of inputs and targets (which are not used); batch first.
+        batches: inputs, pairs of inputs and targets (which are not used), or mappings of named arguments, of
+            which those that the network was traced with are used; batch first.
         max_examples: how many examples to use; all by default.
 
     Returns:
@@ -310,7 +317,8 @@ def capture_forward(
             describes another network.
     """
     refuse_misfit(model, graph)
-    leaves, spec = _gathered(batches, device_of(model), max_examples)
+    arguments = graph.wiring.program.arguments
+    leaves, spec = _gathered(batches, arguments, device_of(model), max_examples)
     size = min(_CHUNK, _count(leaves), max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     chunks = _chunks(leaves, size)
     wiring = _without_removed(graph, _program(model, graph, chunks[0].leaves, spec, size))
@@ -415,17 +423,22 @@ def _chunks(leaves: Sequence[Any], size: int) -> tuple[Chunk, ...]:
 
 
 def _gathered(
-    batches: Iterable[Any], device: torch.device, max_examples: int | None
+    batches: Iterable[Any], arguments: Sequence[str], device: torch.device, max_examples: int | None
 ) -> tuple[list[Any], Any]:
     """Join the inputs of all batches: flat arguments, and the structure in which the network takes them."""
     parts: list[list[Any]] = []
     spec, count = None, 0
     for batch in batches:
-        inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
-        flat, spec = tree_flatten(call_arguments(inputs))
+        inputs, _ = split_batch(batch)
+        flat, spec = tree_flatten(call_arguments(_traced(inputs, arguments)))
         tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
         if not tensors or len({leaf.shape[:1] for leaf in tensors}) != 1:
             raise UsageError("a batch needs tensors with the examples in their first dimension")
+        if parts and _shapes(flat) != _shapes(parts[0]):
+            raise UsageError(
+                f"batches have examples of different shapes ({_shapes(parts[0])} and {_shapes(flat)}); pass "
+                "batches of one shape, such as sequences padded to one length"
+            )
         parts.append([leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in flat])
         count += tensors[0].shape[0]
         if max_examples is not None and count >= max_examples:
@@ -437,6 +450,24 @@ def _gathered(
         for items in map(list, zip(*parts, strict=True))
     ]
     return joined, spec
+
+
+def _traced(inputs: Any, arguments: Sequence[str]) -> Any:
+    """Those of the named arguments that a network was traced with, in the order in which it took them."""
+    if not isinstance(inputs, Mapping) or not arguments:
+        return inputs
+    missing = [name for name in arguments if name not in inputs]
+    if missing:
+        raise UsageError(
+            f"a batch with the keys {', '.join(map(str, inputs))} has no '{missing[0]}', which the network "
+            "was traced with"
+        )
+    return {name: inputs[name] for name in arguments}
+
+
+def _shapes(leaves: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Shapes of the tensors among some arguments, without the examples."""
+    return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int) -> Program:

@@ -108,8 +108,8 @@ def width_curves(
         graph: its channel graph.
         scores: for each group one number per channel; the smallest go first. Groups without scores
             are not measured.
-        batches: inputs, or pairs of inputs and targets (which are not used); a few hundred
-            examples are enough.
+        batches: inputs, pairs of inputs and targets (which are not used), or mappings of named
+            arguments; a few hundred examples are enough.
         options: at which widths to measure, and how.
         resume: curves measured before: those with the same order and widths are not measured again.
         progress: called after each group.

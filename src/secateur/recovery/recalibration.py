@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import _BatchNorm, tree_map_only
+from secateur.batches import split_batch
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture.program import call_arguments, mode_of
@@ -37,7 +38,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
 
     Args:
         model: the network; only running statistics of its batch norms change.
-        batches: inputs, or pairs of inputs and targets (which are not used).
+        batches: inputs, pairs of inputs and targets (which are not used), or mappings of named arguments.
         max_batches: how many batches to use; all by default.
 
     Returns:
@@ -63,7 +64,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
     device = device_of(model)
     with untouched(model), mode_of(model, training=False), torch.no_grad(), _measuring(norms) as sums:
         for batch in islice(batches, max_batches):
-            inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+            inputs, _ = split_batch(batch)
             args, kwargs = call_arguments(tree_map_only(Tensor, lambda leaf: leaf.to(device), inputs))
             model(*args, **kwargs)
     if not sums:

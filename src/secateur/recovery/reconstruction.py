@@ -115,7 +115,8 @@ def reconstruct(
         model: the network before the cut; left as it is.
         pruned: the network after the cut; its weights, biases and running means are changed in place.
         plan: the plan that led from one to the other.
-        batches: inputs, or pairs of inputs and targets (which are not used), batch first.
+        batches: inputs, pairs of inputs and targets (which are not used), or mappings of named
+            arguments, batch first.
         fit: how to fit, and on how many examples.
         refit_downstream: refit also consumers of whole channels that come after the first cut, since what
             they read has changed too.

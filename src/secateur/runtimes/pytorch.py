@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur._compat import tree_leaves
 from secateur.devices import device_of, wait
 from secateur.errors import UsageError
 from secateur.latency import PYTORCH_RUNTIMES
+from secateur.outputs import parts_of
 from secateur.runtimes.base import Batch, Runner
 
 IN_PYTORCH = tuple(PYTORCH_RUNTIMES)
@@ -40,8 +40,8 @@ def prepare(runtime: str, model: nn.Module) -> Runner:
 
     def run(inputs: Batch) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            outputs = tree_leaves(call(*map(chosen.lay_out, inputs)))
+            outputs = parts_of(call(*map(chosen.lay_out, inputs))).tensors
         wait(device)
-        return tuple(item for item in outputs if isinstance(item, Tensor))
+        return outputs
 
     return Runner(runtime, run, device=device)

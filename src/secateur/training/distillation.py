@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from secateur.errors import UsageError
-from secateur.graph.capture.program import mode_of
+from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.training.losses import main_output
 
 _IMAGES = 4  # dimensions of a batch of them
@@ -64,7 +65,7 @@ class Teacher:
             yield
 
     @torch.no_grad()
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Any) -> Tensor:
         """Compute the teacher's outputs.
 
         Args:
@@ -83,12 +84,13 @@ class Teacher:
         3.5
         """
         if not self.flip:
-            return main_output(self.model(inputs))
+            args, kwargs = call_arguments(inputs)
+            return main_output(self.model(*args, **kwargs))
         require_images(inputs)
         views = inputs, inputs.flip(-1)
         return torch.stack([main_output(self.model(view)) for view in views]).mean(0)
 
-    def join(self, loss: Tensor, outputs: Tensor | Sequence[Tensor | None], inputs: Tensor) -> Tensor:
+    def join(self, loss: Tensor, outputs: Any, inputs: Any) -> Tensor:
         """Combine the loss against the targets with the loss against the teacher.
 
         (1 - w) · loss + w · T² · KL(soft-max(teacher / T) ‖ soft-max(outputs / T)), equation 1 of the paper
@@ -96,7 +98,7 @@ class Teacher:
 
         Args:
             loss: of the outputs against the targets, a scalar.
-            outputs: class scores of shape ``(N, K)``, or a sequence that begins with them.
+            outputs: class scores of shape ``(N, K)``, or what begins with them.
             inputs: of the network.
 
         Returns:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.errors import DataError
-from secateur.graph.capture.program import mode_of
+from secateur._compat import tree_map_only
+from secateur.batches import labels_of, split_with_targets
+from secateur.errors import DataError, UsageError
+from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.ranks import split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.events import tracked
 from secateur.training.losses import LossFunction, main_output
 from secateur.untouched import untouched
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
+"""Pairs of inputs and class indices, or mappings of named arguments with the labels among them."""
 
 Metric = Callable[[nn.Module], float]
 """A metric of the user's: how good a network is; larger is better."""
@@ -80,8 +84,9 @@ def evaluate(
     """Evaluate a network in evaluation mode; each module's mode is restored afterwards.
 
     Args:
-        model: returns class scores, shape ``(batch, classes)``.
-        batches: pairs of inputs and class indices; the same in all processes, which share the work.
+        model: returns class scores, shape ``(batch, classes)``, first or alone.
+        batches: pairs of inputs and class indices, or mappings of named arguments, in which the class indices
+            are called ``labels`` or ``label``; the same in all processes, which share the work.
         loss_fn: mean loss of a batch.
         context: where to compute, and what to report to; the network is moved to its device. If not given,
             the network is evaluated on its own device, in float32.
@@ -92,6 +97,7 @@ def evaluate(
 
     Raises:
         DataError: there are no examples.
+        UsageError: the targets are no class indices, one for each example.
         StoppedError: the user asked to stop.
 
     >>> inputs = torch.eye(3)
@@ -112,8 +118,13 @@ def evaluate(
         total = len(batches) if isinstance(batches, Sized) else None
         for part in tracked(parts, task, context.callbacks, context.interruption, total):
             if part.examples:
-                inputs, targets = (tensor.to(context.device) for tensor in part.batch)
-                scores = main_output(model(inputs)).float()
+                inputs, targets = split_with_targets(part.batch, "an evaluation")
+                inputs, targets = tree_map_only(
+                    Tensor, lambda leaf: leaf.to(context.device), (inputs, labels_of(targets))
+                )
+                args, kwargs = call_arguments(inputs)
+                scores = main_output(model(*args, **kwargs)).float()
+                _refuse_other_targets(scores, targets)
                 correct = (scores.argmax(1) == targets).sum()
                 found.append(torch.stack([correct.float(), loss_fn(scores, targets).float()]))
                 counts.append(len(targets))
@@ -124,3 +135,13 @@ def evaluate(
     if not examples:
         raise DataError("there are no examples to evaluate on")
     return Evaluation(correct / examples, loss / examples, int(examples))
+
+
+def _refuse_other_targets(scores: Tensor, targets: Any) -> None:
+    if isinstance(targets, Tensor) and targets.shape == scores.shape[:1] + scores.shape[2:]:
+        return
+    shape = f"of shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+    raise UsageError(
+        f"accuracy needs class indices as targets, but they are {shape} beside outputs of shape "
+        f"{tuple(scores.shape)}; pass metric= for another task"
+    )

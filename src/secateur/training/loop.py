@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.batches import refuse_one_shot
+from secateur._compat import tree_map_only
+from secateur.batches import refuse_one_shot, split_with_targets
 from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.devices import channels_last
 from secateur.errors import DataError, StoppedError, TrainingError
-from secateur.graph.capture.program import mode_of
+from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
@@ -48,8 +49,11 @@ class FitOptions(TypedDict, total=False):
         validation: evaluated after each epoch.
         metric: called with the network after each epoch instead; larger is better.
         optimizer: used, and its state kept, instead of a new one.
-        loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given.
-        teacher: a network whose outputs are learnt besides the targets.
+        loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given, and the
+            loss that the network returns for batches that are mappings. For these it is called with all that
+            the network returns, and with the batch.
+        teacher: a network whose outputs are learnt besides the targets; not from batches that are mappings,
+            whose outputs may not be class scores.
         observe: entered for the last epoch, for example to collect scores from its steps.
         phase: name of this training in events, ``"training"`` if not given.
         context: where to compute, and what to report to. If not given, the network is trained on its device,
@@ -123,8 +127,9 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
 
     Args:
         model: returns class scores, or a tuple with auxiliary scores behind them in training mode.
-        batches: pairs of inputs and class indices; one pass is an epoch. Several processes are given
-            the same batches; each takes a part of every one.
+        batches: pairs of inputs and class indices, or mappings of named arguments with the labels among
+            them; one pass is an epoch. Several processes are given the same batches; each takes a part of
+            every one.
         settings: epochs, schedule, and the optimizer if none is given.
         **options: see :class:`FitOptions`.
 
@@ -171,7 +176,7 @@ class _Setup:
     batches: Batches
     settings: FitSettings
     optimizer: Optimizer
-    loss_fn: Callable[[Any, Tensor], Tensor]
+    loss_fn: LossFunction
     teacher: Teacher | None
     evaluate: Callable[[], Evaluation] | None
     observe: AbstractContextManager[Any]
@@ -204,7 +209,8 @@ def _prepare(
     model: nn.Module, batches: Batches, settings: FitSettings, options: FitOptions, context: RunContext
 ) -> _Setup:
     optimizer = options.get("optimizer") or make_optimizer(model, settings.optimizer)
-    loss_fn = options.get("loss_fn") or partial(cross_entropy, label_smoothing=settings.label_smoothing)
+    given = options.get("loss_fn")
+    loss_fn = given or partial(cross_entropy, label_smoothing=settings.label_smoothing)
     wrapped, stepper = context.fabric.setup(model, optimizer)
     per_epoch = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if per_epoch == 0:
@@ -215,7 +221,7 @@ def _prepare(
         batches=batches,
         settings=settings,
         optimizer=optimizer,
-        loss_fn=with_auxiliaries(loss_fn),
+        loss_fn=with_auxiliaries(loss_fn, own=given is None),
         teacher=options.get("teacher"),
         evaluate=_evaluator(model, options.get("validation"), options.get("metric"), context),
         observe=options.get("observe") or nullcontext(),
@@ -320,14 +326,15 @@ def _train_epoch(
 def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
     """Take one optimizer step on one batch, of which a part is here; return the loss of the whole batch."""
     context = setup.context
-    inputs, targets = part.batch
+    inputs, targets = split_with_targets(part.batch, "training")
     setup.optimizer.zero_grad(set_to_none=True)
-    inputs = inputs.to(context.device)
-    if setup.channels_last and inputs.ndim == 4:
-        inputs = channels_last(inputs)
-    outputs = setup.wrapped(inputs)
-    loss = setup.loss_fn(outputs, targets.to(context.device))
-    if setup.teacher is not None:
+    inputs, targets = tree_map_only(Tensor, lambda leaf: leaf.to(context.device), (inputs, targets))
+    if setup.channels_last:
+        inputs = tree_map_only(Tensor, lambda leaf: channels_last(leaf) if leaf.ndim == 4 else leaf, inputs)
+    args, kwargs = call_arguments(inputs)
+    outputs = setup.wrapped(*args, **kwargs)
+    loss = setup.loss_fn(outputs, targets)
+    if setup.teacher is not None and not isinstance(targets, Mapping):
         with context.fabric.autocast():
             loss = setup.teacher.join(loss, outputs, inputs)
     value = mean_loss(float(loss.detach()), part, context.ranks)

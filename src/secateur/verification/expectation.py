@@ -94,7 +94,8 @@ class Expectation:
                 was traced with, or the network does not run on them.
         """
         refuse_model(model, plan)
-        graph, inputs = plan.graph, beside(model, inputs)
+        graph = plan.graph
+        inputs = graph.wiring.program.ordered(beside(model, inputs))
         after = graph.after(plan)
         held = named_tensors(model)
         tensors = original_sizes(graph, held)
@@ -268,6 +269,11 @@ class Expectation:
             counted += varying(case.expected, unseen)
         constant = set.intersection(*still.values()) if still else set[str]()
         not_checked += [f"{path} (does not depend on the inputs)" for path in sorted(constant)]
+        objects = {place: kind for case in compared for place, kind in case.forward.program.left_out.items()}
+        not_checked += [
+            f"output{place} (an object of {kind}, whose tensors are not known)"
+            for place, kind in objects.items()
+        ]
         buffers = {path for _, path in noisy if path.startswith(f"output{BUFFER}")}
         not_checked += [
             f"{path} (rounding noise is too large)" for _, path in sorted(noisy) if path not in buffers

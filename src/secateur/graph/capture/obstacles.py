@@ -214,11 +214,9 @@ _VALUES = {
 
 def _of_values(error: Exception, place: Place) -> str:
     """What to say of code that depends on the values of tensors; nothing of other errors."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    kinds = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
-    text = str(error)
-    if not names & (kinds | {"UserError"}) or ("UserError" in names and "data-dependent" not in text.lower()):
+    if not depends_on_values(error):
         return ""
+    names, text = _kinds(error), str(error)
     source = place.source
     if "DynamicOutputShapeException" in names or re.search(r"Size-like symbols: u", text):
         return _VALUES["size"]
@@ -229,6 +227,17 @@ def _of_values(error: Exception, place: Place) -> str:
     if re.search(r"\b(if|elif|assert|and|or|not)\b|\b(max|min|any|all)\(", source) or "Eq(" in text:
         return _VALUES["branch"]
     return _VALUES["number"]
+
+
+def depends_on_values(error: Exception) -> bool:
+    """Tell whether an export failed because code depends on the values of tensors."""
+    kinds = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
+    names = _kinds(error)
+    return bool(names & kinds) or ("UserError" in names and "data-dependent" in str(error).lower())
+
+
+def _kinds(error: Exception) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def _of_call(model: nn.Module, error: Exception) -> str:
@@ -269,7 +278,7 @@ def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
     if output:
         return (
             f"it returns an object of {output[1].rpartition('.')[2]}, a type whose tensors are not known. "
-            "Return a tensor, tuple or dict, or register the data class with torch.export.register_dataclass."
+            "Return tensors, in a tuple, dict or data class."
         )
     if given:
         return (

@@ -8,9 +8,11 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -20,19 +22,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from secateur._compat import (
-    keystr,
-    lazy_graph_modules,
-    stack_traces,
-    tree_flatten_with_path,
-    tree_leaves,
-    tree_map_only,
-    tree_unflatten,
-)
+from secateur._compat import lazy_graph_modules, stack_traces, tree_leaves, tree_map_only
 from secateur.errors import TraceError
 from secateur.exact import seed_everything
+from secateur.graph.capture.answers import Answering, Answers, answers_of
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.obstacles import (
+    depends_on_values,
     explain,
     find_gradients,
     find_layers_made,
@@ -40,6 +36,8 @@ from secateur.graph.capture.obstacles import (
     find_unknown_size,
 )
 from secateur.graph.capture.quiet import quiet_export
+from secateur.graph.capture.unknown_sizes import settle_sizes
+from secateur.outputs import Parts, parts_of
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -77,7 +75,11 @@ class Program:
         constants: values of the constants, by name.
         training: whether the network was in training mode while it was captured.
         batch: leading size of the first input tensor (1 if inputs are not batched).
+        arguments: names of the arguments that the network was called with, in their order; empty where a
+            forward pass takes any number of them by position.
         outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
+        left_out: what the network returns beside the outputs: for each object whose tensors are not known,
+            where it is, and its class.
         complete: whether it is all that the network does in its mode, as far as can be told.
         derived: whether it was made from the program of the other mode, which runs the same operators.
     """
@@ -87,7 +89,9 @@ class Program:
     constants: Mapping[str, Any] = field(repr=False)
     training: bool
     batch: int
+    arguments: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     derived: bool = False
     complete: bool = True
 
@@ -108,6 +112,12 @@ class Program:
                 if item is not None and item.origin is Origin.TENSOR:
                     changed.add(item.name)
         return frozenset(changed)
+
+    def ordered(self, inputs: ExampleInputs) -> ExampleInputs:
+        """Put named arguments into the order in which the program takes them."""
+        if not isinstance(inputs, Mapping) or set(inputs) != set(self.arguments):
+            return inputs
+        return {name: inputs[name] for name in self.arguments}
 
     @property
     def graph(self) -> Graph:
@@ -290,9 +300,9 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     inputs = doubled(inputs) if training else inputs
     args, kwargs = call_arguments(inputs)
-    exported, obstacle = _exported(model, args, kwargs, training=training, lines=False)
+    exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=False)
     if obstacle is not None:  # once more, to name the line of the user's code
-        exported, obstacle = _exported(model, args, kwargs, training=training, lines=True)
+        exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=True)
     if obstacle is not None:
         raise TraceError(obstacle)
     inline_mode_regions(exported.graph_module)
@@ -320,13 +330,15 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         constants=constants,
         training=training,
         batch=_batch(exported.graph, placeholders),
-        outputs=tuple(keystr(path) for path, _ in tree_flatten_with_path(_structure(exported))[0]),
+        arguments=_argument_names(model, args, kwargs),
+        outputs=returned.paths,
+        left_out=returned.left_out,
     )
 
 
 def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, lines: bool
-) -> tuple[ExportedProgram, str | None]:
+) -> tuple[ExportedProgram, Parts, str | None]:
     """Export a network, and look for an obstacle in the result.
 
     Args:
@@ -337,7 +349,7 @@ def _exported(
         lines: note the user's line for each operator, which takes a fifth of the time.
 
     Returns:
-        The program, and what is wrong with it, if anything.
+        The program, the places of its outputs, and what is wrong with it, if anything.
 
     Raises:
         TraceError: the network cannot be exported.
@@ -355,15 +367,78 @@ def _exported(
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         _stand_in(model)
+        returned = _returning_leaves(model)
         # Code that tosses a coin does so in the same way when it is run for the check.
         seed_everything()
         noted.seed_generators()
         try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
+            exported = _answered(model, args, kwargs)
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
-        return exported, find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
+        settle_sizes(graph)
+        obstacle = find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
+        return exported, returned[-1], obstacle
+
+
+def _returning_leaves(model: nn.Module) -> list[Parts]:
+    """Let a network return the leaves of its output, whose class export need not know then.
+
+    The caller puts the hook off again.
+
+    Returns:
+        A list that gets the places of the leaves at each call.
+    """
+    found: list[Parts] = []
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        parts = parts_of(output)
+        found.append(replace(parts, leaves=()))
+        # Where nothing is known, the error of export names the class.
+        return parts.leaves if parts.tensors or not parts.left_out else output
+
+    model.register_forward_hook(hook)
+    return found
+
+
+def _argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the arguments of a call; none if a forward pass gives some of them no name."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+        known = [item.name for item in parameters if item.kind in kinds]
+    except (TypeError, ValueError):  # no Python function
+        known = []
+    return (*known[: len(args)], *kwargs) if len(known) >= len(args) else ()
+
+
+def _answered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """Export a network; where its code asks tensors for values, with the answers that no input changes."""
+    try:
+        return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        answers = _answers_after(error, model, args, kwargs)
+        if not answers:
+            raise
+    with Answering(answers):
+        return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _answers_after(
+    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Answers:
+    """What code asks of constants, if that may be why an export failed."""
+    if not depends_on_values(error):
+        return {}
+    heard = io.StringIO()  # what the network prints was shown by the export
+    with (
+        untouched(model),
+        contextlib.suppress(Exception),  # the user's code may fail in any way
+        contextlib.redirect_stdout(heard),
+        contextlib.redirect_stderr(heard),
+    ):
+        return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
+    return {}
 
 
 def _stand_in(model: nn.Module) -> None:
@@ -389,12 +464,6 @@ def _alias(tensor: Tensor) -> Tensor:
         alias = nn.Parameter(alias, requires_grad=tensor.requires_grad)
     vars(alias).update(vars(tensor))
     return alias
-
-
-def _structure(exported: ExportedProgram) -> Any:
-    """What the network returns, with any value in place of tensors."""
-    spec = exported.call_spec.out_spec
-    return tree_unflatten([0] * spec.num_leaves, spec)
 
 
 def _shape_only(value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur._compat import keystr, tree_flatten_with_path
+from secateur.outputs import parts_of
 
 TOLERANCE = 1e-8
 """Largest difference, relative to the largest value of a slice, at which two float64 results are equal."""
@@ -34,7 +34,7 @@ class Outputs:
     """The outputs of one run.
 
     Attributes:
-        leaves: tensors and other values, in the order in which pytree flattens the output.
+        leaves: tensors and plain values, in the order in which the output holds them.
         paths: where each leaf is in the output, such as ``"['scores'][0]"``.
         rounded: whether something was computed in less than float64.
         without_gradients: why a training-mode pass was run without gradients, if it was.
@@ -48,9 +48,9 @@ class Outputs:
     @classmethod
     def of(cls, output: Any, *, rounded: bool = False) -> Outputs:
         """Flatten what a network returned."""
-        found = tree_flatten_with_path(output)[0]
-        leaves = (_kept(leaf.detach()) if isinstance(leaf, Tensor) else leaf for _, leaf in found)
-        return cls(tuple(leaves), tuple(keystr(path) for path, _ in found), rounded)
+        found = parts_of(output)
+        leaves = (_kept(leaf.detach()) if isinstance(leaf, Tensor) else leaf for leaf in found.leaves)
+        return cls(tuple(leaves), found.paths, rounded)
 
     def beside(self, buffers: Mapping[str, Tensor]) -> Outputs:
         """Add buffers to the outputs, under their names."""

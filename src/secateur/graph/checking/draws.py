@@ -55,16 +55,27 @@ def random_inputs(program: Program, inputs: ExampleInputs, seed: int) -> Example
 
 
 def jittered(inputs: ExampleInputs, seed: int) -> ExampleInputs:
-    """Move floating-point inputs by a few percent, for networks that refuse arbitrary ones."""
+    """Move floating-point inputs by a few percent, for networks that refuse arbitrary ones.
+
+    Integers that belong together, such as the corners of boxes, stay together: where there are any, the
+    examples change places.
+    """
     generator = torch.Generator().manual_seed(seed)
+    leaves, spec = tree_flatten(call_arguments(inputs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.layout is torch.strided]
+    batch = next((len(leaf) for leaf in tensors if leaf.dim()), 0)
+    turned = any(not leaf.is_floating_point() for leaf in tensors)
 
     def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.layout is not torch.strided:
+        if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
+            return leaf
+        if turned and leaf.dim() and len(leaf) == batch:
+            leaf = leaf.roll(seed, 0)
+        if not leaf.is_floating_point():
             return leaf
         noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
         return (leaf.detach().double() * (1 + 0.03 * noise.to(leaf.device))).to(leaf.dtype)
 
-    leaves, spec = tree_flatten(call_arguments(inputs))
     return _form(inputs, tree_unflatten([moved(leaf) for leaf in leaves], spec))
 
 

@@ -168,7 +168,8 @@ class MaskedInterpreter(Interpreter):
         """Refuse a result that lost other channels than its labels say: it is no statistic."""
         if not value.shape or not isinstance(result, Tensor):
             return
-        expected = list(value.shape)
+        # Not the shape of the value, since the pass may be of another number of examples than the traced one.
+        expected = list(node.meta["val"].shape)
         for dim, index in self._indices(value.labels):
             expected[dim] = len(index)
         if list(result.shape) != expected:

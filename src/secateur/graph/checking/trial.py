@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
+from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.errors import SecateurError, TraceError
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
@@ -36,6 +36,7 @@ from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors,
 from secateur.graph.groups import Group, IntArray
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
+from secateur.outputs import parts_of
 
 MOST_TRIALS = 40
 """How many trials are made to find out which groups fail; what is undecided then is frozen."""
@@ -176,6 +177,7 @@ class _Trials:
         self._finite: bool | None = None  # known once the network itself has run
         program = graph.wiring.program
         self._draws = [*(random_inputs(program, inputs, seed) for seed in (1, 2)), inputs]
+        self._mild = False  # whether the draws are close to the given inputs
         self._native = False  # until the network is found not to run in float64
         dtypes = {tensor.dtype for tensor in self._scrambled.tensors.values() if tensor.is_floating_point()}
         self._fine = dtypes <= {torch.float32, torch.float64}
@@ -295,7 +297,7 @@ class _Trials:
             try:
                 return lively(forward, self._scrambled.tensors, self._draws[1], removed)
             except Exception:  # noqa: BLE001 - operators may refuse values in any way
-                self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
+                self._draw_closer()
         return Weights(self._scrambled.tensors)
 
     def _cut(self, plan: Keep, share: Share, weights: Weights) -> _Cut:
@@ -370,6 +372,10 @@ class _Trials:
         except SecateurError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
+            if self._refuses_draws():
+                self._draw_closer()
+                weights = replace(cut.weights, outputs=None)
+                return self._compared_pass(replace(cut, weights=weights, other=None), forward, draw, native)
             return _Fault(f"the forward pass fails ({first_line(error)})")
         known = cut.weights.outputs if coarse and draw == 1 and not training else None
         try:
@@ -383,6 +389,21 @@ class _Trials:
         if problem is None and others and not training and _all_constant([expected, *others]):
             return _UNSEEN
         return problem
+
+    def _refuses_draws(self) -> bool:
+        """Tell whether the network itself fails on inputs that were drawn at random."""
+        random = self._graph.wiring.evaluation.program.is_random
+        try:
+            for inputs in [] if self._mild else self._draws[:2]:
+                run_network(self._model, inputs, training=False, random=random, native=True)
+        except Exception:  # noqa: BLE001 - the user's code may fail in any way
+            return True
+        return False
+
+    def _draw_closer(self) -> None:
+        """Draw inputs that are closer to the given ones."""
+        self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
+        self._mild = True
 
     def _run_cut(self, cut: _Cut, forward: Pass, inputs: ExampleInputs, native: bool) -> Outputs:
         """Run the cut network."""
@@ -561,7 +582,7 @@ def _run_on_shapes(
             # What only the backward pass reads shows there alone.
             for parameter in model.parameters():
                 parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-            leaves = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            leaves = parts_of(model(*args, **kwargs)).tensors
             torch.autograd.backward(
                 [leaf for leaf in leaves if leaf.requires_grad],
                 [torch.ones_like(leaf) for leaf in leaves if leaf.requires_grad],

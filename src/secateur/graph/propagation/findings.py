@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
@@ -116,6 +119,8 @@ class Findings:
     rescales: list[Rescale] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    left_free: dict[int, list[Choice]] = field(default_factory=dict)
+    """For each slot, the choices that left it free."""
     objections: set[str] = field(default_factory=set)
     """Operators whose choice of an axis does not suit a later operator."""
     assumptions: set[str] = field(default_factory=set)
@@ -128,6 +133,12 @@ class Findings:
     """For the first slot of a vector, the first slots of all vectors that it was joined to."""
     behind: dict[str, int] = field(default_factory=dict)
     """For each operator, a bit for every operator that it depends on and that objected to a choice."""
+
+    def chosen(self, choice: Choice) -> None:
+        """Record a choice."""
+        self.choices.append(choice)
+        for slot in choice.labels.tolist():
+            self.left_free.setdefault(slot, []).append(choice)
 
     def joined(self, left: int, right: int) -> None:
         """Record that two vectors, named by their first slots, were joined."""
@@ -147,6 +158,7 @@ class Hints:
         sizes: for operators that take sizes, where these come from, by node name.
         refused: operators whose fixed numbers were shown not to follow the widths.
         tensors: names of parameters and buffers, by the node that stands for them.
+        unread: operators whose results nothing reads.
         weights: operators that compute a weight from other weights, whatever the inputs are.
     """
 
@@ -154,6 +166,7 @@ class Hints:
     sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -181,3 +194,25 @@ def next_axis(choice: Choice, tried: Mapping[str, int]) -> int | None:
         return choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
     largest = choice.units.index(max(choice.units))
     return choice.chosen - 1 if 0 < choice.chosen < largest else None
+
+
+def axes_beside_shared(
+    choices: Sequence[Choice], components: IntArray, modules: Mapping[str, str]
+) -> dict[str, int]:
+    """Another free axis for every choice whose channels are those of a choice in another module.
+
+    Args:
+        choices: all choices that were made.
+        components: for each slot, its channel.
+        modules: for each operator, the path of its module.
+    """
+    places: dict[int, set[str]] = defaultdict(set)
+    for choice in choices:
+        for channel in np.unique(components[choice.labels]).tolist():
+            places[channel].add(modules[choice.node])
+    axes = {
+        choice.node: next_axis(choice, {})
+        for choice in choices
+        if any(len(places[channel]) > 1 for channel in np.unique(components[choice.labels]).tolist())
+    }
+    return {node: axis for node, axis in axes.items() if axis is not None}

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Sequence
 from functools import reduce
 
-import numpy as np
 from torch.fx import Node
 
 from secateur.graph.groups import IntArray
@@ -59,4 +58,5 @@ class Objections:
 
     def _made(self, slots: Sequence[int] | IntArray) -> list[Choice]:
         """The choices that left any of some channels free."""
-        return [choice for choice in self._findings.choices if np.isin(slots, choice.labels).any()]
+        found = [choice for slot in slots for choice in self._findings.left_free.get(int(slot), ())]
+        return list({choice.node: choice for choice in found}.values())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import TraceError
-from secateur.graph.capture.program import Origin, Program, module_path
+from secateur.graph.capture.program import Origin, Program, module_path, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
@@ -45,7 +45,7 @@ def propagate(
     env: Environment = {}
     findings = Findings()
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
-    known = replace(hints, weights=weight_operators(program), tensors=tensors)
+    known = replace(hints, weights=weight_operators(program), tensors=tensors, unread=_unread(program))
     for node in program.graph.nodes:
         if node.op == "placeholder":
             env[node] = _placeholder(program, node, slots)
@@ -62,6 +62,16 @@ def propagate(
         for read, enters in zip(findings.reads, at_input(program, env, findings.reads), strict=True)
     ]
     return env, findings
+
+
+def _unread(program: Program) -> frozenset[str]:
+    """Find the operators whose results reach no output and no tensor that is written to."""
+    read: set[Node] = set()
+    for node in reversed(program.graph.nodes):
+        writes = node.op == "call_function" and next(written_arguments(node), None) is not None
+        if node.op == "output" or writes or not read.isdisjoint(node.users):
+            read.add(node)
+    return frozenset(node.name for node in program.graph.nodes if node not in read)
 
 
 def _tensor_name(program: Program, node: str) -> str:

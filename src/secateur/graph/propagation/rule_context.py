@@ -25,6 +25,7 @@ from secateur.graph.propagation.findings import (
     Statistic,
 )
 from secateur.graph.propagation.objections import Objections
+from secateur.graph.propagation.views import left_out
 from secateur.graph.sizes.factors import Factor, growth_of
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Source
 
@@ -147,8 +148,11 @@ class RuleContext:
         return left
 
     def freeze(self, labels: Labels, reason: str) -> None:
-        """Forbid the removal of these channels."""
-        if labels is not None:
+        """Forbid the removal of these channels; a result that nothing reads forbids nothing.
+
+        Code often picks an element for its shape alone. Whether it runs on other widths shows in the trial.
+        """
+        if labels is not None and self.node.name not in self._hints.unread:
             self.slots.freeze(labels, reason)
             self._objections.raise_to(labels, own=True)
 
@@ -272,7 +276,7 @@ class RuleContext:
 
     def record_axis(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
         """Record a choice, so that a later operator can object to it."""
-        self._findings.choices.append(Choice(self.node.name, tuple(units), chosen, labels))
+        self._findings.chosen(Choice(self.node.name, tuple(units), chosen, labels))
 
     def reject_axis(self, labels: Labels) -> None:
         """Object to the choice that left these channels free: another axis would suit better."""
@@ -425,6 +429,17 @@ class RuleContext:
         for maker in made:
             self._env[maker] = self._value(maker).replaced(dim % len(value.shape), labels)
         return labels
+
+    def left_out(self, name: str) -> list[IntArray]:
+        """List what an argument leaves out of the wider values in whose memory it lies.
+
+        Args:
+            name: the argument, a tensor.
+
+        Returns:
+            For each range of a last dimension that it was taken from, the labels outside of the range.
+        """
+        return list(left_out(self._arguments[name], self._env))
 
     def owner(self) -> nn.Module | None:
         """Return the module that runs the operator."""

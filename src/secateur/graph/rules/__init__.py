@@ -97,6 +97,7 @@ def _load() -> None:
         distances,
         einsum,
         elementwise,
+        grouped,
         indexing,
         linear,
         normalisation,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.labels import Labels, Value
@@ -15,16 +18,37 @@ from secateur.graph.rules import rule
 @rule("aten.index")
 def index(op: RuleContext) -> Value:
     """Indexed dimensions are fixed; what is picked takes the place of the first of them."""
-    value, given = op.first(), list(op.option("indices"))
-    picked = [dim for dim, item in enumerate(given) if item is not None]
-    for dim in picked:
-        op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    value = op.first()
+    picked = indexed_dims(op)
+    for labels in [value.labels[dim] for dim in picked]:
+        op.freeze(labels, f"picked by an index tensor ({op.place})")
+    for item in op.values("indices"):
+        for labels in item.labels:
+            op.freeze(labels, f"used as an index ({op.place})")
     new = len(op.shape) - (len(value.shape) - len(picked))
     # Index tensors that are not neighbours put their result in front.
     neighbours = picked == list(range(picked[0], picked[0] + len(picked)))
     start = picked[0] if neighbours else 0
     kept = [labels for dim, labels in enumerate(value.labels) if dim not in picked]
     return Value(op.shape, (*kept[:start], *(None,) * new, *kept[start:]))
+
+
+def indexed_dims(op: RuleContext) -> list[int]:
+    """List the dimensions that index tensors pick from; a mask picks from as many as it has."""
+    picked: list[int] = []
+    place = 0
+    for item, index in zip(op.option("indices"), op.values("indices"), strict=True):
+        count = len(index.shape) if is_mask(item) else 1
+        if item is not None:
+            picked += range(place, place + count)
+        place += count
+    return picked
+
+
+def is_mask(index: Any) -> bool:
+    """Tell whether an index is a tensor of truth values."""
+    value = index.meta.get("val") if isinstance(index, Node) else None
+    return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 
 
 @rule("aten.index_select")
@@ -48,9 +72,9 @@ def repeat(op: RuleContext) -> Value:
     for place, (item, count) in enumerate(zip(own, times, strict=True)):
         single = count == op.shape[place] and len(op.sources) == len(times)
         made.append(op.follower(place, count) if single else None)
-        if made[-1] is None:
+        if made[-1] is None and (item is None or len(item) > 1 or count == 1):
             labels.append(item if item is None else np.tile(item, count))
-        else:  # repeated as often as there are channels
+        else:  # as often as there are channels, or as there are examples
             op.freeze(item, f"one channel is repeated ({op.place})")
             labels.append(made[-1])
     if len(op.sources) == len(times):

@@ -30,11 +30,13 @@ def _per_position(spatial: int) -> None:
         whole = _whole(op, value, spatial)
         if whole:
             op.statistic_along("self", whole)
-        for dim in set(range(len(value.shape) - spatial, len(value.shape))) - whole:
+        alone = _alone(op, value, spatial)
+        for dim in set(range(len(value.shape) - spatial, len(value.shape))) - whole - alone:
             reason = f"neighbouring channels are pooled together, so their order counts ({op.place})"
             op.freeze(value.labels[dim], reason)
-        kept = value.labels[: len(value.shape) - spatial]
-        result = Value(op.shape, (*kept, *(None,) * spatial))
+        lead = len(value.shape) - spatial
+        labels = [own if dim < lead or dim in alone else None for dim, own in enumerate(value.labels)]
+        result = Value(op.shape, tuple(labels))
         several = isinstance(op.node.meta["val"], Sequence)
         return [result] * len(op.shapes) if several else result
 
@@ -45,6 +47,24 @@ def _whole(op: RuleContext, value: Value, spatial: int) -> set[int]:
         return set()
     dims = range(len(value.shape) - spatial, len(value.shape))
     return {dim for dim in dims if value.labels[dim] is not None and op.shape[dim] == 1}
+
+
+def _alone(op: RuleContext, value: Value, spatial: int) -> set[int]:
+    """Return the dimensions along which windows are one wide, so that no neighbours meet."""
+    if op.option_or("kernel_size", None) is None or op.operator.startswith("fractional_"):
+        return set()
+    if op.operator.endswith("with_indices") and is_used(op, 1):
+        return set()  # places in the whole plane
+
+    def per_dim(name: str, default: Sequence[int]) -> list[int]:
+        given = op.option_or(name, None)
+        given = [given] if isinstance(given, int) else list(given or default)
+        return given * spatial if len(given) == 1 else given
+
+    kernel = per_dim("kernel_size", [])
+    windows = zip(kernel, per_dim("stride", kernel), per_dim("padding", [0]), strict=True)
+    lead = len(value.shape) - spatial
+    return {lead + place for place, window in enumerate(windows) if window == (1, 1, 0)}
 
 
 for _spatial in (1, 2, 3):

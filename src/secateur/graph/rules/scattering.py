@@ -6,15 +6,11 @@ written to adopts the channels; the trial cut checks that its size in the code f
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
-
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
+from secateur.graph.rules.indexing import indexed_dims, is_mask
 
 
 @rule("aten.gather")
@@ -91,10 +87,11 @@ def index_fill(op: RuleContext) -> Value:
 @rule("aten.index_put")
 def index_put(op: RuleContext) -> Value:
     """Join target and values along dimensions without an index; a full mask is element-wise."""
-    value, given = op.value("self"), list(op.option("indices"))
-    picked = [place for place, item in enumerate(given) if item is not None]
-    if any(_is_mask(given[place]) for place in picked):
-        return _masked(op, value, given)
+    value, written = op.value("self"), op.value("values")
+    masks = [place for place, item in enumerate(op.option("indices")) if is_mask(item)]
+    if masks and op.values("indices")[0].shape == value.shape and all(size == 1 for size in written.shape):
+        return combine(op, [value, op.values("indices")[0]], op.shape)
+    picked = indexed_dims(op)
     for dim in picked:
         op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
     for item in op.values("indices"):
@@ -102,11 +99,10 @@ def index_put(op: RuleContext) -> Value:
             op.freeze(labels, f"used as an index ({op.place})")
     if not picked or picked != list(range(picked[0], picked[0] + len(picked))):
         return _refused(op)
-    kept = [dim for dim in range(len(value.shape)) if dim not in picked]
-    written = op.value("values")
-    # What is written has the shape of the index tensors in place of the indexed dimensions.
-    more = max(len(op.values("indices")[place].shape) for place in picked) - len(picked)
-    for dim in kept:
+    # What is written has the shape of what is picked in place of the indexed dimensions; a mask picks a list.
+    sizes = [1 if place in masks else len(item.shape) for place, item in enumerate(op.values("indices"))]
+    more = max(sizes) - len(picked)
+    for dim in (dim for dim in range(len(value.shape)) if dim not in picked):
         place = dim - len(value.shape) - (more if dim < picked[0] else 0)
         if -place <= len(written.shape):
             _one_of(op, dim, place)
@@ -114,12 +110,6 @@ def index_put(op: RuleContext) -> Value:
     for dim in picked:
         result = result.replaced(dim, None)
     return result
-
-
-def _is_mask(index: Any) -> bool:
-    """Return whether an index is a boolean tensor."""
-    value = index.meta.get("val")
-    return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 
 
 def _one_of(op: RuleContext, dim: int, place: int) -> None:
@@ -130,13 +120,6 @@ def _one_of(op: RuleContext, dim: int, place: int) -> None:
         op.join(labels, op.adopt("values", place, labels))
     else:
         op.freeze(written.labels[place], f"one channel is written to all ({op.place})")
-
-
-def _masked(op: RuleContext, value: Value, given: list[object]) -> Value:
-    mask = op.values("indices")[0]
-    if len(given) > 1 or mask.shape != value.shape or any(size != 1 for size in op.value("values").shape):
-        return _refused(op)
-    return combine(op, [value, mask], op.shape)
 
 
 def _beside(op: RuleContext, axis: int, *names: str) -> Labels:

@@ -111,12 +111,14 @@ def select(op: RuleContext) -> Value:
 
 @rule("aten.slice", "aten.narrow")
 def cut_out(op: RuleContext) -> Value:
-    """A range of a dimension: the whole of it, or between borders that follow the widths or are fixed."""
+    """A range of a dimension: all of it, nothing, or between borders that follow the widths or are fixed."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]
     if op.shape[dim] == value.shape[dim]:
         return value
+    if op.shape[dim] == 0:  # a range that is empty stays so when the dimension shrinks
+        return _with(value, op.shape, dim, None if labels is None else labels[:0])
     piece = _every_other(op, labels)
     if piece is None:
         piece = _between(op, labels, dim)

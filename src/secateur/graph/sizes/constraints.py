@@ -77,9 +77,12 @@ class _Settling:
         direct = [item for item in equations if isinstance(item.source, FromAttribute)]
         sizes = [item for item in equations if isinstance(item.source, FromTensor)]
         self._open = [*direct, *sizes, *(item for item in equations if isinstance(item.source, Computed))]
-        self._find_attributes()
-        self._find_compared()
-        self._join_all()
+        known = -1
+        while len(self._ties) > known:  # what was joined cancels, which may leave one unknown
+            known = len(self._ties)
+            self._find_attributes()
+            self._find_compared()
+            self._join_all()
         self._guess = True  # attributes that are still unknown stay as they are
         self._join_all()
         for item in self._open:

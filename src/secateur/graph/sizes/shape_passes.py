@@ -1,7 +1,7 @@
 """Operators on tensors that only have a shape, without the time that PyTorch takes for them there.
 
 PyTorch decomposes normalisations and activations on the meta device into many operators written in Python,
-which takes most of the time of a pass on shapes.
+which takes most of the time of a pass on shapes. Grouped products of shapes are refused in float32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from secateur._compat import FakeTensor
 from secateur.graph.sizes.opened import opened
 
 
@@ -45,7 +46,7 @@ _ACTIVATIONS = {
 
 
 def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator; of a normalisation or an activation of ordinary shapes, only the shapes are computed.
+    """Run an operator; of those that keep a shape, and of grouped products, compute shapes alone.
 
     Args:
         func: any operator of PyTorch.
@@ -66,6 +67,8 @@ def run_on_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
             fits = fits and (name != "group_norm" or args[0].shape[1] % args[1] == 0)
             if fits and all(_is_ordinary(part) and part.shape == shape for part in parts):
                 return _Like.apply(False, args[0], *parts)  # type: ignore[no-untyped-call]
+    if name in ("grouped_mm", "_grouped_mm") and _are_shapes(*args[:2]):
+        return args[0] @ args[1][0]  # rows of one matrix have the shape of rows of any
     return func(*args, **kwargs)
 
 
@@ -74,6 +77,12 @@ _NUMBERS = {"inplace", "approximate", "negative_slope", "min_val", "max_val", "a
 
 _NORMALISED = {"batch_norm": (1, 5), "layer_norm": (2, 4), "group_norm": (2, 4)}
 """Normalisations, and where their tensors are among the arguments."""
+
+
+def _are_shapes(rows: Tensor, matrices: Tensor) -> bool:
+    """Tell whether a grouped product gets rows and stacked matrices without values."""
+    without_values = rows.is_meta or isinstance(rows, FakeTensor)
+    return without_values and rows.dim() == 2 and matrices.dim() == 3
 
 
 def _is_ordinary(value: Any) -> bool:

@@ -25,7 +25,6 @@ from secateur.graph.capture.program import (
     ExampleInputs,
     Program,
     call_arguments,
-    doubled,
     mode_of,
     module_path,
 )
@@ -72,18 +71,30 @@ class _Made:
     dim: int
 
 
-def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Sequence[_Call] | None:
+@dataclass(frozen=True)
+class Observation:
+    """What a run on shapes showed.
+
+    Attributes:
+        calls: every operator that the code called, in order.
+        equal: sources of pairs of sizes that the code found equal.
+    """
+
+    calls: Sequence[_Call]
+    equal: Sequence[tuple[Any, Any]]
+
+
+def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
     """Run a network on shapes alone and record every operator that its code calls.
 
     Args:
         model: the network; not changed.
-        inputs: what to call it with; single examples are doubled in training mode.
+        inputs: what to call it with.
         training: in training mode instead of evaluation mode.
 
     Returns:
-        The calls in order; nothing if the network does not run on shapes alone.
+        What was seen; nothing if the network does not run on shapes alone.
     """
-    inputs = doubled(inputs) if training else inputs
     # Code may ask for gradients, which are on in training; a network that fails with them runs without.
     modes = (True, False) if training else (False,)
     for gradients, way in product(modes, (_on_meta, _on_fakes, _for_real)):
@@ -99,21 +110,21 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
                 stack.enter_context(mode)
                 stack.enter_context(watch)
                 model(*args, **kwargs)
-            return watch.calls
+            return Observation(watch.calls, tuple(EQUAL))
     return None
 
 
-def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
+def sizes_of(seen: Observation | None, program: Program) -> Sizes:
     """Find out where the sizes in a program come from.
 
     Args:
-        calls: what was recorded when the network ran on shapes, in the mode of the program.
+        seen: what was recorded when the network ran on shapes, in the mode of the program.
         program: the captured forward pass.
 
     Returns:
         The sources of sizes, for the operators for which they are known.
     """
-    return {} if calls is None else _aligned(calls, program)
+    return {} if seen is None else _aligned(seen, program)
 
 
 # fmt: off
@@ -135,13 +146,13 @@ class Likeness(Enum):
 
 
 def likeness(
-    evaluation: Sequence[_Call] | None, training: Sequence[_Call] | None, in_training: Collection[str]
+    evaluation: Observation | None, training: Observation | None, in_training: Collection[str]
 ) -> Likeness:
     """Compare what a network runs in its two modes.
 
     Args:
         evaluation: what was recorded in evaluation mode.
-        training: what was recorded in training mode; of twice as many examples, where there was one.
+        training: what was recorded in training mode; of twice as many examples, where it takes two.
         in_training: paths of the modules that were in training mode; an operator of theirs that the mode
             should switch and that the code keeps switched off counts as another one.
 
@@ -151,11 +162,11 @@ def likeness(
     """
     if evaluation is None or training is None:
         return Likeness.DIFFERENT
-    if any(call.is_on is False and call.key[0] in in_training for call in training):
+    if any(call.is_on is False and call.key[0] in in_training for call in training.calls):
         return Likeness.DIFFERENT
-    if _equal(*([call for call in calls if not call.is_switched] for calls in (evaluation, training))):
+    if _equal(*([call for call in seen.calls if not call.is_switched] for seen in (evaluation, training))):
         return Likeness.SAME
-    if _equal(*([call for call in calls if not call.is_harmless] for calls in (evaluation, training))):
+    if _equal(*([call for call in seen.calls if not call.is_harmless] for seen in (evaluation, training))):
         return Likeness.ALIKE
     return Likeness.DIFFERENT
 
@@ -341,11 +352,11 @@ def _normal(name: str) -> str:
     return _SAME.get(name, name)
 
 
-def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
+def _aligned(seen: Observation, program: Program) -> Sizes:
     """Match calls with the operators of the program: same module, same name, same shape, same order."""
     made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
     found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for call in calls:
+    for call in seen.calls:
         made[call.key].append(call)
     for node in program.graph.nodes:
         key = _key(node)
@@ -365,7 +376,7 @@ def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
         for call, name in nodes.items()
         if call.sizes
     }
-    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in EQUAL]
+    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in seen.equal]
     return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
 
 

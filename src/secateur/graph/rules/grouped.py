@@ -1,0 +1,49 @@
+"""Products of rows with one of several matrices, as mixtures of experts compute them."""
+
+from __future__ import annotations
+
+from secateur.graph.groups import Role
+from secateur.graph.labels import Labels, Value
+from secateur.graph.propagation.rule_context import RuleContext
+from secateur.graph.rules import rule
+
+_STRIDE_BYTES = 16
+"""Rows of the factors begin at multiples of so many bytes; other widths are refused by the operator."""
+
+
+@rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
+def grouped_product(op: RuleContext) -> Value:
+    """Contract each run of rows with the matrix of its expert; experts stay.
+
+    The operator takes only widths of which a row fills a multiple of 16 bytes, so channels go in runs. The
+    second name is what ``transformers`` puts in its place during a capture.
+    """
+    names = [argument.name for argument in op.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
+    left, right = op.value(names[0]), op.value(names[1])
+    if len(left.shape) != 2 or len(right.shape) != 3:
+        for item in op.tensors():
+            for labels in item.labels:
+                op.freeze(labels, f"a grouped product in a form that is not followed ({op.place})")
+        return Value.plain(op.shape)
+    op.freeze(left.labels[0], f"rows are dealt out to experts ({op.place})")
+    op.freeze(right.labels[0], f"experts are chosen by their place ({op.place})")
+    incoming, outgoing = right.labels[1], right.labels[2]
+    op.set_role(incoming, Role.CONSUMER)
+    op.set_role(outgoing, Role.PRODUCER)
+    op.join(left.labels[1], incoming, f"reads values that are not channels ({op.place})")
+    op.read(names[0], -1, left.labels[1])
+    step = _STRIDE_BYTES // op.node.args[1].meta["val"].element_size()  # type: ignore[union-attr]
+    for labels in (incoming, outgoing):
+        _couple_runs(op, labels, step)
+    sizes = zip(right.shape[1:], (incoming, outgoing), strict=True)
+    op.add_macs(left.shape[0], *(size if labels is None else labels for size, labels in sizes))
+    return Value(op.shape, (None, outgoing))
+
+
+def _couple_runs(op: RuleContext, labels: Labels, step: int) -> None:
+    """Let neighbours go in runs, so that their number stays a multiple."""
+    if labels is None or len(labels) % step:
+        return
+    rows = labels.reshape(-1, step)
+    for place in range(1, step):
+        op.join(rows[:, place], rows[:, 0])
