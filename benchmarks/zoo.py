@@ -185,18 +185,9 @@ def problem(action: Callable[[], None]) -> str:
 
 def answers(model: Any, x: Any) -> list[Any]:
     """Run a network; return the tensors of its output."""
-    return tensors(model(**x) if isinstance(x, dict) else model(x))
+    from secateur.outputs import parts_of
 
-
-def tensors(output: Any) -> list[Any]:
-    """Return the tensors within an output, in order."""
-    import torch
-
-    if isinstance(output, torch.Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    return [leaf for part in output for leaf in tensors(part)] if isinstance(output, list | tuple) else []
+    return list(parts_of(model(**x) if isinstance(x, dict) else model(x)).tensors)
 
 
 def trains(model: Any, x: Any) -> None:
