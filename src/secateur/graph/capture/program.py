@@ -37,7 +37,7 @@ from secateur.graph.capture.obstacles import (
     find_obstacle,
     find_unknown_size,
 )
-from secateur.graph.capture.quiet import quiet_export
+from secateur.graph.capture.quiet import no_stack_traces, quiet_export
 from secateur.untouched import untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -303,7 +303,10 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         seed_everything()
         noted.seed_generators()
         try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
+            with no_stack_traces():  # they take a fifth of the time
+                exported = torch.export.export(model, args, kwargs, strict=False)
+            if find_unknown_size(exported.graph) or find_gradients(exported.graph):
+                exported = torch.export.export(model, args, kwargs, strict=False)  # to name the line
         except Exception as error:
             raise TraceError(explain(model, error, inputs)) from error
         obstacle = (

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+import torch.fx.config
+
 _LOGGERS = ("torch._subclasses", "torch.fx", "torch.export", "torch._export", "torch._dynamo")
 
 
@@ -34,6 +36,20 @@ def quiet_export() -> Iterator[None]:
             sys.stderr = before
         for logger in stopped:
             logger.disabled = False
+
+
+@contextlib.contextmanager
+def no_stack_traces() -> Iterator[None]:
+    """Keep torch from recording the line of code of every operator for a block, if this version of torch can leave it out."""
+    before = getattr(torch.fx.config, "do_not_emit_stack_traces", None)
+    if before is None:
+        yield
+        return
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before
 
 
 class _Sieve:
