@@ -95,7 +95,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
             if unreached:
                 raise
             complete = False
-    sizes = [sizes_of(calls, program) for calls, program in zip([seen, trained], programs, strict=False)]
+    sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
     captured = _Captured(model, programs, sizes, left_alone, complete)
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):

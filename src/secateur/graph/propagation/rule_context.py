@@ -335,7 +335,6 @@ class RuleContext:
             vectors: for each size, the labels that it counts, ``None`` if it cannot change.
             counts: the sizes.
         """
-        self._findings.comparisons = self._hints.sizes.get("", ())  # type: ignore[assignment]
         for source, labels, count in zip(self.sources, vectors, counts, strict=False):
             if source is not None:
                 self._findings.equations.append(Equation(source, count, labels, self.place))

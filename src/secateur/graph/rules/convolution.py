@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
@@ -78,21 +80,46 @@ def transposed(op: RuleContext) -> Value:
     dim = len(value.shape) - len(weight.shape) + 1
     incoming = value.labels[dim]
     _leave_space_alone(op, value, dim)
-    if int(op.option("groups")) != 1:
-        reason = f"grouped transposed convolutions are left alone ({op.place})"
-        op.freeze(incoming, reason)
-        return Value.plain(op.shape)
-    op.set_role(weight.labels[0], Role.CONSUMER)
-    op.set_role(weight.labels[1], Role.PRODUCER)
+    groups = int(op.option("groups"))
     op.join(incoming, weight.labels[0], f"reads values that are not channels ({op.place})")
-    op.read("input", dim, incoming, "weight")
-    outgoing = weight.labels[1]
+    outgoing = _transposed_groups(op, weight, dim, groups) if groups > 1 else weight.labels[1]
+    if groups == 1:
+        op.set_role(weight.labels[0], Role.CONSUMER)
+        op.set_role(weight.labels[1], Role.PRODUCER)
+        op.read("input", dim, incoming, "weight")
     op.tie_parameter("bias", outgoing)
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
     op.add_macs(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
     result = Value.plain(op.shape).replaced(dim, outgoing)
     return result.replaced(0, value.labels[0]) if dim == 1 else result
+
+
+def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) -> Labels:
+    """Lose whole groups, or the same place in every group, of the outputs and of the inputs."""
+    incoming, outgoing = weight.labels[0], weight.labels[1]
+    if incoming is None or outgoing is None:
+        op.freeze(incoming, f"a grouped convolution without a weight of its own ({op.place})")
+        op.freeze(outgoing, f"a grouped convolution without a weight of its own ({op.place})")
+        return None
+    width_in, width_out = len(incoming) // groups, len(outgoing)
+    rows = incoming.reshape(groups, width_in)
+    if op.free_axis((groups, min(width_in, width_out))) == 0:
+        op.set_role(incoming, Role.CARRIER if width_in == 1 else Role.PRODUCER)
+        for place in range(1, width_in):
+            op.join(rows[:, place], rows[:, 0])
+        if any(op.sources):
+            op.constrain_sizes([rows[:, 0]], [groups])
+        elif not op.attribute("groups", rows[:, 0]):
+            op.freeze(incoming, f"the number of groups is fixed in code ({op.place})")
+        return np.repeat(rows[:, 0], width_out)
+    op.set_role(incoming, Role.CONSUMER)
+    op.set_role(outgoing, Role.PRODUCER)
+    op.constrain_sizes([None], [groups])
+    for row in rows[1:]:
+        op.join(row, rows[0])
+    op.read("input", dim, incoming, "weight")
+    return np.tile(outgoing, groups)
 
 
 def _leave_space_alone(op: RuleContext, value: Value, dim: int) -> None:

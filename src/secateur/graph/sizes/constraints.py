@@ -36,7 +36,7 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
         slots: the table that collects equalities.
         env: the value of every node.
     """
-    if findings.equations or findings.factors:
+    if findings.equations or findings.factors or findings.comparisons:
         _Settling(findings, slots, {node.name: value for node, value in env.items()}).run()
 
 

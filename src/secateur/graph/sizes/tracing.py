@@ -72,7 +72,20 @@ class _Made:
     dim: int
 
 
-def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Sequence[_Call] | None:
+@dataclass(frozen=True)
+class Observed:
+    """What a network's code did when it ran on shapes alone.
+
+    Attributes:
+        calls: the operators that it called, in order.
+        equal: pairs of sources of sizes that it compared and found equal.
+    """
+
+    calls: Sequence[_Call]
+    equal: Sequence[tuple[Any, Any]]
+
+
+def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observed | None:
     """Run a network on shapes alone and record every operator that its code calls.
 
     Args:
@@ -81,7 +94,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
         training: in training mode instead of evaluation mode.
 
     Returns:
-        The calls in order; nothing if the network does not run on shapes alone.
+        The calls and comparisons; nothing if the network does not run on shapes alone.
     """
     inputs = doubled(inputs) if training else inputs
     # Code may ask for gradients, which are on in training; a network that fails with them runs without.
@@ -99,21 +112,21 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Seque
                 stack.enter_context(mode)
                 stack.enter_context(watch)
                 model(*args, **kwargs)
-            return watch.calls
+            return Observed(watch.calls, tuple(EQUAL))
     return None
 
 
-def sizes_of(calls: Sequence[_Call] | None, program: Program) -> Sizes:
+def sizes_of(observed: Observed | None, program: Program) -> Sizes:
     """Find out where the sizes in a program come from.
 
     Args:
-        calls: what was recorded when the network ran on shapes, in the mode of the program.
+        observed: what was recorded when the network ran on shapes, in the mode of the program.
         program: the captured forward pass.
 
     Returns:
         The sources of sizes, for the operators for which they are known.
     """
-    return {} if calls is None else _aligned(calls, program)
+    return {} if observed is None else _aligned(observed, program)
 
 
 # fmt: off
@@ -135,7 +148,7 @@ class Likeness(Enum):
 
 
 def likeness(
-    evaluation: Sequence[_Call] | None, training: Sequence[_Call] | None, in_training: Collection[str]
+    evaluation: Observed | None, training: Observed | None, in_training: Collection[str]
 ) -> Likeness:
     """Compare what a network runs in its two modes.
 
@@ -151,11 +164,12 @@ def likeness(
     """
     if evaluation is None or training is None:
         return Likeness.DIFFERENT
-    if any(call.is_on is False and call.key[0] in in_training for call in training):
+    if any(call.is_on is False and call.key[0] in in_training for call in training.calls):
         return Likeness.DIFFERENT
-    if _equal(*([call for call in calls if not call.is_switched] for calls in (evaluation, training))):
+    both = (evaluation.calls, training.calls)
+    if _equal(*([call for call in calls if not call.is_switched] for calls in both)):
         return Likeness.SAME
-    if _equal(*([call for call in calls if not call.is_harmless] for calls in (evaluation, training))):
+    if _equal(*([call for call in calls if not call.is_harmless] for calls in both)):
         return Likeness.ALIKE
     return Likeness.DIFFERENT
 
@@ -341,11 +355,11 @@ def _normal(name: str) -> str:
     return _SAME.get(name, name)
 
 
-def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
+def _aligned(observed: Observed, program: Program) -> Sizes:
     """Match calls with the operators of the program: same module, same name, same shape, same order."""
     made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
     found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for call in calls:
+    for call in observed.calls:
         made[call.key].append(call)
     for node in program.graph.nodes:
         key = _key(node)
@@ -365,7 +379,7 @@ def _aligned(calls: Sequence[_Call], program: Program) -> Sizes:
         for call, name in nodes.items()
         if call.sizes
     }
-    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in EQUAL]
+    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in observed.equal]
     return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
 
 
