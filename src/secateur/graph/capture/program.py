@@ -37,6 +37,7 @@ from secateur.graph.capture.obstacles import (
     find_obstacle,
     find_unknown_size,
 )
+from secateur.graph.capture.places import name_modules
 from secateur.graph.capture.quiet import no_stack_traces, quiet_export
 from secateur.untouched import untouched
 
@@ -314,6 +315,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         )
     if obstacle is not None:
         raise TraceError(obstacle)
+    name_modules(model, exported.graph)
     inline_mode_regions(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)

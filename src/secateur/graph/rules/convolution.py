@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ def convolution(op: RuleContext) -> Value:
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming, groups = value.labels[dim], int(op.option("groups"))
-    _leave_space_alone(op, value, dim)
+    space = _space(op, value, dim)
     if groups == 1:
         outgoing = _plain(op, incoming, weight, dim)
     else:
@@ -26,9 +28,7 @@ def convolution(op: RuleContext) -> Value:
     op.tie_parameter("bias", outgoing)
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
-    result = Value.plain(op.shape).replaced(dim, outgoing)
-    if dim == 1:
-        result = result.replaced(0, value.labels[0])
+    result = Value(op.shape, (*value.labels[:dim], outgoing, *space))
     op.add_macs(math.prod(weight.shape[2:]), *_positions(result, dim), _extent(weight, 0), _extent(weight, 1))
     return result
 
@@ -79,7 +79,7 @@ def transposed(op: RuleContext) -> Value:
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming = value.labels[dim]
-    _leave_space_alone(op, value, dim)
+    space = _space(op, value, dim)
     groups = int(op.option("groups"))
     op.join(incoming, weight.labels[0], f"reads values that are not channels ({op.place})")
     outgoing = _transposed_groups(op, weight, dim, groups) if groups > 1 else weight.labels[1]
@@ -91,8 +91,7 @@ def transposed(op: RuleContext) -> Value:
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
     op.add_macs(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
-    result = Value.plain(op.shape).replaced(dim, outgoing)
-    return result.replaced(0, value.labels[0]) if dim == 1 else result
+    return Value(op.shape, (*value.labels[:dim], outgoing, *space))
 
 
 def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) -> Labels:
@@ -122,9 +121,24 @@ def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) ->
     return np.tile(outgoing, groups)
 
 
-def _leave_space_alone(op: RuleContext, value: Value, dim: int) -> None:
-    for space in range(dim + 1, len(value.shape)):
-        op.freeze(value.labels[space], f"used as a spatial dimension ({op.place})")
+def _space(op: RuleContext, value: Value, dim: int) -> list[Labels]:
+    """Labels of the spatial dimensions: only a filter of one position leaves those where they are."""
+    found: list[Labels] = []
+    for place, labels in enumerate(value.labels[dim + 1 :]):
+        single = op.value("weight").shape[2 + place] == 1
+        shift = [_at(op.option_or(name, 0), place) for name in ("stride", "padding", "output_padding")]
+        if not single or shift not in ([1, 0, 0], [1, "valid", 0]):
+            op.freeze(labels, f"used as a spatial dimension ({op.place})")
+            labels = None
+        found.append(labels)
+    return found
+
+
+def _at(option: Any, place: int) -> Any:
+    """An option that is given for each spatial dimension, or once for all."""
+    if not isinstance(option, Sequence) or isinstance(option, str):
+        return option
+    return option[place] if len(option) > 1 else option[0]
 
 
 def _positions(value: Value, dim: int) -> list[Labels | int]:
