@@ -148,6 +148,7 @@ class Hints:
         refused: operators whose fixed numbers were shown not to follow the widths.
         tensors: names of parameters and buffers, by the node that stands for them.
         weights: operators that compute a weight from other weights, whatever the inputs are.
+        constants: nodes that stand for tensors which are neither parameters, buffers nor inputs.
     """
 
     axes: Mapping[str, int] = field(default_factory=dict)
@@ -155,6 +156,7 @@ class Hints:
     refused: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
 
 
 def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[str, int]:

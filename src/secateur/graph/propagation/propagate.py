@@ -45,7 +45,10 @@ def propagate(
     env: Environment = {}
     findings = Findings(comparisons=hints.sizes.get("", ()))  # type: ignore[arg-type]
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
-    known = replace(hints, weights=weight_operators(program), tensors=tensors)
+    constants = {name for name, item in program.placeholders.items() if item.origin is Origin.CONSTANT}
+    known = replace(
+        hints, weights=weight_operators(program), tensors=tensors, constants=frozenset(constants)
+    )
     for node in program.graph.nodes:
         if node.op == "placeholder":
             env[node] = _placeholder(program, node, slots)

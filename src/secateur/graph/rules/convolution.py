@@ -36,7 +36,7 @@ def convolution(op: RuleContext) -> Value:
 def _plain(op: RuleContext, incoming: Labels, weight: Value, dim: int) -> Labels:
     op.set_role(weight.labels[1], Role.CONSUMER)
     op.set_role(weight.labels[0], Role.PRODUCER)
-    op.join(incoming, weight.labels[1], f"reads values that are not channels ({op.place})")
+    op.join(incoming, weight.labels[1], op.why_no_channels("weight"))
     op.read("input", dim, incoming, "weight")
     return weight.labels[0]
 
@@ -81,7 +81,7 @@ def transposed(op: RuleContext) -> Value:
     incoming = value.labels[dim]
     space = _space(op, value, dim)
     groups = int(op.option("groups"))
-    op.join(incoming, weight.labels[0], f"reads values that are not channels ({op.place})")
+    op.join(incoming, weight.labels[0], op.why_no_channels("weight"))
     outgoing = _transposed_groups(op, weight, dim, groups) if groups > 1 else weight.labels[1]
     if groups == 1:
         op.set_role(weight.labels[0], Role.CONSUMER)
