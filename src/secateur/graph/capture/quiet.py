@@ -40,7 +40,7 @@ def quiet_export() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_stack_traces() -> Iterator[None]:
-    """Keep torch from recording the line of code of every operator for a block, if this version of torch can leave it out."""
+    """Keep torch from recording the line of code of every operator for a block, if it can."""
     before = getattr(torch.fx.config, "do_not_emit_stack_traces", None)
     if before is None:
         yield

@@ -46,9 +46,7 @@ def propagate(
     findings = Findings(comparisons=hints.sizes.get("", ()))  # type: ignore[arg-type]
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
     constants = {name for name, item in program.placeholders.items() if item.origin is Origin.CONSTANT}
-    known = replace(
-        hints, weights=weight_operators(program), tensors=tensors, constants=frozenset(constants)
-    )
+    known = replace(hints, weights=weight_operators(program), tensors=tensors, constants=frozenset(constants))
     for node in program.graph.nodes:
         if node.op == "placeholder":
             env[node] = _placeholder(program, node, slots)

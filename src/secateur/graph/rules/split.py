@@ -89,7 +89,7 @@ def pieces(op: RuleContext) -> Sequence[Value]:
 
 
 def _join_as_far_as_last(op: RuleContext, cuts: Sequence[IntArray]) -> None:
-    """Couple chunks of which the last is shorter: what the others have more stays, so that they remain longer."""
+    """Couple chunks of which the last is shorter; what the others have more of stays."""
     count = len(cuts[-1])
     for cut in cuts[:-1]:
         op.join(cut[:count], cuts[-1])
