@@ -26,7 +26,7 @@ NETWORKS = [
     pytest.param("DeepLabV3Plus", "mobilenet_v2", 64, marks=SLOW),
     pytest.param("UPerNet", "mit_b0", 64, marks=SLOW),
     pytest.param("Segformer", "mit_b0", 64, marks=SLOW),
-    pytest.param("Unet", "efficientnet-b0", 64, marks=SLOW),
+    pytest.param("MAnet", "efficientnet-b0", 64, marks=SLOW),
     pytest.param("Unet", "tu-convnext_atto", 64, marks=SLOW),
     pytest.param("Unet", "dpn68", 64, marks=SLOW),  # calls pieces of its containers
 ]
