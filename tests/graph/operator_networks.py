@@ -457,6 +457,84 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
         LINES,
         {"a": 8},
     ),
+    "letters under an ellipsis": (
+        lambda: Net(
+            lambda s, x: s.b(torch.einsum("...c,cd->...d", s.a(x).tanh(), s.w).relu()),
+            a=nn.Linear(6, 8),
+            w=parameter(8, 7),
+            b=nn.Linear(7, 3),
+        ),
+        TOKENS,
+        {"a": 8, "w": 7},
+    ),
+    "letters without a result": (
+        lambda: Net(
+            lambda s, x: s.b(torch.einsum("...d,cd", s.a(x).tanh(), s.w).relu()),
+            a=nn.Linear(6, 8),
+            w=parameter(7, 8),
+            b=nn.Linear(7, 3),
+        ),
+        TOKENS,
+        {"a": 8, "w": 7},
+    ),
+    "a transposed convolution of each channel": (
+        lambda: Net(
+            lambda s, x: s.b(s.t(s.a(x).tanh()).relu()),
+            a=nn.Conv2d(3, 8, 1),
+            t=nn.ConvTranspose2d(8, 8, 2, 2, groups=8),
+            b=nn.Conv2d(8, 3, 1),
+        ),
+        PICTURE,
+        {"a": 8},
+    ),
+    "a transposed convolution in few groups": (
+        lambda: Net(
+            lambda s, x: s.b(s.t(s.a(x).tanh()).relu()),
+            a=nn.Conv2d(3, 8, 1),
+            t=nn.ConvTranspose2d(8, 12, 2, 2, groups=2),
+            b=nn.Conv2d(12, 3, 1),
+        ),
+        PICTURE,
+        {"a": 4, "t": 6},
+    ),
+    "a transposed convolution in many groups": (
+        lambda: Net(
+            lambda s, x: s.b(s.t(s.a(x).tanh()).relu()),
+            a=nn.Conv2d(3, 8, 1),
+            t=nn.ConvTranspose2d(8, 12, 3, groups=4),
+            b=nn.Conv2d(12, 3, 1),
+        ),
+        PICTURE,
+        {"a": 4},
+    ),
+    "a convolution across positions": (
+        lambda: Net(
+            lambda s, x: s.b(s.c(s.a(x).tanh()).relu()),
+            a=nn.Linear(6, 8),
+            c=nn.Conv1d(4, 5, 1),
+            b=nn.Linear(8, 3),
+        ),
+        TOKENS,
+        {"a": 8},
+    ),
+    "chunks of which the last is shorter": (
+        lambda: Net(
+            lambda s, x: s.b(torch.cat([part.sin() for part in s.a(x).chunk(3, 1)], 1)),
+            a=nn.Linear(6, 11),
+            b=nn.Linear(11, 3),
+        ),
+        LINES,
+        {"a": 3},
+    ),
+    "borders that are numbers": (
+        lambda: Net(
+            lambda s, x: s.b(s.a(x)[:, :3].sin().mean(1, keepdim=True) * s.a(x)[:, 3:].cos()),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(5, 3),
+        ),
+        LINES,
+        {"a#2": 5},
+    ),
 }
 """By name: how it is made, the shape of its input, and the channels that a person would find."""
 

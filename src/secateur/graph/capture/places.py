@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch
 from torch import nn
+from torch.fx import Graph
 
 _OURS, _TORCH = Path(__file__).resolve().parents[1], Path(torch.__file__).resolve().parent
 _STANDARD = Path(sysconfig.get_paths()["stdlib"]).resolve()
@@ -97,3 +98,41 @@ def lines_with(model: nn.Module, pattern: str) -> list[tuple[str, str]]:
 def named(path: str, module: nn.Module) -> str:
     """A module by its path and class."""
     return f"'{path}' ({type(module).__name__})" if path else f"the network itself ({type(module).__name__})"
+
+
+def name_modules(model: nn.Module, graph: Graph) -> None:
+    """Let operators name their modules as ``named_modules`` does, in place.
+
+    A program names a module that has several names by the one that was called, and one that was called in a
+    piece of a container by its place in that piece: ``layers.slice(2, 4, None).0``.
+
+    Args:
+        model: the network.
+        graph: its captured program.
+    """
+    names = {id(module): path for path, module in model.named_modules()}
+    known: dict[str, str] = {}
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        for call, (path, kind) in (stack or {}).items():
+            if path not in known:
+                known[path] = names.get(id(_module_at(model, path)), path)
+            if known[path] != path:
+                stack[call] = (known[path], kind)
+
+
+def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    """Find a module by its path, in which pieces of containers may occur."""
+    module: nn.Module | None = model
+    children: dict[str, nn.Module | None] = dict(model._modules)
+    for name in path.split(".") if path else ():
+        piece = re.fullmatch(r"slice\((.+), (.+), (.+)\)", name)
+        if piece is None:
+            module = children.get(name)
+            children = {} if module is None else dict(module._modules)
+            continue
+        borders = [None if border == "None" else int(border) for border in piece.groups()]
+        items = list(children.items())[slice(*borders)]
+        named = isinstance(module, nn.Sequential)  # other containers count from the front again
+        children = {key if named else str(place): child for place, (key, child) in enumerate(items)}
+    return module

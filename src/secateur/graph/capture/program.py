@@ -35,6 +35,7 @@ from secateur.graph.capture.obstacles import (
     find_obstacle,
     find_unknown_size,
 )
+from secateur.graph.capture.places import name_modules
 from secateur.graph.capture.quiet import quiet_export
 from secateur.graph.capture.unknown_sizes import settle_sizes
 from secateur.outputs import Parts, parts_of
@@ -305,6 +306,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=True)
     if obstacle is not None:
         raise TraceError(obstacle)
+    name_modules(model, exported.graph)
     inline_mode_regions(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)

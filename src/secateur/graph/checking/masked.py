@@ -135,6 +135,12 @@ class MaskedInterpreter(Interpreter):
             return self.call_function(n.target, tuple(changed), kwargs)
         return self._among_kept(n, statistic, changed, kwargs)
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operator; values may lie in memory in another order than where the program was captured."""
+        if target is torch.ops.aten.view.default:
+            target = torch.ops.aten.reshape.default
+        return super().call_function(target, args, kwargs)
+
     def _masked_argument(self, value: Any, read: Read) -> Any:
         if read.place is not None:
             item = self._masked_value(value[read.place], read)

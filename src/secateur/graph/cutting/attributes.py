@@ -20,6 +20,9 @@ _DEPTH = 2
 _MOST_ENTRIES = 100
 """A larger dict is a table, such as a vocabulary, and no configuration."""
 
+_NOT_USERS = ("torch", "builtins")
+"""Packages whose classes hold no sizes of a network."""
+
 _NO_OBJECTS = (
     nn.Module,
     Tensor,
@@ -47,6 +50,8 @@ def integer_attributes(model: nn.Module) -> Iterator[tuple[str, str, int | list[
         >>> net.widths = {"hidden": 8, 3: 4}
         >>> list(integer_attributes(net))
         [('', 'config.heads', 4), ('', 'config.sizes', (2, 3)), ('', 'widths.hidden', 8)]
+
+    Integers of a class are among them: a cut sets an attribute of the module, and the class stays as it is.
     """
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -55,7 +60,7 @@ def integer_attributes(model: nn.Module) -> Iterator[tuple[str, str, int | list[
 
 
 def _integers(owner: object, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    entries = owner if isinstance(owner, dict) else vars(owner)
+    entries = owner if isinstance(owner, dict) else {**_integers_of_class(type(owner)), **vars(owner)}
     for name, value in list(entries.items()):
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name == "training":
             continue
@@ -64,6 +69,17 @@ def _integers(owner: object, prefix: str, depth: int, seen: set[int]) -> Iterato
         elif depth < _DEPTH and is_configuration(value) and id(value) not in seen:
             seen.add(id(value))
             yield from _integers(value, f"{prefix}{name}.", depth + 1, seen)
+
+
+def _integers_of_class(kind: type) -> dict[str, Any]:
+    """The integers that a class of the user gives all its objects, and the lists and tuples of integers."""
+    classes = [cls for cls in reversed(kind.__mro__) if cls.__module__.partition(".")[0] not in _NOT_USERS]
+    return {name: value for cls in classes for name, value in vars(cls).items() if is_integral(value)}
+
+
+def is_of_class(owner: object, name: str) -> bool:
+    """Tell whether an attribute is one of the class, which the object itself does not have."""
+    return not isinstance(owner, dict) and name not in vars(owner)
 
 
 def is_integral(value: object) -> bool:
@@ -79,7 +95,7 @@ def is_configuration(value: object) -> bool:
         return len(value) <= _MOST_ENTRIES
     if isinstance(value, _NO_OBJECTS) or not hasattr(value, "__dict__"):
         return False
-    return type(value).__module__.partition(".")[0] not in ("torch", "builtins")
+    return type(value).__module__.partition(".")[0] not in _NOT_USERS
 
 
 def attribute_of(module: Any, name: str) -> Any:

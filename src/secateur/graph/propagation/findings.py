@@ -160,6 +160,7 @@ class Hints:
         tensors: names of parameters and buffers, by the node that stands for them.
         unread: operators whose results nothing reads.
         weights: operators that compute a weight from other weights, whatever the inputs are.
+        constants: nodes that stand for tensors which are neither parameters, buffers nor inputs.
     """
 
     axes: Mapping[str, int] = field(default_factory=dict)
@@ -168,6 +169,7 @@ class Hints:
     weights: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
 
 
 def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[str, int]:

@@ -43,9 +43,18 @@ def propagate(
         The value of every node, and what was noted on the way.
     """
     env: Environment = {}
-    findings = Findings()
+    findings = Findings(comparisons=hints.sizes.get("", ()))  # type: ignore[arg-type]
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
-    known = replace(hints, weights=weight_operators(program), tensors=tensors, unread=_unread(program))
+    constants = frozenset(
+        name for name, item in program.placeholders.items() if item.origin is Origin.CONSTANT
+    )
+    known = replace(
+        hints,
+        weights=weight_operators(program),
+        tensors=tensors,
+        unread=_unread(program),
+        constants=constants,
+    )
     for node in program.graph.nodes:
         if node.op == "placeholder":
             env[node] = _placeholder(program, node, slots)

@@ -147,6 +147,16 @@ class RuleContext:
             self._findings.joined(int(left[0]), int(right[0]))
         return left
 
+    def why_no_channels(self, weight: str) -> str:
+        """Say why what a layer reads cannot lose channels, where its weight or its input has none."""
+        item = self._arguments[weight]
+        if isinstance(item, Node) and item.name in self._hints.constants:
+            return (
+                f"meets a weight that is no parameter of the network ({self.place}); "
+                "layers belong in an nn.ModuleList, not in a plain list"
+            )
+        return f"reads values that are not channels ({self.place})"
+
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbid the removal of these channels; a result that nothing reads forbids nothing.
 
@@ -339,7 +349,6 @@ class RuleContext:
             vectors: for each size, the labels that it counts, ``None`` if it cannot change.
             counts: the sizes.
         """
-        self._findings.comparisons = self._hints.sizes.get("", ())  # type: ignore[assignment]
         for source, labels, count in zip(self.sources, vectors, counts, strict=False):
             if source is not None:
                 self._findings.equations.append(Equation(source, count, labels, self.place))

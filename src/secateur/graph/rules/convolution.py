@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
@@ -16,7 +20,7 @@ def convolution(op: RuleContext) -> Value:
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming, groups = value.labels[dim], int(op.option("groups"))
-    _leave_space_alone(op, value, dim)
+    space = _space(op, value, dim)
     if groups == 1:
         outgoing = _plain(op, incoming, weight, dim)
     else:
@@ -24,9 +28,7 @@ def convolution(op: RuleContext) -> Value:
     op.tie_parameter("bias", outgoing)
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
-    result = Value.plain(op.shape).replaced(dim, outgoing)
-    if dim == 1:
-        result = result.replaced(0, value.labels[0])
+    result = Value(op.shape, (*value.labels[:dim], outgoing, *space))
     op.add_macs(math.prod(weight.shape[2:]), *_positions(result, dim), _extent(weight, 0), _extent(weight, 1))
     return result
 
@@ -34,7 +36,7 @@ def convolution(op: RuleContext) -> Value:
 def _plain(op: RuleContext, incoming: Labels, weight: Value, dim: int) -> Labels:
     op.set_role(weight.labels[1], Role.CONSUMER)
     op.set_role(weight.labels[0], Role.PRODUCER)
-    op.join(incoming, weight.labels[1], f"reads values that are not channels ({op.place})")
+    op.join(incoming, weight.labels[1], op.why_no_channels("weight"))
     op.read("input", dim, incoming, "weight")
     return weight.labels[0]
 
@@ -77,27 +79,66 @@ def transposed(op: RuleContext) -> Value:
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming = value.labels[dim]
-    _leave_space_alone(op, value, dim)
-    if int(op.option("groups")) != 1:
-        reason = f"grouped transposed convolutions are left alone ({op.place})"
-        op.freeze(incoming, reason)
-        return Value.plain(op.shape)
-    op.set_role(weight.labels[0], Role.CONSUMER)
-    op.set_role(weight.labels[1], Role.PRODUCER)
-    op.join(incoming, weight.labels[0], f"reads values that are not channels ({op.place})")
-    op.read("input", dim, incoming, "weight")
-    outgoing = weight.labels[1]
+    space = _space(op, value, dim)
+    groups = int(op.option("groups"))
+    op.join(incoming, weight.labels[0], op.why_no_channels("weight"))
+    outgoing = _transposed_groups(op, weight, dim, groups) if groups > 1 else weight.labels[1]
+    if groups == 1:
+        op.set_role(weight.labels[0], Role.CONSUMER)
+        op.set_role(weight.labels[1], Role.PRODUCER)
+        op.read("input", dim, incoming, "weight")
     op.tie_parameter("bias", outgoing)
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
     op.add_macs(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
-    result = Value.plain(op.shape).replaced(dim, outgoing)
-    return result.replaced(0, value.labels[0]) if dim == 1 else result
+    return Value(op.shape, (*value.labels[:dim], outgoing, *space))
 
 
-def _leave_space_alone(op: RuleContext, value: Value, dim: int) -> None:
-    for space in range(dim + 1, len(value.shape)):
-        op.freeze(value.labels[space], f"used as a spatial dimension ({op.place})")
+def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) -> Labels:
+    """Lose whole groups, or the same place in every group, of the outputs and of the inputs."""
+    incoming, outgoing = weight.labels[0], weight.labels[1]
+    if incoming is None or outgoing is None:
+        op.freeze(incoming, f"a grouped convolution without a weight of its own ({op.place})")
+        op.freeze(outgoing, f"a grouped convolution without a weight of its own ({op.place})")
+        return None
+    width_in, width_out = len(incoming) // groups, len(outgoing)
+    rows = incoming.reshape(groups, width_in)
+    if op.free_axis((groups, min(width_in, width_out))) == 0:
+        op.set_role(incoming, Role.CARRIER if width_in == 1 else Role.PRODUCER)
+        for place in range(1, width_in):
+            op.join(rows[:, place], rows[:, 0])
+        if any(op.sources):
+            op.constrain_sizes([rows[:, 0]], [groups])
+        elif not op.attribute("groups", rows[:, 0]):
+            op.freeze(incoming, f"the number of groups is fixed in code ({op.place})")
+        return np.repeat(rows[:, 0], width_out)
+    op.set_role(incoming, Role.CONSUMER)
+    op.set_role(outgoing, Role.PRODUCER)
+    op.constrain_sizes([None], [groups])
+    for row in rows[1:]:
+        op.join(row, rows[0])
+    op.read("input", dim, incoming, "weight")
+    return np.tile(outgoing, groups)
+
+
+def _space(op: RuleContext, value: Value, dim: int) -> list[Labels]:
+    """Labels of the spatial dimensions: only a filter of one position leaves those where they are."""
+    found: list[Labels] = []
+    for place, labels in enumerate(value.labels[dim + 1 :]):
+        single = op.value("weight").shape[2 + place] == 1
+        shift = [_at(op.option_or(name, 0), place) for name in ("stride", "padding", "output_padding")]
+        if not single or shift not in ([1, 0, 0], [1, "valid", 0]):
+            op.freeze(labels, f"used as a spatial dimension ({op.place})")
+            labels = None
+        found.append(labels)
+    return found
+
+
+def _at(option: Any, place: int) -> Any:
+    """An option that is given for each spatial dimension, or once for all."""
+    if not isinstance(option, Sequence) or isinstance(option, str):
+        return option
+    return option[place] if len(option) > 1 else option[0]
 
 
 def _positions(value: Value, dim: int) -> list[Labels | int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+from collections.abc import Sequence
+
 from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
@@ -12,10 +15,8 @@ from secateur.graph.rules import rule
 def einsum(op: RuleContext) -> Value:
     """Dimensions of one letter meet; letters that do not come out are contracted."""
     values = op.values("tensors")
-    terms, result = _letters(str(op.option("equation")))
-    if result is None or any(
-        len(term) != len(value.shape) for term, value in zip(terms, values, strict=True)
-    ):
+    terms, result = _letters(str(op.option("equation")), [value.shape for value in values])
+    if result is None:
         for value in values:
             for labels in value.labels:
                 op.freeze(labels, f"a sum of products in a form that is not followed ({op.place})")
@@ -55,9 +56,34 @@ def _object(op: RuleContext, terms: list[str], values: list[Value]) -> None:
             op.reject_axis_mismatch(values[first], values[second], dims)
 
 
-def _letters(equation: str) -> tuple[list[str], str | None]:
-    """The letters of each operand and of the result; no result for forms that are not followed."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
+def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str | None]:
+    """The letters of each operand and of the result; no result for forms that are not followed.
+
+    Dimensions under an ellipsis get letters of their own, counted from the last one.
+    """
+    left, arrow, result = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    followed = arrow and "." not in equation and all(len(set(term)) == len(term) for term in terms)
-    return terms, right if followed else None
+    named = [len(term.replace("...", "")) for term in terms]
+    most = max(len(shape) - count for shape, count in zip(shapes, named, strict=True))
+    spare = [letter for letter in string.ascii_letters if letter not in equation]
+    if any(len(set(term) - {"."}) != count for term, count in zip(terms, named, strict=True)):
+        return terms, None
+    if most > len(spare):
+        return terms, None
+    hidden = "".join(spare[:most])
+    if not arrow:
+        once = sorted(letter for letter in set(left) - set(".,") if left.count(letter) == 1)
+        result = "...".join(["", "".join(once)]) if "..." in left else "".join(once)
+    terms = [
+        term.replace("...", hidden[most - len(shape) + count :])
+        for term, shape, count in zip(terms, shapes, named, strict=True)
+    ]
+    result = result.replace("...", hidden)
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        if len(term) != len(shape):
+            return terms, None
+        for letter, size in zip(term, shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                return terms, None  # repeated as often as the other operand says
+    return terms, result

@@ -18,7 +18,7 @@ def linear(op: RuleContext) -> Value:
     incoming, outgoing = value.labels[-1], weight.labels[0]
     op.set_role(weight.labels[1], Role.CONSUMER)
     op.set_role(outgoing, Role.PRODUCER)
-    op.join(incoming, weight.labels[1], f"reads values that are not channels ({op.place})")
+    op.join(incoming, weight.labels[1], op.why_no_channels("weight"))
     op.read("input", -1, incoming, "weight")
     op.tie_parameter("bias", outgoing)
     op.attribute("out_features", outgoing)

@@ -81,9 +81,19 @@ def pieces(op: RuleContext) -> Sequence[Value]:
         op.constrain_sizes(cuts[:1], sizes[:1])
         for cut in cuts[1:]:
             op.join(cut, cuts[0])
+    elif op.operator.endswith("chunk") and len(sizes) == op.option("chunks"):
+        _join_as_far_as_last(op, cuts)
     else:
         op.freeze(labels, f"split into unequal pieces ({op.place})")
     return [_with(value, shape, dim, cut) for shape, cut in zip(op.shapes, cuts, strict=True)]
+
+
+def _join_as_far_as_last(op: RuleContext, cuts: Sequence[IntArray]) -> None:
+    """Couple chunks of which the last is shorter; what the others have more of stays."""
+    count = len(cuts[-1])
+    for cut in cuts[:-1]:
+        op.join(cut[:count], cuts[-1])
+        op.freeze(cut[count:], f"makes one chunk longer than another ({op.place})")
 
 
 def _with(value: Value, shape: tuple[int, ...], dim: int, labels: Labels) -> Value:
@@ -124,6 +134,8 @@ def cut_out(op: RuleContext) -> Value:
         piece = _between(op, labels, dim)
     if piece is None:
         piece = _equal_piece(op, labels, dim)
+    if piece is None:
+        piece = _beside_numbers(op, labels, dim)
     if piece is None:
         op.freeze(labels, f"cut at fixed places ({op.place})")
     return _with(value, op.shape, dim, piece)
@@ -167,6 +179,20 @@ def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
     for row in rows[1:]:
         op.join(row, rows[0])
     return labels[start : start + size]
+
+
+def _beside_numbers(op: RuleContext, labels: Labels, dim: int) -> Labels:
+    """A range with a border that is a number in the code: as many channels as it counts stay."""
+    if labels is None or len(op.sources) != 2 or op.option_or("step", 1) != 1:
+        return None
+    given = (op.option("start") or 0), op.option_or("end", None)
+    start = given[0] % len(labels)
+    stop = start + op.shape[dim]
+    for source, place, number in zip(op.sources, (start, stop), given, strict=True):
+        if source is None and isinstance(number, int) and abs(number) <= len(labels):
+            op.freeze(labels[place:] if number < 0 else labels[:place], f"cut at fixed places ({op.place})")
+    op.constrain_borders(labels, (start, stop), given)
+    return labels[start:stop]
 
 
 @rule("aten.pad", "aten.constant_pad_nd")

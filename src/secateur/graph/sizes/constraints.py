@@ -11,7 +11,7 @@ stand against each other, and frozen where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
         slots: the table that collects equalities.
         env: the value of every node.
     """
-    if findings.equations or findings.factors:
+    if findings.equations or findings.factors or findings.comparisons:
         _Settling(findings, slots, {node.name: value for node, value in env.items()}).run()
 
 
@@ -61,7 +61,7 @@ class _Settling:
         self._fixed: dict[_Key, str] = {}
         self._numbers: dict[_Key, int] = {}
         self._channel: IntArray = np.zeros(0, np.int64)
-        self._guess = False
+        self._class_stays = self._guess = False
         self._open: list[Equation | _Ratio] = []
         self._meetings: list[tuple[IntArray, IntArray]] = []
         for item in findings.attributes:
@@ -83,6 +83,12 @@ class _Settling:
             self._find_attributes()
             self._find_compared()
             self._join_all()
+        self._class_stays = True  # such as an expansion, which all modules of a class have in common
+        self._find_attributes()
+        self._join_all()
+        self._propose()
+        self._find_attributes()
+        self._join_all()
         self._guess = True  # attributes that are still unknown stay as they are
         self._join_all()
         for item in self._open:
@@ -128,6 +134,40 @@ class _Settling:
         key = list(self._numbers)[-1 - number]
         if counts is not None:
             self._follow(key, self._vector_of(solution, counts), item.place)
+
+    def _propose(self) -> None:
+        """Let attributes follow a vector that counts their sum, or one of them several times.
+
+        The parts of a sum are taken to lie end to end, and a channel that is counted several times to be a
+        run, or one place of every run, whichever leaves more channels. The trial cuts check that.
+        """
+        for item in self._open:
+            if not isinstance(item, Equation) or item.labels is None:
+                continue
+            form = self._form(item.source, item.place)
+            if form is None or form.value != len(item.labels) or form.rest:
+                continue
+            attributes = [found for found in _attributes_in(item.source) if not self._attribute(found).fixed]
+            keys = [self._key(attribute) for attribute in attributes]
+            if not keys or set(keys) & self._ties.keys() or len(set(keys)) < len(keys):
+                continue
+            if len(form.unknowns) == len(keys) > 1 and (form.weights == 1).all():
+                borders = np.cumsum([attribute.value for attribute in attributes])[:-1]
+                for key, part in zip(keys, np.split(item.labels, borders), strict=True):
+                    self._follow(key, part, item.place)
+            elif len(form.unknowns) == 1 and form.weights[0] > 1:
+                key = list(self._numbers)[-1 - form.unknowns[0]]
+                self._share(key, item.labels, int(form.weights[0]), item.place)
+
+    def _share(self, key: _Key, labels: IntArray, times: int, place: str) -> None:
+        """Couple channels that one attribute counts several times."""
+        ways = [
+            (np.repeat(labels[::times], times), labels[::times]),
+            (np.tile(labels[: len(labels) // times], times), labels[: len(labels) // times]),
+        ]
+        several, own = max(ways, key=lambda way: apart(self._channel, way[0], labels))
+        self._meet(several, labels)
+        self._follow(key, own, place)
 
     def _follow(self, key: _Key, labels: Labels, place: str) -> None:
         self._tie(key, labels)
@@ -312,7 +352,7 @@ class _Settling:
         key = self._key(source)
         if key in self._ties:
             return self._counted(self._ties[key], source.value)
-        if self._guess:
+        if self._guess or (self._class_stays and source.of_class):
             return Form.constant(source.value)
         number = self._numbers.setdefault(key, len(self._numbers))
         return Form.of(np.array([-1 - number]), 0.0, source.value)
@@ -345,3 +385,12 @@ class _Settling:
         if isinstance(found, Sequence):
             found = found[source.place] if source.place < len(found) else None
         return found if isinstance(found, Value) and source.dim < len(found.shape) else None
+
+
+def _attributes_in(source: Source | int) -> Iterator[FromAttribute]:
+    """The attributes that an expression adds or multiplies, from left to right."""
+    if isinstance(source, FromAttribute):
+        yield source
+    elif isinstance(source, Computed) and source.operator in ("add", "mul"):
+        yield from _attributes_in(source.left)
+        yield from _attributes_in(source.right)

@@ -15,12 +15,14 @@ class FromAttribute:
         name: of the attribute; ``config.heads`` for an integer in an object that the module keeps.
         index: place in the attribute's value if that is a list or tuple.
         value: the integer.
+        of_class: whether it is an attribute of the class, not of the module itself.
     """
 
     module: str
     name: str
     index: int | None
     value: int = field(default=0, compare=False)
+    of_class: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from secateur.graph.capture.program import (
     module_path,
 )
 from secateur.graph.checking.execution import uncompiled
-from secateur.graph.cutting.attributes import integer_attributes, set_attribute
+from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.sizes.given import given_sizes
@@ -223,10 +223,11 @@ def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
     before: list[tuple[nn.Module, str, Any]] = []
     for path, name, value in list(integer_attributes(model)):
         module = model.get_submodule(path)
+        of_class = is_of_class(owner_of(module, name), name.rpartition(".")[2])
         if isinstance(value, int):
-            made: Any = Size(value, FromAttribute(path, name, None, value))
+            made: Any = Size(value, FromAttribute(path, name, None, value, of_class))
         else:
-            sizes = [Size(item, FromAttribute(path, name, i, item)) for i, item in enumerate(value)]
+            sizes = [Size(item, FromAttribute(path, name, i, item, of_class)) for i, item in enumerate(value)]
             made = type(value)(sizes)
         before.append((module, name, value))
         set_attribute(module, name, made)
