@@ -23,15 +23,17 @@ _LIBRARIES = {
 }
 
 _INTRODUCTION = """\
-This page lists networks of transformers, ultralytics, segmentation-models-pytorch and diffusers, with what Secateur can cut of each. They
-are small and have random weights; what may be cut depends on the code, not on the size.
+This page lists networks of transformers, ultralytics, segmentation-models-pytorch and diffusers, with what
+Secateur can cut of each. They are small and have random weights; what may be cut depends on the code, not on
+the size.
 
-Of every network half of each group is removed at random. Then the smaller network is verified against the masked original, trained for a
-step, saved, loaded again and compared.
+Of every network half of each group is removed at random. Then the smaller network is verified against the
+masked original, trained for a step, saved, loaded again and compared.
 
-- **free**: share of the weight dimensions along which channels may be cut. Outputs of the network and tables of words and positions are
-  left out.
-- **checked**: `yes` if the cut is verified, the smaller network trains, and it is the same after saving and loading.
+- **free**: share of the weight dimensions along which channels may be cut. Outputs of the network and tables of
+  words and positions are left out.
+- **checked**: `yes` if the cut is verified, the smaller network trains, and it is the same after saving and
+  loading.
 - **frozen**: groups that stay as they are, and why, the most frequent reasons first."""
 
 
@@ -46,13 +48,13 @@ def page_of(result: Result, age: str) -> str:
     good = [row for row in rows if passes(row)]
     whole = sum(row["covered"] >= 0.95 for row in good)
     changed = ", with uncommitted changes" if result.modified else ""
+    measured = f"Measured at commit `{result.commit[:9]}`{changed} ({result.date}), {age} before this page"
     parts = [
-        "<!-- Written by `python -m benchmarks render` from benchmarks/results/families.json; edits are overwritten. -->",
+        f"<!-- Written by `python -m benchmarks render` from {NAME}.json; edits are overwritten. -->",
         f"# {TITLE}",
         _INTRODUCTION,
         f"Of {len(rows)} networks {len(good)} pass all checks; {whole} of these are free to 95% or more.",
-        f"Measured at commit `{result.commit[:9]}`{changed} ({result.date}), {age} before this page was written, with "
-        f"torch {result.machine.torch}. {result.machine.remark}",
+        f"{measured} was written, with torch {result.machine.torch}. {result.machine.remark}",
         f"```text\n{result.command}\n```",
     ]
     for source, library in _LIBRARIES.items():

@@ -15,7 +15,7 @@ results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours. 
     python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--publish]
 
 Networks that ``OUT/results.jsonl`` holds already are not run again; ``OUT/table.md`` is written at the end.
-With ``--publish`` the results become ``benchmarks/results/families.json``; ``docs/coverage.md`` is made of it.
+With ``--publish`` the results become ``benchmarks/results/families.json``, which ``docs/coverage.md`` shows.
 """
 
 from __future__ import annotations
@@ -149,8 +149,7 @@ def covered(model: Any, graph: Any) -> float:
     """Return the share of weight dimensions along which channels may be cut.
 
     Counted are the first two dimensions of every weight, each as many times as the weight has values. Left
-    out are dimensions of three or less, the outputs of the network, and tables that are looked up: of words and
-    positions.
+    out are dimensions of three or less, the outputs of the network, and tables of words and positions.
     """
     import torch
 
