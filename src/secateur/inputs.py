@@ -122,6 +122,6 @@ def pictures(name: str, inputs: InputSpec | NamedInputs) -> InputSpec:
     if isinstance(inputs, InputSpec):
         return inputs
     raise UsageError(
-        f"{name} takes {', '.join(inputs.sizes())}, not pictures, which this needs: use it in Python "
-        "(sec.trace, sec.score, sec.apply_plan)"
+        f"{name} takes {', '.join(inputs.sizes())}, and this works with networks of pictures only; "
+        "use the network in Python (sec.build, sec.trace, sec.apply_plan)"
     )
