@@ -50,7 +50,7 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class NamedInput:
     """Shape of one input, and how an example of it is drawn.
 
     Attributes:
@@ -81,19 +81,19 @@ class NamedInputs:
     Attributes:
         tensors: by the names of the arguments. A mapping within stands for an argument that is a mapping.
 
-    >>> words = NamedInputs({"input_ids": TensorSpec((16,), below=100), "features": TensorSpec((8, 4))})
+    >>> words = NamedInputs({"input_ids": NamedInput((16,), below=100), "features": NamedInput((8, 4))})
     >>> {name: tuple(tensor.shape) for name, tensor in words.example(batch=2).items()}
     {'input_ids': (2, 16), 'features': (2, 8, 4)}
     """
 
-    tensors: Mapping[str, TensorSpec | Mapping[str, TensorSpec]]
+    tensors: Mapping[str, NamedInput | Mapping[str, NamedInput]]
 
     def example(self, batch: int = 1) -> dict[str, Any]:
         """Draw a batch from a fixed seed, by the names of the arguments."""
         generator = torch.Generator().manual_seed(0)
         return {
             name: spec.example(batch, generator)
-            if isinstance(spec, TensorSpec)
+            if isinstance(spec, NamedInput)
             else {key: part.example(batch, generator) for key, part in spec.items()}
             for name, spec in self.tensors.items()
         }
@@ -102,7 +102,7 @@ class NamedInputs:
         """Return the shape of one example of each tensor, by name."""
         found: dict[str, tuple[int, ...]] = {}
         for name, spec in self.tensors.items():
-            if isinstance(spec, TensorSpec):
+            if isinstance(spec, NamedInput):
                 found[name] = spec.size
             else:
                 found |= {f"{name}.{key}": part.size for key, part in spec.items()}

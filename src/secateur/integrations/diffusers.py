@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
-from secateur.inputs import InputSpec, Json, NamedInputs, TensorSpec
+from secateur.inputs import InputSpec, Json, NamedInput, NamedInputs
 from secateur.integrations.huggingface import offline
 from secateur.integrations.libraries import config_file, library, positive, read_config
 
@@ -114,11 +114,11 @@ def _only(kind: str, known: Any) -> None:
         )
 
 
-def _unet(config: Config, _length: int) -> dict[str, TensorSpec]:
+def _unet(config: Config, _length: int) -> dict[str, NamedInput]:
     return {"sample": _map(config), "timestep": _time(), **_labels(config)}
 
 
-def _conditional_unet(config: Config, length: int) -> dict[str, TensorSpec]:
+def _conditional_unet(config: Config, length: int) -> dict[str, NamedInput]:
     if config.get("addition_embed_type") or config.get("encoder_hid_dim_type"):
         raise UsageError(
             "UNet2DConditionModel with added conditions: pass the inputs in Python: "
@@ -126,44 +126,44 @@ def _conditional_unet(config: Config, length: int) -> dict[str, TensorSpec]:
         )
     width = config["cross_attention_dim"]
     width = width[0] if isinstance(width, list | tuple) else width
-    text = TensorSpec((length, int(width)))
+    text = NamedInput((length, int(width)))
     return {"sample": _map(config), "timestep": _time(), "encoder_hidden_states": text, **_labels(config)}
 
 
-def _dit(config: Config, _length: int) -> dict[str, TensorSpec]:
-    classes = TensorSpec((), 0, int(config["num_embeds_ada_norm"]))
+def _dit(config: Config, _length: int) -> dict[str, NamedInput]:
+    classes = NamedInput((), 0, int(config["num_embeds_ada_norm"]))
     return {"hidden_states": _map(config), "timestep": _time(), "class_labels": classes}
 
 
-def _pixart(config: Config, length: int) -> dict[str, TensorSpec]:
+def _pixart(config: Config, length: int) -> dict[str, NamedInput]:
     if config.get("use_additional_conditions") or config.get("sample_size") == 128:
         raise UsageError("PixArtTransformer2DModel with sizes as conditions: pass the inputs in Python")
-    text = TensorSpec((length, int(config["caption_channels"])))
+    text = NamedInput((length, int(config["caption_channels"])))
     return {"hidden_states": _map(config), "encoder_hidden_states": text, "timestep": _time()}
 
 
-def _sd3(config: Config, length: int) -> dict[str, TensorSpec]:
+def _sd3(config: Config, length: int) -> dict[str, NamedInput]:
     return {
         "hidden_states": _map(config),
-        "encoder_hidden_states": TensorSpec((length, int(config["joint_attention_dim"]))),
-        "pooled_projections": TensorSpec((int(config["pooled_projection_dim"]),)),
+        "encoder_hidden_states": NamedInput((length, int(config["joint_attention_dim"]))),
+        "pooled_projections": NamedInput((int(config["pooled_projection_dim"]),)),
         "timestep": _time(),
     }
 
 
-def _flux(config: Config, length: int) -> dict[str, TensorSpec]:
+def _flux(config: Config, length: int) -> dict[str, NamedInput]:
     found = {
-        "hidden_states": TensorSpec((length, int(config["in_channels"]))),
-        "encoder_hidden_states": TensorSpec((length, int(config["joint_attention_dim"]))),
-        "pooled_projections": TensorSpec((int(config["pooled_projection_dim"]),)),
+        "hidden_states": NamedInput((length, int(config["in_channels"]))),
+        "encoder_hidden_states": NamedInput((length, int(config["joint_attention_dim"]))),
+        "pooled_projections": NamedInput((int(config["pooled_projection_dim"]),)),
         "timestep": _time(),
-        "img_ids": TensorSpec((length, 3), batched=False),
-        "txt_ids": TensorSpec((length, 3), batched=False),
+        "img_ids": NamedInput((length, 3), batched=False),
+        "txt_ids": NamedInput((length, 3), batched=False),
     }
-    return found | ({"guidance": TensorSpec(())} if config.get("guidance_embeds") else {})
+    return found | ({"guidance": NamedInput(())} if config.get("guidance_embeds") else {})
 
 
-_INPUTS: Mapping[str, Callable[[Config, int], dict[str, TensorSpec]]] = {
+_INPUTS: Mapping[str, Callable[[Config, int], dict[str, NamedInput]]] = {
     "UNet2DModel": _unet,
     "UNet2DConditionModel": _conditional_unet,
     "DiTTransformer2DModel": _dit,
@@ -174,19 +174,19 @@ _INPUTS: Mapping[str, Callable[[Config, int], dict[str, TensorSpec]]] = {
 """Inputs of UNets and transformers, by class."""
 
 
-def _time() -> TensorSpec:
-    return TensorSpec((), 0, _STEPS)
+def _time() -> NamedInput:
+    return NamedInput((), 0, _STEPS)
 
 
-def _labels(config: Config) -> dict[str, TensorSpec]:
+def _labels(config: Config) -> dict[str, NamedInput]:
     if config.get("class_embed_type") not in (None, "timestep"):
         raise UsageError(f"class_embed_type {config['class_embed_type']!r}: pass the inputs in Python")
     count = config.get("num_class_embeds") or (_STEPS if config.get("class_embed_type") else None)
-    return {"class_labels": TensorSpec((), 0, int(count))} if count else {}
+    return {"class_labels": NamedInput((), 0, int(count))} if count else {}
 
 
-def _map(config: Config) -> TensorSpec:
-    return TensorSpec((*_channels(config), *_square(config)))
+def _map(config: Config) -> NamedInput:
+    return NamedInput((*_channels(config), *_square(config)))
 
 
 def _channels(config: Config) -> tuple[int]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
-from secateur.inputs import InputSpec, Json, NamedInputs, TensorSpec
+from secateur.inputs import InputSpec, Json, NamedInput, NamedInputs
 from secateur.integrations.libraries import config_file, library, positive, read_config
 
 _LENGTH, _SAMPLES, _SIDE = 16, 16000, 224
@@ -111,16 +111,16 @@ def inputs_of(kind: type, config: Any, length: int | None = None) -> InputSpec |
     takes = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]  # every module has one
     if any(_get(config, key) is not None for key in _PLACES):
         raise _unclear(kind, "the text marks the places of the pictures or sounds")
-    tensors: dict[str, TensorSpec] = {}
+    tensors: dict[str, NamedInput] = {}
     main = kind.main_input_name  # type: ignore[attr-defined]  # of all networks of transformers
     if "pixel_values" in takes and (main == "pixel_values" or _get(config, "vision_config") is not None):
-        tensors["pixel_values"] = TensorSpec(_pixels(config))
+        tensors["pixel_values"] = NamedInput(_pixels(config))
     if main == "input_values" or main == "input_features":
-        tensors[main] = TensorSpec(_sound(kind, config, main, length))
+        tensors[main] = NamedInput(_sound(kind, config, main, length))
     if main == "input_ids" or ("input_ids" in takes and _get(config, "text_config") is not None):
         tensors["input_ids"] = tokens(config.get_text_config(), length)
         if "attention_mask" in takes:
-            tensors["attention_mask"] = TensorSpec(tensors["input_ids"].size, 1, 2)
+            tensors["attention_mask"] = NamedInput(tensors["input_ids"].size, 1, 2)
     if "decoder_input_ids" in takes and _get(config, "is_encoder_decoder"):
         tensors["decoder_input_ids"] = tokens(config.get_text_config(decoder=True), length, share=2)
     if not tensors:
@@ -130,7 +130,7 @@ def inputs_of(kind: type, config: Any, length: int | None = None) -> InputSpec |
     return NamedInputs(tensors)
 
 
-def tokens(config: Any, length: int | None, share: int = 1) -> TensorSpec:
+def tokens(config: Any, length: int | None, share: int = 1) -> NamedInput:
     """Describe token ids: ordinary words, no padding and no other special tokens.
 
     Args:
@@ -146,7 +146,7 @@ def tokens(config: Any, length: int | None, share: int = 1) -> TensorSpec:
     words = int(config.vocab_size)
     special = [value for key in _SPECIAL if isinstance(value := _get(config, key), int)]
     low = max((value + 1 for value in special if value < words // 2), default=0)
-    return TensorSpec((max(1, length // share),), low, words)
+    return NamedInput((max(1, length // share),), low, words)
 
 
 @contextmanager
