@@ -159,7 +159,7 @@ class Fickle(nn.Module):
 @pytest.mark.parametrize(
     ("net", "inputs", "options", "kind", "message"),
     [
-        (Pair(), {"a": torch.zeros(2, 3), "b": torch.zeros(2, 5)}, {}, sec.UsageError, "by position"),
+        (Pair(), {"a": torch.zeros(2, 3), "b": 5}, {}, sec.UsageError, "takes tensors"),
         (Pair(), (torch.zeros(2, 3), torch.zeros(4, 5)), {}, sec.UsageError, "batch as its first dimension"),
         (Text(), torch.zeros(2, 3), {}, sec.UsageError, "this one returns str"),
         (Fixed(), torch.zeros(2, 3), {}, ExportError, "fixes the batch size|cannot be captured"),

@@ -123,15 +123,16 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 
 class _Positional(nn.Module):
-    """Takes any number of inputs and returns a tuple, so that their names do not depend on the network."""
+    """Takes any number of inputs and returns tensors, so that their names do not depend on the network."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.network = model
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the network."""
-        return parts_of(self.network(*inputs)).tensors
+        output = self.network(*inputs)
+        return output if isinstance(output, Tensor) else parts_of(output).tensors
 
 
 class _Named(nn.Module):
