@@ -95,7 +95,7 @@ class Ablation(Mapping[str, Tensor]):
         return Scores("leave-one-out", changes, self.unmeasured)
 
     def signed(self) -> Scores:
-        """Return the signed changes as scores: removing a low-scored channel lowers the loss (``oracle-loss``)."""
+        """Return the signed changes as scores; channels that increase the loss go first (``oracle-loss``)."""
         return Scores("leave-one-out-signed", self._changes, self.unmeasured)
 
     def to_dict(self) -> dict[str, Any]:

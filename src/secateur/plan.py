@@ -233,7 +233,7 @@ def _channels_at(graph: ChannelGraph, name: str, positions: IntArray) -> list[tu
 
 
 def _output(graph: ChannelGraph, module: str) -> tuple[str, int] | None:
-    """Find the first (tensor, dimension) of channels that a module writes or carries; ``None`` without one."""
+    """Find the first (tensor, dimension) of channels that a module writes or carries, if any."""
     for role in (Role.PRODUCER, Role.CARRIER):
         for group in graph.groups:
             for member in group.roles(role):

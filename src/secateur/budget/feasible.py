@@ -135,8 +135,8 @@ def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False
         graph: the graph of the network.
         given: one bound for all groups, or bounds by group name or pattern.
         what: the name of the argument, for messages.
-        lower: whether these are lower bounds: shares are then rounded up, and 1 is no bound.
-            Otherwise shares are rounded down to at least 1, and all channels are no bound.
+        lower: whether these are lower bounds: shares are then rounded up, and 1 is not a bound.
+            Otherwise shares are rounded down to at least 1, and all channels are not a bound.
 
     Raises:
         UsageError: a name is unknown.

@@ -135,12 +135,12 @@ def forecast(
     Args:
         graph: the graph of the network.
         budget: what may remain; without it, only what is reachable is computed.
-        scores: what the plan is made from, as for :func:`secateur.make_plan`; without them, there is no plan.
+        scores: for the plan, as for :func:`secateur.make_plan`; without them, there is no plan.
         widths: which widths groups may have, as for ``make_plan``.
         latency: the network's times on this device, if they are to be part of it.
 
     Returns:
-        The forecast. An impossible budget is no error here: the forecast says why.
+        The forecast. An impossible budget is not an error here: the forecast explains it.
 
     Raises:
         UsageError: an argument is out of range, or latency is limited and nothing predicts it.

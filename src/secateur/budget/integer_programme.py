@@ -261,7 +261,7 @@ def _widened(problem: _Problem, places: IntArray) -> IntArray | None:
 def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distance: FloatArray) -> IntArray:
     """Select moves in the order of damage per change of cost.
 
-    Where limits are far and groups are many, several groups move at once: an eighth of all, as long as their
+    Where limits are far and groups are many, several groups move together: an eighth of all, as long as their
     changes sum up to at most half of the distance to each limit. At least one move is selected.
 
     Args:

@@ -126,7 +126,7 @@ class Budget(Settings):
 
     A float strictly between 0 and 1 is the share that may remain of the network for which the plan is made.
     An integer is an absolute amount, at least 1. So ``0.5`` is half and ``1_000_000`` a million; ``1.0`` is
-    refused, since a share of all is no limit.
+    refused, since the whole is not a limit.
 
     Attributes:
         macs: multiply-accumulates of one example.

@@ -64,7 +64,7 @@ def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> di
     Args:
         metadata: of the file.
         stored: its tensors; only names, shapes and types matter.
-        model: the network at its full size; left as it was.
+        model: the network at its full size; not changed.
 
     Returns:
         The tensors that the network has a place for, under all their names.

@@ -23,7 +23,7 @@ Attributes = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint holds besides tensors.
+    """Store what a checkpoint contains besides tensors.
 
     Attributes:
         builder: what builds the network at its full size; ``None`` for a user's own class.

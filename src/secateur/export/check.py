@@ -123,7 +123,7 @@ def check_file(
 
 
 def drawn(exportable: Exportable, images: InputSpec | None, count: int) -> tuple[Tensor, ...]:
-    """Draw inputs in the range of real ones: normalised random images, or values in the range of the examples.
+    """Draw inputs in a realistic range: normalised random images, or values in the range of the examples.
 
     Args:
         exportable: the network.

@@ -14,7 +14,7 @@ from secateur.settings import Settings, SettingsError, merged, mistakes
 from secateur.training.settings import FitSettings
 
 _CLIP_NORM = 5.0
-"""Limit of gradient norms, above those of a trained network; after a cut they may be far larger and diverge."""
+"""Limit of gradient norms, above those of a trained network; after a cut, training may diverge without it."""
 
 
 class Distillation(Settings):
