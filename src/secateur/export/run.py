@@ -106,7 +106,7 @@ def export(
     """Write a network, pruned or not, for another runtime, and check that the file computes the same.
 
     The batch size is free. A temporary file is written, read back, run in its runtime on several batch sizes
-    and compared with the network. Only if it agrees does it replace the target; otherwise an older file is not
+    and compared with the network. It replaces the target only if it agrees; otherwise an older file is not
     changed. The file contains nothing about the machine that wrote it.
 
     Args:

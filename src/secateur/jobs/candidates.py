@@ -36,11 +36,9 @@ class Candidate:
         """Return the name of its builder."""
         if self.network is not None:
             return self.network.name
-        return (
-            self.file.metadata.network
-            if self.file is not None and self.file.metadata
-            else Path(self.source).name
-        )
+        if self.file is not None and self.file.metadata is not None:
+            return self.file.metadata.network
+        return Path(self.source).name
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from secateur.jobs.images import open_images, tell_skipped
+from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.recipes import Callback
@@ -48,7 +48,7 @@ def evaluate(
                 context, callbacks=callbacks if context.ranks.is_main else (), interruption=interruption
             ),
         )
-    tell_skipped(data, callbacks)
+    report_skipped(data, callbacks)
     return {
         "network": choice.source,
         "model": network.name,

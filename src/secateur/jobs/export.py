@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.errors import UsageError
 from secateur.export import Description
 from secateur.export import export as write
-from secateur.jobs.images import open_images, tell_skipped
+from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.measure import measure
 from secateur.jobs.networks import check_outputs, input_of, open_network
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
@@ -59,7 +59,7 @@ def export(
         check_outputs(network, data.classes)
         inputs = next(iter(data.test_batches()))[0][:_COMPARED]
         calibration = _first(data.training_batches(augment=False), _CALIBRATED) if quantised else None
-        tell_skipped(data, callbacks)
+        report_skipped(data, callbacks)
     report_progress(callbacks, "exporting", 0, 1)
     done = write(
         wanted.out,

@@ -29,7 +29,7 @@ def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: boo
     return open_data(choice.source, spec, settings, training=training)
 
 
-def tell_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
+def report_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
     """Report the images that could not be read.
 
     Args:
@@ -58,7 +58,7 @@ def read_all(data: ImageData, callbacks: Sequence[Callback]) -> None:
     report_progress(callbacks, "reading images", 0, 1)
     train, validation, test = len(data.train), len(data.validation), len(data.test)
     report_progress(callbacks, "reading images", 1, 1)
-    tell_skipped(data, callbacks)
+    report_skipped(data, callbacks)
     same = " (the same)" if data.test is data.validation else ""
     report_note(
         callbacks,

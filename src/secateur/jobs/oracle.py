@@ -18,7 +18,7 @@ from secateur.data import ImageData
 from secateur.errors import DataError, StoppedError, UsageError
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, trace
-from secateur.jobs.images import open_images, tell_skipped
+from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.ranks import Ranks
@@ -94,7 +94,7 @@ def _oracle(
             network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
         )
         rows = _agreements(network, graph, found, batches, criteria, callbacks, together)
-    tell_skipped(data, callbacks)
+    report_skipped(data, callbacks)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
     if ranks.is_main:
         _write(out, result)

@@ -49,7 +49,7 @@ def timings(
                 for number, candidate in enumerate(candidates)
                 for runtime in candidate.runtimes(conditions.runtimes)
             }
-            against = _yardsticks(list(ready))
+            against = _references(list(ready))
             for batch in conditions.batches:
                 report_progress(callbacks, "measuring", done, total)
                 inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
@@ -75,7 +75,7 @@ def timings(
     return rows
 
 
-def _yardsticks(places: Sequence[Place]) -> dict[Place, Place]:
+def _references(places: Sequence[Place]) -> dict[Place, Place]:
     """Choose what each is compared with: the first candidate in the same runtime, or in its first runtime."""
     return {
         (number, runtime): (0, runtime) if (0, runtime) in places else places[0] for number, runtime in places
