@@ -86,7 +86,7 @@ def smallest_within(
         judge: returns the score of a network, larger being better; on examples that are not used for reported
             figures.
         tries: largest number of networks that are pruned.
-        ratio: largest ratio of rejected to accepted share at which the search stops.
+        ratio: the search stops if the smallest accepted share is at most this many times the largest rejected one.
         callbacks: receive every try.
 
     Returns:

@@ -15,9 +15,7 @@ from secateur.graph.propagation.findings import Read
 from secateur.graph.wiring import Wiring
 from secateur.recovery.consumers import OPERATORS, arguments, tensor_names
 
-_LARGEST_SHARE = (
-    0.8  # of a layer's products that remain; with more of them, gathering and scattering is not faster
-)
+_LARGEST_SHARE = 0.8  # of a layer's products that remain; if more remain, the whole layer is faster
 
 
 class CompactInterpreter(MaskedInterpreter):

@@ -28,7 +28,7 @@ _DRAWS = 2
 
 
 _EXAMPLES, _CHEAP = 24, 20_000_000
-"""Smallest number of random examples, if a forward pass takes at most that many MACs."""
+"""Smallest number of random examples, and the most MACs of a forward pass for which it applies."""
 
 
 class Kind(NamedTuple):
