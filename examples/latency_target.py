@@ -62,9 +62,7 @@ def main() -> None:
     print(f"{'':12}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     show("before", model, *test)
 
-    budget = sec.Budget(
-        latency=options.latency
-    )  # of a forward pass on `timed`, with the present number of threads
+    budget = sec.Budget(latency=options.latency)  # for a forward pass on `timed`
     recipe = sec.Recipe.preset("one-shot", allocation="curves", reconstruct=True)
     result = sec.prune(model, timed, budget, batches=loader, recipe=recipe)
     print(f"# {result.latency}\n# {result.verification}")

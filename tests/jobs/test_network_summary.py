@@ -74,7 +74,7 @@ def test_a_network_that_was_not_cut_has_a_summary_too() -> None:
     "text", ["", "{}", '{"format": 2}', '{"format": 1, "groups": [{}]}', '{"format": 1, "groups": 1}']
 )
 def test_other_text_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(DataError, match=r"no summary of a network \(.+\)$"):
+    with pytest.raises(DataError, match=r"not a summary of a network \(.+\)$"):
         NetworkSummary.from_json(text)
 
 

@@ -71,7 +71,7 @@ def test_an_unknown_way_is_refused():
     st.none() | st.lists(st.text(), max_size=3).map(tuple),
     st.none() | st.integers(0, 2**60),
 )
-def test_metadata_comes_back_as_it_was(network, weights, images, classes, params):
+def test_metadata_is_read_back(network, weights, images, classes, params):
     metadata = ExportMetadata(network, weights, images, classes, params, macs=None)
     assert metadata.to_json().isascii()
     assert ExportMetadata.from_json(metadata.to_json()) == metadata
@@ -80,7 +80,7 @@ def test_metadata_comes_back_as_it_was(network, weights, images, classes, params
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 1}', "[" * 100_000, "NaN"]
 )
-def test_text_that_is_no_metadata_is_none(text):
+def test_text_that_is_not_metadata_is_none(text):
     assert ExportMetadata.from_json(text) is None
 
 

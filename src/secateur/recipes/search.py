@@ -86,7 +86,8 @@ def smallest_within(
         judge: returns the score of a network, larger being better; on examples that are not used for reported
             figures.
         tries: largest number of networks that are pruned.
-        ratio: the search stops if the smallest accepted share is at most this many times the largest rejected one.
+        ratio: the search stops if the smallest accepted share is at most ``ratio`` times the largest
+            rejected share.
         callbacks: receive every try.
 
     Returns:
