@@ -19,7 +19,7 @@ PAGES = [
     for path in [ROOT / "README.md", *DOCS]
     if any(block.language in ("python", "sh") for block in blocks(path.read_text(encoding="utf-8")))
 ]
-SLOW = {"docs/tutorials/pictures.md"}
+SLOW = {"docs/tutorials/images.md"}
 """Pages that take more than about ten seconds."""
 
 

@@ -1,4 +1,4 @@
-"""Networks by what a user calls them: a run, a checkpoint, or a name."""
+"""Open the networks that a user names: a run, a checkpoint, or the name of a builder."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _PUBLISHED = ("torchvision:", "timm:")
 
 @dataclass(frozen=True)
 class Network:
-    """A network and all that has to be known to save it again.
+    """A network and everything that is needed to save it again.
 
     Attributes:
         model: the network itself.
-        name: of what builds it, or of its class.
-        spec: what builds it at its full size; ``None`` for a class of the user's.
+        name: of its builder, or of its class.
+        spec: builds it at its full size; ``None`` for a user's class.
         input: size and normalisation of its inputs.
         classes: names of its outputs, if known.
         history: what was done to it, oldest first.
         file: the checkpoint that it came from, if any.
-        weights: which tensors were filled with weights, if any were asked for.
+        weights: which tensors were filled with weights, if weights were requested.
     """
 
     model: nn.Module
@@ -47,16 +47,16 @@ class Network:
     weights: LoadedWeights | None = field(default=None, repr=False)
 
     def example(self, batch: int = 2) -> Tensor:
-        """Inputs of the right shape on the network's device, always the same."""
+        """Return inputs of the right shape on the network's device, always the same."""
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         return self.input.example(batch).to(device)
 
     def save(self, path: Path, metrics: dict[str, Json] | None = None) -> None:
-        """Writes a checkpoint.
+        """Write a checkpoint.
 
         Args:
             path: the file.
-            metrics: figures to put beside the tensors.
+            metrics: figures to store with the tensors.
         """
         save(
             path,
@@ -70,7 +70,7 @@ class Network:
         )
 
     def reload(self, path: Path) -> nn.Module:
-        """Reads a checkpoint of this network back and holds it against the network, bit for bit.
+        """Read a checkpoint of this network back and compare it with the network, bit for bit.
 
         Args:
             path: a file that :meth:`save` has just written.
@@ -91,7 +91,7 @@ class Network:
         return again
 
     def after(self, records: Iterable[Mapping[str, Json]]) -> Network:
-        """The same with more done to it.
+        """Return the same network with a longer history.
 
         Args:
             records: what was done, oldest first.
@@ -99,12 +99,12 @@ class Network:
         return replace(self, history=(*self.history, *map(dict, records)))
 
     def copy(self) -> Network:
-        """The same with a copy of the model."""
+        """Return the same network with a copy of the model."""
         return replace(self, model=copy.deepcopy(self.model))
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same in shape, type and every bit, NaN included.
+    """Check whether two tensors have the same shape, type and bits, including NaN.
 
     >>> nothing = torch.tensor([float("nan")])
     >>> same_bits(nothing, nothing.clone()), same_bits(torch.ones(1), torch.ones(2))
@@ -117,7 +117,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def input_of(choice: NetworkChoice) -> InputSpec:
-    """What a network expects to be fed, before it is built.
+    """Find the size and normalisation of a network's inputs, before it is built.
 
     Args:
         choice: as for :func:`open_network`.
@@ -135,11 +135,11 @@ def input_of(choice: NetworkChoice) -> InputSpec:
 
 
 def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) -> Network:
-    """The network that a user asks for.
+    """Open the network that a user names.
 
     Args:
         choice: a run folder, a checkpoint, or a name and the weights for it.
-        classes: names of the classes that it is to tell apart, if there is data.
+        classes: names of the classes that it must distinguish, if there is data.
 
     Returns:
         The network, on the CPU.
@@ -147,7 +147,7 @@ def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) ->
     Raises:
         UsageError: there is no such network.
         CheckpointError: the checkpoint or the weights cannot be used.
-        DataError: a checkpoint tells other classes apart.
+        DataError: a checkpoint has other classes.
     """
     if is_checkpoint(choice.source):
         return _from_checkpoint(choice, classes)
@@ -156,12 +156,12 @@ def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) ->
 
 def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
     if choice.weights is not None:
-        raise UsageError(f"{choice.source} has weights of its own; leave --weights out")
+        raise UsageError(f"{choice.source} contains weights already; leave --weights out")
     path = find_checkpoint(choice.source)
     metadata = read_metadata(path)
     known = metadata.classes
     if known is not None and classes is not None and tuple(classes) != known:
-        raise DataError(f"{path} tells {_listed(known)} apart, but the data has {_listed(classes)}")
+        raise DataError(f"{path} has the classes {_listed(known)}, but the data has {_listed(classes)}")
     spec = metadata.builder
     if choice.builder is not None:
         spec = ModelSpec.parse(choice.builder, classes=len(known) if known else None)
@@ -192,15 +192,15 @@ def _from_name(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
 
 
 def check_outputs(network: Network, classes: Sequence[str]) -> None:
-    """Makes sure that a network tells as many classes apart as the data has.
+    """Check that a network has as many classes as the data.
 
     Args:
         network: any network.
         classes: of the data.
 
     Raises:
-        DataError: it does not.
-        TrainingError: its output is no tensor of class scores.
+        DataError: the numbers differ.
+        TrainingError: its output is not a tensor of class scores.
     """
     with mode_of(network.model, training=False), torch.inference_mode():
         scores = main_output(network.model(network.example()))
@@ -212,7 +212,7 @@ def check_outputs(network: Network, classes: Sequence[str]) -> None:
 
 
 def sized(spec: InputSpec, side: int | None) -> InputSpec:
-    """An input specification for square pictures of another size.
+    """Change an input specification to square images of another size.
 
     Args:
         spec: the network's own.

@@ -1,4 +1,4 @@
-"""Networks by name, with weights from a file, and what their inputs look like.
+"""Build networks by name, with weights from a file and a description of their inputs.
 
 >>> model = build("secateur:resnet20", classes=10)
 >>> sum(parameter.numel() for parameter in model.parameters())

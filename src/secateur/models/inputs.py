@@ -1,4 +1,4 @@
-"""What a network expects to be fed."""
+"""Describe the inputs that a network expects."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shape and normalisation of the pictures that a network expects.
+    """Shape and normalisation of the images that a network expects.
 
     Attributes:
         size: channels, height and width of one input.
-        mean: mean per channel of pictures whose values lie in [0, 1].
+        mean: mean per channel of images whose values lie in [0, 1].
         std: standard deviation per channel, likewise.
 
     >>> InputSpec((3, 64, 64)).example(batch=2).shape
@@ -44,5 +44,5 @@ class InputSpec:
             raise UsageError(f"the deviations {self.std} to divide by must be positive")
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """A batch of the right shape, drawn from a fixed seed, shape ``(batch, *size)``, float32."""
+        """Draw a batch of the right shape from a fixed seed, shape ``(batch, *size)``, float32."""
         return torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The one way to a network by name: a specification, parsed, checked and built."""
+"""Parse, check and build the specification of a network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from secateur.models.inputs import InputSpec, Json
 from secateur.models.userfile import find_function, names_a_file, takes
 from secateur.models.weights import load_weights
 
-# Arguments with which a builder would open or fetch files; weights are Secateur's own business.
+# Arguments with which a builder would open or fetch files; Secateur loads weights itself.
 _REFUSED = ("weights", "pretrained", "checkpoint_path", "cache_dir", "progress")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network that can be built again: who builds it, and with which arguments.
+    """The builder of a network and its arguments, so that the network can be built again.
 
     Attributes:
         name: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:resnet20`` or
@@ -42,12 +42,12 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str, *, classes: int | None = None, **arguments: Json) -> ModelSpec:
-        """A specification from what a user wrote.
+        """Parse a user's text to a specification.
 
         Args:
             text: as ``name``; a name without a colon is torchvision's.
-            classes: number of outputs, by default as the builder has it. A function in a file gets it only
-                if it takes ``num_classes``.
+            classes: number of outputs; the builder's default if not given. A function in a file receives it
+                only if it takes ``num_classes``.
             arguments: further keyword arguments of the builder.
 
         Raises:
@@ -63,19 +63,19 @@ class ModelSpec:
 
     @property
     def is_file(self) -> bool:
-        """Whether building runs a user's file."""
+        """Return whether building runs a user's file."""
         return names_a_file(self.name)
 
     @property
     def input(self) -> InputSpec:
-        """What the network expects; for a function in a file, 224 pixels and ImageNet's normalisation."""
+        """Return the expected inputs; for a function in a file, 224 pixels and ImageNet's normalisation."""
         if self.is_file:
             return InputSpec()
         family, name = _split(self.name)
         return family.input(name, self.arguments)
 
     def build(self) -> nn.Module:
-        """The network, freshly initialised, in training mode, on torch's default device.
+        """Build the network with new initial weights, in training mode, on torch's default device.
 
         Raises:
             UsageError: if the builder does not take the arguments, or returns no network.
@@ -92,10 +92,10 @@ class ModelSpec:
         return model
 
     def default_weights(self) -> Mapping[str, Tensor]:
-        """The published weights of the network.
+        """Fetch the published weights of the network.
 
         Raises:
-            UsageError: if there are none by this name.
+            UsageError: if there are none for this name.
             CheckpointError: if they cannot be fetched.
         """
         if self.is_file:
@@ -111,12 +111,12 @@ class ModelSpec:
             ) from error
 
     def to_dict(self) -> dict[str, Json]:
-        """As plain values for JSON."""
+        """Convert to plain values for JSON."""
         return {"name": self.name, "arguments": dict(self.arguments)}
 
     @classmethod
     def from_dict(cls, data: object) -> ModelSpec:
-        """The inverse of :meth:`to_dict`; nothing is run or imported.
+        """Read what :meth:`to_dict` returned; nothing is run or imported.
 
         Raises:
             UsageError: if the data are of another form, or name no network.
@@ -124,7 +124,7 @@ class ModelSpec:
         match data:
             case {"name": str(name), "arguments": dict(arguments), **rest} if not rest:
                 return cls(name if names_a_file(name) else _known(name), _checked(name, arguments))
-        raise UsageError("a network is described by its name and arguments, and by nothing else")
+        raise UsageError("a network is described by its name and arguments only")
 
     def _builder(self) -> Callable[..., Any]:
         if self.is_file:
@@ -145,9 +145,9 @@ def build(
     Args:
         spec: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:digits``, ``secateur:resnet20``,
             ``secateur:resnet56``, a bare torchvision name, or ``path/to/file.py:function``.
-        classes: number of outputs, by default as the builder has it.
+        classes: number of outputs; the builder's default if not given.
         weights: nothing, ``"default"`` for the published ones, a file, or tensors by name. Tensors that do
-            not fit, such as those of a classifier for other classes, stay freshly initialised; to learn
+            not fit, such as those of a classifier for other classes, keep their initial values; to learn
             which, call :func:`load_weights` yourself.
         arguments: further keyword arguments of the builder, such as ``dropout=0.2``.
 
@@ -156,7 +156,7 @@ def build(
 
     Raises:
         UsageError: if the name or an argument is wrong.
-        CheckpointError: if the weights cannot be had or none of them fits.
+        CheckpointError: if the weights cannot be fetched, or none of them fits.
 
     >>> build("secateur:digits", classes=4).classifier[-1].out_features
     4
@@ -174,7 +174,7 @@ def _split(name: str) -> tuple[Family, str]:
 
 
 def _known(text: str) -> str:
-    """The full name of a network that exists."""
+    """Return the full name of a network that exists."""
     origin, colon, name = text.partition(":")
     if not colon:
         origin, name = "torchvision", text
@@ -182,7 +182,7 @@ def _known(text: str) -> str:
         raise UsageError(
             f"no networks from {origin!r}: choose {', '.join(FAMILIES)} or path/to/file.py:function"
         )
-    # A tag, as in timm's resnet50.a1_in1k, is the family's to check.
+    # A tag, as in timm's resnet50.a1_in1k, is checked by the family.
     if name.partition(".")[0] in FAMILIES[origin].names():
         return f"{origin}:{name}"
     candidates = {known: f"{origin}:{known}" for known in FAMILIES[origin].names()}
