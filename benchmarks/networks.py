@@ -11,8 +11,8 @@ import secateur as sec
 from benchmarks.images import data_path
 from secateur._torchvision import torchvision
 from secateur.data import ImageData
+from secateur.jobs.images import open_images
 from secateur.jobs.networks import Network, input_of, open_network
-from secateur.jobs.pictures import open_pictures
 from secateur.jobs.settings import DataChoice, NetworkChoice
 
 TRAINED = {
@@ -72,7 +72,7 @@ def trained(run: str, source: str, batch_size: int = 64) -> tuple[Network, Image
         raise SystemExit(f"{folder} does not exist; {how}")
     choice = NetworkChoice(source=str(folder), builder=BUILDERS.get(run))
     images = DataChoice(source=str(data_path(source)), batch_size=batch_size)
-    data = open_pictures(images, input_of(choice), seed=0)
+    data = open_images(images, input_of(choice), seed=0)
     network = open_network(choice, data.classes)
     network.model.eval()
     return network, data

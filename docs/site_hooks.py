@@ -1,4 +1,4 @@
-"""What the site needs beyond the pages of this folder: the documents of the root, and docstrings as Markdown.
+"""Add the documents of the repository root to the site, and convert docstrings to Markdown.
 
 Called by mkdocs (``hooks`` and ``extensions`` in ``mkdocs.yml``).
 """
@@ -19,14 +19,14 @@ FROM_ROOT = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-"""Documents that lie beside ``docs``, and their place on the site."""
+"""Documents outside ``docs``, and their place on the site."""
 
 _ROLE = re.compile(r":(?:func|class|meth|attr|mod):`~?([\w.]+)`")
 _EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
-    """Adds the documents of the root."""
+    """Add the documents of the root."""
     root = Path(config.config_file_path).parent
     for source, place in FROM_ROOT.items():
         files.append(File.generated(config, place, abs_src_path=str(root / source)))
@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turns links that are right in the repository into links that are right on the site."""
+    """Convert links that work in the repository to links that work on the site."""
     prefix = "](" if page.file.src_uri in FROM_ROOT.values() else "../"
     for source, place in FROM_ROOT.items():
         markdown = markdown.replace(f"{prefix}{source}", f"{prefix.removeprefix('../')}{place}")
@@ -42,10 +42,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 class Docstrings(Extension):
-    """Roles and examples, as docstrings here are written, in the words of the site's parser."""
+    """Convert roles and examples of docstrings to the syntax of the site's parser."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Rewrites one docstring before it is parsed."""
+        """Rewrite one docstring before it is parsed."""
         if obj.docstring is None:
             return
         text = _ROLE.sub(_linked, obj.docstring.value)
@@ -58,6 +58,6 @@ class Docstrings(Extension):
 
 
 def _linked(role: re.Match[str]) -> str:
-    """A link, where the site knows the name in full."""
+    """Return a link if the site has a page for the name."""
     name = role[1]
     return f"[`{name}`][{name}]" if name.startswith("secateur.") and name.count(".") == 1 else f"`{name}`"

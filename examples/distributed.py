@@ -17,7 +17,7 @@ from secateur.criteria import watch
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, epochs: int) -> None:
-    """Train in an ordinary loop. The wrapper exists only during this call, so that no cut meets one."""
+    """Train in an ordinary loop. The wrapper exists only during this call, and not at the cut."""
     wrapped = DistributedDataParallel(model.train())
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
@@ -28,14 +28,14 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
 
 
 def are_alike(model: nn.Module) -> bool:
-    """Whether all processes have the same weights."""
+    """Check that all processes have the same weights."""
     mine = nn.utils.parameters_to_vector(model.parameters()).detach()
     dist.all_gather(found := [torch.empty_like(mine) for _ in range(dist.get_world_size())], mine)
     return all(torch.equal(mine, other) for other in found)
 
 
 def show(name: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """A row of the table, from the first process."""
+    """Print a row of the table in the first process."""
     with torch.inference_mode():
         accuracy = (model.eval()(x).argmax(1) == y).float().mean().item()
     need = sec.cost(model, x[:1])
@@ -44,24 +44,24 @@ def show(name: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def main() -> None:
-    """Train, cut to 20% of the MACs, train on."""
+    """Train, cut to 20% of the MACs, continue training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     epochs = parser.parse_args().epochs
     if not dist.is_torchelastic_launched():
-        parser.error("start it so: torchrun --standalone --nproc-per-node=2 examples/distributed.py")
+        parser.error("start it with: torchrun --standalone --nproc-per-node=2 examples/distributed.py")
     dist.init_process_group("gloo")
 
     torch.manual_seed(0)
-    pictures, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
-    pictures = (pictures.float() / 16).reshape(-1, 1, 8, 8)
-    data, test = TensorDataset(pictures[:1347], labels[:1347]), (pictures[1347:], labels[1347:])
+    images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+    images = (images.float() / 16).reshape(-1, 1, 8, 8)
+    data, test = TensorDataset(images[:1347], labels[:1347]), (images[1347:], labels[1347:])
     loader = DataLoader(data, batch_size=32, sampler=DistributedSampler(data))
     model = sec.build("secateur:digits")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     graph = sec.trace(model, test[0][:2])
     train(model, optimizer, loader, epochs - 1)
-    with watch(model, graph, "taylor", across_ranks=True) as watched:  # of what all processes see
+    with watch(model, graph, "taylor", across_ranks=True) as watched:  # on the examples of all processes
         train(model, optimizer, loader, 1)
     show("before", model, *test)
     plan = sec.make_plan(graph, watched.scores(), sec.Budget(macs=0.2))  # the same in each process
@@ -70,7 +70,7 @@ def main() -> None:
     train(model, optimizer, loader, epochs // 2)
     show("trained on", model, *test)
     if not are_alike(model):
-        raise RuntimeError("the processes have drifted apart")
+        raise RuntimeError("the processes have different weights")
     dist.destroy_process_group()
 
 

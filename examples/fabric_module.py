@@ -1,4 +1,4 @@
-"""A module in the style of Lightning, on Lightning Fabric: unwrapped for the cut, set up again after it."""
+"""Prune a Lightning-style module on Lightning Fabric: unwrap it for the cut, set it up again after it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Digits(nn.Module):
         return self.net(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss of a batch."""
+        """Compute the loss of a batch."""
         x, y = batch
         return F.cross_entropy(self(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, over whatever parameters there are by now."""
+        """Create Adam for the present parameters."""
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
 
 def train(fabric: Fabric, module: Digits, loader: DataLoader, epochs: int) -> None:
-    """What a trainer does; the wrapper and the optimizer live as long as this call."""
+    """Train like a trainer; the wrapper and the optimizer exist only during this call."""
     wrapped, optimizer = fabric.setup(module, module.configure_optimizers())
     wrapped.mark_forward_method("training_step")
     wrapped.train()
@@ -47,27 +47,27 @@ def train(fabric: Fabric, module: Digits, loader: DataLoader, epochs: int) -> No
 
 
 def main() -> None:
-    """Train, cut the bare module in place, train on."""
+    """Train, cut the bare module in place, continue training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     epochs = parser.parse_args().epochs
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.seed_everything(0, verbose=False)
-    pictures, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
-    pictures = (pictures.float() / 16).reshape(-1, 1, 8, 8)
-    loader = DataLoader(TensorDataset(pictures[:1347], labels[:1347]), batch_size=64, shuffle=True)
+    images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+    images = (images.float() / 16).reshape(-1, 1, 8, 8)
+    loader = DataLoader(TensorDataset(images[:1347], labels[:1347]), batch_size=64, shuffle=True)
 
     def show(name: str) -> None:
         with torch.inference_mode():
-            right = (module.eval()(pictures[1347:]).argmax(1) == labels[1347:]).float().mean().item()
-        need = sec.cost(module, pictures[:1])
+            right = (module.eval()(images[1347:]).argmax(1) == labels[1347:]).float().mean().item()
+        need = sec.cost(module, images[:1])
         print(f"{name:12}{right:>10.1%}{need.params:>14,}{need.macs:>14,}")
 
     module = Digits()
     train(fabric, module, loader, epochs)
     print(f"{'':12}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     show("before")
-    graph = sec.trace(module, pictures[:2])
+    graph = sec.trace(module, images[:2])
     scores = sec.score(module, graph, "taylor", loader, F.cross_entropy)
     sec.apply_plan(module, sec.make_plan(graph, scores, sec.Budget(macs=0.2)), inplace=True)
     show("cut")

@@ -1,4 +1,4 @@
-"""A network that may take half the time on this machine: planned by the clock, repaired, trained on."""
+"""Prune a network to half its time on this machine: measure, plan, cut, reconstruct, continue training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.latency import compare_latency
 
 
 def network(width: int) -> nn.Sequential:
-    """Four convolutions and a classifier, on digits at four times their size."""
+    """Build four convolutions and a classifier, for digits at four times their size."""
     layers: list[nn.Module] = [nn.Upsample(scale_factor=4)]
     for reads, writes in ((1, width), (width, width), (width, 2 * width), (2 * width, 2 * width)):
         layers += [nn.Conv2d(reads, writes, 3, padding=1), nn.BatchNorm2d(writes), nn.ReLU()]
@@ -24,7 +24,7 @@ def network(width: int) -> nn.Sequential:
 
 
 def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float) -> None:
-    """What anybody's loop looks like."""
+    """Train in an ordinary loop."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     model.train()
     for _ in range(epochs):
@@ -35,7 +35,7 @@ def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float) -> Non
 
 
 def show(name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    """A row of the table."""
+    """Print a row of the table."""
     with torch.inference_mode():
         accuracy = (model.eval()(x).argmax(1) == y).float().mean().item()
     need = sec.cost(model, x[:1])
@@ -43,26 +43,26 @@ def show(name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Train, cut to a share of the time, train on; the time is measured again at the end."""
+    """Train, cut to a share of the time, continue training, and measure the time again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=32, help="channels of the first layer")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--latency", type=float, default=0.5, help="share of the time that may remain")
-    parser.add_argument("--batch", type=int, default=16, help="pictures in the forward pass that is timed")
+    parser.add_argument("--batch", type=int, default=16, help="images in the forward pass that is timed")
     options = parser.parse_args()
 
     torch.manual_seed(0)
-    pictures, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
-    pictures = (pictures.float() / 16).reshape(-1, 1, 8, 8)
-    loader = DataLoader(TensorDataset(pictures[:1347], labels[:1347]), batch_size=64, shuffle=True)
-    test, timed = (pictures[1347:], labels[1347:]), pictures[: options.batch]
+    images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+    images = (images.float() / 16).reshape(-1, 1, 8, 8)
+    loader = DataLoader(TensorDataset(images[:1347], labels[:1347]), batch_size=64, shuffle=True)
+    test, timed = (images[1347:], labels[1347:]), images[: options.batch]
 
     model = network(options.width)
     train(model, loader, options.epochs, 2e-3)
     print(f"{'':12}{'accuracy':>10}{'parameters':>14}{'MACs':>14}")
     show("before", model, *test)
 
-    budget = sec.Budget(latency=options.latency)  # of a forward pass on `timed`, with the threads as they are
+    budget = sec.Budget(latency=options.latency)  # for a forward pass on `timed`
     recipe = sec.Recipe.preset("one-shot", allocation="curves", reconstruct=True)
     result = sec.prune(model, timed, budget, batches=loader, recipe=recipe)
     print(f"# {result.latency}\n# {result.verification}")

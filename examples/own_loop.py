@@ -1,4 +1,4 @@
-"""A network and a training loop of one's own: scores are collected on the way, the optimizer goes on."""
+"""Prune your own network in your own loop: scores are collected during training, the optimizer stays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, epochs: int) -> None:
-    """What anybody's loop looks like."""
+    """Train in an ordinary loop."""
     model.train()
     for _ in range(epochs):
         for x, y in loader:
@@ -40,7 +40,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
 
 
 def show(name: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """A row of the table."""
+    """Print a row of the table."""
     with torch.inference_mode():
         accuracy = (model.eval()(x).argmax(1) == y).float().mean().item()
     need = sec.cost(model, x[:1])
@@ -48,16 +48,16 @@ def show(name: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def main() -> None:
-    """Train, cut to 40% of the MACs, train on."""
+    """Train, cut to 40% of the MACs, continue training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
     epochs = parser.parse_args().epochs
 
     torch.manual_seed(0)
-    pictures, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
-    pictures = (pictures.float() / 16).reshape(-1, 1, 8, 8)
-    loader = DataLoader(TensorDataset(pictures[:1347], labels[:1347]), batch_size=64, shuffle=True)
-    test = pictures[1347:], labels[1347:]
+    images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+    images = (images.float() / 16).reshape(-1, 1, 8, 8)
+    loader = DataLoader(TensorDataset(images[:1347], labels[:1347]), batch_size=64, shuffle=True)
+    test = images[1347:], labels[1347:]
 
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

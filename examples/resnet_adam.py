@@ -1,4 +1,4 @@
-"""A ResNet that is cut in place, again and again, while Adam goes on training it."""
+"""Cut a ResNet in place several times, while the same Adam optimizer continues to train it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.inputs import InputSpec
 
 
 def accuracy(model: nn.Module, batches: list) -> float:
-    """Share of right answers."""
+    """Compute the share of correct answers."""
     model.eval()
     with torch.inference_mode():
         right = sum((model(x).argmax(1) == y).sum().item() for x, y in batches)
@@ -23,7 +23,7 @@ def accuracy(model: nn.Module, batches: list) -> float:
 
 
 def main() -> None:
-    """Three cuts, each leaves 70% of the MACs; parameters keep their identity, moments are cut alike."""
+    """Make three cuts to 70% of the MACs each; parameters keep their identity, moments are cut."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="torchvision:resnet18")
     parser.add_argument("--epochs", type=int, default=4)

@@ -1,4 +1,4 @@
-"""Another task: segmentation, with a loss and a metric of its own; pictures of bright discs."""
+"""Prune a network for another task: segmentation of bright discs, with its own loss and metric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur.recipes import Training
 
 
 def discs(count: int, side: int = 24) -> tuple[Tensor, Tensor]:
-    """Noisy pictures of a disc each, and where it is; shapes (count, 1, side, side)."""
+    """Draw noisy images of one disc each, and masks of the discs; shapes (count, 1, side, side)."""
     grid, radius = torch.arange(side).float(), torch.rand(count, 1, 1) * 4 + 3
     middle = torch.rand(2, count, 1, 1) * (side - 8) + 4
     inside = ((grid[:, None] - middle[0]) ** 2 + (grid - middle[1]) ** 2 < radius**2).float()[:, None]
@@ -21,14 +21,14 @@ def discs(count: int, side: int = 24) -> tuple[Tensor, Tensor]:
 
 
 def dice(logits: Tensor, inside: Tensor) -> Tensor:
-    """One minus the overlap, a mean over the batch."""
+    """Compute one minus the overlap, averaged over the batch."""
     found = logits.sigmoid()
     both, either = (found * inside).sum((1, 2, 3)), (found + inside).sum((1, 2, 3))
     return (1 - 2 * both / (either + 1)).mean() + F.binary_cross_entropy_with_logits(logits, inside)
 
 
 class Hourglass(nn.Module):
-    """Down and up again, with a concatenated shortcut."""
+    """A network that reduces and restores the resolution, with a concatenated shortcut."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
@@ -59,9 +59,9 @@ def main() -> None:
 
     def train(model: nn.Module, _: object = None) -> None:
         optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-3)
-        for pictures, where in batches * epochs:
+        for images, where in batches * epochs:
             optimizer.zero_grad()
-            dice(model(pictures), where).backward()
+            dice(model(images), where).backward()
             optimizer.step()
 
     train(model := Hourglass())

@@ -1,4 +1,4 @@
-"""A network from timm: cut by measured widths, reconstructed by least squares, with no training after it."""
+"""Prune a network from timm by width curves and reconstruction, without training after the cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.recovery import CurveOptions
 
 
 def accuracy(model: nn.Module, batches: list) -> float:
-    """Share of right answers."""
+    """Compute the share of correct answers."""
     model.eval()
     with torch.inference_mode():
         right = sum((model(x).argmax(1) == y).sum().item() for x, y in batches)

@@ -1,4 +1,4 @@
-"""Transfer learning on folders of pictures: published weights, new classes, cut, fine-tuned, saved."""
+"""Transfer learning on folders of images: published weights, new classes, pruning, fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.training.settings import FitSettings
 
 
 def main() -> None:
-    """From ``DIR/{train,test}/<class>/*`` to a checkpoint."""
+    """Make a checkpoint from ``DIR/{train,test}/<class>/*``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", metavar="DIR")
     parser.add_argument("--model", default="torchvision:squeezenet1_1")

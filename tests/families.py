@@ -43,7 +43,7 @@ _BARE = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": 
 
 
 def example(name: str, batch: int = 2) -> torch.Tensor:
-    """Random pictures of a size that the network accepts."""
+    """Random images of a size that the network accepts."""
     size = _SIZES.get(name, 64)
     return torch.randn(batch, 3, size, size)
 

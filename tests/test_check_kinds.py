@@ -461,7 +461,7 @@ def test_a_stale_attribute_and_a_plain_tensor_are_seen() -> None:
     weight = plain[2].weight.detach()
     del plain[2].weight
     plain[2].register_buffer("weight", weight)
-    assert "is no parameter" in str(sec.verify(model, plain, plan, X))
+    assert "is not a parameter" in str(sec.verify(model, plain, plan, X))
 
 
 def test_a_constant_output_beside_others_is_named() -> None:

@@ -23,7 +23,7 @@ RARER = {
     "plan": "Edit",
     "recipes": "LatencyOptions Measured PruneResult SearchResult Training smallest_within",
     "recovery": "CurveOptions LeastSquares Reconstruction recalibrate",
-    "runtimes": "Card Runner open_exported",
+    "runtimes": "ExportMetadata Runner open_exported",
     "verification": "Expectation Verification",
 }
 """What is imported from its module."""

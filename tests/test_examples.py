@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import secateur._torchvision  # noqa: F401  before an example imports torchvision
-from tests.documents.prepared import pictures
+from tests.documents.prepared import images
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SECONDS = 240
@@ -25,7 +25,7 @@ QUICK = {
     "resnet_adam": ["--epochs", "2", "--cuts", "2", "--model", "secateur:resnet20", "--size", "8"],
     "segmentation": ["--epochs", "1"],
     "timm_network": ["--epochs", "1", "--size", "16"],
-    "transfer_learning": ["pictures", "--epochs", "1", "--size", "32"],
+    "transfer_learning": ["images", "--epochs", "1", "--size", "32"],
 }
 SLOW = ("distributed", "latency_target")
 
@@ -67,7 +67,7 @@ def rows(tmp_path, monkeypatch, capsys):
 )
 def test_an_example_makes_a_network_smaller(name, rows, tmp_path):
     if name == "transfer_learning":
-        pictures(tmp_path)
+        images(tmp_path)
     before, *after = rows(name)
     assert before[0] == "before"
     assert before[1] > 0

@@ -101,7 +101,7 @@ def test_vectors_over_all_parameters_start_anew(inplace: bool):
     optimizer = LBFGS(model.parameters(), lr=0.1, max_iter=3)
     step(model, optimizer)
     plan = plan_for(model)
-    with pytest.warns(UserWarning, match=r"'0\.weight' \(key 'd'\).*starts anew"):
+    with pytest.warns(UserWarning, match=r"'0\.weight' \(key 'd'\).*starts again"):
         small = sec.apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
     weight = small[4].weight.detach().clone()
     step(small, optimizer)
@@ -181,7 +181,7 @@ def test_state_of_which_the_shape_says_nothing_starts_anew_with_a_warning(
     optimizer = Odd(model.parameters(), make)
     step(model, optimizer)
     plan = plan_for(model)
-    with pytest.warns(UserWarning, match=r"'0\.weight' \(key '(factors.0|largest)'\).*starts anew"):
+    with pytest.warns(UserWarning, match=r"'0\.weight' \(key '(factors.0|largest)'\).*starts again"):
         small = sec.apply_plan(model, plan, optimizer=optimizer, inplace=inplace)
     step(small, optimizer)
 
@@ -215,7 +215,7 @@ def test_an_optimizer_of_some_parameters_is_fine_and_of_none_is_refused(inplace:
     plan = plan_for(model)
     part = torch.optim.SGD(model[4].parameters(), 0.1, momentum=0.9)
     foreign = torch.optim.SGD(net().parameters(), 0.1)
-    with pytest.raises(sec.UsageError, match="SGD holds none of the parameters of Sequential"):
+    with pytest.raises(sec.UsageError, match="SGD contains none of the parameters of Sequential"):
         sec.apply_plan(model, plan, optimizer=foreign, inplace=inplace)
     assert model[0].out_features == 8
     step(model, part)

@@ -165,7 +165,7 @@ def test_processes_that_are_given_other_batches_are_told_so(tmp_path: Path) -> N
     found = in_processes(shares_of_loaders, 2, tmp_path)
     assert sorted(torch.cat([part for member in found for part in member[0]]).tolist()) == list(range(12))
     for member in found:
-        assert "processes 0 and 1 were given other batches" in member[1]
+        assert "processes 0 and 1 received different batches" in member[1]
         assert "DataLoader(..., generator=torch.Generator().manual_seed(0))" in member[1]
         assert member[2] == [[2, 2, 4]] * 3
         assert member[3] == [[2, 2, 2]] * 2  # one batch twice says nothing of what is a constant
@@ -178,5 +178,5 @@ def test_batches_are_told_apart_by_their_targets(dtype: torch.dtype) -> None:
     inputs = torch.randn(2, 3)
     assert _fingerprint((inputs, one)) == _fingerprint((inputs, one.clone()))
     assert _fingerprint((inputs, one)) != _fingerprint((inputs, other))
-    if not dtype.is_floating_point:  # pictures may be changed at random
+    if not dtype.is_floating_point:  # images may be changed at random
         assert _fingerprint((inputs, one)) == _fingerprint((inputs + 1, one))

@@ -105,12 +105,12 @@ def test_in_place_keeps_identities_and_clears_gradients():
 
 def test_tracing_with_a_view_does_not_forbid_cutting_in_place():
     model = build("residual")
-    pictures = torch.randn(8, 3, 8, 8)
-    graph = sec.trace(model, pictures[:2])
+    images = torch.randn(8, 3, 8, 8)
+    graph = sec.trace(model, images[:2])
     plan = every_second(graph)
     sec.apply_plan(model, plan, inplace=True)
-    sec.trace(model, pictures[2:4])
-    assert sec.cost(model, pictures[:1]).params == plan.cost_after.params
+    sec.trace(model, images[2:4])
+    assert sec.cost(model, images[:1]).params == plan.cost_after.params
 
 
 @pytest.mark.parametrize("constant", ["in the code", "an attribute"])
@@ -133,11 +133,11 @@ def test_a_constant_of_the_network_does_not_forbid_cutting_in_place(constant: st
 
 def test_counting_with_a_view_does_not_forbid_cutting_in_place():
     model = build("residual")
-    pictures = torch.randn(8, 3, 8, 8)
-    plan = every_second(sec.trace(model, pictures[:2]))
-    assert sec.cost(model, pictures[:1]).params == plan.cost_before.params
+    images = torch.randn(8, 3, 8, 8)
+    plan = every_second(sec.trace(model, images[:2]))
+    assert sec.cost(model, images[:1]).params == plan.cost_before.params
     sec.apply_plan(model, plan, inplace=True)
-    assert sec.cost(model, pictures[:1]).params == plan.cost_after.params
+    assert sec.cost(model, images[:1]).params == plan.cost_after.params
 
 
 def test_a_copy_shares_nothing_with_the_original():
@@ -178,8 +178,8 @@ def test_a_held_parameter_is_refused_and_nothing_changes():
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
     train(model, optimizer, 1)
     before = copy.deepcopy(model.state_dict())
-    loss = model.eval()(x).sum()  # the autograd graph holds on to the parameters
-    with pytest.raises(SurgeryError, match="holds on to it"):
+    loss = model.eval()(x).sum()  # the autograd graph references the parameters
+    with pytest.raises(SurgeryError, match="something else references it"):
         sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before if "running" not in key)
@@ -415,7 +415,7 @@ def test_an_undone_cut_of_a_recurrent_network_leaves_it_as_it_was():
 
 
 def test_a_refused_cut_does_not_forbid_the_backward_pass_of_a_graph_that_there_is():
-    """The bias is exchanged before the weight that the graph holds on to."""
+    """The bias is exchanged before the weight that the graph references."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -431,7 +431,7 @@ def test_a_refused_cut_does_not_forbid_the_backward_pass_of_a_graph_that_there_i
     plan = every_second(sec.trace(model, x))
     loss = model(x).square().sum()
     before = everything(model, optimizer)
-    with pytest.raises(SurgeryError, match="holds on to it"):
+    with pytest.raises(SurgeryError, match="something else references it"):
         sec.apply_plan(model, plan, optimizer=optimizer, inplace=True)
     assert everything(model, optimizer) == before
     loss.backward()

@@ -20,18 +20,18 @@ def test_models_run():
 
 
 def test_transforms_agree_with_arithmetic():
-    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     scale = v2.ToDtype(torch.float32, scale=True)
     steps = v2.Compose([v2.PILToTensor(), scale, v2.Normalize([0.5] * 3, [0.25] * 3)])
     expected = (np.arange(48).reshape(4, 4, 3).transpose(2, 0, 1) / 255 - 0.5) / 0.25
-    np.testing.assert_allclose(steps(picture).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(steps(image).numpy(), expected, rtol=1e-5)
 
 
-def test_image_folder_reads_pictures(tmp_path):
+def test_image_folder_reads_images(tmp_path):
     (tmp_path / "red").mkdir()
     Image.new("RGB", (5, 4), (255, 0, 0)).save(tmp_path / "red" / "one.png")
-    [(picture, target)] = torchvision.datasets.ImageFolder(tmp_path)
-    assert (picture.size, picture.getpixel((0, 0)), target) == ((5, 4), (255, 0, 0), 0)
+    [(image, target)] = torchvision.datasets.ImageFolder(tmp_path)
+    assert (image.size, image.getpixel((0, 0)), target) == ((5, 4), (255, 0, 0), 0)
 
 
 def test_operators_are_declared_only_when_missing():

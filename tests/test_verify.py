@@ -49,7 +49,7 @@ def test_a_wrong_cut_of_the_right_shapes_is_caught(name: str):
     assert "DIFFERS" in str(check)
 
 
-def test_another_batch_size_is_fine_and_another_picture_size_is_not():
+def test_another_batch_size_is_fine_and_another_image_size_is_not():
     x = torch.randn(2, 3, 8, 8)
     model, small, plan = cut("residual", x)
     assert sec.verify(model, small, plan, torch.randn(5, 3, 8, 8)).ok
@@ -58,7 +58,7 @@ def test_another_batch_size_is_fine_and_another_picture_size_is_not():
     assert check.outputs == 25 + 12 * 10 + 10
     with pytest.raises(sec.UsageError, match="only the batch size"):
         sec.verify(model, small, plan, torch.randn(2, 3, 9, 9))
-    with pytest.raises(sec.UsageError, match="hold no example"):
+    with pytest.raises(sec.UsageError, match="contain no example"):
         sec.verify(model, small, plan, torch.randn(0, 3, 8, 8))
 
 
@@ -252,7 +252,7 @@ def overwrite(small: nn.Sequential) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (overwrite, "'6.weight' does not hold the values"),
+        (overwrite, "'6.weight' does not have the values"),
         (lambda small: small[1].num_batches_tracked.add_(100), "'1.num_batches_tracked'"),
         (lambda small: setattr(small[2], "p", 0.9), "'2.p' is 0.9 instead of 0.1"),
         (lambda small: small[0].requires_grad_(False), "requires_grad of '0.weight' is False"),
@@ -277,7 +277,7 @@ def test_other_dead_channels_than_planned_are_seen() -> None:
     plan = sec.plan_from(graph, {"4": [0, 1]})
     check = sec.verify(model, sec.apply_plan(model, sec.plan_from(graph, {"4": [2, 3]})), plan, X)
     assert not check.ok
-    assert "'4.weight' does not hold the values that the plan leaves" in str(check)
+    assert "'4.weight' does not have the values that the plan keeps" in str(check)
 
 
 def test_a_copy_that_shares_memory_with_the_original_is_seen() -> None:
@@ -319,8 +319,8 @@ def test_wrong_arguments_are_usage_errors() -> None:
         ((small, small, plan, X), "make the Expectation before it"),
         ((nn.Conv2d(3, 4, 1), small, plan, X), "not the network that the plan was made for"),
         ((model, nn.Conv2d(3, 4, 1), plan, X), "pass the network that apply_plan returned"),
-        ((model, None, plan, X), "pruned is no network but a NoneType"),
-        ((model, small, None, X), "plan is no pruning plan but a NoneType"),
+        ((model, None, plan, X), "pruned is not a network but a NoneType"),
+        ((model, small, None, X), "plan is not a pruning plan but a NoneType"),
         ((model, small, plan, {"y": X}), "does not run on these inputs"),
     ):
         with pytest.raises(sec.UsageError, match=said):

@@ -1,8 +1,8 @@
 """Secateur removes whole channels from a trained PyTorch network and verifies every cut.
 
 The pipeline: ``trace`` a network into a channel graph, ``score`` its channels, ``make_plan`` for a budget,
-``apply_plan``, ``verify``; or all of it with ``prune``. The names below are imported on first use, so that
-``import secateur`` costs nothing. What is rarer is imported from its module, such as ``secateur.latency``.
+``apply_plan``, ``verify``; or all of it with ``prune``. The names below are imported on first use, so
+``import secateur`` is fast. Less common names are imported from their modules, such as ``secateur.latency``.
 """
 
 from __future__ import annotations

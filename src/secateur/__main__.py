@@ -1,4 +1,4 @@
-"""``python -m secateur``: the command line."""
+"""Run the command line: ``python -m secateur``."""
 
 from __future__ import annotations
 

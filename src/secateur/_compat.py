@@ -1,4 +1,4 @@
-"""The private parts of PyTorch that Secateur uses, in one place."""
+"""Import the private parts of PyTorch that Secateur uses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 @contextmanager
 def stack_traces(wanted: bool) -> Iterator[None]:
-    """Record, or do not record, where each operator of a captured program comes from."""
+    """Choose whether the source line of each operator of a captured program is recorded."""
     before = torch.fx.config.do_not_emit_stack_traces
     torch.fx.config.do_not_emit_stack_traces = not wanted
     try:

@@ -10,9 +10,9 @@ from importlib import import_module
 def lazy_names(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Make ``__getattr__`` and ``__dir__`` of a package whose names are imported on first use.
+    """Create ``__getattr__`` and ``__dir__`` of a package whose names are imported on first use.
 
-    So a module of the package that needs no PyTorch is imported without the modules that do.
+    So modules of the package that do not need PyTorch are imported without the others.
 
     Args:
         package: its name.

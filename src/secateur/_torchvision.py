@@ -1,4 +1,4 @@
-"""Import torchvision, whatever build of torch lies beside it.
+"""Import torchvision with any build of torch.
 
 After Secateur, torchvision can be imported (:mod:`secateur._torchvision_operators`). Files that import both
 take torchvision from here, so that the order of their imports does not matter.

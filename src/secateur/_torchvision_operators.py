@@ -1,8 +1,8 @@
-"""Let torchvision be imported beside a build of torch that its compiled operators do not fit.
+"""Make torchvision importable with a build of torch that its compiled operators do not fit.
 
-The torchvision wheel cannot load its compiled operators beside, for example, a CPU build of torch, and then
-fails on import: it describes two operators that nobody has declared. Networks, transforms and data sets need
-none of them, so the two are declared when torchvision is imported, if they are missing.
+The torchvision wheel cannot load its compiled operators with, for example, a CPU build of torch, and then
+fails on import: it describes two operators that are not declared. Networks, transforms and data sets do not
+need them, so the two are declared when torchvision is imported, if they are missing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SCHEMAS = (
 )
 _DESCRIBING = "torchvision._meta_registrations"  # imported once torchvision has tried to load its operators
 
-# A declaration lasts as long as the library object that made it.
+# A declaration exists as long as the library object that made it.
 _libraries: list[Any] = []
 
 
 class OperatorDeclarer(MetaPathFinder):
-    """Declares the missing operators just before torchvision describes them; finds no module itself."""
+    """Declare the missing operators just before torchvision describes them; find no module itself."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -43,6 +43,6 @@ class OperatorDeclarer(MetaPathFinder):
 
 
 def install() -> None:
-    """Watch the import of torchvision from now on."""
+    """Observe the import of torchvision from now on."""
     if not any(isinstance(finder, OperatorDeclarer) for finder in sys.meta_path):
         sys.meta_path.insert(0, OperatorDeclarer())

@@ -1,9 +1,9 @@
-"""Measure what the removal of each channel does to the loss, and compare criteria with it.
+"""Measure how the removal of each channel changes the loss, and compare criteria with it.
 
-Leave-one-out ablation, the "oracle" of arXiv 1611.06440, section 2.2. It is what every criterion estimates,
-and far too slow to prune by: one forward pass for each channel. Here the pass begins at the first step that
-reads the channel, with the values that the whole network has there, so a channel near the output costs next
-to nothing, and a channel that is zero for all examples costs nothing.
+Leave-one-out ablation, the "oracle" of arXiv 1611.06440, section 2.2. Every criterion estimates it. It
+is too slow for pruning: it needs one forward pass for each channel. Here the pass begins at the first step
+that reads the channel, with the values of the whole network at that step, so a channel near the output takes
+very little time, and a channel that is zero for all examples takes none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNREAD = "nothing in the forward pass reads its channels"
 _SINGLE = "has a single channel"
 
 AblationProgress = Callable[["Ablation", int], None]
-"""Called whenever more channels are measured: what is known so far, and how many channels there will be."""
+"""Called whenever more channels are measured, with the changes so far and the final number of channels."""
 
 
 class Ablation(Mapping[str, Tensor]):
@@ -52,7 +52,7 @@ class Ablation(Mapping[str, Tensor]):
 
     Attributes:
         loss: of the whole network.
-        examples: how many the losses are means over.
+        examples: number of examples over which losses are averaged.
         unmeasured: for each prunable group without changes, the reason.
 
     >>> found = Ablation({"conv": torch.tensor([0.5, -0.1])}, loss=1.0, examples=8)
@@ -88,16 +88,16 @@ class Ablation(Mapping[str, Tensor]):
 
     @property
     def measured(self) -> int:
-        """Number of channels whose change is known."""
+        """Count the channels whose change is known."""
         return sum(int((~values.isnan()).sum()) for values in self._changes.values())
 
     def magnitude(self) -> Scores:
-        """The absolute changes, as scores to make a plan with (the paper's ``oracle-abs``)."""
+        """Return the absolute changes as scores for a plan (the paper's ``oracle-abs``)."""
         changes = {name: tensor.abs() for name, tensor in self._changes.items()}
         return Scores("leave-one-out", changes, self.unmeasured)
 
     def signed(self) -> Scores:
-        """The changes as they are: a channel whose removal helps goes first (the paper's ``oracle-loss``)."""
+        """Return the signed changes as scores; channels that increase the loss go first (``oracle-loss``)."""
         return Scores("leave-one-out-signed", self._changes, self.unmeasured)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,10 +135,10 @@ def ablate(
     progress: AblationProgress | None = None,
     across_ranks: bool = False,
 ) -> Ablation:
-    """Measure what the removal of each single channel does to the loss (arXiv 1611.06440, section 2.2).
+    """Measure how the removal of each single channel changes the loss (arXiv 1611.06440, section 2.2).
 
     Args:
-        model: the network that was traced; left as it is.
+        model: the network that was traced; not changed.
         graph: its channel graph.
         batches: pairs of inputs and targets, or mappings of named arguments; the same ones are used for
             every channel.
@@ -189,7 +189,7 @@ def ablate(
     whole = PartialForward(forward, graph.removed, tensors)
 
     def measure(group: Group) -> Iterator[tuple[list[int], list[float]]]:
-        """Channels of a group that are not measured yet, and the losses without each."""
+        """Yield channels of a group that are not measured yet, and the losses without each."""
         waiting = changes[group.name].isnan().nonzero().flatten().tolist()
         zero = [channel for channel in waiting if whole.reads_only_zeros(_without(graph, group, channel))]
         if zero:
@@ -243,17 +243,17 @@ def _known_changes(
         return unknown
     shapes = {name: tensor.shape for name, tensor in unknown.items()}
     if {name: resume[name].shape for name in resume} != shapes:
-        raise UsageError("resume: what was measured before belongs to another network")
+        raise UsageError("resume: the earlier measurements belong to another network")
     if resume.examples != examples or abs(resume.loss - loss) > 1e-6 * max(1.0, abs(loss)):
         raise UsageError(
-            "resume: what was measured before belongs to other examples or weights "
+            "resume: the earlier measurements belong to other examples or weights "
             f"(loss {resume.loss:.6g} over {resume.examples} examples, now {loss:.6g} over {examples})"
         )
     return {name: resume[name] for name in unknown}
 
 
 def _without(graph: ChannelGraph, group: Group, channel: int) -> Removed:
-    """Per slot, whether it is removed when one channel is."""
+    """Mark the slots that are removed with one channel."""
     return removed_when_kept(graph, group, (other for other in range(group.channels) if other != channel))
 
 
@@ -264,7 +264,7 @@ class RankAgreement:
     Attributes:
         criterion: name of the criterion.
         groups: within each group; groups of equal scores, or with fewer than three channels, have none.
-        raw: over the channels of all groups together, scores as they are.
+        raw: over the channels of all groups together, with raw scores.
         normalized: the same after ℓ2 normalisation per group.
 
     Example:
@@ -279,7 +279,7 @@ class RankAgreement:
 
     @property
     def per_group(self) -> float:
-        """Mean over the groups; NaN if there are none."""
+        """Compute the mean over the groups; NaN if there are none."""
         return float(np.mean(list(self.groups.values()))) if self.groups else float("nan")
 
     def __str__(self) -> str:
@@ -293,7 +293,7 @@ def compare_ranking(ablation: Ablation, scores: Scores) -> RankAgreement:
     """Compare scores with the absolute changes of the loss (arXiv 1611.06440, section 3.2).
 
     Args:
-        ablation: measured changes; channels that are not measured yet do not count.
+        ablation: measured changes; channels that are not measured yet are ignored.
         scores: of a criterion, for the same network.
 
     Returns:
@@ -332,7 +332,7 @@ def compare_ranking(ablation: Ablation, scores: Scores) -> RankAgreement:
 def _spearman(
     one: np.ndarray[tuple[int], np.dtype[np.float64]], other: np.ndarray[tuple[int], np.dtype[np.float64]]
 ) -> float | None:
-    """Rank correlation; ``None`` where it is not defined, or of fewer than three channels."""
+    """Compute the rank correlation; ``None`` if it is not defined, or for fewer than three channels."""
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(spearmanr(one, other).statistic)

@@ -1,7 +1,7 @@
-"""The errors that Secateur raises on purpose.
+"""Define the errors that Secateur raises on purpose.
 
 Every message says what is wrong, where, and what to do. The command line shows it as
-one line and leaves with exit code 1 (or 2 for wrong usage); it never shows a traceback.
+one line and exits with code 1 (or 2 for wrong usage); it never shows a traceback.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from difflib import get_close_matches
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Suggest names that a misspelt one may stand for, to append to an error message.
+    """Suggest known names for a misspelt one, to append to an error message.
 
     Args:
         name: the unknown name; upper and lower case do not matter.
-        names: what exists; of a mapping, keys are compared and values are suggested.
+        names: the known names; of a mapping, keys are compared and values are suggested.
 
     Returns:
         Up to three suggestions, or nothing if no name is close.
@@ -34,7 +34,7 @@ def closest(name: str, names: Iterable[str]) -> str:
 
 
 class SecateurError(Exception):
-    """A mistake or a limit that the user can act on; the base of all kinds below.
+    """A mistake or a limit that the user can correct; the base of all errors below.
 
     Example:
         >>> import secateur as sec
@@ -86,7 +86,7 @@ class BudgetError(SecateurError):
 
 
 class SurgeryError(SecateurError):
-    """A plan does not fit the module, or a tensor cannot be replaced; the module is left as it was.
+    """A plan does not fit the module, or a tensor cannot be replaced; the module is not changed.
 
     Example:
         >>> import torch
@@ -151,7 +151,7 @@ class DataError(SecateurError):
 
 
 class TrainingError(SecateurError):
-    """Training cannot go on, for example because the loss is no longer finite.
+    """Training cannot continue, for example because the loss is no longer finite.
 
     Example:
         >>> import torch
@@ -165,7 +165,7 @@ class TrainingError(SecateurError):
 
 
 class StoppedError(SecateurError):
-    """The user or the system asked the run to stop, and it saved its state and stopped.
+    """The user or the system stopped the run; its state was saved.
 
     Attributes:
         number: of the signal, 2 for Ctrl-C and 15 for SIGTERM.

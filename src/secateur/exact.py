@@ -1,7 +1,7 @@
 """Run any code in float64 and with reproducible random numbers, without a copy of the model.
 
-A check compares two ways of computing the same numbers. In float64 they agree to about 1e-12, so that a
-tolerance of 1e-8 separates rounding from mistakes. No float64 copy of the weights is made: each operator
+A check compares two computations of the same numbers. In float64 they agree to about 1e-12, so a
+tolerance of 1e-8 separates rounding from errors. No float64 copy of the weights is made: each operator
 gets its arguments converted when it runs, so memory grows by the largest operator, not by the model.
 """
 
@@ -34,12 +34,12 @@ _BITS = {"view_dtype", "data_ptr", "untyped_storage", "storage"}
 
 
 class Float64(TorchFunctionMode):
-    """Run every operator in float64, whatever the dtype of its arguments or the one that is asked for.
+    """Run every operator in float64, whatever the dtype of its arguments or the requested dtype.
 
-    Parameters and buffers keep their dtype in memory; code that asks for it is told float64.
+    Parameters and buffers keep their dtype in memory, but code that reads it gets float64.
 
     Attributes:
-        rounded: whether an operator returned a coarser type all the same. The result is then only as exact
+        rounded: whether an operator returned a less precise type anyway. Then the result is only as precise
             as that type.
 
     Example:
@@ -83,7 +83,7 @@ class Float64(TorchFunctionMode):
 
 
 def _converted(item: Any) -> Any:
-    """An argument with its tensors and dtypes in float64."""
+    """Convert the tensors and dtypes of an argument to float64."""
     if isinstance(item, Tensor):
         return _wide(item)
     if isinstance(item, torch.dtype):
@@ -94,7 +94,7 @@ def _converted(item: Any) -> Any:
 
 
 def _holds_integers(item: Any) -> bool:
-    """Tell whether an argument is nothing but integers, such as the strides of a convolution."""
+    """Check whether an argument contains only integers, such as the strides of a convolution."""
     return type(item) in (tuple, list) and all(type(number) is int for number in item)
 
 
@@ -103,7 +103,7 @@ def _is_dtype(item: Any) -> bool:
 
 
 def _changes_first(name: str) -> bool:
-    """Tell whether a function writes to its first argument, by its name."""
+    """Check by its name whether a function writes to its first argument."""
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
     return name.partition(".")[0].endswith("_")
@@ -139,13 +139,13 @@ def _grouped_product(left: Tensor, right: Tensor, offs: Tensor, **_: None) -> Te
 class SameNumbers(TorchDispatchMode):
     """Replace random numbers by fixed ones that do not depend on sizes, so that two widths can be compared.
 
-    A network draws other numbers once it is narrower: the same seed does not help. So Bernoulli draws are
+    A narrower network draws different numbers from the same seed. So Bernoulli draws are
     replaced by their mean, which makes dropout and stochastic depth an identity, and other random tensors get
-    values that depend only on the index along dimension 0 and on how many were drawn before. Drawing noise
-    independently for each channel is thereby the same function at every width. ``rrelu`` takes the mean of
-    its slopes.
+    values that depend only on the index along dimension 0 and on the number of earlier draws. So noise
+    that is drawn independently for each channel is the same function at every width. ``rrelu`` takes the mean
+    of its slopes.
 
-    Code that sets the seed in its forward pass wants these very numbers. From there on nothing is replaced.
+    Code that sets the seed in its forward pass needs exactly these numbers. After that, nothing is replaced.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class SameNumbers(TorchDispatchMode):
         if name == "native_dropout" and not own:
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         if name.startswith("rrelu_with_noise") and not own:
-            # Arguments: input, noise, lower, upper, training. Outside training the slope is the mean one.
+            # Arguments: input, noise, lower, upper, training. Outside training, the slope is the mean.
             result = func(*args[:4], False)
         else:
             result = func(*args, **kwargs)
@@ -207,10 +207,10 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
 
     Args:
         random: whether random numbers may be drawn within the block.
-        native: compute in the dtype that the code asks for instead.
+        native: compute in the dtype that the code requests instead.
 
     Yields:
-        The mode, which tells whether something was rounded.
+        The mode, whose ``rounded`` shows whether something was rounded.
     """
     # The seed must be the same on both sides for operators whose numbers are not replaced.
     seed_everything()

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Write files so that a reader finds either the complete old or the complete new content."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well.
+    """Create a temporary file beside ``path`` that replaces it when the block succeeds.
 
-    The data are on the disk before the name points to them, so that a reader finds the old file or the new
-    one at any moment, also after a kill or a power cut. If the block fails, the temporary file is removed
-    and ``path`` is untouched.
+    The data are on the disk before the name refers to them, so a reader finds the old or the new file at any
+    moment, also after a kill or a power cut. If the block fails, the temporary file is removed and ``path``
+    is not changed.
 
     Args:
-        path: the file to make or to replace; its folder must exist.
+        path: the file to create or to replace; its folder must exist.
 
     Yields:
         The path to write to: an empty file, which may be replaced by another.
@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         mode = part.stat().st_mode
         yield part
-        part.chmod(mode)  # whoever wrote may have made a file of their own, for the owner alone
+        part.chmod(mode)  # the writer may have created another file, readable only by its owner
         _sync(part)
         part.replace(path)
         _sync(path.parent)
@@ -40,10 +40,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, all or nothing.
+    """Write UTF-8 text completely or not at all.
 
     Args:
-        path: the file to make or to replace.
+        path: the file to create or to replace.
         text: its whole content.
 
     >>> import tempfile
@@ -60,12 +60,12 @@ def write_text(path: Path, text: str) -> None:
 def append_text(path: Path, text: str) -> None:
     """Add UTF-8 text to a file, and wait until it is on the disk.
 
-    If that fails, for example on a full disk, the file is cut back to what it was. A kill or a power cut may
-    leave a part of the text behind.
+    If that fails, for example on a full disk, the file is truncated to its old length. A kill or a power cut
+    may leave a part of the text.
 
     Args:
-        path: the file; made if there is none.
-        text: what to add.
+        path: the file; created if there is none.
+        text: the text to add.
 
     Raises:
         OSError: if the file cannot be written.
@@ -80,7 +80,7 @@ def append_text(path: Path, text: str) -> None:
     with path.open("ab", buffering=0) as file:
         size, left = file.tell(), text.encode("utf-8")
         try:
-            while left:  # a full disk takes a part first
+            while left:  # a full disk may accept only a part
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:

@@ -60,7 +60,7 @@ def milliseconds(time: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration as a clock shows it.
+    """Format a duration as seconds, or with minutes and hours.
 
     >>> duration(3.21), duration(75), duration(3700)
     ('3.2 s', '1:15', '1:01:40')

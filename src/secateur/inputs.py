@@ -18,11 +18,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shape and normalisation of the pictures that a network expects.
+    """Shape and normalisation of the images that a network expects.
 
     Attributes:
         size: channels, height and width of one input.
-        mean: mean per channel of pictures whose values lie in [0, 1].
+        mean: mean per channel of images whose values lie in [0, 1].
         std: standard deviation per channel, likewise.
 
     >>> InputSpec((3, 64, 64)).example(batch=2).shape
@@ -45,7 +45,7 @@ class InputSpec:
             raise UsageError(f"the deviations {self.std} to divide by must be positive")
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """A batch of the right shape, drawn from a fixed seed, shape ``(batch, *size)``, float32."""
+        """Draw a batch of the right shape from a fixed seed, shape ``(batch, *size)``, float32."""
         return torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(0))
 
 
@@ -109,8 +109,8 @@ class NamedInputs:
         return found
 
 
-def pictures(name: str, inputs: InputSpec | NamedInputs) -> InputSpec:
-    """Return what a network of pictures expects.
+def image_spec(name: str, inputs: InputSpec | NamedInputs) -> InputSpec:
+    """Return what a network of images expects.
 
     Args:
         name: of the network, for the message.
@@ -122,6 +122,6 @@ def pictures(name: str, inputs: InputSpec | NamedInputs) -> InputSpec:
     if isinstance(inputs, InputSpec):
         return inputs
     raise UsageError(
-        f"{name} takes {', '.join(inputs.sizes())}, and this works with networks of pictures only; "
+        f"{name} takes {', '.join(inputs.sizes())}, and this works with networks of images only; "
         "use the network in Python (sec.build, sec.trace, sec.apply_plan)"
     )

@@ -1,4 +1,4 @@
-"""Count what a network needs, on the network itself."""
+"""Count the costs of a network from its forward pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from secateur.graph.wiring import Channels
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     """Count parameters, multiply-accumulates, bytes and activation memory of a network.
 
-    The forward pass is captured in evaluation mode and its operators are counted by the shapes
-    that they really have; what a graph predicted for a plan can be checked against it.
+    The forward pass is captured in evaluation mode and its operators are counted by their real shapes; the
+    prediction of a graph for a plan can be compared with it.
 
     Args:
-        model: the network; left as it was.
-        example_inputs: what to call it with.
+        model: the network; not changed.
+        example_inputs: the arguments of the forward pass.
 
     Returns:
         The cost. MACs are those of convolutions, linear layers and matrix products, for one example.

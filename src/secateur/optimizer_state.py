@@ -1,4 +1,4 @@
-"""Optimizer state: cut as the parameters that it belongs to."""
+"""Cut the state of an optimizer like the parameters that it belongs to."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ Kept = Mapping[int, IntArray]
 
 _Path = tuple[Any, ...]
 _Layout = tuple[int | None, ...]
-"""For each dimension of a state tensor that of its parameter, or None where it is reduced to 1."""
+"""For each dimension of a state tensor, that of its parameter, or None if it is reduced to 1."""
 
 _NAMED = 5  # parameters that a warning lists
 
 
 def check_optimizer(optimizer: Optimizer | None, model: nn.Module) -> None:
-    """Refuse an optimizer that holds none of the parameters of a network: it would train nothing.
+    """Refuse an optimizer without any parameter of a network: it would train nothing.
 
     Args:
-        optimizer: may hold only some of the parameters, or be missing.
+        optimizer: may contain only some of the parameters, or be ``None``.
         model: the network.
 
     Raises:
-        UsageError: it holds none of them.
+        UsageError: it contains none of them.
 
     Example:
         >>> from torch.optim import SGD
         >>> check_optimizer(SGD(nn.Linear(2, 2).parameters(), 0.1), nn.Linear(2, 2))
         Traceback (most recent call last):
-        secateur.errors.UsageError: optimizer: SGD holds none of the parameters of Linear...
+        secateur.errors.UsageError: optimizer: SGD contains none of the parameters of Linear...
     """
     if optimizer is None:
         return
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held for parameter in model.parameters()):
         raise UsageError(
-            f"optimizer: {type(optimizer).__name__} holds none of the parameters of {type(model).__name__}. "
-            "It belongs to another network, or an earlier cut has moved it to a smaller copy: go on with "
+            f"optimizer: {type(optimizer).__name__} contains none of the parameters of "
+            f"{type(model).__name__}. "
+            "It belongs to another network, or an earlier cut has moved it to a smaller copy: continue with "
             "that copy, or make a new optimizer over model.parameters()"
         )
 
@@ -60,8 +61,8 @@ class CutState:
     """The state of an optimizer after a cut, before it is put in place.
 
     Attributes:
-        entries: new state by parameter; None where it has to start anew. Others keep theirs.
-        reset: names of the parameters whose state starts anew, with the key that could not be cut.
+        entries: new state by parameter; None if it must start again. Other parameters keep their state.
+        reset: names of the parameters whose state starts again, with the key that could not be cut.
     """
 
     entries: dict[Tensor, Any]
@@ -74,8 +75,8 @@ class CutState:
         named = [f"'{name}' (key '{key}')" for name, key in self.reset.items()]
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         warnings.warn(
-            f"the optimizer's state of {', '.join(named[:_NAMED])}{more} starts anew: how to cut it does not "
-            "follow from its shape",
+            f"the optimizer's state of {', '.join(named[:_NAMED])}{more} starts again: its shape does "
+            "not show how to cut it",
             stacklevel=4,
         )
 
@@ -87,12 +88,12 @@ class CutState:
             moved: new parameters for old ones.
 
         Returns:
-            A function that puts back what was there before, the same objects.
+            A function that restores the previous state and parameters, as the same objects.
         """
         state: dict[Any, Any] = optimizer.state
         items = list(state.items())
         groups = [(group["params"], list(group["params"])) for group in optimizer.param_groups]
-        # LBFGS remembers the number of values that it steps over.
+        # LBFGS caches the number of values of its parameters.
         counted = vars(optimizer).get("_numel_cache")
 
         def undo() -> None:
@@ -118,14 +119,14 @@ class CutState:
 def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> CutState:
     """Cut the state of an optimizer like the parameters that it belongs to.
 
-    A tensor follows its parameter if its shape says how: it is that of the parameter, or that with some
-    dimensions reduced to 1 or left out (the row and column statistics of Adafactor). State of a cut parameter
-    in which any tensor does not follow starts anew, all of it. Scalars stay.
+    A tensor is cut with its parameter if its shape shows how: the shape of the parameter, or that shape with
+    some dimensions reduced to 1 or left out (the row and column statistics of Adafactor). If any tensor in
+    the state of a cut parameter has another shape, its whole state starts again. Scalars stay.
 
     Args:
         optimizer: not changed.
         parameters: parameters of the network by name, before the cut.
-        kept: what stays of those that are cut.
+        kept: the kept indices of those that are cut.
 
     Returns:
         The new state.
@@ -155,10 +156,11 @@ def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapp
 
 
 def _common_layouts(state: Mapping[Tensor, Any]) -> dict[tuple[_Path, int], set[_Layout]]:
-    """By the place in the state and the number of dimensions, the layouts that fit every parameter.
+    """Find, by the place in the state and the number of dimensions, the layouts that fit every parameter.
 
-    None fits a square factor of a matrix, though its shape is that of square parameters by chance. A row
-    statistic of a square parameter may belong to either dimension, that of another parameter tells to which.
+    No layout fits a square factor of a matrix, even if its shape equals that of a square parameter by chance.
+    A row statistic of a square parameter may belong to either dimension; that of another parameter shows
+    which.
     """
     common: dict[tuple[_Path, int], set[_Layout]] = {}
     foreign = set()
@@ -175,7 +177,7 @@ def _common_layouts(state: Mapping[Tensor, Any]) -> dict[tuple[_Path, int], set[
 def _sizes_together(
     optimizer: Optimizer, names: Mapping[int, str], kept: Mapping[str, Kept]
 ) -> dict[int, int]:
-    """By the id of a parameter, the number of values of all parameters of its group, where one is cut.
+    """Count, by the id of a parameter, the values of all parameters of its group, if one of them is cut.
 
     LBFGS keeps vectors over all of them, in the state of the first.
     """
@@ -188,7 +190,7 @@ def _sizes_together(
 
 
 def _tensors(entry: Any, path: _Path = ()) -> Iterator[tuple[_Path, Tensor]]:
-    """The tensors in the state of a parameter, of more than one value, by their place in it."""
+    """Yield the tensors of more than one value in the state of a parameter, with their place in it."""
     if isinstance(entry, Tensor):
         if entry.numel() > 1:
             yield path, entry
@@ -201,7 +203,7 @@ def _tensors(entry: Any, path: _Path = ()) -> Iterator[tuple[_Path, Tensor]]:
 
 
 def _cut_entry(entry: Any, cuts: Mapping[int, Kept]) -> Any:
-    """The state of a parameter with its tensors cut; ``cuts`` are given by their ids."""
+    """Cut the tensors in the state of a parameter; ``cuts`` are given by the ids of tensors."""
     if isinstance(entry, Tensor):
         cut = cuts.get(id(entry))
         return cut_tensor(entry, cut) if cut else entry
@@ -217,7 +219,7 @@ def _cut_entry(entry: Any, cuts: Mapping[int, Kept]) -> Any:
 
 
 def _layouts(value: Tensor, parameter: Tensor) -> set[_Layout]:
-    """The ways in which a tensor may belong to a parameter; none if it does not.
+    """List the ways in which a tensor may correspond to a parameter; none if it does not.
 
     >>> import torch
     >>> _layouts(torch.zeros(8, 1), torch.zeros(8, 4)), sorted(_layouts(torch.zeros(4), torch.zeros(4, 4)))
@@ -236,7 +238,7 @@ def _layouts(value: Tensor, parameter: Tensor) -> set[_Layout]:
 
 
 def _cut_of(layouts: Iterable[_Layout], kept: Kept) -> Kept | None:
-    """What stays of a tensor, by dimension; ``None`` if its layouts do not agree, or there is none."""
+    """Find the kept indices of a tensor by dimension; ``None`` if its layouts differ, or there is none."""
     cuts = [
         {place: kept[dim] for place, dim in enumerate(layout) if dim is not None and dim in kept}
         for layout in layouts

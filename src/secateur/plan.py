@@ -1,4 +1,4 @@
-"""Pruning plans: which channels stay, as a value that can be printed, stored and applied."""
+"""Define pruning plans: the channels that stay, as a value that can be printed, stored and applied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Edit", "PruningPlan", "plan_from"]
 class PruningPlan:
     """The channels of each group that stay. A plan changes nothing by itself; ``apply_plan`` cuts.
 
-    Groups that would keep all their channels are left out, so that two plans that do the same
+    Groups that would keep all their channels are left out, so two plans with the same effect
     are equal.
 
     Args:
@@ -79,19 +79,19 @@ class PruningPlan:
 
     @cached_property
     def removed(self) -> dict[str, tuple[int, ...]]:
-        """Indices of the channels that go, ascending, for each group that loses some."""
+        """List the indices of the removed channels, ascending, for each group that loses some."""
         return {
             name: tuple(_others(kept, self.graph[name].channels).tolist()) for name, kept in self.keep.items()
         }
 
     @cached_property
     def channels_removed(self) -> int:
-        """Number of channels that go."""
+        """Count the removed channels."""
         return sum(self.graph[name].channels - len(kept) for name, kept in self.keep.items())
 
     @cached_property
     def widths(self) -> IntArray:
-        """Channels that stay in every group of the graph, shape (groups,)."""
+        """Count the channels that stay in every group of the graph, shape (groups,)."""
         return np.array(
             [len(self.keep.get(group.name, range(group.channels))) for group in self.graph.groups],
             dtype=np.int64,
@@ -99,17 +99,17 @@ class PruningPlan:
 
     @cached_property
     def cost_before(self) -> Cost:
-        """What the network needs as it is."""
+        """Return the costs of the unpruned network."""
         return self.graph.cost()
 
     @cached_property
     def cost_after(self) -> Cost:
-        """What the network will need, exactly."""
+        """Compute the exact costs of the pruned network."""
         return self.graph.cost({name: len(kept) for name, kept in self.keep.items()})
 
     @cached_property
     def kept_slots(self) -> dict[tuple[str, int], IntArray]:
-        """The positions that stay, ascending, for each (tensor, dimension) that loses some."""
+        """List the positions that stay, ascending, for each (tensor, dimension) that loses some."""
         stays: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, channels in self.removed.items():
             removed = np.array(channels, dtype=np.int64)
@@ -122,7 +122,7 @@ class PruningPlan:
 
     @cached_property
     def edits(self) -> tuple[Edit, ...]:
-        """The integer attributes of modules that change, such as ``out_channels``."""
+        """List the integer attributes of modules that change, such as ``out_channels``."""
         return self.graph.attributes_after(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class PruningPlan:
 
         Args:
             graph: the graph of the network that the plan was made for.
-            data: what ``to_dict`` gave.
+            data: what ``to_dict`` returned.
 
         Returns:
             The plan.
@@ -181,13 +181,13 @@ class PruningPlan:
 
 
 def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> PruningPlan:
-    """Make a plan that removes chosen channels, and everything that is coupled with them.
+    """Make a plan that removes chosen channels and everything that is coupled with them.
 
     Args:
         graph: the graph of the network.
-        remove: for each module, the positions of its output to remove (rows of the weight that it
-            writes its channels with; entries of its parameters where it only carries channels). A
-            name that is no such module is the name of a group, with indices of its channels.
+        remove: for each module, the positions of its output to remove (rows of the weight that
+            writes its channels; entries of its parameters if it only carries channels). Any other
+            name is the name of a group, with indices of its channels.
 
     Returns:
         The plan.
@@ -213,7 +213,7 @@ def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> Pruni
 
 
 def _channels_at(graph: ChannelGraph, name: str, positions: IntArray) -> list[tuple[str, int]]:
-    """The (group, channel) pairs that own positions of a module's output, or channels of a group."""
+    """Find the (group, channel) pairs of positions of a module's output, or of channels of a group."""
     place = _output(graph, name)
     size = graph[name].channels if place is None else graph.tensors[place[0]][place[1]]
     outside = positions[(positions < 0) | (positions >= size)]
@@ -233,7 +233,7 @@ def _channels_at(graph: ChannelGraph, name: str, positions: IntArray) -> list[tu
 
 
 def _output(graph: ChannelGraph, module: str) -> tuple[str, int] | None:
-    """The first (tensor, dimension) that holds what a module writes or carries; none if there is none."""
+    """Find the first (tensor, dimension) of channels that a module writes or carries, if any."""
     for role in (Role.PRODUCER, Role.CARRIER):
         for group in graph.groups:
             for member in group.roles(role):
@@ -243,7 +243,7 @@ def _output(graph: ChannelGraph, module: str) -> tuple[str, int] | None:
 
 
 def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:
-    """Channels that stay in a group: ascending, valid, and all of them if the group is frozen."""
+    """Check the channels that stay in a group, and sort them; a frozen group must keep all."""
     kept = np.sort(_integers(channels, f"the channels of '{group.name}'"))
     if not len(kept):
         raise UsageError(
@@ -263,7 +263,7 @@ def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:
 
 
 def _integers(numbers: Iterable[int], what: str) -> IntArray:
-    """Distinct integers as an array."""
+    """Convert distinct integers to an array."""
     try:
         array = np.asarray(numbers if isinstance(numbers, np.ndarray | Sequence) else list(numbers))
     except (TypeError, ValueError) as error:
@@ -279,20 +279,20 @@ def _integers(numbers: Iterable[int], what: str) -> IntArray:
 
 
 def _others(channels: Collection[int], count: int) -> IntArray:
-    """The indices below ``count`` that are not among the channels."""
+    """List the indices below ``count`` that are not among the channels."""
     mask = np.ones(count, dtype=np.bool_)
     mask[np.fromiter(channels, dtype=np.int64)] = False
     return np.flatnonzero(mask)
 
 
 def _row(name: str, before: int, after: int, unit: str | None = None) -> tuple[str, ...]:
-    """A line of a table; numbers are shortened if they have a unit, which may be empty."""
+    """Format a line of a table; numbers are shortened if they have a unit, which may be empty."""
     words = [f"{number:,}" if unit is None else count(number, unit) for number in (before, after)]
     return name, *words, f"{after / before if before else 1.0:.1%}"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns of equal width, names to the left, numbers to the right."""
+    """Align the columns of a table, names to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

@@ -1,8 +1,8 @@
 """Compute products of float32 numbers in float32.
 
-A GPU rounds the factors of convolutions to ten bits by default (TF32), and users let matrix
-products be rounded too, for speed. Two ways of adding up the same then differ by a thousandth, as much
-as a wrong cut may change: where numbers are compared, or small differences measured, nothing may be rounded.
+A GPU rounds the factors of convolutions to ten bits by default (TF32), and users may also allow it for matrix
+products, for speed. Then two orders of summation differ by a thousandth, as much as a wrong cut may change:
+when numbers are compared, or small differences measured, nothing may be rounded.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _KINDS = ("cpu", "cuda", "mps", "xpu")
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 products in float32 within a block, whatever is allowed outside of it.
+    """Compute float32 products in float32 within a block, whatever is allowed outside it.
 
-    Autocast is switched off in the same block. Both are put back as they were.
+    Autocast is switched off in the same block. Both are restored afterwards.
 
     >>> layer, x = torch.nn.Linear(64, 64), torch.randn(8, 64)
     >>> with torch.autocast("cpu", torch.bfloat16), full_precision():
@@ -46,12 +46,12 @@ def full_precision() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Switch:
-    """Hold one setting that allows rounding.
+    """Read and set one setting that allows rounding.
 
     Attributes:
-        owner: where it is.
-        name: what it is called there.
-        exact: its value where nothing is rounded.
+        owner: the object that has it.
+        name: of the attribute.
+        exact: its value without rounding.
     """
 
     owner: Any
@@ -60,7 +60,7 @@ class _Switch:
 
     @property
     def value(self) -> Any:
-        """Return its value; ``None`` if PyTorch refuses to read it, since it was set in another way."""
+        """Return its value; ``None`` if PyTorch refuses to read it, since it was set by another function."""
         try:
             return getattr(self.owner, self.name)
         except RuntimeError:
@@ -72,7 +72,7 @@ class _Switch:
 
 
 class _Products:
-    """Hold the setting of matrix products, which has functions instead of an attribute."""
+    """Read and set the setting of matrix products, which has functions instead of an attribute."""
 
     @property
     def precision(self) -> str:
@@ -85,11 +85,11 @@ class _Products:
 
 
 def _switches() -> list[_Switch]:
-    """Return all settings, in the order in which they are to be set.
+    """Return all settings, in the order in which they must be set.
 
     Each operator has one since PyTorch 2.9. The older ones, of a whole library, change those of its
-    operators, so they come first; left as they are, they would contradict their operators, and PyTorch
-    itself asks them.
+    operators, so they come first. If they were not changed, they would contradict their operators, and
+    PyTorch itself reads them.
     """
     backends: Any = torch.backends
     older = [_Switch(backends.cudnn, "allow_tf32", exact=False), _Switch(_Products(), "precision", "highest")]

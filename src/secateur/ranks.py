@@ -1,6 +1,6 @@
-"""Share one run between processes: their collectives, and the examples that each process works on.
+"""Share one run between processes: collectives, and the examples of each process.
 
-All processes have to call a collective, in the same order. Values are pickled between processes of one run,
+All processes must call a collective, in the same order. Values are pickled between processes of one run,
 which trust each other.
 """
 
@@ -26,10 +26,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Give access to the processes of a run, or to this process alone.
+    """Communicate between the processes of a run, or with this process alone.
 
     Attributes:
-        is_distributed: whether there are other processes; then all of them have to call each collective.
+        is_distributed: whether there are other processes; then all of them must call each collective.
 
     >>> alone = Ranks()
     >>> alone.all_reduce_sum(torch.tensor([1.0])), alone.broadcast({"a": 1}), alone.all_gather("b")
@@ -40,25 +40,25 @@ class Ranks:
 
     def __post_init__(self) -> None:
         if self.is_distributed and not (dist.is_available() and dist.is_initialized()):
-            raise UsageError("there are no other processes to work with; leave across_ranks out")
+            raise UsageError("there are no other processes; leave across_ranks out")
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
+        """Return the number of processes."""
         return dist.get_world_size() if self.is_distributed else 1
 
     @property
     def rank(self) -> int:
-        """Number of this process, from 0."""
+        """Return the number of this process, from 0."""
         return dist.get_rank() if self.is_distributed else 0
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that decides, writes and reports."""
+        """Return whether this is the process that decides, writes and reports."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor over the processes: the same bits in all. The tensor itself is not changed."""
+        """Add a tensor over the processes; all get the same bits. The tensor itself is not changed."""
         if not self.is_distributed:
             return tensor
         total = tensor.detach().clone().contiguous()
@@ -100,22 +100,22 @@ class Ranks:
         return torch.cat(parts) if parts else tensor
 
     def barrier(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait until all processes have reached this call."""
         self.all_reduce_max(0)
 
 
 ALONE = Ranks()
-"""A process that works by itself."""
+"""The only process of a run."""
 
 
 @dataclass(frozen=True)
 class RankBatch:
-    """Hold the part of a batch that one process works on.
+    """The part of a batch that one process works on.
 
     Attributes:
         batch: like the whole batch, with every tensor reduced to these examples. If there are fewer
-            examples than processes, some processes get an example of another one, which does not count.
-        examples: number of examples that count here.
+            examples than processes, some processes get an example of another process, which is not counted.
+        examples: number of examples that are counted here.
         total: number of examples in the whole batch.
     """
 
@@ -125,7 +125,7 @@ class RankBatch:
 
     @property
     def weight(self) -> float:
-        """Weight of these examples in a mean over the whole batch."""
+        """Return the weight of these examples in a mean over the whole batch."""
         return self.examples / max(1, self.total)
 
 
@@ -146,10 +146,10 @@ def split_across_ranks(batches: Iterable[Any], ranks: Ranks) -> Iterator[RankBat
 
     Args:
         batches: whole batches, of any tensors with the examples first.
-        ranks: the processes. All of them have to be given the same batches; the first batch is compared.
+        ranks: the processes. All of them must receive the same batches; the first batch is compared.
 
     Raises:
-        UsageError: the processes were given different batches.
+        UsageError: the processes received different batches.
 
     >>> [part] = split_across_ranks([(torch.ones(3, 2), torch.zeros(3))], Ranks())
     >>> part.examples, part.total, part.weight
@@ -175,23 +175,23 @@ _END = object()
 
 
 def _check_same(batch: Any, ranks: Ranks) -> None:
-    """Make sure that all processes begin with the same batch.
+    """Check that all processes begin with the same batch.
 
     Raises:
-        UsageError: they do not. Only a part of every batch would be used, and the rest left out.
+        UsageError: they do not; then only a part of every batch would be used.
     """
     found = ranks.all_gather(_fingerprint(batch))
     other = next((rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]), None)
     if other is not None:
         raise UsageError(
-            f"processes 0 and {other} were given other batches: every process has to go through the same "
+            f"processes 0 and {other} received different batches: every process must iterate over the same "
             "whole batches, of which it works on its part. Shuffle with a common seed "
             "(DataLoader(..., generator=torch.Generator().manual_seed(0))), and leave DistributedSampler out"
         )
 
 
 def _fingerprint(batch: Any) -> str:
-    """Hash the integers in a batch (its targets), or all tensors where there are none.
+    """Hash the integers in a batch (its targets), or all tensors if there are none.
 
     Augmentation may change the images at random; the targets stay the same.
     """
@@ -231,7 +231,7 @@ def rank_batch(batch: Any, rank: int, world_size: int, fixed: Collection[int] = 
             rows as the first one is taken for one of the batch.
         rank: of the process.
         world_size: number of processes.
-        fixed: numbers of the leaves that every process gets whole, whatever their size.
+        fixed: numbers of the leaves that every process gets completely, whatever their size.
 
     >>> [rank_batch(torch.arange(5), rank, 2).batch.tolist() for rank in range(2)]
     [[0, 2, 4], [1, 3]]

@@ -1,4 +1,4 @@
-"""Provide the base of all settings: immutable, checked as a whole, with errors that name every mistake."""
+"""Define the base class of settings: immutable, checked together, with errors that name every mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SettingsError(UsageError):
 
     Attributes:
         mistakes: for each mistake the dotted path of the setting and what is wrong with it; the path is empty
-            where settings exclude each other.
+            if settings exclude each other.
     """
 
     def __init__(self, mistakes: Iterable[tuple[str, str]]) -> None:
@@ -61,7 +61,7 @@ integer (is 'two'); decai: unknown; did you mean 'decay'?
 
 
 def merged(base: Any, changes: Any) -> Any:
-    """Merge nested changes into settings or into a table; what is no table replaces what was there.
+    """Merge nested changes into settings or into a table; values that are not tables replace the old ones.
 
     >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
     {'a': {'b': 3, 'c': 2}}
@@ -76,7 +76,7 @@ def mistakes(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, 
     """List the dotted path of each wrong value and what is wrong with it.
 
     Args:
-        error: what pydantic raised.
+        error: the error of pydantic.
         model: the class that was called, whose fields are suggested for misspelt names.
     """
     return [_mistake(dict(item), model) for item in error.errors(include_url=False)]
@@ -90,7 +90,7 @@ def _mistake(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
     if item["type"] == "missing":
         return path, "is required"
     message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "value_error" or not path:  # our own words, which say what the value is
+    if item["type"] == "value_error" or not path:  # Secateur's own messages contain the value already
         return path, message
     return path, f"{message} (is {item['input']!r})"
 

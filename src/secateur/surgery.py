@@ -1,4 +1,4 @@
-"""Surgery: applying a plan to a module, and to the optimizer that trains it."""
+"""Apply a plan to a module, and to the optimizer that trains it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def apply_plan(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> nn.Module:
-    """Cut the channels that a plan removes out of a network, each tensor once.
+    """Remove the channels of a plan from a network; each tensor is cut once.
 
     Parameters keep their class, their attributes (``parameter.no_weight_decay``), their ``requires_grad``
     and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied.
@@ -49,24 +49,24 @@ def apply_plan(
 
     Args:
         model: the network that the plan was made for.
-        plan: what stays.
-        optimizer: an optimizer over parameters of the network, or some of them. Its state is cut alike
+        plan: the channels that stay.
+        optimizer: an optimizer over parameters of the network, or some of them. Its state is cut too
             (momentum, Adam moments, row and column statistics, anything whose shape follows from the
-            parameter's), so training goes on with the same object. Other state of cut parameters starts
-            anew, with a warning. Unless ``inplace``, the optimizer is moved over to the parameters of the
+            parameter's), so training continues with the same object. Other state of cut parameters starts
+            again, with a warning. Unless ``inplace``, the optimizer is moved over to the parameters of the
             returned network.
         inplace: cut the network itself, keeping the identity of its parameters, instead of a copy. Tensors
-            that modules hold and that were computed with gradients, such as the weights of
+            that modules store and that were computed with gradients, such as the weights of
             ``torch.nn.utils.prune``, are detached.
 
     Returns:
         The smaller network: a copy, or the network itself if ``inplace``.
 
     Raises:
-        SurgeryError: the plan does not fit the network, a parameter is held by something that
-            cannot follow (a DistributedDataParallel wrapper), or the network or a gradient hook cannot
-            be copied. The network and the optimizer are then as they were.
-        UsageError: the optimizer holds no parameter of the network; nothing was changed.
+        SurgeryError: the plan does not fit the network, a parameter is referenced by an object
+            that cannot be updated (a DistributedDataParallel wrapper), or the network or a gradient hook
+            cannot be copied. Then the network and the optimizer are not changed.
+        UsageError: the optimizer contains no parameter of the network; nothing was changed.
 
     Example:
         >>> import torch
@@ -83,15 +83,15 @@ def apply_plan(
 
 @dataclass(frozen=True)
 class Operation:
-    """A plan that has been applied, and can be taken back.
+    """A plan that has been applied and can be undone.
 
-    Holds what was replaced; let go of it once the cut is to stay.
+    It keeps the replaced tensors in memory; delete it when the cut is final.
 
     Attributes:
         model: the smaller network.
-        undo: restores the network and the optimizer to the bit, and the identity of what they hold:
-            parameters, gradients, hooks, buffers, attributes, optimizer state. To be called once, before
-            either changes. Only what modules held of an earlier forward pass may stay detached.
+        undo: restores the network and the optimizer bit for bit, with the identity of their parameters,
+            gradients, hooks, buffers, attributes and optimizer state. Call it once, before either changes.
+            Only results of an earlier forward pass that modules store may stay detached.
     """
 
     model: nn.Module
@@ -101,16 +101,16 @@ class Operation:
 def operate(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> Operation:
-    """Apply a plan as :func:`apply_plan` does, so that it can be taken back.
+    """Apply a plan like :func:`apply_plan`, so that it can be undone.
 
     Args:
         model: the network that the plan was made for.
-        plan: what stays.
+        plan: the channels that stay.
         optimizer: an optimizer over parameters of the network.
         inplace: cut the network itself, not a copy.
 
     Returns:
-        The smaller network, and what takes the cut back.
+        The smaller network, and a function that undoes the cut.
 
     Raises:
         SurgeryError: as for :func:`apply_plan`.
@@ -169,7 +169,7 @@ def _cut_in_place(
     lengths: Mapping[str, Tensor],
     undo: ExitStack,
 ) -> None:
-    """Exchange every cut tensor, and note how to undo that."""
+    """Exchange every cut tensor, and record how to undo that."""
     undo.callback(set_attributes(model, plan.edits))
     undo.callback(renew_flat_weights, model)
     forget_flat_weights(model)
@@ -184,11 +184,11 @@ def _cut_in_place(
             _swap_buffer(model, old, new, undo)
     renew_flat_weights(model)
     undo.callback(forget_flat_weights, model)
-    undo.callback(_detach_computed, model, ExitStack())  # what the smaller network has kept
+    undo.callback(_detach_computed, model, ExitStack())  # results that the smaller network has stored
 
 
 def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
-    """Detach what modules hold of an earlier forward pass: its graph holds on to the parameters."""
+    """Detach stored results of an earlier forward pass: their graph references the parameters."""
     detached: dict[int, Tensor] = {}
     for holder, key, tensor in computed_attributes(model, in_objects=False):
         holder[key] = detached.setdefault(id(tensor), tensor.detach())
@@ -196,7 +196,7 @@ def _detach_computed(model: nn.Module, undo: ExitStack) -> None:
 
 
 def _restore(holder: Any, key: Any, tensor: weakref.ref[Tensor]) -> None:
-    """Put a tensor back unless it is gone; then the detached one, of the same values, remains."""
+    """Restore a tensor unless it was deleted; then the detached one, with the same values, remains."""
     found = tensor()
     if found is not None:
         holder[key] = found
@@ -204,20 +204,20 @@ def _restore(holder: Any, key: Any, tensor: weakref.ref[Tensor]) -> None:
 
 def _swap_parameter(name: str, old: Tensor, new: Tensor, undo: ExitStack) -> None:
     undo.callback(setattr, old, "grad", old.grad)
-    # A gradient of the old shape would refer to the old tensor and forbid the exchange.
+    # A gradient of the old shape would refer to the old tensor and prevent the exchange.
     old.grad = None
     try:
         _exchange(old, new, undo)
     except RuntimeError as error:
         raise SurgeryError(
-            f"parameter '{name}' cannot be cut in place: something else holds on to it "
-            f"({str(error).splitlines()[0]}). Let go of losses, outputs and of a DistributedDataParallel or "
-            "Fabric wrapper before the cut, and wrap the network anew after it"
+            f"parameter '{name}' cannot be cut in place: something else references it "
+            f"({str(error).splitlines()[0]}). Delete losses, outputs and a DistributedDataParallel or "
+            "Fabric wrapper before the cut, and wrap the network again after it"
         ) from error
 
 
 def _swap_buffer(model: nn.Module, old: Tensor, new: Tensor, undo: ExitStack) -> None:
-    """Exchange a buffer; where something holds on to it, it is replaced wherever the network has it."""
+    """Exchange a buffer; if something references it, replace it everywhere in the network."""
     try:
         _exchange(old, new, undo)
     except RuntimeError:
@@ -236,7 +236,7 @@ def _exchange(old: Tensor, new: Tensor, undo: ExitStack) -> None:
     try:
         _swap(old, new)
     finally:
-        # A failed or undone exchange must not forbid the backward pass of a graph that exists already.
+        # A failed or undone exchange must not prevent the backward pass of an existing graph.
         undo.callback(_put_back, waiting, before)
     undo.callback(_swap_back, old, new)
     copy_attributes(new, old)
@@ -244,7 +244,7 @@ def _exchange(old: Tensor, new: Tensor, undo: ExitStack) -> None:
 
 
 def _swap(old: Tensor, new: Tensor) -> None:
-    """Swap two tensors; what only unreachable objects hold on to is let go of first."""
+    """Swap two tensors; references from unreachable objects are collected first."""
     try:
         torch.utils.swap_tensors(old, new)
     except RuntimeError:
@@ -256,16 +256,16 @@ def _swap(old: Tensor, new: Tensor) -> None:
 def _swap_back(old: Tensor, new: Tensor) -> None:
     try:
         _swap(old, new)
-    except RuntimeError:  # a forward pass on the smaller network has been kept
+    except RuntimeError:  # results of a forward pass on the smaller network still exist
         old.data = new.data
 
 
 def _hooks_of_accumulation(tensor: Tensor) -> dict[int, Any]:
-    """The hooks that graphs run before they add to a gradient; ``swap_tensors`` adds one that fails."""
+    """Return the hooks that run before a gradient is added; ``swap_tensors`` adds one that fails."""
     if not (tensor.is_leaf and tensor.requires_grad):
         return {}
     handle = get_gradient_edge(tensor).node.register_prehook(lambda _: None)
-    hooks: dict[int, Any] | None = handle.hooks_dict_ref()  # None where no graph holds on to the node
+    hooks: dict[int, Any] | None = handle.hooks_dict_ref()  # None if no graph references the node
     handle.remove()
     return {} if hooks is None else hooks
 

@@ -1,8 +1,8 @@
-"""Leave a model and the process as they were found, whatever a forward pass does to them.
+"""Restore a model and the process after a forward pass, whatever it changes.
 
 A forward pass runs the user's code. It may count its calls, fill a cache, keep its last activation, build
-a layer, append to a list, or draw random numbers. Everything in the library that runs a model does so
-inside :func:`untouched`.
+a layer, append to a list, or draw random numbers. All code in the library runs models inside
+:func:`untouched`.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ import torch
 from torch import Tensor, nn
 
 _DEPTH = 6
-"""How deep objects inside attributes are followed."""
+"""Largest depth to which objects inside attributes are followed."""
 
 _PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size))
 _EMPTY = frozenset((dict, OrderedDict, list, set))
 _CONTAINERS = (OrderedDict, dict, list, set, deque, tuple)
 
 _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
-"""Packages whose objects are not looked into: they are no state of a model."""
+"""Packages whose objects are not followed: they are not state of a model."""
 
 
 @contextmanager
 def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
-    """Restore models and random states when the block ends, on success and on failure.
+    """Restore models and random states at the end of the block, also after an error.
 
-    Noted and restored are, for every module: its attributes of any kind (also inside lists, dicts, sets and
-    plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its mode,
-    the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and ``requires_grad``;
-    the containers that hooks and closures write to; class attributes of the user's own modules; the states
-    of random generators that it holds; the random states of Python, NumPy and PyTorch on every device.
+    For every module, these are recorded and restored: its attributes of any kind (also inside lists, dicts,
+    sets and plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its
+    mode, the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and
+    ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
+    modules; the states of its random generators; the random states of Python, NumPy and PyTorch on every
+    device.
 
     Args:
         models: the networks that may be run within the block.
-        weights: note the values of parameters too, which takes as much memory as they do. A forward pass, or
-            a change of the mode, writes to them where weights are merged, initialised from the first batch or
-            limited in norm.
+        weights: also record the values of parameters, which takes as much memory as the parameters. A forward
+            pass, or a change of the mode, writes to them if weights are merged, initialised from the first
+            batch or limited in norm.
 
     Yields:
-        The notes, which tell afterwards which parameters were written to, and can seed the random generators
-        that the models hold.
+        The records, which list afterwards the parameters that were written to, and can seed the random
+        generators of the models.
 
     Example:
         >>> net = nn.BatchNorm1d(2)
@@ -75,12 +76,12 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
 
 
 def random_states() -> Callable[[], None]:
-    """Note the random states of Python, NumPy and PyTorch on every device.
+    """Record the random states of Python, NumPy and PyTorch on every device.
 
     Returns:
-        A function that puts them back.
+        A function that restores them.
     """
-    # A state is a few kilobytes; generators that were never used on a device are not woken up.
+    # A state is a few kilobytes; unused generators of a device are not initialised.
     python, host = random.getstate(), torch.get_rng_state()
     numpy = np.random.get_state()  # noqa: NPY002 - the generator that users' code draws from
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
@@ -103,7 +104,7 @@ RandomGenerator = torch.Generator | random.Random | np.random.RandomState | np.r
 
 
 def _random_generator(value: Any) -> RandomGenerator | None:
-    """The generator whose state a value advances when numbers are drawn from it."""
+    """Find the generator whose state changes when numbers are drawn from a value."""
     if isinstance(value, np.random.Generator):
         return value.bit_generator
     if isinstance(value, random.SystemRandom):  # draws from the system, and has no state
@@ -112,10 +113,10 @@ def _random_generator(value: Any) -> RandomGenerator | None:
 
 
 def _rewinder(generator: RandomGenerator) -> Callable[[], None]:
-    """Note the state of a generator.
+    """Record the state of a generator.
 
     Returns:
-        A function that puts it back.
+        A function that restores it.
     """
     if isinstance(generator, torch.Generator):
         return partial(generator.set_state, generator.get_state())  # type: ignore[return-value]
@@ -136,7 +137,7 @@ def _seed(generator: RandomGenerator) -> None:
 
 
 class Notes:
-    """What was noted of some models, in the order in which it is restored.
+    """The recorded state of some models, in the order in which it is restored.
 
     Attributes:
         written: parameters that had other values when they were restored.
@@ -150,22 +151,22 @@ class Notes:
         self._containers: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
         self._seen: set[int] = set()
-        self._held: list[Any] = []  # keeps noted objects alive, so that no identity is used twice
+        self._held: list[Any] = []  # keeps recorded objects alive, so that no identity is used twice
 
     def model(self, model: nn.Module) -> None:
-        """Note a network with all that it holds."""
+        """Record a network and all its content."""
         modules = list(model.modules())
         self._seen.update(map(id, modules))
         for module in modules:
             self._module(module)
 
     def seed_generators(self) -> None:
-        """Seed the random generators that the models hold, so that two runs draw the same numbers."""
+        """Seed the random generators of the models, so that two runs draw the same numbers."""
         for generator in self._generators:
             _seed(generator)
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         for container in self._empty:
             if container:
                 container.clear()
@@ -205,10 +206,10 @@ class Notes:
 
         self._undo.append(undo)
         if self._weights:
-            self._values(parameter)  # written back once the parameter has its own memory again
+            self._values(parameter)  # written back after the parameter has its own memory again
 
     def _tensor(self, tensor: Tensor | None, _what: str = "") -> None:
-        """Note the values of a tensor that is no parameter."""
+        """Record the values of a tensor that is not a parameter."""
         if tensor is None or isinstance(tensor, nn.Parameter) or id(tensor) in self._seen:
             return
         self._seen.add(id(tensor))
@@ -231,7 +232,7 @@ class Notes:
         self._undo.append(undo)
 
     def _class(self, cls: type) -> None:
-        """Note class attributes, and the globals that methods of a class of the user refer to."""
+        """Record class attributes, and the globals that methods of a user's class refer to."""
         if id(cls) in self._seen:
             return
         self._seen.add(id(cls))
@@ -252,7 +253,7 @@ class Notes:
                 self._value(value, 0)
 
     def _value(self, value: Any, depth: int) -> None:
-        """Note a value of an attribute, and what it holds."""
+        """Record a value of an attribute, and its content."""
         if isinstance(value, Tensor):
             self._tensor(value)
             return
@@ -274,7 +275,7 @@ class Notes:
         self._inside(value, depth)
 
     def _inside(self, value: Any, depth: int) -> None:
-        """Note what a container, a module or an object holds."""
+        """Record the content of a container, a module or an object."""
         if isinstance(value, dict | list | set | deque | tuple):
             self._contents(value, depth)
         elif isinstance(value, nn.Module):
@@ -288,12 +289,12 @@ class Notes:
     def _generator(self, generator: RandomGenerator) -> None:
         if id(generator) not in self._seen:
             self._seen.add(id(generator))
-            self._held.append(generator)  # NumPy may make a new one at each access
+            self._held.append(generator)  # NumPy may create a new one at each access
             self._generators.append(generator)
             self._undo.append(_rewinder(generator))
 
     def _slots(self, value: Any, depth: int) -> None:
-        """Note the attributes that an object keeps in ``__slots__``."""
+        """Record the attributes that an object keeps in ``__slots__``."""
         slots = [
             slot
             for cls in type(value).__mro__
@@ -311,7 +312,7 @@ class Notes:
             self._value(before, depth + 1)
 
     def _contents(self, container: Any, depth: int) -> None:
-        """Note what a container holds, and look into it."""
+        """Record the items of a container, and their content."""
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
@@ -328,7 +329,7 @@ class Notes:
                 self._value(value, depth + 1)
 
     def _function(self, function: FunctionType, depth: int) -> None:
-        """Note what a hook or another function of the user may write to: its closure and its globals."""
+        """Record what a hook or another user's function may write to: its closure and its globals."""
         if id(function) in self._seen or depth > _DEPTH:
             return
         self._seen.add(id(function))
@@ -395,7 +396,7 @@ def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
 
 
 _UNSET = object()
-"""In place of the value of a slot that has none."""
+"""Stands for the value of a slot that has none."""
 
 
 def _slot(value: Any, slot: MemberDescriptorType) -> Any:
@@ -423,7 +424,7 @@ def _global_restorer(names: dict[str, Any], name: str, value: Any) -> Callable[[
 
 
 def _referred(code: CodeType) -> set[str]:
-    """Names that a function, and functions within it, look up outside of it."""
+    """List the names that a function, and functions within it, look up outside it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -436,7 +437,7 @@ def _is_foreign(cls: type) -> bool:
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; ``None`` where PyTorch does not count."""
+    """Return the number of writes to a tensor; ``None`` if PyTorch does not count them."""
     try:
         return int(tensor._version)
     except (RuntimeError, AttributeError):
@@ -444,7 +445,7 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Where the numbers of a tensor are, and how they are read."""
+    """Return the address of a tensor's numbers, and their layout."""
     try:
         return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
     except RuntimeError:  # sparse tensors, and those without memory
@@ -452,7 +453,7 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _same(tensor: Tensor, before: Tensor) -> bool:
-    """Tell whether a tensor holds the numbers that it held before."""
+    """Check whether a tensor has the same numbers as before."""
     found = tensor.detach()
     if found.shape != before.shape or found.dtype != before.dtype:
         return False

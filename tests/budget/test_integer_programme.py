@@ -102,7 +102,7 @@ def test_it_ends_where_nothing_can_be_narrowed() -> None:
     choices = [GroupOptions(np.arange(1, 4), np.array([2.0, 1.0, 0.0])) for _ in range(3)]
     meter = Impossible()
     with pytest.raises(
-        BudgetError, match="no widths on offer keep to the budget: .* 5,000 MACs, and at most 10 MACs"
+        BudgetError, match="no available widths are within the budget: .* 5,000 MACs, and at most 10 MACs"
     ):
         minimise_damage(cast(CostEvaluator, meter), choices)
 

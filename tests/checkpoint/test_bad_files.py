@@ -73,7 +73,7 @@ def test_no_file(tmp_path):
 def test_files_of_another_kind(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    assert "no safetensors file" in error(path)
+    assert "not a safetensors file" in error(path)
 
 
 @pytest.mark.parametrize("modern", [True, False])
@@ -129,7 +129,9 @@ def test_another_network(path):
 def test_a_network_that_is_smaller(path):
     model = Net()
     model.conv.weight = nn.Parameter(torch.zeros(1, 3, 3, 3))
-    assert "conv.weight has shape (2, 3, 3, 3), which is no part of (1, 3, 3, 3) in Net" in error(path, model)
+    assert "conv.weight has shape (2, 3, 3, 3), which is not a part of (1, 3, 3, 3) in Net" in error(
+        path, model
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,13 +237,13 @@ def test_forged_descriptions(path, change):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[" * 40 + "]" * 40, "nested deeper than 32"),
         ('{"a":' * 40 + "1" + "}" * 40, "nested deeper than 32"),
         (" " * (17 << 20), "characters long"),
         ('{"format": NaN}', "not a finite number"),
         ("3", "unknown form"),
-        ('{"format": 1', "no JSON"),
+        ('{"format": 1', "not JSON"),
     ],
 )
 def test_descriptions_beyond_all_limits(text, message):

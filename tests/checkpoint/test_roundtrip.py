@@ -232,7 +232,7 @@ def test_the_file_can_be_read_by_others_and_stands_alone(path):
 
 
 def test_another_network_than_the_builders(path):
-    with pytest.raises(CheckpointError, match="resnet18 builds no network that this is a part of"):
+    with pytest.raises(CheckpointError, match="resnet18 builds no network that this one is a part of"):
         save(path, nn.Linear(2, 2), builder="resnet18")
     assert not path.exists()
 

@@ -35,7 +35,7 @@ def test_other_words_are_wrong_usage(text: str) -> None:
 def test_shapes() -> None:
     assert shape("3, 32,32") == shape("3x32x32") == (3, 32, 32)
     for text in ("3,0,32", "a,b", ""):
-        with pytest.raises(typer.BadParameter, match="is no shape"):
+        with pytest.raises(typer.BadParameter, match="is not a shape"):
             shape(text)
 
 
@@ -73,7 +73,7 @@ def test_budgets_in_words() -> None:
         "latency": "9ms",
     }
     for text in ("", "macs", "bytes=3", "macs:0.5", "macs=0.5;params=1"):
-        with pytest.raises(typer.BadParameter, match="is no limit|neither a share"):
+        with pytest.raises(typer.BadParameter, match="is not a limit|neither a share"):
             limits([text])
     with pytest.raises(typer.BadParameter, match="latency is limited twice: 0.5 and 9ms"):
         limits(["latency=0.5,macs=0.5", "latency=9ms"])

@@ -152,7 +152,7 @@ def test_an_exported_file_is_held_against_its_network(
     )
     result = secateur("measure", trained, file, *words, "--data", "digits", "--seconds", 0)
     assert result.exit_code == 0, result.output
-    assert "latency, taken in turn" in result.stdout
+    assert "latency, alternating runs" in result.stdout
     assert result.stdout.count("channels-last") == 2
     result = secateur("measure", trained, file, *words, "--seconds", 0, "--json")
     found = json.loads(result.stdout)
@@ -211,7 +211,7 @@ def test_failures_are_one_line_and_exit_code_1(
     ("words", "message"),
     [
         (("inspect", "resnet81"), "did you mean"),
-        (("inspect", "resnet18", "--input", "3,a"), "is no shape"),
+        (("inspect", "resnet18", "--input", "3,a"), "is not a shape"),
         (("prune", "secateur:digits", "--out", "x"), "at least one of --macs"),
         (("prune", "secateur:digits", "--out", "x", "--macs", "half"), "neither a share"),
         (("prune", "secateur:digits", "--out", "x", "--macs", "0.0"), "neither a share"),
@@ -306,7 +306,7 @@ def failure(result: Result) -> str:
     return result.stderr
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (9, 9)).save(path)
 
@@ -314,13 +314,13 @@ def picture(path: Path) -> None:
 def test_folders_that_are_not_as_they_should_be(secateur: Command, tmp_path: Path) -> None:
     words = ("train", "--model", "secateur:resnet20", "--out", tmp_path / "run", "--data")
     for name in ("cats", "dogs"):
-        picture(tmp_path / "a" / "test" / name / "1.png")
+        image(tmp_path / "a" / "test" / name / "1.png")
     assert "no train/ folder" in failure(secateur(*words, tmp_path / "a"))
     (tmp_path / "a" / "train" / "cats").mkdir(parents=True)
-    picture(tmp_path / "a" / "train" / "dogs" / "1.png")
+    image(tmp_path / "a" / "train" / "dogs" / "1.png")
     assert "class 'cats' is empty" in failure(secateur(*words, tmp_path / "a"))
-    picture(tmp_path / "a" / "train" / "cats" / "1.png")
-    picture(tmp_path / "a" / "train" / "owls" / "1.png")
+    image(tmp_path / "a" / "train" / "cats" / "1.png")
+    image(tmp_path / "a" / "train" / "owls" / "1.png")
     assert "owls" in failure(secateur(*words, tmp_path / "a"))
     assert not (tmp_path / "run").exists()
 
@@ -384,8 +384,8 @@ def test_a_time_out_of_reach_is_one_line(
     ("words", "line"),
     [
         (("prune", "resnet18", "--latency", "fast"), "neither a share"),
-        (("inspect", "resnet18", "--budget", "macs"), "is no limit"),
-        (("inspect", "resnet18", "--budget", "speed=0.5"), "is no limit"),
+        (("inspect", "resnet18", "--budget", "macs"), "is not a limit"),
+        (("inspect", "resnet18", "--budget", "speed=0.5"), "is not a limit"),
         (("inspect", "resnet18", "--budget", "latency=soon"), "nor a time"),
     ],
 )

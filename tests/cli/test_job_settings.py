@@ -234,7 +234,7 @@ def test_a_recipe_file_changes_a_preset(tmp_path: Path) -> None:
     file.write_text("[finetune]\nepoch = 4\n")
     assert f"{file}: finetune.epoch: unknown" in refused(recipe=str(file))
     file.write_text("finetune")
-    assert f"--recipe {file}: this is no TOML" in refused(recipe=str(file))
+    assert f"--recipe {file}: this is not TOML" in refused(recipe=str(file))
 
 
 def test_the_command_line_changes_what_a_run_was_given(tmp_path: Path) -> None:

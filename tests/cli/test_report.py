@@ -25,7 +25,7 @@ def pruned(secateur: Command, trained: Path, tmp_path_factory: pytest.TempPathFa
 def test_pruning_leaves_a_page_with_scores_though_nothing_was_trained(pruned: Path) -> None:
     page = (pruned / "report.html").read_text()
     assert "Scores of the channels" in page
-    assert "Where the time goes" in page
+    assert "Costs of the layers" in page
 
 
 def test_the_page_can_be_made_again_and_elsewhere(secateur: Command, pruned: Path, tmp_path: Path) -> None:

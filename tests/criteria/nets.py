@@ -39,7 +39,7 @@ class Gated(nn.Module):
 
 
 class Plain(Gated):
-    """Convolutions in a row, a picture flattened into a linear layer, another linear layer."""
+    """Convolutions in a row, an image flattened into a linear layer, another linear layer."""
 
     widths: ClassVar = {"a": 4, "b": 6, "c": 7}
 

@@ -94,5 +94,5 @@ def test_only_training_images_are_blended_and_only_where_they_are_varied() -> No
 
 @pytest.mark.parametrize("mixup", [-0.1, float("nan"), float("inf")])
 def test_a_number_that_is_none_is_refused(mixup: float) -> None:
-    with pytest.raises(UsageError, match="must be a number from 0 on"):
+    with pytest.raises(UsageError, match="must be a number of at least 0"):
         DataSettings(mixup=mixup)

@@ -27,7 +27,7 @@ NEEDS = {
     "docs/how-to/detectors.md": "ultralytics",
 }
 """Libraries that pages show."""
-SLOW = {"docs/tutorials/pictures.md"}
+SLOW = {"docs/tutorials/images.md"}
 """Pages that take more than about ten seconds."""
 
 

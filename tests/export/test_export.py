@@ -21,7 +21,7 @@ FORMATS = ("onnx", "pt2")
 
 
 def by_its_own_runtime(path: Path, x: torch.Tensor) -> tuple[torch.Tensor, str]:
-    """What a file answers, and its card, without any of our code."""
+    """What a file answers, and its metadata, without any of our code."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -49,21 +49,21 @@ def test_a_file_answers_as_the_network_does_for_any_batch_size(exported, pruned,
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_file_says_how_pictures_are_prepared(exported, spec, pruned, kind):
+def test_a_file_says_how_images_are_prepared(exported, spec, pruned, kind):
     done = exported(kind)
     _, text = by_its_own_runtime(done.path, torch.zeros(1, 1, 8, 8))
-    told = json.loads(text)
-    assert told["network"] == "secateur:digits"
-    assert tuple(told["classes"]) == CLASSES
-    assert told["preprocessing"]["mean"] == list(spec.input.mean)
-    assert told["preprocessing"]["std"] == list(spec.input.std)
-    steps = {step.pop("step"): step for step in told["preprocessing"]["steps"]}
+    given = json.loads(text)
+    assert given["network"] == "secateur:digits"
+    assert tuple(given["classes"]) == CLASSES
+    assert given["preprocessing"]["mean"] == list(spec.input.mean)
+    assert given["preprocessing"]["std"] == list(spec.input.std)
+    steps = {step.pop("step"): step for step in given["preprocessing"]["steps"]}
     assert steps["colour"] == {"to": "grey"}
     assert steps["resize"]["shorter_side"] == 8
     assert steps["crop"] == {"from": "centre", "height": 8, "width": 8}
     needs = sec.cost(pruned, torch.zeros(1, 1, 8, 8))
-    assert (told["params"], told["macs"]) == (needs.params, needs.macs)
-    assert open_exported(done.path, trusted=True).card == done.card
+    assert (given["params"], given["macs"]) == (needs.params, needs.macs)
+    assert open_exported(done.path, trusted=True).metadata == done.metadata
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -88,7 +88,7 @@ def test_fewer_bits_make_smaller_files_that_are_near(exported, kind, weights_as,
     assert done.bytes < share * whole.bytes
     assert 0 < done.check.max_error < error
     assert done.check.agreement >= 0.75
-    assert open_exported(done.path, trusted=True).card.weights == weights_as
+    assert open_exported(done.path, trusted=True).metadata.weights == weights_as
     assert "is near" in str(done)
 
 
@@ -112,7 +112,7 @@ def test_a_network_that_was_exported_can_still_be_cut_in_place(tmp_path, suffix)
     sec.apply_plan(net, plan, inplace=True)
     assert net[0].out_features == 4
     torch.testing.assert_close(net(torch.ones(1, 3)), expected)
-    assert done.card.params == 3 * 6 + 6 + 6 * 2 + 2
+    assert done.metadata.params == 3 * 6 + 6 + 6 * 2 + 2
 
 
 class Pair(nn.Module):
@@ -159,7 +159,7 @@ class Fickle(nn.Module):
 @pytest.mark.parametrize(
     ("net", "inputs", "options", "kind", "message"),
     [
-        (Pair(), {"a": torch.zeros(2, 3), "b": torch.zeros(2, 5)}, {}, sec.UsageError, "by position"),
+        (Pair(), {"a": torch.zeros(2, 3), "b": 5}, {}, sec.UsageError, "takes tensors"),
         (Pair(), (torch.zeros(2, 3), torch.zeros(4, 5)), {}, sec.UsageError, "batch as its first dimension"),
         (Text(), torch.zeros(2, 3), {}, sec.UsageError, "this one returns str"),
         (Fixed(), torch.zeros(2, 3), {}, ExportError, "fixes the batch size|cannot be captured"),
@@ -208,10 +208,10 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
     net, x = nn.Linear(3, 2), torch.zeros(2, 3)
     suffix, write = export_run._FORMATS["pt2"]
 
-    def wrongly(path, exportable, card, calibration):
+    def wrongly(path, exportable, metadata, calibration):
         with torch.no_grad():
             exportable.model.bias += 0.1
-        write(path, exportable, card, calibration)
+        write(path, exportable, metadata, calibration)
         with torch.no_grad():
             exportable.model.bias -= 0.1
 
@@ -227,9 +227,9 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
 def test_a_file_that_does_not_run_does_not_stay(tmp_path, monkeypatch):
     suffix, write = export_run._FORMATS["pt2"]
 
-    def narrower(path, exportable, card, calibration):
+    def narrower(path, exportable, metadata, calibration):
         other = type(exportable)(nn.Linear(4, 2).eval(), (torch.zeros(2, 4),), exportable.arguments, 1)
-        write(path, other, card, calibration)
+        write(path, other, metadata, calibration)
 
     monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, narrower))
     with pytest.raises(sec.VerificationError, match="cannot run it on a batch of 1"):
@@ -247,7 +247,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, module):
     assert not list(tmp_path.iterdir())
 
 
-def test_drawn_inputs_are_in_the_range_of_normalised_pictures():
+def test_drawn_inputs_are_in_the_range_of_normalised_images():
     from secateur.export.check import drawn
     from secateur.export.program import Exportable
     from secateur.models import InputSpec

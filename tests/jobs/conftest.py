@@ -54,14 +54,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten pictures of each of two classes in each split; one of them is broken."""
+    """Ten images of each of two classes in each split; one of them is broken."""
     generator = torch.Generator().manual_seed(0)
     for split in ("train", "test"):
         for number, name in enumerate(("dark", "light")):
-            place = tmp_path / "pictures" / split / name
+            place = tmp_path / "images" / split / name
             place.mkdir(parents=True)
             for index in range(10):
                 pixels = torch.randint(128, (16, 16, 3), generator=generator) + 127 * number
                 Image.fromarray(pixels.byte().numpy()).save(place / f"{index}.png")
-    (tmp_path / "pictures" / "test" / "dark" / "0.png").write_bytes(b"\x89PNG broken")
-    return tmp_path / "pictures"
+    (tmp_path / "images" / "test" / "dark" / "0.png").write_bytes(b"\x89PNG broken")
+    return tmp_path / "images"

@@ -98,10 +98,10 @@ def test_peak_memory_is_that_of_the_network_and_not_of_the_process() -> None:
     assert row["params"] * 4 <= row["memory_bytes"] < 3 * row["params"] * 4
 
 
-def test_a_foreign_file_says_nothing_of_pictures(tmp_path: Path) -> None:
+def test_a_foreign_file_says_nothing_of_images(tmp_path: Path) -> None:
     file = tmp_path / "plain.pt2"
     write(file, sec.build("secateur:digits"), torch.zeros(2, 1, 8, 8))
-    with pytest.raises(DataError, match="does not say how pictures are prepared"):
+    with pytest.raises(DataError, match="does not say how images are prepared"):
         measure(
             [NetworkChoice(source=str(file), trusted=True)],
             DataChoice(source="digits"),

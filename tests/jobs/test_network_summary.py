@@ -49,9 +49,11 @@ def test_fates_tell_which_channels_of_the_original_are_left() -> None:
     before, after = model.state_dict(), smaller.state_dict()
     seen = set()
     for group in found.groups:
-        kept = [channel for channel, fate in enumerate(group.fate) if fate == 0] or list(range(group.before))
+        kept = [channel for channel, number in enumerate(group.removed_by) if number == 0] or list(
+            range(group.before)
+        )
         assert len(kept) == group.after
-        seen |= set(group.fate)
+        seen |= set(group.removed_by)
         if "conv1" in group.name and "." in group.name:  # its filters are a group of their own
             bias = f"{group.name.replace('conv1', 'bn1')}.running_mean"
             torch.testing.assert_close(after[bias], before[bias][kept])
@@ -64,7 +66,7 @@ def test_a_network_that_was_not_cut_has_a_summary_too() -> None:
     inputs = torch.randn(2, 1, 8, 8)
     found = summarise(model, model, [], inputs, inputs, 0)
     assert found.cost_before == found.cost_after
-    assert all(group.before == group.after and not group.fate for group in found.groups)
+    assert all(group.before == group.after and not group.removed_by for group in found.groups)
     assert NetworkSummary.from_json(found.model_dump_json()) == found
 
 
@@ -72,7 +74,7 @@ def test_a_network_that_was_not_cut_has_a_summary_too() -> None:
     "text", ["", "{}", '{"format": 2}', '{"format": 1, "groups": [{}]}', '{"format": 1, "groups": 1}']
 )
 def test_other_text_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(DataError, match=r"no summary of a network \(.+\)$"):
+    with pytest.raises(DataError, match=r"not a summary of a network \(.+\)$"):
         NetworkSummary.from_json(text)
 
 

@@ -26,9 +26,11 @@ def test_what_names_a_checkpoint_and_what_a_network(tmp_path: Path) -> None:
 def test_a_checkpoint_tells_its_own_classes_apart(trained: Path) -> None:
     choice = NetworkChoice(source=str(trained))
     assert open_network(choice, list("0123456789")).classes == tuple("0123456789")
-    with pytest.raises(DataError, match=r"tells 0, 1, 2, 3 and 6 more apart, but the data has cats, dogs"):
+    with pytest.raises(
+        DataError, match=r"has the classes 0, 1, 2, 3 and 6 more, but the data has cats, dogs"
+    ):
         open_network(choice, ["cats", "dogs"])
-    with pytest.raises(UsageError, match="weights of its own"):
+    with pytest.raises(UsageError, match="contains weights already"):
         open_network(NetworkChoice(source=str(trained), weights="none"))
 
 
@@ -49,7 +51,7 @@ def test_what_is_saved_comes_back_bit_for_bit_or_is_reported(trained: Path, tmp_
         network.reload(file)
 
 
-def test_pictures_may_have_another_size() -> None:
+def test_images_may_have_another_size() -> None:
     network = open_network(NetworkChoice(source="resnet18", weights="none", size=32, classes=5))
     assert network.input.size == (3, 32, 32)
     assert network.model(network.example(3)).shape == (3, 5)

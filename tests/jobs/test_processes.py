@@ -214,7 +214,7 @@ def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
     assert "--resume continues" in complaints
     assert read_summary(out)["status"] == "failed"
     before = len(read_metrics(out))
-    assert "goes on after" in run([*arguments, "--resume"])
+    assert "continues after" in run([*arguments, "--resume"])
     assert len(read_metrics(out)) > before
     assert read_summary(out)["status"] == "done"
 
@@ -239,7 +239,7 @@ def test_three_processes_of_torchrun_prune_like_one_with_all_that_recovers(
 
 
 @pytest.mark.slow
-def test_batches_with_fewer_pictures_than_processes(without_batch_norm: Path, tmp_path: Path) -> None:
+def test_batches_with_fewer_images_than_processes(without_batch_norm: Path, tmp_path: Path) -> None:
     how = ["--macs", "0.6", *sets("steps=1", "finetune.epochs=0", "scoring_batches=3")]
     for count in (1, 3):
         run([*words(without_batch_norm, tmp_path / f"{count}", how, batch=2), "--devices", f"{count}"])

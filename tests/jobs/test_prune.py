@@ -165,14 +165,14 @@ def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Pat
     summary = prune(job(tmp_path / "run", trained, recipe=settings), [heard])
     assert summary["verification"]["ok"]
     assert summary["pruned"]["macs"] <= 0.25 * summary["baseline"]["macs"]
-    # The teacher has seen its pictures once, and what learns from it can hardly do better.
+    # The teacher has seen its images once, and what learns from it can hardly do better.
     assert summary["pruned"]["top1"] > summary["baseline"]["top1"] - 0.05
     again = sec.load(tmp_path / "run" / "checkpoints" / "best.safetensors")
     assert sec.cost(again, torch.zeros(2, 1, 8, 8)).macs == summary["pruned"]["macs"]
     assert sum(isinstance(event, Cut) for event in heard) == 2
 
 
-def test_only_pictures_that_training_mirrors_are_mirrored_for_the_teacher(
+def test_only_images_that_training_mirrors_are_mirrored_for_the_teacher(
     trained: Path, folder: Path, small_network: str, tmp_path: Path
 ) -> None:
     settings = trained_at(0.01, "default", finetune={"epochs": 1}, distillation={"flip": True})

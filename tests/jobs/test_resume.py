@@ -153,22 +153,22 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path
         pruning(tmp_path / "run", trained, how, resume=True, budget=None, search=search)
 
 
-def test_a_picture_that_vanishes_in_the_middle_of_a_run(
+def test_an_image_that_vanishes_in_the_middle_of_a_run(
     small_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if the pictures were too many for the memory: they are read anew in every epoch.
-    monkeypatch.setattr("secateur.jobs.pictures.DataSettings", partial(DataSettings, memory=0))
+    # As if the images were too many for the memory: they are read anew in every epoch.
+    monkeypatch.setattr("secateur.jobs.images.DataSettings", partial(DataSettings, memory=0))
     for number in range(24):
-        folder = tmp_path / "pictures" / ("train" if number < 16 else "test") / "ab"[number % 2]
+        folder = tmp_path / "images" / ("train" if number < 16 else "test") / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((9, 9), 10 + 60 * (number % 2)).save(folder / f"{number}.png")
-    lost = tmp_path / "pictures" / "test" / "b" / "23.png"
-    train_lost = tmp_path / "pictures" / "train" / "b" / "15.png"
+    lost = tmp_path / "images" / "test" / "b" / "23.png"
+    train_lost = tmp_path / "images" / "train" / "b" / "15.png"
 
     def job(out: str, resume: bool = False) -> TrainJob:
         return TrainJob(
             network={"source": small_network, "size": 8},
-            data={"source": str(tmp_path / "pictures"), "batch_size": 4},
+            data={"source": str(tmp_path / "images"), "batch_size": 4},
             out=tmp_path / out,
             fit={"epochs": 3, "optimizer": {"learning_rate": 0.05}},
             resume=resume,

@@ -51,7 +51,7 @@ def test_the_summary_names_what_the_run_depends_on(trained: Path, tmp_path: Path
     assert environment["threads"] == torch.get_num_threads()
     assert environment["processes"] == 1
     assert {"python", "numpy", "pillow", "system", "instructions", "precision"} <= environment.keys()
-    assert summary["start"]["pictures"] == {"train": 1146, "val": 201, "test": 450}
+    assert summary["start"]["images"] == {"train": 1146, "val": 201, "test": 450}
     # The same settings lead to the same start and the same end.
     again = {key: value for key, value in summary["settings"].items() if key != "command"}
     train(TrainJob(**again | {"out": tmp_path / "again"}))
@@ -99,8 +99,8 @@ def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -
     assert len(epochs) == 2
 
 
-def test_blended_pictures_are_learnt_from(tmp_path: Path) -> None:
-    """With smoothed labels too; what it comes to is judged on whole pictures."""
+def test_blended_images_are_learnt_from(tmp_path: Path) -> None:
+    """With smoothed labels too; what it comes to is judged on whole images."""
     fit = {"epochs": 2, "label_smoothing": 0.1, "optimizer": {"learning_rate": 0.05}}
     found = {}
     for name, mixup in (("plain", 0.0), ("blended", 0.4), ("again", 0.4)):
@@ -163,7 +163,7 @@ def test_bad_places_are_refused_before_anything_is_done(tmp_path: Path, small_ne
         train(job(tmp_path / "run", {"source": str(tmp_path / "broken.safetensors")}))
 
 
-def test_unreadable_pictures_are_named_and_counted_or_refused(
+def test_unreadable_images_are_named_and_counted_or_refused(
     tmp_path: Path, folder: Path, small_network: str
 ) -> None:
     heard = Recorder()
@@ -172,7 +172,7 @@ def test_unreadable_pictures_are_named_and_counted_or_refused(
     summary = train(job(tmp_path / "run", network, data=choice), [heard])
     notes = [event for event in heard if isinstance(event, str)]
     assert any("left out" in note and "0.png" in note for note in notes)
-    assert "left out 1 picture that could not be read" in notes
+    assert "left out 1 image that could not be read" in notes
     assert len(summary["skipped"]) == 1
     assert list(summary["classes"]) == ["dark", "light"]
     json.dumps(read_summary(tmp_path / "run"))

@@ -31,6 +31,6 @@ def test_the_closing_line_says_what_was_compared_and_what_was_not() -> None:
         "evaluation mode, float64 and the model's own precision); not checked: a; b"
     )
     nothing = verification_line({**together([]), "channels_removed": 0})
-    assert nothing == "the network met the budget as it was; nothing was cut"
+    assert nothing == "the network was within the budget already; nothing was cut"
     wrong = together([Verification(1e-3, 1e-8, 300, 4)])
     assert verification_line({**wrong, "channels_removed": 4}).startswith("NOT VERIFIED: after the cut")

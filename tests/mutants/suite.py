@@ -49,23 +49,23 @@ def build(name: str) -> Made:
 def _makers() -> dict[str, Callable[[], Made]]:
     makers: dict[str, Callable[[], Made]] = {}
     for name in networks.NAMES:
-        makers[name] = lambda name=name: (networks.build(name), _picture(2, 3, 8, 8))
+        makers[name] = lambda name=name: (networks.build(name), _image(2, 3, 8, 8))
     for name, (make, shape, _) in TRAPS.items():
-        makers[name] = lambda make=make, shape=shape: (make(), _picture(*shape))
+        makers[name] = lambda make=make, shape=shape: (make(), _image(*shape))
     for name, (make, shape) in MORE.items():
         makers[name] = lambda name=name, make=make, shape=shape: (
             make(),
-            torch.randint(0, 20, shape) if name.startswith("words") else _picture(*shape),
+            torch.randint(0, 20, shape) if name.startswith("words") else _image(*shape),
         )
     for name, (make, shape, _) in (
         *CONTRACTED.items(),
         *FROZEN.items(),
         *test_sizes_in_code.NETWORKS.items(),
     ):
-        makers.setdefault(name, lambda make=make, shape=shape: (make(), _picture(*shape)))
+        makers.setdefault(name, lambda make=make, shape=shape: (make(), _image(*shape)))
     for name, (between, shape) in STATISTICS.items():
-        makers[name] = lambda between=between, shape=shape: (_over_channels(between, shape), _picture(*shape))
-    makers["two inputs"] = lambda: (TwoInputs(), {"picture": _picture(2, 3, 4, 4), "numbers": _picture(2, 5)})
+        makers[name] = lambda between=between, shape=shape: (_over_channels(between, shape), _image(*shape))
+    makers["two inputs"] = lambda: (TwoInputs(), {"image": _image(2, 3, 4, 4), "numbers": _image(2, 5)})
     for number in range(RANDOM):
         makers[f"random {number}"] = lambda number=number: random_networks.build(recipe(number))
     return makers
@@ -89,5 +89,5 @@ def recipe(number: int) -> Recipe:
     return Recipe((2, 1, 2, 3)[number % 4], steps, flat=number % 3 == 0, seed=number)
 
 
-def _picture(*shape: int) -> Tensor:
+def _image(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)

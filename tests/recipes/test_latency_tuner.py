@@ -110,7 +110,7 @@ def test_a_budget_that_is_met_already_cuts_nothing() -> None:
 
 def test_a_time_that_cannot_be_held_is_an_error_with_what_was_measured() -> None:
     stubborn = LatencyOptions(table=Table(), network_timer=clock(lambda ms: 1.0 + 0.01 * ms))
-    with pytest.raises(BudgetError, match=r"no plan keeps to 0.50\d* ms: .* takes 1 ms"):
+    with pytest.raises(BudgetError, match=r"no plan is within 0.50\d* ms: .* takes 1 ms"):
         timed(Budget(latency=0.5), stubborn)
     with pytest.raises(BudgetError, match="the least possible is 0.002 ms"):
         timed(Budget(latency="1us"), stubborn)

@@ -146,6 +146,6 @@ def test_a_cut_that_cannot_be_proved_is_not_made(
 def test_an_optimizer_that_would_train_nothing_is_refused(net: nn.Sequential, example: Tensor) -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     before = sec.cost(net, example)
-    with pytest.raises(UsageError, match="holds none of the parameters of Sequential"):
+    with pytest.raises(UsageError, match="contains none of the parameters of Sequential"):
         prune(net, example, sec.Budget(macs=0.5), "magnitude", Training(optimizer=optimizer))
     assert sec.cost(net, example) == before

@@ -123,24 +123,24 @@ def test_the_teacher_is_the_network_before_the_first_cut(
     assert float((ends[0] - wanted).abs().mean()) < 0.1
 
 
-def test_a_mirrored_teacher_of_symmetric_pictures_teaches_the_same(
+def test_a_mirrored_teacher_of_symmetric_images_teaches_the_same(
     net: nn.Sequential, example: Tensor, batches: list[Batch]
 ) -> None:
-    """Pictures that are their own mirror images are taught alike; others are not."""
+    """Images that are their own mirror images are taught alike; others are not."""
     symmetric = [(x + x.flip(-1), y) for x, y in batches]
-    for pictures, alike in ((symmetric, True), (batches, False)):
+    for images, alike in ((symmetric, True), (batches, False)):
         ends = []
         for mirror in (False, True):
             twin = copy.deepcopy(net)
             settings = Recipe.preset(
                 "plain", distillation={"weight": 1.0, "flip": mirror}, steps=1, finetune=FitSettings(epochs=3)
             )
-            in_place(twin, example, sec.Budget(channels=0.7), pictures, settings)
+            in_place(twin, example, sec.Budget(channels=0.7), images, settings)
             ends.append(twin[0].weight)
         assert torch.equal(*ends) is alike
 
 
-def test_what_is_no_picture_is_not_mirrored() -> None:
+def test_inputs_that_are_not_images_are_not_mirrored() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     before = copy.deepcopy(net)
     batches = [(torch.randn(8, 4), torch.randint(0, 2, (8,)))]

@@ -268,7 +268,7 @@ def test_an_optimizer_that_would_train_nothing_is_refused_before_the_first_cut(
 ) -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.01)
     before = sec.cost(net, example)
-    with pytest.raises(sec.UsageError, match="holds none of the parameters"):
+    with pytest.raises(sec.UsageError, match="contains none of the parameters"):
         in_place(net, example, sec.Budget(macs=0.5), batches, SHORT, optimizer=optimizer)
     assert sec.cost(net, example) == before
 

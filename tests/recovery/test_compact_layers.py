@@ -19,7 +19,7 @@ from secateur.plan import plan_from
 from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
 
 
-class Pictures(nn.Module):
+class Images(nn.Module):
     """Convolutions with and without a bias, with groups, as text padding; normalisations; a shortcut."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ X = torch.randn(6, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return Pictures().eval()
+    return Images().eval()
 
 
 NET = network()

@@ -112,7 +112,7 @@ class Page:
         for step in (3, 1, 0):  # a movement, as a hand makes it
             self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x - step, y=y - step)
 
-    def picture(self, file: Path) -> None:
+    def screenshot(self, file: Path) -> None:
         """Writes a screenshot of the whole page."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}

@@ -1,4 +1,4 @@
-"""The report in a real browser; the pictures that it takes are left in pytest's folder to be looked at."""
+"""The report in a real browser; the screenshots that it takes are left in pytest's folder to be looked at."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_nothing_is_wider_than_the_screen(
     page: Page, report: Path, width: int, dark: bool, tmp_path: Path
 ) -> None:
     page.open(report, width, dark=dark)
-    page.picture(tmp_path / f"report-{width}-{'dark' if dark else 'light'}.png")
+    page.screenshot(tmp_path / f"report-{width}-{'dark' if dark else 'light'}.png")
     assert page.run("document.documentElement.scrollWidth") <= width
 
 

@@ -48,7 +48,7 @@ def test_widths_are_those_of_the_checkpoint(page: Taken, run: Path) -> None:
 def test_costs_of_layers_are_the_closed_form_of_what_is_left(page: Taken, run: Path) -> None:
     tensors = weights(run)
     before, after = specs(page)["layers"]["MACs per example"]["data"]
-    # 16 by 16 pictures, halved by the stem; the head sees one position, and is the smallest by far.
+    # 16 by 16 images, halved by the stem; the head sees one position, and is the smallest by far.
     found = dict(zip(after["y"], after["x"], strict=True))
     for name, positions in (("stem", 64), ("inner", 64), ("outer", 64)):
         assert found[name] == tensors[f"{name}.weight"].numel() * positions, name
@@ -119,7 +119,7 @@ def _of(trace: dict[str, list[object]], group: str) -> list[float]:
 def test_couplings_and_reasons_are_those_of_the_graph(page: Taken, run: Path) -> None:
     model = sec.load(run / "checkpoints" / "best.safetensors", model=_small(run))
     graph = sec.trace(model, torch.zeros(2, 3, 16, 16))
-    rows = {row[0]: row[1:] for row in page.tables["Which layers each group touches"][1:]}
+    rows = {row[0]: row[1:] for row in page.tables["Layers that each group couples"][1:]}
     for group in graph.groups:
         writers = [member.module for member in group.roles(Role.PRODUCER)]
         assert rows[group.name][0] == ", ".join(dict.fromkeys(writers))
@@ -317,9 +317,9 @@ def test_of_a_search_the_cuts_of_the_kept_network_are_told(changed: Change) -> N
         if event["event"] == "cut"
         for channels in event["removed"].values()
     )
-    assert "Of 1 networks that were tried, none keeps" in searched(point(0, 1, True), point(1, 0.5, False))
+    assert "Of 1 networks that were tried, none has" in searched(point(0, 1, True), point(1, 0.5, False))
     found = searched(point(0, 1, True), point(1, 0.5, True))
-    assert f"{removed} channels were cut out in 2 cuts" in found
+    assert f"{removed} channels were removed in 2 cuts" in found
     assert "Of 1 networks that were tried, this is the smallest" in found
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import secateur as sec
 from secateur.errors import CheckpointError
 from secateur.models import InputSpec
-from secateur.runtimes import Card, is_exported, open_exported, prepare
+from secateur.runtimes import ExportMetadata, is_exported, open_exported, prepare
 
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 
@@ -71,22 +71,22 @@ def test_an_unknown_way_is_refused():
     st.none() | st.lists(st.text(), max_size=3).map(tuple),
     st.none() | st.integers(0, 2**60),
 )
-def test_a_card_comes_back_as_it_was(network, weights, pictures, classes, params):
-    card = Card(network, weights, pictures, classes, params, macs=None)
-    assert card.to_json().isascii()
-    assert Card.from_json(card.to_json()) == card
+def test_metadata_is_read_back(network, weights, images, classes, params):
+    metadata = ExportMetadata(network, weights, images, classes, params, macs=None)
+    assert metadata.to_json().isascii()
+    assert ExportMetadata.from_json(metadata.to_json()) == metadata
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 1}', "[" * 100_000, "NaN"]
 )
-def test_text_that_is_no_card_is_none(text):
-    assert Card.from_json(text) is None
+def test_text_that_is_not_metadata_is_none(text):
+    assert ExportMetadata.from_json(text) is None
 
 
-def test_a_card_with_a_wrong_size_is_none():
-    text = Card("net", pictures=InputSpec()).to_json()
-    assert Card.from_json(text.replace("[3, 224, 224]", "[3, 0, 224]")) is None
+def test_metadata_with_a_wrong_size_is_none():
+    text = ExportMetadata("net", images=InputSpec()).to_json()
+    assert ExportMetadata.from_json(text.replace("[3, 224, 224]", "[3, 0, 224]")) is None
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])

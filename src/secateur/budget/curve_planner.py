@@ -18,14 +18,14 @@ _THIN = (0.1, 0.05, 0.02, 0.01)  # shares of a group below which its curve is no
 
 
 def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: FeasibleWidths) -> PruningPlan:
-    """Plan the widths that keep to the limits with the least damage, summed over groups.
+    """Plan the widths within the limits that have the least damage, summed over groups.
 
     Curves are measured with all other groups intact, which can compensate. If several groups become very
     narrow, damages no longer add up: the sum is far too small. So every group keeps a tenth of its channels,
     or less where the budget leaves no room for that.
 
     Args:
-        evaluator: the network and the limits, which the least widths keep to.
+        evaluator: the network and the limits, which the least widths meet.
         curves: the damage of each group's widths.
         feasible: the widths that groups may take.
 
@@ -39,7 +39,7 @@ def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: Feas
     graph = evaluator.graph
     options = _options(graph, curves, feasible, _reliable(feasible, evaluator))
     if not evaluator.within(np.array([option.widths[0] for option in options], dtype=np.int64)):
-        # Narrower is not always faster: then only the least widths of all are sure to be within.
+        # Narrower is not always faster: then only the least widths of all groups are certain to be within.
         options = _options(graph, curves, feasible, feasible.least)
     chosen = minimise_damage(evaluator, options)
     return PruningPlan(
@@ -82,7 +82,7 @@ def _options(
 def _reliable(feasible: FeasibleWidths, evaluator: CostEvaluator) -> IntArray:
     """Find the least width of each group whose damage adds up with that of others, shape ``(groups,)``.
 
-    There is room for a floor where twice as much of every group would still be within the budget.
+    A floor is used only if the network is within the budget when every group keeps twice as much.
     """
     for share in _THIN:
         ample = feasible.below(

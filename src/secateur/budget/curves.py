@@ -58,8 +58,8 @@ class WidthCurve:
     def at(self, widths: IntArray) -> npt.NDArray[np.float64]:
         """Interpolate the damage at any widths of at least one channel; never smaller for a smaller width.
 
-        Measured damages are first made monotone (a narrower group never counts as less damage). Between them
-        runs a monotone cubic; below the least measured width, the last slope continues.
+        Measured damages are first made monotone (a narrower group never counts as less damage). A monotone
+        cubic interpolates between them; below the least measured width, the last slope continues.
 
         Args:
             widths: shape ``(n,)``.

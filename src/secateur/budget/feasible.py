@@ -1,4 +1,4 @@
-"""Feasible widths: which widths of each group a budget allows, and what stands in its way."""
+"""Feasible widths: which widths of each group a budget allows, and why a budget cannot be met."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FeasibleWidths:
     options: WidthOptions
 
     def units(self, group: int) -> IntArray:
-        """List how many channels go at once, from all channels of a group down to the least."""
+        """List the numbers of channels removed in one step, from all channels down to the least width."""
         return np.diff(self.options[group])[::-1]
 
     def allowed(self, group: int) -> IntArray:
@@ -57,7 +57,7 @@ class FeasibleWidths:
 
 
 def width_options(widths: Widths, graph: ChannelGraph, latency: LatencyModel | None) -> WidthOptions | None:
-    """List the widths of each group that run well, where ``multiple_of="auto"`` asks for them.
+    """List the widths of each group that run well, where ``multiple_of="auto"`` requires them.
 
     Raises:
         UsageError: the device's times are needed and missing.
@@ -82,7 +82,7 @@ def feasible_widths(
 
     Args:
         graph: the graph of the network.
-        widths: what is asked of them.
+        widths: the constraints on widths.
         options: the widths of each group, in place of ``widths.multiple_of``.
         unscored: names of groups that stay whole, because their channels could not be scored.
 
@@ -135,8 +135,8 @@ def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False
         graph: the graph of the network.
         given: one bound for all groups, or bounds by group name or pattern.
         what: the name of the argument, for messages.
-        lower: whether these are lower bounds: shares are then rounded up, and 1 is no bound.
-            Otherwise shares are rounded down to at least 1, and all channels are no bound.
+        lower: whether these are lower bounds: shares are then rounded up, and 1 is not a bound.
+            Otherwise shares are rounded down to at least 1, and all channels are not a bound.
 
     Raises:
         UsageError: a name is unknown.
@@ -185,7 +185,7 @@ def explain_infeasible(
     ]
 
     def gain(widths: Widths, options: WidthOptions | None, unscored: frozenset[str]) -> str:
-        """What the least would be under other constraints, where that is less."""
+        """Format the least amounts under other constraints, where they are smaller."""
         other = feasible_widths(evaluator.graph, widths, options, unscored)
         found = evaluator.named(other.least)
         return ", ".join(amount_words(name, found[name]) for name in unmet if found[name] < least[name])
@@ -218,7 +218,7 @@ def _fits(name: str, pattern: str) -> bool:
 def _named(
     graph: ChannelGraph, patterns: Iterable[str], what: str
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Mark the groups that are meant by names of groups and of the modules that write or carry them."""
+    """Mark the groups selected by names of groups, or of modules that write or carry their channels."""
     named = np.zeros(len(graph.groups), dtype=np.bool_)
     everything = {path for tensor in graph.tensors for path in _paths(tensor)}
     for pattern in patterns:
@@ -238,14 +238,14 @@ def _named(
 
 
 def _output_paths(group: Group) -> set[str]:
-    """The modules that write or carry a group's channels, and the modules that contain those."""
+    """Collect the modules that write or carry a group's channels, and the modules that contain those."""
     return {
         path for member in group.members if member.role is not Role.CONSUMER for path in _paths(member.tensor)
     }
 
 
 def _paths(tensor: str) -> list[str]:
-    """A tensor's name and the paths of all modules that contain it."""
+    """List a tensor's name and the paths of all modules that contain it."""
     parts = tensor.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 

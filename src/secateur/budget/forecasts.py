@@ -21,10 +21,10 @@ class Reach:
     """The range of one quantity; times in nanoseconds.
 
     Attributes:
-        now: what the network needs as it is: the most.
-        least: what it needs at least, when every group is as narrow as it may be.
-        allowed: what a budget allows, if it limits the quantity.
-        planned: what it needs after the plan, if there is one.
+        now: the amount for the unpruned network, which is the maximum.
+        least: the minimum, when every group is as narrow as it may be.
+        allowed: the largest amount that the budget permits, if it limits the quantity.
+        planned: the amount after the plan, if there is one.
     """
 
     now: int
@@ -40,8 +40,8 @@ class Forecast:
     Attributes:
         reach: by quantity: ``params``, ``macs``, ``bytes``, ``memory``, ``channels``, and ``latency`` where
             it was measured.
-        plan: the plan for the budget, if a plan was asked for and the budget can be met.
-        impossible: why it cannot be met, in a line.
+        plan: the plan for the budget, if a plan was requested and the budget can be met.
+        impossible: why the budget cannot be met, in one line.
 
     Example:
         >>> import torch
@@ -135,12 +135,12 @@ def forecast(
     Args:
         graph: the graph of the network.
         budget: what may remain; without it, only what is reachable is computed.
-        scores: what the plan is made from, as for :func:`secateur.make_plan`; without them, there is no plan.
+        scores: for the plan, as for :func:`secateur.make_plan`; without them, there is no plan.
         widths: which widths groups may have, as for ``make_plan``.
         latency: the network's times on this device, if they are to be part of it.
 
     Returns:
-        The forecast. An impossible budget is no error here: the forecast says why.
+        The forecast. An impossible budget is not an error here: the forecast explains it.
 
     Raises:
         UsageError: an argument is out of range, or latency is limited and nothing predicts it.

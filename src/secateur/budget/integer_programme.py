@@ -59,30 +59,30 @@ class _Problem:
 
     @cached_property
     def ends(self) -> IntArray:
-        """The last place of each group: the whole group."""
+        """Return the last place of each group: the whole group."""
         return np.array([len(option.widths) - 1 for option in self.options], dtype=np.int64)
 
     @cached_property
     def scale(self) -> IntArray:
-        """What costs are divided by to compare different limits, shape (limits,)."""
+        """Return the divisors that make costs of different limits comparable, shape (limits,)."""
         return np.maximum(self.evaluator.allowed, 1)
 
     def widths(self, places: IntArray) -> IntArray:
-        """The widths of a choice, shape (groups,)."""
+        """Look up the widths of a choice, shape (groups,)."""
         return np.array(
             [option.widths[place] for option, place in zip(self.options, places, strict=True)], dtype=np.int64
         )
 
     def damage(self, places: IntArray) -> float:
-        """The summed damage of a choice."""
+        """Sum the damage of a choice."""
         return float(sum(option.damages[place] for option, place in zip(self.options, places, strict=True)))
 
     def within(self, places: IntArray) -> bool:
-        """Tell whether a choice keeps to all limits."""
+        """Check whether a choice is within all limits."""
         return bool(self.evaluator.within(self.widths(places)))
 
     def moved(self, places: IntArray, groups: IntArray, to: Sequence[int]) -> tuple[IntArray, FloatArray]:
-        """Widths, shape (moves, groups), and added damages, shape (moves,), if one group alone moves."""
+        """Compute widths (moves, groups) and added damages (moves,) if one group alone moves."""
         trials = np.repeat(self.widths(places)[None], len(groups), axis=0)
         pairs = list(zip(groups.tolist(), to, strict=True))
         trials[np.arange(len(pairs)), groups] = [self.options[group].widths[place] for group, place in pairs]
@@ -101,7 +101,7 @@ def minimise_damage(evaluator: CostEvaluator, options: Sequence[GroupOptions]) -
         options: one per group of the network.
 
     Returns:
-        Widths, shape ``(groups,)``. They keep to the limits exactly, and no single group could be
+        Widths, shape ``(groups,)``. They are within the limits exactly, and no single group could be
         widened by a step without breaking one.
 
     Raises:
@@ -142,7 +142,8 @@ def _required(problem: _Problem, places: IntArray | None) -> IntArray:
         if need > allowed
     ]
     raise BudgetError(
-        f"no widths on offer keep to the budget: at the least ones the network needs {'; '.join(beyond)}; "
+        f"no available widths are within the budget: at the smallest ones the network needs "
+        f"{'; '.join(beyond)}; "
         "allow more, or fewer channels (min_channels)"
     )
 
@@ -199,7 +200,7 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
 
 
 def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
-    """Change a choice step by step until it keeps to the limits and uses them up.
+    """Change a choice step by step until it is within the limits and no group can be widened.
 
     Each step of the first loop narrows a group and each step of the second widens one, so both end.
 
@@ -260,7 +261,7 @@ def _widened(problem: _Problem, places: IntArray) -> IntArray | None:
 def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distance: FloatArray) -> IntArray:
     """Select moves in the order of damage per change of cost.
 
-    Where limits are far and groups are many, several groups move at once: an eighth of all, as long as their
+    Where limits are far and groups are many, several groups move together: an eighth of all, as long as their
     changes sum up to at most half of the distance to each limit. At least one move is selected.
 
     Args:

@@ -122,11 +122,11 @@ def checked_time(limit: object) -> float | str | None:
 
 
 class Budget(Settings):
-    """What may remain of a network; several limits hold together.
+    """Limit what may remain of a network; all given limits apply.
 
     A float strictly between 0 and 1 is the share that may remain of the network for which the plan is made.
     An integer is an absolute amount, at least 1. So ``0.5`` is half and ``1_000_000`` a million; ``1.0`` is
-    refused, since a share of all is no limit.
+    refused, since the whole is not a limit.
 
     Attributes:
         macs: multiply-accumulates of one example.
@@ -165,7 +165,7 @@ share of the original's
 
     @property
     def given(self) -> dict[str, Any]:
-        """The limits that are set, by quantity."""
+        """Return the limits that are set, by quantity."""
         return self.model_dump(exclude_none=True)
 
     def amounts(self, graph: ChannelGraph, latency: LatencyModel | None = None) -> dict[str, int]:
@@ -201,7 +201,7 @@ share of the original's
 
 @dataclass(frozen=True, eq=False)
 class CostEvaluator:
-    """What choices of widths need, and whether that is within limits.
+    """Compute the costs of choices of widths, and compare them with limits.
 
     Attributes:
         graph: the graph of the network.
@@ -225,7 +225,7 @@ class CostEvaluator:
         return np.concatenate([self.graph.cost_model.evaluate(widths), channels, time], axis=-1)
 
     def within(self, widths: IntArray) -> npt.NDArray[np.bool_]:
-        """Test whether widths (..., groups) keep to all limits; shape (...)."""
+        """Test whether widths (..., groups) are within all limits; shape (...)."""
         return np.asarray((self.evaluate(widths) <= self._bounds).all(axis=-1))
 
     def limited(self, widths: IntArray) -> IntArray:
@@ -234,7 +234,7 @@ class CostEvaluator:
 
     @property
     def allowed(self) -> IntArray:
-        """The limits, in the order of :meth:`limited`; shape (limits,)."""
+        """Return the limits, in the order of :meth:`limited`; shape (limits,)."""
         return np.array(list(self.limits.values()), dtype=np.int64)
 
     def named(self, widths: IntArray) -> dict[str, int]:
@@ -244,13 +244,13 @@ class CostEvaluator:
 
     @property
     def original(self) -> dict[str, int]:
-        """What the network needs as it is, by quantity."""
+        """Return the costs of the unpruned network, by quantity."""
         return self.named(np.array([group.channels for group in self.graph.groups], dtype=np.int64))
 
     def least_of(self, *choices: IntArray) -> dict[str, int]:
         """Find the least that any of some choices of widths needs, by quantity.
 
-        Narrower is not always faster, so the narrowest widths need not be those that take the least time.
+        Narrower is not always faster, so the narrowest widths are not always the fastest.
         """
         found = [self.named(widths) for widths in choices]
         return {name: min(needs[name] for needs in found) for name in found[0]}

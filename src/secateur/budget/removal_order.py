@@ -61,7 +61,7 @@ def removal_order(
 
     Within a group the channel of the lowest score is first. Over the groups, ``global`` takes
     the unit of the lowest mean score, ``uniform`` the unit that leaves its group the largest
-    share. Of equals, the group and then the channel that comes first in the network is first.
+    share. Ties are broken by the order of groups, then of channels, in the network.
 
     Args:
         ranked: comparable scores of each group that may be cut, by group index.
@@ -81,7 +81,7 @@ def removal_order(
         ends = np.cumsum(units)
         if allocation == "global":
             sums = np.add.reduceat(scores[channels[group]][: ends[-1]], ends - units)
-            # Rounding must not let a unit go before the one below it in its group.
+            # Rounding must not order a unit before the one below it in its group.
             key = np.maximum.accumulate(sums / units)
         else:
             key = ends / feasible.original[group]
@@ -93,7 +93,7 @@ def removal_order(
         nothing = np.empty(0, dtype=np.int64)
         return RemovalOrder(nothing, nothing, 0, tuple(channels))
     owner, must = np.concatenate(owners), np.concatenate(musts)
-    # A stable sort: units of equal keys stay by group, and by place within it.
+    # A stable sort: units with equal keys stay sorted by group, and by position within it.
     order = np.lexsort((owner, np.concatenate(keys), ~must))
     return RemovalOrder(owner[order], np.concatenate(sizes)[order], int(must.sum()), tuple(channels))
 

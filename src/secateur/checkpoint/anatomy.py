@@ -1,4 +1,4 @@
-"""What makes up a network: tensors by name, and plain attributes of modules."""
+"""List the parts of a network: tensors by name, and plain attributes of modules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from secateur.graph.cutting.attributes import attribute_of, is_integral, owner_o
 from secateur.graph.cutting.attributes import integer_attributes as named_integers
 from secateur.models import ModelSpec
 
-_OWN = frozenset(vars(nn.Module()))  # what every module has, and no file may set
+_OWN = frozenset(vars(nn.Module()))  # attributes of every module, which no file may set
 _TENSOR = "tensor"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def parts(model: nn.Module) -> dict[str, nn.Module]:
-    """All modules by path; those that ``torch.compile`` wrapped stand under the names that they had before.
+    """List all modules by path; modules wrapped by ``torch.compile`` have the paths of the modules inside.
 
     >>> list(parts(nn.Sequential(nn.ReLU())))
     ['', '0']
@@ -33,7 +33,7 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def plain_name(name: str) -> str:
-    """The name of a module or tensor without what ``torch.compile`` puts into it.
+    """Remove from the name of a module or tensor what ``torch.compile`` adds to it.
 
     >>> plain_name("block._orig_mod.weight")
     'block.weight'
@@ -42,14 +42,14 @@ def plain_name(name: str) -> str:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, one that has several names under each of them."""
+    """List all parameters and buffers by name; a tensor with several names is listed under each."""
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     found |= dict(model.named_buffers(remove_duplicate=False))
     return {plain_name(name): tensor for name, tensor in found.items()}
 
 
 def transient_buffers(model: nn.Module) -> tuple[str, ...]:
-    """Names of the buffers that ``state_dict`` leaves out, since code can make them anew."""
+    """List the buffers that ``state_dict`` leaves out, since code can create them again."""
     return tuple(
         _joined(path, name)
         for path, module in parts(model).items()
@@ -100,10 +100,10 @@ def without_marks(attributes: Attributes, hooks: Collection[str], model: nn.Modu
 
 
 def plain_attributes(model: nn.Module) -> Attributes:
-    """All attributes of all modules that can be written: plain values and tensors, as JSON.
+    """Collect the attributes of all modules that can be written: plain values and tensors, as JSON.
 
-    Code computes shapes with integers among them, which change along with the tensors. A network that keeps
-    what it computed last (a shape, a grid of that shape) has to get all of that back, or nothing.
+    They include integers from which code computes shapes, and which change together with the tensors. If a
+    network caches results of its last pass (a shape, a grid of that shape), all or none must be restored.
     Integers of an object that a module keeps (``config.heads``) are among them.
 
     >>> plain_attributes(nn.LayerNorm([2, 3]))[""]["normalized_shape"]
@@ -124,7 +124,7 @@ def plain_attributes(model: nn.Module) -> Attributes:
 
 
 def loose_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that are plain attributes of modules, neither parameters nor buffers, by name."""
+    """List tensors by name that are plain attributes of modules, neither parameters nor buffers."""
     return {
         _joined(path, name): value
         for path, module in parts(model).items()
@@ -134,13 +134,13 @@ def loose_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def loose_names(attributes: Attributes) -> frozenset[str]:
-    """Names of the tensors that attributes refer to."""
+    """List the names of the tensors that attributes refer to."""
     values = [value for of_module in attributes.values() for value in of_module.values()]
     return frozenset(str(value[_TENSOR]) for value in values if isinstance(value, dict) and _TENSOR in value)
 
 
 def changed(model: nn.Module, reference: nn.Module) -> Attributes:
-    """The attributes that another network of the same modules has not, or has with another value.
+    """Find the attributes that a network of the same modules lacks, or has with another value.
 
     >>> changed(nn.Linear(3, 2), nn.Linear(4, 2))
     {'': {'in_features': 3}}
@@ -173,10 +173,11 @@ def _are_equal(one: Tensor, other: Tensor) -> bool:
 
 
 def blank(spec: ModelSpec) -> nn.Module:
-    """The network of a specification, without storage where that is possible.
+    """Build the network of a specification, without storage where that is possible.
 
-    Some networks compute with the values of tensors while they are built, or have tensors that no checkpoint
-    is sure to hold; those are built in full. The state of random generators is left as it was.
+    Some networks compute with the values of tensors while they are built, or have tensors that a
+    checkpoint may not contain; those are built with storage. The state of random generators is left as it
+    was.
 
     Raises:
         UsageError: if the network cannot be built.
@@ -191,7 +192,7 @@ def blank(spec: ModelSpec) -> nn.Module:
 
 
 def fitting(stored: Mapping[str, Tensor], transient: Collection[str], model: nn.Module) -> dict[str, Tensor]:
-    """Hold tensors against a network of which they may be a smaller version.
+    """Check that tensors can belong to a smaller version of a network.
 
     Args:
         stored: tensors by name, aliases included; only names, shapes and types matter.
@@ -199,7 +200,7 @@ def fitting(stored: Mapping[str, Tensor], transient: Collection[str], model: nn.
         model: the network at its full size.
 
     Returns:
-        The tensors that have a place in the network: all but transient ones that do not fit.
+        The tensors that the network has a place for: all except transient ones that do not fit.
 
     Raises:
         CheckpointError: a name is missing or unknown, or a shape or type does not fit.
@@ -223,7 +224,7 @@ def fitting(stored: Mapping[str, Tensor], transient: Collection[str], model: nn.
 
 
 def check_attributes(attributes: Attributes, stored: Collection[str], model: nn.Module) -> None:
-    """Make sure that every attribute may be set in the network.
+    """Check that every attribute may be set in the network.
 
     Args:
         attributes: as :func:`plain_attributes` returns them.
@@ -244,10 +245,12 @@ def check_attributes(attributes: Attributes, stored: Collection[str], model: nn.
                 if own is None and isinstance(owner_of(modules[path], name), dict) and is_integral(new):
                     continue  # an entry that was added to a dict
                 if not is_integral(own) or not _alike(own, new):
-                    raise CheckpointError(f"it sets {where}.{name}, which is no such integer there")
+                    raise CheckpointError(
+                        f"it sets {where}.{name}, which is not an integer of this form there"
+                    )
                 continue
             if not _is_settable(modules[path], name):
-                raise CheckpointError(f"it sets {where}.{name}, which is no plain attribute there")
+                raise CheckpointError(f"it sets {where}.{name}, which is not a plain attribute there")
             tensor = _reference(value)
             if tensor is not None and tensor not in stored:
                 raise CheckpointError(f"it sets {where}.{name} to a tensor {tensor} that it lacks")
@@ -256,7 +259,7 @@ def check_attributes(attributes: Attributes, stored: Collection[str], model: nn.
 def set_attributes(attributes: Attributes, placed: Mapping[str, Tensor], model: nn.Module) -> None:
     """Set attributes that :func:`check_attributes` has passed.
 
-    A device stays what it is in the network, since the file may come from a machine with others.
+    A device keeps the value it has in the network, since the file may come from a machine with other devices.
     """
     modules = parts(model)
     for path, values in attributes.items():
@@ -272,19 +275,19 @@ def set_attributes(attributes: Attributes, placed: Mapping[str, Tensor], model: 
             if isinstance(value, torch.device) and isinstance(now, torch.device):
                 continue
             if stored != value and type(value) is list and isinstance(now, tuple):
-                value = type(now)(value)  # the first format does not tell them from lists
+                value = type(now)(value)  # format 1 does not distinguish them from lists
             vars(module)[name] = (
-                value  # past __setattr__, which makes a parameter of a tensor that is one elsewhere
+                value  # bypasses __setattr__, which would register a tensor that is a parameter elsewhere
             )
 
 
 def _reference(value: Any) -> str | None:
-    """The name of the tensor that an attribute is, if it is one."""
+    """Return the name of the tensor that an attribute refers to, if it does."""
     return str(value[_TENSOR]) if isinstance(value, dict) and _TENSOR in value else None
 
 
 def _is_settable(module: nn.Module, name: str) -> bool:
-    """Tell whether a name is that of a plain attribute: no method, tensor, module or part of all modules."""
+    """Check that a name is a plain attribute: not a method, tensor, module or attribute of every module."""
     taken = (_OWN, module._parameters, module._buffers, module._modules)
     if name.startswith("__") or not name.isidentifier() or any(name in names for names in taken):
         return False
@@ -293,12 +296,12 @@ def _is_settable(module: nn.Module, name: str) -> bool:
 
 
 def _alike(own: Any, value: Any) -> bool:
-    """Tell whether two integers, or two lists or tuples of as many integers, are of one form."""
+    """Check that both values are integers, or lists or tuples of equally many integers."""
     return type(own) is type(value) and is_integral(value) and (type(own) is int or len(own) == len(value))
 
 
 def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of the parameter or buffer of that name."""
+    """Replace the parameter or buffer of a name by a tensor."""
     path, _, leaf = name.rpartition(".")
     module = _module(model, path)
     slots = module._parameters if leaf in module._parameters else module._buffers
@@ -306,19 +309,19 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def parameter(model: nn.Module, name: str) -> nn.Parameter | None:
-    """The parameter of a name; ``None`` where the network left it out, such as a bias."""
+    """Return the parameter of a name; ``None`` where the network leaves it out, such as a bias."""
     path, _, leaf = name.rpartition(".")
     return _module(model, path)._parameters[leaf]
 
 
 def is_parameter(model: nn.Module, name: str) -> bool:
-    """Tell whether a tensor is a parameter, and not a buffer."""
+    """Check whether a tensor is a parameter, not a buffer."""
     path, _, leaf = name.rpartition(".")
     return leaf in _module(model, path)._parameters
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path, within what ``torch.compile`` wraps."""
+    """Return the module at a path, inside what ``torch.compile`` wraps."""
     module = model
     for part in path.split(".") if path else ():
         child = module._modules[part]
@@ -334,9 +337,9 @@ def _joined(path: str, name: str) -> str:
 
 
 def _misfit(tensor: Tensor, built: Tensor) -> str:
-    """Why a tensor cannot be what is left of another after pruning; nothing if it can."""
+    """Explain why a tensor cannot be a pruned version of another; an empty text if it can."""
     if tensor.ndim != built.ndim or any(a > b for a, b in zip(tensor.shape, built.shape, strict=True)):
-        return f"has shape {tuple(tensor.shape)}, which is no part of {tuple(built.shape)}"
+        return f"has shape {tuple(tensor.shape)}, which is not a part of {tuple(built.shape)}"
     # A network may have been converted to another precision as a whole, but counters stay counters.
     if tensor.dtype != built.dtype and not (tensor.is_floating_point() and built.is_floating_point()):
         return f"is of type {tensor.dtype}, but of {built.dtype}"
@@ -344,14 +347,14 @@ def _misfit(tensor: Tensor, built: Tensor) -> str:
 
 
 def _is_vacant(model: nn.Module, name: str) -> bool:
-    """Tell whether there is a place for such a tensor, as for the bias of a convolution built without one."""
+    """Check whether a tensor can be added, such as the bias of a convolution that was built without one."""
     path, _, leaf = name.rpartition(".")
     module = parts(model).get(path)
     return module is not None and module._parameters.get(leaf, module) is None
 
 
 def _has_loose_tensors(model: nn.Module) -> bool:
-    """Tell whether a module keeps tensors that are neither parameters nor buffers."""
+    """Check whether a module keeps tensors that are neither parameters nor buffers."""
     own = ("_parameters", "_buffers", "_modules")
     values = (v for module in model.modules() for name, v in vars(module).items() if name not in own)
     return any(isinstance(item, Tensor) for value in values for item in _items(value))

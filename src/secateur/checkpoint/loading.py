@@ -1,4 +1,4 @@
-"""Reading a checkpoint."""
+"""Read a checkpoint."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def load(
 
 
 def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Hold everything that a file says against a network.
+    """Check that the content of a file fits a network.
 
     Args:
         metadata: of the file.
         stored: its tensors; only names, shapes and types matter.
-        model: the network at its full size; left as it was.
+        model: the network at its full size; not changed.
 
     Returns:
-        The tensors that have a place in the network, under all their names.
+        The tensors that the network has a place for, under all their names.
 
     Raises:
-        CheckpointError: anything does not fit.
+        CheckpointError: something does not fit.
     """
     every = _with_aliases(stored, metadata.aliases)
     loose = anatomy.loose_names(metadata.attributes)
@@ -82,7 +82,7 @@ def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> di
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """What a checkpoint says about its network, without reading the tensors.
+    """Read what a checkpoint says about its network, without reading the tensors.
 
     Args:
         path: the file.
@@ -104,7 +104,7 @@ def _read(path: Path) -> tuple[Metadata, dict[str, Tensor]]:
         metadata = Metadata.from_json(unsealed(header))
         try:
             # Copies, since the file may be replaced or cut short while the network is in use.
-            stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+            stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a mapping
         except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             raise CheckpointError(f"its tensors cannot be read ({error})") from error
     check_seal(header, stored)
@@ -121,11 +121,11 @@ def _opened(path: Path) -> safe_open:
             raise CheckpointError(
                 "it is a pickle, which may hold code: give it as weights instead"
             ) from error
-        raise CheckpointError(f"it is no safetensors file, or is incomplete ({error})") from error
+        raise CheckpointError(f"it is not a safetensors file, or is incomplete ({error})") from error
 
 
 def _looks_pickled(path: Path) -> bool:
-    """Tell whether a file begins like a zip archive or a pickle, as those of ``torch.save`` do."""
+    """Check whether a file begins like a zip archive or a pickle, as files of ``torch.save`` do."""
     try:
         with path.open("rb") as file:
             return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
@@ -180,7 +180,7 @@ def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, devic
 
 
 def _placed(model: nn.Module, name: str, value: Tensor, metadata: Metadata, filled: set[int]) -> Tensor:
-    """A tensor as the network has it: a parameter where it has one, and then that very object.
+    """Convert a stored tensor to what the network holds: for a parameter, the same object, filled.
 
     Lists, hooks and closures of the network may hold the parameter too.
     """

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its tensors, as JSON, and the limits within which it is believed."""
+"""Describe the tensors of a checkpoint as JSON, and reject descriptions that are too large or malformed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Attributes = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint holds besides tensors.
+    """Store what a checkpoint contains besides tensors.
 
     Attributes:
         builder: what builds the network at its full size; ``None`` for a user's own class.
@@ -56,17 +56,17 @@ class Metadata:
 
     @property
     def input(self) -> InputSpec | None:
-        """Size and normalisation together, if both are known."""
+        """Return size and normalisation together, if both are known."""
         if self.input_size is None or self.normalization is None:
             return None
         return InputSpec(self.input_size, *self.normalization)
 
     def to_json(self) -> str:
-        """As one line of JSON.
+        """Convert to one line of JSON.
 
         Raises:
             UsageError: if metrics or history hold what JSON cannot, such as a tensor or an infinite number.
-            CheckpointError: if it is too much to be read again.
+            CheckpointError: if it is too long to be read back.
         """
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         data["builder"] = self.builder.to_dict() if self.builder else None
@@ -79,7 +79,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> Metadata:
-        """The inverse of :meth:`to_json`, for text of any origin.
+        """Read what :meth:`to_json` wrote, from text of any origin.
 
         Raises:
             CheckpointError: if the text is of another form, or of a later version of the format.
@@ -115,13 +115,13 @@ class Metadata:
 
 
 def _bounded(text: str) -> Any:
-    """What the text says, if it is neither too long nor nested too deep."""
+    """Parse the text, if it is neither too long nor nested too deeply."""
     if len(text) > _MOST_CHARACTERS:
         raise CheckpointError(f"the description of the network is over {_MOST_CHARACTERS:,} characters long")
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the description of the network is no JSON ({str(error)[:100]})") from error
+        raise CheckpointError(f"the description of the network is not JSON ({str(error)[:100]})") from error
     level = [data]
     for _ in range(_DEEPEST):
         level = [item for node in level for item in _children(node)]
@@ -206,7 +206,7 @@ def _attributes(name: str, value: Any) -> Attributes:
 
 
 def _modern(attributes: Any) -> Any:
-    """Attributes of the first format, in which a list stands for a tuple as well."""
+    """Convert attributes of format 1, in which a list may also mean a tuple."""
     if not isinstance(attributes, dict) or not all(isinstance(item, dict) for item in attributes.values()):
         return attributes
     return {

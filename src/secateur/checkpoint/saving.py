@@ -1,4 +1,4 @@
-"""Writing a checkpoint."""
+"""Write a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def save(
     metrics: Mapping[str, Json] | None = None,
     history: Sequence[Json] = (),
 ) -> None:
-    """Save a network, pruned or not, so that :func:`load` brings it back bit for bit.
+    """Save a network, pruned or not, so that :func:`load` restores it bit for bit.
 
     The file holds tensors and JSON, and no code. Besides parameters and buffers it holds the attributes of
     modules that are tensors, numbers, text, tuples and the like. What :func:`load` would refuse is refused
-    here. An older file of the name is replaced at once and only when the new one is complete and on the disk.
+    here. An older file of that name is replaced in one step, after the new one is completely on the disk.
 
     Args:
         path: the file, by convention ending in ``.safetensors``.
@@ -51,7 +51,7 @@ def save(
         history: what was done to the network, oldest first; plain values, such as ``plan.to_dict()``.
 
     Raises:
-        UsageError: if metrics or history are no plain values, the builder is unknown, or the network is
+        UsageError: if metrics or history are not plain values, the builder is unknown, or the network is
             wrapped, for example by ``torch.compile``.
         CheckpointError: if the network is not a smaller version of what the builder builds, or the file
             cannot be written.
@@ -92,7 +92,7 @@ def save(
     )
     plain = _separate(stored)
     text = metadata.to_json()
-    # What a reader would refuse is told now, and not when the network is gone.
+    # What a reader would refuse is reported now, while the network still exists.
     check(Metadata.from_json(text), plain, model if reference is None else reference)
     sealed = seal(text, plain)
     try:
@@ -104,7 +104,7 @@ def save(
 
 
 def _distinct(everything: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, and the first name of those with several."""
+    """List each tensor once, and map further names of it to the first."""
     first: dict[int, str] = {}
     aliases = {}
     for name, tensor in everything.items():
@@ -116,18 +116,18 @@ def _distinct(everything: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def _attributes(model: nn.Module, spec: ModelSpec | None, reference: nn.Module | None) -> Attributes:
-    """The attributes that differ from the builder's network, or all where there is none to compare with."""
+    """Find the attributes that differ from the builder's network, or all if there is no builder."""
     if spec is None or reference is None:
         return anatomy.plain_attributes(model)
     try:
         anatomy.fitting(anatomy.tensors(model), anatomy.transient_buffers(model), reference)
         return anatomy.changed(model, reference)
     except CheckpointError as error:
-        raise CheckpointError(f"{spec.name} builds no network that this is a part of: {error}") from error
+        raise CheckpointError(f"{spec.name} builds no network that this one is a part of: {error}") from error
 
 
 def _separate(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, dense, and none overlapping another, as the format wants them."""
+    """Copy the tensors to the CPU, dense and without overlap, as the format requires."""
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in stored.items():
@@ -146,7 +146,7 @@ def _separate(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _seen(spec: ModelSpec | None) -> InputSpec | None:
-    """The pictures that a builder's network expects, if it expects any and says so."""
+    """Find the images that a builder's network expects, if it expects any and says so."""
     try:
         return spec.input if spec is not None else None
     except UsageError:

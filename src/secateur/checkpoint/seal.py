@@ -1,4 +1,4 @@
-"""A checksum over everything in a file, so that damage is found when it is read."""
+"""Compute a checksum of everything in a file, so that damage is found when it is read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DIGITS = 8
 
 
 def seal(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The description with a checksum of it and the tensors, as safetensors metadata.
+    """Join the description and a checksum of it and the tensors, as safetensors metadata.
 
-    One entry and not two: the library writes entries in no fixed order, and equal networks should
-    give equal files.
+    There is one entry, not two: the library does not write entries in a fixed order, and equal networks
+    must give equal files.
 
     >>> seal('{"format": 1}', {"a": torch.zeros(2)})
     {'secateur': '{"crc32": "55f2f246", "format": 1}'}
@@ -27,7 +27,7 @@ def seal(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def unsealed(metadata: Mapping[str, str] | None) -> str:
-    """The description of the network, not yet held against the checksum.
+    """Return the description of the network; the checksum is not yet compared.
 
     Raises:
         CheckpointError: if Secateur did not write the file.
@@ -38,10 +38,10 @@ def unsealed(metadata: Mapping[str, str] | None) -> str:
 
 
 def check_seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Make sure that nothing has changed since the file was written.
+    """Check that nothing has changed since the file was written.
 
     Raises:
-        CheckpointError: if anything has.
+        CheckpointError: if the checksum differs.
     """
     text = unsealed(metadata)
     if metadata != seal(text, tensors):

@@ -1,8 +1,8 @@
-"""Plain values of attributes, as JSON.
+"""Convert plain values of attributes to JSON and back.
 
-Numbers, truth values, text, ``None`` and lists are written as they are; everything else as an object with one
-entry that names its kind: ``{"tuple": [8, 8]}``, ``{"dtype": "float32"}``. Reading makes these kinds and no
-others, so nothing is looked up by a name in the file but data types and devices.
+Numbers, truth values, text, ``None`` and lists are written as they are; everything else is an object with one
+entry that names its kind: ``{"tuple": [8, 8]}``, ``{"dtype": "float32"}``. Reading creates only these
+kinds, so data types and devices are the only things that are looked up by a name in the file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _ODD_FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 class _NotPlainError(ValueError):
-    """A value that has no place in a file."""
+    """A value that cannot be written to a file."""
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether a value can be written.
+    """Check whether a value can be written.
 
     >>> is_plain((8, None, [1.5, "same"])), is_plain({"a": 1}), is_plain(torch.zeros(1))
     (True, False, False)
@@ -37,7 +37,7 @@ def is_plain(value: object) -> bool:
 
 
 def encoded(value: object, depth: int = 0) -> Any:
-    """A plain value as JSON.
+    """Convert a plain value to JSON.
 
     >>> encoded((8, torch.float16)), encoded([1, 2]), encoded(torch.Size([3]))
     ({'tuple': [8, {'dtype': 'float16'}]}, [1, 2], {'size': [3]})
@@ -61,11 +61,11 @@ def encoded(value: object, depth: int = 0) -> Any:
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": str(value)}
-    raise _NotPlainError(f"{kind.__name__} is no plain value")
+    raise _NotPlainError(f"{kind.__name__} is not a plain value")
 
 
 def decoded(data: Any, depth: int = 0) -> Any:  # noqa: C901  # one case for each kind
-    """The inverse of :func:`encoded`, for data of any origin.
+    """Read what :func:`encoded` wrote, from data of any origin.
 
     >>> decoded({"tuple": [8, {"dtype": "float16"}]})
     (8, torch.float16)
@@ -92,9 +92,9 @@ def decoded(data: Any, depth: int = 0) -> Any:  # noqa: C901  # one case for eac
             try:
                 return torch.device(text)
             except RuntimeError as error:
-                raise _NotPlainError(f"{text[:40]!r} is no device") from error
+                raise _NotPlainError(f"{text[:40]!r} is not a device") from error
         case {"sequence": list(items), **rest} if not rest and all(type(item) is int for item in items):
-            return items  # a list, a tuple or a size: the first format does not tell
+            return items  # a list, a tuple or a size: format 1 does not distinguish them
         case {"tuple": list(items), **rest} if not rest and depth < _DEEPEST:
             return tuple(decoded(item, depth + 1) for item in items)
         case {"size": list(items), **rest} if not rest and all(type(item) is int for item in items):

@@ -1,6 +1,6 @@
-"""The command line: the only place that prints.
+"""Define the command line, the only place that prints.
 
-``secateur --help`` answers at once because commands import what they work with only when they run.
+``secateur --help`` starts quickly, because commands import their dependencies only when they run.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def common(
 ) -> None:
     """Make trained PyTorch networks smaller and faster by whole channels, and verify every cut.
 
-    Begin with [bold]secateur demo[/bold]: it trains, prunes and measures a small network in a minute.
+    Start with [bold]secateur demo[/bold]: it trains, prunes and measures a small network in a minute.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
 
 
 def _help(command: Callable[..., None]) -> str:
-    """A command's docstring: paragraphs as one line each, but those that are indented line by line."""
+    """Format a command's docstring: each paragraph becomes one line; indented ones keep their lines."""
     paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join(
         f"\b\n{text}" if "\n  " in text or text.startswith("  ") else " ".join(text.split())

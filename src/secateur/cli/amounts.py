@@ -43,8 +43,8 @@ def time(text: str | float) -> float | str:
     """Parse a share of the time that may remain, or a time.
 
     Args:
-        text: ``0.5`` and ``50%`` are shares, ``12ms``, ``12.5 ms`` and ``800us`` times; a bare number above 1
-            is one in milliseconds.
+        text: ``0.5`` and ``50%`` are shares, ``12ms``, ``12.5 ms`` and ``800us`` times; a number above 1
+            without a unit is in milliseconds.
 
     Returns:
         A float for a share, a string for a time.
@@ -85,7 +85,7 @@ def limits(words: Sequence[str]) -> dict[str, float | str]:
         name, equals, value = word.partition("=")
         if not equals or name not in parsers:
             raise typer.BadParameter(
-                f"{word!r} is no limit: write one of {', '.join(parsers)}, =, and a share or an amount, "
+                f"{word!r} is not a limit: write one of {', '.join(parsers)}, =, and a share or an amount, "
                 "such as macs=0.5 or latency=12ms"
             )
         if name in found:
@@ -108,5 +108,7 @@ def shape(text: str) -> tuple[int, ...]:
     """
     parts = re.split(r"[,x]", text.replace(" ", ""))
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} is no shape; give channels, height and width such as 3,224,224")
+        raise typer.BadParameter(
+            f"{text!r} is not a shape; give channels, height and width such as 3,224,224"
+        )
     return tuple(int(part) for part in parts)

@@ -1,4 +1,4 @@
-"""Make the settings of commands that fill no run folder from their options."""
+"""Create the settings of commands without a run folder from their options."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def device_choice(accelerator: str, precision: str = "float32", devices: int | N
 
 @contextmanager
 def option_names(names: Mapping[str, str]) -> Iterator[None]:
-    """Name options instead of settings in what is reported as wrong.
+    """Name options instead of settings in error messages.
 
     Args:
-        names: what to write in front of what is wrong, by the first name of a setting's path.
+        names: the text before a message, by the first name of a setting's path.
     """
     from secateur.settings import SettingsError
 

@@ -29,18 +29,18 @@ from secateur.training.events import EpochDone
 from secateur.training.events import Progress as ProgressEvent
 
 _WIDE = 120
-"""Columns where there is no terminal that says how many it has."""
+"""Columns of the output if there is no terminal."""
 
 _LONG = 5.0
-"""Seconds after which a phase gets its line where there are no bars: the time left is known by then."""
+"""Seconds after which a phase prints its line if there are no bars: then the time left is known."""
 
 
 class Reporter(Callback):
-    """Show what the library reports; use it as a context manager around the work.
+    """Show the library's reports; use it as a context manager around the work.
 
     Args:
-        as_json: keep standard output for the one JSON object; everything else goes to standard error.
-        quiet: show nothing, since another process does.
+        as_json: write only the JSON object to standard output, and everything else to standard error.
+        quiet: show nothing, because another process shows it.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -108,7 +108,7 @@ class Reporter(Callback):
         self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
 
     def tell(self, text: RenderableType) -> None:
-        """Show a line, or a table, that belongs to the outcome for people, and not to the JSON object.
+        """Show a line, or a table, that is part of the result for people but not of the JSON object.
 
         Args:
             text: as for :meth:`say`.
@@ -117,7 +117,7 @@ class Reporter(Callback):
             self.say(text)
 
     def finish(self, text: RenderableType, data: Mapping[str, object]) -> None:
-        """Show the outcome: as a table, or as the one JSON object.
+        """Show the result: as a table, or as the JSON object.
 
         Args:
             text: for people.

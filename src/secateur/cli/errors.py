@@ -17,25 +17,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FAILED, WRONG_USAGE, SIGNALLED = 1, 2, 128
-"""Exit codes; a run stopped by a signal leaves with 128 and the signal's number, as shells do."""
+"""Exit codes; a run stopped by a signal exits with 128 plus the signal's number, as in shells."""
 
 
 class CommandError(Exception):
-    """Carry the line for the user from one of several processes to their launcher."""
+    """Pass the user's error message from one of several processes to their launcher."""
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors of a command that a user can act on into one line on standard error.
+    """Convert errors that a user can correct to one line on standard error.
 
     A process that a launcher started writes its error into the launcher's error file instead, so that the
     launcher prints the first one once.
 
     Args:
-        command: raises ``SecateurError`` on a user's mistake. Any other exception is a mistake
+        command: raises ``SecateurError`` for a user's mistake. Any other exception is an error
             in Secateur and keeps its traceback.
 
     Returns:
-        The command, leaving with 1 if it failed, 2 on wrong usage, 130 on Ctrl-C.
+        The command; it exits with 1 if it failed, 2 on wrong usage, 130 on Ctrl-C.
     """
 
     @functools.wraps(command)
@@ -64,14 +64,14 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _record(error: Exception) -> None:
-    """Write an error, with the traceback of the exception that is handled, into the launcher's error file."""
+    """Write an error, with the traceback of the current exception, into the launcher's error file."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     get_error_handler().record_exception(error)
 
 
 def recorded_line(file: Path) -> str:
-    """Read the line that a process wrote into an error file; the traceback of a mistake in Secateur."""
+    """Read the line that a process wrote into an error file; for an error in Secateur, its traceback."""
     found = json.loads(file.read_text())["message"]
     name, _, line = found["message"].partition(": ")
     return " ".join(line.split()) if name == CommandError.__name__ else found["extraInfo"]["py_callstack"]

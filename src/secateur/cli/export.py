@@ -20,13 +20,13 @@ def export(
     ],
     format: Annotated[  # noqa: A002  # the name of the option
         str | None,
-        typer.Option("--format", help="onnx or pt2; by the end of FILE if not given."),
+        typer.Option("--format", help="onnx or pt2; by the ending of FILE if not given."),
     ] = None,
     weights_as: Annotated[
         str,
         typer.Option(
             "--weights-as",
-            help="How the file keeps weights: float32, float16 or bfloat16 (half the bytes), or int8 "
+            help="How the file stores weights: float32, float16 or bfloat16 (half the bytes), or int8 "
             "(quantised by the runtime's own tools; needs --data).",
         ),
     ] = "float32",
@@ -36,13 +36,13 @@ def export(
     size: options.Size = None,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
-    seconds: Annotated[float, typer.Option(min=0, help="Time spent on measuring each.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Measuring time for each network.")] = 1.0,
     json: options.Json = False,
 ) -> None:
     """Write a network for ONNX Runtime, or for PyTorch without Secateur.
 
-    The file takes any batch size and says how images are to be prepared. It is read back, run in its
-    runtime and compared with the network; if the two disagree, no file is left.
+    The file takes any batch size and describes how images must be prepared. It is read back, run in its
+    runtime and compared with the network; if the results differ, no file is written.
 
     Examples:
       secateur export runs/digits-small --format onnx --out small.onnx

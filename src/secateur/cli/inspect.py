@@ -12,7 +12,7 @@ from secateur.cli.choices import network_choice, option_names
 
 
 def inspect(
-    network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network to look at.")],
+    network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network to inspect.")],
     input: Annotated[  # noqa: A002  the option's name
         str | None,
         typer.Option(
@@ -26,7 +26,7 @@ def inspect(
         list[str] | None,
         typer.Option(
             metavar="LIMITS",
-            help="Say what a plan by the size of the weights would cost in all units: macs=0.5, or "
+            help="Show the costs of a plan by weight magnitude for this budget: macs=0.5, or "
             "params=1M,latency=12ms; may be given several times.",
         ),
     ] = None,
@@ -54,7 +54,7 @@ def inspect(
     if asked:
         with option_names({name: f"--budget {name}=: " for name in asked}):
             Budget(**asked)
-    # Couplings do not depend on the weights, so none are fetched.
+    # Couplings do not depend on the weights, so no weights are fetched.
     weights = None if is_checkpoint(network) else "none"
     choice = network_choice(network, weights=weights, classes=classes, builder=model)
 

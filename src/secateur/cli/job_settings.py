@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Options = Mapping[str, tuple[str, Any]]
-"""By dotted path of a job's setting: the option that gives it, and its value, ``None`` if not given."""
+"""For the dotted path of each setting, the option that gives it and its value (``None`` if not given)."""
 
 CRITERIA = (
     *("activation-mean", "activation-std", "apoz", "bn-scale", "fpgm", "lamp", "magnitude"),
@@ -32,7 +32,7 @@ _NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed"))
 """Settings of a job that only options give."""
 
 _TRAINING = ("between", "finetune", "distillation", "data.mixup")
-"""Settings of a training, which have no effect without one."""
+"""Settings of training, which have no effect without it."""
 
 _GOALS = ("budget", "search")
 
@@ -50,7 +50,7 @@ def prune_job(
         finetune: whether networks are trained.
 
     Raises:
-        UsageError: something is wrong; the message names all mistakes in the words of the command line.
+        UsageError: something is wrong; the message names all mistakes by their options.
     """
     from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
     from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
@@ -79,7 +79,7 @@ def prune_job(
         share = CHANNELS_LEFT.get(asked.get("preset", name))
         if share is None:
             raise UsageError(
-                "nothing says how small the network is to be; give at least one of --macs, --params, "
+                "the size of the pruned network is not given; give at least one of --macs, --params, "
                 "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
             )
         found["budget"] = {"channels": share}
@@ -90,7 +90,9 @@ def prune_job(
         if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
-        if criterion not in CRITERIA and not given.any("network.builder"):  # a user's file may register more
+        if criterion not in CRITERIA and not given.any(
+            "network.builder"
+        ):  # a user's file may register others
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
@@ -107,7 +109,7 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
         sets: texts ``NAME=VALUE``, such as ``fit.epochs=4``.
 
     Raises:
-        UsageError: something is wrong; the message names all mistakes in the words of the command line.
+        UsageError: something is wrong; the message names all mistakes by their options.
     """
     from secateur.jobs.settings import TrainJob
     from secateur.settings import merged
@@ -139,12 +141,12 @@ def read_recipe(name: str) -> Recipe:
 
 
 class _Given:
-    """What the command line gives, with its words for each setting, and the mistakes in it.
+    """Collect the settings that the command line gives, the words that give them, and mistakes.
 
     Args:
         options: of the command.
         sets: texts ``NAME=VALUE``.
-        file: that the other settings come from, if any.
+        file: the source of the other settings, if any.
     """
 
     def __init__(self, options: Options, sets: Sequence[str], file: str | None) -> None:
@@ -248,13 +250,13 @@ def _is_file(recipe: str) -> bool:
 
 
 def _read(path: Path, command: str, job: type[Job]) -> dict[str, Any]:
-    """Read a file of settings as settings of a job; what is no setting of the job is one of its recipe."""
+    """Read a file as settings of a job; settings that the job does not have belong to its recipe."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--recipe {path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise UsageError(f"--recipe {path}: this is no TOML: {error}") from None
+        raise UsageError(f"--recipe {path}: this is not TOML: {error}") from None
     if table.pop("command", command) != command:
         raise UsageError(f"--recipe {path}: this is a run of another command than secateur {command}")
     for name in ("version", *(_NOT_SET - {"recipe"})):
@@ -293,7 +295,7 @@ def _nested(names: Sequence[str], value: object) -> dict[str, Any]:
 
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """List the dotted path and the value of everything in a table that is no table."""
+    """List the dotted path and value of every entry of a table that is not a table itself."""
     for name, value in table.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")
@@ -302,7 +304,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
-    """Add what follows from the process: the number of processes, and the command line for the record."""
+    """Add settings from the current process: the number of processes, and the command line for the record."""
     device = dict(found.get("device", {}))
     devices = device.pop("devices", None)
     device.pop("nodes", None)
@@ -312,14 +314,14 @@ def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
 
 
 def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the changes that leave training out: one cut, unless its pace is chosen, with reconstruction."""
+    """Return the changes for a run without training: reconstruction, and one cut if no schedule is chosen."""
     paced = base.channels_per_step is not None or "channels_per_step" in changes
     phase = {"epochs": 0, "updates": None}
     return {**({} if paced else {"steps": 1}), "reconstruct": True, "between": phase, "finetune": phase}
 
 
 def _refuse_training(given: _Given, finetune: bool) -> None:
-    """Refuse settings of a training that there will not be."""
+    """Refuse settings of training in a run without training."""
     idle = " and ".join(given.set_to(*_TRAINING))
     if idle and not finetune:
         raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")

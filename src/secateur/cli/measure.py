@@ -40,7 +40,7 @@ def measure(
     memory: Annotated[
         bool, typer.Option("--memory", help="Measure peak memory too, in a process for each network.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="Time spent on each network.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Measuring time for each network.")] = 2.0,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
     trusted: Annotated[
@@ -54,8 +54,8 @@ def measure(
 ) -> None:
     """Compare networks: parameters, MACs, file size, milliseconds, and accuracy with --data.
 
-    The networks are run in turn, so that a busy machine slows all of them alike. A difference that is
-    smaller than the spread of the times is called noise.
+    The runs of the networks alternate, so that a busy machine slows all of them alike. A difference that
+    is smaller than the spread of the times is called noise.
 
     A .pt2 file can run any code when it is opened: give --trusted if you trust where it comes from.
 

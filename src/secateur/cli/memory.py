@@ -1,8 +1,8 @@
 """Keep freed memory in the process of the command line.
 
-glibc returns large freed blocks to the system, which hands every page back filled with zeros when the next
-forward pass asks for it. Keeping them saves about a sixth of the CPU time of training and up to half of that
-of an evaluation.
+glibc returns large freed blocks to the system. When the next forward pass allocates them again, the system
+fills every page with zeros. Keeping them saves about a sixth of the CPU time of training and up to half of
+that of an evaluation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _CHOSEN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of returning each to the system.
 
-    This changes the whole process, so only the command line calls it. Nothing is done where the C library is
-    another one, or where an environment variable of glibc configures its memory already.
+    This changes the whole process, so only the command line calls it. It does nothing if the C library
+    is not glibc, or if an environment variable of glibc configures its memory already.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _CHOSEN):
         return

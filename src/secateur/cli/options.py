@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print only one JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for all results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
 Resume = Annotated[
@@ -34,7 +32,7 @@ Builder = Annotated[
     typer.Option(
         "--model",
         metavar="FILE:FUNCTION",
-        help="What builds the checkpoint's network, if a file of yours does.",
+        help="The function that builds the checkpoint's network, if it is in your own file.",
     ),
 ]
 Weights = Annotated[
@@ -57,7 +55,7 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Examples in the forw
 _DATA = typer.Option(
     "--data",
     metavar="DIR",
-    help="Folder with train/ and val/ or test/, in each a folder of images per class; or the word digits, "
+    help="Folder with train/ and val/ or test/, each with a folder of images per class; or the word digits, "
     "for handwritten digits that need no download.",
 )
 Data = Annotated[str, _DATA]
@@ -83,12 +81,12 @@ Devices = Annotated[
     typer.Option(
         "--devices",
         min=1,
-        help="Number of devices, or of processes on a CPU; under torchrun as many as it starts.",
+        help="Number of devices, or of processes on a CPU; under torchrun, the number that it starts.",
     ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        help="auto, float32 or bf16; auto takes bf16 where the device has units for it.",
+        help="auto, float32 or bf16; auto takes bf16 if the device supports it in hardware.",
     ),
 ]

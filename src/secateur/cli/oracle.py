@@ -19,7 +19,7 @@ def oracle(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="Where the changes go, as JSON; what it holds is not measured again."
+            metavar="FILE", help="JSON file for the changes; those that it contains are not measured again."
         ),
     ],
     criteria: Annotated[
@@ -28,7 +28,7 @@ def oracle(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to draw it too, as one HTML page that needs no network."),
+        typer.Option(metavar="FILE", help="HTML page for figures of the result; it needs no connection."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Training images to use.")] = 256,
     weights: options.Weights = None,
@@ -41,8 +41,8 @@ def oracle(
 ) -> None:
     """Measure how the loss changes when each channel is masked, and which criterion predicts that best.
 
-    The slowest command by far: one forward pass for each channel, from the layer that it reaches first. It
-    can be interrupted; the same command continues.
+    This is by far the slowest command: it runs one forward pass for each channel, from the first layer that
+    the channel affects. It can be interrupted; the same command continues.
 
     Examples:
       secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html

@@ -1,4 +1,4 @@
-"""Show what is reachable, as a table."""
+"""Format reachable costs as a table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 
 
 def reachable(forecast: Mapping[str, Any]) -> RenderableType:
-    """Show the least and the most of each quantity, and what a plan would leave.
+    """Format the least and the present amount of each quantity, and the amount after a plan.
 
     Args:
-        forecast: as the job returned it.
+        forecast: as the job returns it.
     """
     table = Table(title="reachable", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")

@@ -25,8 +25,8 @@ def predict(
 ) -> None:
     """Classify images: the most probable classes and their probabilities.
 
-    Images are prepared as in training and evaluation. Files that cannot be read are named, and the exit code
-    is then 1.
+    Images are prepared as in training and evaluation. Files that cannot be read are reported; then the exit
+    code is 1.
 
     Examples:
       secateur predict runs/digits-small seven.png

@@ -27,7 +27,7 @@ def process_counts(devices: int | None) -> dict[str, int]:
     """Return how many processes take part, as device settings name them.
 
     Args:
-        devices: number of devices on this machine that the user asks for; ``None`` if ``torchrun`` sets it.
+        devices: number of devices on this machine, as the user gave it; ``None`` if ``torchrun`` sets it.
 
     Returns:
         ``devices``, and under ``torchrun`` the number of machines in ``nodes``.
@@ -58,7 +58,7 @@ def device_options(
 
     Args:
         accelerator: kind of device.
-        devices: number of devices on this machine that the user asks for; ``None`` if ``torchrun`` sets it.
+        devices: number of devices on this machine, as the user gave it; ``None`` if ``torchrun`` sets it.
         precision: of products.
         channels_last: memory layout of images.
 
@@ -72,7 +72,7 @@ def device_options(
 def run_in_processes(devices: int | None) -> None:
     """Run this command in several processes, and exit with their exit code.
 
-    Return at once if one process is asked for, and in each of the processes.
+    Return immediately if one process is enough, and in each of the started processes.
 
     Args:
         devices: number of processes; ``None`` for one, or if ``torchrun`` has started them.
@@ -85,7 +85,7 @@ def run_in_processes(devices: int | None) -> None:
 
 
 def _launch(count: int) -> int:
-    """Start processes, wait until all have ended, print the error of the one that failed, if any.
+    """Start processes, wait until all have ended, and print the error of the first that failed, if any.
 
     If one fails, the others get SIGTERM, and are killed after 30 seconds. Ctrl-C and SIGTERM are passed on.
     """
@@ -94,7 +94,7 @@ def _launch(count: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    # Python's resource tracker warns of the semaphores of a killed process, which it then frees.
+    # Python's resource tracker warns about the semaphores of a killed process, and then frees them.
     warnings = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
     logging.disable(logging.CRITICAL)  # this process only waits, and prints the error below
@@ -131,8 +131,8 @@ def _report(error: Any, folder: Path) -> int:
 
     rank, failure = error.get_first_failure()
     if failure.exitcode > SIGNALLED:
-        return int(failure.exitcode)  # stopped by a signal: the main process has said so
-    # Other processes fail when the first one is gone, so the oldest error is the cause.
+        return int(failure.exitcode)  # stopped by a signal: the main process has reported it
+    # Other processes fail after the first one has ended, so the oldest error is the cause.
     files = sorted(folder.rglob("error.json"), key=lambda file: file.stat().st_mtime_ns)
     if failure.exitcode < 0:
         line = (

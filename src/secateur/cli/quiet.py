@@ -16,7 +16,7 @@ _STANDARD_OUTPUT = 1
 def silent_output() -> Iterator[None]:
     """Discard what compiled code writes to standard output, within a block.
 
-    The solver HiGHS sometimes prints a line whatever its options are, which would spoil output in JSON. Only
+    The solver HiGHS sometimes prints a line despite its options, which would corrupt JSON output. Only
     the command line uses this; the library leaves the output of the process alone. Python's output before
     and after the block is not changed.
     """
@@ -38,6 +38,6 @@ def silent_output() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Flush the buffers of the C library, which would be written later otherwise."""
-    with suppress(OSError, TypeError, AttributeError):  # no such library elsewhere than on POSIX systems
+    """Flush the buffers of the C library, which would otherwise be written later."""
+    with suppress(OSError, TypeError, AttributeError):  # only POSIX systems have this library
         ctypes.CDLL(None).fflush(None)

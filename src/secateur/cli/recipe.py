@@ -20,11 +20,11 @@ def recipe(
         typer.Argument(
             metavar="NAME|FILE.toml",
             help="default, plain, one-shot, original, paper; a recipe file or a run's config.toml; or train, "
-            "for the settings of a training.",
+            "for the settings of training.",
         ),
     ] = "default",
 ) -> None:
-    """Print all settings of a recipe, with their meaning, as TOML; written to a file, it serves as --recipe.
+    """Print all settings of a recipe, with their meaning, as TOML; the output is a valid file for --recipe.
 
     Each is also a name for --set, with dots between the tables: [finetune] epochs is finetune.epochs.
 
@@ -90,7 +90,7 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
 def _line(name: str, value: object, meaning: str | None) -> str:
     import tomli_w
 
-    if value is None:  # TOML has no word for nothing
+    if value is None:  # TOML has no null value
         return f"# {name} =" + _comment(meaning)
     plain = list(value) if isinstance(value, tuple) else value
     written = tomli_w.dumps({"value": plain}).strip().removeprefix("value")
@@ -108,7 +108,7 @@ def _comment(meaning: str | None) -> str:
 
 
 def _meanings(model: type[Settings]) -> dict[str, str]:
-    """Read what settings mean, by name: the first clause in the docstring of their class, and the choices."""
+    """Read the meaning of settings by name: the first clause in their class's docstring, and the choices."""
     found: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         _, _, section = (kind.__doc__ or "").partition("Attributes:\n")

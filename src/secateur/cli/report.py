@@ -21,9 +21,9 @@ def report(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Write a run as one HTML page, without the data, the network or a connection.
+    """Write a run as one HTML page; this needs neither the data, the network nor a connection.
 
-    prune and demo write RUN/report.html when they end; this command writes it again, or elsewhere.
+    prune and demo write RUN/report.html when they end; this command writes it again, or to another file.
     The camera button of a figure saves it as SVG.
 
     Examples:
@@ -42,7 +42,7 @@ def report(
 
 
 def report_on(run: Path, reporter: Reporter) -> None:
-    """Write the page of a run that has just ended; a failure here does not fail the run.
+    """Write the page of a run that has just ended; if this fails, the command still succeeds.
 
     Args:
         run: the run folder.

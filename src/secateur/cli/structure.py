@@ -24,7 +24,7 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     """Show modules with their costs, groups with their couplings, and what is frozen and why.
 
     Args:
-        found: what the job returned.
+        found: the result of the job.
         whole: show every layer, not only the costliest.
     """
     cost, groups = found["cost"], found["groups"]

@@ -15,7 +15,7 @@ from secateur.formats import count, factor, milliseconds, percent, size
 Figures = Mapping[str, Any]
 
 _LONG = 28
-"""Characters of a name from which on it is cut short."""
+"""Longest name in characters that is not shortened."""
 
 _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("top1", "top-1 accuracy", percent),
@@ -59,7 +59,7 @@ def figures_of_one(figures: Figures) -> Table:
 
 
 def verification_line(verification: Mapping[str, Any]) -> str:
-    """Say in one line what the check of all cuts of a run found, and what it left out.
+    """Format the verification of all cuts of a run in one line, with what it left out.
 
     Args:
         verification: as in ``summary.json``.
@@ -72,7 +72,7 @@ def verification_line(verification: Mapping[str, Any]) -> str:
     """
     cuts, channels = verification["cuts"], verification["channels_removed"]
     if not cuts:
-        return "the network met the budget as it was; nothing was cut"
+        return "the network was within the budget already; nothing was cut"
     when = f"after each of {cuts} cuts" if cuts > 1 else "after the cut"
     error, tolerance = verification["max_error"], verification["tolerance"]
     verdict = "verified" if verification["ok"] else "NOT VERIFIED"
@@ -86,7 +86,7 @@ def verification_line(verification: Mapping[str, Any]) -> str:
 
 
 def compared(verification: Mapping[str, Any]) -> str:
-    """Say how much was compared, and how.
+    """Format how much was compared, and how.
 
     Args:
         verification: as in ``summary.json``.
@@ -128,8 +128,8 @@ def brief(names: Sequence[str]) -> dict[str, str]:
     Args:
         names: of networks and files.
 
-    >>> brief(["/home/me/pictures/runs/2026/big", "/home/me/pictures/runs/2026/small.onnx", "resnet18"])
-    {'/home/me/pictures/runs/2026/big': '…/big', '/home/me/pictures/runs/2026/small.onnx': '…/small.onnx', \
+    >>> brief(["/home/me/images/runs/2026/big", "/home/me/images/runs/2026/small.onnx", "resnet18"])
+    {'/home/me/images/runs/2026/big': '…/big', '/home/me/images/runs/2026/small.onnx': '…/small.onnx', \
 'resnet18': 'resnet18'}
     """
     last = [Path(name).name for name in names]
@@ -148,27 +148,27 @@ def _change(key: str, before: float | None, after: float | None) -> str:
 
 
 def conditions_line(latency: Mapping[str, Any]) -> str:
-    """Say under which conditions times were measured.
+    """Format the conditions under which times were measured.
 
     Args:
         latency: as in ``summary.json``.
 
     >>> conditions_line({"device": "cpu", "threads": 2, "batch": 1, "runs": 50})
-    'latency: median of 50 runs each, taken in turn; batch 1, cpu, 2 threads'
+    'latency: median of 50 runs each, alternating; batch 1, cpu, 2 threads'
     """
     threads = latency["threads"]
     where = f"{latency['device']}, {threads} thread{'s' * (threads != 1)}"
-    return f"latency: median of {latency['runs']} runs each, taken in turn; batch {latency['batch']}, {where}"
+    return f"latency: median of {latency['runs']} runs each, alternating; batch {latency['batch']}, {where}"
 
 
 def timing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Show times in every runtime, batch size and number of threads, relative to the first network there.
+    """Show times under all conditions, relative to the first network under the same conditions.
 
     Args:
         rows: ``name``, ``runtime``, ``batch``, ``threads``, ``median_ms``, ``low_ms``, ``high_ms``,
             ``times_as_fast`` and ``noise`` of each.
     """
-    table = Table(box=box.SIMPLE_HEAD, title="latency, taken in turn", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="latency, alternating runs", title_justify="left")
     for heading in ("network", "runtime"):
         table.add_column(heading, overflow="fold")
     for heading in ("batch", "threads", "median", "quartiles", "as fast as the first"):
@@ -221,7 +221,7 @@ def agreements(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def path_table(path: Sequence[Mapping[str, Any]]) -> Table:
-    """Show every network that a search made, the largest first.
+    """Show every network that a search produced, the largest first.
 
     Args:
         path: as in ``summary.json``.
@@ -229,7 +229,7 @@ def path_table(path: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading, side in (("left", "right"), ("MACs", "right"), ("parameters", "right")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
-    table.add_column("top-1 on validation pictures", justify="right")
+    table.add_column("top-1 on validation images", justify="right")
     table.add_column("")
     table.add_column("checkpoint")
     for point in sorted(path, key=lambda item: -item["share"]):
@@ -239,7 +239,7 @@ def path_table(path: Sequence[Mapping[str, Any]]) -> Table:
             count(cost["macs"]) if cost else "",
             count(cost["params"]) if cost else "",
             percent(top1),
-            "holds" if point["held"] else "out of reach" if top1 is None else "too bad",
+            "accepted" if point["held"] else "not reachable" if top1 is None else "rejected",
             Path(point["checkpoint"]).name if point["checkpoint"] else "the original",
         )
     return table

@@ -17,7 +17,7 @@ def train(
         str | None,
         typer.Option(
             metavar="MODEL|RUN|CHECKPOINT",
-            help="torchvision:NAME, secateur:NAME, timm:NAME, file.py:FUNCTION, or something trained; "
+            help="torchvision:NAME, secateur:NAME, timm:NAME, file.py:FUNCTION, or a trained network; "
             "required, unless --recipe is a run's config.toml.",
         ),
     ] = None,
@@ -48,7 +48,7 @@ def train(
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Train a network on a folder of images, from published weights, a file, or nothing.
+    """Train a network on a folder of images, from published weights, a file, or random weights.
 
     The classifier is replaced by one for the folder's classes. The best network on the validation images is
     kept in RUN/checkpoints/best.safetensors and evaluated on the test images.

@@ -18,19 +18,19 @@ COLOURS = ("green", "blue", "yellow", "magenta", "cyan", "red", "bright_green", 
 FROZEN = "bright_black"
 
 _SHOWN, _LARGE = 20, 0.05
-"""How many layers are shown, and from which share of the network on a module is, as a whole at least."""
-_WIDE, _MIDDLE = 100, 72  # columns of the terminal from which on more is shown
+"""Number of layers that are shown, and the smallest share of a module that is shown as a whole."""
+_WIDE, _MIDDLE = 100, 72  # columns of the terminal that are needed to show more
 _MANY_GROUPS = 3
 _HEADINGS = {"params": "parameters", "macs": "MACs"}
 
 
 @dataclass
 class Module:
-    """A module, its costs with those of all modules in it, and these.
+    """A module, with the modules inside it and the sum of their costs.
 
     Attributes:
-        name: what it is called within its parent.
-        layer: its row of the job's ``layers``, if it costs something itself.
+        name: its name within its parent.
+        layer: its row of the job's ``layers``, if it has costs itself.
         children: by name, in the order of the network.
     """
 
@@ -39,23 +39,23 @@ class Module:
     children: dict[str, Module] = field(default_factory=dict)
 
     def layers(self) -> Iterator[Mapping[str, Any]]:
-        """All layers in it, itself included."""
+        """Yield all layers in it, including itself."""
         if self.layer is not None:
             yield self.layer
         for child in self.children.values():
             yield from child.layers()
 
     def sum(self, key: str) -> int:
-        """What all layers in it cost together."""
+        """Sum a cost of all layers in it."""
         return sum(layer[key] for layer in self.layers())
 
 
 def grown(name: str, layers: Sequence[Mapping[str, Any]]) -> Module:
-    """The tree of a network.
+    """Build the tree of a network.
 
     Args:
         name: of the network.
-        layers: with their paths.
+        layers: rows of the job's ``layers``.
 
     >>> root = grown("net", [{"name": "a.0", "macs": 2}, {"name": "a.1", "macs": 3}])
     >>> root.sum("macs"), list(root.children["a"].children)
@@ -72,7 +72,7 @@ def grown(name: str, layers: Sequence[Mapping[str, Any]]) -> Module:
 
 @dataclass(frozen=True)
 class Columns:
-    """What is shown on a terminal of some width.
+    """Choose what is shown for the width of the terminal.
 
     Attributes:
         columns: width of the terminal.
@@ -82,45 +82,45 @@ class Columns:
 
     @property
     def kinds(self) -> bool:
-        """Whether the classes of modules are shown."""
+        """Return whether the classes of modules are shown."""
         return self.columns >= _WIDE
 
     @property
     def reasons(self) -> bool:
-        """Whether it is said at once why something is frozen; it is said below in any case."""
+        """Return whether the tree shows why something is frozen; the text below it always does."""
         return self.columns >= _WIDE
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """Which costs are shown."""
+        """List the costs that are shown."""
         return ("params", "macs") if self.columns >= _MIDDLE else ("macs",)
 
     @property
     def bar(self) -> int:
-        """Columns of a bar."""
+        """Return the width of a bar in columns."""
         return 10 if self.columns >= _WIDE else 6
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is drawn differently on narrow terminals.
+    """Adapt a drawing to the width of the terminal.
 
     Attributes:
-        draw: given the room that there is.
+        draw: called with the available columns.
     """
 
     draw: Callable[[Columns], RenderableType]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Called by rich, which knows how wide the terminal is."""
+        """Draw for the width that rich passes."""
         yield self.draw(Columns(options.max_width))
 
 
 class ModuleTree:
-    """The tree of a network, drawn with as many columns as the terminal has room for.
+    """Draw the tree of a network, with as many columns as fit the terminal.
 
     Args:
-        found: what the job behind ``secateur inspect`` returned.
+        found: the result of the job behind ``secateur inspect``.
         whole: show every layer, not only the costliest.
     """
 
@@ -131,10 +131,10 @@ class ModuleTree:
         self._shown = _costliest(found["layers"], self._totals, None if whole else _SHOWN)
 
     def draw(self, room: Columns) -> Table:
-        """The tree.
+        """Draw the tree.
 
         Args:
-            room: what there is room for.
+            room: what fits the terminal.
         """
         table = Table(title="modules", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("module", no_wrap=True, overflow="ellipsis", min_width=12)
@@ -149,7 +149,7 @@ class ModuleTree:
         return table
 
     def _add(self, table: Table, node: Module, guide: str, below: str, room: Columns) -> None:
-        """A line for a module, and lines for what is shown of its children."""
+        """Add a line for a module, and lines for those of its children that are shown."""
         while node.layer is None and len(node.children) == 1 and guide:
             (only,) = node.children.values()
             node = Module(f"{node.name}.{only.name}", only.layer, only.children)
@@ -167,16 +167,16 @@ class ModuleTree:
             self._add_children(table, node, below, room)
 
     def _add_children(self, table: Table, node: Module, below: str, room: Columns) -> None:
-        """Lines for what is worth it of a module's children, and one for all the rest."""
+        """Add lines for a module's large children, and one line for all others."""
         children = list(node.children.values())
         hidden = [child for child in children if not (self._any_shown(child) or self._is_large(child))]
         if sum(1 for child in hidden for _ in child.layers()) == 1:
-            hidden = []  # a line for the rest would be no shorter
+            hidden = []  # a line for the others would not be shorter
         shown = [child for child in children if child not in hidden]
         for number, child in enumerate(shown):
             last = number == len(shown) - 1 and not hidden
-            turn, on = ("└ ", "  ") if last else ("├ ", "│ ")
-            self._add(table, child, below + turn, below + on, room)
+            branch, below_it = ("└ ", "  ") if last else ("├ ", "│ ")
+            self._add(table, child, below + branch, below + below_it, room)
         if hidden:
             layers = [layer for child in hidden for layer in child.layers()]
             costs = {key: sum(layer[key] for layer in layers) for key in self._totals}
@@ -186,7 +186,7 @@ class ModuleTree:
     def _line(
         self, table: Table, room: Columns, costs: Mapping[str, int], words: Sequence[RenderableType]
     ) -> None:
-        """A line of the table, from a label, a kind, a width, a group, and what it costs."""
+        """Add a line with label, kind, widths, groups and costs to the table."""
         label, kind, channels, group = words
         cells = [label, kind, channels] if room.kinds else [label, channels]
         for key in room.costs:
@@ -197,13 +197,13 @@ class ModuleTree:
         return any(layer["name"] in self._shown for layer in node.layers())
 
     def _is_large(self, node: Module) -> bool:
-        """Whether a module of small layers is large as a whole."""
+        """Check whether a module of small layers is large as a whole."""
         return bool(node.children) and any(
             node.sum(key) >= _LARGE * total for key, total in self._totals.items()
         )
 
     def _group(self, layer: Mapping[str, Any], room: Columns) -> Text:
-        """The groups that a layer writes, or holds something for; and why, where they are frozen."""
+        """List the groups that a layer writes or has parameters for, and why frozen ones are frozen."""
         found = self._marks.get(layer["name"], ())
         text = Text()
         for number, (mark, colour, reason) in enumerate(found[:_MANY_GROUPS]):
@@ -220,10 +220,10 @@ Mark = tuple[str, str, str | None]
 
 
 def marks(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[Mark]]:
-    """For each module the groups that it writes or holds something for.
+    """List, for each module, the groups that it writes or has parameters for.
 
     Args:
-        groups: what the job returned.
+        groups: the result of the job.
 
     Returns:
         A mark, a colour and, where the group is frozen, the reason.
@@ -247,7 +247,7 @@ def marks(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[Mark]]:
 
 
 def colour(number: int) -> str:
-    """The colour of a prunable group.
+    """Choose the colour of a prunable group.
 
     Args:
         number: of the group, from 1.
@@ -263,7 +263,7 @@ def _costliest(
 
 
 def _channels(layer: Mapping[str, Any] | None) -> str:
-    """How many channels a layer reads and writes."""
+    """Format the numbers of channels that a layer reads and writes."""
     if layer is None or layer["out"] is None:
         return "" if layer is None or layer["in"] is None else f"{layer['in']:,} →"
     return f"{layer['out']:,}" if layer["in"] is None else f"{layer['in']:,} → {layer['out']:,}"

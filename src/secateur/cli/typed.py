@@ -9,7 +9,7 @@ from pathlib import Path
 
 _PROGRAMS = {"secateur", "secateur.exe", "__main__.py"}
 _NOT_FOR_THE_RECORD = {"--overwrite", "--resume", "--json"}
-"""Options that say how a run is started, and not what it does."""
+"""Options about how a run is started, not about what it does."""
 
 
 def typed_line(words: Sequence[str] | None = None) -> str | None:

@@ -1,7 +1,7 @@
-"""Vary training images with the transforms of torchvision.
+"""Augment training images with the transforms of torchvision.
 
-The transforms draw from PyTorch's generator. It is seeded for each image, and put back afterwards, so the
-result depends on neither the batch size, the order, nor the number of processes.
+The transforms draw from PyTorch's generator. It is seeded for each image and restored afterwards, so the
+result does not depend on the batch size, the order or the number of processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def make_transform(how: Augmentation, size: tuple[int, int]) -> Transform:
     """Build the random transform of one training image.
 
     Args:
-        how: what may be varied.
+        how: which random changes are allowed.
         size: height and width of the result.
 
     Returns:
@@ -102,6 +102,6 @@ def center(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def _generator_restored() -> Iterator[None]:
-    """Put PyTorch's generator of the CPU back after a block."""
+    """Restore PyTorch's CPU generator after a block."""
     with torch.random.fork_rng(devices=[]):
         yield

@@ -1,4 +1,4 @@
-"""Hold the splits of a data set, and make batches of them."""
+"""Store the splits of a data set, and form batches from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secateur.models import InputSpec
 
 @dataclass(frozen=True)
 class Split:
-    """Hold images with their classes.
+    """Store images with their classes.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
@@ -45,16 +45,16 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Hold images in classes, split into training, validation and test images.
+    """Store images in classes, split into training, validation and test images.
 
-    Each split is read when it is first asked for.
+    Each split is read when it is first used.
 
     Attributes:
-        classes: their names; places are class indices.
-        input: size and normalisation of what is handed out.
+        classes: their names, in the order of the class indices.
+        input: size and normalisation of the images in batches.
         settings: batch size, seed and the like.
-        augmentation: how training images are varied.
-        readers: what reads each split.
+        augmentation: how training images are augmented.
+        readers: the function that reads each split.
     """
 
     classes: tuple[str, ...]
@@ -86,10 +86,10 @@ class ImageData:
         return tuple(line for split in read_so_far.values() for line in split.skipped)
 
     def training_batches(self, *, augment: bool = True) -> Loader:
-        """Return shuffled, varied training batches; a last batch that is not full is left out.
+        """Return shuffled, augmented training batches; a last batch that is not full is left out.
 
         Args:
-            augment: whether images are varied; without, the middle of each is shown.
+            augment: whether images are augmented; if not, the centre of each is used.
         """
         how = self.augmentation if augment else None
         mixup = self.settings.mixup if augment else 0.0
@@ -130,17 +130,18 @@ def open_folder(
 ) -> ImageData:
     """Open a folder of images: ``train/<class>/*``, and ``val/`` or ``test/`` or both of the same form.
 
-    Choosing and reporting are kept apart: where there is no ``val/``, a part of ``train/`` is held out to
-    choose on, and ``test/`` is only reported on. Where there is no ``test/``, ``val/`` serves for both.
+    Validation and test images are kept separate: without ``val/``, a part of ``train/`` is held out for
+    validation, and ``test/`` is used only for the reported figures. Without ``test/``, ``val/`` is used for
+    both.
 
     Args:
         root: the folder.
         spec: size and normalisation that the network expects.
         settings: batch size, seed and the like.
-        training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
+        training: whether ``train/`` is needed; evaluating a network needs only ``test/`` or ``val/``.
 
     Returns:
-        The data set; images are decoded when their split is first asked for.
+        The data set; images are decoded when their split is first used.
 
     Raises:
         DataError: a split is missing, a class is empty, or the classes differ between splits; later, when a

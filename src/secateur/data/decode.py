@@ -17,7 +17,7 @@ EXTENSIONS = frozenset(
     | {".pbm", ".pnm", ".tga", ".avif", ".jp2"}
 )
 _MODES = {1: "L", 3: "RGB"}
-_LONGEST = 2  # times the shorter side; the middle of a panorama is all that a network ever sees
+_LONGEST = 2  # times the shorter side; a network only receives the centre of a panorama
 
 
 @dataclass(frozen=True)

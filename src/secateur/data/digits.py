@@ -27,12 +27,12 @@ _DARKEST = 16
 def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) -> ImageData:
     """Load handwritten digits, a quarter of them for testing.
 
-    Which images are in which part is fixed, whatever the seed, so that results can be compared.
+    Which images are in which part does not depend on the seed, so that results can be compared.
 
     Args:
         spec: size and normalisation; 8 by 8 pixels in grey if not given. Images are enlarged and grey
             is repeated as needed.
-        settings: batch size, seed and the like; digits are not varied unless the settings say how.
+        settings: batch size, seed and the like; digits are augmented only if the settings say how.
 
     Returns:
         The data set.
@@ -56,7 +56,7 @@ def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) 
     parts = _parts(targets)
     readers = {name: partial(_split, name, images, targets, indices) for name, indices in parts.items()}
     classes = tuple(str(digit) for digit in range(10))
-    # A mirrored digit is none, so nothing is varied by default.
+    # A mirrored digit is not a digit, so nothing is augmented by default.
     return ImageData(classes, spec, settings, settings.augmentation or Augmentation(), readers)
 
 

@@ -36,8 +36,8 @@ class FolderLayout:
     """List the content of a folder.
 
     Attributes:
-        classes: names of the classes, sorted; their places are the class indices.
-        splits: by name; ``train`` is there unless only judging was asked for, and ``test`` always.
+        classes: names of the classes, sorted, in the order of the class indices.
+        splits: by name; ``train`` is there unless it was not needed, and ``test`` always.
             ``val`` is there if it is in the folder, or else a held-out part of ``train``.
     """
 
@@ -49,15 +49,15 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayou
     """List the images of a folder without decoding any.
 
     Which images are held out of ``train/`` depends only on the folder: a network that was trained on
-    it, and is pruned on it with another seed, must not be judged on images that it learnt from.
+    it, and is pruned on it with another seed, must not be evaluated on images that it was trained on.
 
     Args:
-        root: holds ``train/``, and ``val/`` or ``test/`` or both; each holds one folder a class.
-        held_out: share of ``train/`` kept for choosing where there is no ``val/``.
-        training: whether ``train/`` is needed; judging a network needs only ``test/`` or ``val/``.
+        root: contains ``train/``, and ``val/`` or ``test/`` or both; each contains one folder per class.
+        held_out: share of ``train/`` held out for validation if there is no ``val/``.
+        training: whether ``train/`` is needed; evaluating a network needs only ``test/`` or ``val/``.
 
     Returns:
-        Splits and classes. Where there is no ``test/``, ``val/`` stands in.
+        Splits and classes. If there is no ``test/``, ``val/`` is used as the test split.
 
     Raises:
         DataError: a split is missing, a class is empty, or the classes differ between splits.
@@ -79,7 +79,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayou
 
 
 def listed(lines: tuple[str, ...]) -> str:
-    """Join lines, and shorten them if they are many.
+    """Join lines, and shorten the list if it is long.
 
     >>> listed(tuple("abcdefg"))
     'a; b; c; d; e; and 2 more'
@@ -89,7 +89,7 @@ def listed(lines: tuple[str, ...]) -> str:
 
 
 def _split(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """List the images of each class; folders within a class are searched too, and links followed."""
+    """List the images of each class; folders within a class are searched too, and links are followed."""
     names = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
     if len(names) < 2:
         have = f"only {names[0]}" if names else "none"
@@ -107,7 +107,7 @@ def _class(folder: Path) -> tuple[Path, ...]:
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """List the files in a folder and below it, through links, but never in a circle."""
+    """List the files in a folder and below it; links are followed, but no folder twice."""
     real = os.path.realpath(folder)
     if real in above:
         return

@@ -1,4 +1,4 @@
-"""Decode images: all into memory if they fit, else each time that they are needed."""
+"""Decode images: all into memory if they fit, otherwise each time they are needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OnDisk(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # an integer or a slice, as of any sequence
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # an integer or a slice, as for any sequence
         if isinstance(index, slice):
             return OnDisk(self._paths[index], self._decoder)
         return self._decoder(self._paths[index])
@@ -43,7 +43,7 @@ class OnDisk(Sequence[Tensor]):
 
 @dataclass(frozen=True)
 class Reading:
-    """Hold the result of reading files.
+    """Store the result of reading files.
 
     Attributes:
         images: those that could be read, in the order of the files.
@@ -57,16 +57,17 @@ class Reading:
 
 
 def read(paths: Sequence[Path], decoder: Decoder, memory: int) -> Reading:
-    """Read images into memory, or only look at them if they would not fit.
+    """Read images into memory; if they would not fit, only check that they are images.
 
     Args:
         paths: files.
         decoder: how to read one.
-        memory: most bytes that they may take.
+        memory: largest number of bytes that they may take.
 
     Returns:
-        The images, and what could not be read. Of images that stay on disk only the beginning has been
-        looked at: one that is damaged further on raises ``DataError`` when it is asked for.
+        The images, and what could not be read. Only the beginning of images that stay on
+        disk has been checked: an image that is damaged later in the file raises ``DataError`` when it is
+        read.
     """
     # Photographs are a little longer than wide.
     in_memory = len(paths) * decoder.channels * decoder.side**2 * 4 / 3 <= memory
@@ -80,14 +81,14 @@ def read(paths: Sequence[Path], decoder: Decoder, memory: int) -> Reading:
 
 
 def fetch(images: Images, indices: Sequence[int], pool: ThreadPoolExecutor) -> list[Tensor]:
-    """Read some of the images, in several threads if they lie on disk."""
+    """Read some of the images, in several threads if they are on disk."""
     if isinstance(images, OnDisk):
         return list(pool.map(images.__getitem__, indices))
     return [images[index] for index in indices]
 
 
 def make_pool() -> ThreadPoolExecutor:
-    """Make threads for :func:`fetch`; none is started before it is needed."""
+    """Create a thread pool for :func:`fetch`; its threads start when they are needed."""
     return ThreadPoolExecutor(_WORKERS)
 
 

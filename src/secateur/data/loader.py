@@ -1,4 +1,4 @@
-"""Hand out batches of images in a reproducible order."""
+"""Load batches of images in a reproducible order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Pass:
-    """The random choices of one pass over the examples.
+    """Store the random choices of one pass over the examples.
 
     Attributes:
         batches: numbers of the images of each batch.
@@ -38,9 +38,9 @@ class _Pass:
 
 @dataclass
 class Loader:
-    """Go through a split in batches, as often as it is iterated.
+    """Load a split in batches; it can be iterated several times.
 
-    Order and augmentation of a pass follow from the seed and the number of the pass: equal numbers give the
+    The seed and the number of a pass determine its order and augmentation: equal numbers give the
     same batches, bit for bit. To continue in the middle of a training, set ``epoch``.
 
     Attributes:
@@ -49,8 +49,8 @@ class Loader:
         input: size and normalisation of the images that are returned.
         batch_size: images in a batch.
         seed: of all randomness.
-        shuffle: whether each pass has another order.
-        augmentation: how images are varied; ``None`` takes the center of each.
+        shuffle: whether each pass has a different order.
+        augmentation: how images are augmented; ``None`` takes the center of each.
         mixup: how images are blended with others of their batch, as in :class:`DataSettings`.
         drop_last: whether a last batch that is not full is left out (unless it is the only one).
         epoch: number of the next pass; each pass adds one.
@@ -90,7 +90,7 @@ class Loader:
         """
         drawn = self._draw(self.epoch)
         self.epoch += 1
-        # A process that gets no example takes the first one, which does not count.
+        # A process without an example takes the first one, which is not counted.
         places = [range(len(batch))[rank::world_size] or range(1) for batch in drawn.batches]
         # With mixup, each image is blended with the one before it in the batch.
         steps_back = (0, 1) if self.mixup else (0,)
@@ -119,7 +119,7 @@ class Loader:
         )
 
     def _decoded(self, reads: Sequence[Sequence[int]]) -> Iterator[list[Tensor]]:
-        """Read the images of each batch; from the disk, one batch ahead of the network's work."""
+        """Read the images of each batch; from disk, one batch is read ahead while the network computes."""
         if not isinstance(self.images, OnDisk):
             yield from ([self.images[number] for number in numbers] for numbers in reads)
             return
@@ -134,11 +134,11 @@ class Loader:
 
     @cached_property
     def classes(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return int(self.targets.max()) + 1
 
     def _shown(self, numbers: Sequence[int], images: Sequence[Tensor], drawn: _Pass) -> list[Tensor]:
-        """Bring images to the size of the network, varied if this loader augments."""
+        """Crop images to the size of the network, with augmentation if this loader has one."""
         height, width = self.input.size[1:]
         if self.augmentation is None:
             return [center(image, (height, width)) for image in images]
@@ -174,14 +174,14 @@ def epoch_of(batches: object) -> int | None:
 
 
 def set_epoch(batches: object, epoch: int | None) -> None:
-    """Set the number of the next pass of a :class:`Loader`; leave other batches alone."""
+    """Set the number of the next pass of a :class:`Loader`; other batches are not changed."""
     if isinstance(batches, Loader) and epoch is not None:
         batches.epoch = epoch
 
 
 @contextmanager
 def at_epoch(batches: object, epoch: int) -> Iterator[None]:
-    """Start a :class:`Loader` at a pass in a block, and set it back afterwards; leave others alone."""
+    """Start a :class:`Loader` at a pass in a block, and restore it afterwards; ignore other batches."""
     before = epoch_of(batches)
     set_epoch(batches, epoch)
     try:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from secateur.errors import UsageError
 from secateur.models import InputSpec
 
-_SMALL = 64  # pixels; below, images are shifted, and not enlarged
+_SMALL = 64  # pixels; smaller images are shifted, not enlarged
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Choose how training images are varied in each epoch.
+    """Choose how training images are augmented in each epoch.
 
     Attributes:
         area: share of the image that a random crop shows, least and most; ``None`` for no crop.
         aspect: widest ratio of the sides of the crop (and, inverted, the narrowest).
-        shift: most pixels by which an image moves either way, with black behind it.
+        shift: largest number of pixels by which an image is moved in either direction; the border is black.
         flip: whether an image is flipped, with probability 1/2.
 
     >>> Augmentation.suited_to(InputSpec((3, 32, 32))).shift
@@ -54,13 +54,13 @@ class DataSettings:
 
     Attributes:
         batch_size: images in a batch.
-        seed: decides the order and the augmentation; not which images are held out.
-        held_out: share of ``train/`` that is kept for choosing where there is no ``val/``.
-        augmentation: of training images; ``None`` for what suits them.
+        seed: determines the order and the augmentation, but not which images are held out.
+        held_out: share of ``train/`` that is held out for validation if there is no ``val/``.
+        augmentation: of training images; ``None`` chooses one by their size.
         mixup: alpha of mixup (arXiv 1710.09412): each training image and its class are blended with another,
             with one weight for each batch, drawn from Beta(alpha, alpha); 0 for no mixup.
-        strict: whether an unreadable image is an error, and not only left out.
-        memory: most bytes for decoded images; a larger set is decoded again in each epoch.
+        strict: whether an unreadable image is an error; otherwise it is left out.
+        memory: largest number of bytes for decoded images; a larger set is decoded again in each epoch.
     """
 
     batch_size: int = 32
@@ -77,13 +77,13 @@ class DataSettings:
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} must not be negative")
         if not 0 <= self.mixup < math.inf:
-            raise UsageError(f"mixup {self.mixup} must be a number from 0 on")
+            raise UsageError(f"mixup {self.mixup} must be a number of at least 0")
         if not 0 < self.held_out < 1:
             raise UsageError(f"the held-out share {self.held_out} must lie between 0 and 1")
 
 
 def shorter_side(spec: InputSpec) -> int:
-    """Return the pixels of the shorter side of a decoded image, of which the network sees the center.
+    """Return the pixels of the shorter side of a decoded image, of which the network receives the center.
 
     Photographs are cropped to seven eighths, as is usual since AlexNet; small images not at all.
 

@@ -29,7 +29,7 @@ accuracy must be measured."""
 
 @dataclass(frozen=True)
 class FileCheck:
-    """How the outputs of a file compare with those of its network.
+    """Record how the outputs of a file compare with those of its network.
 
     Attributes:
         runtime: what ran the file.
@@ -37,7 +37,7 @@ class FileCheck:
         tolerance: what counts as equal.
         batches: sizes of the batches that were tried.
         outputs: number of values that were compared.
-        agreement: share of the examples whose largest output is the same; ``None`` if outputs are no scores.
+        agreement: share of the examples whose largest output is the same; ``None`` if outputs are not scores.
         inputs: ``given``, or ``drawn`` as images of random pixels.
 
     >>> print(FileCheck("onnxruntime", 2e-7, 1e-4, (1, 3), 40, 1.0, "drawn"))
@@ -59,7 +59,7 @@ class FileCheck:
         return self.max_error <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for files."""
+        """Convert to plain values, for files."""
         return {"ok": self.ok, **asdict(self), "batches": list(self.batches)}
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def check_file(
     exportable: Exportable,
     weights_as: str,
     inputs: Sequence[Tensor] | None,
-    pictures: InputSpec | None,
+    images: InputSpec | None,
 ) -> FileCheck:
     """Compare a file with its network on several batch sizes.
 
@@ -87,12 +87,12 @@ def check_file(
         exportable: the network.
         weights_as: how the file keeps weights.
         inputs: real inputs, the batch first in each; drawn if not given.
-        pictures: normalisation of drawn inputs.
+        images: normalisation of drawn inputs.
 
     Raises:
         VerificationError: the file computes something else, or cannot be run.
     """
-    pool = tuple(inputs) if inputs is not None else drawn(exportable, pictures, max(BATCHES))
+    pool = tuple(inputs) if inputs is not None else drawn(exportable, images, max(BATCHES))
     have = min(item.shape[0] for item in pool)
     sizes = tuple(size for size in BATCHES if size <= have) or (have,)
     worst, outputs, same, judged = 0.0, 0, 0, 0
@@ -122,23 +122,23 @@ def check_file(
     )
 
 
-def drawn(exportable: Exportable, pictures: InputSpec | None, count: int) -> tuple[Tensor, ...]:
-    """Draw inputs in the range of real ones: normalised images of random pixels, or spread as the examples.
+def drawn(exportable: Exportable, images: InputSpec | None, count: int) -> tuple[Tensor, ...]:
+    """Draw inputs in a realistic range: normalised random images, or values in the range of the examples.
 
     Args:
         exportable: the network.
-        pictures: what it expects, if its input is an image.
+        images: size and normalisation of its input, if that is an image.
         count: number of examples.
     """
     generator = torch.Generator().manual_seed(0)
-    if pictures is not None and exportable.shapes == (tuple(pictures.size),):
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (pictures.mean, pictures.std))
-        return ((torch.rand(count, *pictures.size, generator=generator) - mean) / std,)
+    if images is not None and exportable.shapes == (tuple(images.size),):
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.mean, images.std))
+        return ((torch.rand(count, *images.size, generator=generator) - mean) / std,)
     return tuple(_like(item, count, generator) for item in exportable.inputs)
 
 
 def _like(item: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw examples spread as the given ones; integers are repeated, since they may be indices."""
+    """Draw examples with the range of the given ones; integers are repeated, since they may be indices."""
     if not item.is_floating_point():
         return item[torch.arange(count) % len(item)]
     noise = torch.randn(count, *item.shape[1:], generator=generator, dtype=item.dtype)

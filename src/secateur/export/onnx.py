@@ -1,4 +1,4 @@
-"""Write ONNX files with PyTorch's exporter, without traces of this machine."""
+"""Write ONNX files with PyTorch's exporter, without any names from this machine."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from torch import Tensor
 
 from secateur.errors import ExportError
 from secateur.export.program import Exportable
-from secateur.runtimes.card import KEY, Card
+from secateur.runtimes.metadata import KEY, ExportMetadata
 from secateur.runtimes.optional import optional
 
 _SMALL = 64
-"""Elements below which a tensor is not worth the rounding: mostly constants of formulas."""
+"""Smallest number of elements of a tensor that is rounded: smaller ones are mostly constants of formulas."""
 
 _LARGEST = 2**31 - 1
 
 
-def write_onnx(path: Path, exportable: Exportable, card: Card, calibration: Sequence[Tensor] | None) -> None:
+def write_onnx(
+    path: Path, exportable: Exportable, metadata: ExportMetadata, calibration: Sequence[Tensor] | None
+) -> None:
     """Write a network as ONNX.
 
     Args:
         path: the file.
         exportable: the network.
-        card: is written into the file's metadata; says how weights are kept.
+        metadata: written into the file; says how weights are stored.
         calibration: batches of images, for eight bits.
 
     Raises:
@@ -43,9 +45,9 @@ def write_onnx(path: Path, exportable: Exportable, card: Card, calibration: Sequ
     if calibration is not None:
         model = _in_eight_bits(model, exportable, calibration, path)
     _forget_where(model)
-    if card.weights in ("float16", "bfloat16"):
-        _round_weights(onnx, model, card.weights)
-    onnx.helper.set_model_props(model, {KEY: card.to_json()})
+    if metadata.weights in ("float16", "bfloat16"):
+        _round_weights(onnx, model, metadata.weights)
+    onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
     if model.ByteSize() > _LARGEST:
         raise ExportError("the network has over 2 GB of weights, which one ONNX file cannot hold")
     onnx.checker.check_model(model)
@@ -74,7 +76,7 @@ def _converted(exportable: Exportable) -> Any:
 
 
 def _forget_where(model: Any) -> None:
-    """Remove what is only for debugging: it names folders, files and classes of this machine.
+    """Remove debugging entries: they name folders, files and classes of this machine.
 
     The free dimension, which the exporter numbers, is called ``batch``.
     """
@@ -132,7 +134,7 @@ def _in_eight_bits(model: Any, exportable: Exportable, calibration: Sequence[Ten
     from onnxruntime import quantization
 
     class CalibrationReader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the base is not typed
-        """Yields the calibration batches."""
+        """Return the calibration batches one by one."""
 
         def __init__(self) -> None:
             self._batches = iter(calibration)

@@ -1,4 +1,4 @@
-"""Capture a network as a program with a free batch size, which every format starts from."""
+"""Capture a network as a program with a free batch size, from which every format is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secateur.graph.capture.program import ExampleInputs, call_arguments, double
 from secateur.outputs import parts_of
 
 _PLACES = ("stack_trace", "source_fn_stack")
-"""What a program says of source files, and with it of folders of this machine."""
+"""Node metadata that names source files, and so folders of this machine."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Exportable:
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: ExampleInputs) -> Exportable:
-        """Copy a network and look at its inputs and outputs.
+        """Copy a network and record its inputs and outputs.
 
         Args:
             model: left as it is.
@@ -60,7 +60,7 @@ class Exportable:
         sizes = {item.shape[0] if item.ndim else None for item in positional}
         if len(sizes) > 1 or None in sizes:
             raise UsageError("every input of an exported network has the batch as its first dimension")
-        # A copy, since exporters leave references to parameters behind that forbid later cuts in place.
+        # A copy, since exporters keep references to parameters, which would prevent later cuts in place.
         model = copy.deepcopy(model).cpu().eval()
         model = _Named(model, names, rest) if named else model
         inputs = tuple(item.detach().to("cpu", copy=True) for item in positional)
@@ -75,12 +75,12 @@ class Exportable:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of its outputs in files."""
+        """List the names of its outputs in files."""
         return ("output",) if self.outputs == 1 else tuple(f"output_{n}" for n in range(self.outputs))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of its inputs, without the batch."""
+        """List the shapes of its inputs, without the batch."""
         return tuple(tuple(item.shape[1:]) for item in self.inputs)
 
     def program(self) -> ExportedProgram:
@@ -98,7 +98,7 @@ class Exportable:
 
 
 def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """Capture a network as a program that takes any batch size, without the places of its source code.
+    """Capture a network as a program that takes any batch size, without references to its source code.
 
     Args:
         model: in evaluation mode.
@@ -123,15 +123,16 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 
 class _Positional(nn.Module):
-    """Takes any number of inputs and returns a tuple, so that their names do not depend on the network."""
+    """Takes any number of inputs and returns tensors, so that their names do not depend on the network."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.network = model
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the network."""
-        return parts_of(self.network(*inputs)).tensors
+        output = self.network(*inputs)
+        return output if isinstance(output, Tensor) else parts_of(output).tensors
 
 
 class _Named(nn.Module):

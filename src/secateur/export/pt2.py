@@ -1,4 +1,4 @@
-"""``.pt2``: the program of ``torch.export`` itself."""
+"""Write ``.pt2`` files: programs of ``torch.export``."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.export.program import Exportable, captured
-from secateur.runtimes.card import Card
-from secateur.runtimes.pt2 import CARD
+from secateur.runtimes.metadata import ExportMetadata
+from secateur.runtimes.pt2 import METADATA
 
 
-def write_pt2(path: Path, exportable: Exportable, card: Card, calibration: Sequence[Tensor] | None) -> None:
+def write_pt2(
+    path: Path, exportable: Exportable, metadata: ExportMetadata, calibration: Sequence[Tensor] | None
+) -> None:
     """Write a network as a program of PyTorch.
 
     Args:
         path: the file.
         exportable: the network.
-        card: is written into the archive as an extra file; says how weights are kept.
+        metadata: written into the archive as an extra file; says how weights are stored.
         calibration: must be ``None``.
 
     Raises:
-        UsageError: eight bits are asked for.
+        UsageError: int8 is requested.
         ExportError: the network cannot be captured.
     """
     if calibration is not None:
         raise UsageError("int8 is for onnx; PyTorch quantises by torchao, in memory")
     program = exportable.program()
-    if card.weights != "float32":
-        program = captured(_Rounded(exportable.model, getattr(torch, card.weights)), exportable.inputs)
+    if metadata.weights != "float32":
+        program = captured(_Rounded(exportable.model, getattr(torch, metadata.weights)), exportable.inputs)
     program.example_inputs = None  # they would be written into the file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path, extra_files={CARD: card.to_json()})
+        torch.export.save(program, path, extra_files={METADATA: metadata.to_json()})
 
 
 class _Rounded(nn.Module):

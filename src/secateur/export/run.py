@@ -21,10 +21,10 @@ from secateur.files import replacing
 from secateur.graph.capture.program import ExampleInputs
 from secateur.models import InputSpec
 from secateur.network_cost import cost
-from secateur.runtimes import Card, open_exported
+from secateur.runtimes import ExportMetadata, open_exported
 from secateur.untouched import untouched
 
-Writer = Callable[[Path, Exportable, Card, "Sequence[Tensor] | None"], None]
+Writer = Callable[[Path, Exportable, ExportMetadata, "Sequence[Tensor] | None"], None]
 WeightsAs = Literal["float32", "float16", "bfloat16", "int8"]
 WEIGHTS_AS: tuple[WeightsAs, ...] = ("float32", "float16", "bfloat16", "int8")
 
@@ -43,7 +43,7 @@ class Exported:
         path: the file.
         format: ``onnx`` or ``pt2``.
         bytes: of the file.
-        card: the metadata in the file.
+        metadata: the metadata in the file.
         check: how the outputs of the file compare with the network's.
 
     Example:
@@ -51,40 +51,40 @@ class Exported:
         >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     done = export(f"{folder}/line.pt2", nn.Linear(3, 2), torch.randn(2, 3))
-        >>> done.format, done.card.params, done.check.ok
+        >>> done.format, done.metadata.params, done.check.ok
         ('pt2', 8, True)
     """
 
     path: Path
     format: str
     bytes: int
-    card: Card
+    metadata: ExportMetadata
     check: FileCheck
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.bytes:,} bytes, weights in {self.card.weights}\n{self.check}"
+        return f"{self.path}: {self.bytes:,} bytes, weights in {self.metadata.weights}\n{self.check}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for files."""
+        """Convert to plain values, for files."""
         return {
             "file": str(self.path),
             "format": self.format,
             "file_bytes": self.bytes,
-            "weights_as": self.card.weights,
-            "params": self.card.params,
-            "macs": self.card.macs,
+            "weights_as": self.metadata.weights,
+            "params": self.metadata.params,
+            "macs": self.metadata.macs,
             "check": self.check.to_dict(),
         }
 
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata of an exported file say about its network.
+    """Describe a network for the metadata of its exported file.
 
     Attributes:
         images: size, mean and deviation of the inputs.
         classes: names of the outputs.
-        network: what the network is called; by default its class.
+        network: name of the network; by default its class.
     """
 
     images: InputSpec | None = None
@@ -97,7 +97,7 @@ def export(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
-    format: str | None = None,  # noqa: A002  # the word that everyone uses for it
+    format: str | None = None,  # noqa: A002  # the usual word
     weights_as: str = "float32",
     calibration: Sequence[Tensor] | None = None,
     check_inputs: Tensor | Sequence[Tensor] | None = None,
@@ -106,22 +106,22 @@ def export(
     """Write a network, pruned or not, for another runtime, and check that the file computes the same.
 
     The batch size is free. A temporary file is written, read back, run in its runtime on several batch sizes
-    and compared with the network. Only if it agrees does it replace the target; otherwise an older file stays
-    as it was. The file holds nothing about the machine that wrote it.
+    and compared with the network. It replaces the target only if it agrees; otherwise an older file is not
+    changed. The file contains nothing about the machine that wrote it.
 
     Args:
         path: the file.
         model: the network; left as it is.
         example_inputs: one tensor, or a tuple of them, the batch first in each.
-        format: ``onnx`` or ``pt2``; by default by the end of the file's name (``.onnx``, ``.pt2``).
+        format: ``onnx`` or ``pt2``; by default from the ending of the file's name (``.onnx``, ``.pt2``).
         weights_as: ``float32``; ``float16`` or ``bfloat16``, which halve the file and compute in float32; or
             ``int8``, for which weights and activations are quantised by ONNX Runtime.
         calibration: batches of real inputs, for ``int8``: they set the range of every activation.
         check_inputs: real inputs to compare on; images of random pixels if not given.
-        description: what the file's metadata say about inputs and outputs.
+        description: of inputs and outputs, for the file's metadata.
 
     Returns:
-        The file, its size, its card, and how well it agrees.
+        The file, its size, its metadata, and the result of the comparison.
 
     Raises:
         UsageError: an argument is wrong, or what the format needs is not installed.
@@ -145,18 +145,20 @@ def export(
     if batches is not None and len(exportable.inputs) > 1:
         raise UsageError("int8 is for networks with one input")
     said = description or Description()
-    card = _card(exportable, said.network or type(model).__name__, weights_as, said.images, said.classes)
+    metadata = _make_metadata(
+        exportable, said.network or type(model).__name__, weights_as, said.images, said.classes
+    )
     given = (check_inputs,) if isinstance(check_inputs, Tensor) else check_inputs
     with untouched(model), _aside(path) as folder:
         file = folder / f"network{suffix}"
-        write(file, exportable, card, batches)
+        write(file, exportable, metadata, batches)
         check = check_file(open_exported(file, trusted=True), exportable, weights_as, given, said.images)
         if not check.ok:
             raise VerificationError(f"{path} was not written, since the file would be wrong: {check}")
         size = file.stat().st_size
         with replacing(path) as part:
             file.replace(part)
-    return Exported(path, format, size, card, check)
+    return Exported(path, format, size, metadata, check)
 
 
 def _format(path: Path, wanted: str | None) -> str:
@@ -182,19 +184,19 @@ def _calibration(weights_as: str, batches: Sequence[Tensor] | None) -> Sequence[
     return batches
 
 
-def _card(
+def _make_metadata(
     exportable: Exportable,
     network: str,
     weights_as: str,
-    pictures: InputSpec | None,
+    images: InputSpec | None,
     classes: Sequence[str] | None,
-) -> Card:
+) -> ExportMetadata:
     try:
         needs = cost(exportable.model, exportable.inputs)
     except TraceError as error:
         raise ExportError(str(error)) from error
     names = tuple(map(str, classes)) if classes is not None else None
-    return Card(network, weights_as, pictures, names, needs.params, needs.macs)
+    return ExportMetadata(network, weights_as, images, names, needs.params, needs.macs)
 
 
 @contextlib.contextmanager

@@ -14,13 +14,13 @@ from secateur.inputs import InputSpec, Json, NamedInput, NamedInputs
 from secateur.integrations.libraries import config_file, library, positive, read_config
 
 _LENGTH, _SAMPLES, _SIDE = 16, 16000, 224
-"""Tokens, samples of sound, and side of pictures where neither config nor user says it."""
+"""Tokens, samples of sound, and side of images where neither config nor user says it."""
 
 _OWN = ("length", "num_classes")
 """Arguments that are no settings of the config."""
 
 _PLACES = ("image_token_id", "image_token_index", "audio_token_id")
-"""Settings of networks whose text has places for pictures or sounds."""
+"""Settings of networks whose text has places for images or sounds."""
 
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
@@ -110,7 +110,7 @@ def inputs_of(kind: type, config: Any, length: int | None = None) -> InputSpec |
     """
     takes = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]  # every module has one
     if any(_get(config, key) is not None for key in _PLACES):
-        raise _unclear(kind, "the text marks the places of the pictures or sounds")
+        raise _unclear(kind, "the text marks the places of the images or sounds")
     tensors: dict[str, NamedInput] = {}
     main = kind.main_input_name  # type: ignore[attr-defined]  # of all networks of transformers
     if "pixel_values" in takes and (main == "pixel_values" or _get(config, "vision_config") is not None):
@@ -208,7 +208,7 @@ def _check(where: str, config: Any, changes: set[str]) -> None:
 
 
 def _pixels(config: Any) -> tuple[int, int, int]:
-    """Return channels, height and width of the pictures."""
+    """Return channels, height and width of the images."""
     vision = _get(config, "vision_config") or config
     backbone = _get(config, "backbone_config") or vision
     side = _get(vision, "image_size") or _get(backbone, "image_size") or _SIDE

@@ -52,7 +52,7 @@ class SegmentationModels:
         return model
 
     def inputs(self, name: str, arguments: Mapping[str, Json]) -> InputSpec | NamedInputs:
-        """Square pictures with the normalisation of ImageNet."""
+        """Square images with the normalisation of ImageNet."""
         side = positive("smp", "image_size", arguments.get("image_size")) or _SIDE
         channels = positive("smp", "in_channels", arguments.get("in_channels")) or 3
         if channels == 3:

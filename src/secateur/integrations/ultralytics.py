@@ -33,7 +33,7 @@ class Ultralytics:
     """The detectors that ultralytics describes in YAML, at every scale.
 
     Their parameters require gradients, as the trainer of ultralytics sets them. ``num_classes`` is the number
-    of classes, ``channels`` that of the pictures' channels, and ``image_size`` their side in pixels.
+    of classes, ``channels`` that of the images' channels, and ``image_size`` their side in pixels.
     Only descriptions within the library are built: one in a file of yours can name code.
     """
 
@@ -81,7 +81,7 @@ class Ultralytics:
         return model
 
     def inputs(self, name: str, arguments: Mapping[str, Json]) -> InputSpec | NamedInputs:
-        """Square pictures of 640 pixels (224 for classifiers), whose values lie in [0, 1]."""
+        """Square images of 640 pixels (224 for classifiers), whose values lie in [0, 1]."""
         channels = positive("ultralytics", "channels", arguments.get("channels")) or 3
         usual = 224 if "-cls" in name else _SIDE
         side = positive("ultralytics", "image_size", arguments.get("image_size")) or usual

@@ -1,4 +1,4 @@
-"""Whole jobs: from names and folders to a finished run, without a word on the screen.
+"""Run complete jobs, from names and folders to a finished run, without printing.
 
-Each command of the command line is one call into this package; programs can make the same call.
+Each command of the command line calls one function of this package; programs can call the same function.
 """

@@ -1,4 +1,4 @@
-"""Cut the networks of a pruning job: once, or as often as a search needs."""
+"""Cut the networks of a pruning job: once, or several times in a search."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _SECONDS_BETWEEN_WRITES = 5.0
 
 @dataclass
 class Bench(Callback):
-    """Cut networks as a job says, and write what is measured to the run folder.
+    """Cut networks according to a job, and write measurements to the run folder.
 
     Attributes:
-        job: what to do.
-        place: where.
-        network: the network as it was.
-        data: to rank, fine-tune and choose on.
-        measured: scores and curves of the network as it was, once they are known.
-        latency: what was measured before the last cut, where the budget limits latency.
+        job: its settings.
+        place: the run folder, device and callbacks.
+        network: the network before the job.
+        data: the images for ranking, fine-tuning and validation.
+        measured: scores and curves of the network before the job, once they are known.
+        latency: the measurement before the last cut, if the budget limits latency.
     """
 
     job: PruneJob
@@ -68,10 +68,10 @@ class Bench(Callback):
             self.measured = self._latest = Measured.from_dict(read_measured(source))
 
     def cut(self, model: nn.Module, budget: Budget) -> tuple[Cut, ...]:
-        """Cut a network to a budget in place, with fine-tuning; a checkpoint is kept throughout.
+        """Cut a network to a budget in place, with fine-tuning; a checkpoint is kept at all times.
 
         Args:
-            model: the network as it was, or a copy.
+            model: the network before the job, or a copy.
             budget: what may remain.
 
         Returns:
@@ -103,13 +103,13 @@ class Bench(Callback):
         Args:
             name: of the checkpoint.
             model: the network.
-            evaluation: of it on the validation pictures.
+            evaluation: its evaluation on the validation images.
         """
         network = replace(self.network, model=model).after(cut_record(cut) for cut in self._cuts)
         return self.place.save(name, network, evaluation)
 
     def judge(self, model: nn.Module) -> Evaluation:
-        """Evaluate a network on the validation pictures, which nothing is reported on."""
+        """Evaluate a network on the validation images, which are not used for reported figures."""
         return evaluate(
             model,
             self.data.validation_batches(),
@@ -118,8 +118,8 @@ class Bench(Callback):
         )
 
     def _check_inputs(self) -> Tensor:
-        pictures = next(iter(self.data.validation_batches()))[0]
-        return pictures.to(self.place.context.device)
+        images = next(iter(self.data.validation_batches()))[0]
+        return images.to(self.place.context.device)
 
     def on_cut(self, cut: Cut) -> None:
         """Collect a cut, for the checkpoints."""
@@ -128,7 +128,7 @@ class Bench(Callback):
     def on_resume(self, cuts: Sequence[Cut]) -> None:
         """Take over the cuts of an interrupted run."""
         self._cuts[:] = cuts
-        report_note(self.place.callbacks, f"goes on after {len(cuts)} cuts")
+        report_note(self.place.callbacks, f"continues after {len(cuts)} cuts")
 
     def on_scores(self, scores: Scores) -> None:
         """Write the scores to the run folder."""
@@ -152,11 +152,11 @@ class Bench(Callback):
 
 
 def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list[dict[str, Any]]]:
-    """Looks for the smallest network that loses no more accuracy than it may.
+    """Search for the smallest network that stays within the allowed loss of accuracy.
 
     Args:
-        settings: what may be lost, and how long to look.
-        bench: cuts and judges.
+        settings: the accuracy that may be lost, and the number of tries.
+        bench: cuts and evaluates networks.
 
     Returns:
         The network, its cuts, and every point of the path, with its checkpoint.
@@ -197,7 +197,7 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
 
 @dataclass(frozen=True)
 class _Try:
-    """What a search made of one budget."""
+    """The result of a search for one budget."""
 
     cuts: tuple[Cut, ...]
     file: Path | None = None

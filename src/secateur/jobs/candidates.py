@@ -1,4 +1,4 @@
-"""What `measure` compares: networks in PyTorch, and exported files in their runtimes."""
+"""Open the candidates of `measure`: networks in PyTorch, and exported files in their runtimes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Candidate:
     """A network or an exported file that is compared with others.
 
     Attributes:
-        source: what the user called it.
-        network: if it is one.
-        file: if it is an exported file, the file opened.
+        source: its name, as the user wrote it.
+        network: the network, if it is not an exported file.
+        file: the opened file, if it is an exported file.
     """
 
     source: str
@@ -33,17 +33,19 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Name of what builds it."""
+        """Return the name of its builder."""
         if self.network is not None:
             return self.network.name
-        return self.file.card.network if self.file is not None and self.file.card else Path(self.source).name
+        if self.file is not None and self.file.metadata is not None:
+            return self.file.metadata.network
+        return Path(self.source).name
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Shape of one input.
+        """Return the shape of one input.
 
         Raises:
-            UsageError: it takes several, or any.
+            UsageError: it takes several inputs, or inputs of any shape.
         """
         if self.network is not None:
             return self.network.input.size
@@ -55,21 +57,21 @@ class Candidate:
         return shapes[0]
 
     @property
-    def pictures(self) -> InputSpec | None:
-        """How pictures are prepared for it, if that is known."""
+    def images(self) -> InputSpec | None:
+        """Return the size and normalisation of its input images, if known."""
         if self.network is not None:
             return self.network.input
-        return self.file.card.pictures if self.file is not None and self.file.card is not None else None
+        return self.file.metadata.images if self.file is not None and self.file.metadata is not None else None
 
     @property
     def file_bytes(self) -> int | None:
-        """Bytes of its file, if it has one."""
+        """Return the bytes of its file, if it has one."""
         if self.network is not None:
             return self.network.file.stat().st_size if self.network.file is not None else None
         return Path(self.source).stat().st_size
 
     def runtimes(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """Choose the runtimes that it is run in: a file always in its own.
+        """Choose the runtimes in which it is run; an exported file has only its own.
 
         Args:
             wanted: runtimes of PyTorch, or ``onnxruntime``.
@@ -100,10 +102,10 @@ class Candidate:
 
 
 class AsModule(nn.Module):
-    """A runtime as a module, which evaluation takes.
+    """Wrap a runtime as a module, so that it can be evaluated.
 
     Args:
-        runner: what runs the network.
+        runner: the network in its runtime.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -119,7 +121,7 @@ def open_candidate(choice: NetworkChoice, classes: Sequence[str] | None = None) 
     """Open a network by name, a run, a checkpoint or an exported file.
 
     Args:
-        choice: which.
+        choice: the network or file.
         classes: of the data that it is evaluated on, if any.
 
     Raises:
@@ -129,7 +131,7 @@ def open_candidate(choice: NetworkChoice, classes: Sequence[str] | None = None) 
     if not is_exported(choice.source):
         return Candidate(choice.source, network=open_network(choice, classes))
     file = open_exported(choice.source, trusted=choice.trusted)
-    known = file.card.classes if file.card is not None else None
+    known = file.metadata.classes if file.metadata is not None else None
     if known is not None and classes is not None and tuple(classes) != known:
         raise DataError(f"{choice.source} has other classes than the data")
     return Candidate(choice.source, file=file)
@@ -139,7 +141,7 @@ def check_scores(runner: Runner, source: str, size: Sequence[int], classes: Sequ
     """Check that a file has as many classes as the data.
 
     Raises:
-        DataError: it does not.
+        DataError: the numbers differ.
     """
     scores = runner(torch.zeros(2, *size))[0]
     if scores.ndim != 2 or scores.shape[1] != len(classes):

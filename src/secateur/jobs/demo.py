@@ -24,8 +24,8 @@ def demo(
         out: folder for the two run folders, ``trained`` and ``pruned``; those of an earlier
             demonstration are replaced.
         seed: start of all random numbers.
-        callbacks: receive how it goes.
-        typed: the command line that this came from, for the record.
+        callbacks: receive progress and notes.
+        typed: the command line of this call, for the record.
 
     Returns:
         The summaries of both runs, under ``trained`` and ``pruned``.
@@ -44,10 +44,10 @@ def demo(
         typed=typed,
         fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
     )
-    report_note(callbacks, "first a network is trained, far larger than the task needs")
+    report_note(callbacks, "first, a network is trained that is far larger than the task needs")
     first = train(train_job, callbacks)
     optimizer = {"learning_rate": 0.02, "weight_decay": 5e-4}
-    prune_job = PruneJob(  # its network exists from here on
+    prune_job = PruneJob(  # its network exists only now
         network={"source": str(trained)},
         data=data,
         out=pruned,
@@ -56,7 +56,7 @@ def demo(
         typed=typed,
         budget={"macs": MACS_LEFT},
         latency_batch=BATCH,
-        # So easy a task needs neither measured widths nor a teacher, and is done in half the time without.
+        # The task is easy: without measured widths and a teacher, the result is as good in half the time.
         recipe=Recipe.preset(
             "plain",
             steps=STEPS,
@@ -64,5 +64,5 @@ def demo(
             finetune={"epochs": EPOCHS_AFTER, "optimizer": optimizer},
         ),
     )
-    report_note(callbacks, f"now it is cut to {MACS_LEFT:.0%} of its MACs in {STEPS} steps, and fine-tuned")
+    report_note(callbacks, f"now, it is cut to {MACS_LEFT:.0%} of its MACs in {STEPS} steps, and fine-tuned")
     return {"trained": first, "pruned": prune(prune_job, callbacks)}

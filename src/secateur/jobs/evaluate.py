@@ -1,4 +1,4 @@
-"""Judge a network on pictures: the job behind ``secateur evaluate``."""
+"""Evaluate a network on images: the job behind ``secateur evaluate``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.networks import check_outputs, input_of, open_network
-from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.recipes import Callback
 from secateur.training.context import launch
@@ -22,13 +22,13 @@ def evaluate(
     device: DeviceSettings | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Accuracy and loss of a network on the test pictures.
+    """Compute accuracy and loss of a network on the test images.
 
     Args:
         choice: the network.
-        data_choice: the pictures; only ``test/`` (or ``val/``) is needed.
+        data_choice: the images; only ``test/`` (or ``val/``) is needed.
         device: where to compute.
-        callbacks: receive how it goes.
+        callbacks: receive progress and notes.
 
     Returns:
         ``network``, ``model``, ``top1``, ``loss``, ``examples`` and ``skipped``.
@@ -37,7 +37,7 @@ def evaluate(
         SecateurError: the message says what is wrong.
     """
     with launch(device) as context, interruptible(context.ranks) as interruption:
-        data = open_pictures(data_choice, input_of(choice), seed=0, training=False)
+        data = open_images(data_choice, input_of(choice), seed=0, training=False)
         network = open_network(choice, data.classes)
         network.model.to(context.device)
         check_outputs(network, data.classes)
@@ -48,7 +48,7 @@ def evaluate(
                 context, callbacks=callbacks if context.ranks.is_main else (), interruption=interruption
             ),
         )
-    tell_skipped(data, callbacks)
+    report_skipped(data, callbacks)
     return {
         "network": choice.source,
         "model": network.name,

@@ -11,16 +11,16 @@ from torch import Tensor
 from secateur.errors import UsageError
 from secateur.export import Description
 from secateur.export import export as write
+from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.measure import measure
 from secateur.jobs.networks import check_outputs, input_of, open_network
-from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.recipes import Callback
 from secateur.training.events import report_note, report_progress
 from secateur.training.settings import DeviceSettings
 
 _COMPARED, _CALIBRATED = 8, 256
-"""Images that file and network are compared on, and images that set the ranges for eight bits."""
+"""Numbers of images for comparing the file with the network, and for the ranges of int8."""
 
 
 def export(
@@ -36,30 +36,30 @@ def export(
     Args:
         choice: the network.
         wanted: format, file, and how weights are kept.
-        data_choice: images to compare on, to quantise by, and to evaluate both on.
+        data_choice: images for the comparison, the quantisation, and the evaluation of both.
         seconds: time spent on measuring each.
-        callbacks: receive how it goes.
+        callbacks: receive progress and notes.
 
     Returns:
         ``file``, ``format``, ``file_bytes``, ``weights_as``, ``params``, ``macs`` and ``check`` of the file;
         ``networks`` and ``latency`` as ``measure`` returns them, of the network and of the file.
 
     Raises:
-        SecateurError: the message says what is wrong; no file is left then.
+        SecateurError: the message says what is wrong; no file is written then.
     """
     quantised = wanted.weights_as == "int8"
     if quantised and data_choice is None:
         raise UsageError("int8 needs --data: images set the range of every activation")
     data = None
     if data_choice is not None:
-        data = open_pictures(data_choice, input_of(choice), seed=0, training=quantised)
+        data = open_images(data_choice, input_of(choice), seed=0, training=quantised)
     network = open_network(choice, data.classes if data else None)
     inputs, calibration = None, None
     if data is not None:
         check_outputs(network, data.classes)
         inputs = next(iter(data.test_batches()))[0][:_COMPARED]
         calibration = _first(data.training_batches(augment=False), _CALIBRATED) if quantised else None
-        tell_skipped(data, callbacks)
+        report_skipped(data, callbacks)
     report_progress(callbacks, "exporting", 0, 1)
     done = write(
         wanted.out,

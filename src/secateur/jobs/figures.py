@@ -1,4 +1,4 @@
-"""The figures by which networks are compared."""
+"""Collect the figures by which networks are compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Figures = dict[str, Any]
 
 
 class Clock:
-    """Seconds by part of a job.
+    """Measure the seconds that each part of a job takes.
 
     >>> clock = Clock()
     >>> with clock("sleeping"):
@@ -34,10 +34,10 @@ class Clock:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Times a block.
+        """Time a block.
 
         Args:
-            part: of the job; several blocks of one part add up.
+            part: of the job; the times of several blocks of one part are added.
         """
         began = time.perf_counter()
         try:
@@ -47,24 +47,24 @@ class Clock:
             self.seconds[part] = round(self.seconds.get(part, 0.0) + spent, 3)
 
     def total(self) -> dict[str, float]:
-        """All parts, and under ``total`` the time since the clock was made."""
+        """Return the seconds of all parts, and under ``total`` the seconds since the clock was created."""
         return {**self.seconds, "total": round(time.perf_counter() - self._began, 3)}
 
 
 def figures(
     model: nn.Module, inputs: ExampleInputs, file: Path | None = None, evaluation: Evaluation | None = None
 ) -> Figures:
-    """What a network needs, and how good it is; milliseconds come from :func:`latencies`.
+    """Collect the costs and the accuracy of a network; milliseconds come from :func:`latencies`.
 
     Args:
         model: the network.
         inputs: an example batch.
         file: its checkpoint.
-        evaluation: its accuracy, if it was judged.
+        evaluation: its accuracy, if it was evaluated.
 
     Returns:
-        ``top1`` in [0, 1], ``params``, ``macs`` of one example, ``file_bytes``, ``latency_ms``; what is
-        not known is ``None``.
+        ``top1`` in [0, 1], ``params``, ``macs`` of one example, ``file_bytes``, ``latency_ms``; unknown
+        figures are ``None``.
     """
     needs = cost(model, inputs)
     return {
@@ -79,12 +79,12 @@ def figures(
 def latencies(
     models: Mapping[str, nn.Module], inputs: ExampleInputs, seconds: float = 1.0
 ) -> tuple[dict[str, float], Figures]:
-    """Measured times of networks that take turns.
+    """Measure the times of networks whose passes alternate.
 
     Args:
         models: by name.
         inputs: an example batch that all of them take.
-        seconds: spent on each.
+        seconds: measuring time for each.
 
     Returns:
         Median milliseconds by name, and the conditions: quartiles, runs, threads, device, batch.

@@ -1,4 +1,4 @@
-"""How much memory a network needs while it runs, seen from outside by a process of its own."""
+"""Measure the memory that a network needs while it runs, in a separate process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORGET_PEAK = "5"
 
 
 def footprint(choice: NetworkChoice, runtime: str, batch: int, threads: int | None) -> int | None:
-    """Peak memory of running a network, with its weights, over what the process held before.
+    """Measure the peak memory of running a network, with its weights, above the process's memory before.
 
     Args:
         choice: the network, or an exported file.
@@ -27,7 +27,7 @@ def footprint(choice: NetworkChoice, runtime: str, batch: int, threads: int | No
         threads: of PyTorch or the runtime.
 
     Returns:
-        Bytes; ``None`` where the system does not tell (elsewhere than on Linux), or the process died.
+        Bytes; ``None`` where the system does not report it (only Linux does), or if the process died.
     """
     if not _STATUS.exists():
         return None
@@ -40,12 +40,12 @@ def footprint(choice: NetworkChoice, runtime: str, batch: int, threads: int | No
 
 def _measured(choice: NetworkChoice, runtime: str, batch: int, threads: int | None) -> int:
     torch.set_num_threads(threads or torch.get_num_threads())
-    open_candidate(choice)  # once for the libraries that it needs, which are not the network's own
+    open_candidate(choice)  # loads the libraries that it needs, whose memory is not counted
     before = _resident("VmRSS")
     candidate = open_candidate(choice)
     runner = candidate.ready(runtime, threads, Path())
     inputs = torch.zeros(batch, *candidate.size)
-    del candidate  # the runner has a copy of the network, and one is what running it needs
+    del candidate  # the runner has a copy of the network, and only one is needed to run it
     gc.collect()
     runner(inputs)
     _CLEAR.write_text(_FORGET_PEAK)
@@ -54,6 +54,6 @@ def _measured(choice: NetworkChoice, runtime: str, batch: int, threads: int | No
 
 
 def _resident(entry: str) -> int:
-    """Bytes of an entry of the process's status."""
+    """Read an entry of the process's status, in bytes."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{entry}:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What a network is made of: the job behind ``secateur inspect``."""
+"""Describe the structure of a network: the job behind ``secateur inspect``."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def inspect(
         input_size: shape of one example; the network's own if not given. For text or sound one number:
             how long it is.
         ignore: modules to leave alone.
-        limits: a budget, to say what a plan by the size of the weights would cost.
-        latency: measure the operators on this device too; done in any case where the budget limits latency.
+        limits: a budget; the costs of a plan by weight magnitude for it are computed.
+        latency: whether the operators are measured on this device; always if the budget limits latency.
         batch: examples in the forward pass that is timed.
-        callbacks: receive how it goes.
+        callbacks: receive progress and notes.
 
     Returns:
         ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each
         with ``name``, ``channels``, ``frozen`` (the reason, or ``None``), ``written_by``, ``read_by``,
         ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``ungrouped``: parameters
         that no group holds, as ``names`` with a ``reason``; ``layers``, each with ``name``, ``kind``,
-        ``params``, ``macs``, and the numbers of channels that come ``in`` and go ``out`` (``None`` where it
-        reads or writes none); ``forecast``: for each quantity what it is ``now``, the ``least``, what is
-        ``allowed`` and ``planned``, and why a budget is ``impossible``.
+        ``params``, ``macs``, and the numbers of channels ``in`` and ``out`` (``None`` where it reads or
+        writes none); ``forecast``: for each quantity the amounts ``now``, ``least``, ``allowed`` and
+        ``planned``, and why a budget is ``impossible``.
 
     Raises:
         TraceError: the network cannot be captured.

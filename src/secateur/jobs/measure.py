@@ -1,4 +1,4 @@
-"""Hold networks against each other: the job behind ``secateur measure``."""
+"""Compare networks: the job behind ``secateur measure``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from secateur.errors import DataError, UsageError
 from secateur.jobs.candidates import AsModule, Candidate, check_scores, open_candidate
 from secateur.jobs.evaluate import evaluate
 from secateur.jobs.footprint import footprint
-from secateur.jobs.pictures import open_pictures
+from secateur.jobs.images import open_images
 from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
 from secateur.jobs.timing import timings
 from secateur.network_cost import cost
@@ -29,21 +29,21 @@ def measure(
     device: DeviceSettings | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Parameters, MACs, file size, memory, accuracy and time of networks that are run in turn.
+    """Measure parameters, MACs, file size, memory, accuracy and time of networks that run alternately.
 
     Args:
-        choices: networks and exported files, the first being what the others are held against.
-        data: pictures to judge them on as well.
-        conditions: under which times are taken.
+        choices: networks and exported files; the others are compared with the first.
+        data: images to evaluate them on, if any.
+        conditions: under which times are measured.
         device: where to compute; exported files run on the CPU.
-        callbacks: receive how it goes.
+        callbacks: receive progress and notes.
 
     Returns:
         ``networks``, a list of figures with their ``name``; ``latency``, the conditions of their
         ``latency_ms``; and ``timings``, one row for each network, runtime, batch size and number of threads.
 
     Raises:
-        UsageError: the networks take inputs of different sizes; ``--size`` makes them alike.
+        UsageError: the networks take inputs of different sizes; ``--size`` sets one for all.
         SecateurError: a network, a file or the data cannot be used.
     """
     conditions = conditions or Conditions()
@@ -76,13 +76,13 @@ def measure(
 
 
 def _figures(candidate: Candidate) -> dict[str, Any]:
-    """What is known of a candidate without running it."""
+    """Collect the figures of a candidate that are known without running it."""
     params = macs = None
     if candidate.network is not None:
         needs = cost(candidate.network.model, candidate.network.example())
         params, macs = needs.params, needs.macs
-    elif candidate.file is not None and candidate.file.card is not None:
-        params, macs = candidate.file.card.params, candidate.file.card.macs
+    elif candidate.file is not None and candidate.file.metadata is not None:
+        params, macs = candidate.file.metadata.params, candidate.file.metadata.macs
     return {
         "name": candidate.source,
         "model": candidate.name,
@@ -101,7 +101,7 @@ def _first(times: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
 
 
 def _conditions(times: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the first time of every network."""
+    """Return the conditions of the first measurement, which are those of every network's ``latency_ms``."""
     first = {row["candidate"]: row for row in reversed(times)}
     one = times[0]
     return {
@@ -122,17 +122,17 @@ def _top1(
 ) -> float:
     if candidate.file is None:
         return float(evaluate(choice, data, device, callbacks)["top1"])
-    spec = candidate.pictures
+    spec = candidate.images
     if spec is None:
-        raise DataError(f"{choice.source} does not say how pictures are prepared for it; leave --data out")
-    pictures = open_pictures(data, spec, seed=0, training=False)
-    open_candidate(choice, pictures.classes)
-    check_scores(candidate.file, choice.source, candidate.size, pictures.classes)
+        raise DataError(f"{choice.source} does not say how images are prepared for it; leave --data out")
+    images = open_images(data, spec, seed=0, training=False)
+    open_candidate(choice, images.classes)
+    check_scores(candidate.file, choice.source, candidate.size, images.classes)
     settings = DeviceSettings(accelerator="cpu", precision="float32")
     with interruptible() as interruption:
         found = judge(
             AsModule(candidate.file),
-            pictures.test_batches(),
+            images.test_batches(),
             context=RunContext(settings, callbacks=callbacks, interruption=interruption),
         )
     return found.metric

@@ -1,4 +1,4 @@
-"""Summary of a network before and after a run, in plain values.
+"""Summarise a network before and after a run, in plain values.
 
 A report is written without the data and without the code of the network, so a run saves what the report needs
 (``network.json``): groups, layers, costs and times.
@@ -32,7 +32,7 @@ _MIN_RUNS, _MAX_RUNS, _WARM_UP = 3, 200, 2
 
 
 class Record(BaseModel):
-    """Base of all parts: immutable, and unknown names are refused."""
+    """Define the base class of all parts: immutable; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class GroupSummary(Record):
         carried_by: modules that hold one number or filter for each.
         params: share of the parameters that depend on it, before.
         macs: share of the multiply-accumulates that depend on it, before.
-        fate: for each channel the number of the cut that removed it, 0 if it stays; empty if all stay.
+        removed_by: for each channel, the number of the cut that removed it, 0 if it stays; empty if all stay.
     """
 
     name: str
@@ -62,19 +62,19 @@ class GroupSummary(Record):
     carried_by: tuple[str, ...]
     params: float
     macs: float
-    fate: tuple[int, ...] = ()
+    removed_by: tuple[int, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All modules that it touches, each once."""
+        """List all modules that it couples, each once."""
         return tuple(dict.fromkeys((*self.written_by, *self.carried_by, *self.read_by)))
 
 
 class LayerCost(Record):
-    """What one module costs.
+    """The costs of one module.
 
     Attributes:
-        params: elements of the parameters that it holds itself.
+        params: elements of its own parameters, without those of its children.
         macs: multiply-accumulates for one example.
         ms: milliseconds spent in it and in none of its children; ``None`` if it did not run.
     """
@@ -85,7 +85,7 @@ class LayerCost(Record):
 
 
 class LayerSummary(Record):
-    """A module that costs anything, before and after a run.
+    """A module with parameters or MACs, before and after a run.
 
     Attributes:
         name: its path.
@@ -101,7 +101,7 @@ class LayerSummary(Record):
 
 
 class LayerTiming(Record):
-    """How layers were timed.
+    """The conditions under which layers were timed.
 
     Attributes:
         batch: examples in the forward pass.
@@ -120,7 +120,7 @@ class NetworkSummary(Record):
     Attributes:
         format: version of the fields.
         groups: its channel groups, in the order of the network.
-        layers: its modules that cost anything, in the order of the network.
+        layers: its modules with parameters or MACs, in the order of the network.
         cost_before: ``params``, ``macs``, ``bytes`` and ``memory`` before.
         cost_after: the same after.
         timing: how the times of the layers were measured.
@@ -150,7 +150,7 @@ class NetworkSummary(Record):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"this is no summary of a network ({where}: {first['msg']})") from error
+            raise DataError(f"this is not a summary of a network ({where}: {first['msg']})") from error
 
 
 def summarise(
@@ -167,7 +167,7 @@ def summarise(
         before: the network before.
         after: the network after.
         cuts: all cuts, oldest first.
-        inputs: an example batch; traced with if nothing was cut.
+        inputs: an example batch; used to trace the network if nothing was cut.
         timed: the batch that both networks are timed on.
         seconds: spent on timing each network.
 
@@ -255,7 +255,7 @@ def module_times(
     """Time every module of networks whose passes are interleaved, in evaluation mode.
 
     Reading the clock takes some microseconds for each module, so the sum is somewhat more than the time of
-    a pass. Modes and hooks are left as they were.
+    a pass. Modes and hooks are restored.
 
     Args:
         models: the networks.
@@ -296,12 +296,10 @@ def _timed(model: nn.Module, inputs: ExampleInputs) -> dict[str, float]:
 
 @contextmanager
 def _clocks(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Put a clock on every module; yields the milliseconds, less those of the modules that it calls."""
+    """Time every module; yield its milliseconds without those of the modules that it calls."""
     device = device_of(model)
     own_ms: dict[str, float] = {}
-    running: list[
-        list[float]
-    ] = []  # of each module that runs: when it began, and the seconds of its children
+    running: list[list[float]] = []  # for each running module: its start, and the seconds of its children
 
     def begin(*_: Any) -> None:
         wait(device)
@@ -329,7 +327,7 @@ def _clocks(model: nn.Module) -> Iterator[dict[str, float]]:
 
 
 def _groups(graph: ChannelGraph, left: ChannelGraph, cuts: Sequence[Cut]) -> tuple[GroupSummary, ...]:
-    shares, fates = hanging_shares(graph), _fates(graph, cuts)
+    shares, removed_by = hanging_shares(graph), _removed_by(graph, cuts)
     return tuple(
         GroupSummary(
             name=group.name,
@@ -339,19 +337,19 @@ def _groups(graph: ChannelGraph, left: ChannelGraph, cuts: Sequence[Cut]) -> tup
             **coupled(group),
             params=float(shares[number, 0]),
             macs=float(shares[number, 1]),
-            fate=fates[group.name] if any(fates[group.name]) else (),
+            removed_by=removed_by[group.name] if any(removed_by[group.name]) else (),
         )
         for number, group in enumerate(graph.groups)
     )
 
 
-def _fates(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, tuple[int, ...]]:
+def _removed_by(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, tuple[int, ...]]:
     """For each channel of each group, find the number of the cut that removed it; 0 if it stays."""
-    fates = {group.name: np.zeros(group.channels, dtype=np.int64) for group in graph.groups}
-    alive = {name: np.arange(len(fate)) for name, fate in fates.items()}
+    found = {group.name: np.zeros(group.channels, dtype=np.int64) for group in graph.groups}
+    alive = {name: np.arange(len(numbers)) for name, numbers in found.items()}
     for cut in cuts:
         for name, channels in cut.plan.removed.items():
             gone = np.asarray(channels, dtype=np.int64)
-            fates[name][alive[name][gone]] = cut.number
+            found[name][alive[name][gone]] = cut.number
             alive[name] = np.delete(alive[name], gone)
-    return {name: tuple(fate.tolist()) for name, fate in fates.items()}
+    return {name: tuple(numbers.tolist()) for name, numbers in found.items()}

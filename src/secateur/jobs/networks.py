@@ -1,4 +1,4 @@
-"""Networks by what a user calls them: a run, a checkpoint, or a name."""
+"""Open the networks that a user names: a run, a checkpoint, or the name of a builder."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from secateur.errors import CheckpointError, DataError, UsageError
 from secateur.graph.capture.program import mode_of
 from secateur.inputs import Json
 from secateur.jobs.settings import NetworkChoice, is_checkpoint
-from secateur.models import InputSpec, LoadedWeights, ModelSpec, NamedInputs, load_weights, pictures
+from secateur.models import InputSpec, LoadedWeights, ModelSpec, NamedInputs, image_spec, load_weights
 from secateur.training.losses import main_output
 from secateur.training.run_folder import find_checkpoint
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network and all that has to be known to save it again.
+    """A network and everything that is needed to save it again.
 
     Attributes:
         model: the network itself.
-        name: of what builds it, or of its class.
-        spec: what builds it at its full size; ``None`` for a class of the user's.
-        inputs: what it expects; size and normalisation for pictures.
+        name: of its builder, or of its class.
+        spec: builds it at its full size; ``None`` for a user's class.
+        inputs: what it expects; size and normalisation for images.
         classes: names of its outputs, if known.
         history: what was done to it, oldest first.
         file: the checkpoint that it came from, if any.
-        weights: which tensors were filled with weights, if any were asked for.
+        weights: which tensors were filled with weights, if weights were requested.
     """
 
     model: nn.Module
@@ -48,24 +48,24 @@ class Network:
 
     @property
     def input(self) -> InputSpec:
-        """Size and normalisation of the pictures that it expects.
+        """Return size and normalisation of the images that it expects.
 
         Raises:
             UsageError: it expects something else.
         """
-        return pictures(self.name, self.inputs)
+        return image_spec(self.name, self.inputs)
 
     def example(self, batch: int = 2) -> Any:
-        """Inputs of the right shape on the network's device, always the same."""
+        """Return inputs of the right shape on the network's device, always the same."""
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         return tree_map_only(Tensor, lambda tensor: tensor.to(device), self.inputs.example(batch))
 
     def save(self, path: Path, metrics: dict[str, Json] | None = None) -> None:
-        """Writes a checkpoint.
+        """Write a checkpoint.
 
         Args:
             path: the file.
-            metrics: figures to put beside the tensors.
+            metrics: figures to store with the tensors.
         """
         seen = self.inputs if isinstance(self.inputs, InputSpec) else None
         save(
@@ -80,7 +80,7 @@ class Network:
         )
 
     def reload(self, path: Path) -> nn.Module:
-        """Reads a checkpoint of this network back and holds it against the network, bit for bit.
+        """Read a checkpoint of this network back and compare it with the network, bit for bit.
 
         Args:
             path: a file that :meth:`save` has just written.
@@ -101,7 +101,7 @@ class Network:
         return again
 
     def after(self, records: Iterable[Mapping[str, Json]]) -> Network:
-        """The same with more done to it.
+        """Return the same network with a longer history.
 
         Args:
             records: what was done, oldest first.
@@ -109,12 +109,12 @@ class Network:
         return replace(self, history=(*self.history, *map(dict, records)))
 
     def copy(self) -> Network:
-        """The same with a copy of the model."""
+        """Return the same network with a copy of the model."""
         return replace(self, model=copy.deepcopy(self.model))
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same in shape, type and every bit, NaN included.
+    """Check whether two tensors have the same shape, type and bits, including NaN.
 
     >>> nothing = torch.tensor([float("nan")])
     >>> same_bits(nothing, nothing.clone()), same_bits(torch.ones(1), torch.ones(2))
@@ -127,20 +127,20 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def input_of(choice: NetworkChoice) -> InputSpec:
-    """The pictures that a network expects, before it is built.
+    """Find the size and normalisation of the images that a network expects, before it is built.
 
     Args:
         choice: as for :func:`open_network`.
 
     Raises:
-        UsageError: there is no such network, or it expects something else than pictures.
+        UsageError: there is no such network, or it expects something else than images.
         CheckpointError: the checkpoint cannot be read.
     """
-    return pictures(choice.source, inputs_of(choice))
+    return image_spec(choice.source, inputs_of(choice))
 
 
 def inputs_of(choice: NetworkChoice) -> InputSpec | NamedInputs:
-    """What a network expects, before it is built.
+    """Find what a network expects, before it is built.
 
     Args:
         choice: as for :func:`open_network`.
@@ -154,15 +154,15 @@ def inputs_of(choice: NetworkChoice) -> InputSpec | NamedInputs:
         known = metadata.input or (metadata.builder.inputs if metadata.builder else InputSpec())
     else:
         known = ModelSpec.parse(choice.source).inputs
-    return known if choice.size is None else sized(pictures(choice.source, known), choice.size)
+    return known if choice.size is None else sized(image_spec(choice.source, known), choice.size)
 
 
 def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) -> Network:
-    """The network that a user asks for.
+    """Open the network that a user names.
 
     Args:
         choice: a run folder, a checkpoint, or a name and the weights for it.
-        classes: names of the classes that it is to tell apart, if there is data.
+        classes: names of the classes that it must distinguish, if there is data.
 
     Returns:
         The network, on the CPU.
@@ -170,7 +170,7 @@ def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) ->
     Raises:
         UsageError: there is no such network.
         CheckpointError: the checkpoint or the weights cannot be used.
-        DataError: a checkpoint tells other classes apart.
+        DataError: a checkpoint has other classes.
     """
     if is_checkpoint(choice.source):
         return _from_checkpoint(choice, classes)
@@ -179,12 +179,12 @@ def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) ->
 
 def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
     if choice.weights is not None:
-        raise UsageError(f"{choice.source} has weights of its own; leave --weights out")
+        raise UsageError(f"{choice.source} contains weights already; leave --weights out")
     path = find_checkpoint(choice.source)
     metadata = read_metadata(path)
     known = metadata.classes
     if known is not None and classes is not None and tuple(classes) != known:
-        raise DataError(f"{path} tells {_listed(known)} apart, but the data has {_listed(classes)}")
+        raise DataError(f"{path} has the classes {_listed(known)}, but the data has {_listed(classes)}")
     spec = metadata.builder
     if choice.builder is not None:
         spec = ModelSpec.parse(choice.builder, classes=len(known) if known else None)
@@ -215,15 +215,15 @@ def _from_name(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
 
 
 def check_outputs(network: Network, classes: Sequence[str]) -> None:
-    """Makes sure that a network tells as many classes apart as the data has.
+    """Check that a network has as many classes as the data.
 
     Args:
         network: any network.
         classes: of the data.
 
     Raises:
-        DataError: it does not.
-        TrainingError: its output is no tensor of class scores.
+        DataError: the numbers differ.
+        TrainingError: its output is not a tensor of class scores.
     """
     with mode_of(network.model, training=False), torch.inference_mode():
         scores = main_output(network.model(network.example()))
@@ -235,7 +235,7 @@ def check_outputs(network: Network, classes: Sequence[str]) -> None:
 
 
 def sized(spec: InputSpec, side: int | None) -> InputSpec:
-    """An input specification for square pictures of another size.
+    """Change an input specification to square images of another size.
 
     Args:
         spec: the network's own.

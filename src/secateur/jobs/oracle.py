@@ -1,4 +1,4 @@
-"""What each channel is really worth, and which criterion guesses it: the job behind ``secateur oracle``."""
+"""Measure the importance of each channel and compare criteria with it: the job behind ``secateur oracle``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from secateur.data import ImageData
 from secateur.errors import DataError, StoppedError, UsageError
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, trace
+from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
-from secateur.jobs.pictures import open_pictures, tell_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.ranks import Ranks
 from secateur.recipes import Callback
@@ -29,7 +29,7 @@ from secateur.training.interrupt import Interruption, interruptible
 from secateur.training.settings import DeviceSettings
 
 CRITERIA = ("taylor", "magnitude", "activation-mean", "apoz", "mutual-information", "random")
-"""The criteria of the paper's comparison, and chance."""
+"""The criteria that the paper compares, and random scores."""
 
 _SECONDS_BETWEEN_WRITES = 20.0
 
@@ -43,25 +43,25 @@ def oracle(
     callbacks: Sequence[Callback] = (),
     processes: DeviceSettings | None = None,
 ) -> dict[str, Any]:
-    """Masks every channel in turn, and holds criteria against what that does to the loss.
+    """Mask each channel alone, and compare criteria with the resulting changes of the loss.
 
-    What is measured is written to ``out`` again and again; a second call goes on from there.
+    Measurements are written to ``out`` regularly; a second call continues from there.
 
     Args:
         choice: the network.
-        data_choice: the pictures; training pictures without augmentation are used.
+        data_choice: the images; training images without augmentation are used.
         out: a JSON file.
         criteria: names of criteria.
-        examples: how many pictures.
-        callbacks: receive how it goes.
+        examples: how many images.
+        callbacks: receive progress and notes.
         processes: how many processes share the work; one if not given.
 
     Returns:
-        What the file holds: the changes of the loss, and the rank correlations of each criterion.
+        The content of the file: the changes of the loss, and the rank correlations of each criterion.
 
     Raises:
         SecateurError: the message says what is wrong.
-        StoppedError: the user asked to stop; what was measured is in the file.
+        StoppedError: the user stopped it; the measurements so far are in the file.
     """
     with launch(processes or DeviceSettings(accelerator="cpu")) as context:
         return _oracle(choice, data_choice, out, criteria, examples, callbacks, context.ranks)
@@ -77,9 +77,9 @@ def _oracle(
     ranks: Ranks,
 ) -> dict[str, Any]:
     callbacks = callbacks if ranks.is_main else ()
-    data = open_pictures(data_choice, input_of(choice), seed=0)
+    data = open_images(data_choice, input_of(choice), seed=0)
     known = _known(out)
-    ranks.barrier()  # until all have read what the first will write
+    ranks.barrier()  # until all have read the file that the first will write
     with interruptible(ranks) as interruption:
         network = open_network(choice, data.classes)
         check_outputs(network, data.classes)
@@ -87,14 +87,14 @@ def _oracle(
         graph = trace(network.model, network.example())
         batches = _batches(data, examples)
         if known is not None:
-            report_note(callbacks, f"goes on from {out}: {known.measured:,} channels are measured")
+            report_note(callbacks, f"continues from {out}: {known.measured:,} channels are measured")
         watch = _Watch(out, callbacks, interruption, ranks)
         together = ranks.is_distributed
         found = ablate(
             network.model, graph, batches, cross_entropy, resume=known, progress=watch, across_ranks=together
         )
         rows = _agreements(network, graph, found, batches, criteria, callbacks, together)
-    tell_skipped(data, callbacks)
+    report_skipped(data, callbacks)
     result = {**found.to_dict(), "network": choice.source, "model": network.name, "agreement": rows}
     if ranks.is_main:
         _write(out, result)
@@ -102,7 +102,7 @@ def _oracle(
 
 
 class _Watch:
-    """Tells how far the measuring is, writes it down now and then, and stops it when asked to."""
+    """Report progress, write the measurements regularly, and stop if the user asks for it."""
 
     def __init__(
         self, out: Path, callbacks: Sequence[Callback], interruption: Interruption, ranks: Ranks
@@ -128,7 +128,7 @@ class _Watch:
 
 
 def _batches(data: ImageData, examples: int) -> list[Any]:
-    """So many training pictures as they are, or all of them."""
+    """Return the given number of training images without augmentation, or all of them if there are fewer."""
     found, left = [], examples
     for inputs, targets in data.training_batches(augment=False):
         found.append((inputs[:left], targets[:left]))
@@ -147,7 +147,7 @@ def _agreements(
     callbacks: Sequence[Callback],
     across_ranks: bool,
 ) -> list[dict[str, Any]]:
-    """The rank correlations of each criterion, on the pictures that the oracle saw."""
+    """Compute the rank correlations of each criterion, on the images of the measurement."""
     rows = []
     for number, name in enumerate(criteria):
         report_progress(callbacks, "criteria", number, len(criteria))
@@ -160,7 +160,7 @@ def _agreements(
 
 
 def _known(out: Path) -> Ablation | None:
-    """What an earlier call has measured."""
+    """Read the measurements of an earlier call."""
     if not out.exists():
         if not out.parent.is_dir():
             raise UsageError(f"{out}: there is no folder {out.parent}")

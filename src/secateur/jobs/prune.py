@@ -1,4 +1,4 @@
-"""Make a network smaller: the job behind ``secateur prune``."""
+"""Prune a network: the job behind ``secateur prune``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from secateur.criteria import Criterion, Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
+from secateur.jobs.images import open_images, read_all
 from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
-from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
 from secateur.jobs.verifications import together
@@ -44,28 +44,29 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
 
     Args:
         job: its settings.
-        callbacks: receive what is reported.
+        callbacks: receive progress and notes.
 
     Returns:
-        What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
+        The content of ``summary.json``. The network is in ``checkpoints/best.safetensors``.
 
     Raises:
-        SecateurError: the message says what is wrong; nothing but the run folder was touched.
+        SecateurError: the message says what is wrong; only the run folder was changed.
     """
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(
-            f"criterion: {criterion.name} needs data; give --data, or choose one of the weights: {DATA_FREE}"
+            f"criterion: {criterion.name} needs data; give --data, or choose one that needs only weights: "
+            f"{DATA_FREE}"
         )
     with launch(job.device) as context:
         return _prune(job, criterion, context, callbacks)
 
 
-def _pictures(job: PruneJob) -> ImageData | None:
+def _images(job: PruneJob) -> ImageData | None:
     """Open the images, if there are any."""
     if job.data is None:
         return None
-    data = open_pictures(job.data, input_of(job.network), job.seed)
+    data = open_images(job.data, input_of(job.network), job.seed)
     if job.recipe.distillation.weight and job.recipe.distillation.flip and not data.augmentation.flip:
         raise UsageError(
             f"distillation.flip: images of '{job.data.source}' are not flipped in training, since mirror "
@@ -78,7 +79,7 @@ def _prune(
     job: PruneJob, criterion: Criterion, context: RunContext, callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     budget = job.budget
-    data = _pictures(job)
+    data = _images(job)
     with at_work("prune", job, context, callbacks) as place:
         network = open_network(job.network, data.classes if data else None)
         network.model.to(place.context.device)
@@ -108,7 +109,7 @@ def _prune(
 
 
 def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
-    """Save what a report needs of both networks; a failure here does not fail the run."""
+    """Save what a report needs about both networks; if this fails, the run continues."""
     timed, seconds = before.example(place.job.latency_batch), place.job.latency_seconds
     report_progress(place.callbacks, "timing layers", 0, 1)
     try:
@@ -147,7 +148,7 @@ def _with_data(
 
 
 def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Budget) -> Sequence[Cut]:
-    """Prune in one cut by the weights alone, without training."""
+    """Prune in one cut by the weights only, without training."""
     report_note(
         place.callbacks,
         f"no data: channels are scored by their weights alone ({job.recipe.criterion}), nothing is "
@@ -156,7 +157,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
     known, asked = fingerprint(network.model), job.recipe
     recipe = Recipe.preset("one-shot", **{name: getattr(asked, name) for name in sorted(WITHOUT_DATA)})
     training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
-    context = replace(place.context, journal=Journal())  # one cut by the weights has nothing to resume
+    context = replace(place.context, journal=Journal())  # one cut without training needs no resuming
     with place.clock("pruning"):
         result = run_recipe(network.model, network.example(), budget, recipe, training, context)
     _note_time(place, result.latency)
@@ -165,13 +166,13 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
 
 
 def _note_time(place: Workplace, fit: LatencyFit | None) -> None:
-    """Report and record the measured time beside the one that was asked for."""
+    """Report and record the measured time together with the requested one."""
     if fit is not None:
         report_note(place.callbacks, str(fit))
         place.run.summarise(asked={"latency": fit.to_dict()})
 
 
 def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:
-    """Put the verifications of all cuts together."""
+    """Combine the verifications of all cuts."""
     found = [cut.verification for cut in cuts]
     return {**together(found), "channels_removed": sum(one.channels_removed for one in found)}

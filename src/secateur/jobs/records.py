@@ -1,4 +1,4 @@
-"""A run folder that fills itself while a job works."""
+"""Record the settings, progress and results of a job in its run folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from secateur.training.process_group import uses_bf16
 from secateur.training.run_folder import CONFIG, RunFolder, read_config
 
 STATE = "state"
-"""Name of the file beside the checkpoints that an interrupted run goes on from."""
+"""Name of the file beside the checkpoints from which an interrupted run continues."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightning-fabric", "scikit-learn")
-"""What numbers come from, or pictures."""
+"""Packages whose versions can change results."""
 
 _NOT_SETTINGS = {"overwrite", "resume", "typed"}
 _MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
@@ -38,15 +38,15 @@ def recorded(command: str, job: Job, context: RunContext) -> Iterator[RunFolder]
 
     Args:
         command: name of the job.
-        job: everything that it was told.
-        context: with the processes that share the job.
+        job: all its settings.
+        context: the device, and the processes that share the job.
 
     Yields:
-        The run, with its settings written down.
+        The run, whose settings are already written.
 
     Raises:
         RunError: the folder cannot be used.
-        SecateurError: what stopped the job; the message ends with where the last good state lies.
+        SecateurError: the error that stopped the job; its message ends with the path of the last good state.
     """
     settings = job.model_dump(mode="json", exclude_none=True, exclude=_NOT_SETTINGS)
     settings = {"command": command, **settings}
@@ -77,7 +77,7 @@ def _opened(job: Job, settings: Mapping[str, Any], ranks: Ranks) -> RunFolder:
 
 
 def check_same(settings: Mapping[str, Any], out: Path) -> None:
-    """Refuses to go on with a run that was told something else.
+    """Refuse to resume a run that had other settings.
 
     Args:
         settings: of the command.
@@ -87,7 +87,7 @@ def check_same(settings: Mapping[str, Any], out: Path) -> None:
         UsageError: a setting differs.
     """
     if not (out / CONFIG).is_file():
-        return  # there is no run; that is said where the folder is opened
+        return  # there is no run; opening the folder reports that
     before, now = (_flat(tree) for tree in (read_config(out), settings))
     different = sorted(name for name in {*before, *now} - _MAY_DIFFER if before.get(name) != now.get(name))
     if different:
@@ -96,7 +96,7 @@ def check_same(settings: Mapping[str, Any], out: Path) -> None:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted names.
+    """Flatten settings to dotted names.
 
     >>> _flat({"fit": {"epochs": 3}, "seed": 0})
     {'fit.epochs': 3, 'seed': 0}
@@ -111,10 +111,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def environment(context: RunContext) -> dict[str, Any]:
-    """What a run depends on besides its settings.
+    """Describe the environment on which results depend besides the settings.
 
     Args:
-        context: where it computes.
+        context: its device and processes.
     """
     device = context.device
     return {
@@ -132,7 +132,7 @@ def environment(context: RunContext) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """The version of a package, if it is there."""
+    """Return the version of a package, if it is installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -176,7 +176,7 @@ def epoch_record(epoch: EpochDone) -> dict[str, Any]:
 
 
 def cut_record(cut: Cut) -> dict[str, Any]:
-    """A cut as plain values: what went, what is left, and how it was verified.
+    """Convert a cut to plain values: removed channels, remaining costs, and the verification.
 
     Args:
         cut: the cut.

@@ -1,4 +1,4 @@
-"""Settings of jobs: what each command works on and how, checked as a whole before anything is done.
+"""Define the settings of all jobs; they are checked together before a job starts.
 
 Nothing here imports PyTorch, so that wrong settings are reported at once.
 """
@@ -25,11 +25,11 @@ WITHOUT_DATA = frozenset(
 """Settings of a recipe that have an effect without data: one cut is made, and nothing is trained."""
 
 EXPORTED = (".onnx", ".pt2")
-"""Ends of the names of exported files."""
+"""Endings of the names of exported files."""
 
 
 class DataChoice(Settings):
-    """Which images, and how they are read.
+    """Choose images, and how they are read.
 
     Attributes:
         source: a folder, or ``digits``.
@@ -52,7 +52,7 @@ class DataChoice(Settings):
 
 
 class NetworkChoice(Settings):
-    """Which network, and where its weights come from.
+    """Choose a network, and where its weights come from.
 
     Attributes:
         source: a run folder, a checkpoint, or a name such as ``torchvision:resnet18``.
@@ -93,12 +93,14 @@ class NetworkChoice(Settings):
     @classmethod
     def _builder_is_there(cls, builder: str | None) -> str | None:
         if builder is not None and not (".py:" in builder and _file_of(builder).is_file()):
-            raise ValueError(f"{builder!r} names no function of an existing file; give FILE.py:FUNCTION")
+            raise ValueError(
+                f"{builder!r} does not name a function in an existing file; give FILE.py:FUNCTION"
+            )
         return builder
 
 
 def is_checkpoint(source: str) -> bool:
-    """Test whether a word of the user is a file or folder, and not the name of a network.
+    """Test whether a user's word is a file or folder, not the name of a network.
 
     >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
     (False, True)
@@ -122,14 +124,14 @@ def _file_of(source: str) -> Path:
 
 
 class Conditions(Settings):
-    """Under which times are taken: every combination is.
+    """Conditions under which times are measured; all combinations are measured.
 
     Attributes:
-        runtimes: of networks; an exported file has a runtime of its own.
+        runtimes: of networks; an exported file runs only in its own runtime.
         batches: examples in the forward pass.
         threads: of the CPU; as PyTorch is set to if none are given.
         seconds: time spent on each network under each condition.
-        memory: whether peak memory is measured too, by a process for each network.
+        memory: whether peak memory is measured too, in a separate process for each network.
     """
 
     runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime"], ...] = Field(
@@ -142,11 +144,11 @@ class Conditions(Settings):
 
 
 class ExportChoice(Settings):
-    """Which file to export.
+    """Choose the file to export.
 
     Attributes:
         out: the file.
-        format: ``onnx`` or ``pt2``; by the end of the file's name if not given.
+        format: ``onnx`` or ``pt2``; by the ending of the file's name if not given.
         weights_as: how weights are kept.
     """
 
@@ -200,7 +202,7 @@ class TrainJob(Job):
     """Train a network on images.
 
     Attributes:
-        data: what to train on.
+        data: the images to train on.
         fit: the training itself.
     """
 
@@ -209,11 +211,11 @@ class TrainJob(Job):
 
 
 class Search(Settings):
-    """Search for the smallest network that is good enough.
+    """Search for the smallest network that loses at most a given accuracy.
 
     Attributes:
         max_drop: percentage points of accuracy on the validation images that may be lost.
-        of: the quantity that is made small.
+        of: the quantity that is minimised.
         tries: largest number of networks that are pruned.
     """
 
@@ -226,9 +228,9 @@ class PruneJob(Job):
     """Prune a network.
 
     Attributes:
-        data: what to rank and fine-tune on; without, weights alone decide and nothing is trained.
+        data: the images to rank and fine-tune on; without them, only weights are used and nothing is trained.
         budget: what may remain.
-        search: what may be lost instead.
+        search: which loss of accuracy is allowed, in place of a budget.
         recipe: how to prune and train.
         measured: an earlier run of the same network, whose scores and width curves are used again.
     """

@@ -1,4 +1,4 @@
-"""TensorBoard as a callback: epochs and cuts as curves."""
+"""Write epochs and cuts as TensorBoard curves, as a callback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EPOCH = {
 class TensorBoard(Callback):
     """Write ``RUN/tensorboard``; close it at the end.
 
-    Nothing is written before the first epoch or cut: until then the run folder may be another run's.
+    Nothing is written before the first epoch or cut: until then, the folder may belong to another run.
 
     Args:
         run: the run folder.
@@ -68,7 +68,7 @@ class TensorBoard(Callback):
 
     def _opened(self, event: str) -> SummaryWriter:
         if self._writer is None:
-            # What a resumed run has behind it; the line of this event is there already.
+            # The earlier part of a resumed run; metrics.jsonl already has the line of this event.
             known = [line["event"] for line in read_metrics(self._run)]
             self._epoch = known.count("epoch") - (event == "epoch" and bool(known))
             self._writer = self._make(str(self._run / TENSORBOARD))

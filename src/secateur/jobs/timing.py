@@ -1,4 +1,4 @@
-"""Times of candidates in every runtime, batch size and number of threads, taken in turn."""
+"""Time candidates in every runtime, batch size and number of threads, alternately."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def timings(
     conditions: Conditions,
     callbacks: Sequence[Callback],
 ) -> list[dict[str, Any]]:
-    """Times of all candidates; under one condition all take turns.
+    """Time all candidates; under one condition, their passes alternate.
 
     Args:
-        candidates: the first is what the others are held against.
+        candidates: the others are compared with the first.
         size: shape of one input.
         conditions: runtimes, batch sizes, threads, seconds.
-        callbacks: receive how it goes.
+        callbacks: receive progress and notes.
 
     Returns:
         One row for each candidate, runtime, batch size and number of threads: ``candidate`` (its number),
         ``runtime``, ``batch``, ``threads``, ``device``, ``median_ms``, ``low_ms``, ``high_ms``, ``runs``;
-        and, against the first candidate in the same runtime (or in its first), ``times_as_fast``, ``noise``.
+        and, compared with the first candidate in the same runtime (or in its first runtime),
+        ``times_as_fast``, ``noise``.
     """
     rows: list[dict[str, Any]] = []
     done, total = 0, len(conditions.threads or (0,)) * len(conditions.batches)
@@ -48,7 +49,7 @@ def timings(
                 for number, candidate in enumerate(candidates)
                 for runtime in candidate.runtimes(conditions.runtimes)
             }
-            against = _yardsticks(list(ready))
+            against = _references(list(ready))
             for batch in conditions.batches:
                 report_progress(callbacks, "measuring", done, total)
                 inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
@@ -74,8 +75,8 @@ def timings(
     return rows
 
 
-def _yardsticks(places: Sequence[Place]) -> dict[Place, Place]:
-    """What each is held against: the first candidate in the same runtime, or in its first."""
+def _references(places: Sequence[Place]) -> dict[Place, Place]:
+    """Choose what each is compared with: the first candidate in the same runtime, or in its first runtime."""
     return {
         (number, runtime): (0, runtime) if (0, runtime) in places else places[0] for number, runtime in places
     }

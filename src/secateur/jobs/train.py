@@ -1,4 +1,4 @@
-"""Train a network on pictures: the job behind ``secateur train``."""
+"""Train a network on images: the job behind ``secateur train``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from secateur.jobs.images import open_images, read_all
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
-from secateur.jobs.pictures import open_pictures, read_all
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.workplace import at_work
 from secateur.recipes import Callback
@@ -17,24 +17,24 @@ from secateur.training.loop import fit
 
 
 def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Trains a network, keeps the best of it, and judges that on the test pictures.
+    """Train a network, keep the best epoch, and evaluate it on the test images.
 
     Args:
-        job: what to train, on what, where to, and how.
-        callbacks: receive how it goes.
+        job: its settings.
+        callbacks: receive progress and notes.
 
     Returns:
-        What ``summary.json`` holds. The network is in ``checkpoints/best.safetensors``.
+        The content of ``summary.json``. The network is in ``checkpoints/best.safetensors``.
 
     Raises:
-        SecateurError: the message says what is wrong; nothing but the run folder was touched.
+        SecateurError: the message says what is wrong; only the run folder was changed.
     """
     with launch(job.device) as context:
         return _train(job, context, callbacks)
 
 
 def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
-    data = open_pictures(job.data, input_of(job.network), job.seed)
+    data = open_images(job.data, input_of(job.network), job.seed)
     with at_work("train", job, context, callbacks) as place:
         network = open_network(job.network, data.classes)
         report_note(place.callbacks, origin(network))
@@ -67,7 +67,7 @@ def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) ->
 
 
 def origin(network: Network) -> str:
-    """Where a network's weights come from, and which tensors have none, in one line.
+    """Format in one line where a network's weights come from, and which tensors have none.
 
     Args:
         network: just opened.
@@ -75,5 +75,5 @@ def origin(network: Network) -> str:
     if network.file is not None:
         return f"weights from {network.file}"
     if network.weights is None:
-        return f"{network.name} without weights: training starts from nothing"
+        return f"{network.name} without weights: training starts from scratch"
     return f"weights of {network.name}: {network.weights}"

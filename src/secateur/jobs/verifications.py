@@ -1,4 +1,4 @@
-"""Put the verifications of several cuts together."""
+"""Combine the verifications of several cuts."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from typing import Any, Protocol
 
 
 class Checked(Protocol):
-    """What is known of one verification; attributes as of ``secateur.verification.Verification``."""
+    """Declare the attributes that are used of a ``secateur.verification.Verification``."""
 
     @property
     def ok(self) -> bool:
-        """Whether the smaller network equals the masked original."""
+        """Return whether the smaller network equals the masked original."""
 
     @property
     def max_error(self) -> float:
-        """Largest relative difference."""
+        """Return the largest relative difference."""
 
     @property
     def tolerance(self) -> float:
-        """The limit for it."""
+        """Return the tolerance of the relative difference."""
 
     @property
     def outputs(self) -> int:
-        """Number of output values that were compared."""
+        """Return the number of output values that were compared."""
 
     @property
     def inputs(self) -> int:
-        """Number of inputs that were tried."""
+        """Return the number of inputs that were tried."""
 
     @property
     def modes(self) -> Sequence[str]:
-        """Modes that were compared."""
+        """Return the modes that were compared."""
 
     @property
     def precision(self) -> str:
-        """What both sides computed in."""
+        """Return the precision in which both networks were run."""
 
     @property
     def not_checked(self) -> Sequence[str]:
-        """What could not be compared."""
+        """Return what could not be compared."""
 
 
 def together(found: Sequence[Checked]) -> dict[str, Any]:
-    """Combine verifications to one that holds for all of them.
+    """Combine verifications into one that holds for all cuts.
 
     Args:
         found: of all cuts.
 
     Returns:
-        ``ok``: whether all are; ``cuts``: how many; ``max_error`` and ``tolerance`` of the cut that comes
-        nearest to its limit; ``outputs``: their sum; ``inputs``: the fewest of any cut; ``modes``: those
+        ``ok``: whether all are; ``cuts``: how many; ``max_error`` and ``tolerance`` of the cut that is
+        closest to its tolerance; ``outputs``: their sum; ``inputs``: the fewest of any cut; ``modes``: those
         compared after every cut; ``precision``: the least exact one; ``not_checked``: all that was left out
         after any cut.
 

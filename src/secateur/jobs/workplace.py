@@ -1,4 +1,4 @@
-"""All that a job works with besides its network and its data."""
+"""Set up what a job needs besides its network and data: run folder, device, seed, journal and callbacks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from secateur.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Workplace:
-    """Hold what a job works with; made by :func:`at_work`.
+    """Store what a job needs besides network and data; created by :func:`at_work`.
 
     Attributes:
         job: its settings.
         run: the folder of its results.
-        context: where to compute; what receives reports, interrupts, and keeps the state.
+        context: device, callbacks, interruption and journal.
         clock: seconds by part of the job.
     """
 
@@ -47,7 +47,7 @@ class Workplace:
 
     @property
     def callbacks(self) -> Sequence[Callback]:
-        """What receives reports; the first of them writes to the run folder."""
+        """Return the callbacks; the first of them writes to the run folder."""
         return self.context.callbacks
 
     def evaluate(self, model: nn.Module, batches: Batches) -> Evaluation:
@@ -61,24 +61,24 @@ class Workplace:
             return evaluate(model, batches, context=self.context)
 
     def begin(self, network: Network, data: ImageData | None) -> None:
-        """Writes down what the job starts from.
+        """Record the weights and images at the start of the job.
 
         Args:
             network: with its weights.
-            data: the pictures, already read; ``None`` if there are none.
+            data: the images, already read; ``None`` if there are none.
         """
-        pictures = {}
+        images = {}
         if data is not None:
-            pictures = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
-        self.run.summarise(start={"weights": fingerprint(network.model), "pictures": pictures})
+            images = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
+        self.run.summarise(start={"weights": fingerprint(network.model), "images": images})
 
     def save(self, name: str, network: Network, evaluation: Evaluation | None = None) -> Path:
-        """Writes a network to the run's checkpoints.
+        """Write a network to the run's checkpoints.
 
         Args:
             name: of the checkpoint.
-            network: as it is now.
-            evaluation: of the network on the validation pictures.
+            network: the network in its current state.
+            evaluation: of the network on the validation images.
         """
         metrics: dict[str, Json] = {}
         if evaluation is not None:
@@ -89,13 +89,13 @@ class Workplace:
         return file
 
     def finish(self, network: Network) -> Path:
-        """Makes sure that the best checkpoint gives back this network, bit for bit.
+        """Check that the best checkpoint restores this network, bit for bit.
 
         Args:
-            network: as it came out of the job.
+            network: the result of the job.
 
         Raises:
-            CheckpointError: the file gives back something else.
+            CheckpointError: the file restores something else.
         """
         file = self.run.checkpoint("best")
         if not self.context.ranks.is_main:
@@ -109,15 +109,15 @@ class Workplace:
     def compare(
         self, networks: dict[str, Network], evaluations: dict[str, Evaluation]
     ) -> tuple[dict[str, Figures], dict[str, Any]]:
-        """The figures of networks of one kind, with times measured in turn.
+        """Collect the figures of networks with equal inputs; their timed passes alternate.
 
         Args:
             networks: by name, each with its file.
-            evaluations: by the same names, as far as they were judged.
+            evaluations: by the same names, for networks that were evaluated.
 
         Returns:
-            The figures by name, and the conditions under which the times hold; nothing of either in
-            processes that only help.
+            The figures by name, and the conditions of the times; both are empty in all processes
+            except the main one.
         """
         if not self.context.ranks.is_main:
             return {}, {}
@@ -141,13 +141,13 @@ class Workplace:
 def at_work(
     command: str, job: Job, context: RunContext, callbacks: Sequence[Callback]
 ) -> Iterator[Workplace]:
-    """Everything that a job needs, for its length: folder, seed, journal, and ears for Ctrl-C.
+    """Provide what a job needs while it runs: folder, seed, journal, and handling of Ctrl-C.
 
     Args:
         command: name of the job.
-        job: what it was told.
-        context: where to compute, and in which processes.
-        callbacks: receive how it goes.
+        job: its settings.
+        context: the device, and the processes that share the job.
+        callbacks: receive progress and notes.
 
     Yields:
         The workplace.
@@ -185,7 +185,7 @@ def at_work(
 
 
 def _journal(job: Job, run: RunFolder, ranks: Ranks) -> Journal:
-    """What an interrupted job goes on from: written by the first process, read by all."""
+    """Open the journal from which an interrupted job continues: the first process writes it, all read it."""
     file = run.checkpoint(STATE)
     if ranks.is_main and not job.resume:
         file.unlink(missing_ok=True)

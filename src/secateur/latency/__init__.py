@@ -1,4 +1,4 @@
-"""Measure how long networks take, and predict it for any widths of their groups.
+"""Measure the latency of networks, and predict it for any widths of their groups.
 
 - ``measure``: times whole networks, in one of the ``pytorch_runtimes``; several are run alternately.
 - ``table``: predicts the time of a network from its group widths.

@@ -37,13 +37,13 @@ NetworkTimer = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
 Progress = Callable[[int, int], None]
 """Called with the number of finished steps, and of all steps."""
 
-_NEGLIGIBLE = 5e-4  # error that is accepted at one place of a network, as a share of the network's time
+_NEGLIGIBLE = 5e-4  # accepted error at one place of a network, as a share of the network's time
 _LEAST_MS = 1e-6  # milliseconds; no operator takes less
 
 _RUNS = 9  # widths at which the whole network runs
 _NARROWEST = 0.1  # share of all widths in the last of them
 _UNEVEN = (
-    0.5  # by how much widths of single groups vary around their share, so that kinds can be distinguished
+    0.5  # variation of the widths of single groups around their share, so that kinds can be distinguished
 )
 _MIN_RUNS, _MIN_SECONDS = 3, 0.4  # for each of them
 
@@ -68,13 +68,13 @@ def latency_table(
 ) -> LatencyTable:
     """Measure how long a network takes on this device, as a function of the widths of its groups.
 
-    Every operator is timed alone, at enough sizes to show the steps in which devices work. Then the whole
+    Every operator is timed alone, at enough sizes to show the steps of its time. Then the whole
     network runs at several widths, and the sum of the operators is calibrated with its times. Each time is
     kept in ``timings`` as soon as it is measured: an interrupted call continues where it stopped, and neither
     a later call nor another network with the same operators measures anything twice.
 
     Args:
-        model: the network that was traced, on the device to be timed; it is left as it is.
+        model: the network that was traced, on the device to be timed; it is not changed.
         graph: its channel graph.
         example_inputs: arguments of the timed forward pass; times hold for this number of examples.
         runtime: how the whole network is run, as for :func:`secateur.measure_latency`. Operators are
@@ -214,8 +214,8 @@ def _calibration_runs(
 ) -> FloatArray:
     """Measure the network at several widths.
 
-    Each runs alternately with the full network, as a pruned network does later. More networks at a time would
-    displace each other's weights from the caches.
+    Each runs alternately with the full network, as a pruned network does later. If more networks alternated,
+    they would displace each other's weights from the caches.
 
     Args:
         names: under which the times are kept, one per row of the widths.
@@ -231,7 +231,7 @@ def _calibration_runs(
         if timings.get(conditions, name) is None:
             found = compare(row)
             full = found.latencies["full"].median_ms
-            # The machine may be slower now than when the full network was measured first.
+            # The machine may be slower now than during the first measurement of the full network.
             drift = timings.get(conditions, names[0])
             times = 1.0 if drift is None else drift / full
             timings.put(conditions, name, full / found.speedup("narrow") * times)

@@ -26,10 +26,10 @@ from secateur.untouched import untouched
 Key = TypeVar("Key", bound=Hashable)
 
 Measurable = nn.Module | PreparedNetwork
-"""A network, or a prepared network that is no module any more."""
+"""A network, or a prepared network that is not a module."""
 
-_PRECISE = 0.01  # standard error up to which a ratio counts as known
-_PATIENCE = 5  # how many times the least time is spent to reach that
+_PRECISE = 0.01  # largest standard error of a ratio that is accurate enough
+_PATIENCE = 5  # largest multiple of the minimum time that is spent to reach that
 _QUARTILES = 1.349  # distance of the quartiles of normal numbers, in standard deviations
 _MEDIAN = 1.2533  # standard error of the median of normal numbers, in standard errors of the mean
 _LEAST = 1e-9  # milliseconds; two readings of a clock may be equal
@@ -159,7 +159,7 @@ def measure_latency(
 
     Runs are repeated until there are ``min_runs`` of them and ``min_seconds`` have passed. On an
     accelerator each run waits for the device. The network, its mode and the number of threads are
-    left as they were; inputs are moved to the network's device before the timed runs.
+    restored; inputs are moved to the network's device before the timed runs.
 
     Args:
         model: the network; or a ``PreparedNetwork``, such as the file that
@@ -264,7 +264,7 @@ def compare_latency(
 
 @contextmanager
 def _explained(networks: Sequence[nn.Module], inputs: ExampleInputs) -> Iterator[None]:
-    """Say what is wrong where a network does not run on its inputs."""
+    """Explain the error if a network does not run on its inputs."""
     try:
         yield
     except SecateurError:

@@ -36,11 +36,11 @@ _CORE_CACHES = 4 << 20  # bytes; more than the caches of one core hold
 
 
 class OperatorTimer(Protocol):
-    """Measures the time of a call. Tests and other devices supply their own."""
+    """Measure the time of a call. Tests and other devices implement this protocol too."""
 
     @property
     def conditions(self) -> str:
-        """All that times depend on besides the call: device, threads, versions, memory layout."""
+        """Name everything that affects times besides the call: device, threads, versions, memory layout."""
 
     def __call__(self, call: OperatorCall) -> float:
         """Measure the milliseconds of one call.
@@ -52,7 +52,7 @@ class OperatorTimer(Protocol):
 
 @dataclass(frozen=True)
 class DeviceTimer:
-    """Runs an operator alone, with the caches in the state in which a forward pass leaves them.
+    """Run an operator alone, with the caches in the state in which a forward pass leaves them.
 
     Before each run, other code works on other memory, and the values that the operator reads are written
     again. Its results are new memory each time. Its weights are not in the caches: between two uses of the
@@ -68,7 +68,7 @@ class DeviceTimer:
 
     @property
     def conditions(self) -> str:
-        """Device, threads, version, layout, and the way of measuring."""
+        """Name device, threads, version, layout, and the method of measuring."""
         count = torch.get_num_threads()
         threads = f"{count} thread{'s' * (count != 1)}, " if self.device.type == "cpu" else ""
         return (

@@ -39,7 +39,7 @@ class TensorSpec:
         shape: its sizes.
         dtype: type of its numbers.
         stored: whether it is a parameter or buffer, which stays in memory between forward passes, and not a
-            value that an operator before has just written.
+            value that an earlier operator has just written.
 
     >>> print(TensorSpec((1, 8), torch.float32, True))
     float32[1,8]*
@@ -51,7 +51,7 @@ class TensorSpec:
 
     @property
     def bytes(self) -> int:
-        """Its size in memory."""
+        """Return its size in memory."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class OperatorCall:
 
     @property
     def specs(self) -> list[TensorSpec]:
-        """All tensors among the arguments."""
+        """List all tensors among the arguments."""
         found: list[TensorSpec] = []
         replace_specs((self.arguments, tuple(item for _, item in self.keywords)), found.append)
         return found
@@ -180,14 +180,14 @@ class Operator:
 
     @property
     def kind(self) -> str:
-        """Its kind in a latency table; operators of one kind access memory in a similar way."""
+        """Return its kind in a latency table; operators of one kind access memory in a similar way."""
         name = self.name.split(".")[1]
         grouped = name in _CONVOLUTIONS and len(self._arguments) > _GROUPS and self._arguments[_GROUPS] != 1
         return f"grouped {name}" if grouped else name
 
     @property
     def full(self) -> tuple[int, ...]:
-        """The present size of every axis."""
+        """Return the present size of every axis."""
         return tuple(axis.high for axis in self.axes)
 
     def call(self, sizes: Sequence[int]) -> OperatorCall:
@@ -247,7 +247,7 @@ def _takes_time(node: Node) -> bool:
     if schema is None or schema.name.removeprefix("aten::") in _FREE:
         return False
     aliases = [item.alias_info for item in schema.returns if item.alias_info is not None]
-    return all(alias.is_write for alias in aliases)  # else it is a view
+    return all(alias.is_write for alias in aliases)  # otherwise it is a view
 
 
 class _OperatorReader:

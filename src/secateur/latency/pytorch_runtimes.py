@@ -23,21 +23,21 @@ Forward = Callable[..., object]
 
 @runtime_checkable
 class PreparedNetwork(Protocol):
-    """A network that is ready to run and is no module any more, such as an opened exported file.
+    """A network that is ready to run and is not a module, such as an opened exported file.
 
     It can be measured in place of a module.
     """
 
     @property
     def device(self) -> torch.device:
-        """The device of its inputs."""
+        """Return the device of its inputs."""
 
     @property
     def runtime(self) -> str:
-        """The name of the runtime that runs it."""
+        """Return the name of the runtime that runs it."""
 
     def __call__(self, *inputs: Tensor) -> object:
-        """Run the network once; return when the result is there."""
+        """Run the network once; return when the result is ready."""
 
 
 def _unchanged(tensor: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class PyTorchRuntime:
 
     Attributes:
         name: the name in reports and among the kept timings.
-        prepare: returns a function that runs a network in evaluation mode; it must leave the network as it
-            is, so it works on a copy where it changes anything.
+        prepare: returns a function that runs a network in evaluation mode; it must not change the
+            network, so it works on a copy if it changes anything.
         lay_out: returns an input in the memory layout that the prepared network reads.
         compiles: whether the first run compiles the network; that run is not timed.
 

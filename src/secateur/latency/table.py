@@ -18,7 +18,7 @@ _CHEAP = 0.5  # share of that time below which additional channels count as free
 
 
 class LatencyModel(Protocol):
-    """All that a plan needs to know about time: a table, or anything else with this method."""
+    """Predict times for a plan: a table, or any other object with this method."""
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
         """Predict the time of a forward pass.
@@ -33,7 +33,7 @@ class LatencyModel(Protocol):
 
 @dataclass(frozen=True)
 class Calibration:
-    """How times of operators become the time of a network.
+    """Convert times of operators to the time of a network.
 
     Attributes:
         overhead: milliseconds that belong to no operator.
@@ -89,7 +89,7 @@ class LatencyTable:
 
     Attributes:
         entries: operators with their times.
-        calibration: how their times become that of the network.
+        calibration: converts their times to that of the network.
         batch: examples in the inputs.
         conditions: device, threads, versions, memory layout.
         runtime: name of the runtime that ran the whole network.

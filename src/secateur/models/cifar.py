@@ -1,8 +1,8 @@
-"""Residual networks for 32 by 32 pictures (He et al., "Deep Residual Learning", 2016, section 4.2).
+"""Residual networks for 32 by 32 images (He et al., "Deep Residual Learning", 2016, section 4.2).
 
-Three stages of 16, 32 and 64 channels; ``6n + 2`` layers have n blocks a stage. Where a stage begins, the
-shortcut takes every second pixel and pads the missing channels with zeros (their option A, without
-parameters). Names of parameters are those of the published CIFAR-10 weights.
+Three stages of 16, 32 and 64 channels; ``6n + 2`` layers have n blocks per stage. At the start of a stage,
+the shortcut takes every second pixel and pads the missing channels with zeros (their option A, without
+parameters). Parameters have the same names as in the published CIFAR-10 weights.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 
 class PaddedShortcut(nn.Module):
-    """Every second pixel, with zero channels before and after: shortcut option A.
+    """Shortcut of option A: every second pixel, with zero channels before and after.
 
     Args:
-        before: number of zero channels put in front.
-        after: number of zero channels put behind.
+        before: number of zero channels before the others.
+        after: number of zero channels after the others.
 
     >>> PaddedShortcut(1, 2)(torch.ones(1, 3, 4, 4)).shape
     torch.Size([1, 6, 2, 2])
@@ -29,7 +29,7 @@ class PaddedShortcut(nn.Module):
         self.after = after
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (N, C, H, W) to (N, before + C + after, H / 2, W / 2)."""
+        """Map shape (N, C, H, W) to (N, before + C + after, H / 2, W / 2)."""
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
 
 
@@ -37,9 +37,9 @@ class BasicBlock(nn.Module):
     """Two 3 by 3 convolutions and a shortcut.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: of the first convolution; 2 where a stage begins.
+        inputs: input channels.
+        outputs: output channels.
+        stride: of the first convolution; 2 at the start of a stage.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if stride == 1 else PaddedShortcut(before, outputs - inputs - before)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        """Map shape (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -78,7 +78,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures, shape (N, 3, H, W), to logits, shape (N, num_classes)."""
+        """Map images, shape (N, 3, H, W), to logits, shape (N, num_classes)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
@@ -91,10 +91,10 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def resnet20(num_classes: int = 10) -> CifarResNet:
-    """ResNet-20: 0.27 million parameters, 41 million MACs."""
+    """Build ResNet-20: 0.27 million parameters, 41 million MACs."""
     return CifarResNet(3, num_classes)
 
 
 def resnet56(num_classes: int = 10) -> CifarResNet:
-    """ResNet-56: 0.85 million parameters, 126 million MACs."""
+    """Build ResNet-56: 0.85 million parameters, 126 million MACs."""
     return CifarResNet(9, num_classes)

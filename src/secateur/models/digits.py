@@ -1,6 +1,6 @@
-"""A convolutional network for handwritten digits, far larger than the task needs.
+"""Define a convolutional network for handwritten digits that is far larger than the task needs.
 
-It is what the demonstration prunes: most of its channels can go and nobody misses them.
+The demonstration prunes it: most of its channels can be removed without loss of accuracy.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class DigitsNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures, shape (N, 1, 8, 8), to logits, shape (N, num_classes)."""
+        """Map images, shape (N, 1, 8, 8), to logits, shape (N, num_classes)."""
         logits: Tensor = self.classifier(self.features(x))
         return logits
 
 
 def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    # Batch norm brings its own shift, so the convolution needs none.
+    # Batch norm adds a shift, so the convolution needs no bias.
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()

@@ -1,6 +1,6 @@
-"""Where networks come from: torchvision, timm, Secateur's own few, and libraries of other tasks.
+"""Build networks by name: of torchvision, timm, Secateur's own, and of libraries for other tasks.
 
-A family knows its networks by name. It builds them from plain arguments, says what their inputs look like and
+A family lists its networks by name, builds them from plain arguments, describes their inputs and
 fetches published weights.
 """
 
@@ -25,13 +25,13 @@ from secateur.models.digits import DigitsNet
 
 Arguments = Mapping[str, Json]
 
-# Both are published with a normalisation of their own, to which they convert from the usual one. The
-# explicit choice of the published initialisation also keeps them from warning.
+# Both were published with a different normalisation, to which they convert from the usual one. The
+# explicit choice of the published initialisation also prevents a warning.
 _INCEPTION: Arguments = {"transform_input": True, "init_weights": True}
 _TORCHVISION_DEFAULTS: Mapping[str, Arguments] = {
     "googlenet": _INCEPTION,
     "inception_v3": _INCEPTION,
-    # Published for larger pictures than its builder assumes.
+    # Published for larger images than its builder assumes.
     "vit_h_14": {"image_size": 518},
 }
 
@@ -44,16 +44,16 @@ _BUILTIN: Mapping[str, tuple[Callable[..., nn.Module], InputSpec]] = {
 
 
 class Family(Protocol):
-    """Networks of one origin."""
+    """A source of networks."""
 
     def names(self) -> list[str]:
-        """Names of all networks of the family, as far as they can be listed."""
+        """List the names of all networks of the family, as far as they can be listed."""
 
     def known(self, name: str) -> bool:
-        """Tell whether there is a network of this name; raises UsageError where it knows why not."""
+        """Test whether there is a network of this name; raise UsageError to say why not."""
 
     def build(self, name: str, arguments: Arguments) -> nn.Module:
-        """The network, freshly initialised.
+        """Build a network with new initial weights.
 
         Args:
             name: a known one.
@@ -61,20 +61,20 @@ class Family(Protocol):
         """
 
     def inputs(self, name: str, arguments: Arguments) -> InputSpec | NamedInputs:
-        """What the network expects, from the recipe of its published weights or its config."""
+        """Return the inputs that the network expects, from the recipe of its weights or from its config."""
 
     def has_weights(self, name: str) -> bool:
-        """Tell whether there are published weights, or weights beside the config."""
+        """Test whether there are published weights, or weights beside the config."""
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
-        """The published weights; raises OSError if they cannot be fetched."""
+        """Fetch the published weights; raise OSError if that fails."""
 
 
 class Torchvision:
     """The classification networks of torchvision."""
 
     def names(self) -> list[str]:
-        """Names as in ``torchvision.models``."""
+        """List the names as in ``torchvision.models``."""
         names: list[str] = torchvision.models.list_models(module=torchvision.models)
         return names
 
@@ -113,7 +113,7 @@ class Timm:
     """The networks of timm, where it is installed; a tag may follow the name (``resnet50.a1_in1k``)."""
 
     def names(self) -> list[str]:
-        """Names as in ``timm.list_models``, without tags."""
+        """List the names as in ``timm.list_models``, without tags."""
         return list(_timm().list_models())
 
     def known(self, name: str) -> bool:
@@ -139,7 +139,7 @@ class Timm:
         wanted = _integer(arguments, "in_chans", channels)
         if wanted == channels:
             return InputSpec((channels, height, width), tuple(config.mean), tuple(config.std))
-        # Published statistics are of other channels, so map [0, 1] to [-1, 1].
+        # Published statistics are for other channels, so map [0, 1] to [-1, 1].
         return InputSpec((wanted, height, width), (0.5,) * wanted, (0.5,) * wanted)
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
@@ -152,7 +152,7 @@ class Builtin:
     """Secateur's own networks: small, for demonstrations and CIFAR-10."""
 
     def names(self) -> list[str]:
-        """``digits``, ``resnet20``, ``resnet56``."""
+        """List ``digits``, ``resnet20`` and ``resnet56``."""
         return list(_BUILTIN)
 
     def known(self, name: str) -> bool:
@@ -172,9 +172,9 @@ class Builtin:
         return _BUILTIN[name][1]
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
-        """There are none."""
+        """Raise an error, since there are none."""
         raise CheckpointError(
-            f"secateur:{name} has no published weights: train it from nothing (weights none) or give a file"
+            f"secateur:{name} has no published weights: train it from scratch (weights none) or give a file"
         )
 
 
@@ -190,7 +190,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def _timm() -> Any:
-    """The module timm; imported after torchvision's operators are declared, which it needs too."""
+    """Import timm after torchvision's operators are declared, which timm needs too."""
     if find_spec("timm") is None:
         raise UsageError("timm is not installed: pip install 'torch-secateur[timm]'")
     import timm

@@ -1,4 +1,4 @@
-"""The one way to a network by name: a specification, parsed, checked and built."""
+"""Parse, check and build the specification of a network."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
-from secateur.inputs import InputSpec, Json, NamedInputs, pictures
+from secateur.inputs import InputSpec, Json, NamedInputs, image_spec
 from secateur.models.families import FAMILIES, Family
 from secateur.models.userfile import find_function, names_a_file, takes
 from secateur.models.weights import load_weights
 
-# Arguments with which a builder would open or fetch files; weights are Secateur's own business.
+# Arguments with which a builder would open or fetch files; Secateur loads weights itself.
 _REFUSED = ("weights", "pretrained", "checkpoint_path", "cache_dir", "progress")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network that can be built again: who builds it, and with which arguments.
+    """The builder of a network and its arguments, so that the network can be built again.
 
     Attributes:
         name: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:resnet20``, ``hf:path/to/folder``,
@@ -43,12 +43,12 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str, *, classes: int | None = None, **arguments: Json) -> ModelSpec:
-        """A specification from what a user wrote.
+        """Parse a user's text to a specification.
 
         Args:
             text: as ``name``; a name without a colon is torchvision's.
-            classes: number of outputs, by default as the builder has it. A function in a file gets it only
-                if it takes ``num_classes``.
+            classes: number of outputs; the builder's default if not given. A function in a file receives it
+                only if it takes ``num_classes``.
             arguments: further keyword arguments of the builder.
 
         Raises:
@@ -64,15 +64,15 @@ class ModelSpec:
 
     @property
     def is_file(self) -> bool:
-        """Whether building runs a user's file."""
+        """Return whether building runs a user's file."""
         return names_a_file(self.name)
 
     @property
     def inputs(self) -> InputSpec | NamedInputs:
-        """What the network expects; for a function in a file, 224 pixels and ImageNet's normalisation.
+        """Return the expected inputs; for a function in a file, 224 pixels and ImageNet's normalisation.
 
         Raises:
-            UsageError: if the config of the network does not tell.
+            UsageError: if they do not follow from the config of the network.
         """
         if self.is_file:
             return InputSpec()
@@ -81,12 +81,12 @@ class ModelSpec:
 
     @property
     def input(self) -> InputSpec:
-        """The pictures that the network expects.
+        """Return the images that the network expects.
 
         Raises:
             UsageError: if it expects something else.
         """
-        return pictures(self.name, self.inputs)
+        return image_spec(self.name, self.inputs)
 
     @property
     def has_weights(self) -> bool:
@@ -97,7 +97,7 @@ class ModelSpec:
         return family.has_weights(name)
 
     def build(self) -> nn.Module:
-        """The network, freshly initialised, in training mode, on torch's default device.
+        """Build the network with new initial weights, in training mode, on torch's default device.
 
         Raises:
             UsageError: if the builder does not take the arguments, or returns no network.
@@ -114,10 +114,10 @@ class ModelSpec:
         return model
 
     def default_weights(self) -> Mapping[str, Tensor]:
-        """The published weights of the network.
+        """Fetch the published weights of the network.
 
         Raises:
-            UsageError: if there are none by this name.
+            UsageError: if there are none for this name.
             CheckpointError: if they cannot be fetched.
         """
         if self.is_file:
@@ -133,12 +133,12 @@ class ModelSpec:
             ) from error
 
     def to_dict(self) -> dict[str, Json]:
-        """As plain values for JSON."""
+        """Convert to plain values for JSON."""
         return {"name": self.name, "arguments": dict(self.arguments)}
 
     @classmethod
     def from_dict(cls, data: object) -> ModelSpec:
-        """The inverse of :meth:`to_dict`; nothing is run or imported.
+        """Read what :meth:`to_dict` returned; nothing is run or imported.
 
         Raises:
             UsageError: if the data are of another form, or name no network.
@@ -146,7 +146,7 @@ class ModelSpec:
         match data:
             case {"name": str(name), "arguments": dict(arguments), **rest} if not rest:
                 return cls(name if names_a_file(name) else _known(name), _checked(name, arguments))
-        raise UsageError("a network is described by its name and arguments, and by nothing else")
+        raise UsageError("a network is described by its name and arguments only")
 
     def _builder(self) -> Callable[..., Any]:
         if self.is_file:
@@ -169,9 +169,9 @@ def build(
             ``secateur:resnet56``, a bare torchvision name, ``path/to/file.py:function``, or a network of
             another library: ``hf:FOLDER`` and ``diffusers:FOLDER`` with a ``config.json``,
             ``ultralytics:yolov8n.yaml``, ``smp:Unet/resnet18``.
-        classes: number of outputs, by default as the builder has it.
+        classes: number of outputs; the builder's default if not given.
         weights: nothing, ``"default"`` for the published ones, a file, or tensors by name. Tensors that do
-            not fit, such as those of a classifier for other classes, stay freshly initialised; to learn
+            not fit, such as those of a classifier for other classes, keep their initial values; to learn
             which, call :func:`load_weights` yourself.
         arguments: further keyword arguments of the builder, such as ``dropout=0.2``.
 
@@ -180,7 +180,7 @@ def build(
 
     Raises:
         UsageError: if the name or an argument is wrong.
-        CheckpointError: if the weights cannot be had or none of them fits.
+        CheckpointError: if the weights cannot be fetched, or none of them fits.
 
     >>> build("secateur:digits", classes=4).classifier[-1].out_features
     4
@@ -198,7 +198,7 @@ def _split(name: str) -> tuple[Family, str]:
 
 
 def _known(text: str) -> str:
-    """The full name of a network that exists."""
+    """Return the full name of a network that exists."""
     origin, colon, name = text.partition(":")
     if not colon:
         origin, name = "torchvision", text

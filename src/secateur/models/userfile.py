@@ -1,7 +1,7 @@
-"""Networks from a user's own file: ``nets/mine.py:network``.
+"""Build networks from a user's file: ``nets/mine.py:network``.
 
-This runs the file. It happens only for a specification that the user wrote, on the command line or in a call,
-and never for one that was read from a checkpoint.
+This runs the file. That happens only for a specification that the user wrote, on the command line or in a
+call, and never for one that was read from a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from secateur.errors import UsageError, closest
 
 
 def names_a_file(spec: str) -> bool:
-    """Tell whether a specification names a function in a file.
+    """Check whether a specification names a function in a file.
 
     >>> names_a_file("nets/mine.py:network"), names_a_file("torchvision:resnet18")
     (True, False)
@@ -44,11 +44,11 @@ def find_function(spec: str) -> Callable[..., nn.Module]:
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"{path} has no function {name!r}{closest(name, public)}")
-    return function  # type: ignore[no-any-return]  # what it returns is checked where it is called
+    return function  # type: ignore[no-any-return]  # its result is checked where it is called
 
 
 def takes(function: Callable[..., object], argument: str) -> bool:
-    """Tell whether a function can be called with this keyword argument.
+    """Check whether a function can be called with this keyword argument.
 
     >>> takes(lambda num_classes: None, "num_classes"), takes(lambda: None, "num_classes")
     (True, False)
@@ -58,11 +58,11 @@ def takes(function: Callable[..., object], argument: str) -> bool:
 
 
 _RUN: dict[Path, tuple[bytes, ModuleType]] = {}
-"""For each file that was run, its content and the module: a file may do what can be done only once."""
+"""The content and module of each file that was run: a file may contain what can be done only once."""
 
 
 def _run(path: Path) -> ModuleType:
-    """The module of a file, which is run once for as long as it stays the same."""
+    """Return the module of a file, which is run only once while its content stays the same."""
     if not path.is_file():
         raise UsageError(f"no file {path}: give an existing file as path/to/file.py:function")
     place = path.resolve()
@@ -72,7 +72,7 @@ def _run(path: Path) -> ModuleType:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if place in _RUN and _RUN[place][0] == content:
         return _RUN[place][1]
-    # A name of its own, so that the file hides no module; registered, since data classes ask for it.
+    # A unique name, so that the file hides no module; registered, since data classes need that.
     number = hashlib.sha256(str(place).encode()).hexdigest()[:12]
     spec = spec_from_file_location(f"_secateur_user_{path.stem}_{number}", place)
     assert spec is not None  # a file whose name ends in .py always has a loader
@@ -80,11 +80,11 @@ def _run(path: Path) -> ModuleType:
     module = module_from_spec(spec)
     before = sys.modules.get(spec.name)
     sys.modules[spec.name] = module
-    # The file may import its neighbours, as it may when it is run as a script.
+    # The file may import files in its folder, as a script may.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        # Compiled here, since the loader keeps what it compiled for files changed within the same second.
-        exec(compile(content, str(place), "exec"), vars(module))  # the user asked for it
+        # Compiled here, since the loader's cache misses changes within the same second.
+        exec(compile(content, str(place), "exec"), vars(module))  # the user named this file
     except BaseException as error:
         if before is None:
             sys.modules.pop(spec.name, None)

@@ -1,4 +1,4 @@
-"""Weights from a file into a network, as far as they fit."""
+"""Load weights from a file into a network, as far as they fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
 
-# Where training scripts put the weights within what they save, and what wrappers put in front of the names.
+# Keys under which training scripts save weights, and prefixes that wrappers add to the names.
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _NAMES_SHOWN = 4
@@ -25,8 +25,8 @@ class LoadedWeights:
 
     Attributes:
         loaded: names of the tensors that were filled.
-        missing: names that the source lacks; they stay as they were.
-        unfitting: names whose shape in the source is another; they stay as they were.
+        missing: names that the source lacks; they are not changed.
+        unfitting: names whose shape in the source is different; they are not changed.
         unexpected: names in the source that the network lacks.
 
     >>> print(LoadedWeights(("conv.weight",), ("fc.weight", "fc.bias"), (), ()))
@@ -40,7 +40,7 @@ class LoadedWeights:
 
     @property
     def new(self) -> tuple[str, ...]:
-        """Names of the tensors that stay as they were."""
+        """List the names of the tensors that were not filled."""
         return self.missing + self.unfitting
 
     def __str__(self) -> str:
@@ -55,13 +55,13 @@ class LoadedWeights:
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) -> LoadedWeights:
     """Fill a network with weights, as far as names and shapes fit.
 
-    The final classifier usually does not fit when the classes are others: it stays freshly initialised, and
+    The final classifier usually does not fit if the classes differ: it keeps its initial values, and
     the report says so.
 
     Args:
         model: the network; changed in place.
         source: a file (``.pt``, ``.pth``, ``.th``: anything that ``torch.load`` reads without running code;
-            or ``.safetensors``), or tensors by name. Weights within ``state_dict`` and the like are found,
+            or ``.safetensors``), or tensors by name. Weights under keys such as ``state_dict`` are found,
             and prefixes such as ``module.`` removed.
 
     Returns:
@@ -95,7 +95,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) ->
         missing=tuple(
             name
             for name, tensor in state.items()
-            # A tied tensor is filled through its other name; counters of steps are no weights.
+            # A tied tensor is filled under its other name; counters of steps are not weights.
             if name not in tensors and id(tensor) not in filled and not name.endswith("num_batches_tracked")
         ),
         unfitting=unfitting,
@@ -112,7 +112,7 @@ def _read(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, or is no weights file: save model.state_dict() and give that"
+            f"{path} holds more than tensors, or is not a weights file: save model.state_dict() and give that"
         ) from error
     except Exception as error:  # foreign bytes fail in many ways
         reason = str(error).partition("\n")[0]
@@ -120,7 +120,7 @@ def _read(path: Path) -> object:
 
 
 def _tensors(data: object, where: str) -> dict[str, Tensor]:
-    """The tensors by name, however deep a training script put them."""
+    """Find the tensors by name, at any depth of what a training script saved."""
     while isinstance(data, Mapping):
         tensors = {str(name): value for name, value in data.items() if isinstance(value, Tensor)}
         inner = next((data[key] for key in _NESTED if isinstance(data.get(key), Mapping)), None)
@@ -133,7 +133,7 @@ def _tensors(data: object, where: str) -> dict[str, Tensor]:
 
 
 def _without_prefix(tensors: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without what a wrapper put in front of every name."""
+    """Remove the prefix that a wrapper added to every name."""
     for _ in range(len(_PREFIXES)):
         for prefix in _PREFIXES:
             ours = any(name.startswith(prefix) for name in state)
@@ -143,7 +143,7 @@ def _without_prefix(tensors: dict[str, Tensor], state: Mapping[str, Tensor]) -> 
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    """Names as in a sentence, cut short if they are many."""
+    """Format names for a sentence; a long list is shortened."""
     if len(names) > _NAMES_SHOWN:
         names = (*names[: _NAMES_SHOWN - 1], f"{len(names) - _NAMES_SHOWN + 1} more")
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

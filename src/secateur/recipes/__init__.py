@@ -1,4 +1,4 @@
-"""Pruning from start to end: recipes, and what runs them."""
+"""Define recipes for the complete pruning of a network, and run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks: receive what pruning reports while it runs."""
+"""Define the callbacks that receive reports while pruning runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Callback(TrainingCallback):
-    """Receive what pruning reports. The methods do nothing; override those that you need.
+    """Receive reports of pruning. The methods do nothing; override those that you need.
 
     Besides the methods below there are those of training: ``on_progress(progress)``, ``on_note(text)`` and
     ``on_epoch_end(epoch)``.
@@ -42,7 +42,7 @@ class Callback(TrainingCallback):
         """Called after each cut, with its plan and its verification."""
 
     def on_latency(self, fit: LatencyFit) -> None:
-        """Called before the last cut, with the measured time of its plan, where a budget limits latency."""
+        """Called before the last cut, with the measured time of its plan, if a budget limits latency."""
 
     def on_resume(self, cuts: Sequence[Cut]) -> None:
         """Called with the cuts that an interrupted run had made, when it is resumed."""

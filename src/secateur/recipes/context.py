@@ -1,4 +1,4 @@
-"""Describe what a recipe trains and judges with, and where it runs."""
+"""Describe the data and tools with which a recipe trains and evaluates, and where it runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from secateur.training.evaluate import Batches, Metric
 from secateur.training.settings import FitSettings
 
 Train = Callable[[nn.Module, FitSettings], object]
-"""A training loop of the user's: trains a network in place for one phase."""
+"""A user's training loop: trains a network in place for one phase."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a recipe trains and judges with, where a list of batches is not enough.
+    """Data and tools for training and evaluation, where a list of batches is not enough.
 
     Attributes:
         batches: pairs of inputs and targets, or mappings of named arguments, to rank and train with.
@@ -32,11 +32,11 @@ class Training:
         metric: judges the network after each epoch, larger being better, instead of its accuracy on
             ``validation``: for tasks other than classification.
         optimizer: over parameters of the network, or some of them; used throughout, and its state cut with
-            the parameters. Made from the recipe if not given.
+            the parameters. Created from the recipe if not given.
         train: called with the network and the settings of the phase after each cut, instead of the training
-            loop of Secateur. Scores are then collected in a pass of their own.
-        check_inputs: what each cut is verified on; the example inputs if not given.
-        latency: how latency is measured, where a budget limits it or widths are those that run well.
+            loop of Secateur. Then scores are collected in a separate pass.
+        check_inputs: the inputs for the verification of each cut; the example inputs if not given.
+        latency: how latency is measured, if a budget limits it or widths must be efficient on the device.
 
     Example:
         >>> Training([], metric=lambda model: 1.0).validation is None
@@ -55,10 +55,10 @@ class Training:
 
 @dataclass(frozen=True)
 class RecipeContext(RunContext):
-    """Hold what a recipe needs besides the network and the data.
+    """Store what a recipe needs besides the network and the data.
 
-    With a journal, a call with the same arguments, and the network as it was at first, continues a run that
-    was killed, to the same bits. ``save`` is called with ``"best"`` only after the last cut.
+    With a journal, a call with the same arguments and the original network continues a run that was
+    killed, with bit-for-bit the same result. ``save`` is called with ``"best"`` only after the last cut.
 
     Attributes:
         callbacks: receive progress, epochs, scores and cuts.

@@ -1,4 +1,4 @@
-"""Make one cut, compare it with the masked original, and take it back if it is wrong."""
+"""Make one cut, compare it with the masked original, and undo it if it is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cut:
 
     Attributes:
         number: from 1.
-        of: how many cuts there will be, if known.
+        of: the total number of cuts, if known.
         plan: what was removed.
         verification: how the smaller network compares with the masked original.
     """
@@ -48,15 +48,15 @@ def cut(
     *,
     inplace: bool = True,
 ) -> tuple[nn.Module, Verification]:
-    """Remove channels from a network and check the result; a cut that is wrong is taken back.
+    """Remove channels from a network and check the result; a wrong cut is undone.
 
-    What is checked is the network that is returned. In place, no copy is made.
+    The check runs on the network that is returned. With ``inplace``, no copy is made.
 
     Args:
         model: the network; changed if ``inplace``, and then its parameters keep their identity.
         plan: what to remove.
-        inputs: what the check runs on.
-        optimizer: its state is cut alike.
+        inputs: the inputs for the check.
+        optimizer: its state is cut in the same way.
         inplace: cut the network itself, not a copy.
 
     Returns:
@@ -64,7 +64,7 @@ def cut(
 
     Raises:
         VerificationError: the smaller network fails, or computes something else. Network and optimizer are
-            as they were.
+            restored.
     """
     expected = Expectation.of(model, plan, inputs)
     operation = operate(model, plan, optimizer=optimizer, inplace=inplace)

@@ -1,4 +1,4 @@
-"""Plans that meet a time limit: predicted by a table, measured, and corrected until they meet it."""
+"""Make plans that meet a time limit: predict the time by a table, measure it, and correct the plan."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from secateur.training.interrupt import Interruption
 
 _BEFORE, _AFTER = "before", "after"
 _TRIES = 8
-_CLOSE = 0.97  # a plan uses the allowed time up from this share on
-_AIM = 0.985  # share of the allowed time that a correction aims at, so that noise does not undo it
-_RESERVE = 0.01  # how much lower it aims for each plan that took too long
+_CLOSE = 0.97  # a plan that takes at least this share of the allowed time is close enough
+_AIM = 0.985  # share of the allowed time that a correction aims at, as a margin for noise
+_RESERVE = 0.01  # this share is lowered by so much for each plan that took too long
 
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """How latency is measured, where a budget limits it or widths are those that run well.
+    """Choose how latency is measured, if a budget limits it or widths must be efficient on the device.
 
     Attributes:
-        inputs: what the timed forward pass is called with; the example inputs if not given.
+        inputs: of the timed forward pass; the example inputs if not given.
         runtime: as for :func:`secateur.measure_latency`.
-        timings: what was measured before; a file in the user's cache if not given.
-        table: the network's latency table, if it is there already.
+        timings: earlier measurements; a file in the user's cache if not given.
+        table: the network's latency table, if it exists already.
         operator_timer: times operators; by default on this device.
         network_timer: times networks alternately; by default on this device.
 
@@ -64,17 +64,17 @@ class LatencyOptions:
         callbacks: Sequence[TrainingCallback] = (),
         interruption: Interruption | None = None,
     ) -> LatencyTuner:
-        """Measure what plans for a network need to know of time.
+        """Measure the operators of a network, for plans with a time limit.
 
         Args:
-            model: the network, as it is before its first cut.
+            model: the network before its first cut.
             graph: its channel graph.
-            example_inputs: what it was traced with.
+            example_inputs: the inputs that it was traced with.
             callbacks: receive progress.
-            interruption: checked after each operator; what was measured by then is kept.
+            interruption: checked after each operator; the measurements so far are kept.
 
         Raises:
-            StoppedError: the user asked to stop.
+            StoppedError: the user stopped it.
         """
         inputs = example_inputs if self.inputs is None else self.inputs
 
@@ -101,13 +101,13 @@ class LatencyOptions:
 
 @dataclass(frozen=True)
 class LatencyFit:
-    """A plan that was measured, with what was allowed.
+    """A plan with its predicted, measured and allowed time.
 
     Attributes:
         plan: the plan.
-        allowed_ms: what the smaller network may take.
-        predicted_ms: what the table predicted.
-        comparison: what was measured, ``before`` and ``after`` interleaved.
+        allowed_ms: the time that the smaller network may take.
+        predicted_ms: the time that the table predicted.
+        comparison: the measurement, with alternating runs of ``before`` and ``after``.
         tries: how many plans were measured.
     """
 
@@ -119,17 +119,17 @@ class LatencyFit:
 
     @property
     def measured_ms(self) -> float:
-        """What the smaller network took."""
+        """Return the measured time of the smaller network."""
         return self.comparison.latencies[_AFTER].median_ms
 
     @property
     def holds(self) -> bool:
-        """Whether that is allowed."""
+        """Return whether the measured time is allowed."""
         return self.measured_ms <= self.allowed_ms
 
     @property
     def uses_it_up(self) -> bool:
-        """Whether that is allowed, and nearly all of the time is used."""
+        """Return whether the measured time is allowed and close to the limit."""
         return self.holds and self.measured_ms >= _CLOSE * self.allowed_ms
 
     def __str__(self) -> str:
@@ -152,11 +152,11 @@ class LatencyFit:
 
 @dataclass(frozen=True)
 class LatencyTuner:
-    """Plans that meet a time limit: predicted by a table, measured, and corrected.
+    """Make plans that meet a time limit: predicted by a table, measured, and corrected.
 
     Attributes:
         table: predicts milliseconds for any widths.
-        inputs: what the timed forward pass is called with.
+        inputs: of the timed forward pass.
         network_timer: measures networks alternately.
     """
 
@@ -174,23 +174,23 @@ class LatencyTuner:
     ) -> LatencyFit:
         """Make a plan whose measured time is within the limit.
 
-        The table makes a first plan. The network is cut on trial and measured, interleaved with the whole
-        network. The error of the table corrects the time that the next plan is made for, until the measured
-        time is within the limit and close to it. That plan is measured again, and only that value is
-        reported, because the first value was selected in part by its noise.
+        The first plan is made by the table. The network is cut on trial and measured, interleaved with the
+        whole network. The error of the table corrects the time that the next plan is made for, until the
+        measured time is within the limit and close to it. That plan is measured again, and only that value is
+        reported, because the first value was partly selected by its noise.
 
         Args:
             allowed: the time that may remain, as :class:`Budget` has it: a share of ``whole``, or a time.
             limits: all limits in absolute amounts, among them the time as the table predicts it.
             plan_for: makes a plan within limits by the table.
-            model: the network that plans are for; left as it is.
+            model: the network that plans are for; not changed.
             whole: the network that a share of the time refers to; ``model`` if not given.
 
         Returns:
-            The plan that uses most of the allowed time, of those that keep to it.
+            The slowest of the plans within the allowed time.
 
         Raises:
-            BudgetError: no plan keeps to the time; the message says what the least was.
+            BudgetError: no plan is within the time; the message gives the shortest time.
         """
         best: LatencyFit | None = None
         last: LatencyFit | None = None
@@ -230,7 +230,7 @@ class LatencyTuner:
         if isinstance(allowed, str):
             allowed_ms = milliseconds(allowed)
         else:
-            # From pairs of neighbouring measurements; medians of a noisy hour may be further apart.
+            # From pairs of neighbouring measurements; on a noisy machine, medians may be further apart.
             allowed_ms = allowed * comparison.speedup(_AFTER) * comparison.latencies[_AFTER].median_ms
         predicted = float(self.table.milliseconds(plan.widths))
         return LatencyFit(plan, allowed_ms, predicted, comparison, number)
@@ -238,6 +238,6 @@ class LatencyTuner:
 
 def _missed(last: LatencyFit, why: str) -> str:
     return (
-        f"no plan keeps to {last.allowed_ms:.4g} ms: the smallest network that was tried takes "
+        f"no plan is within {last.allowed_ms:.4g} ms: the smallest network that was tried takes "
         f"{last.measured_ms:.4g} ms, where the table predicted {last.predicted_ms:.4g} ms; {why}"
     )

@@ -1,4 +1,4 @@
-"""Measurements of a network before its first cut, to be used again for other budgets."""
+"""Store measurements of a network before its first cut, so that they can be used for other budgets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from secateur.graph.cutting.tensors import named_tensors
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of a network, and as many width curves as are finished.
+    """Scores of a network, and its finished width curves.
 
-    They belong to a network, not to a budget: with them a plan for another budget takes a second.
+    They do not depend on the budget: with them, a plan for another budget takes a second.
 
     Attributes:
-        network: what :func:`fingerprint` says of the network.
+        network: the :func:`fingerprint` of the network.
         scores: of its channels.
-        curves: of its groups, as far as they are measured; ``None`` where none were asked for.
+        curves: of its groups, as far as they are measured; ``None`` if none were requested.
 
     Example:
         >>> net = nn.Linear(4, 2)
@@ -42,7 +42,7 @@ class Measured:
 
         Args:
             model: the network that is to be cut.
-            criterion: name of the rule that is asked for.
+            criterion: name of the requested criterion.
 
         Raises:
             UsageError: the network has other weights, or the scores are of another criterion.
@@ -54,7 +54,7 @@ class Measured:
             )
         if self.scores.criterion != criterion:
             raise UsageError(
-                f"the measurements are {self.scores.criterion} scores, and {criterion} is asked for: take "
+                f"the measurements are {self.scores.criterion} scores, but {criterion} is requested: use "
                 "the same criterion, or measure this network without them"
             )
 
@@ -79,7 +79,7 @@ class Measured:
             curves = None if data["curves"] is None else WidthCurves.from_dict(data["curves"])
             return cls(str(data["network"]), Scores.from_dict(data["scores"]), curves)
         except (KeyError, TypeError) as error:
-            raise UsageError(f"this is nothing that was measured on a network: no {error}") from error
+            raise UsageError(f"these are not measurements of a network: there is no {error}") from error
 
 
 def fingerprint(model: nn.Module) -> str:

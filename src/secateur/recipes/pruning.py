@@ -35,7 +35,8 @@ def prune(
     """Make a trained network smaller by whole channels, and verify each cut.
 
     The network is copied; the copy is cut and trained, on the device and in the precision of the network.
-    With ``Training(optimizer=...)``, which holds the network's own parameters, the network itself is.
+    With ``Training(optimizer=...)``, which contains the network's own parameters, the network itself is cut
+    and trained.
 
     Args:
         model: any network that can be exported.
@@ -43,7 +44,7 @@ def prune(
         budget: what may remain. A limit on latency is for a forward pass on ``example_inputs`` on this
             device: the network's operators are measured (once; the times are kept), and the plan is
             corrected until the measured time is within the limit.
-        criterion: the rule that scores a channel, by name such as ``"taylor"``, or a criterion of your own;
+        criterion: the rule that scores a channel, by name such as ``"taylor"``, or your own criterion;
             that of the recipe if not given.
         batches: pairs of inputs and targets, or mappings of named arguments with the labels among them; or
             a :class:`secateur.recipes.Training`, with validation data, a metric, an optimizer or a training
@@ -55,17 +56,18 @@ def prune(
         recipe: what to do, as a :class:`Recipe` or the name of a preset. If not given, ``"one-shot"``: rank,
             cut and verify, without any training, by ``"taylor"`` if there are batches and by ``"magnitude"``
             otherwise.
-        callbacks: receive what happens while it runs.
+        callbacks: receive reports while it runs.
 
     Returns:
         The smaller network, the plan, and how it was verified.
 
     Raises:
         TraceError: the network cannot be captured.
-        BudgetError: the budget cannot be met; the message says what can.
+        BudgetError: the budget cannot be met; the message gives the least possible amounts.
         UsageError: the recipe needs batches that are not given, or the optimizer holds no parameter of
             ``model``.
-        VerificationError: a cut is wrong, or could not be checked; the network is as before that cut.
+        VerificationError: a cut is wrong, or could not be checked; the network is restored to before that
+            cut.
         TrainingError: the loss is not finite.
 
     Example:

@@ -1,4 +1,4 @@
-"""Recipes: everything that can be chosen about pruning, and the choices that have names."""
+"""Define recipes: all settings of pruning, and named presets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from secateur.settings import Settings, SettingsError, merged, mistakes
 from secateur.training.settings import FitSettings
 
 _CLIP_NORM = 5.0
-"""Above the gradient norms of a sound network; a network just cut may start far worse, and diverge."""
+"""Limit of gradient norms, above those of a trained network; after a cut, training may diverge without it."""
 
 
 class Distillation(Settings):
-    """Learning from the outputs of the network as it was before the first cut (arXiv 1503.02531).
+    """Training on the outputs of the network before the first cut (arXiv 1503.02531).
 
-    Useful where that network is well trained, and a hindrance where it is not. Only with cross-entropy.
+    This helps if that network is well trained, and harms if it is not. It needs cross-entropy as loss.
 
     Attributes:
-        weight: share of the loss that the teacher's outputs make up; 0 for none.
+        weight: share of the loss that compares with the teacher's outputs; 0 for none.
         temperature: of the soft-max of those outputs.
         flip: average the teacher's outputs for an image and its mirror image; only for images whose mirror
             image has the same class.
@@ -35,10 +35,10 @@ class Distillation(Settings):
 
 
 class CostRegularization(Settings):
-    """Lower the score of channels that cost much (arXiv 1611.06440, section 2.2).
+    """Lower the score of expensive channels (arXiv 1611.06440, section 2.2).
 
     Attributes:
-        unit: the quantity that costs; no regularisation, if not given.
+        unit: the quantity that counts as cost; no regularisation if not given.
         rate: normalised score per million of that unit.
     """
 
@@ -47,7 +47,7 @@ class CostRegularization(Settings):
 
 
 class Recipe(Settings):
-    """How a network is pruned: rank, cut, reconstruct, fine-tune, repeat.
+    """Settings of pruning: rank, cut, reconstruct, fine-tune, repeat.
 
     The class defaults are the default recipe.
 
@@ -56,21 +56,21 @@ class Recipe(Settings):
         normalize: how scores are made comparable between groups.
         allocation: how a budget is divided among groups: ``"global"`` ranks the channels of all groups
             together, ``"uniform"`` takes the same share from every group and ranks within it, ``"curves"``
-            measures the damage of each width of each group and takes the least.
-        widths: which widths groups may have. Modules in ``widths.ignore`` are left alone entirely, as by
-            ``trace(ignore=...)``: what they read stays whole too.
-        steps: number of cuts; each leaves the same share of what the one before left.
+            measures the damage of each width of each group and minimises the sum.
+        widths: which widths groups may have. Modules in ``widths.ignore`` are not changed at all, as with
+            ``trace(ignore=...)``: the channels that they read stay too.
+        steps: number of cuts; each leaves the same share of what remained after the previous one.
         channels_per_step: remove this many channels at a time instead, until the budget is met.
-        scoring_batches: batches that scores are computed on where no training precedes a cut; all if not
+        scoring_batches: batches for scores if no training precedes a cut; all if not
             given.
-        curve_batches: batches that width curves are measured on; a few hundred examples are enough.
+        curve_batches: batches for measuring width curves; a few hundred examples are enough.
         reconstruct: fit the consumers of removed channels by least squares after each cut, before any
             training.
-        reconstruct_batches: batches that the fit uses; the more, the better it holds for other examples.
-        distillation: learning from the network as it was.
-        cost_regularization: lower the score of channels that cost much.
-        filters_only: leave the channels between linear layers alone, as the earliest work did.
-        between: fine-tuning after each cut but the last.
+        reconstruct_batches: batches for the fit; with more of them, it is more accurate on other examples.
+        distillation: training on the outputs of the unpruned network.
+        cost_regularization: lower the score of expensive channels.
+        filters_only: do not prune the channels between linear layers, as in the earliest work.
+        between: fine-tuning after each cut except the last.
         finetune: fine-tuning after the last cut.
 
     Raises:
@@ -107,9 +107,9 @@ class Recipe(Settings):
             name: ``"default"``: widths by measured damage, reconstruction, and the unpruned network as a
                 teacher. ``"plain"``: rank, cut, fine-tune in five steps, without these. ``"one-shot"``: rank
                 and cut; no reconstruction, no training. ``"original"``: the protocol of the first PyTorch
-                implementation of arXiv 1611.06440 (512 filters a step, 10 epochs after each, 15 at the end).
-                ``"paper"``: the protocol of its section 3.1 (one channel a step, 30 updates between, batches
-                of 32).
+                implementation of arXiv 1611.06440 (512 filters per step, 10 epochs after each, 15 at the
+                end). ``"paper"``: the protocol of its section 3.1 (one channel per step, 30 updates between,
+                batches of 32).
             **changes: as for :meth:`changed`.
 
         Raises:
@@ -151,11 +151,11 @@ class Recipe(Settings):
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of a table as a file holds it: settings by name, nested like the recipe.
+        """Read a recipe from a table as in a file: settings by name, nested like the recipe.
 
         Args:
             table: may name the ``preset`` that its settings change; the default recipe if not given. Unlike
-                in :meth:`changed`, settings without an effect are allowed, since a table may hold all.
+                in :meth:`changed`, settings without an effect are allowed, since a table may contain all.
 
         Raises:
             UsageError: there is no such preset, or a setting is wrong.
@@ -198,7 +198,7 @@ class Recipe(Settings):
         return self
 
     def _needs(self) -> Iterator[tuple[str, bool, str, str]]:
-        """List settings that need another one: path, whether that is off, how it is, how to switch it on."""
+        """List settings that need another one: path, whether that is off, its value, how to switch it on."""
         untaught = self.distillation.weight == 0
         teach = ("distillation.weight is 0", "set distillation.weight to 0.9")
         yield "distillation.temperature", untaught, *teach
@@ -234,7 +234,7 @@ def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paths(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted paths of changes."""
+    """List the dotted paths of changes."""
     for name, value in changes.items():
         yield prefix + name
         if isinstance(value, Mapping):
@@ -275,7 +275,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""The settings of named recipes, as far as they differ from the default; see :meth:`Recipe.preset`."""
+"""The settings of named recipes that differ from the default; see :meth:`Recipe.preset`."""
 
 CHANNELS_LEFT: Mapping[str, float] = MappingProxyType({"original": 1 / 3})
-"""Share of the channels that a recipe leaves where no budget is given."""
+"""Share of the channels that a recipe leaves if no budget is given."""

@@ -1,4 +1,4 @@
-"""The result of pruning."""
+"""Describe the result of pruning."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class PruneResult:
         model: the smaller network.
         plan: what was removed by all cuts together, in channels of the original.
         verification: how the network compares with the masked original after the last cut.
-        scores: what the criterion said of the original, not normalised.
+        scores: of the original's channels, not normalised.
         curves: the damage of each width of its groups, if that was measured.
         cuts: every cut, in order, with its plan and its verification.
         fits: every phase of fine-tuning, in order; the last follows the last cut.
-        graph: of the network as it is now.
-        latency: what was measured before the last cut, where the budget limits latency.
+        graph: of the smaller network.
+        latency: the measurement before the last cut, if the budget limits latency.
 
     Example:
         >>> import torch
@@ -53,17 +53,17 @@ class PruneResult:
 
     @property
     def cost_before(self) -> Cost:
-        """What the original needs."""
+        """Return the costs of the original."""
         return self.plan.cost_before
 
     @property
     def cost_after(self) -> Cost:
-        """What the smaller network needs."""
+        """Return the costs of the smaller network."""
         return self.graph.cost()
 
     @property
     def ok(self) -> bool:
-        """Whether every cut was verified."""
+        """Return whether every cut was verified."""
         return self.verification.ok and all(cut.verification.ok for cut in self.cuts)
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class PruneResult:
 
 
 def composed(graph: ChannelGraph, plans: Sequence[PruningPlan]) -> PruningPlan:
-    """Compose plans that were applied one after the other to one plan for the original graph."""
+    """Combine plans that were applied one after the other into one plan for the original graph."""
     kept = {group.name: range(group.channels) for group in graph.groups}
     left: dict[str, Sequence[int]] = dict(kept)
     for plan in plans:

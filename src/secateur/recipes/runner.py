@@ -63,17 +63,17 @@ def run_recipe(
     """Prune a network in place.
 
     Scores are collected during the last epoch of the fine-tuning before a cut, which costs no extra pass.
-    Only where there is none (before the first cut, or with no epochs between) are the calibration examples
-    read for the scores alone. The network is traced once.
+    The calibration examples are read for the scores only if there is no such epoch (before the first cut, or
+    without epochs between). The network is traced once.
 
     Args:
         model: a trained network on the context's device; cut and trained in place, its parameters keep their
             identity.
         example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
         budget: what may remain.
-        recipe: what to do.
-        training: what to train and judge with.
-        context: where to run, and what receives reports.
+        recipe: the settings.
+        training: data and tools for training and evaluation.
+        context: device, callbacks and journal.
         criterion: the rule that scores channels, instead of the recipe's.
         loss_fn: mean loss of a batch, as :func:`secateur.prune` takes it.
 
@@ -84,10 +84,11 @@ def run_recipe(
         TraceError: the network cannot be captured.
         BudgetError: the budget cannot be met; nothing was cut.
         UsageError: the recipe needs batches that are not given; measurements belong to another network; the
-            optimizer holds no parameter of this one; or flipped images are asked for of what is no image.
-        VerificationError: a cut is wrong, or could not be checked; the network is as it was before that cut.
+            optimizer contains no parameter of this one; or inputs are to be flipped that are not images.
+        VerificationError: a cut is wrong, or could not be checked; the network is restored to before that
+            cut.
         TrainingError: the loss is not finite.
-        StoppedError: the user asked to stop.
+        StoppedError: the user stopped it.
     """
     criterion = criterion or resolve(recipe.criterion)
     refuse_wrapped(model)
@@ -109,7 +110,7 @@ def run_recipe(
         options = training.latency or LatencyOptions()
         tuner = options.tuner(model, graph, example_inputs, context.callbacks, context.interruption)
     if tuner is not None and budget.latency is not None:
-        # A share of the time refers to the whole network, which is measured beside the smaller one.
+        # A share of the time refers to the whole network, which is measured together with the smaller one.
         time_limit = _TimeLimit(tuner, budget.latency, copy_with(model, {}))
     schedule = PruningSchedule.of(budget, graph, recipe, widths, tuner.table if tuner else None)
     runner = _Runner(
@@ -134,7 +135,7 @@ def run_recipe(
 
 @dataclass(frozen=True)
 class _TimeLimit:
-    """The time that may remain: how it is measured, how much it is, and the network that shares refer to."""
+    """The limit on time: how it is measured, its amount, and the network that shares refer to."""
 
     tuner: LatencyTuner
     allowed: float | str
@@ -143,24 +144,24 @@ class _TimeLimit:
 
 @dataclass
 class _Runner:
-    """One run of a recipe: its arguments, and below them what changes from step to step.
+    """One run of a recipe: its arguments, and the state that changes from step to step.
 
     Attributes:
-        model: the network, which shrinks.
-        graph: its channel graph, which shrinks with it.
-        schedule: which plan comes next.
-        training: batches, and what judges.
-        context: where to run, and what receives reports.
-        criterion: what scores channels.
+        model: the network, cut in place.
+        graph: its channel graph after the cuts so far.
+        schedule: makes the next plan.
+        training: batches, and the evaluation.
+        context: device, callbacks and journal.
+        criterion: scores channels.
         loss_fn: the loss, if not cross-entropy.
-        teacher: the network as it was, if the recipe distils.
+        teacher: the unpruned network, if the recipe distils.
         time_limit: the limit on latency, if there is one.
-        state: how far the run is.
+        state: the progress of the run.
         scores: of the whole network.
         curves: of the whole network, as far as they are measured.
-        latency: what was measured before the last cut.
-        optimizer: what trains.
-        kept_at: when the network was last written to disk.
+        latency: the measurement before the last cut.
+        optimizer: the optimizer of the network.
+        kept_at: the time when the network was last written to disk.
     """
 
     model: nn.Module
@@ -186,23 +187,23 @@ class _Runner:
 
     @property
     def recipe(self) -> Recipe:
-        """What to do."""
+        """Return the recipe."""
         return self.schedule.recipe
 
     @property
     def batches(self) -> Batches:
-        """What is trained on."""
+        """Return the training batches."""
         return () if self.training.batches is None else self.training.batches
 
     @property
     def check_inputs(self) -> ExampleInputs:
-        """What cuts are verified on."""
+        """Return the inputs for verification."""
         assert self.training.check_inputs is not None
         return self.training.check_inputs
 
     @property
     def calibration(self) -> Batches:
-        """What is scored, measured and reconstructed on."""
+        """Return the batches for scores, measurements and reconstruction."""
         return self.batches if self.training.calibration is None else self.training.calibration
 
     def run(self) -> None:
@@ -216,7 +217,9 @@ class _Runner:
             self.state.step += 1
             step = self.next_step(self.ranking())
             self.state.last = step.last
-            if step.plan.channels_removed:  # else the step was reached before, and the scores are still valid
+            if (
+                step.plan.channels_removed
+            ):  # otherwise the step was reached before, and the scores are still valid
                 self.make_cut(step.plan)
                 if not step.last:
                     self.tune()
@@ -230,10 +233,10 @@ class _Runner:
             self.fit(finetune, "after the last cut", self.context, self.training.validation)
 
     def result(self, original: ChannelGraph) -> PruneResult:
-        """Sum the run up.
+        """Collect the result of the run.
 
         Args:
-            original: the graph of the network as it was.
+            original: the graph of the unpruned network.
         """
         assert self.scores is not None
         cuts = tuple(self.state.cuts)
@@ -255,13 +258,13 @@ class _Runner:
         )
 
     def resume(self) -> None:
-        """Continue where an earlier run was when it was killed, if there was one."""
+        """Continue from the state of an earlier run that was killed, if there was one."""
         journal = self.context.journal
         entry = journal.recall(PART)
         if entry is None:
             return
         self.state, self.graph = load_state(entry.facts, self.model, self.graph)
-        if entry.tensors:  # else what follows the last cut resumes by itself
+        if entry.tensors:  # otherwise, the training after the last cut resumes by itself
             assert self.optimizer is not None
             restore(entry, self.model, self.optimizer)
         set_epoch(self.batches, entry.facts["loader_epoch"])
@@ -272,13 +275,13 @@ class _Runner:
             self.tune()
 
     def saved_state(self) -> dict[str, Any]:
-        """The state as plain values, with the number of the next pass over the training batches."""
+        """Convert the state to plain values, with the number of the next pass over the training batches."""
         return {**self.state.to_dict(), "loader_epoch": epoch_of(self.batches)}
 
     def ranking(self) -> Mapping[str, Any]:
-        """What the next plan is made from: scores, or the width curves of groups that shrink in their order.
+        """Compute the scores or width curves from which the next plan is made.
 
-        What is known of the whole network is not measured again.
+        Known measurements of the whole network are not repeated.
         """
         whole = not self.state.cuts
         if whole and self.scores is None:
@@ -343,8 +346,8 @@ class _Runner:
         return replace(step, plan=self.latency.plan)
 
     def some_batches(self, count: int) -> Iterator[Any]:
-        """The first batches of a pass, to reconstruct with or to measure widths on."""
-        # Which pass it is depends on the cut alone, and not on what was read before a kill.
+        """Return the first batches of a pass, for reconstruction or for measuring width curves."""
+        # The number of the pass depends only on the cut, not on what was read before a kill.
         with at_epoch(self.calibration, len(self.state.cuts)):
             yield from islice(iter(self.calibration), count)
 
@@ -369,7 +372,7 @@ class _Runner:
             self.kept_at = time.monotonic()
 
     def score(self) -> Scores:
-        """Score the channels in a pass over the calibration examples that does nothing else."""
+        """Score the channels in a separate pass over the calibration examples."""
         if self.criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, self.criterion)
         loss_fn = self.loss_fn
@@ -405,12 +408,12 @@ class _Runner:
         together = self.context.ranks.is_distributed
         observer = watch(self.model, self.graph, self.criterion, across_ranks=together) if observes else None
         phase = f"after cut {len(self.state.cuts)}"
-        # The best network is looked for only among those within the budget.
+        # Only networks within the budget can be the best network.
         settings = settings.model_copy(update={"keep_best": False, "patience": None})
         if settings.updates is None:
             self.fit(settings, phase, self.context, self.training.validation, observer)
         else:
-            # A few updates are worth neither a pass over the validation examples nor a file.
+            # After a few updates, neither an evaluation nor a file is worth its time.
             self.fit(settings, phase, replace(self.context, save=save_nothing), None, observer)
         return observer.scores() if observer else None
 
@@ -441,11 +444,11 @@ class _Runner:
 
 @dataclass(frozen=True)
 class _ScoringBatches:
-    """Batches of which each process scores its part, with progress reported.
+    """Split batches among processes for scoring, and report progress.
 
     Attributes:
-        batches: the whole ones.
-        limit: how many of them; all if not given.
+        batches: the complete batches.
+        limit: number of batches; all if not given.
         context: the processes and the callbacks.
     """
 
@@ -467,7 +470,7 @@ class _ScoringBatches:
 
 
 def _several(recipe: Recipe) -> bool:
-    """Tell whether there may be more than one cut."""
+    """Check whether there may be more than one cut."""
     return recipe.steps > 1 or recipe.channels_per_step is not None
 
 
@@ -476,7 +479,7 @@ def _is_cross_entropy(loss_fn: LossFunction | None) -> bool:
 
 
 def _trains(recipe: Recipe) -> bool:
-    """Tell whether a recipe trains at all."""
+    """Check whether a recipe trains at all."""
     phases = [recipe.finetune, *([recipe.between] if _several(recipe) else [])]
     return any(phase.epochs or phase.updates for phase in phases)
 
@@ -485,7 +488,7 @@ def _check_batches(recipe: Recipe, training: Training, criterion: Criterion) -> 
     """Refuse a recipe that needs batches which are missing, or which can be read only once.
 
     Raises:
-        UsageError: what needs them, and what to write instead.
+        UsageError: batches are missing; the message names what needs them, and what to write instead.
     """
     trains = _trains(recipe) and training.train is None
     users = {
@@ -499,7 +502,7 @@ def _check_batches(recipe: Recipe, training: Training, criterion: Criterion) -> 
     if missing:
         raise UsageError(
             f"there are no batches, which {' and '.join(missing)} need: pass batches=, or prune by the "
-            "weights alone, with criterion='magnitude' and recipe='one-shot'"
+            "weights only, with criterion='magnitude' and recipe='one-shot'"
         )
     if trains or _several(recipe) or len(reads) > 1:
         refuse_one_shot(training.batches)

@@ -1,4 +1,4 @@
-"""The schedule of cuts: which plan comes next until the budget is met."""
+"""Plan the sequence of cuts until the budget is met."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScheduledStep:
     """A plan, and whether it reaches the budget.
 
     Attributes:
-        plan: for the graph as it is now.
+        plan: for the present graph.
         last: whether no cut comes after it.
     """
 
@@ -32,16 +32,16 @@ class ScheduledStep:
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """The steps from a network to its budget; made by :meth:`of`.
+    """The steps from a network to its budget; created by :meth:`of`.
 
     Attributes:
-        start: what the network needs as it is, by quantity.
-        goal: what may remain in the end, by limited quantity, in absolute amounts.
-        recipe: how large the steps are, and how plans are made.
+        start: the costs of the unpruned network, by quantity.
+        goal: the largest final amount of each limited quantity.
+        recipe: the size of the steps, and how plans are made.
         widths: which widths groups may have.
         latency: predicts milliseconds, if they count.
-        share: the largest share that each group may keep, where one uniform cut is asked for a share of the
-            channels.
+        share: the largest share that each group may keep, if there is one uniform cut and the budget is a
+            share of the channels.
     """
 
     start: Mapping[str, int]
@@ -63,9 +63,9 @@ class PruningSchedule:
         """Make the schedule for a budget, and check that it can be met.
 
         Args:
-            budget: what may remain of the network as it is in ``graph``.
+            budget: what may remain of the network of ``graph``.
             graph: of the whole network.
-            recipe: how large the steps are.
+            recipe: the size of the steps.
             widths: which widths groups may have.
             latency: predicts milliseconds, if they count.
 
@@ -78,13 +78,13 @@ class PruningSchedule:
             others = [group for group in graph.prunable if not _is_filters(group, graph)]
             widths = widths.changed(ignore=(*widths.ignore, *(group.name for group in others)))
             if budget.channels is not None and others:
-                # A share, or an amount, of filters is meant; the other channels are added.
+                # The share or amount refers to filters; the other channels are added.
                 rest = sum(group.channels for group in others)
                 goal["channels"] = rest + amount_of(budget.channels, start["channels"] - rest)
         share = None
         once = recipe.steps == 1 and recipe.channels_per_step is None and not recipe.filters_only
         if once and recipe.allocation == "uniform" and isinstance(budget.channels, float):
-            share = budget.channels  # of each group, as make_plan has it
+            share = budget.channels  # of each group, as in make_plan
             del goal["channels"]
         equal = {group.name: torch.ones(group.channels) for group in graph.prunable}
         plan_within(graph, equal, goal, widths=widths, latency=latency)
@@ -92,19 +92,19 @@ class PruningSchedule:
 
     @property
     def steps(self) -> int | None:
-        """Number of cuts, if it is known beforehand."""
+        """Return the number of cuts, if it is known beforehand."""
         return None if self.recipe.channels_per_step else self.recipe.steps
 
     def step(self, graph: ChannelGraph, ranking: Mapping[str, Any], number: int) -> ScheduledStep:
         """Make the next plan.
 
         Args:
-            graph: of the network as it is now.
+            graph: of the present network.
             ranking: scores of its channels, or width curves of its groups.
             number: of this step, from 1.
 
         Returns:
-            A plan that may remove nothing, if what the step should reach was reached before.
+            A plan; it removes nothing if the goal of the step was reached before.
         """
         size = self.recipe.channels_per_step
         if size is None:
@@ -121,7 +121,7 @@ class PruningSchedule:
         """Compute what may remain after part of the steps, each of which leaves the same share.
 
         Args:
-            progress: share of the steps that are over.
+            progress: share of the steps that are done.
 
         >>> schedule = PruningSchedule({"macs": 1600}, {"macs": 100}, Recipe(), Widths())
         >>> schedule.step_limits(0.5)
@@ -134,7 +134,7 @@ class PruningSchedule:
         }
 
     def plan(self, graph: ChannelGraph, ranking: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
-        """Make the plan within limits as the recipe asks for it."""
+        """Make the plan within limits according to the recipe."""
         normalize, cost = self.recipe.normalize, self.recipe.cost_regularization
         if cost.unit is not None and isinstance(ranking, Scores):
             # The rate is in units of normalised scores, which must not be normalised again.
@@ -153,5 +153,5 @@ class PruningSchedule:
 
 
 def _is_filters(group: Group, graph: ChannelGraph) -> bool:
-    """Tell whether a convolution writes the channels: its weight has dimensions for positions."""
+    """Check whether a convolution writes the channels: its weight has dimensions for positions."""
     return any(len(graph.tensors[member.tensor]) > 2 for member in group.roles(Role.PRODUCER))

@@ -1,4 +1,4 @@
-"""Search for the smallest network that is still good enough."""
+"""Search for the smallest network within an allowed loss of quality."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FIRST = 0.5
 
 @dataclass(frozen=True)
 class Tried:
-    """One point of a search: a share, and how good the network was there.
+    """One point of a search: a share of the cost, and the score of the network.
 
     Attributes:
-        number: from 1; 0 for the network as it was.
-        share: of the cost that was left.
-        score: how good the network was, larger being better.
+        number: from 1; 0 for the original network.
+        share: of the cost that remains.
+        score: quality of the network; larger values are better.
         held: whether that is within the allowed drop.
     """
 
@@ -38,8 +38,8 @@ class Tried:
     def __str__(self) -> str:
         if self.score == -math.inf:
             return f"try {self.number}: {self.share:.1%} cannot be reached"
-        verdict = "holds" if self.held else "is too bad"
-        return f"try {self.number}: {self.share:.1%} left scores {self.score:.4g} and {verdict}"
+        verdict = "accepted" if self.held else "rejected"
+        return f"try {self.number}: {self.share:.1%} left scores {self.score:.4g}, {verdict}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SearchResult:
     """The result of a search.
 
     Attributes:
-        model: the smallest network that held; a copy of the original if none did.
+        model: the smallest accepted network; a copy of the original if none was accepted.
         best: its point.
         path: every point that was tried, in order, the original first.
 
@@ -72,24 +72,26 @@ def smallest_within(
     ratio: float = 1.05,
     callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
-    """Find the smallest share of the cost at which a network is still good enough.
+    """Find the smallest share of the cost at which the score is within the allowed drop.
 
-    The first try leaves half; as long as tries hold, each leaves half of the one before. Between the
-    smallest share that held and the largest that did not, the next try lies at the geometric mean, until
-    the two are within ``ratio`` or the tries are used up. Each try starts from the original network, so that
-    every point is what that budget alone would give. A budget that cannot be met counts as too bad.
+    The first try leaves half; while tries are accepted, each leaves half of the previous one. Afterwards, the
+    next try is the geometric mean of the smallest accepted and the largest rejected share, until the two are
+    within ``ratio`` or no tries are left. Each try starts from the original network, so every point is the
+    result of a single budget. A budget that cannot be met is rejected.
 
     Args:
-        model: the original; left as it is.
-        max_drop: by how much the score may fall, in the unit of ``judge``.
+        model: the original; not changed.
+        max_drop: the largest allowed decrease of the score, in the unit of ``judge``.
         attempt: for example ``lambda net, share: prune(net, x, Budget(macs=share), ...).model``.
-        judge: how good a network is, larger being better; on examples that nothing is reported on.
-        tries: how many networks are made at most.
-        ratio: how close to the border is close enough.
+        judge: returns the score of a network, larger being better; on examples that are not used for reported
+            figures.
+        tries: largest number of networks that are pruned.
+        ratio: the search stops if the smallest accepted share is at most ``ratio`` times the largest
+            rejected share.
         callbacks: receive every try.
 
     Returns:
-        The smallest network that held, and every point on the way.
+        The smallest accepted network, and every point that was tried.
 
     Raises:
         UsageError: ``max_drop`` is negative, or there is no try.
@@ -109,7 +111,7 @@ def smallest_within(
     """
     if not max_drop >= 0 or tries < 1:
         raise UsageError(
-            f"a search needs an allowed drop of at least 0 and a try, not {max_drop} and {tries}"
+            f"a search needs an allowed drop of at least 0 and at least one try, not {max_drop} and {tries}"
         )
     origin = Tried(0, 1.0, float(judge(model)), held=True)
     path, best, kept, too_small = [origin], origin, model, 0.0
@@ -129,7 +131,7 @@ def smallest_within(
 
 
 def _attempted(model: nn.Module, share: float, attempt: Attempt) -> nn.Module | None:
-    """The smaller network, or nothing where the budget cannot be met."""
+    """Return the smaller network, or ``None`` if the budget cannot be met."""
     try:
         return attempt(model, share)
     except BudgetError:

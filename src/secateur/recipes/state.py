@@ -1,4 +1,4 @@
-"""The state of a recipe: how far it is, as plain values and back."""
+"""Convert the state of a running recipe to plain values and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PART = "recipe"
 
 @dataclass
 class RecipeState:
-    """How far a recipe is.
+    """The progress of a recipe.
 
     Attributes:
         cuts: made so far.
@@ -64,16 +64,16 @@ class RecipeState:
 def load_state(
     data: Mapping[str, Any], model: nn.Module, graph: ChannelGraph
 ) -> tuple[RecipeState, ChannelGraph]:
-    """Make the cuts of an interrupted recipe again.
+    """Repeat the cuts of an interrupted recipe.
 
     Args:
         data: what :meth:`RecipeState.to_dict` returned.
-        model: the network as it was before the first cut; cut in place. Its weights are still those of the
+        model: the network before the first cut; cut in place. Its weights remain those of the
             whole network.
         graph: its channel graph.
 
     Returns:
-        The state, and the graph of the network as it is now.
+        The state, and the graph of the present network.
     """
     cuts = []
     for entry in data["cuts"]:

@@ -1,6 +1,6 @@
 """Run the captured forward pass of a network on a few hundred examples, from any step, with channels masked.
 
-Reconstruction, width curves and ablation need values from the middle of the forward pass, many times.
+Reconstruction, width curves and ablation need values from inside the forward pass, many times.
 So the pass is captured once for chunks of examples, in the current sizes of the network
 (:class:`CapturedForward`), and run step by step with given masks and weights (:class:`PartialForward`).
 Nothing is hooked and nothing is traced again.
@@ -63,7 +63,7 @@ class CapturedForward:
         last: for each value, the index of the last step that reads it, -1 if there is none.
         chunks: the examples.
         size: number of examples in a chunk.
-        gone: per slot, whether its channel was cut before, so that the sizes are without it.
+        gone: per slot, whether its channel was cut before; the sizes do not include it.
     """
 
     wiring: Wiring
@@ -75,18 +75,19 @@ class CapturedForward:
 
     @property
     def program(self) -> Program:
-        """The captured program."""
+        """Return the captured program."""
         return self.wiring.program
 
     @property
     def examples(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return sum(chunk.count for chunk in self.chunks)
 
     def chunks_within(self, step: int, memory: int) -> int:
         """Count the chunks, at least one, whose values fit into some memory from a step onwards.
 
-        Later steps count too, so the number never falls from step to step, and a chunk is added only once.
+        Later steps are included, so the number never decreases from step to step, and a chunk is added only
+        once.
 
         Args:
             step: index of the step.
@@ -97,7 +98,7 @@ class CapturedForward:
 
     @cached_property
     def _live(self) -> IntArray:
-        """Bytes of the values that one chunk holds at each step, its result included; shape (steps,)."""
+        """Compute the bytes of the values of one chunk at each step, including its result; shape (steps,)."""
         changes = np.zeros(len(self.nodes) + 1, dtype=np.int64)
         for index, node in enumerate(self.nodes):
             changes[index] += _bytes(node)
@@ -121,7 +122,7 @@ class CapturedForward:
         return replace(self, chunks=_chunks(taken, self.size))
 
     def trimmed(self, value: Tensor, chunk: Chunk) -> Tensor:
-        """Cut the padding off a value; the rows of one example lie together."""
+        """Remove the padding from a value; the rows of one example are adjacent."""
         return value[: value.shape[0] * chunk.count // self.size]
 
     def first_affected_step(self, removed: Removed) -> int | None:
@@ -131,14 +132,14 @@ class CapturedForward:
 
 
 class PartialForward:
-    """Run one network through a captured forward pass; all chunks in use stand before the same step.
+    """Run one network through a captured forward pass; all chunks in use wait at the same step.
 
-    Only values that are read later are held, so memory is that of one place of the network. Where
-    even that is too much, only the first chunks are used; those that are added later start from the
+    Only values that are read later are kept, so memory is that of one place of the network. If
+    even that is too much, only the first chunks are used; chunks that are added later start from the
     inputs.
 
-    One interpreter runs all steps: it masks as the masked original does, but does not compute what a large
-    mask makes zero (:class:`~secateur.recovery.compact_layers.CompactInterpreter`).
+    One interpreter runs all steps: it masks like the masked original, but does not compute the values that
+    a large mask sets to zero (:class:`~secateur.recovery.compact_layers.CompactInterpreter`).
 
     Args:
         forward: the forward pass and the examples.
@@ -172,15 +173,15 @@ class PartialForward:
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
-        """The chunks in use."""
+        """Return the chunks in use."""
         return self.forward.chunks[: len(self._values)]
 
     def value(self, chunk: int, node: Node) -> Any:
-        """A value that the next step or a later one reads."""
+        """Return a value that the next step or a later one reads."""
         return self._values[chunk][node]
 
     def holds(self, node: Node) -> bool:
-        """Tell whether a value is computed already, and read by the next step or a later one."""
+        """Check whether a value is computed already and read by the next step or a later one."""
         return node in self._values[0]
 
     def advance(self, stop: int, chunks: int | None = None) -> None:
@@ -188,7 +189,7 @@ class PartialForward:
 
         Args:
             stop: the step, which is not run.
-            chunks: how many chunks are used from now on; all by default.
+            chunks: number of chunks that are used from now on; all by default.
         """
         count = len(self.forward.chunks) if chunks is None else chunks
         stop = max(self.step, stop)
@@ -202,10 +203,10 @@ class PartialForward:
         self.step = stop
 
     def outputs(self, chunks: int | None = None) -> Tensor:
-        """Run to the end.
+        """Run all remaining steps.
 
         Args:
-            chunks: how many chunks are used; all by default.
+            chunks: number of chunks that are used; all by default.
 
         Returns:
             The first output with the examples in its first dimension, for all examples of these chunks, shape
@@ -228,10 +229,10 @@ class PartialForward:
         """Copy the values at this step for another network.
 
         Args:
-            removed: what it masks; must not matter before this step.
-            tensors: its parameters and buffers; must not differ before this step.
+            removed: its masked slots; must not affect earlier steps.
+            tensors: its parameters and buffers; must be equal for earlier steps.
         """
-        copied: dict[int, Tensor] = {}  # a value with two names stays one; operators may work in place
+        copied: dict[int, Tensor] = {}  # a value with two names stays one value; operators may work in place
         values = [
             {
                 node: tree_map_only(Tensor, lambda leaf: copied.setdefault(id(leaf), leaf.clone()), value)
@@ -242,14 +243,14 @@ class PartialForward:
         return PartialForward(self.forward, removed, tensors, step=self.step, values=values)
 
     def reads_only_zeros(self, removed: Removed) -> bool:
-        """Tell whether removed channels are zero for all examples already, so that a mask changes nothing.
+        """Check whether removed channels are already zero for all examples, so that a mask changes nothing.
 
         Args:
             removed: per slot, whether its channel is removed; the next step is the first that reads one.
 
         Returns:
-            False also where a later step, or one that takes a statistic, reads removed channels: values
-            there are not known yet.
+            False also if a later step, or one that computes a statistic, reads removed channels: its
+            values are not known yet.
         """
         node, wiring = self.forward.nodes[self.step], self.forward.wiring
         if _contracting(wiring, removed) != {node.name} or _taking_statistics(wiring, removed):
@@ -268,7 +269,7 @@ class PartialForward:
         return True
 
     def _inputs(self, chunk: Chunk) -> Values:
-        """Copy the inputs and constants, to which the program may write: the values before the first step."""
+        """Copy the values before the first step (inputs, constants), since the program may write to them."""
         leaves = iter(chunk.leaves)
         values: Values = {}
         for node, item in _placeholders(self.forward.program):
@@ -286,7 +287,7 @@ class PartialForward:
             sources = node.all_input_nodes
             for source in sources:
                 if source in self._written and source not in values:
-                    # Copied when first read: reconstruction may change it until then.
+                    # Copied at the first use: reconstruction may change it until then.
                     values[source] = self._written[source].clone()
             values[node] = self._interpreter.run_node(node)
             for source in (*sources, node):
@@ -303,7 +304,7 @@ def capture_forward(
     """Capture the forward pass of a network for the examples of some batches.
 
     Args:
-        model: the network that the graph describes, left as it was.
+        model: the network that the graph describes; not changed.
         graph: its channel graph.
         batches: inputs, pairs of inputs and targets (which are not used), or mappings of named arguments, of
             which those that the network was traced with are used; batch first.
@@ -336,14 +337,15 @@ def with_channels_innermost(
     """Lay out a forward pass with the channels of images innermost in memory, which is faster on a CPU.
 
     A captured program may depend on the layout: for example, ``view()`` after a convolution may fail on
-    channels-last tensors. So the first chunk is run in both layouts, and the old one stays if they disagree.
+    channels-last tensors. So the first chunk is run in both layouts, and the old layout is kept if the
+    results differ.
 
     Args:
         forward: the forward pass and the examples.
         tensors: parameters and buffers by name.
 
     Returns:
-        The forward pass and the tensors to run it with, either both as they were or both in the new layout.
+        The forward pass and the tensors to run it with, either both unchanged or both in the new layout.
     """
     if all(tensor.dim() != 4 or tensor.device.type != "cpu" for tensor in tensors.values()):
         return forward, tensors
@@ -372,12 +374,12 @@ def removed_when_kept(graph: ChannelGraph, group: Group, kept: Iterable[int]) ->
 
 
 def _contracting(wiring: Wiring, removed: Removed) -> set[str]:
-    """Operators that contract over removed channels."""
+    """Find the operators that contract over removed channels."""
     return {read.node for read in wiring.reads if removed[read.labels].any()}
 
 
 def _taking_statistics(wiring: Wiring, removed: Removed) -> set[str]:
-    """Operators that take a statistic over removed channels."""
+    """Find the operators that compute a statistic over removed channels."""
     return {
         item.node
         for item in wiring.statistics
@@ -388,19 +390,19 @@ def _taking_statistics(wiring: Wiring, removed: Removed) -> set[str]:
 
 
 def _placeholders(program: Program) -> Iterator[tuple[Node, Any]]:
-    """The placeholders of a program, in order, with what each stands for."""
+    """Yield the placeholders of a program, in order, with the meaning of each."""
     for node in program.graph.nodes:
         if node.op == "placeholder":
             yield node, program.placeholders[node.name]
 
 
 def _bytes_per_example(graph: ChannelGraph) -> int:
-    """Peak bytes of activations for one example."""
+    """Compute the peak bytes of activations for one example."""
     return max(1, graph.cost().memory // max(1, graph.wiring.program.input_shapes[0][0]))
 
 
 def _bytes(node: Node) -> int:
-    """Bytes of a value; 0 if it is not a tensor."""
+    """Compute the bytes of a value; 0 if it is not a tensor."""
     value = node.meta.get("val")
     return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
@@ -471,7 +473,7 @@ def _shapes(leaves: Sequence[Any]) -> list[tuple[int, ...]]:
 
 
 def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int) -> Program:
-    """The program for one chunk; the traced one if it has the right sizes."""
+    """Return the program for one chunk; the traced program if it has the right sizes."""
     traced = graph.wiring.program
     shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
     if traced.input_shapes == shapes and not graph.removed.any():
@@ -491,7 +493,7 @@ def _steps(program: Program) -> list[tuple[str, str]]:
 
 
 def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
-    """The wiring with another program, and labels without the channels that were cut before."""
+    """Create the wiring of another program, and labels without the channels that were cut before."""
     gone = graph.removed
 
     def left(labels: IntArray) -> IntArray:

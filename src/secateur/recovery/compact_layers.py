@@ -15,19 +15,19 @@ from secateur.graph.propagation.findings import Read
 from secateur.graph.wiring import Wiring
 from secateur.recovery.consumers import OPERATORS, arguments, tensor_names
 
-_LARGEST_SHARE = 0.8  # of a layer's products that are left; above it, gathering and scattering does not pay
+_LARGEST_SHARE = 0.8  # of a layer's products that remain; if more remain, the whole layer is faster
 
 
 class CompactInterpreter(MaskedInterpreter):
-    """Mask channels as the masked original does, but compute only what is kept of large layers' products.
+    """Mask channels like the masked original, but compute only the kept products of large layers.
 
-    Linear layers and convolutions without groups are given the channels that are kept and compute those
-    that are kept; the rest of the result is zeros. No consumer reads those, so later values do not differ.
-    Layers of which a mask removes little run whole, with masked inputs.
+    Linear layers and convolutions without groups receive only the kept input channels and compute only the
+    kept output channels; the others are zero. No consumer reads those, so later values do not differ.
+    Layers with few masked channels run completely, with masked inputs.
 
     Args:
         wiring: the network's wiring, with the captured program.
-        gone: per slot, whether its channel was cut before, so that the program's sizes are without it.
+        gone: per slot, whether its channel was cut before; the program's sizes do not include it.
         removed: per slot, whether its channel is masked.
     """
 
@@ -47,7 +47,7 @@ class CompactInterpreter(MaskedInterpreter):
                 self._kept_positions[node.name] = kept
 
     def run_node(self, n: Node) -> Any:
-        """Run one operator, with only what is kept of it where that pays."""
+        """Run one operator, only for its kept channels if that is faster."""
         kept = self._kept_positions.get(n.name)
         if kept is None:
             return super().run_node(n)
@@ -66,7 +66,7 @@ class CompactInterpreter(MaskedInterpreter):
 def _kept_positions(
     node: Node, outputs: np.ndarray[Any, np.dtype[np.bool_]], reads: Sequence[Read], removed: Removed
 ) -> tuple[Tensor, Tensor] | None:
-    """Positions of a layer's outputs and inputs that are kept; ``None`` if it is better run whole.
+    """Find the kept positions of a layer's outputs and inputs; ``None`` if the layer runs completely.
 
     Args:
         node: the layer's step.
@@ -87,7 +87,7 @@ def _kept_positions(
 
 
 def channels_of(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Select some channels of a value, in the memory layout of the whole, which is the fastest.
+    """Select some channels of a value, in the memory layout of the value, which is the fastest.
 
     Args:
         x: the value.
@@ -100,7 +100,7 @@ def channels_of(x: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _among_zeros(x: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
-    """Channels put at their positions among zeros, in the memory layout of ``x``."""
+    """Put channels at their positions among zeros, in the memory layout of ``x``."""
     shape = list(x.shape)
     shape[dim] = size
     layout = torch.channels_last if _has_channels_innermost(x) else torch.contiguous_format
@@ -109,5 +109,5 @@ def _among_zeros(x: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
 
 
 def _has_channels_innermost(x: Tensor) -> bool:
-    """Tell whether the channels of images lie innermost in memory."""
+    """Check whether the channels of images are innermost in memory."""
     return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -48,7 +48,7 @@ class Consumer:
 
     @property
     def dim(self) -> int:
-        """The dimension of the input that holds the channels."""
+        """Return the dimension of the input that contains the channels."""
         return 1 if self.window.kernel else -1
 
     def rows(self, examples: int, chunk_size: int) -> int:
@@ -63,7 +63,7 @@ class Consumer:
 
     @property
     def constant(self) -> bool:
-        """Whether a constant can be added to its responses."""
+        """Return whether a constant can be added to its responses."""
         return self.bias is not None or self.mean is not None
 
 
@@ -74,7 +74,7 @@ class ShortcutAddition:
     Attributes:
         shortcut: the value that the response is added to.
         norm: names of scale and running variance of the batch norm between consumer and addition, if any.
-        epsilon: what the batch norm adds to the variance.
+        epsilon: the number that the batch norm adds to the variance.
     """
 
     shortcut: Node
@@ -120,7 +120,7 @@ def find_consumers(wiring: Wiring) -> list[Consumer]:
 
 
 def arguments(node: Node) -> dict[str, Any]:
-    """Name the arguments of a step, defaults filled in."""
+    """Name the arguments of a step, including defaults."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((item.name for item in schema), node.args, strict=False))
     return {**{item.name: item.default_value for item in schema}, **given, **node.kwargs}
@@ -140,14 +140,14 @@ def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:
 
 
 def _own(node: Any, names: dict[str, str]) -> str | None:
-    """The name of a parameter or buffer, if only one step reads it."""
+    """Return the name of a parameter or buffer, if only one step reads it."""
     if not isinstance(node, Node) or node.op != "placeholder" or len(node.users) != 1:
         return None
     return names.get(node.name)
 
 
 def _norm(node: Node, names: dict[str, str]) -> Node | None:
-    """The batch norm with running statistics that reads a step's result, if nothing else reads it."""
+    """Find the batch norm with running statistics that reads a step's result, if nothing else reads it."""
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
@@ -158,7 +158,7 @@ def _norm(node: Node, names: dict[str, str]) -> Node | None:
 
 
 def _addition(node: Node, names: dict[str, str]) -> ShortcutAddition | None:
-    """The addition to another value of the same shape that reads the response, if nothing else reads it."""
+    """Find the addition to a value of the same shape that reads the response, if nothing else reads it."""
     norm = _norm(node, names)
     end = norm or node
     if len(end.users) != 1:

@@ -1,9 +1,9 @@
-"""Measure width curves: cut one group alone, refit its consumers, and see how far the outputs move.
+"""Measure width curves: cut one group alone, refit its consumers, and measure the change of the outputs.
 
-Scores say which channels of a group go first; they say little about how much each group can spare. So that
-is measured. Second moments of what every consumer reads are gathered once; the least-squares fit for any
-cut of one group follows from them without reading data again. Then each cut runs from the first step that
-reads a cut channel, with the values that the whole network has there.
+Scores give the order in which channels of a group are removed; they say little about how many channels each
+group can lose. So that is measured. The second moments of every consumer's inputs are gathered once; the
+least-squares fit for any cut of one group follows from them without reading data again. Then each cut runs
+from the first step that reads a cut channel, with the values of the whole network at that step.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from secateur.untouched import untouched
 Divergence = Literal["kl", "mse"]
 
 ENOUGH = 128
-"""Examples on which damage is measured, if there are twice as many; more hardly find better widths."""
+"""Examples on which damage is measured, if there are twice as many; more hardly improve the widths."""
 
 _LEAST_EXAMPLES = 2
 _UNREAD = "nothing in the forward pass reads its channels"
 
 CurveProgress = Callable[[WidthCurves, int], None]
-"""Called after each group with the curves so far, and how many there will be."""
+"""Called after each group with the curves so far and their final number."""
 
 
 @dataclass(frozen=True)
 class CurveOptions:
-    """Where and how the damage of a width is measured.
+    """Choose where and how the damage of a width is measured.
 
     Attributes:
         shares: shares of a group's channels at which the damage is measured, besides all of them. Seven
-            shares, on more examples, take twice as long and find hardly better widths (``BENCHMARKS.md``).
+            shares, on more examples, take twice as long and hardly find better widths (``BENCHMARKS.md``).
         held_back: share of the examples on which the damage is measured; consumers are fitted on the others.
             By default damage is measured on 128 examples, or on half of them where there are fewer than twice
             as many: the precision of a mean depends on their number.
         divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max outputs, or ``"mse"``, the
             mean squared difference as a share of the outputs' variance. By default ``"kl"`` for
             outputs of shape ``(examples, two or more)``.
-        fit: how consumers are fitted, and how many examples are used in all.
+        fit: how consumers are fitted, and how many examples are used in total.
 
     Raises:
         UsageError: a value is out of range.
@@ -97,16 +97,16 @@ def width_curves(
     progress: CurveProgress | None = None,
     across_ranks: bool = False,
 ) -> WidthCurves:
-    """Measure the damage that each width of each group does.
+    """Measure the damage of each width of each group.
 
     For each group and each width: only this group is cut, in the order of its scores; its
-    consumers are refitted by least squares; the damage is how far the outputs for
-    held-back examples diverge from those of the whole network. The network is left as it is.
+    consumers are refitted by least squares; the damage is the divergence of the outputs for
+    held-back examples from those of the whole network. The network is not changed.
 
     Args:
         model: the network that was traced.
         graph: its channel graph.
-        scores: for each group one number per channel; the smallest go first. Groups without scores
+        scores: for each group one number per channel; the smallest are removed first. Groups without scores
             are not measured.
         batches: inputs, pairs of inputs and targets (which are not used), or mappings of named
             arguments; a few hundred examples are enough.
@@ -178,7 +178,7 @@ def width_curves(
 
 
 def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
-    """Measure how far outputs have moved, averaged over examples.
+    """Measure the divergence of outputs, averaged over examples.
 
     Args:
         found: outputs, shape ``(N, K)`` for ``"kl"``, any for ``"mse"``.
@@ -203,7 +203,7 @@ def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
 def _shared_among_ranks(
     names: Sequence[str], measure: Callable[[str], WidthCurve], ranks: Ranks
 ) -> Iterator[dict[str, WidthCurve]]:
-    """The curves of groups, as many at a time as there are processes, each of which measures one."""
+    """Yield the curves of groups; each process measures one group at a time."""
     for at in range(0, len(names), ranks.world_size):
         turn = names[at : at + ranks.world_size]
         mine = [asdict(measure(name)) for name in turn[ranks.rank : ranks.rank + 1]]
@@ -218,7 +218,7 @@ def _shared_among_ranks(
 def _captured(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], options: CurveOptions
 ) -> tuple[CapturedForward, CapturedForward]:
-    """Forward passes for the examples to fit on and for those to measure damage on."""
+    """Capture forward passes: for the examples of the fit, and for those on which damage is measured."""
     forward = capture_forward(model, graph, batches, options.fit.max_examples)
     if forward.examples < _LEAST_EXAMPLES:
         raise UsageError("width curves need at least two examples: one to fit on, one to measure on")
@@ -226,7 +226,7 @@ def _captured(
 
 
 def _order(scores: Any, group: Group) -> tuple[int, ...]:
-    """The channels of a group, the lowest score first, equals in the order of the network."""
+    """Order the channels of a group, the lowest score first; ties in the order of the network."""
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (group.channels,) or not np.isfinite(values).all():
         raise UsageError(
@@ -237,7 +237,7 @@ def _order(scores: Any, group: Group) -> tuple[int, ...]:
 
 
 def _widths(channels: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Ascending widths for the shares, and all channels.
+    """List ascending widths for the shares, and all channels.
 
     >>> _widths(16, (0.5, 0.01, 0.5))
     (1, 8, 16)
@@ -247,13 +247,13 @@ def _widths(channels: int, shares: Sequence[float]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _ConsumerMoments:
-    """A consumer, and the moments from which it is refitted for any choice of its channels.
+    """A consumer, with the moments from which it is refitted for any choice of its channels.
 
     Attributes:
         consumer: the consumer.
-        ridge: strength of the pull toward the old weights.
+        ridge: strength of the regularisation toward the old weights.
         patches: second moments (centred if a constant is fitted) and mean of the whole network's patches,
-            shapes ``(G, U, U)`` and ``(G, 1, U)``; or those patches themselves, shape ``(G, R, U)``, where
+            shapes ``(G, U, U)`` and ``(G, 1, U)``; or those patches themselves, shape ``(G, R, U)``, if
             they are fewer than the unknowns.
     """
 
@@ -314,7 +314,7 @@ def _gather_moments(
 
 
 def _patches(consumer: Consumer, whole: PartialForward, fit: LeastSquares) -> tuple[Tensor, Tensor] | Tensor:
-    """Second moments and mean of what a consumer reads, or the patches themselves."""
+    """Compute second moments and mean of a consumer's inputs, or return the patches themselves."""
     forward, window = whole.forward, consumer.window
     unknowns = len(consumer.labels) // window.groups * int(np.prod(window.kernel))
     share, dual = rows_to_take(consumer.rows(forward.examples, forward.size), unknowns, fit.rows_per_unknown)
@@ -330,6 +330,6 @@ def _patches(consumer: Consumer, whole: PartialForward, fit: LeastSquares) -> tu
                 moments.add(block, nothing)
     if dual:
         return torch.cat(rows, 1)
-    # Every cut reads these again, and of wide layers they are large: so they are computed once.
+    # Every cut reads these again, and they are large for wide layers: so they are computed once.
     second, _, _ = moments.second(centred=consumer.constant)
     return second, moments.x_mean

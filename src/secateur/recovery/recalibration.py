@@ -31,10 +31,10 @@ class _Sums:
 def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> int:
     """Recompute the running mean and variance of every batch norm.
 
-    One pass, in which each batch is normalised by its own statistics as in training. The statistics over all
-    batches are exact (sums over all values, not an average of averages), with Bessel's correction
-    for the variance, as in :class:`torch.nn.BatchNorm2d`. Only batch norms are in training mode
-    during the pass: dropout stays off. Modes, momenta, hooks and counters are left as they were.
+    This takes one pass, in which each batch is normalised by its own statistics as in training. The
+    statistics over all batches are exact (sums over all values, not an average of averages), with Bessel's
+    correction for the variance, as in :class:`torch.nn.BatchNorm2d`. Only batch norms are in training mode
+    during the pass: dropout stays off. Modes, momenta, hooks and counters are not changed.
 
     Args:
         model: the network; only running statistics of its batch norms change.
@@ -76,7 +76,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
 
 @contextmanager
 def _measuring(norms: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Sums]]:
-    """Put batch norms into training mode, sum up what they read, and restore all but the statistics."""
+    """Put batch norms into training mode, sum their inputs, and restore everything except the statistics."""
     sums: dict[_BatchNorm, _Sums] = {}
 
     def see(norm: nn.Module, args: tuple[Any, ...]) -> None:

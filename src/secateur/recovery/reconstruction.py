@@ -29,14 +29,14 @@ _LEAST_SCALE = 1e-3  # of a batch norm; with a smaller one, a response cannot co
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """How consumers are fitted.
+    """Settings of the fit of consumers.
 
     Attributes:
-        ridge: strength of the pull toward the old weights, relative to the mean patch energy; 0 for plain
-            least squares.
+        ridge: strength of the regularisation toward the old weights, relative to the mean patch energy; 0 for
+            plain least squares.
         rows_per_unknown: at most so many output positions are used for each unknown of a consumer (but
-            at least 4096). They are drawn, the same ones at every call.
-        max_examples: how many examples are used; all by default.
+            at least 4096). They are drawn at random, the same at every call.
+        max_examples: number of examples that are used; all by default.
 
     Raises:
         UsageError: the ridge is negative.
@@ -57,13 +57,13 @@ class LeastSquares:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well one consumer was refitted.
+    """The errors of one consumer before and after its fit.
 
     Attributes:
         module: path of the consumer.
-        error_before: share of the energy of the wanted responses that was missed before, with the
+        error_before: share of the energy of the target responses that was missing before, with the
             best constant if there is one.
-        error: share that is missed now.
+        error: share that is missing after the fit.
 
     Example:
         >>> print(Reconstruction("layer1.0.conv2", 0.25, 0.01))
@@ -101,31 +101,31 @@ def reconstruct(
     where x are the patches that it reads in the pruned network, reconstructed so far, y are the original
     network's responses at the same place, and W₀ are its current weights (He et al., "Channel Pruning for
     Accelerating Very Deep Neural Networks", arXiv 1707.06168, section 3). The constant is added to the bias.
-    A consumer without a bias that a batch norm follows passes it to the running mean; otherwise there is no
-    constant.
+    If a consumer has no bias and a batch norm follows, the running mean takes the constant; otherwise there
+    is no constant.
 
     A few hundred examples are enough and labels are not needed. Both networks run in evaluation
-    mode, step by step, with all examples side by side, and only values at one place of the network are held.
-    Where those are larger than ``memory``, fewer examples are used, and the others are added later.
+    mode, step by step, with all examples together, and only values at one place of the network are kept.
+    If those are larger than ``memory``, fewer examples are used, and the others are added later.
     Not refitted: weights that several steps share, weights that are computed, transposed
     convolutions, matrix products, and depthwise convolutions, each output of which depends on one channel.
     Batch-norm statistics stay except for that constant; see :func:`secateur.recovery.recalibrate`.
 
     Args:
-        model: the network before the cut; left as it is.
+        model: the network before the cut; not changed.
         pruned: the network after the cut; its weights, biases and running means are changed in place.
         plan: the plan that led from one to the other.
         batches: inputs, pairs of inputs and targets (which are not used), or mappings of named
             arguments, batch first.
         fit: how to fit, and on how many examples.
-        refit_downstream: refit also consumers of whole channels that come after the first cut, since what
-            they read has changed too.
-        correct_shortcut_error: where a response is added to another value (a shortcut), fit it so that
+        refit_downstream: also refit consumers after the first cut that read no removed channels, since their
+            inputs have changed too.
+        correct_shortcut_error: if a response is added to another value (a shortcut), fit it so that
             it also corrects the error of that value.
         memory: bytes for the values of both networks.
 
     Returns:
-        For each consumer that was refitted, in order, what it missed before and misses now.
+        For each refitted consumer, in order, its errors before and after.
 
     Raises:
         UsageError: there are no examples, or the networks and the plan do not belong together.
@@ -223,7 +223,7 @@ def _patches_and_responses(
     share: float,
     correct_shortcut_error: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield patches of the masked network and wanted responses, block by block.
+    """Yield patches of the masked network and target responses, block by block.
 
     Args:
         consumer: the consumer.
@@ -251,12 +251,12 @@ def _patches_and_responses(
 def _shortcut_error(
     chunk: int, consumer: Consumer, original: PartialForward, masked: PartialForward
 ) -> Tensor | None:
-    """What must be added to a response to correct the error of the value that it is added to.
+    """Compute the correction of a response for the error of the value that it is added to.
 
     With a batch norm of scale γ and variance σ² in between, an error d of the shortcut needs ``d σ / γ``.
 
     Returns:
-        A value of the shape of the response; ``None`` where the response is not added to another value,
+        A value of the shape of the response; ``None`` if the response is not added to another value,
         or that value is not known at this step.
     """
     addition = consumer.addition
@@ -285,10 +285,10 @@ def _check_pruned(pruned: nn.Module, plan: PruningPlan) -> None:
 def _widened(
     whole: Mapping[str, Tensor], pruned: Mapping[str, Tensor], plan: PruningPlan
 ) -> dict[str, Tensor]:
-    """Tensors of the pruned network in the sizes and layout of the original, whose values fill the gaps."""
+    """Expand tensors of the pruned network to the sizes of the original, whose values fill the gaps."""
     kept = by_tensor(plan.kept_slots)
     result = {}
-    # The norm of a weight must be that of what is left of it.
+    # The norm of a weight must be that of its remaining part.
     directions = {item.direction: item.dim for item in plan.graph.wiring.rescales}
     for name, tensor in pruned.items():
         wide = whole[name].clone()

@@ -1,4 +1,4 @@
-"""Pages that show results: one HTML file each, without other files."""
+"""Write pages that show results, each as a single HTML file."""
 
 from __future__ import annotations
 

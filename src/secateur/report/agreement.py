@@ -1,4 +1,4 @@
-"""Which criterion to trust, as a page."""
+"""Write a page that compares criteria with measured changes of the loss."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _MEASURES = (
 
 
 def agreement_page(found: Mapping[str, Any]) -> str:
-    """What the oracle measured and how well each criterion guesses it, as an HTML page.
+    """Format the oracle's measurements and the rank correlation of each criterion as an HTML page.
 
-    The page needs no network: the drawing library is part of it. Every figure has its numbers in a table.
+    The page needs no connection: it contains the drawing library. The numbers of every figure are in a table
+    too.
 
     Args:
-        found: what ``secateur oracle`` writes: ``changes`` by group, ``loss``, ``examples``, ``model`` and
+        found: the output of ``secateur oracle``: ``changes`` by group, ``loss``, ``examples``, ``model`` and
             the ``agreement`` of each criterion.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The course of a run: its epochs, cuts and tries, from the lines that it wrote down."""
+"""Read the epochs, cuts and tries of a run from the lines of its log."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Epoch:
     """One epoch.
 
     Attributes:
-        number: from 1, through the whole run.
-        attempt: which network of a search it belongs to, from 1.
+        number: from 1, over the whole run.
+        attempt: number of the network in a search, from 1.
         phase: of the run.
         loss: in training.
-        top1: share of the validation examples classified rightly, if there are any.
+        top1: share of the validation examples that are classified correctly, if there are any.
         macs: multiply-accumulates of the network at that time; ``None`` before the first cut.
         params: parameters, likewise.
-        seconds: that it took.
+        seconds: its duration.
     """
 
     number: int
@@ -34,23 +34,23 @@ class Epoch:
 
 @dataclass(frozen=True)
 class CutMade:
-    """One cut, and how it was verified.
+    """One cut, with its verification.
 
     Attributes:
         number: of the cut.
-        attempt: which network of a search it belongs to, from 1.
-        after_epoch: number of the epoch that it followed, 0 if it came first.
-        channels: how many were removed.
-        groups: how many groups lost some.
-        macs: multiply-accumulates that were left.
-        params: parameters that were left.
+        attempt: number of the network in a search, from 1.
+        after_epoch: number of the epoch before it, 0 if there was none.
+        channels: number of removed channels.
+        groups: number of groups that lost channels.
+        macs: multiply-accumulates after the cut.
+        params: parameters after the cut.
         ok: whether the smaller network equals the masked original.
         max_error: largest relative difference from the masked original.
-        tolerance: what was allowed.
+        tolerance: the allowed difference.
         outputs: numbers that were compared.
         inputs: inputs that were tried.
         modes: modes of the network that were compared.
-        precision: what both sides computed in.
+        precision: in which both networks were run.
         not_checked: what could not be compared.
     """
 
@@ -73,12 +73,12 @@ class CutMade:
 
 @dataclass(frozen=True)
 class Course:
-    """What happened, in order.
+    """The events of a run, in order.
 
     Attributes:
         epochs: all epochs.
         cuts: all cuts.
-        notes: what was said on the way.
+        notes: all notes.
     """
 
     epochs: tuple[Epoch, ...] = ()
@@ -90,10 +90,10 @@ def course_of(events: Iterable[Mapping[str, Any]]) -> Course:
     """Put the lines of ``metrics.jsonl`` in order.
 
     Args:
-        events: the lines, oldest first; kinds that are not known here are left out.
+        events: the lines, oldest first; unknown kinds are left out.
 
     Raises:
-        KeyError: a line lacks something (or ``TypeError``, ``ValueError``: holds something else).
+        KeyError: a line lacks an entry (or ``TypeError``, ``ValueError``: an entry has another form).
 
     >>> course_of([{"event": "note", "text": "one"}, {"event": "try"}]).notes
     ('one',)
@@ -151,5 +151,5 @@ def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
 
 
 def _number(value: Any) -> float | None:
-    """A number, or nothing where it was not finite."""
+    """Convert a number; ``None`` if it was not finite."""
     return None if value is None else float(value)

@@ -1,4 +1,4 @@
-"""The report of a run, as one page."""
+"""Write the report of a run as one page."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _SUMMARY = (
     "classes",
     "skipped",
 )
-"""What the template asks of a summary; a run that is going on, or failed, has not all of it."""
+"""Entries of a summary that the template reads; a run that is not finished, or failed, lacks some."""
 
 _MOST_ROWS = 400
-"""Cuts, epochs or notes that a table holds; a run of a thousand cuts shows the first and the last."""
+"""Most cuts, epochs or notes in a table; of a thousand cuts, the first and the last are shown."""
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
-    """Write the report of a run as one HTML file, which needs nothing else.
+    """Write the report of a run as one HTML file, which needs no other file.
 
     Args:
         run: the run folder.
@@ -63,10 +63,10 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
 
 
 def run_page(run: Path | str) -> str:
-    """The report of a run as HTML.
+    """Format the report of a run as HTML.
 
-    Nothing but the run folder is read: neither the data nor the code of the network is needed. What the
-    folder does not hold is left out, and said to be missing.
+    Only the run folder is read: neither the data nor the code of the network is needed. The report names
+    what the folder does not contain.
 
     Args:
         run: the run folder.
@@ -79,8 +79,8 @@ def run_page(run: Path | str) -> str:
         return _rendered(records)
     except (TemplateError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{run} holds what this version of Secateur does not write ({type(error).__name__}: {error}); "
-            "there is no report on it"
+            f"{run} was not written by this version of Secateur ({type(error).__name__}: {error}); "
+            "it cannot be reported"
         ) from error
 
 
@@ -114,7 +114,7 @@ def _rendered(records: Records) -> str:
 
 
 def drawings(records: Records) -> list[Drawing]:
-    """All figures that the records allow, in the order of the page.
+    """Draw all figures for which there are records, in the order of the page.
 
     Args:
         records: of the run.
@@ -126,9 +126,9 @@ def drawings(records: Records) -> list[Drawing]:
         found.append(coupling(network.groups, [layer.name for layer in network.layers]))
         found.append(layer_costs(network.layers))
     if records.scores is not None:
-        fates = {group.name: group.fate for group in network.groups} if network else {}
+        removed_by = {group.name: group.removed_by for group in network.groups} if network else {}
         how = (records.config.get("recipe") or {}).get("normalize", "l2")
-        found.append(score_distributions(records.scores, fates, how))
+        found.append(score_distributions(records.scores, removed_by, how))
     if records.curves is not None:
         found.append(width_curves(records.curves))
     if records.course.cuts:
@@ -147,7 +147,7 @@ _ROWS = (
 
 
 def comparison(records: Records) -> list[dict[str, str]]:
-    """What the run came to: each figure before and after, and what became of it.
+    """Compare each figure before and after the run.
 
     Args:
         records: of the run; of one that only trained, there is no before.
@@ -182,7 +182,7 @@ def _change(key: str, before: float | None, after: float) -> str:
 
 
 def _outcome(records: Records) -> dict[str, int]:
-    """The cuts that led to the network that is kept; of a search, how many networks it made."""
+    """Count the cuts and channels of the final network; for a search, the networks that it tried."""
     path = records.summary.get("path") or ()
     cuts = list(records.course.cuts)
     if path:
@@ -193,7 +193,7 @@ def _outcome(records: Records) -> dict[str, int]:
 
 
 def _search(groups: Sequence[GroupSummary]) -> dict[str, Any]:
-    """What the page looks for: all modules, and for each group the numbers of those that it touches."""
+    """Build the search index of the page: all modules, and for each group the numbers of its modules."""
     place: dict[str, int] = {}
     touched = {group.name: [place.setdefault(name, len(place)) for name in group.modules] for group in groups}
     return {"modules": list(place), "groups": touched}
@@ -211,7 +211,7 @@ def _score_rows(records: Records) -> dict[str, Any] | None:
 
 
 def _ends(rows: Sequence[Any]) -> dict[str, Any]:
-    """The rows, or the first and the last of very many, and how many lie between."""
+    """Select all rows, or the first and the last of very many and the number between them."""
     if len(rows) <= _MOST_ROWS:
         return {"first": rows, "left_out": 0, "last": ()}
     half = _MOST_ROWS // 2
@@ -219,7 +219,7 @@ def _ends(rows: Sequence[Any]) -> dict[str, Any]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Settings by dotted names, as they stand in the file."""
+    """Flatten settings to dotted names, as in the file."""
     found: list[tuple[str, str]] = []
     for name, value in tree.items():
         if isinstance(value, Mapping):

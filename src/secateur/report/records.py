@@ -1,4 +1,4 @@
-"""What a run folder holds, read for a report: what is missing or damaged is said, and is no error."""
+"""Read a run folder for a report; missing or damaged parts are listed, and are not errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _ABSENT = {
     CONFIG: "the settings, and how to repeat the run",
-    METRICS: "what happened along the run: epochs, cuts and their verification",
+    METRICS: "the events of the run: epochs, cuts and their verification",
     NETWORK: "widths, couplings, frozen groups, and the costs and times of the layers",
     MEASURED: "the scores of the channels",
 }
@@ -28,17 +28,17 @@ _ABSENT = {
 
 @dataclass(frozen=True)
 class Records:
-    """Everything that a run wrote down.
+    """The records of a run.
 
     Attributes:
         path: its folder.
-        summary: how it stands, and its outcome.
-        config: everything that it was told; empty if that is missing.
+        summary: its status and results.
+        config: its settings; empty if they are missing.
         course: epochs, cuts and notes, in order.
         network: its summary before and after, if that was written.
-        scores: what the criterion said of each channel of the network as it was, if anything.
-        curves: what each width of each group does, if that was measured.
-        missing: what the report cannot show, and why, one sentence each.
+        scores: of each channel of the unpruned network, if they were written.
+        curves: the damage of each width of each group, if measured.
+        missing: the parts that the report cannot show, each with the reason.
     """
 
     path: Path
@@ -52,13 +52,13 @@ class Records:
 
 
 def read_records(run: Path | str) -> Records:
-    """Reads a run folder.
+    """Read a run folder.
 
     Args:
-        run: the folder; the run may be going on still.
+        run: the folder; the run may still be active.
 
     Raises:
-        RunError: it is no run folder, or its summary is damaged.
+        RunError: it is not a run folder, or its summary is damaged.
     """
     path = Path(run)
     try:

@@ -1,4 +1,4 @@
-"""How to repeat a run: the command that was typed, and the command that reads its settings."""
+"""Find the commands that repeat a run: the typed one, and one that reads its settings."""
 
 from __future__ import annotations
 

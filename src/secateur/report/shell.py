@@ -1,8 +1,8 @@
-"""What all pages have in common: one template, one style, one script, and the drawing library inside.
+"""Render pages from a template, with style, script and drawing library inside.
 
-A page needs nothing but itself. It says so to the browser: by its content security policy only these two
-scripts run, and nothing is fetched. Names of layers, classes and files come from elsewhere and are escaped
-wherever they are put: by Jinja in HTML, by :func:`plain` in what plotly writes.
+A page needs no other file. Its content security policy allows only these two scripts, and fetches nothing.
+Names of layers, classes and files come from outside and are always escaped: by Jinja in HTML, by
+:func:`plain` in plotly's text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secateur.formats import count, milliseconds, percent
 INK, PAPER, MUTED, LINE = "#1c2126", "#ffffff", "#58616b", "#d5dae0"
 BEFORE, AFTER, GONE = "#aab4bf", "#0b6e4f", "#b3471d"
 CYCLE = ("#0b6e4f", "#1f5fa8", "#a3480f", "#8a3f8f", "#5f6b00", "#00717f", "#b02a5b", "#5b4bb5")
-"""Colours as they are on white paper, each with a contrast of at least 4.5 but ``BEFORE``, a background."""
+"""Colours in the light theme, each with a contrast of at least 4.5 except ``BEFORE``, a background."""
 
 DARK = {
     INK: "#e4e8ec",
@@ -42,7 +42,7 @@ DARK = {
         )
     ),
 }
-"""What each of them becomes on black paper."""
+"""The colour in the dark theme of each colour in the light theme."""
 
 _LONGEST = 38
 
@@ -53,10 +53,10 @@ class Drawing:
 
     Attributes:
         name: unique on the page.
-        label: what it shows, in a sentence, for those who cannot see it.
-        variants: what is drawn, by what it is called; the first is shown at first. Each has the ``data`` and
+        label: what it shows, in a sentence, for screen readers.
+        variants: drawings by name; the first is shown at the start. Each has the ``data`` and
             ``layout`` of plotly. A trace may have ``meta.names``, one for each of its points, or
-            the name of its list that holds them, by which it is filtered.
+            the name of its list that contains them, by which it is filtered.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Drawing:
 def drawing(
     name: str, label: str, data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any] | None = None
 ) -> Drawing:
-    """A figure that is drawn in one way.
+    """Create a figure with one variant.
 
     Args:
         name: unique on the page.
@@ -79,11 +79,11 @@ def drawing(
 
 
 def plain(text: str, longest: int | None = _LONGEST) -> str:
-    """Text as plotly shows it unchanged: without markup, and not too long.
+    """Escape text so that plotly shows it unchanged, and shorten it.
 
     Args:
         text: anything.
-        longest: number of characters from which on the middle is left out; ``None`` for all of them.
+        longest: largest number of characters; the middle of longer texts is left out. ``None`` for no limit.
 
     >>> plain("<b>bold</b>"), plain("a" * 50, 9)
     ('&lt;b&gt;bold&lt;/b&gt;', 'aaaa…aaaa')
@@ -91,17 +91,17 @@ def plain(text: str, longest: int | None = _LONGEST) -> str:
     if longest is not None and len(text) > longest:
         half = longest // 2
         text = f"{text[:half]}…{text[-half:]}"
-    # plotly shows other entities too, such as &nbsp;, and breaks lines by itself
+    # plotly interprets other entities too, such as &nbsp;, and breaks lines by itself
     return escape(" ".join(text.split()), quote=False)
 
 
 def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
-    """A page.
+    """Render a page.
 
     Args:
         template: name of one that extends ``base.html``.
         drawings: its figures; the template places them by name.
-        **values: what else it shows.
+        **values: further values for the template.
 
     Returns:
         HTML that needs no other file.
@@ -116,7 +116,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters.update(count=count, percent=percent, ms=milliseconds, number=number)
     library, script = get_plotlyjs(), _asset("page.js")
-    # These two are ours, and hold nothing from elsewhere.
+    # These two belong to Secateur and contain nothing from outside.
     trusted = {name: Markup(text) for name, text in (("library", library), ("script", script))}
     style = Markup(_asset("page.css"))
     return environment.get_template(template).render(
@@ -131,7 +131,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
 
 
 def number(value: float | None, form: str = ".3g") -> str:
-    """A number, or a dash.
+    """Format a number, or a dash for ``None``.
 
     >>> number(0.12345), number(None), number(12345, ",")
     ('0.123', '–', '12,345')

@@ -24,10 +24,10 @@ _ROUNDS = 64  # channels are eliminated in about this many rounds at most
 
 
 class Elimination:
-    """One consumer from which channels are removed one after the other.
+    """Remove channels from one consumer, one after the other.
 
     Args:
-        covariance: E[x xᵀ], centred where a constant is free, shape ``(U, U)``.
+        covariance: E[x xᵀ], centred if a constant is fitted, shape ``(U, U)``.
         weight: shape ``(O, U)``.
         columns: columns of each channel, shape ``(n, s)``; all different.
         ridge: δ relative to the mean of the diagonal.
@@ -53,7 +53,7 @@ class Elimination:
         self._alive = torch.ones(len(columns), dtype=torch.bool)
 
     def errors(self) -> Tensor:
-        """Compute what the removal of each single channel would add to the squared error, shape ``(n,)``.
+        """Compute the increase of the squared error by the removal of each single channel, shape ``(n,)``.
 
         Infinity for channels that are removed already.
         """
@@ -98,7 +98,7 @@ def nested_errors(parts: Sequence[tuple[Elimination, float]], channels: int) -> 
         errors = sum((part.errors() * scale for part, scale in parts), torch.zeros(channels).double())
         chosen = errors.argsort(stable=True)[: min(at_once, left)]
         for channel in chosen.tolist():
-            # The next larger float32: scores are stored so, and ties would lose the order.
+            # The next larger float32: scores are stored in float32, and ties would lose the order.
             floor = max(float(errors[channel]), _after(floor))
             result[channel] = floor
         left -= len(chosen)

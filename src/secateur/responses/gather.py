@@ -16,7 +16,7 @@ _LARGEST = 8192  # unknowns of which a full matrix of moments is kept
 
 
 def rows_to_take(total: int, unknowns: int, per_unknown: int) -> tuple[float, bool]:
-    """Choose how many rows to use for a consumer, and in which form to solve.
+    """Choose how many rows to use for a consumer, and the form of the equations to solve.
 
     Args:
         total: rows that the examples give.
@@ -57,7 +57,7 @@ def blocks(
     Args:
         window: kernel, stride, padding, dilation and groups of the consumer.
         x: its inputs, first dimension examples.
-        y: responses of the same examples; ``None`` if they are not wanted.
+        y: responses of the same examples; ``None`` if they are not needed.
         chosen: output positions, by default all.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Sum the second moments of patches and responses: all that least squares needs of the data.
+"""Sum the second moments of patches and responses, which are all that least squares needs.
 
 Shapes: G groups of a convolution, R rows (positions of examples), U unknowns of an output
 channel, O output channels of a group.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass
 class Moments:
-    """Sums of products of patches ``x`` and responses ``y``, gathered block by block.
+    """Sum products of patches ``x`` and responses ``y``, block by block.
 
     Rows are shifted by the mean of the first block before they are multiplied, so that no precision is
     lost when a mean is much larger than the deviations; sums are in float64.
@@ -71,27 +71,27 @@ class Moments:
 
     @property
     def x_mean(self) -> Tensor:
-        """Mean patch, float64, shape ``(G, 1, U)``."""
+        """Return the mean patch, float64, shape ``(G, 1, U)``."""
         return self._x0.double() + self._x / self.count
 
     @property
     def y_mean(self) -> Tensor:
-        """Mean response, float64, shape ``(G, 1, O)``."""
+        """Return the mean response, float64, shape ``(G, 1, O)``."""
         return self._y0.double() + self._y / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance of the patches, float64, shape ``(G, U, U)``."""
+        """Return the covariance of the patches, float64, shape ``(G, U, U)``."""
         return self._xx / self.count - (self._x / self.count).mT @ (self._x / self.count)
 
     @property
     def cross(self) -> Tensor:
-        """Covariance of responses and patches, float64, shape ``(G, O, U)``."""
+        """Return the covariance of responses and patches, float64, shape ``(G, O, U)``."""
         return self._yx / self.count - (self._y / self.count).mT @ (self._x / self.count)
 
     @property
     def variance(self) -> Tensor:
-        """Variance of the responses, float64, shape ``(G, 1, O)``."""
+        """Return the variance of the responses, float64, shape ``(G, 1, O)``."""
         return self._yy / self.count - (self._y / self.count).square()
 
     def second(self, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:

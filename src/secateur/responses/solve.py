@@ -1,6 +1,6 @@
-"""Solve least squares with a ridge toward the old weights.
+"""Solve least squares with a ridge penalty on the distance to the old weights.
 
-For patches x, wanted responses y, old weights W₀ and a constant b that is free or zero, the fit
+For patches x, target responses y, old weights W₀ and a constant b that is free or zero, the fit
 minimises
 
     E ‖y − W x − b‖² + λ ‖W − W₀‖²,    λ = ridge · mean of the diagonal of E[x xᵀ],
@@ -25,7 +25,7 @@ class FittedWeights:
 
     Attributes:
         weight: shape ``(G, O, U)``, float64.
-        constant: what to add to the responses, shape ``(G, O)``, float64; zero if it was not free.
+        constant: to be added to the responses, shape ``(G, O)``, float64; zero if it was not fitted.
         error_before: share of the responses' energy that the old weights, with their best
             constant if it is free, miss.
         error: share that the fitted weights miss.
@@ -41,9 +41,9 @@ def fit_moments(moments: Moments, old: Tensor, ridge: float, *, constant: bool =
     """Fit weights from second moments: for more rows than unknowns.
 
     Args:
-        moments: of patches and wanted responses.
+        moments: of patches and target responses.
         old: old weights, shape ``(G, O, U)``.
-        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        ridge: strength of the regularisation toward the old weights, relative to the mean patch energy.
         constant: whether a constant is fitted too.
 
     Returns:
@@ -73,9 +73,9 @@ def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool 
 
     Args:
         x: patches, shape ``(G, R, U)``.
-        y: wanted responses, shape ``(G, R, O)``.
+        y: target responses, shape ``(G, R, O)``.
         old: old weights, shape ``(G, O, U)``.
-        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        ridge: strength of the regularisation toward the old weights, relative to the mean patch energy.
         constant: whether a constant is fitted too.
 
     Returns:
@@ -95,7 +95,7 @@ def fit_dual(x: Tensor, y: Tensor, old: Tensor, ridge: float, *, constant: bool 
 def fit_restricted(
     second: Tensor, mean: Tensor, weight: Tensor, columns: Tensor, ridge: float, *, constant: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Fit the responses of whole weights with some of their columns; no data is read again.
+    """Fit the responses of the complete weights by some of their columns; no data is read again.
 
     The responses are linear in the patches, so the patches' second moments are all that is needed,
     for any choice of columns.
@@ -105,11 +105,11 @@ def fit_restricted(
         mean: E[x], shape ``(G, 1, U)``.
         weight: the whole weights, shape ``(G, O, U)``.
         columns: the columns that stay, shape ``(K,)``, the same in each group.
-        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        ridge: strength of the regularisation toward the old weights, relative to the mean patch energy.
         constant: whether a constant is fitted too.
 
     Returns:
-        Weights of the columns that stay, shape ``(G, O, K)``, and what to add to the responses,
+        Weights of the columns that stay, shape ``(G, O, K)``, and the constant to add to the responses,
         shape ``(G, O)``, both float64.
     """
     weight = weight.double()
@@ -129,7 +129,7 @@ def fit_rows_restricted(
         rows: patches, shape ``(G, R, U)``.
         weight: the whole weights, shape ``(G, O, U)``.
         columns: the columns that stay, shape ``(K,)``, the same in each group.
-        ridge: strength of the pull toward the old weights, relative to the mean patch energy.
+        ridge: strength of the regularisation toward the old weights, relative to the mean patch energy.
         constant: whether a constant is fitted too.
 
     Returns:
@@ -140,26 +140,26 @@ def fit_rows_restricted(
     x_mean, lost_mean = (item.mean(1, keepdim=True) * float(constant) for item in (x, missing))
     x = x - x_mean
     answers = _answers(x.double(), (missing - lost_mean).double(), ridge)
-    # Few rows and many unknowns: these products take the time, and need no more digits than the weights have.
+    # Few rows and many unknowns: these products take most time, and need no more digits than the weights.
     step = answers.to(x.dtype) @ x
     return weight[..., columns] + step, (lost_mean - x_mean @ step.mT)[:, 0]
 
 
 def _answers(x: Tensor, missing: Tensor, ridge: float) -> Tensor:
-    """``missingᵀ (x xᵀ + R λ 1)⁻¹`` for rows x and what they miss, which ``x`` turns into weights."""
-    # The scale turns the mean diagonal of x xᵀ over rows into that of the patches' moments over unknowns.
+    """Compute ``missingᵀ (x xᵀ + R λ 1)⁻¹`` for rows x and missing responses; times x, it gives weights."""
+    # The scale converts the mean diagonal of x xᵀ over rows to that of the patches' moments over unknowns.
     return _solve(x @ x.mT, missing.mT, ridge, x.shape[1] / x.shape[2])
 
 
 def _others(columns: Tensor, count: int) -> Tensor:
-    """The columns that are not among these."""
+    """List the columns that are not among these."""
     left = torch.ones(count, dtype=torch.bool, device=columns.device)
     left[columns] = False
     return left.nonzero()[:, 0]
 
 
 def _solve(matrix: Tensor, right: Tensor, ridge: float, scale: float = 1.0) -> Tensor:
-    """``right (matrix + ridge · scale · mean diagonal · 1)⁻¹`` for symmetric matrices."""
+    """Compute ``right (matrix + ridge · scale · mean diagonal · 1)⁻¹`` for symmetric matrices."""
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     damped = matrix.clone()
     damped.diagonal(dim1=1, dim2=2).add_(ridge * scale * diagonal.mean(1, keepdim=True))
@@ -171,6 +171,6 @@ def _solve(matrix: Tensor, right: Tensor, ridge: float, scale: float = 1.0) -> T
 
 
 def _missed(xx: Tensor, yx: Tensor, yy: Tensor, weight: Tensor) -> float:
-    """Share of the energy of the responses that weights miss."""
+    """Compute the share of the energy of the responses that weights miss."""
     left = yy.sum() - 2 * (weight * yx).sum() + (weight @ xx * weight).sum()
     return max(0.0, float(left)) / (float(yy.sum()) or 1.0)

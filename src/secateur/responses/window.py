@@ -22,7 +22,7 @@ class Window:
     Attributes:
         kernel: size of the window per spatial dimension; empty for a linear layer.
         stride: step per spatial dimension.
-        padding: what is added before and after, per spatial dimension.
+        padding: numbers of positions added before and after, per spatial dimension.
         dilation: distance of neighbouring taps, per spatial dimension.
         groups: groups of the convolution.
         fill: how padding is filled, as in :func:`torch.nn.functional.pad`.
@@ -66,7 +66,7 @@ class Window:
         groups: int = 1,
         fill: str = "constant",
     ) -> Window:
-        """Make the window from the arguments of a convolution, numbers or one number per dimension."""
+        """Create the window from the arguments of a convolution, single numbers or one per dimension."""
         dims = len(kernel)
         steps, taps = _each(stride, dims), _each(dilation, dims)
         if padding == "valid":
@@ -80,7 +80,7 @@ class Window:
 
     @property
     def single(self) -> Window:
-        """The window of one output position of the same layer, group by group."""
+        """Return the window of one output position of the same layer, group by group."""
         dims = len(self.kernel)
         return Window((1,) * dims, (1,) * dims, ((0, 0),) * dims, (1,) * dims, self.groups)
 
@@ -118,7 +118,7 @@ class Window:
         return taken.permute(1, 0, 3, 2, 4).reshape(self.groups, count * places, -1)
 
     def _unfolded(self, x: Tensor) -> Tensor:
-        """A view of shape ``(N, C, *O, *kernel)``."""
+        """Create a view of shape ``(N, C, *O, *kernel)``."""
         if any(side for sides in self.padding for side in sides):
             x = F.pad(x, [side for sides in reversed(self.padding) for side in sides], self.fill)
         for dim, (size, step, tap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
@@ -137,6 +137,6 @@ class Window:
 
 
 def _each(number: Any, dims: int) -> tuple[int, ...]:
-    """One number per dimension."""
+    """Expand to one number per dimension."""
     listed = tuple(number) if isinstance(number, list | tuple) else (number,)
     return tuple(int(item) for item in (listed * dims if len(listed) == 1 else listed))

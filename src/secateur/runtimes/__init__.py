@@ -1,6 +1,7 @@
-"""Runtimes: what runs a network, or an exported file, on a batch.
+"""Run a network, or an exported file, on a batch in several runtimes.
 
-Each is prepared once and is then a :class:`Runner`: it takes a batch and returns the outputs.
+A network is prepared once for a runtime. The result is a :class:`Runner`, which takes a batch and returns the
+outputs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from secateur.errors import UsageError
 from secateur.runtimes.base import Runner
-from secateur.runtimes.card import Card, preprocessing
+from secateur.runtimes.metadata import ExportMetadata, preprocessing
 from secateur.runtimes.onnx import open_onnx
 from secateur.runtimes.pt2 import open_pt2
 from secateur.runtimes.pytorch import IN_PYTORCH, prepare
@@ -17,7 +18,7 @@ from secateur.runtimes.pytorch import IN_PYTORCH, prepare
 __all__ = [
     "IN_PYTORCH",
     "SUFFIXES",
-    "Card",
+    "ExportMetadata",
     "Runner",
     "is_exported",
     "open_exported",
@@ -26,11 +27,11 @@ __all__ = [
 ]
 
 SUFFIXES = (".onnx", ".pt2")
-"""Ends of the names of files that can be opened."""
+"""Endings of the names of files that can be opened."""
 
 
 def is_exported(source: str | Path) -> bool:
-    """Say whether a name is that of an exported file, by its end.
+    """Check whether a name is that of an exported file, by its ending.
 
     >>> is_exported("small.onnx"), is_exported("small.safetensors")
     (True, False)
@@ -42,8 +43,8 @@ def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool
     """Open an exported file in its runtime.
 
     An ONNX file holds arithmetic only. A ``.pt2`` file is read by ``torch.export.load``, which unpickles
-    parts of it and can run any code that the file holds: trusted files only, and only with
-    ``trusted=True``.
+    parts of it and can run any code in the file. So it is opened only with ``trusted=True``; use that only
+    for files that you trust.
 
     Args:
         path: ``.onnx`` (ONNX Runtime) or ``.pt2`` (PyTorch).
@@ -51,7 +52,7 @@ def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool
         trusted: whether the file comes from a source that you trust; needed for ``.pt2``.
 
     Returns:
-        What runs it: call it with one tensor for each input, the batch first. Its ``card`` says how
+        The runner: call it with one tensor for each input, the batch first. Its ``metadata`` says how
         images are to be prepared.
 
     Raises:
@@ -70,7 +71,7 @@ def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool
     """
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
-        raise UsageError(f"{path} is no exported file: its name ends in none of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path} is not an exported file: its name ends in none of {', '.join(SUFFIXES)}")
     if suffix == ".onnx":
         return open_onnx(path, threads)
     if not trusted:

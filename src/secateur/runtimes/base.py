@@ -1,4 +1,4 @@
-"""The interface of all runtimes: run a batch."""
+"""Define the interface of all runtimes: run a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import UsageError
-from secateur.runtimes.card import Card
+from secateur.runtimes.metadata import ExportMetadata
 
 Batch = Sequence[Tensor]
 _CPU = torch.device("cpu")
@@ -22,9 +22,9 @@ class Runner:
 
     Attributes:
         runtime: name of the runtime, such as ``onnxruntime``.
-        run: runs one batch; returns when the result is ready.
+        run: function that runs one batch; returns when the result is ready.
         shapes: of its inputs, without the batch, as far as they are known and fixed.
-        card: the metadata of the file, if Secateur wrote it.
+        metadata: the metadata of the file, if Secateur wrote it.
         device: device of its inputs.
 
     >>> double = Runner("eager", lambda inputs: (2 * inputs[0],))
@@ -35,7 +35,7 @@ class Runner:
     runtime: str
     run: Callable[[Batch], tuple[Tensor, ...]] = field(repr=False)
     shapes: tuple[tuple[int, ...], ...] = ()
-    card: Card | None = None
+    metadata: ExportMetadata | None = None
     device: torch.device = _CPU
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

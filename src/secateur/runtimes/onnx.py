@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.errors import CheckpointError
 from secateur.runtimes.base import Batch, Runner, existing, first_line
-from secateur.runtimes.card import KEY, Card
+from secateur.runtimes.metadata import KEY, ExportMetadata
 from secateur.runtimes.optional import optional
 
 NAME = "onnxruntime"
@@ -24,7 +24,7 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
         threads: within an operator; by default what PyTorch is set to.
 
     Returns:
-        What runs it.
+        The runner.
 
     Raises:
         UsageError: there is no such file, or ONNX Runtime is not installed.
@@ -35,7 +35,7 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # Threads that spin after a run would slow what is timed next.
+    # Threads that spin after a run would slow down the next measurement.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     file = existing(path)
     try:
@@ -52,5 +52,5 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
 
     shapes = tuple(tuple(item.shape[1:]) for item in session.get_inputs())
     fixed = all(isinstance(size, int) for shape in shapes for size in shape)
-    card = Card.from_json(session.get_modelmeta().custom_metadata_map.get(KEY))
-    return Runner(NAME, run, shapes if fixed else (), card)
+    metadata = ExportMetadata.from_json(session.get_modelmeta().custom_metadata_map.get(KEY))
+    return Runner(NAME, run, shapes if fixed else (), metadata)

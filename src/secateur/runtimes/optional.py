@@ -28,7 +28,7 @@ def optional(name: str) -> Any:
     if find_spec(name) is None:
         raise UsageError(f"{name} is not installed: pip install 'torch-secateur[{EXTRA_OF[name]}]'")
     with warnings.catch_warnings():
-        # Deprecations between these libraries are nothing that a user can mend.
+        # A user can do nothing about deprecations between these libraries.
         warnings.simplefilter("ignore")
         module = import_module(name)
     if name == "onnxruntime":

@@ -11,30 +11,30 @@ from torch import Tensor
 from secateur._compat import tree_leaves
 from secateur.errors import CheckpointError
 from secateur.runtimes.base import Batch, Runner, existing, first_line
-from secateur.runtimes.card import Card
+from secateur.runtimes.metadata import ExportMetadata
 
 NAME = "pt2"
-CARD = "secateur.json"
-"""Name of the extra file in the archive that holds the card."""
+METADATA = "secateur.json"
+"""Name of the extra file in the archive that holds the metadata."""
 
 
 def open_pt2(path: str | Path) -> Runner:
     """Open an exported program with ``torch.export.load``.
 
-    Trusted files only: PyTorch unpickles parts of the file and evaluates text in it, so a file can run
+    Open trusted files only: PyTorch unpickles parts of the file and evaluates text in it, so a file can run
     any code.
 
     Args:
         path: the file.
 
     Returns:
-        What runs it, with PyTorch's number of threads.
+        The runner, with PyTorch's number of threads.
 
     Raises:
         UsageError: there is no such file.
         CheckpointError: the file cannot be read.
     """
-    file, extra = existing(path), {CARD: ""}
+    file, extra = existing(path), {METADATA: ""}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -52,4 +52,4 @@ def open_pt2(path: str | Path) -> Runner:
     fixed = tuple(
         tuple(int(size) for size in value.shape[1:]) for value in shapes if isinstance(value, Tensor)
     )
-    return Runner(NAME, run, fixed, Card.from_json(extra[CARD]))
+    return Runner(NAME, run, fixed, ExportMetadata.from_json(extra[METADATA]))

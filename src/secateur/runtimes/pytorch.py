@@ -16,14 +16,14 @@ IN_PYTORCH = tuple(PYTORCH_RUNTIMES)
 
 
 def prepare(runtime: str, model: nn.Module) -> Runner:
-    """Prepare a network in PyTorch; the network itself is left as it is.
+    """Prepare a network in PyTorch; the network itself does not change.
 
     Args:
         runtime: ``eager``, ``channels-last``, ``compile`` or ``bf16``.
         model: the network.
 
     Returns:
-        What runs it, in evaluation mode, with PyTorch's number of threads.
+        The runner, in evaluation mode, with PyTorch's number of threads.
 
     Raises:
         UsageError: there is no such runtime.

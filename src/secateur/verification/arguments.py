@@ -27,19 +27,19 @@ def refuse_model(model: nn.Module, plan: PruningPlan) -> None:
     """Refuse a network that a plan was not made for."""
     _refuse_no_network(model, "model")
     if not hasattr(plan, "graph"):
-        raise UsageError(f"plan is no pruning plan but a {type(plan).__name__}; {_CALL}")
+        raise UsageError(f"plan is not a pruning plan but a {type(plan).__name__}; {_CALL}")
     wrong = misfit(model, plan.graph.tensors)
     if wrong is not None and misfit(model, plan.graph.after(plan).tensors) is None:
         raise UsageError(
-            f"model has been cut already ({wrong}), but the network before the cut comes first: {_CALL}. For "
-            "a cut in place make the Expectation before it: expected = Expectation.of(model, plan, inputs)"
+            f"model has been cut already ({wrong}), but it must be the network before the cut: {_CALL}. For "
+            "a cut in place, make the Expectation before it:  expected = Expectation.of(model, plan, inputs)"
         )
     if wrong is not None:
         raise UsageError(f"model is not the network that the plan was made for: {wrong}; {_CALL}")
 
 
 def refuse_pruned(pruned: nn.Module, plan: PruningPlan) -> None:
-    """Refuse what cannot be the smaller network that a plan leaves."""
+    """Refuse a network that cannot be the result of a plan."""
     _refuse_no_network(pruned, "pruned")
     missing = plan.graph.after(plan).tensors.keys() - named_tensors(pruned).keys()
     if missing:
@@ -62,5 +62,5 @@ def refuse_inputs(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) ->
 
 def _refuse_no_network(model: object, name: str) -> None:
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{name} is no network but a {type(model).__name__}; {_CALL}")
+        raise UsageError(f"{name} is not a network but a {type(model).__name__}; {_CALL}")
     refuse_wrapped(model, name)

@@ -28,11 +28,11 @@ _DRAWS = 2
 
 
 _EXAMPLES, _CHEAP = 24, 20_000_000
-"""Random examples that are drawn at least where a forward pass takes no more MACs than that."""
+"""Smallest number of random examples, and the most MACs of a forward pass for which it applies."""
 
 
 class Kind(NamedTuple):
-    """What cases have in common that differ in their inputs alone."""
+    """The common properties of cases that differ only in their inputs."""
 
     training: bool
     """Whether the network ran in training mode."""
@@ -42,12 +42,12 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightPair:
-    """The weights of both sides of a comparison.
+    """The weights of both networks in a comparison.
 
     Attributes:
         original: parameters and buffers of the masked original by name, in the original sizes.
-        pruned: what takes the place of tensors of the cut network while it runs: nothing for the real
-            weights, random values for those that are constant for the prepared ones.
+        pruned: replacements of tensors of the cut network while it runs: nothing for the real weights; for
+            the prepared ones, random values in place of constant tensors.
     """
 
     original: Mapping[str, Tensor]
@@ -55,7 +55,7 @@ class WeightPair:
 
     @property
     def is_prepared(self) -> bool:
-        """Whether some weights are not the real ones."""
+        """Return whether some weights are not the real ones."""
         return bool(self.pruned)
 
 
@@ -66,8 +66,8 @@ class Case:
     Attributes:
         forward: the pass that was run.
         weights: the real or the prepared ones.
-        inputs: what it was run with.
-        expected: what it returned.
+        inputs: of the pass.
+        expected: its outputs.
         native: whether it ran in the dtype of the weights, because it does not run in float64.
     """
 
@@ -79,16 +79,16 @@ class Case:
 
     @property
     def kind(self) -> Kind:
-        """What cases have in common that differ in their inputs alone."""
+        """Return what is common to cases that differ only in their inputs."""
         return Kind(self.forward.program.training, self.weights.is_prepared)
 
     def is_beside(self, other: Case) -> bool:
-        """Tell whether it is another run of the same pass with the same weights."""
+        """Check whether it is another run of the same pass with the same weights."""
         return self is not other and self.kind == other.kind
 
 
 class MaskedOriginal:
-    """The masked original, to be run on several inputs."""
+    """Run the masked original on several inputs."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class MaskedOriginal:
         self._drawn = tuple(drawn)
 
     def cases(self, inputs: ExampleInputs) -> tuple[tuple[Case, ...], tuple[str, ...]]:
-        """Run all cases, and say what could not be run."""
+        """Run all cases, and list what could not be run."""
         evaluation, training = self._graph.wiring.evaluation, self._graph.wiring.training
         try:
             cases = [self._case(evaluation, self._weights, inputs)]
@@ -150,13 +150,13 @@ class MaskedOriginal:
     def _prepared_cases(self, real: Sequence[Case], portion: ExampleInputs) -> list[Case]:
         """Run the evaluation-mode pass with prepared weights, on one input.
 
-        Where an output does not depend on the inputs with the real weights, it may with the prepared ones,
-        which two inputs show. If it does not even then, all layers are scaled as well.
+        If an output does not depend on the inputs with the real weights, it may with the prepared ones,
+        which two inputs show. If it still does not, all layers are scaled as well.
         """
         still = bool(constant_parts([case.expected for case in real]))
         found = self._prepared_runs(self._prepared, portion, 2 if still else 1)
         if still and found and constant_parts([case.expected for case in found]):
-            # Signals fade in a deep network that was never trained, or from which much was removed.
+            # Signals become small in a deep network that was never trained, or from which much was removed.
             self._prepared = self._lively(found[0])
             found = self._prepared_runs(self._prepared, portion, 2)
         return found if all(varying(case.expected, ()) for case in found) else []
@@ -174,7 +174,7 @@ class MaskedOriginal:
         return found
 
     def _lively(self, case: Case) -> WeightPair:
-        """Scale all layers so that what the inputs of a case say reaches the outputs."""
+        """Scale all layers so that the inputs of a case affect the outputs."""
         before = case.weights.original
         try:
             changed = lively(case.forward, before, case.inputs, self._after.removed).tensors
@@ -184,13 +184,13 @@ class MaskedOriginal:
         return _prepared(self._graph, self._after, self._weights.original, drawn)
 
     def _draws(self) -> int:
-        """More draws where a pass is cheap and has few examples: a unit may be silent on all of them."""
+        """Choose more draws if a pass is cheap and has few examples: a unit may be zero on all of them."""
         batch = max(1, self._graph.wiring.program.batch)
         cheap = self._graph.cost().macs * batch <= _CHEAP
         return max(_DRAWS, -(-_EXAMPLES // batch)) if cheap else _DRAWS
 
     def _first(self, forward: Pass, weights: WeightPair, choices: Sequence[ExampleInputs]) -> Case | None:
-        """The first of several inputs that the network accepts."""
+        """Run the first of several inputs that the network accepts."""
         for inputs in choices:
             try:
                 return self._case(forward, weights, inputs)
@@ -213,7 +213,7 @@ class MaskedOriginal:
 
 
 def varying(outputs: Outputs, constant: Collection[str]) -> int:
-    """How many finite values belong to outputs that depend on the inputs; buffers are no outputs."""
+    """Count the finite values of outputs that depend on the inputs; buffers are not outputs."""
     return sum(
         int(torch.isfinite(leaf).sum())
         for path, leaf in zip(outputs.paths, outputs.leaves, strict=True)
@@ -224,7 +224,7 @@ def varying(outputs: Outputs, constant: Collection[str]) -> int:
 def _prepared(
     graph: ChannelGraph, after: ChannelGraph, tensors: Mapping[str, Tensor], drawn: Mapping[str, Tensor]
 ) -> WeightPair:
-    """Put random values in place of constant tensors, and cut them for the other side as the plan says.
+    """Put random values in place of constant tensors, and cut them for the other network by the plan.
 
     Args:
         graph: of the network before the cut.
@@ -243,6 +243,6 @@ def _prepared(
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are."""
+    """Format the first three of some names, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(f"'{name}'" for name in names[:3]) + more

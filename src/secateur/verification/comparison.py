@@ -25,24 +25,24 @@ def verify(
     inputs: ExampleInputs,
     tolerance: float | None = None,
 ) -> Verification:
-    """Compare a cut network with the original in which the removed channels are held at zero.
+    """Compare a cut network with the original in which the removed channels are set to zero.
 
-    Every tensor must hold what the plan leaves of the original one, bit for bit. Both networks are then run.
-    Every operator of the original that contracts over channels sees zeros in place of the removed ones;
-    normalisation over channels takes its statistics from the kept ones. Both sides compute in float64,
-    whatever the dtype of the model, on the given inputs and on random draws of the same shapes (two; more
-    where a pass is cheap and has few examples), in evaluation and in training mode, there with the buffers
-    that the pass writes to. Dropout keeps everything on both sides, and other random numbers are the
-    same. Every slice of every output is judged on its own scale. Other values than tensors, and the keys of
-    dictionaries, must be equal. An output that does not depend on the inputs counts as not checked. Where
-    parameters or buffers hold one value throughout, which may hide a branch, both networks are run with
-    random values in their place as well.
+    Every tensor must equal the part of the original that the plan keeps, bit for bit. Both networks are then
+    run. Every operator of the original that contracts over channels sees zeros in place of the removed ones;
+    normalisation over channels takes its statistics from the kept ones. Both networks compute in float64,
+    whatever the dtype of the model, on the given inputs and on random draws of the same shapes (two; more if
+    a pass is cheap and has few examples), in evaluation and in training mode; in training mode, the buffers
+    that the pass writes to are compared too. Dropout keeps everything in both networks, and other random
+    numbers are equal. Every slice of every output is compared on its own scale. Other values than tensors,
+    and the keys of dictionaries, must be equal. An output that does not depend on the inputs counts as not
+    checked. If all values of a parameter or buffer are equal, which may hide a branch, both networks are also
+    run with random values in its place.
 
-    Nothing is changed: no attribute, parameter, buffer, hook, mode or random state. What is needed beside
-    the networks are random values for constant tensors, a copy of the cut network's parameters, which are
-    put back should it write to them, the
-    original's weights in original sizes where it was cut before, the float64 copy of the weights of one
-    operator at a time, and the float64 activations of the given inputs.
+    Nothing is changed: no attribute, parameter, buffer, hook, mode or random state. Besides
+    the networks, memory is needed for random values for constant tensors, a copy of the cut network's
+    parameters (restored if it writes to them), the original's weights in original sizes if it was cut
+    before, the float64 copy of the weights of one operator at a time, and the float64 activations of the
+    given inputs.
 
     Args:
         model: the network before the cut.
@@ -79,7 +79,7 @@ def verify(
 
 
 def _shared_memory(model: nn.Module, pruned: nn.Module) -> str | None:
-    """Find a tensor of a cut copy that lies in the memory of the original."""
+    """Find a tensor of a cut copy that uses memory of the original."""
     if pruned is model:
         return None
     own = {_address(tensor): name for name, tensor in named_tensors(model).items()}
@@ -91,5 +91,5 @@ def _shared_memory(model: nn.Module, pruned: nn.Module) -> str | None:
 
 
 def _address(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; zero if it has none."""
+    """Return the address of a tensor's memory; zero if it has none."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0

@@ -1,4 +1,4 @@
-"""What a network must compute after a cut, made before it."""
+"""Record before a cut what a network must compute after it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a network must compute once a plan has been applied to it; made before the cut.
+    """What a network must compute after a plan has been applied; created before the cut.
 
     Needed for cuts in place, which leave no original to compare with.
 
@@ -101,8 +101,8 @@ class Expectation:
         tensors = original_sizes(graph, held)
         runs = MaskedOriginal(graph, after, tensors, random_for_constant(held))
         cases, unrun = runs.cases(inputs)
-        # The weights are needed again only if a difference has to be compared with rounding noise; those
-        # that a cut in place changes are the plan's, and their old memory is held until the check.
+        # The weights are needed again only to compare a difference with rounding noise. Only the plan's
+        # tensors change in a cut in place; their old memory is kept until the check.
         return cls(
             TOLERANCE if tolerance is None else tolerance,
             plan.channels_removed,
@@ -121,7 +121,7 @@ class Expectation:
         """Compare a cut network with the expectation.
 
         Args:
-            pruned: the network after the cut; run in float64 without a copy, and left as it was.
+            pruned: the network after the cut; run in float64 without a copy, and not changed.
 
         Returns:
             The outcome.
@@ -169,7 +169,7 @@ class Expectation:
         for name in self._after.tensors:
             dtype = self._tensors[name].dtype
             if name in self._trainable and name not in parameters:
-                return f"'{name}' is no parameter"
+                return f"'{name}' is not a parameter"
             if tensors[name].dtype != dtype:
                 return f"'{name}' is of {tensors[name].dtype} instead of {dtype}"
             if name in parameters and parameters[name].requires_grad != self._trainable.get(name):
@@ -186,7 +186,7 @@ class Expectation:
         return None
 
     def _changed_values(self, pruned: nn.Module) -> str | None:
-        """Compare every tensor with what the plan leaves of the original one."""
+        """Compare every tensor with the part of the original that the plan keeps."""
         wiring = self._graph.wiring
         kept = by_tensor(positions_left(ChannelGraph.whole(wiring), self._after))
         lengths = rescaled(wiring.rescales, self._tensors, kept)
@@ -195,17 +195,17 @@ class Expectation:
                 continue
             left = self._after.left_of(name, self._tensors[name])
             if name in lengths:
-                # A product with a ratio of norms, whose sums may run in another order.
+                # A product with a ratio of norms, whose sums may be computed in another order.
                 own = torch.finfo(tensor.dtype).eps
                 equal = torch.allclose(tensor.detach().to(left.device), lengths[name], 8 * own, 0.0)
             else:
                 equal = _equal(tensor.detach(), left)
             if not equal:
-                return f"'{name}' does not hold the values that the plan leaves"
+                return f"'{name}' does not have the values that the plan keeps"
         return None
 
     def _answer(self, pruned: nn.Module, case: Case) -> tuple[Case, Outputs]:
-        """Run the cut network; code that refuses float64 is run in its own dtype, and so is the reference."""
+        """Run the cut network; code that refuses float64 is run in its own dtype, as is the reference."""
         try:
             return case, self._run(pruned, case)
         except Exception:
@@ -238,7 +238,7 @@ class Expectation:
     def _noise(self, case: Case, rounded: bool) -> Outputs:
         cut = tuple(item for item in self._graph.wiring.rescales if self._is_cut(item))
         if _versions(self._tensors) != self._versions:
-            return case.expected  # the weights are others by now, so their noise tells nothing
+            return case.expected  # the weights have changed by now, so their noise is not comparable
         weights = case.weights.original
         tensors, inputs = moved(weights, case.inputs, coarse=rounded, native=case.native, rescales=cut)
 
@@ -279,7 +279,9 @@ class Expectation:
             f"{path} (rounding noise is too large)" for _, path in sorted(noisy) if path not in buffers
         ]
         if buffers:
-            not_checked.append(f"{len(buffers)} buffers that training writes (they hold but rounding noise)")
+            not_checked.append(
+                f"{len(buffers)} buffers that training writes (they contain only rounding noise)"
+            )
         native = any(case.native or case.expected.rounded for case in compared)
         modes = {case.forward.program.training: None for case in compared}
         return Verification(
@@ -306,7 +308,7 @@ def _still_parts(compared: Sequence[Case]) -> dict[Kind, set[str]]:
         runs.setdefault(case.kind, []).append(case.expected)
     still = {kind: set(constant_parts(found)) for kind, found in runs.items()}
     for kind, found in runs.items():
-        # One run tells nothing by itself: it is compared with another mode, or with the real weights.
+        # A single run cannot show this: it is compared with another mode, or with the real weights.
         evaluated = Kind(training=False, prepared=kind.prepared)
         if len(found) == 1 and kind.training and evaluated in runs:
             still[kind] = still[evaluated].intersection(same_parts(runs[evaluated][0], found[0]))
@@ -316,7 +318,7 @@ def _still_parts(compared: Sequence[Case]) -> dict[Kind, set[str]]:
 
 
 def _float_attributes(model: nn.Module) -> dict[tuple[str, str], float]:
-    """The floats that modules hold, such as the probability of dropout, by module and name."""
+    """Collect the floats that modules store, such as the probability of dropout, by module and name."""
     return {
         (path, name): value
         for path, module in model.named_modules()
@@ -326,7 +328,7 @@ def _float_attributes(model: nn.Module) -> dict[tuple[str, str], float]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors of one shape and dtype hold the same values; NaN equals NaN."""
+    """Check whether two tensors of one shape and dtype have equal values; NaN equals NaN."""
     one, other = (item.to_dense() if item.layout is not torch.strided else item for item in (one, other))
     one = one.to(other.device)
     if torch.equal(one, other):

@@ -1,4 +1,4 @@
-"""Lay tensors that were cut back into their original sizes."""
+"""Expand cut tensors to their original sizes."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from secateur.graph.channel_graph import ChannelGraph
 
 
 def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Lay the tensors of a network that has been cut back into zeros of the sizes it was traced with.
+    """Expand the tensors of a cut network with zeros to the sizes that it was traced with.
 
     Args:
-        graph: the graph of the network as it is now.
+        graph: the graph of the present network.
         tensors: its parameters and buffers by name.
 
     Returns:
-        Tensors of the original shapes; those that were never cut are handed on as they are.
+        Tensors of the original shapes; tensors that were never cut are returned unchanged.
     """
     return {name: original_size(graph, name, tensors[name].detach()) for name in graph.wiring.shapes}
 
 
 def original_size(graph: ChannelGraph, name: str, tensor: Tensor) -> Tensor:
-    """Lay a tensor of a network that has been cut back into zeros of the size it was traced with.
+    """Expand a tensor of a cut network with zeros to the size that it was traced with.
 
     Args:
-        graph: the graph of the network as it is now.
+        graph: the graph of the present network.
         name: of the parameter or buffer.
         tensor: its values.
 
     Returns:
         A tensor of the original shape; the same one if it was never cut.
     """
-    # A row of a normalised weight that was cut still has a norm to be divided by.
+    # A cut row of a normalised weight still has a norm as divisor.
     rows = {item.direction: item.dim for item in graph.wiring.rescales}
     for dim, size in enumerate(graph.wiring.shapes[name]):
         if tensor.shape[dim] != size:

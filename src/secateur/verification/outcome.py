@@ -1,4 +1,4 @@
-"""The outcome of a verification."""
+"""Describe the outcome of a verification."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Verification:
-    """How a cut network compares with the masked original, and what was compared.
+    """The result of comparing a cut network with the masked original, and what was compared.
 
     Attributes:
-        max_error: largest absolute difference in a slice of an output, relative to how far the slice moves
+        max_error: largest absolute difference in a slice of an output, relative to the variation of the slice
             between examples and inputs. A slice is one index of a tensor's last dimension or of its
             dimension 1 (channels).
-        tolerance: the limit for that slice: 1e-8, or the measured rounding noise times 32 where that is more.
-        outputs: number of finite output values that were compared; not those that do not depend on the
-            inputs, and not the buffers that training writes to.
+        tolerance: the limit for that slice: 1e-8, or 32 times the measured rounding noise if that is larger.
+        outputs: number of finite output values that were compared, without those that do not depend on the
+            inputs and without the buffers that training writes to.
         channels_removed: number of channels that the cut removed.
         inputs: number of inputs that were tried: the user's, and random ones of the same shapes.
         modes: modes of the network that were compared.
-        precision: what both sides computed in.
+        precision: in which both networks were run.
         not_checked: what could not be compared, each with the reason.
-        problem: what makes the outputs incomparable (another shape, another key), or which tensor or
-            attribute is not what the plan leaves, if anything.
+        problem: why the outputs cannot be compared (a different shape or key), or which tensor or
+            attribute does not agree with the plan, if any.
 
     Example:
         >>> found = Verification(max_error=2e-12, tolerance=1e-8, outputs=320, channels_removed=12)
@@ -44,9 +44,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether the cut network computes what the masked original computes.
+        """Return whether the cut network computes what the masked original computes.
 
-        False, too, where nothing could be compared.
+        False also if nothing could be compared.
         """
         return self.problem is None and self.outputs > 0 and self.max_error <= self.tolerance
 
@@ -65,12 +65,12 @@ class Verification:
         return f"WRONG: the smaller network DIFFERS FROM {what} ({self.problem or gap}; {compared}){rest}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcome as plain numbers, for files."""
+        """Convert to plain values, for files."""
         return {"ok": self.ok, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verification:
-        """Read back what :meth:`to_dict` gave."""
+        """Read back what :meth:`to_dict` returned."""
         values = {name: value for name, value in data.items() if name != "ok"}
         for name in ("modes", "not_checked"):
             if name in values:

@@ -16,7 +16,7 @@ from secateur.graph.wiring import Pass
 
 
 def portions(forward: Pass, inputs: ExampleInputs) -> Iterator[tuple[ExampleInputs, int]]:
-    """Inputs in portions of the traced batch size, each with the number of its examples that count."""
+    """Split inputs into portions of the traced batch size, each with its number of counted examples."""
     program = forward.program
     args, kwargs = call_arguments(inputs)
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -34,9 +34,9 @@ def portions(forward: Pass, inputs: ExampleInputs) -> Iterator[tuple[ExampleInpu
         )
     count = sizes.pop()
     if count == 0:
-        raise UsageError("the inputs hold no example; pass at least one")
+        raise UsageError("the inputs contain no example; pass at least one")
     for start in range(0, count, program.batch):
-        # The last portion is filled up with its last example, which does not count.
+        # The last portion is padded with its last example, which is not counted.
         yield examples(inputs, start, program.batch), min(program.batch, count - start)
 
 
@@ -59,14 +59,14 @@ def batchwise(
 
 
 def cycled(forward: Pass, inputs: ExampleInputs) -> ExampleInputs:
-    """As many examples as a pass was captured with: a single one was doubled for it."""
+    """Repeat examples up to the number of the captured pass: a single example was doubled for it."""
     leaves = [leaf for leaf in tree_leaves(call_arguments(inputs)) if isinstance(leaf, Tensor)]
     same = [tuple(leaf.shape) for leaf in leaves] == forward.program.input_shapes
     return inputs if same else examples(inputs, 0, forward.program.batch)
 
 
 def examples(inputs: ExampleInputs, start: int, count: int) -> ExampleInputs:
-    """Some examples of inputs; the last one is repeated where there are too few."""
+    """Select some examples of inputs; the last one is repeated if there are too few."""
 
     def picked(leaf: Tensor) -> Tensor:
         index = torch.arange(start, start + count).clamp(max=leaf.shape[0] - 1)

@@ -59,6 +59,10 @@ class Share(Enum):
     ONE_REMOVED = "all but one"
 
 
+_DRAW = {Share.HALF: 0, Share.FEWEST: 1, Share.ONE_REMOVED: 2}
+"""Which inputs a trial uses: one of two random draws, or those of the user."""
+
+
 @dataclass(frozen=True)
 class _Fault:
     """What is wrong with a cut.
@@ -337,7 +341,7 @@ class _Trials:
         """Compare the passes of a cut network with those of the masked original."""
         wiring = self._graph.wiring
         try:
-            problem = self._compared_pass(cut, wiring.evaluation, list(Share).index(cut.share), native)
+            problem = self._compared_pass(cut, wiring.evaluation, _DRAW[cut.share], native)
             if problem is not None or cut.share is not Share.HALF:
                 return problem
             if not wiring.training.program.derived:

@@ -1,3 +1,3 @@
-"""The figures of a run, one a file: what of the records each shows, and how."""
+"""Draw the figures of a run; each file contains one figure."""
 
 from __future__ import annotations

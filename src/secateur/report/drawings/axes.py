@@ -1,4 +1,4 @@
-"""Axes that list names: of groups, or of layers."""
+"""Create axes that list names of groups or layers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from secateur.report.shell import plain
 
 ITSELF = "(the network itself)"
-"""What the path of the whole network, which is empty, is shown as."""
+"""Label of the whole network, whose path is empty."""
 
 _LONGEST = 26
 
 
 def down(names: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis with a line for each name, the first on top.
+    """Create a vertical axis with a line for each name, the first on top.
 
-    The page makes the figure as high as ``meta.line`` of its layout, in pixels, says for each.
+    The page sets the height of the figure: ``meta.line`` of its layout, in pixels, for each name.
 
     Args:
         names: unique.
@@ -25,17 +25,17 @@ def down(names: Sequence[str]) -> dict[str, Any]:
 
 
 def across(names: Sequence[str], title: str = "") -> dict[str, Any]:
-    """A horizontal axis with a column for each name; the page leaves their words out where there is no room.
+    """Create a horizontal axis with a column for each name; the page omits labels that do not fit.
 
     Args:
         names: unique.
-        title: what they are.
+        title: of the axis.
     """
     return {**_listing(names), "tickangle": -45, "title": {"text": title}}
 
 
 def brief(name: str) -> str:
-    """A path that fits beside a figure: parts give up their middle, from the left, numbers stay.
+    """Shorten a path to fit beside a figure: omit the middle of its parts, from the left; numbers stay.
 
     Args:
         name: of a module or a group.

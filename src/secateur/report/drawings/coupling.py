@@ -1,4 +1,4 @@
-"""Which layers each group touches: a graph of groups and layers, drawn along the network."""
+"""Draw the layers that each group couples, in the order of the network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from secateur.report.shell import CYCLE, MUTED, Drawing, drawing, plain
 
 _MARKS = (
     ("written_by", "writes", "square", 10, 0),
-    ("carried_by", "holds something for each", "line-ns-open", 9, 2),
+    ("carried_by", "has a parameter for each", "line-ns-open", 9, 2),
     ("read_by", "reads", "circle-open", 9, 2),
 )
 _MANY, _SMALL = 120, 6
-"""From how many layers on the marks are small, and how small."""
+"""Number of layers from which on marks are small, and their size."""
 
 
 def coupling(groups: Sequence[GroupSummary], layers: Iterable[str]) -> Drawing:
-    """A line for each group through the layers that it couples.
+    """Draw a line for each group through the layers that it couples.
 
     Args:
         groups: all groups.
@@ -52,7 +52,7 @@ def coupling(groups: Sequence[GroupSummary], layers: Iterable[str]) -> Drawing:
 
 
 def _lines(groups: Sequence[GroupSummary], colour: str, place: dict[str, int]) -> dict[str, Any]:
-    """Groups of one colour, each from its first layer to its last; between two groups there is a gap."""
+    """Draw the groups of one colour, each from its first layer to its last, separated by gaps."""
     x: list[str | None] = []
     y: list[str] = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""Accuracy against cost along a run, and epoch by epoch."""
+"""Draw accuracy against cost during a run, and by epoch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PERCENT = ".2~%"
 
 
 def accuracy_against_cost(records: Records) -> Drawing | None:
-    """Every epoch at the cost of its network; for a search, every network that it made.
+    """Draw every epoch at the cost of its network; for a search, every network that it tried.
 
     Args:
         records: of the run.
 
     Returns:
-        The figure, or ``None`` where nothing was judged.
+        The figure, or ``None`` if nothing was evaluated.
     """
     variants = {}
     for key, title in (("macs", "MACs per example"), ("params", "parameters")):
@@ -36,7 +36,7 @@ def accuracy_against_cost(records: Records) -> Drawing | None:
 
 
 def _epochs(records: Records, key: str) -> list[dict[str, Any]]:
-    """The epochs as a line from the whole network to what is left."""
+    """Draw the epochs as a line from the whole network to the smaller one."""
     whole = _of(records.summary, "baseline", key)
     known = [epoch for epoch in records.course.epochs if epoch.top1 is not None]
     costs = [getattr(epoch, key) or whole for epoch in known]
@@ -46,7 +46,7 @@ def _epochs(records: Records, key: str) -> list[dict[str, Any]]:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": "after each epoch, on validation pictures",
+            "name": "after each epoch, on validation images",
             "x": costs,
             "y": [epoch.top1 for epoch in known],
             "customdata": [_where(epoch) for epoch in known],
@@ -62,7 +62,7 @@ def _where(epoch: Epoch) -> str:
 
 
 def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Where the run began and ended, on test pictures."""
+    """Draw the accuracy before and after the run, on test images."""
     ends = [
         (name, _of(summary, side, key), _of(summary, side, "top1"))
         for name, side in (("before", "baseline"), ("after", "pruned"))
@@ -74,7 +74,7 @@ def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         {
             "type": "scatter",
             "mode": "markers",
-            "name": "before and after, on test pictures",
+            "name": "before and after, on test images",
             "x": [cost for _, cost, _ in known],
             "y": [top1 for _, _, top1 in known],
             "customdata": [name for name, _, _ in known],
@@ -85,21 +85,21 @@ def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _path(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The networks that a search made."""
+    """Draw the networks that a search tried."""
     points = [
         (point["cost"][key] if point["cost"] else _of(summary, "baseline", key), point)
         for point in summary.get("path") or ()
         if point["validation_top1"] is not None
     ]
     traces = []
-    for held, colour, name in ((True, AFTER, "holds"), (False, GONE, "is too bad")):
+    for held, colour, name in ((True, AFTER, "accepted"), (False, GONE, "rejected")):
         chosen = [(cost, point) for cost, point in points if bool(point["held"]) == held]
         if chosen:
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "markers+text",
-                    "name": f"a network of the search that {name}",
+                    "name": f"a network of the search, {name}",
                     "x": [cost for cost, _ in chosen],
                     "y": [point["validation_top1"] for _, point in chosen],
                     "text": [str(point["number"]) for _, point in chosen],
@@ -128,19 +128,19 @@ def _of(summary: Mapping[str, Any], side: str, key: str) -> Any:
 
 
 def epoch_by_epoch(records: Records) -> Drawing | None:
-    """Accuracy and loss over the epochs, with a line at each cut.
+    """Draw accuracy and loss over the epochs, with a line at each cut.
 
     Args:
         records: of the run.
 
     Returns:
-        The figure, or ``None`` where there are not even two epochs.
+        The figure, or ``None`` if there are fewer than two epochs.
     """
     course = records.course
     if len(course.epochs) < 2:
         return None
     traces = [
-        _line(course.epochs, "top1", "accuracy on validation pictures", AFTER, "y", ":.2%"),
+        _line(course.epochs, "top1", "accuracy on validation images", AFTER, "y", ":.2%"),
         _line(course.epochs, "loss", "loss in training", CYCLE[1], "y2", ":.4g"),
     ]
     layout = {

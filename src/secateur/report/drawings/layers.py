@@ -1,4 +1,4 @@
-"""Where time, multiplications and parameters go, layer by layer, before and after."""
+"""Draw time, multiplications and parameters by layer, before and after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.report.drawings.axes import ITSELF, down
 from secateur.report.shell import AFTER, BEFORE, Drawing, plain
 
 _SHOWN, _LEAST = 40, 0.002
-"""How many layers have a bar of their own, and from which share of the whole on."""
+"""Largest number of layers with a separate bar, and the least share of the whole of such a layer."""
 _KINDS = (
     ("milliseconds", "ms", ".3~g", "ms"),
     ("MACs per example", "macs", ".3~s", ""),
@@ -19,24 +19,24 @@ _KINDS = (
 
 
 def layer_costs(layers: Sequence[LayerSummary]) -> Drawing:
-    """Draw bars of what each layer needs, the whole network in one picture.
+    """Draw bars of the costs of each layer, the whole network in one figure.
 
     Args:
         layers: in the order of the network.
     """
     variants = {title: _variant(layers, title, *rest) for title, *rest in _KINDS}
-    return Drawing("layers", "What each layer needs before and after, in forward order", variants)
+    return Drawing("layers", "Costs of each layer before and after, in forward order", variants)
 
 
 def _costliest(layers: Sequence[LayerSummary], key: str) -> tuple[list[LayerSummary], list[LayerSummary]]:
-    """The layers that are worth a bar of their own, and those that are not.
+    """Divide the layers into those with a separate bar and all others.
 
     Args:
         layers: in the order of the network.
         key: ``ms``, ``macs`` or ``params``.
 
     Returns:
-        Both in the order of the network, without layers that need nothing.
+        Both in the order of the network, without layers whose cost is zero.
     """
     known = [layer for layer in layers if _of(layer.before, key) or _of(layer.after, key)]
     total = sum(_of(layer.before, key) for layer in known)

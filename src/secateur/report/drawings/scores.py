@@ -1,4 +1,4 @@
-"""What the criterion said of the channels of each group, and which of them went."""
+"""Draw the scores of the channels of each group, and which of them were removed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ Values = npt.NDArray[np.float64]
 _MOST_POINTS, _MOST_DECADES = 3000, 5
 
 
-def score_distributions(scores: Scores, fates: Mapping[str, Sequence[int]], normalize: str) -> Drawing | None:
-    """Draw boxes of the scores of each group, of channels that stay and channels that went.
+def score_distributions(
+    scores: Scores, removed_by: Mapping[str, Sequence[int]], normalize: str
+) -> Drawing | None:
+    """Draw boxes of the scores of each group, of channels that stay and channels that were removed.
 
     Args:
         scores: raw.
-        fates: for each group that lost channels the cut that took each, 0 if it stays.
+        removed_by: for each group that lost channels, the cut that removed each channel, 0 if it stays.
         normalize: how scores were made comparable between groups.
     """
     if not len(scores):
@@ -37,13 +39,13 @@ def score_distributions(scores: Scores, fates: Mapping[str, Sequence[int]], norm
         values = {name: np.asarray(found[name].tolist()) for name in found}
         for scale in ("linear", "log"):
             if scale == "linear" or all((group > 0).any() for group in values.values()):
-                variants[f"{kind}, {scale} scale"] = _variant(values, fates, scores.criterion, scale)
+                variants[f"{kind}, {scale} scale"] = _variant(values, removed_by, scores.criterion, scale)
     label = "The scores of the channels of each group before the first cut, by whether they stay"
     return Drawing("scores", label, variants)
 
 
 def _variant(
-    values: Mapping[str, Values], fates: Mapping[str, Sequence[int]], criterion: str, scale: str
+    values: Mapping[str, Values], removed_by: Mapping[str, Sequence[int]], criterion: str, scale: str
 ) -> dict[str, Any]:
     share = min(1.0, _MOST_POINTS / max(1, sum(map(len, values.values()))))
     traces = []
@@ -51,8 +53,10 @@ def _variant(
         x: list[float] = []
         y: list[str] = []
         for group, found in values.items():
-            fate = np.asarray(fates.get(group) or np.zeros(len(found)))
-            chosen = found[(fate > 0) == goes] if len(fate) == len(found) else found[: 0 if goes else None]
+            numbers = np.asarray(removed_by.get(group) or np.zeros(len(found)))
+            chosen = (
+                found[(numbers > 0) == goes] if len(numbers) == len(found) else found[: 0 if goes else None]
+            )
             chosen = _sample(chosen[chosen > 0] if scale == "log" else chosen, share)
             x += [float(f"{value:.4g}") for value in chosen]
             y += [group] * len(chosen)
@@ -73,7 +77,7 @@ def _variant(
 
 
 def _decades(values: Mapping[str, Values]) -> list[float]:
-    """The part of a logarithmic axis that is worth a look: channels that are all but dead lie outside."""
+    """Choose the range of a logarithmic axis; channels with almost zero scores are outside."""
     positive = np.concatenate([group[group > 0] for group in values.values()])
     most = math.log10(positive.max())
     return [max(math.log10(positive.min()), most - _MOST_DECADES) - 0.1, most + 0.1]
@@ -98,7 +102,7 @@ def _boxes(name: str, x: list[float], y: list[str], colour: str) -> dict[str, An
 
 
 def _sample(values: Values, share: float) -> Values:
-    """So many quantiles as make up the share; all values where that is all."""
+    """Reduce values to quantiles, by a share of their number; keep all values if the share is 1."""
     count = max(min(len(values), 5), int(len(values) * share))
     if count >= len(values):
         return values
@@ -106,7 +110,7 @@ def _sample(values: Values, share: float) -> Values:
 
 
 def width_curves(curves: WidthCurves) -> Drawing | None:
-    """The damage that each width of each group does, as it was measured.
+    """Draw the measured damage of each width of each group.
 
     Args:
         curves: of all groups that were measured.
@@ -140,7 +144,7 @@ def width_curves(curves: WidthCurves) -> Drawing | None:
         "yaxis": {"title": {"text": f"damage: {unit}"}, "rangemode": "tozero"},
         "meta": {"height": 460},
     }
-    return drawing("curves", "How far the outputs move when a group alone is narrowed", traces, layout)
+    return drawing("curves", "Divergence of the outputs when one group alone is narrowed", traces, layout)
 
 
 _DASHES = ("solid", "dash", "dot", "dashdot")

@@ -1,4 +1,4 @@
-"""Draw how close each cut network came to the masked original."""
+"""Draw the difference of each cut network from the masked original."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from secateur.report.course import CutMade
 from secateur.report.shell import AFTER, GONE, Drawing, drawing
 
 _LEAST = 1e-12
-"""Where a difference of nothing is drawn, on an axis that has no zero."""
+"""Position of a difference of zero, on an axis that has no zero."""
 
 
 def verification(cuts: Sequence[CutMade]) -> Drawing:
-    """Draw the largest relative difference of every cut, and the limit for it.
+    """Draw the largest relative difference of every cut, and its tolerance.
 
     Args:
         cuts: all cuts of the run.

@@ -1,4 +1,4 @@
-"""The network as a row of its channel groups, as wide as they were and as they are."""
+"""Draw the widths of all channel groups, before and after."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.report.shell import AFTER, BEFORE, MUTED, Drawing, drawing, plain
 
 
 def widths(groups: Sequence[GroupSummary]) -> Drawing:
-    """A picture of the network: a bar for each group, in forward order, one width inside the other.
+    """Draw a bar for each group, in forward order, the width after inside the width before.
 
     Args:
         groups: all groups.

@@ -7,16 +7,16 @@
   const theme = document.getElementById("theme"), filter = document.getElementById("filter");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const charts = [...document.querySelectorAll("[data-drawing]")];
-  // Pixels: of a figure that are in sight, as in the style; of a column that has words; of the words beside columns, at most.
+  // Pixels: visible height of a figure, as in the style; width of a column with a label; largest width of labels.
   const FRAME = 736, LEAST = 15, BESIDE = 220;
   let wanted = "", printing = false;
 
-  // What is remembered is a comfort: a page opened from a file may not be allowed to.
+  // Remembering the theme is optional: a page opened from a file may not be allowed to store it.
   const remembered = (value) => {
     try {
       if (value === undefined) return localStorage.getItem("secateur-colours") || "";
       localStorage.setItem("secateur-colours", value);
-    } catch { /* then it is not remembered */ }
+    } catch { /* then it is not stored */ }
     return value || "";
   };
 
@@ -24,7 +24,7 @@
   const shade = () => { root.dataset.shade = dark() ? "dark" : "light"; };
   const colour = (value) => (dark() && colours.dark[value]) || value;
 
-  // A copy in which every colour is that of the theme. Only entries named so are colours.
+  // A copy with the colours of the theme. Only entries with these names are colours.
   const themed = (value, key) => {
     if (Array.isArray(value)) return /color$/i.test(key) ? value.map(colour) : value.map((one) => themed(one, ""));
     if (value && typeof value === "object") {
@@ -36,7 +36,7 @@
   const words = (name) => ((search.groups || {})[name] || []).map((at) => search.modules[at]).join(" ");
   const matches = (name) => !wanted || `${name} ${words(name)}`.toLowerCase().includes(wanted);
 
-  // The points of a trace whose names match; every list as long as the names belongs to the points.
+  // The points of a trace whose names match; every list of the same length as the names belongs to the points.
   const points = (trace) => {
     const told = trace.meta && trace.meta.names, names = typeof told === "string" ? trace[told] : told;
     if (!names || !wanted) return trace;
@@ -51,7 +51,7 @@
     return chosen(trace);
   };
 
-  // An axis of names keeps those that some point still has; downwards the first is on top.
+  // An axis of names keeps those that some point still has; on a vertical axis the first is on top.
   const axis = (spec, letter, traces) => {
     if (!spec || !spec.categoryarray) return spec;
     const used = new Set(wanted ? traces.flatMap((trace) => trace[letter] || []) : spec.categoryarray);
@@ -64,8 +64,8 @@
     };
   };
 
-  // Height, margins and legend of a figure, and what its axes of names have room for. Where plotly finds
-  // margins out by itself it draws a figure several times, which thousands of points do not bear.
+  // Height, margins and legend of a figure, and the labels that fit its axes. If plotly computes the
+  // margins itself, it draws a figure several times, which is too slow for thousands of points.
   const fitted = (layout, width, size) => {
     const { line, height = 400 } = layout.meta || {}, { xaxis = {}, yaxis = {} } = layout;
     const rows = (yaxis.categoryarray || []).length, columns = (xaxis.categoryarray || []).length;
@@ -80,7 +80,7 @@
     }
     const bare = columns * LEAST > width - found.margin.l - (rows ? 0 : 48);
     if (bare) Object.assign(xaxis, { showticklabels: false, showgrid: false, automargin: false });
-    if (found.height > FRAME) {  // the foot of the figure is out of sight at first, so its axis stands on top
+    if (found.height > FRAME) {  // the bottom of the figure is not visible at first, so its axis is on top
       xaxis.side = "top";
       Object.assign(found.legend, { yref: "container", yanchor: "top" });
       found.margin.t = (width < 500 ? 66 : 42) + (bare ? 0 : 50);
@@ -115,8 +115,8 @@
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
       toImageButtonOptions: { format: "svg", filename: chart.dataset.drawing },
     });
-    // Read aloud, the words of a drawing make no sense; what it shows is said before it, and its table behind.
-    for (const picture of plot.querySelectorAll("svg.main-svg")) picture.setAttribute("aria-hidden", "true");
+    // Read aloud, the words of a drawing make no sense; a label before it and a table after it describe it.
+    for (const drawing of plot.querySelectorAll("svg.main-svg")) drawing.setAttribute("aria-hidden", "true");
     chart.dataset.drawn = "yes";
   };
 
@@ -145,7 +145,7 @@
     let timer;
     filter.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(narrow, 150); });
   }
-  // On paper everything is light, and nothing is folded away.
+  // Printed pages use the light theme, and all details are open.
   addEventListener("beforeprint", () => {
     printing = true;
     for (const fold of document.querySelectorAll("details:not([open])")) { fold.open = true; fold.dataset.folded = "yes"; }

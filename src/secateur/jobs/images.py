@@ -1,4 +1,4 @@
-"""Pictures for a job, and what a user should know of them."""
+"""Open the images of a job, and report how many there are and which cannot be read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from secateur.training.events import report_note, report_progress
 _SHOWN = 10
 
 
-def open_pictures(choice: DataChoice, spec: InputSpec, seed: int, *, training: bool = True) -> ImageData:
-    """The data set that a user asks for; nothing is decoded yet.
+def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: bool = True) -> ImageData:
+    """Open the data set that a user names; nothing is decoded yet.
 
     Args:
-        choice: which, and how.
-        spec: what the network expects.
-        seed: decides order and augmentation.
-        training: whether there must be something to train on.
+        choice: the data set, and how it is read.
+        spec: the inputs that the network expects.
+        seed: determines order and augmentation.
+        training: whether there must be training images.
 
     Raises:
         DataError: it is missing, empty or inconsistent.
@@ -29,39 +29,39 @@ def open_pictures(choice: DataChoice, spec: InputSpec, seed: int, *, training: b
     return open_data(choice.source, spec, settings, training=training)
 
 
-def tell_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
-    """Names the pictures that could not be read.
+def report_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
+    """Report the images that could not be read.
 
     Args:
-        data: with the splits that matter read.
-        callbacks: receive a note for each of the first few, and one with the count.
+        data: the data set; the splits in use have been read.
+        callbacks: receive a note for each of the first few images, and one with the count.
     """
     skipped = data.skipped
     for line in skipped[:_SHOWN]:
         report_note(callbacks, f"left out {line}")
     if skipped:
         more = f", of which the first {_SHOWN} are named above" if len(skipped) > _SHOWN else ""
-        noun = "picture" if len(skipped) == 1 else "pictures"
+        noun = "image" if len(skipped) == 1 else "images"
         report_note(callbacks, f"left out {len(skipped)} {noun} that could not be read{more}")
 
 
 def read_all(data: ImageData, callbacks: Sequence[Callback]) -> None:
-    """Decodes all splits, and says how many pictures there are and what could not be read.
+    """Decode all splits, and report how many images there are and which could not be read.
 
     Args:
         data: the data set.
         callbacks: receive the notes.
 
     Raises:
-        DataError: a picture cannot be read and none may be left out, or a class has none left.
+        DataError: an image cannot be read and may not be left out, or no image of a class can be read.
     """
-    report_progress(callbacks, "reading pictures", 0, 1)
+    report_progress(callbacks, "reading images", 0, 1)
     train, validation, test = len(data.train), len(data.validation), len(data.test)
-    report_progress(callbacks, "reading pictures", 1, 1)
-    tell_skipped(data, callbacks)
+    report_progress(callbacks, "reading images", 1, 1)
+    report_skipped(data, callbacks)
     same = " (the same)" if data.test is data.validation else ""
     report_note(
         callbacks,
-        f"{len(data.classes)} classes; {train:,} pictures to train on, {validation:,} to choose on, "
+        f"{len(data.classes)} classes; {train:,} images to train on, {validation:,} to choose on, "
         f"{test:,} to report on{same}",
     )

@@ -1,4 +1,4 @@
-"""The card: metadata in an exported file, which says how its inputs are prepared."""
+"""Describe an exported network: metadata in its file, which say how inputs are prepared."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from secateur.errors import UsageError
 from secateur.models import InputSpec
 
 KEY = "secateur"
-"""Name of the entry in a file's metadata that holds the card."""
+"""Name of Secateur's entry in the metadata of a file."""
 
 _FORMAT = 1
 _LONGEST = 16 << 20
 
 
 @dataclass(frozen=True)
-class Card:
-    """The metadata of a network in a file.
+class ExportMetadata:
+    """Store what an exported file says about its network.
 
     Attributes:
         network: what builds it at its full size, or its class.
         weights: how weights are kept: ``float32``, ``float16``, ``bfloat16`` or ``int8``.
-        pictures: size and normalisation of its inputs, if they are images.
+        images: size and normalisation of its inputs, if they are images.
         classes: names of its outputs, if known.
         params: number of parameters.
         macs: multiply-accumulates of one example.
         version: of Secateur that wrote the file.
 
-    >>> card = Card("torchvision:resnet18", pictures=InputSpec(), classes=("cat", "dog"))
-    >>> Card.from_json(card.to_json()) == card
+    >>> metadata = ExportMetadata("torchvision:resnet18", images=InputSpec(), classes=("cat", "dog"))
+    >>> ExportMetadata.from_json(metadata.to_json()) == metadata
     True
     """
 
     network: str
     weights: str = "float32"
-    pictures: InputSpec | None = None
+    images: InputSpec | None = None
     classes: tuple[str, ...] | None = None
     params: int | None = None
     macs: int | None = None
@@ -53,25 +53,25 @@ class Card:
             "weights": self.weights,
             "params": self.params,
             "macs": self.macs,
-            "preprocessing": preprocessing(self.pictures) if self.pictures else None,
+            "preprocessing": preprocessing(self.images) if self.images else None,
             "classes": self.classes,
         }
         return json.dumps(data, ensure_ascii=True)
 
     @classmethod
-    def from_json(cls, text: str | None) -> Card | None:
-        """Read a card from text of any origin.
+    def from_json(cls, text: str | None) -> ExportMetadata | None:
+        """Read metadata from text of any origin.
 
         Args:
-            text: what a file has under ``secateur``.
+            text: the entry ``secateur`` of a file.
 
         Returns:
-            The card; ``None`` if there is none, or it is of another form.
+            The metadata; ``None`` if there is none, or it has another form.
         """
         if text is None or len(text) > _LONGEST:
             return None
         try:
-            return _card(json.loads(text))
+            return _read_metadata(json.loads(text))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError):
             return None
 
@@ -101,18 +101,18 @@ def preprocessing(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def _card(data: dict[str, Any]) -> Card | None:
+def _read_metadata(data: dict[str, Any]) -> ExportMetadata | None:
     if data["format"] != _FORMAT:
         return None
-    told, classes = data["preprocessing"], data["classes"]
+    given, classes = data["preprocessing"], data["classes"]
     spec = None
-    if told is not None:
-        size, mean, std = (tuple(map(kind, told[key])) for kind, key in _FIGURES)
+    if given is not None:
+        size, mean, std = (tuple(map(kind, given[key])) for kind, key in _FIGURES)
         spec = InputSpec(size, mean, std)
-    return Card(
+    return ExportMetadata(
         network=str(data["network"]),
         weights=str(data["weights"]),
-        pictures=spec,
+        images=spec,
         classes=tuple(map(str, classes)) if classes is not None else None,
         params=_count(data["params"]),
         macs=_count(data["macs"]),
