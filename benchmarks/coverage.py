@@ -31,9 +31,9 @@ Of every network half of each group is removed at random. Then the smaller netwo
 masked original, trained for a step, saved, loaded again and compared.
 
 - **free**: share of the first two dimensions of all weights along which channels may be cut, by the size of
-  the weights. Outputs of the network and tables of words and positions are left out. The second dimension of a
-  grouped convolution counts too, although only whole groups are removed; so a network with large ones stays
-  below 100%.
+  the weights. Outputs of the network and tables of words and positions are left out. The second dimension
+  of a grouped convolution counts too, although only whole groups are removed, so a network with large ones
+  stays below 100%.
 - **checked**: `yes` if the cut is verified, the smaller network trains, and it is the same after saving and
   loading.
 - **frozen**: groups that stay as they are, and why, the most frequent reasons first."""
