@@ -93,7 +93,7 @@ def _checked(row: Mapping[str, Any]) -> str:
     if "failure" in row:
         return f"no: {_cell(row['failure'])}"
     if not row["verified"]:
-        return "no: the cut is not verified"
+        return "; ".join(["no: the cut is not verified", *map(_cell, row.get("not_checked", ()))])
     for key, words in (("trains", "training"), ("loads", "loading")):
         if row.get(key):
             return f"no, {words}: {_cell(row[key])}"
@@ -107,5 +107,4 @@ def _frozen(row: Mapping[str, Any]) -> str:
 def _cell(text: str) -> str:
     """Shorten a message for a cell of a table, and escape what Markdown would read."""
     text = text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    text = text.rpartition("/site-packages/")[2] if "/site-packages/" in text and len(text) > 300 else text
     return text if len(text) <= 160 else f"{text[:157]}..."

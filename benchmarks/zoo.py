@@ -247,7 +247,9 @@ def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         # The message of an exception may have several lines, of which the first says what is wrong.
         said = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt): ", line)]
-        return {**head, "verified": False, "failure": (said or lines)[-1][:300]}
+        # Paths of this machine say nothing to others.
+        reason = re.sub(r"\S*/site-packages/|secateur\.errors\.", "", (said or lines)[-1])
+        return {**head, "verified": False, "failure": reason[:300]}
     return {**head, **json.loads(done.stdout.splitlines()[-1])}
 
 
