@@ -33,7 +33,8 @@ masked original, trained for a step, saved, loaded again and compared.
 - **free**: share of the first two dimensions of all weights along which channels may be cut, by the size of
   the weights. Outputs of the network and tables of words and positions are left out. The second dimension
   of a grouped convolution counts too, although only whole groups are removed, so a network with large ones
-  stays below 100%.
+  stays below 100%. So does one whose first layers read many input channels, or that has layers that it does
+  not use.
 - **checked**: `yes` if the cut is verified, the smaller network trains, and it is the same after saving and
   loading.
 - **frozen**: groups that stay as they are, and why, the most frequent reasons first."""

@@ -26,13 +26,14 @@ def library(name: str) -> Any:
     """Import a library.
 
     Args:
-        name: of its module.
+        name: of its module, or of one within it.
 
     Raises:
         UsageError: it is not installed; the message has the command that installs it.
     """
-    if find_spec(name) is None:
-        raise UsageError(f"{PACKAGES[name]} is not installed: pip install {PACKAGES[name]}")
+    if find_spec(name.partition(".")[0]) is None:
+        package = PACKAGES[name.partition(".")[0]]
+        raise UsageError(f"{package} is not installed: pip install {package}")
     with warnings.catch_warnings():
         # Deprecations between these libraries are nothing that a user can mend.
         warnings.simplefilter("ignore")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -63,8 +61,9 @@ class Ultralytics:
 
     def build(self, name: str, arguments: Mapping[str, Json]) -> nn.Module:
         """Build the network of the description."""
-        tasks = _tasks()
-        description = tasks.yaml_model_load(name)
+        tasks = library("ultralytics.nn.tasks")
+        with _quiet():
+            description = tasks.yaml_model_load(name)
         head = str(description["head"][-1][2])
         task = tasks.guess_model_task(description)
         kind = "RTDETRDetectionModel" if head.startswith("RTDETR") else _CLASSES.get(str(task))
@@ -75,7 +74,8 @@ class Ultralytics:
         if unknown := arguments.keys() - {"num_classes", "channels", "image_size"}:
             raise UsageError(f"ultralytics networks take no {', '.join(sorted(unknown))}")
         given = {"nc": classes} if classes else {}
-        model: nn.Module = getattr(tasks, kind)(description, ch=channels, verbose=False, **given)
+        with _quiet():
+            model: nn.Module = getattr(tasks, kind)(description, ch=channels, verbose=False, **given)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return model
@@ -103,12 +103,16 @@ class Ultralytics:
         )
 
 
-def _tasks() -> Any:
-    """Import the library, quietly, with its settings in a folder that can be written."""
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "ultralytics"))
-    logging.getLogger("ultralytics").setLevel(logging.ERROR)
-    library("ultralytics")
-    return library("ultralytics.nn.tasks")
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Show errors of ultralytics only within the block, not what it chooses for itself."""
+    logger = logging.getLogger("ultralytics")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _descriptions() -> dict[str, Path]:
