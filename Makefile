@@ -43,9 +43,9 @@ test-slow: $(STAMP)  ## the slow tests alone: every size of every family
 test-gpu: $(STAMP)  ## what needs a GPU, with a PyTorch for CUDA in .venv
 	SECATEUR_GPU=1 $(BIN)/pytest tests/test_gpu.py
 
-zoo: $(STAMP)  ## a thousand random networks, then every network of a list (ZOO=FILE), cut and verified: an hour or so
+zoo: $(STAMP)  ## a thousand random networks, then the networks of other libraries and of a list (ZOO=FILE), cut and verified: an hour or so
 	SECATEUR_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) tests/graph/test_random_networks.py
-	$(BIN)/python -m benchmarks.zoo $(ZOO) --out runs/zoo --jobs $(JOBS)
+	$(BIN)/python -m benchmarks.zoo benchmarks/families.toml $(ZOO) --out runs/zoo --jobs $(JOBS)
 
 mutants: $(STAMP)  ## break the engine in some thousand ways, and see that no wrong cut passes: an hour (SHARE=0.3: half of it)
 	$(BIN)/python -W ignore -m tests.mutants.run --out runs/mutants --jobs $(JOBS) --share $(SHARE)

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks import coverage
 from benchmarks.benchmark import Benchmark, load, names
 from benchmarks.chart import chart
 from benchmarks.results import ROOT, Result, age, all_results
@@ -71,6 +72,7 @@ def superfluous(wanted: Mapping[Path, str]) -> list[Path]:
 def documents() -> dict[Path, str]:
     """Make the text of every page, of the chart and of ``BENCHMARKS.md``, by path in the project."""
     results = all_results()
+    libraries = results.pop(coverage.NAME, None)
     tables = {name: table_of(name, result) for name, result in results.items()}
     pages = sorted({name.partition(".")[0] for name in results})
     titles = {page: title_of(page) for page in pages}
@@ -79,6 +81,9 @@ def documents() -> dict[Path, str]:
     claims = (ROOT / CLAIMS).read_text(encoding="utf-8")
     claims = between(claims, "claims", str(claims_table(results, tables)))
     index = "\n".join(f"- [{titles[page]}]({PAGES / page}.md)" for page in pages)
+    if libraries is not None:
+        found[coverage.PAGE] = coverage.page_of(libraries, _age(libraries))
+        index += f"\n- [{coverage.TITLE}]({coverage.PAGE})"
     found[CLAIMS] = between(claims, "pages", index)
     return found
 

@@ -5,12 +5,17 @@ normalisation statistics and everything that is constant at the start (biases, s
 so that a wrong cut shows. The channels to remove are drawn at random; the classifier is left alone. Inputs
 have two examples, so that networks with batch norm on maps of one pixel are checked in training mode too.
 
-The list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "input": [3, 224, 224]}]}``;
-results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours.
+The small network is trained for a step, saved, loaded again and compared. ``covered`` is the share of weight
+dimensions along which channels may be cut.
 
-    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--jobs 1]
+A list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "input": [3, 224, 224]}]}``;
+results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours. Or it is TOML, as
+``benchmarks/families.toml``, of networks of other libraries.
+
+    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--publish]
 
 Networks that ``OUT/results.jsonl`` holds already are not run again; ``OUT/table.md`` is written at the end.
+With ``--publish`` the results become ``benchmarks/results/families.json``, which ``docs/coverage.md`` shows.
 """
 
 from __future__ import annotations
@@ -19,16 +24,23 @@ import argparse
 import fnmatch
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.results import RESULTS, Machine, Result, git, today, write
 
 PEER = "torch_pruning_1_6_1"
 SHARE = 0.5
@@ -42,8 +54,7 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
     import secateur as sec
 
     torch.set_num_threads(1)
-    model = built(entry)
-    x = torch.randn(2, *entry["input"], generator=torch.Generator().manual_seed(2))
+    model, x = built(entry), example(entry)
     steps = sec.trace, sec.make_plan, sec.apply_plan, sec.verify
     assert all(map(callable, steps))  # imported before the clock runs: names are imported on first use
     clock = Clock()
@@ -56,9 +67,11 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
     check = clock.timed("check", lambda: sec.verify(model, small, plan, x))
     counted = sec.cost(small, x)
     predicted = plan.cost_after
-    trains(small, x)
     frozen = Counter(group.reason for group in graph.frozen)
     return {
+        "covered": covered(model, graph),
+        "trains": problem(lambda: trains(small, x)),
+        "loads": problem(lambda: loads(small, x, entry)),
         "verified": check.ok,
         "modes": list(check.modes),
         "tolerance": check.tolerance,
@@ -81,7 +94,10 @@ def built(entry: Mapping[str, Any]) -> Any:
     from secateur._torchvision import torchvision
 
     torch.manual_seed(0)
-    if entry["source"] == "torchvision":
+    if "spec" in entry or "architecture" in entry:
+        with specification(entry) as spec:
+            model = spec.build()
+    elif entry["source"] == "torchvision":
         bare = {"init_weights": False} if entry["model"] in ("googlenet", "inception_v3") else {}
         model = torchvision.models.get_model(entry["model"], weights=None, **bare)
     else:
@@ -101,14 +117,103 @@ def built(entry: Mapping[str, Any]) -> Any:
     return model.eval()
 
 
+@contextmanager
+def specification(entry: Mapping[str, Any]) -> Iterator[Any]:
+    """Make the specification of a network of another library, with a folder for its config."""
+    from secateur.models import ModelSpec
+
+    arguments = entry.get("arguments", {})
+    if "spec" in entry:
+        yield ModelSpec.parse(entry["spec"], **arguments)
+        return
+    transformers = entry["source"] == "transformers"
+    named = (
+        {"architectures": [entry["architecture"]]} if transformers else {"_class_name": entry["architecture"]}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(named | entry["settings"]))
+        yield ModelSpec.parse(f"{'hf' if transformers else 'diffusers'}:{folder}", **arguments)
+
+
+def example(entry: Mapping[str, Any]) -> Any:
+    """Draw two examples of what the network takes."""
+    import torch
+
+    if "input" in entry:
+        return torch.randn(2, *entry["input"], generator=torch.Generator().manual_seed(2))
+    with specification(entry) as spec:
+        return spec.inputs.example(2)
+
+
+def covered(model: Any, graph: Any) -> float:
+    """Return the share of weight dimensions along which channels may be cut.
+
+    Counted are the first two dimensions of every weight, each as many times as the weight has values. Left
+    out are dimensions of three or less, the outputs of the network, and tables of words and positions.
+    """
+    import torch
+
+    free = {(part.tensor, part.dim) for group in graph.prunable for part in group.members}
+    outputs = {
+        (part.tensor, part.dim)
+        for group in graph.frozen
+        if group.reason == "is an output of the network"
+        for part in group.members
+    }
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    cut = every = 0
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2 or id(weight) in tables or "pos" in name.rpartition(".")[2]:
+            continue
+        for dim in (0, 1):
+            place = name, dim
+            if weight.shape[dim] > 3 and (place in free or place not in outputs):
+                every += weight.numel()
+                cut += weight.numel() * (place in free)
+    return round(cut / max(1, every), 3)
+
+
+def problem(action: Callable[[], None]) -> str:
+    """Return why an action failed; nothing where it did not."""
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001  a failure is part of the result
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:300]
+    return ""
+
+
+def answers(model: Any, x: Any) -> list[Any]:
+    """Run a network; return the tensors of its output."""
+    from secateur.outputs import parts_of
+
+    return list(parts_of(model(**x) if isinstance(x, dict) else model(x)).tensors)
+
+
 def trains(model: Any, x: Any) -> None:
     """Run a forward and a backward pass in training mode; raises if either fails."""
     import torch
 
-    from secateur._compat import tree_leaves
+    found = [answer for answer in answers(model.train(), x) if answer.requires_grad]
+    torch.stack([answer.float().square().mean() for answer in found]).sum().backward()
 
-    answers = [leaf for leaf in tree_leaves(model.train()(x)) if isinstance(leaf, torch.Tensor)]
-    torch.stack([answer.float().square().mean() for answer in answers]).sum().backward()
+
+def loads(model: Any, x: Any, entry: Mapping[str, Any]) -> None:
+    """Save a network and load it again; raises if its outputs are not the same to the bit."""
+    import torch
+
+    import secateur as sec
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        path = Path(folder, "small.safetensors")
+        if "input" in entry:
+            sec.save(path, model)
+            again = sec.load(path, model=built(entry))
+        else:
+            sec.save(path, model, builder=stack.enter_context(specification(entry)))
+            again = sec.load(path)
+    with torch.no_grad():
+        pairs = zip(answers(model.eval(), x), answers(again.eval(), x), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs), "the outputs differ"
 
 
 class Clock:
@@ -127,11 +232,11 @@ class Clock:
 
 def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
     """Run one network in a separate process; a failure is part of the result."""
-    head = {key: entry[key] for key in ("source", "model", "input")}
+    head = {key: entry[key] for key in ("source", "model", "input", "architecture") if key in entry}
     if PEER in entry:
         head["peer"] = entry[PEER]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", __file__, "--one", json.dumps(dict(entry))]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo", "--one", json.dumps(dict(entry))]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=limit, env=environment, check=False
@@ -139,19 +244,22 @@ def apart(entry: Mapping[str, Any], limit: float) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {**head, "verified": False, "failure": f"not done after {limit:.0f} s"}
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {**head, "verified": False, "failure": last[:300]}
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        # The message of an exception may have several lines, of which the first says what is wrong.
+        said = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt): ", line)]
+        # Paths of this machine say nothing to others.
+        reason = re.sub(r"\S*/site-packages/|secateur\.errors\.", "", (said or lines)[-1])
+        return {**head, "verified": False, "failure": reason[:300]}
     return {**head, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Make a table of every network, with a summary below, in Markdown."""
-    head = (
-        "network | verified | params left | MACs left | groups | frozen | s: trace | plan | surgery | check"
-    )
+    head = "network | verified | covered | params left | MACs left | groups | frozen | "
+    head += "s: trace | plan | surgery | check"
     rows = [
         f"| {head} | peer: params, MACs left |",
-        "|---" * 11 + "|",
+        "|---" * 12 + "|",
     ]
     for item in results:
         peer = item.get("peer", {})
@@ -159,11 +267,12 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         theirs = theirs if peer else ""
         name = f"{item['source']}:{item['model']}"
         if "failure" in item:
-            rows.append(f"| {name} | no: {item['failure']} | | | | | | | | | {theirs} |")
+            rows.append(f"| {name} | no: {item['failure']} | | | | | | | | | | {theirs} |")
             continue
         seconds = item["seconds"]
         rows.append(
-            f"| {name} | {'yes' if item['verified'] else 'NO'} | {item['params_left']:.3f} "
+            f"| {name} | {'yes' if item['verified'] else 'NO'} | {item.get('covered', '')} "
+            f"| {item['params_left']:.3f} "
             f"| {item['macs_left']:.3f} | {item['groups']} | {item['frozen']} | {seconds['trace']:.1f} "
             f"| {seconds['plan']:.2f} | {seconds['surgery']:.2f} | {seconds['check']:.2f} | {theirs} |"
         )
@@ -184,9 +293,47 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"MACs left, median: {statistics.median(item['macs_left'] for item in verified):.3f}",
             f"seconds a network, median: {statistics.median(seconds):.1f}, most: {max(seconds):.1f}",
             f"over {SLOW:.0f} seconds: {sum(value > SLOW for value in seconds)}",
+            f"covered, median: {statistics.median(item.get('covered', 0.0) for item in verified):.3f}",
+            f"not trained: {sum(bool(item.get('trains')) for item in verified)}",
+            f"not loaded: {sum(bool(item.get('loads')) for item in verified)}",
             f"predicted cost is not the counted cost: {sum(not item['counted'] for item in verified)}",
         ]
     return [f"- {line}" for line in lines]
+
+
+def listed(path: Path) -> list[dict[str, Any]]:
+    """Read a list of networks."""
+    if path.suffix == ".json":
+        return list(json.loads(path.read_text())["models"])
+    data = tomllib.loads(path.read_text())
+    shared = {"": {}, **data["like"]}
+    return [
+        {**entry, "settings": {**shared[entry.get("like", "")], **entry.get("settings", {})}}
+        for entry in data["network"]
+    ]
+
+
+def publish(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
+    """Write the result file of networks of other libraries."""
+    machine = Machine.this()
+    rows = [{key: value for key, value in item.items() if key != "tolerance"} for item in results]
+    result = Result(
+        title="Networks of other libraries",
+        command=f"python -m benchmarks.zoo {' '.join(map(str, options.lists))} --publish",
+        commit=git("rev-parse", "HEAD") or "",
+        date=today(),
+        modified=bool(git("status", "--porcelain", "--", "src")),
+        machine=machine.model_copy(update={"remark": f"One thread, {options.jobs} at a time. {versions()}."}),
+        seeds=(0, 1, 5),
+        rows=rows,
+    )
+    write(RESULTS / "families.json", result)
+
+
+def versions() -> str:
+    """Name the versions of the libraries that networks come from."""
+    names = "transformers", "ultralytics", "diffusers", "segmentation-models-pytorch", "timm"
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def main() -> None:
@@ -201,6 +348,7 @@ def main() -> None:
         "--limit", type=float, default=300, help="seconds for one network, construction and all"
     )
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
+    parser.add_argument("--publish", action="store_true", help="make the published result of these networks")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -208,7 +356,7 @@ def main() -> None:
         return
     if not options.lists:
         parser.error("give a list of networks")
-    entries = [entry for path in options.lists for entry in json.loads(path.read_text())["models"]]
+    entries = [entry for path in options.lists for entry in listed(path)]
     entries = [entry for entry in entries if fnmatch.fnmatchcase(entry["model"], options.only)]
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
@@ -226,6 +374,8 @@ def main() -> None:
     results = [known[entry["source"], entry["model"]] for entry in entries]
     (options.out / "table.md").write_text(table(results))
     print("\n".join(summary(results)))
+    if options.publish:
+        publish(results, options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import nn
 import secateur as sec
 from secateur.criteria import watch
 from secateur.data import DataSettings, open_data
-from secateur.models.inputs import InputSpec
+from secateur.inputs import InputSpec
 
 
 def accuracy(model: nn.Module, batches: list) -> float:

@@ -10,7 +10,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.data import DataSettings, open_data
-from secateur.models.inputs import InputSpec
+from secateur.inputs import InputSpec
 from secateur.recovery import CurveOptions
 
 

@@ -6,8 +6,8 @@ import argparse
 
 import secateur as sec
 from secateur.data import DataSettings, open_data
+from secateur.inputs import InputSpec
 from secateur.models import ModelSpec
-from secateur.models.inputs import InputSpec
 from secateur.recipes import Training
 from secateur.training.evaluate import evaluate
 from secateur.training.loop import fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ PAGES = [
     for path in [ROOT / "README.md", *DOCS]
     if any(block.language in ("python", "sh") for block in blocks(path.read_text(encoding="utf-8")))
 ]
+NEEDS = {
+    "docs/how-to/transformers.md": "transformers",
+    "docs/how-to/speech.md": "transformers",
+    "docs/how-to/diffusion.md": "diffusers",
+    "docs/how-to/detectors.md": "ultralytics",
+}
+"""Libraries that pages show."""
 SLOW = {"docs/tutorials/images.md"}
 """Pages that take more than about ten seconds."""
 
@@ -32,7 +40,10 @@ def test_a_page_runs_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.M
     if name in PREPARED:
         PREPARED[name](tmp_path)
     known = set(criterion_names())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        if name in NEEDS:
+            warnings.simplefilter("ignore")  # those libraries warn of what they do themselves
+            pytest.importorskip(NEEDS[name])
         run(ROOT / name)
     for criterion in set(criterion_names()) - known:
         base._REGISTRY.pop(criterion)

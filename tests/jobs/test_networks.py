@@ -19,6 +19,7 @@ def test_what_names_a_checkpoint_and_what_a_network(tmp_path: Path) -> None:
     assert is_checkpoint("small.safetensors")
     assert not is_checkpoint("resnet18")
     assert not is_checkpoint("timm:resnet50.a1_in1k")
+    assert not is_checkpoint("hf:models/bert")
     assert not is_checkpoint(f"{tmp_path}/mine.py:network")
 
 

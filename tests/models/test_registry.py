@@ -114,7 +114,7 @@ def test_inception_still_has_its_auxiliary_head_and_converts_the_usual_normalisa
         ("ResNet18", "did you mean 'torchvision:resnet18'"),
         ("resnet20", "did you mean 'secateur:resnet20'"),
         ("secateur:resnet21", "did you mean 'secateur:resnet20'"),
-        ("hub:resnet18", "choose torchvision, timm, secateur or path/to/file.py:function"),
+        ("hub:resnet18", "choose torchvision, timm, secateur, hf, .* or path/to/file.py:function"),
         ("", "no network ''"),
     ],
 )

@@ -8,8 +8,8 @@ from typing import Any
 
 from secateur.checkpoint.values import decoded
 from secateur.errors import CheckpointError, UsageError
+from secateur.inputs import Json
 from secateur.models import InputSpec, ModelSpec
-from secateur.models.inputs import Json
 
 FORMAT = 3
 _MOST_CHARACTERS = 16 << 20

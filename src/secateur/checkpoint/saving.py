@@ -18,8 +18,8 @@ from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
 from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.inputs import InputSpec, Json
 from secateur.models import ModelSpec
-from secateur.models.inputs import Json
 
 
 def save(
@@ -75,6 +75,7 @@ def save(
         raise CheckpointError(
             f"{type(model).__name__} has no parameters and no buffers: nothing can be saved"
         )
+    seen = _seen(spec)
     metadata = Metadata(
         builder=spec,
         attributes=attributes,
@@ -82,8 +83,8 @@ def save(
         transient=anatomy.transient_buffers(model),
         hooked=anatomy.hooked(model),
         frozen=tuple(anatomy.plain_name(name) for name, p in model.named_parameters() if not p.requires_grad),
-        input_size=_tuple(input_size, spec.input.size if spec else None),
-        normalization=_pair(normalization, spec),
+        input_size=_tuple(input_size, seen.size if seen else None),
+        normalization=_pair(normalization, seen),
         classes=tuple(map(str, classes)) if classes is not None else None,
         metrics=dict(metrics or {}),
         history=tuple(history),
@@ -144,15 +145,23 @@ def _separate(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
+def _seen(spec: ModelSpec | None) -> InputSpec | None:
+    """Find the images that a builder's network expects, if it expects any and says so."""
+    try:
+        return spec.input if spec is not None else None
+    except UsageError:
+        return None
+
+
 def _tuple(given: Sequence[int] | None, default: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return tuple(map(int, given)) if given is not None else default
 
 
 def _pair(
-    given: tuple[Sequence[float], Sequence[float]] | None, spec: ModelSpec | None
+    given: tuple[Sequence[float], Sequence[float]] | None, seen: InputSpec | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if given is not None:
         if len(given) != 2:
             raise UsageError(f"normalization is a pair of means and deviations, not {len(given)} values")
         return tuple(map(float, given[0])), tuple(map(float, given[1]))
-    return (spec.input.mean, spec.input.std) if spec else None
+    return (seen.mean, seen.std) if seen else None

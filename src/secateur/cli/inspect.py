@@ -15,7 +15,9 @@ def inspect(
     network: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="The network to inspect.")],
     input: Annotated[  # noqa: A002  the option's name
         str | None,
-        typer.Option("--input", metavar="C,H,W", help="Shape of one example, such as 3,224,224."),
+        typer.Option(
+            "--input", metavar="C,H,W", help="Shape of one example, such as 3,224,224; the length of a text."
+        ),
     ] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Outputs of a MODEL.")] = None,
     ignore: options.Ignore = None,
@@ -42,6 +44,7 @@ def inspect(
       secateur inspect torchvision:resnet18 --budget macs=0.5,params=0.5
       secateur inspect torchvision:resnet18 --budget latency=12ms
       secateur inspect mobilenet_v2 --input 3,96,96 --json
+      secateur inspect hf:models/bert --input 128
     """
     from secateur.budget import Budget
     from secateur.jobs.settings import is_checkpoint

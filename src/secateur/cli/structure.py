@@ -31,7 +31,7 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     prunable = [group for group in groups if group["frozen"] is None]
     channels = sum(group["channels"] for group in prunable)
     heading = Text(
-        f"{found['model']} on inputs of {' x '.join(map(str, found['input']))}: {count(cost['params'])} "
+        f"{found['model']} on inputs of {_shape(found['input'])}: {count(cost['params'])} "
         f"parameters, {count(cost['macs'])} MACs, {size(cost['bytes'])}\n"
         f"{channels:,} channels in {len(prunable)} prunable groups",
         style="bold",
@@ -48,6 +48,17 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     if found["ungrouped"]:
         parts.append(_ungrouped(found["ungrouped"]))
     return Group(*parts)
+
+
+def _shape(size: Sequence[int] | Mapping[str, Sequence[int]]) -> str:
+    """Show the shape of one example, or of each input by name.
+
+    >>> _shape([3, 8, 8]), _shape({"input_ids": [16], "timestep": []})
+    ('3 x 8 x 8', 'input_ids 16, timestep 1')
+    """
+    if isinstance(size, Mapping):
+        return ", ".join(f"{name} {_shape(part)}" for name, part in size.items())
+    return " x ".join(map(str, size)) or "1"
 
 
 def _groups(groups: Sequence[Mapping[str, Any]], room: Columns) -> Table:

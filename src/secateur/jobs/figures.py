@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from secateur.graph.capture.program import ExampleInputs
 from secateur.latency import compare_latency
 from secateur.network_cost import cost
 from secateur.training.evaluate import Evaluation
@@ -51,7 +52,7 @@ class Clock:
 
 
 def figures(
-    model: nn.Module, inputs: Tensor, file: Path | None = None, evaluation: Evaluation | None = None
+    model: nn.Module, inputs: ExampleInputs, file: Path | None = None, evaluation: Evaluation | None = None
 ) -> Figures:
     """Collect the costs and the accuracy of a network; milliseconds come from :func:`latencies`.
 
@@ -76,7 +77,7 @@ def figures(
 
 
 def latencies(
-    models: Mapping[str, nn.Module], inputs: Tensor, seconds: float = 1.0
+    models: Mapping[str, nn.Module], inputs: ExampleInputs, seconds: float = 1.0
 ) -> tuple[dict[str, float], Figures]:
     """Measure the times of networks whose passes alternate.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import nn
 
 from secateur.budget import Budget, forecast
 from secateur.criteria import score
+from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import hanging_shares, ungrouped
+from secateur.inputs import InputSpec, NamedInputs
 from secateur.jobs.network_summary import coupled, layer_costs
-from secateur.jobs.networks import open_network
+from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
 from secateur.recipes import Callback, LatencyOptions
 
@@ -33,7 +35,8 @@ def inspect(
 
     Args:
         choice: the network.
-        input_size: shape of one example; the network's own if not given.
+        input_size: shape of one example; the network's own if not given. For text or sound one number:
+            how long it is.
         ignore: modules to leave alone.
         limits: a budget; the costs of a plan by weight magnitude for it are computed.
         latency: whether the operators are measured on this device; always if the budget limits latency.
@@ -41,36 +44,59 @@ def inspect(
         callbacks: receive progress and notes.
 
     Returns:
-        ``model``; ``input``; ``cost``; ``groups``, each with ``name``, ``channels``, ``frozen`` (the reason,
-        or ``None``), ``written_by``, ``read_by``, ``carried_by``, and the shares of ``params`` and ``macs``
-        that depend on it; ``ungrouped``: parameters that no group holds, as ``names`` with a ``reason``;
-        ``layers``, each with ``name``, ``kind``, ``params``, ``macs``, and the numbers of
-        channels ``in`` and ``out`` (``None`` where it reads or writes none);
-        ``forecast``: for each quantity the amounts ``now``, ``least``, ``allowed`` and
+        ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each
+        with ``name``, ``channels``, ``frozen`` (the reason, or ``None``), ``written_by``, ``read_by``,
+        ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``ungrouped``: parameters
+        that no group holds, as ``names`` with a ``reason``; ``layers``, each with ``name``, ``kind``,
+        ``params``, ``macs``, and the numbers of channels ``in`` and ``out`` (``None`` where it reads or
+        writes none); ``forecast``: for each quantity the amounts ``now``, ``least``, ``allowed`` and
         ``planned``, and why a budget is ``impossible``.
 
     Raises:
         TraceError: the network cannot be captured.
     """
     network = open_network(choice)
-    size = input_size or network.input.size
-    inputs = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-    graph = trace(network.model, inputs, ignore=ignore)
+    draw, shown = _inputs(network, input_size)
+    graph = trace(network.model, draw(2), ignore=ignore)
     budget = Budget(**limits) if limits else None
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
     if latency or (budget is not None and budget.latency is not None):
-        pace = LatencyOptions().tuner(network.model, graph, torch.zeros(batch, *size), callbacks)
+        pace = LatencyOptions().tuner(network.model, graph, draw(batch), callbacks)
         table = pace.table
     return {
         "model": network.name,
-        "input": list(size),
+        "input": shown,
         "cost": asdict(graph.cost()),
         "groups": _groups(graph),
         "layers": _layers(network.model, graph),
         "ungrouped": [{"names": names, "reason": reason} for reason, names in ungrouped(graph).items()],
         "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }
+
+
+def _inputs(
+    network: Network, size: tuple[int, ...] | None
+) -> tuple[Callable[[int], Any], list[int] | dict[str, list[int]]]:
+    """Return what draws a batch of inputs, and the shape of one example."""
+    inputs = network.inputs
+    if isinstance(inputs, InputSpec):
+        shape = size or inputs.size
+        seed = torch.Generator().manual_seed
+        return lambda batch: torch.randn(batch, *shape, generator=seed(0)), list(shape)
+    named = inputs if size is None else _long(network, inputs, size)
+    return named.example, {name: list(shape) for name, shape in named.sizes().items()}
+
+
+def _long(network: Network, inputs: NamedInputs, size: tuple[int, ...]) -> NamedInputs:
+    """Change the length of text or sound."""
+    if len(size) != 1 or network.spec is None:
+        raise UsageError(
+            f"{network.name} takes {', '.join(inputs.sizes())}; give their length as one number, such as 128"
+        )
+    spec = replace(network.spec, arguments={**network.spec.arguments, "length": size[0]})
+    longer = spec.inputs
+    return longer if isinstance(longer, NamedInputs) else inputs
 
 
 def _layers(model: nn.Module, graph: ChannelGraph) -> list[dict[str, Any]]:

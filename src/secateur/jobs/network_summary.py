@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.devices import device_of, wait
 from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
-from secateur.graph.capture.program import mode_of
+from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.costing import module_macs
 from secateur.graph.describe import hanging_shares
 from secateur.recipes import Cut
@@ -154,7 +154,12 @@ class NetworkSummary(Record):
 
 
 def summarise(
-    before: nn.Module, after: nn.Module, cuts: Sequence[Cut], inputs: Tensor, timed: Tensor, seconds: float
+    before: nn.Module,
+    after: nn.Module,
+    cuts: Sequence[Cut],
+    inputs: ExampleInputs,
+    timed: ExampleInputs,
+    seconds: float,
 ) -> NetworkSummary:
     """Summarise a network before and after a run.
 
@@ -245,7 +250,7 @@ def layer_costs(
 
 
 def module_times(
-    models: Sequence[nn.Module], inputs: Tensor, seconds: float = 1.0
+    models: Sequence[nn.Module], inputs: ExampleInputs, seconds: float = 1.0
 ) -> tuple[list[dict[str, float]], int]:
     """Time every module of networks whose passes are interleaved, in evaluation mode.
 
@@ -281,10 +286,11 @@ def module_times(
     return times, len(kept[0])
 
 
-def _timed(model: nn.Module, inputs: Tensor) -> dict[str, float]:
+def _timed(model: nn.Module, inputs: ExampleInputs) -> dict[str, float]:
     """Time one forward pass; milliseconds by module, in the order of the network."""
+    positional, named = call_arguments(inputs)
     with untouched(model), mode_of(model, training=False), _clocks(model) as own_ms:
-        model(inputs)
+        model(*positional, **named)
     return {name: own_ms[name] for name, _ in model.named_modules() if name in own_ms}
 
 

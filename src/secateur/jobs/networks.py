@@ -6,20 +6,20 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur._compat import tree_map_only
 from secateur.checkpoint import load, read_metadata, save
 from secateur.errors import CheckpointError, DataError, UsageError
 from secateur.graph.capture.program import mode_of
+from secateur.inputs import Json
 from secateur.jobs.settings import NetworkChoice, is_checkpoint
-from secateur.models import InputSpec, LoadedWeights, ModelSpec, load_weights
-from secateur.models.inputs import Json
+from secateur.models import InputSpec, LoadedWeights, ModelSpec, NamedInputs, image_spec, load_weights
 from secateur.training.losses import main_output
 from secateur.training.run_folder import find_checkpoint
-
-_PUBLISHED = ("torchvision:", "timm:")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Network:
         model: the network itself.
         name: of its builder, or of its class.
         spec: builds it at its full size; ``None`` for a user's class.
-        input: size and normalisation of its inputs.
+        inputs: what it expects; size and normalisation for images.
         classes: names of its outputs, if known.
         history: what was done to it, oldest first.
         file: the checkpoint that it came from, if any.
@@ -40,16 +40,25 @@ class Network:
     model: nn.Module
     name: str
     spec: ModelSpec | None
-    input: InputSpec
+    inputs: InputSpec | NamedInputs
     classes: tuple[str, ...] | None = None
     history: tuple[Json, ...] = ()
     file: Path | None = None
     weights: LoadedWeights | None = field(default=None, repr=False)
 
-    def example(self, batch: int = 2) -> Tensor:
+    @property
+    def input(self) -> InputSpec:
+        """Return size and normalisation of the images that it expects.
+
+        Raises:
+            UsageError: it expects something else.
+        """
+        return image_spec(self.name, self.inputs)
+
+    def example(self, batch: int = 2) -> Any:
         """Return inputs of the right shape on the network's device, always the same."""
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
-        return self.input.example(batch).to(device)
+        return tree_map_only(Tensor, lambda tensor: tensor.to(device), self.inputs.example(batch))
 
     def save(self, path: Path, metrics: dict[str, Json] | None = None) -> None:
         """Write a checkpoint.
@@ -58,12 +67,13 @@ class Network:
             path: the file.
             metrics: figures to store with the tensors.
         """
+        seen = self.inputs if isinstance(self.inputs, InputSpec) else None
         save(
             path,
             self.model,
             builder=self.spec,
-            input_size=self.input.size,
-            normalization=(self.input.mean, self.input.std),
+            input_size=seen.size if seen else None,
+            normalization=(seen.mean, seen.std) if seen else None,
             classes=self.classes,
             metrics=metrics,
             history=self.history,
@@ -117,21 +127,34 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def input_of(choice: NetworkChoice) -> InputSpec:
-    """Find the size and normalisation of a network's inputs, before it is built.
+    """Find the size and normalisation of the images that a network expects, before it is built.
 
     Args:
         choice: as for :func:`open_network`.
 
     Raises:
-        UsageError: there is no such network.
+        UsageError: there is no such network, or it expects something else than images.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    return image_spec(choice.source, inputs_of(choice))
+
+
+def inputs_of(choice: NetworkChoice) -> InputSpec | NamedInputs:
+    """Find what a network expects, before it is built.
+
+    Args:
+        choice: as for :func:`open_network`.
+
+    Raises:
+        UsageError: there is no such network, or its config does not tell.
         CheckpointError: the checkpoint cannot be read.
     """
     if is_checkpoint(choice.source):
         metadata = read_metadata(find_checkpoint(choice.source))
-        known = metadata.input or (metadata.builder.input if metadata.builder else InputSpec())
+        known = metadata.input or (metadata.builder.inputs if metadata.builder else InputSpec())
     else:
-        known = ModelSpec.parse(choice.source).input
-    return sized(known, choice.size)
+        known = ModelSpec.parse(choice.source).inputs
+    return known if choice.size is None else sized(image_spec(choice.source, known), choice.size)
 
 
 def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) -> Network:
@@ -170,7 +193,7 @@ def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Ne
         model=model,
         name=spec.name if spec else type(model).__name__,
         spec=spec,
-        input=input_of(choice),
+        inputs=inputs_of(choice),
         classes=known or (tuple(classes) if classes is not None else None),
         history=metadata.history,
         file=path,
@@ -183,12 +206,12 @@ def _from_name(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:
     model = spec.build()
     weights = choice.weights
     if weights is None:
-        weights = "default" if spec.name.startswith(_PUBLISHED) else "none"
+        weights = "default" if spec.has_weights else "none"
     loaded = None
     if weights != "none":
         loaded = load_weights(model, spec.default_weights() if weights == "default" else weights)
     names = tuple(classes) if classes is not None else None
-    return Network(model, spec.name, spec, input_of(choice), names, weights=loaded)
+    return Network(model, spec.name, spec, inputs_of(choice), names, weights=loaded)
 
 
 def check_outputs(network: Network, classes: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Nothing here imports PyTorch, so that wrong settings are reported at once.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,7 +104,11 @@ def is_checkpoint(source: str) -> bool:
 
     >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
     (False, True)
+    >>> is_checkpoint("hf:models/bert")
+    False
     """
+    if re.match(r"[a-z]{2,}:", source):
+        return False
     is_path = "/" in source or Path(source).exists() or source.endswith(".safetensors")
     return is_path and ".py:" not in source
 

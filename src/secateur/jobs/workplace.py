@@ -12,12 +12,12 @@ from torch import nn
 
 from secateur.data import ImageData
 from secateur.errors import UsageError
+from secateur.inputs import Json
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
 from secateur.jobs.records import STATE, RunRecorder, recorded
 from secateur.jobs.settings import Job
 from secateur.jobs.tensorboard import TensorBoard
-from secateur.models.inputs import Json
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, RecipeContext, fingerprint
 from secateur.training.context import RunContext

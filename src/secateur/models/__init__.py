@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from secateur.models.inputs import InputSpec
+from secateur.inputs import InputSpec, NamedInputs, image_spec
 from secateur.models.registry import ModelSpec, build
 from secateur.models.weights import LoadedWeights, load_weights
 
-__all__ = ["InputSpec", "LoadedWeights", "ModelSpec", "build", "load_weights"]
+__all__ = ["InputSpec", "LoadedWeights", "ModelSpec", "NamedInputs", "build", "image_spec", "load_weights"]

@@ -1,4 +1,4 @@
-"""Build networks of three families: torchvision, timm, and Secateur's own.
+"""Build networks by name: of torchvision, timm, Secateur's own, and of libraries for other tasks.
 
 A family lists its networks by name, builds them from plain arguments, describes their inputs and
 fetches published weights.
@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from secateur._torchvision import torchvision
 from secateur.errors import CheckpointError, UsageError
+from secateur.inputs import InputSpec, Json, NamedInputs
+from secateur.integrations.diffusers import Diffusers
+from secateur.integrations.huggingface import HuggingFace
+from secateur.integrations.segmentation import SegmentationModels
+from secateur.integrations.ultralytics import Ultralytics
 from secateur.models.cifar import resnet20, resnet56
 from secateur.models.digits import DigitsNet
-from secateur.models.inputs import InputSpec, Json
 
 Arguments = Mapping[str, Json]
 
@@ -43,18 +47,24 @@ class Family(Protocol):
     """A source of networks."""
 
     def names(self) -> list[str]:
-        """List the names of all networks of the family."""
+        """List the names of all networks of the family, as far as they can be listed."""
+
+    def known(self, name: str) -> bool:
+        """Test whether there is a network of this name; raise UsageError to say why not."""
 
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """Build a network with new initial weights.
 
         Args:
-            name: one of the names.
+            name: a known one.
             arguments: keyword arguments of the network's own builder.
         """
 
-    def input(self, name: str, arguments: Arguments) -> InputSpec:
-        """Return the inputs that the network expects, from the recipe of its published weights."""
+    def inputs(self, name: str, arguments: Arguments) -> InputSpec | NamedInputs:
+        """Return the inputs that the network expects, from the recipe of its weights or from its config."""
+
+    def has_weights(self, name: str) -> bool:
+        """Test whether there are published weights, or weights beside the config."""
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
         """Fetch the published weights; raise OSError if that fails."""
@@ -68,13 +78,21 @@ class Torchvision:
         names: list[str] = torchvision.models.list_models(module=torchvision.models)
         return names
 
+    def known(self, name: str) -> bool:
+        """See :class:`Family`."""
+        return name in self.names()
+
+    def has_weights(self, name: str) -> bool:
+        """See :class:`Family`."""
+        return True
+
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """See :class:`Family`."""
         settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **arguments}
         model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
         return model
 
-    def input(self, name: str, arguments: Arguments) -> InputSpec:
+    def inputs(self, name: str, arguments: Arguments) -> InputSpec:
         """See :class:`Family`."""
         recipe = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **arguments}
@@ -98,12 +116,20 @@ class Timm:
         """List the names as in ``timm.list_models``, without tags."""
         return list(_timm().list_models())
 
+    def known(self, name: str) -> bool:
+        """See :class:`Family`; a tag is checked when the network is built."""
+        return name.partition(".")[0] in self.names()
+
+    def has_weights(self, name: str) -> bool:
+        """See :class:`Family`."""
+        return True
+
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """See :class:`Family`."""
         model: nn.Module = _timm().create_model(name, pretrained=False, **arguments)
         return model
 
-    def input(self, name: str, arguments: Arguments) -> InputSpec:
+    def inputs(self, name: str, arguments: Arguments) -> InputSpec:
         """See :class:`Family`."""
         config = _timm().get_pretrained_cfg(name)
         if config is None:
@@ -129,11 +155,19 @@ class Builtin:
         """List ``digits``, ``resnet20`` and ``resnet56``."""
         return list(_BUILTIN)
 
+    def known(self, name: str) -> bool:
+        """See :class:`Family`."""
+        return name in _BUILTIN
+
+    def has_weights(self, name: str) -> bool:
+        """See :class:`Family`."""
+        return False
+
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """See :class:`Family`."""
         return _BUILTIN[name][0](**arguments)
 
-    def input(self, name: str, arguments: Arguments) -> InputSpec:
+    def inputs(self, name: str, arguments: Arguments) -> InputSpec:
         """See :class:`Family`."""
         return _BUILTIN[name][1]
 
@@ -144,7 +178,15 @@ class Builtin:
         )
 
 
-FAMILIES: Mapping[str, Family] = {"torchvision": Torchvision(), "timm": Timm(), "secateur": Builtin()}
+FAMILIES: Mapping[str, Family] = {
+    "torchvision": Torchvision(),
+    "timm": Timm(),
+    "secateur": Builtin(),
+    "hf": HuggingFace(),
+    "ultralytics": Ultralytics(),
+    "diffusers": Diffusers(),
+    "smp": SegmentationModels(),
+}
 
 
 def _timm() -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
+from secateur.inputs import InputSpec, Json, NamedInputs, image_spec
 from secateur.models.families import FAMILIES, Family
-from secateur.models.inputs import InputSpec, Json
 from secateur.models.userfile import find_function, names_a_file, takes
 from secateur.models.weights import load_weights
 
@@ -24,7 +24,8 @@ class ModelSpec:
     """The builder of a network and its arguments, so that the network can be built again.
 
     Attributes:
-        name: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:resnet20`` or
+        name: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:resnet20``, ``hf:path/to/folder``,
+            ``ultralytics:yolov8n.yaml``, ``diffusers:path/to/folder``, ``smp:Unet/resnet18`` or
             ``path/to/file.py:function``.
         arguments: keyword arguments of the builder; plain values, so that they can be written as JSON.
 
@@ -67,12 +68,33 @@ class ModelSpec:
         return names_a_file(self.name)
 
     @property
-    def input(self) -> InputSpec:
-        """Return the expected inputs; for a function in a file, 224 pixels and ImageNet's normalisation."""
+    def inputs(self) -> InputSpec | NamedInputs:
+        """Return the expected inputs; for a function in a file, 224 pixels and ImageNet's normalisation.
+
+        Raises:
+            UsageError: if they do not follow from the config of the network.
+        """
         if self.is_file:
             return InputSpec()
         family, name = _split(self.name)
-        return family.input(name, self.arguments)
+        return family.inputs(name, self.arguments)
+
+    @property
+    def input(self) -> InputSpec:
+        """Return the images that the network expects.
+
+        Raises:
+            UsageError: if it expects something else.
+        """
+        return image_spec(self.name, self.inputs)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are published weights, or weights in the network's folder."""
+        if self.is_file:
+            return False
+        family, name = _split(self.name)
+        return family.has_weights(name)
 
     def build(self) -> nn.Module:
         """Build the network with new initial weights, in training mode, on torch's default device.
@@ -144,7 +166,9 @@ def build(
 
     Args:
         spec: ``torchvision:resnet18``, ``timm:resnet50``, ``secateur:digits``, ``secateur:resnet20``,
-            ``secateur:resnet56``, a bare torchvision name, or ``path/to/file.py:function``.
+            ``secateur:resnet56``, a bare torchvision name, ``path/to/file.py:function``, or a network of
+            another library: ``hf:FOLDER`` and ``diffusers:FOLDER`` with a ``config.json``,
+            ``ultralytics:yolov8n.yaml``, ``smp:Unet/resnet18``.
         classes: number of outputs; the builder's default if not given.
         weights: nothing, ``"default"`` for the published ones, a file, or tensors by name. Tensors that do
             not fit, such as those of a classifier for other classes, keep their initial values; to learn
@@ -182,8 +206,7 @@ def _known(text: str) -> str:
         raise UsageError(
             f"no networks from {origin!r}: choose {', '.join(FAMILIES)} or path/to/file.py:function"
         )
-    # A tag, as in timm's resnet50.a1_in1k, is checked by the family.
-    if name.partition(".")[0] in FAMILIES[origin].names():
+    if FAMILIES[origin].known(name):
         return f"{origin}:{name}"
     candidates = {known: f"{origin}:{known}" for known in FAMILIES[origin].names()}
     if not colon:

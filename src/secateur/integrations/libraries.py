@@ -1,0 +1,87 @@
+"""Import a library whose networks are built, and look at files that describe them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import secateur._torchvision  # noqa: F401  declares the operators without which these libraries fail
+from secateur.errors import UsageError
+from secateur.inputs import Json
+
+PACKAGES = {
+    "transformers": "transformers",
+    "ultralytics": "ultralytics",
+    "diffusers": "diffusers",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+}
+"""Names on the package index, by module."""
+
+
+def library(name: str) -> Any:
+    """Import a library.
+
+    Args:
+        name: of its module.
+
+    Raises:
+        UsageError: it is not installed; the message has the command that installs it.
+    """
+    if find_spec(name) is None:
+        raise UsageError(f"{PACKAGES[name]} is not installed: pip install {PACKAGES[name]}")
+    with warnings.catch_warnings():
+        # Deprecations between these libraries are nothing that a user can mend.
+        warnings.simplefilter("ignore")
+        return import_module(name)
+
+
+def config_file(origin: str, name: str) -> Path:
+    """Find the ``config.json`` of a network.
+
+    Args:
+        origin: what stands before the colon, for messages.
+        name: the folder that holds it, or the file.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{origin}:{name} is neither a folder with a config.json nor such a file, and nothing is "
+            f"downloaded; fetch it first (hf download NAME --local-dir FOLDER) and write {origin}:FOLDER"
+        )
+    return path
+
+
+def read_config(origin: str, name: str) -> dict[str, Any]:
+    """Read the ``config.json`` of a network.
+
+    Raises:
+        UsageError: it is not there, or no JSON object.
+    """
+    path = config_file(origin, name)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} holds a {type(data).__name__}, not a JSON object of settings")
+    return data
+
+
+def positive(origin: str, key: str, value: Json) -> int | None:
+    """Check a setting that is a positive whole number, or missing.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise UsageError(f"{origin}: {key} is a positive whole number, not {value!r}")
