@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ class Ultralytics:
         if unknown := arguments.keys() - {"num_classes", "channels", "image_size"}:
             raise UsageError(f"ultralytics networks take no {', '.join(sorted(unknown))}")
         given = {"nc": classes} if classes else {}
-        model: nn.Module = getattr(tasks, kind)(description, ch=channels, verbose=False, **given)
+        with _quiet():
+            model: nn.Module = getattr(tasks, kind)(description, ch=channels, verbose=False, **given)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return model
@@ -104,11 +106,22 @@ class Ultralytics:
 
 
 def _tasks() -> Any:
-    """Import the library, quietly, with its settings in a folder that can be written."""
+    """Import the library, with its settings in a folder that can be written."""
     os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "ultralytics"))
-    logging.getLogger("ultralytics").setLevel(logging.ERROR)
-    library("ultralytics")
-    return library("ultralytics.nn.tasks")
+    with _quiet():
+        library("ultralytics")
+        return library("ultralytics.nn.tasks")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let the library report errors only within a block; its import sets the level of its logger once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _descriptions() -> dict[str, Path]:
