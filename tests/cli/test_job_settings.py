@@ -85,9 +85,9 @@ def refused(*sets: str, **options: Any) -> str:
 def test_each_setting_of_the_recipe_can_be_set(name: str) -> None:
     value, setting = SETTINGS[name]
     assert setting(Recipe()) != value
-    several_cuts = ("steps=2",) if name.startswith("between") else ()
+    needed = {"between": ("steps=2",), "normalize": ("allocation=global",)}.get(name.partition(".")[0], ())
     written = str(value).lower() if isinstance(value, bool) else value
-    assert setting(job(f"{name}={written}", *several_cuts).recipe) == value
+    assert setting(job(f"{name}={written}", *needed).recipe) == value
 
 
 def test_settings_of_the_job_can_be_set() -> None:

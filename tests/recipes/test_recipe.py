@@ -129,6 +129,41 @@ def test_a_setting_of_what_is_not_done_is_a_mistake(
         Recipe.preset("plain", **setting)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize": "l1"}, "normalize: no effect while allocation is 'curves'"),
+        (
+            {"cost_regularization": {"rate": 0.5}},
+            "cost_regularization.rate: no effect while",
+        ),
+        (
+            {"steps": 3, "between": {"epochs": 0, "warmup": 0.1}},
+            "warmup: no effect while between.epochs is 0",
+        ),
+        ({"between": {"epochs": 1, "warmup": 0.1}}, "between.warmup: no effect while there is one cut"),
+        (
+            {"finetune": {"epochs": 0, "clip_norm": 1.0}},
+            "finetune.clip_norm: no effect while finetune.epochs is 0",
+        ),
+        (
+            {"finetune": {"optimizer": {"name": "adamw", "momentum": 0.5}}},
+            "finetune.optimizer.momentum: no effect while finetune.optimizer.name is 'adamw'",
+        ),
+        (
+            {"steps": 3, "between": {"epochs": 1, "patience": 2}},
+            "between.patience: no effect while .* after the last cut only; set finetune.patience",
+        ),
+    ],
+)
+def test_a_setting_that_another_one_switches_off_is_a_mistake(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe().changed(changes)
+    assert Recipe.from_table(changes)  # a file may hold all settings
+
+
 def test_cost_regularization_is_for_scores_that_are_compared_between_groups() -> None:
     assert Recipe().allocation == "curves"
     unit = {"unit": "macs"}

@@ -61,8 +61,8 @@ class Ultralytics:
 
     def build(self, name: str, arguments: Mapping[str, Json]) -> nn.Module:
         """Build the network of the description."""
-        tasks = library("ultralytics.nn.tasks")
         with _quiet():
+            tasks = library("ultralytics.nn.tasks")
             description = tasks.yaml_model_load(name)
         head = str(description["head"][-1][2])
         task = tasks.guess_model_task(description)
@@ -105,14 +105,13 @@ class Ultralytics:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Show errors of ultralytics only within the block, not what it chooses for itself."""
-    logger = logging.getLogger("ultralytics")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Let the library report errors only within a block; its import sets the level of its logger once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _descriptions() -> dict[str, Path]:

@@ -206,10 +206,37 @@ class Recipe(Settings):
         yield "reconstruct_batches", not self.reconstruct, "reconstruct is false", "set reconstruct to true"
         by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
         yield "curve_batches", self.allocation != "curves", *by_curves
-        once = self.steps == 1 and self.channels_per_step is None
-        for name in ("epochs", "updates"):
-            path, used = f"between.{name}", bool(getattr(self.between, name))
-            yield path, once and used, "there is one cut", "set steps above 1 or channels_per_step"
+        yield "normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'"
+        unit = "set cost_regularization.unit"
+        yield "cost_regularization.rate", self.cost_regularization.unit is None, "there is no unit", unit
+        for name in ("between", "finetune"):
+            yield from self._needs_of_phase(name)
+
+    def _needs_of_phase(self, name: str) -> Iterator[tuple[str, bool, str, str]]:
+        """List settings of a phase of training that need another one, like :meth:`_needs`."""
+        phase: FitSettings = getattr(self, name)
+        trains = bool(phase.epochs or phase.updates)
+        once = name == "between" and self.steps == 1 and self.channels_per_step is None
+        for setting in FitSettings.model_fields:
+            path = f"{name}.{setting}"
+            if setting not in ("epochs", "updates"):
+                yield path, not trains, f"{name}.epochs is 0", f"set {name}.epochs above 0"
+                yield path, once and trains, "there is one cut", "set steps above 1 or channels_per_step"
+            else:
+                used = bool(getattr(phase, setting))
+                yield path, once and used, "there is one cut", "set steps above 1 or channels_per_step"
+        adam = phase.optimizer.name == "adamw"
+        for setting in ("momentum", "nesterov"):
+            path = f"{name}.optimizer.{setting}"
+            yield path, adam, f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
+        for setting in ("keep_best", "patience"):
+            if name == "between":
+                yield (
+                    f"between.{setting}",
+                    True,
+                    "networks are compared after the last cut only",
+                    (f"set finetune.{setting}"),
+                )
 
 
 def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
