@@ -8,6 +8,8 @@ import torch
 
 import secateur as sec
 from secateur.checkpoint import load, read_metadata
+from secateur.cli.job_settings import prune_job
+from secateur.criteria import base
 from secateur.errors import BudgetError, DataError, UsageError
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
@@ -15,6 +17,7 @@ from secateur.jobs.train import train
 from secateur.recipes import Cut, Recipe, Tried
 from secateur.training.events import Progress
 from secateur.training.run_folder import RunError, read_metrics, read_summary
+from tests.jobs.conftest import SMALL_NETWORK
 from tests.jobs.test_train import job as train_job
 from tests.recorder import Recorder
 
@@ -123,6 +126,35 @@ def test_a_users_own_network_goes_the_whole_road(small_network: str, tmp_path: P
     assert summary["pruned"]["macs"] <= 0.25 * summary["baseline"]["macs"]
     small = sec.load(summary["checkpoint"], sec.build(small_network))
     assert small(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+
+
+OWN_CRITERION = """
+from secateur.criteria import WeightCriterion, register
+
+
+@register
+class Positions(WeightCriterion):
+    name = "position-of-channel"
+
+    def of_weights(self, weights):
+        return torch.arange(len(weights)).float()
+"""
+
+
+def test_a_criterion_of_the_users_file_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n" + SMALL_NETWORK + OWN_CRITERION)
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))  # forgotten after the test
+    options = {
+        "network.source": ("SOURCE", f"{file}:small"),
+        "budget.macs": ("--macs", 0.5),
+        "out": ("--out", tmp_path / "run"),
+    }
+    summary = prune(prune_job(options, "plain", ("criterion=position-of-channel",)))
+    assert summary["criterion"] == "position-of-channel"
+    again = {"out": ("--out", tmp_path / "again")}
+    repeated = prune(prune_job(again, str(tmp_path / "run" / "config.toml"), ()))
+    assert repeated["criterion"] == "position-of-channel"
 
 
 def test_named_modules_stay_whole(trained: Path, tmp_path: Path) -> None:

@@ -90,9 +90,7 @@ def prune_job(
         if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
-        if criterion not in CRITERIA and not given.any(
-            "network.builder"
-        ):  # a user's file may register others
+        if criterion not in CRITERIA and not _is_own_code(found.get("network", {})):
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
@@ -243,6 +241,12 @@ def _overlap(one: str, other: str) -> bool:
     (True, False)
     """
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _is_own_code(network: Mapping[str, Any]) -> bool:
+    """Check whether a network is built by a file of the user, which may register criteria."""
+    named = (str(network.get(name, "")) for name in ("source", "builder"))
+    return any(text.rpartition(":")[0].endswith(".py") for text in named)
 
 
 def _is_file(recipe: str) -> bool:

@@ -18,6 +18,7 @@ from secateur.graph.capture.program import mode_of
 from secateur.inputs import Json
 from secateur.jobs.settings import NetworkChoice, is_checkpoint
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, NamedInputs, image_spec, load_weights
+from secateur.models.userfile import find_function, names_a_file
 from secateur.training.losses import main_output
 from secateur.training.run_folder import find_checkpoint
 
@@ -155,6 +156,17 @@ def inputs_of(choice: NetworkChoice) -> InputSpec | NamedInputs:
     else:
         known = ModelSpec.parse(choice.source).inputs
     return known if choice.size is None else sized(image_spec(choice.source, known), choice.size)
+
+
+def run_file(choice: NetworkChoice) -> None:
+    """Run the user's file that builds a network, if one does: it may register criteria and rules.
+
+    Raises:
+        UsageError: there is no such file or function, or it fails.
+    """
+    for spec in (choice.builder, choice.source):
+        if spec is not None and names_a_file(spec):
+            find_function(spec)
 
 
 def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) -> Network:

@@ -13,7 +13,7 @@ from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
 from secateur.jobs.images import open_images, read_all
 from secateur.jobs.network_summary import summarise
-from secateur.jobs.networks import Network, check_outputs, input_of, open_network
+from secateur.jobs.networks import Network, check_outputs, input_of, open_network, run_file
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
 from secateur.jobs.verifications import together
@@ -52,6 +52,7 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; only the run folder was changed.
     """
+    run_file(job.network)
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
         raise UsageError(
