@@ -18,8 +18,8 @@ def test_the_demonstration_keeps_its_promise(tmp_path: Path, seed: int) -> None:
 
 
 def test_the_demonstration_starts_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("EPOCHS", "EPOCHS_AFTER", "STEPS"):
-        monkeypatch.setattr(f"secateur.jobs.demo.{name}", 1)
+    for name, number in {"EPOCHS": 1, "EPOCHS_AFTER": 1, "STEPS": 2}.items():
+        monkeypatch.setattr(f"secateur.jobs.demo.{name}", number)
     found = demo(tmp_path)
     assert found["pruned"]["verification"]["ok"]
     assert (tmp_path / "trained" / "checkpoints" / "best.safetensors").is_file()

@@ -25,9 +25,9 @@ from tests.recorder import Recorder
 def trained_at(rate: float, name: str, finetune: dict[str, Any], **changes: Any) -> Recipe:
     """A recipe with another learning rate in both phases."""
     optimizer = {"learning_rate": rate}
-    return Recipe.preset(
-        name, between={"optimizer": optimizer}, finetune={**finetune, "optimizer": optimizer}, **changes
-    )
+    if changes.get("steps", 1) > 1:
+        changes["between"] = {"optimizer": optimizer}
+    return Recipe.preset(name, finetune={**finetune, "optimizer": optimizer}, **changes)
 
 
 def job(out: Path, network: Path | str | dict[str, Any], **changes: Any) -> PruneJob:
