@@ -90,6 +90,7 @@ class _Cut:
         kept: for each tensor that is cut, the positions that stay in each dimension.
         tensors: parameters and buffers of the cut network, except lengths of normalised weights.
         attributes: integer attributes of the cut network.
+        found: outputs for the inputs of the trial, if they are known already.
         other: outputs for other inputs, if they are known already.
     """
 
@@ -99,6 +100,7 @@ class _Cut:
     kept: Mapping[str, Mapping[int, IntArray]]
     tensors: Mapping[str, Tensor]
     attributes: Sequence[AttributeValue]
+    found: Outputs | None = None
     other: Outputs | None = None
 
 
@@ -316,12 +318,14 @@ class _Trials:
 
     def _lively(self, cut: _Cut, plan: Keep) -> _Cut:
         """Cut prepared weights instead, where the outputs are hardly others for other inputs."""
+        evaluation = self._graph.wiring.evaluation
         try:
-            one, other = (self._quick_run(cut, inputs) for inputs in self._draws[:2])
+            found = self._run_cut(cut, evaluation, self._draws[_DRAW[cut.share]], self._native)
+            other = self._quick_run(cut, self._draws[1 - _DRAW[cut.share]])
         except Exception:  # noqa: BLE001 - the comparison runs it once more, and reports it
             return cut
-        if _far(one, other):
-            return replace(cut, other=other)
+        if _far(found, other):
+            return replace(cut, found=found, other=other)
         prepared = self._prepared(plan)
         return replace(self._cut(plan, cut.share, prepared), other=prepared.outputs)
 
@@ -335,7 +339,7 @@ class _Trials:
         if problem is None or problem.unseen or self._native or not self._needs_native():
             return problem
         self._native = True
-        return self._compared(cut, native=True)
+        return self._compared(replace(cut, found=None), native=True)
 
     def _compared(self, cut: _Cut, *, native: bool) -> _Fault | None:
         """Compare the passes of a cut network with those of the masked original."""
@@ -371,7 +375,8 @@ class _Trials:
             return run(forward, cut.after.removed, *changed)
 
         try:
-            found = self._run_cut(cut, forward, inputs, native)
+            known = None if training else cut.found
+            found = known or self._run_cut(cut, forward, inputs, native)
             others = self._others(cut, forward, found, draw)
         except SecateurError:
             raise
@@ -379,7 +384,9 @@ class _Trials:
             if self._refuses_draws():
                 self._draw_closer()
                 weights = replace(cut.weights, outputs=None)
-                return self._compared_pass(replace(cut, weights=weights, other=None), forward, draw, native)
+                return self._compared_pass(
+                    replace(cut, weights=weights, found=None, other=None), forward, draw, native
+                )
             return _Fault(f"the forward pass fails ({first_line(error)})")
         known = cut.weights.outputs if coarse and draw == 1 and not training else None
         try:
