@@ -1,4 +1,4 @@
-"""Decoder language models as people write them: each is cut twice and held against zeroed columns.
+"""Decoder language models as people write them: each is cut twice and compared with zeroed columns.
 
 There are no normalisations here, so that the answer is the original with the columns of removed channels
 set to zero.

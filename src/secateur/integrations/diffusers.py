@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError, UsageError, closest
 from secateur.inputs import InputSpec, Json, NamedInput, NamedInputs
 from secateur.integrations.huggingface import offline
-from secateur.integrations.libraries import config_file, library, positive, read_config
+from secateur.integrations.libraries import LocalFolders, config_file, library, positive, read_config
 
 _SIDE, _LENGTH, _STEPS = 32, 16, 1000
 """Side of maps and number of text tokens where nobody says it; number of time steps."""
@@ -19,19 +19,13 @@ _SIDE, _LENGTH, _STEPS = 32, 16, 1000
 Config = Mapping[str, Any]
 
 
-class Diffusers:
+class Diffusers(LocalFolders):
     """The networks of diffusers; arguments change settings of the config.
 
     ``length`` is the number of tokens of the text, or of the sequence, in example inputs.
     """
 
-    def names(self) -> list[str]:
-        """There is no list: networks are folders."""
-        return []
-
-    def known(self, name: str) -> bool:
-        """Check that the folder or file is there."""
-        return config_file("diffusers", name).is_file()
+    origin = "diffusers"
 
     def build(self, name: str, arguments: Mapping[str, Json]) -> nn.Module:
         """Build the class that the config names."""
@@ -51,10 +45,6 @@ class Diffusers:
         return inputs_of(
             kind.__name__, with_defaults, positive("diffusers", "length", arguments.get("length"))
         )
-
-    def has_weights(self, name: str) -> bool:
-        """Look for ``*.safetensors`` beside the config."""
-        return any(config_file("diffusers", name).parent.glob("*.safetensors"))
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
         """Read the folder's safetensors.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
 from secateur.inputs import InputSpec, Json, NamedInput, NamedInputs
-from secateur.integrations.libraries import config_file, library, positive, read_config
+from secateur.integrations.libraries import LocalFolders, config_file, library, positive, read_config
 
 _LENGTH, _SAMPLES, _SIDE = 16, 16000, 224
 """Tokens, samples of sound, and side of images where neither config nor user says it."""
@@ -25,20 +25,14 @@ _PLACES = ("image_token_id", "image_token_index", "audio_token_id")
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
-class HuggingFace:
+class HuggingFace(LocalFolders):
     """The networks of transformers; arguments change settings of the config.
 
     ``num_classes`` is the config's ``num_labels``. ``length`` is the number of tokens, of samples of sound or
     of frames in example inputs. The folder's code is never run, and its pickles are never opened.
     """
 
-    def names(self) -> list[str]:
-        """There is no list: networks are folders."""
-        return []
-
-    def known(self, name: str) -> bool:
-        """Check that the folder or file is there."""
-        return config_file("hf", name).is_file()
+    origin = "hf"
 
     def build(self, name: str, arguments: Mapping[str, Json]) -> nn.Module:
         """Build the architecture that the config names, without its cache of keys and values."""
@@ -51,10 +45,6 @@ class HuggingFace:
         """Derive the inputs from the config."""
         kind, config = _opened(name, arguments)
         return inputs_of(kind, config, positive("hf", "length", arguments.get("length")))
-
-    def has_weights(self, name: str) -> bool:
-        """Look for ``*.safetensors`` beside the config."""
-        return any(config_file("hf", name).parent.glob("*.safetensors"))
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
         """Read the folder's safetensors, as float32.

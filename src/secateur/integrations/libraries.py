@@ -7,7 +7,7 @@ import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import secateur._torchvision  # noqa: F401  declares the operators without which these libraries fail
 from secateur.errors import UsageError
@@ -86,3 +86,25 @@ def positive(origin: str, key: str, value: Json) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise UsageError(f"{origin}: {key} is a positive whole number, not {value!r}")
+
+
+class LocalFolders:
+    """What families have in common whose networks are folders with a ``config.json``.
+
+    Attributes:
+        origin: what stands before the colon in a specification.
+    """
+
+    origin: ClassVar[str]
+
+    def names(self) -> list[str]:
+        """There is no list: networks are folders."""
+        return []
+
+    def known(self, name: str) -> bool:
+        """Check that the folder or file is there."""
+        return config_file(self.origin, name).is_file()
+
+    def has_weights(self, name: str) -> bool:
+        """Look for ``*.safetensors`` beside the config."""
+        return any(config_file(self.origin, name).parent.glob("*.safetensors"))

@@ -80,7 +80,7 @@ _UNSEEN = _Fault("the outputs do not depend on the inputs, so nothing could be c
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _TrialCut:
     """A cut on trial.
 
     Attributes:
@@ -306,7 +306,7 @@ class _Trials:
                 self._draw_closer()
         return Weights(self._scrambled.tensors)
 
-    def _cut(self, plan: Keep, share: Share, weights: Weights) -> _Cut:
+    def _cut(self, plan: Keep, share: Share, weights: Weights) -> _TrialCut:
         """Cut all tensors; uncut ones are copied, since the network may write to them."""
         after = self._graph.after(plan)
         kept = by_tensor(positions_left(self._graph, after))
@@ -314,9 +314,9 @@ class _Trials:
             name: cut_tensor(tensor, kept[name]) if name in kept else tensor.clone()
             for name, tensor in weights.tensors.items()
         }
-        return _Cut(share, weights, after, kept, tensors, self._graph.attributes_after(plan))
+        return _TrialCut(share, weights, after, kept, tensors, self._graph.attributes_after(plan))
 
-    def _lively(self, cut: _Cut, plan: Keep) -> _Cut:
+    def _lively(self, cut: _TrialCut, plan: Keep) -> _TrialCut:
         """Cut prepared weights instead, where the outputs are hardly others for other inputs."""
         evaluation = self._graph.wiring.evaluation
         try:
@@ -329,7 +329,7 @@ class _Trials:
         prepared = self._prepared(plan)
         return replace(self._cut(plan, cut.share, prepared), other=prepared.outputs)
 
-    def _fault_of(self, cut: _Cut) -> _Fault | None:
+    def _fault_of(self, cut: _TrialCut) -> _Fault | None:
         """Compare in float64; at the extremes in float32 first, which shows other code as well."""
         if cut.share is not Share.HALF and self._fine and not self._native:
             problem = self._compared(cut, native=True)
@@ -341,7 +341,7 @@ class _Trials:
         self._native = True
         return self._compared(replace(cut, found=None), native=True)
 
-    def _compared(self, cut: _Cut, *, native: bool) -> _Fault | None:
+    def _compared(self, cut: _TrialCut, *, native: bool) -> _Fault | None:
         """Compare the passes of a cut network with those of the masked original."""
         wiring = self._graph.wiring
         try:
@@ -356,7 +356,7 @@ class _Trials:
             return _Fault(str(error))
         return self._training_fails(cut, native)
 
-    def _compared_pass(self, cut: _Cut, forward: Pass, draw: int, native: bool) -> _Fault | None:
+    def _compared_pass(self, cut: _TrialCut, forward: Pass, draw: int, native: bool) -> _Fault | None:
         """Compare one pass of a cut network with that of the masked original.
 
         Args:
@@ -375,8 +375,7 @@ class _Trials:
             return run(forward, cut.after.removed, *changed)
 
         try:
-            known = None if training else cut.found
-            found = known or self._run_cut(cut, forward, inputs, native)
+            found = (not training and cut.found) or self._run_cut(cut, forward, inputs, native)
             others = self._others(cut, forward, found, draw)
         except SecateurError:
             raise
@@ -416,7 +415,7 @@ class _Trials:
         self._draws[:2] = [jittered(self._inputs, seed) for seed in (1, 2)]
         self._mild = True
 
-    def _run_cut(self, cut: _Cut, forward: Pass, inputs: ExampleInputs, native: bool) -> Outputs:
+    def _run_cut(self, cut: _TrialCut, forward: Pass, inputs: ExampleInputs, native: bool) -> Outputs:
         """Run the cut network."""
         program = forward.program
         with substituted(self._model, self._tensors(cut, native), cut.attributes):
@@ -430,12 +429,12 @@ class _Trials:
                 watched=written_buffers(forward) if program.training else (),
             )
 
-    def _quick_run(self, cut: _Cut, inputs: ExampleInputs) -> Outputs:
+    def _quick_run(self, cut: _TrialCut, inputs: ExampleInputs) -> Outputs:
         """Run the cut network to see how far its outputs move: coarsely, unless a weight is normalised."""
         wiring = self._graph.wiring
         return self._run_cut(cut, wiring.evaluation, inputs, self._native or not wiring.rescales)
 
-    def _tensors(self, cut: _Cut, native: bool) -> Mapping[str, Tensor]:
+    def _tensors(self, cut: _TrialCut, native: bool) -> Mapping[str, Tensor]:
         """Parameters and buffers of a cut network; normalised weights in float64, not rounded."""
         rescales = self._graph.wiring.rescales
         names = {name for item in rescales for name in (item.length, item.direction)}
@@ -444,7 +443,7 @@ class _Trials:
             sources = {name: sources[name].double() for name in names}
         return {**cut.tensors, **rescaled(rescales, sources, cut.kept)}
 
-    def _others(self, cut: _Cut, forward: Pass, found: Outputs, draw: int) -> list[Outputs]:
+    def _others(self, cut: _TrialCut, forward: Pass, found: Outputs, draw: int) -> list[Outputs]:
         """Outputs for other inputs, which tell how far the outputs of the network move."""
         if forward.program.training:
             return [self._run_cut(cut, forward, doubled(self._draws[1 - draw]), self._native)]
@@ -469,7 +468,7 @@ class _Trials:
             return True
         return False
 
-    def _training_fails(self, cut: _Cut, native: bool) -> _Fault | None:
+    def _training_fails(self, cut: _TrialCut, native: bool) -> _Fault | None:
         """Tell whether the training-mode forward pass of the cut network fails, where the whole one runs."""
         error = _training_error(self._model, self._inputs, self._tensors(cut, native), cut.attributes)
         if error is None or _training_error(self._model, self._inputs, cut.weights.tensors, ()) is not None:

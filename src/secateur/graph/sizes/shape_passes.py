@@ -29,12 +29,16 @@ class ShapeMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run one operator."""
+        """Open a function that holds operators, and run each of them."""
         function = opened(func)
         if function is not None:
             with self:
                 return function(*args, **(kwargs or {}))
-        return run_on_shapes(func, args, kwargs or {})
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operator."""
+        return run_on_shapes(func, args, kwargs)
 
 
 # fmt: off

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.overrides import TorchFunctionMode
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.graph.capture.program import (
@@ -33,8 +32,7 @@ from secateur.graph.cutting.attributes import integer_attributes, is_of_class, o
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.sizes.given import given_sizes
-from secateur.graph.sizes.opened import opened
-from secateur.graph.sizes.shape_passes import run_on_shapes
+from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import EQUAL, Proportional, Size
 
@@ -264,7 +262,7 @@ def _paths(model: nn.Module, watch: _SizeTracer) -> Iterator[None]:
             handle.remove()
 
 
-class _SizeTracer(TorchFunctionMode):
+class _SizeTracer(ShapeMode):
     """Records every call of an operator and hands out sizes that remember."""
 
     def __init__(self) -> None:
@@ -285,20 +283,14 @@ class _SizeTracer(TorchFunctionMode):
         _, maker, place = self._makers[id(tensor)]
         return Size(size, _Made(maker, place, dim))
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Runs one operator."""
-        function = opened(func)
-        if function is not None:
-            with self:
-                return function(*args, **(kwargs or {}))
-        result = run_on_shapes(func, args, kwargs or {})
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operator, and record it."""
+        result = super().run(func, args, kwargs)
         if isinstance(result, torch.Size):
             return torch.Size([self._sized(args[0], dim, size) for dim, size in enumerate(result)])
         name = getattr(func, "__name__", "")
         if name == "size" and type(result) is int:
-            dim = args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
             return self._sized(args[0], dim % args[0].dim(), result)
         if name == "numel" and args[0].dim() == 1:
             return self._sized(args[0], 0, result)
