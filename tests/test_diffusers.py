@@ -10,13 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.libraries import QUIET
 from tests.library_networks import Plain, check_cuts
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 CONDITIONED = {
     "block_out_channels": (32, 64),

@@ -11,16 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
+from tests.libraries import QUIET
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sec.build("torchvision:resnet18", classes=2)  # makes torchvision importable beside a CPU build of torch
 transformers = pytest.importorskip("transformers", minversion="5", reason="needs transformers")
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 TEXT = {
     "vocab_size": 64,

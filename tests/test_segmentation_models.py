@@ -8,13 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.libraries import QUIET
 from tests.library_networks import check_cuts
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 SLOW = pytest.mark.slow
 NETWORKS = [

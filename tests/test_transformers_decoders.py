@@ -9,14 +9,11 @@ import torch
 from torch import nn
 
 import secateur as sec
+from tests.libraries import QUIET
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 SMALL = {
     "vocab_size": 64,

@@ -10,15 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.libraries import QUIET
 from tests.library_networks import check_cuts
 
 os.environ.setdefault("YOLO_CONFIG_DIR", "/tmp/ultralytics")  # it writes its settings when imported
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 
 KINDS = {

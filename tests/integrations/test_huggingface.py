@@ -16,13 +16,10 @@ from secateur.jobs.inspect import inspect
 from secateur.jobs.measure import measure
 from secateur.jobs.settings import NetworkChoice
 from secateur.models import ModelSpec
+from tests.libraries import QUIET
 
 transformers = pytest.importorskip("transformers")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 TEXT = {
     "vocab_size": 128,

@@ -16,12 +16,9 @@ from secateur.integrations.libraries import PACKAGES
 from secateur.models import ModelSpec
 from secateur.models.families import FAMILIES
 from secateur.outputs import parts_of
+from tests.libraries import QUIET
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = QUIET
 
 UNET = {
     "_class_name": "UNet2DModel",

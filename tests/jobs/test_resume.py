@@ -156,7 +156,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path
 def test_an_image_that_vanishes_in_the_middle_of_a_run(
     small_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if the images were too many for the memory: they are read anew in every epoch.
+    # As if the images were too many for the memory: they are read again in every epoch.
     monkeypatch.setattr("secateur.jobs.images.DataSettings", partial(DataSettings, memory=0))
     for number in range(24):
         folder = tmp_path / "images" / ("train" if number < 16 else "test") / "ab"[number % 2]

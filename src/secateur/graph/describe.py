@@ -21,7 +21,7 @@ def describe(graph: ChannelGraph) -> str:
 
     Returns:
         Several lines of text: totals, prunable groups with the share of the network's parameters
-        and MACs that hangs on each, frozen groups with their reasons, parameters that no group holds with
+        and MACs that belong to each, frozen groups with their reasons, parameters that no group holds with
         theirs, and what the network returns beside its outputs.
     """
     prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
