@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from secateur.graph.groups import IntArray, Role
 
+BoolArray = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
 Labels = IntArray | None
 """One slot per index of a dimension, or ``None`` where a dimension holds no channels."""
 
@@ -74,6 +76,7 @@ class SlotTable:
         self._right: list[IntArray] = []
         self._frozen: list[tuple[IntArray, str]] = []
         self._claims: list[tuple[IntArray, Role]] = []
+        self._known: tuple[IntArray, BoolArray] | None = None
 
     def tensor(self, name: str) -> Value:
         """The value of a parameter or buffer: its own slots in every dimension."""
@@ -89,6 +92,7 @@ class SlotTable:
         """New slots that belong to no tensor: channels that an operator makes from nothing."""
         start = self.size
         self.size += count
+        self._known = None
         return np.arange(start, self.size, dtype=np.int64)
 
     def join(self, left: IntArray, right: IntArray) -> None:
@@ -97,14 +101,17 @@ class SlotTable:
             raise ValueError(f"cannot join labels of shapes {left.shape} and {right.shape}")
         self._left.append(left.ravel())
         self._right.append(right.ravel())
+        self._known = None
 
     def freeze(self, slots: IntArray, reason: str) -> None:
         """Forbid the removal of slots, for a reason that the user will read."""
         self._frozen.append((slots.ravel(), reason))
+        self._known = None
 
     def set_role(self, slots: IntArray, role: Role) -> None:
         """Record what a dimension does with its channels; the first claim on a slot counts."""
         self._claims.append((slots.ravel(), role))
+        self._known = None
 
     def roles(self) -> tuple[IntArray, IntArray]:
         """Per slot, the index of its role in ``Role`` order (-1: none) and the rank of its claim."""
@@ -118,11 +125,25 @@ class SlotTable:
 
     def components(self) -> IntArray:
         """Per slot, the number of its channel: slots with one number are removed together."""
-        left = np.concatenate([*self._left, np.zeros(0, np.int64)])
-        right = np.concatenate([*self._right, np.zeros(0, np.int64)])
-        links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.size, self.size))
-        numbers: IntArray = connected_components(links, directed=False)[1].astype(np.int64)
-        return numbers
+        return self._channels()[0]
+
+    def removable(self) -> BoolArray:
+        """Per channel, whether a tensor writes it and nothing freezes it."""
+        return self._channels()[1]
+
+    def _channels(self) -> tuple[IntArray, BoolArray]:
+        """What :meth:`components` and :meth:`removable` return, computed again only after a change."""
+        if self._known is None:
+            left = np.concatenate([*self._left, np.zeros(0, np.int64)])
+            right = np.concatenate([*self._right, np.zeros(0, np.int64)])
+            links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.size, self.size))
+            components = connected_components(links, directed=False)[1].astype(np.int64)
+            role = self.roles()[0][: self.tensor_slots]
+            reason, _ = self.reasons(components)
+            written = np.zeros(len(reason), dtype=bool)
+            written[components[: self.tensor_slots][role == _ROLES.index(Role.PRODUCER)]] = True
+            self._known = components, written & (reason < 0)
+        return self._known
 
     def count_free(self) -> int:
         """Count the channels that are written by something and that nothing freezes."""

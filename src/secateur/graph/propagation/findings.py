@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
-from secateur.graph.sizes.source import Source
+from secateur.graph.sizes.source import AttributeKey, Source
 
 if TYPE_CHECKING:
     from secateur.graph.sizes.factors import Factor
@@ -79,6 +79,11 @@ class Attribute:
     name: str
     index: int | None
     labels: IntArray
+
+    @property
+    def key(self) -> AttributeKey:
+        """What tells the attribute from others."""
+        return self.module, self.name, self.index
 
 
 @dataclass(frozen=True)

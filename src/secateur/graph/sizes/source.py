@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+AttributeKey = tuple[str, str, int | None]
+"""Module, name and place of an attribute."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class FromAttribute:
     index: int | None
     value: int = field(default=0, compare=False)
     of_class: bool = field(default=False, compare=False)
+
+    @property
+    def key(self) -> AttributeKey:
+        """What tells the attribute from others."""
+        return self.module, self.name, self.index
 
 
 @dataclass(frozen=True)
@@ -66,3 +74,14 @@ Sizes = Mapping[str, tuple[Source | None, ...]]
 """For each operator that takes sizes, by node name, where each of them comes from.
 
 Under the empty name are the pairs of sizes that the network's code compared and found equal."""
+
+
+def attributes_in(source: Source | int) -> Iterator[FromAttribute]:
+    """All attributes of an expression, from left to right."""
+    if isinstance(source, FromAttribute):
+        yield source
+    elif isinstance(source, Power):
+        yield from attributes_in(source.base)
+    elif isinstance(source, Computed):
+        yield from attributes_in(source.left)
+        yield from attributes_in(source.right)
