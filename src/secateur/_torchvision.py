@@ -13,4 +13,12 @@ from __future__ import annotations
 import torchvision
 from torchvision.transforms import v2  # not imported by torchvision itself
 
-__all__ = ["torchvision", "v2"]
+__all__ = ["has_operators", "torchvision", "v2"]
+
+
+def has_operators() -> bool:
+    """Return whether torchvision runs its own compiled operators, such as the suppression of boxes.
+
+    They are missing beside another build of PyTorch than the one that torchvision was built for.
+    """
+    return bool(torchvision.extension._has_ops())

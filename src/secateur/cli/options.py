@@ -56,7 +56,7 @@ _DATA = typer.Option(
     "--data",
     metavar="DIR",
     help="Folder with train/ and val/ or test/, each with a folder of images per class; or the word digits, "
-    "for handwritten digits that need no download.",
+    "for handwritten digits that need no download; for a detector (.pt) its data.yaml.",
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]

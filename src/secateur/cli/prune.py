@@ -102,6 +102,14 @@ def prune(
     ] = None,
     weights: options.Weights = None,
     model: options.Builder = None,
+    trusted: Annotated[
+        bool,
+        typer.Option(
+            "--trusted",
+            "--trust",
+            help="Open a .pt file of ultralytics: it is a pickle, which can run any code that it holds.",
+        ),
+    ] = False,
     device: options.JobDevice = None,
     devices: options.Devices = None,
     seed: options.JobSeed = None,
@@ -123,6 +131,7 @@ def prune(
       secateur prune runs/digits --data digits --macs 0.5 --set finetune.epochs=4 --out runs/digits-half
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
       secateur prune resnet18 --weights none --latency 0.5 --set widths.multiple_of=auto --out runs/half
+      secateur prune best.pt --trusted --data data.yaml --macs 0.5 --out runs/detector-half
       secateur prune --recipe runs/digits-small/config.toml --out runs/digits-again
     """
     job = prune_job(
@@ -130,6 +139,7 @@ def prune(
             "network.source": ("RUN", network),
             "network.weights": ("--weights", weights),
             "network.builder": ("--model", model),
+            "network.trusted": ("--trusted", trusted or None),
             "data.source": ("--data", data),
             "budget.macs": ("--macs", macs),
             "budget.params": ("--params", params),

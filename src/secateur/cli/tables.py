@@ -19,6 +19,8 @@ _LONG = 28
 
 _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("top1", "top-1 accuracy", percent),
+    ("map50", "mAP50", percent),
+    ("map", "mAP50-95", percent),
     ("params", "parameters", count),
     ("macs", "MACs per example", count),
     ("file_bytes", "file", size),

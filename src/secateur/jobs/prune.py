@@ -11,12 +11,13 @@ from secateur.criteria import Criterion, Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.bench import Bench, search
+from secateur.jobs.detector import prune_pt
 from secateur.jobs.images import open_images, read_all
 from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network, run_file
 from secateur.jobs.records import cut_record
-from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
-from secateur.jobs.verifications import together
+from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_detector
+from secateur.jobs.verifications import of_cuts
 from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import (
     Callback,
@@ -52,6 +53,8 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; only the run folder was changed.
     """
+    if is_detector(job.network.source):
+        return prune_pt(job, callbacks)
     run_file(job.network)
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
@@ -101,7 +104,7 @@ def _prune(
             model=network.name,
             criterion=criterion.name,
             **figures,
-            verification=_verification(cuts),
+            verification=of_cuts(cuts),
             checkpoint=network.file,
             latency=conditions,
         )
@@ -171,9 +174,3 @@ def _note_time(place: Workplace, fit: LatencyFit | None) -> None:
     if fit is not None:
         report_note(place.callbacks, str(fit))
         place.run.summarise(asked={"latency": fit.to_dict()})
-
-
-def _verification(cuts: Sequence[Cut]) -> dict[str, Any]:
-    """Combine the verifications of all cuts."""
-    found = [cut.verification for cut in cuts]
-    return {**together(found), "channels_removed": sum(one.channels_removed for one in found)}

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from secateur.budget import Budget, Unit
+from secateur.detection.settings import DetectorSettings
 from secateur.recipes import Recipe
 from secateur.settings import Settings
 from secateur.training.settings import DeviceSettings, FitSettings
@@ -32,7 +33,7 @@ class DataChoice(Settings):
     """Choose images, and how they are read.
 
     Attributes:
-        source: a folder, or ``digits``.
+        source: a folder, ``digits``, or the ``data.yaml`` of a detector.
         batch_size: images in a batch.
         strict: refuse unreadable images instead of leaving them out.
         mixup: alpha of mixup of training images, as in :class:`secateur.data.DataSettings`; 0 for none.
@@ -46,8 +47,13 @@ class DataChoice(Settings):
     @field_validator("source")
     @classmethod
     def _is_there(cls, source: str) -> str:
+        if source.endswith((".yaml", ".yml")) and Path(source).is_file():
+            return source
         if source != "digits" and not Path(source).is_dir():
-            raise ValueError(f"there is no folder {source}; give a folder of images, or the word digits")
+            raise ValueError(
+                f"there is no folder {source}; give a folder of images, the word digits, or for a detector "
+                "its data.yaml"
+            )
         return source
 
 
@@ -61,7 +67,7 @@ class NetworkChoice(Settings):
         size: side of the square images in pixels; the network's own if not given.
         classes: outputs of a network that is built by name, where no data says it.
         builder: ``path/to/file.py:function`` for a checkpoint of a network that the user's file builds.
-        trusted: whether an exported ``.pt2`` file may be opened, which can run code that it holds.
+        trusted: whether a ``.pt2`` or ``.pt`` file may be opened, which can run code that it holds.
     """
 
     source: str
@@ -97,6 +103,15 @@ class NetworkChoice(Settings):
                 f"{builder!r} does not name a function in an existing file; give FILE.py:FUNCTION"
             )
         return builder
+
+
+def is_detector(source: str) -> bool:
+    """Test whether a user's word is a file of ultralytics.
+
+    >>> is_detector("runs/detect/train/weights/best.pt"), is_detector("best.safetensors")
+    (True, False)
+    """
+    return source.endswith(".pt")
 
 
 def is_checkpoint(source: str) -> bool:
@@ -233,6 +248,7 @@ class PruneJob(Job):
         search: which loss of accuracy is allowed, in place of a budget.
         recipe: how to prune and train.
         measured: an earlier run of the same network, whose scores and width curves are used again.
+        detector: how a detector of ultralytics (a ``.pt`` file) reads images and is trained.
     """
 
     data: DataChoice | None = None
@@ -240,6 +256,7 @@ class PruneJob(Job):
     search: Search | None = None
     recipe: Recipe = Recipe()
     measured: Path | None = None
+    detector: DetectorSettings = DetectorSettings()
 
     @field_validator("measured")
     @classmethod
@@ -256,6 +273,12 @@ class PruneJob(Job):
             raise ValueError("a search cannot be resumed; start another one that uses this run as measured")
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("a search, and measured, need data; give --data")
+        if self.data is not None and is_detector(self.network.source) != self.data.source.endswith(
+            ("yaml", "yml")
+        ):
+            raise ValueError(
+                "a detector (a .pt file) needs its data.yaml, and other networks a folder of images"
+            )
         if self.data is None and self.recipe.allocation == "curves":
             raise ValueError("allocation: curves need data; give --data, or choose global or uniform")
         return self

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from secateur.recipes import Cut
 
 
 class Checked(Protocol):
@@ -71,3 +74,9 @@ def together(found: Sequence[Checked]) -> dict[str, Any]:
         "precision": max((one.precision for one in found), default="float64", key=len),
         "not_checked": list(dict.fromkeys(what for one in found for what in one.not_checked)),
     }
+
+
+def of_cuts(cuts: Sequence[Cut]) -> dict[str, Any]:
+    """Combine the verifications of cuts, with the number of channels that they removed."""
+    found = [cut.verification for cut in cuts]
+    return {**together(found), "channels_removed": sum(one.channels_removed for one in found)}

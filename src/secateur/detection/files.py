@@ -1,0 +1,96 @@
+"""Open and save files of ultralytics (``.pt``)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from secateur.detection.library import ultralytics_in_use
+from secateur.detection.raw_outputs import bare_copy
+from secateur.errors import CheckpointError, UsageError
+from secateur.files import replacing
+from secateur.integrations.libraries import library
+
+_NOT_BUILT = (
+    "pruned by Secateur, so not built from a description; train it with "
+    "trainer=secateur.detection.trainers.PrunedDetectionTrainer"
+)
+"""What the library's own trainer reports when it looks for this name of a layer."""
+
+
+def open_detector(path: str | Path, *, trusted: bool = False) -> nn.Module:
+    """Open a ``.pt`` file of ultralytics.
+
+    The file is a pickle, which can run any code when it is opened.
+
+    Args:
+        path: the file.
+        trusted: whether it comes from a source that you trust.
+
+    Returns:
+        The network in evaluation mode, in float32, on the CPU. Its parameters require gradients.
+
+    Raises:
+        UsageError: the file is not trusted, is not there, or ultralytics is not installed.
+        CheckpointError: the file is no checkpoint of ultralytics.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    if not trusted:
+        raise UsageError(
+            f"{path} is a pickle, and opening it can run any code that it holds: if you trust where it comes "
+            "from, give trusted=True, or --trusted on the command line"
+        )
+    with ultralytics_in_use():
+        try:
+            network, _ = library("ultralytics.nn.tasks").load_checkpoint(path)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path} is no checkpoint of ultralytics: {reason}") from error
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return network  # type: ignore[no-any-return]
+
+
+def save_detector(path: str | Path, network: nn.Module) -> Path:
+    """Write a pruned network to a ``.pt`` file that ``YOLO(path)`` opens without Secateur.
+
+    Weights are kept in float16, as ultralytics keeps them. In the description that the network carries, the
+    first layer gets a name that does not exist: the library's own trainer would build the unpruned network
+    from it, and stops with this name instead. The trainers of :mod:`secateur.detection.trainers` do not build
+    anything.
+
+    Args:
+        path: the file.
+        network: a network of ultralytics; not changed.
+
+    Returns:
+        The file.
+    """
+    path = Path(path)
+    with ultralytics_in_use() as ultralytics:
+        copied = bare_copy(network).half()
+        description = deepcopy(getattr(network, "yaml", None))
+        if isinstance(description, dict) and description.get("backbone"):
+            description["backbone"][0][2] = _NOT_BUILT
+            vars(copied)["yaml"] = description
+        arguments = getattr(network, "args", {})
+        content = {
+            "epoch": -1,
+            "best_fitness": None,
+            "ema": None,
+            "updates": None,
+            "optimizer": None,
+            "model": copied,
+            "train_args": dict(arguments if isinstance(arguments, dict) else vars(arguments)),
+            "date": datetime.now().astimezone().isoformat(),
+            "version": ultralytics.__version__,
+        }
+        with replacing(path) as partial:
+            torch.save(content, partial)
+    return path

@@ -1,0 +1,290 @@
+"""Prune a detector of ultralytics: score, cut, reconstruct, fine-tune by its own trainer, validate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.budget import Budget
+from secateur.detection.data import calibration_batches, check_data, unusable_images
+from secateur.detection.files import save_detector
+from secateur.detection.library import ultralytics_in_use
+from secateur.detection.raw_outputs import (
+    DetectorLoss,
+    bare_copy,
+    with_raw_outputs,
+    without_raw_outputs,
+)
+from secateur.detection.settings import DetectorSettings
+from secateur.errors import UsageError
+from secateur.integrations.libraries import library
+from secateur.recipes import Callback, LatencyOptions, PruneResult, Recipe, Training, prune
+from secateur.training.events import report_note, report_progress
+from secateur.training.random_state import seeded
+from secateur.training.settings import FitSettings
+
+_PHASE = "fine-tuning"
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """The result of pruning a detector.
+
+    Attributes:
+        network: the pruned network of ultralytics, in evaluation mode.
+        pruning: plan, verification, scores and curves; its network returns the raw outputs of the heads.
+        metrics: what ultralytics measures on the validation images, by stage: ``"before"``, ``"cut"``
+            (reconstructed, not trained), ``"after"``. The key ``"fitness"`` is what training maximises.
+        file: the ``.pt`` file, which ``YOLO(file)`` opens.
+    """
+
+    network: nn.Module = field(repr=False)
+    pruning: PruneResult = field(repr=False)
+    metrics: Mapping[str, Mapping[str, float]]
+    file: Path
+
+    def __str__(self) -> str:
+        stages = ", ".join(f"{stage} {values['fitness']:.3f}" for stage, values in self.metrics.items())
+        return f"{self.pruning}\nfitness on the validation images: {stages}\n{self.file}"
+
+
+def prune_detector(
+    detector: Any,
+    data: str | Path,
+    budget: Budget,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    settings: DetectorSettings | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+) -> DetectorResult:
+    """Prune a detector, and fine-tune it by the trainer of ultralytics.
+
+    The raw outputs of the heads are what is scored, verified and reconstructed. The reconstructed network is
+    candidate zero of fine-tuning: the result is never below it on the validation images.
+
+    Args:
+        detector: ``YOLO("yolov8n.pt")``, or its network; not changed.
+        data: the ``data.yaml`` that it was trained with, or another with the same classes.
+        budget: what may remain.
+        out: folder for ``pruned.pt`` and the records of ultralytics; created if missing.
+        recipe: how to prune. The trainer of ultralytics trains for ``finetune.epochs`` (and
+            ``between.epochs`` between cuts); its other settings are ``settings.options``.
+        settings: images and training.
+        callbacks: receive reports.
+        seed: of all random numbers.
+
+    Returns:
+        The network and its figures.
+
+    Raises:
+        UsageError: data or settings are wrong, or the network is of another task or has other classes.
+        BudgetError: the budget cannot be met.
+        VerificationError: the cut is wrong or could not be checked.
+    """
+    recipe, settings = recipe or Recipe(), settings or DetectorSettings()
+    _check_recipe(recipe)
+    network = _copied(detector)
+    content = check_data(data)
+    _check_classes(network, content, data)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with ultralytics_in_use(), seeded(seed):
+        tuner = _Tuner(Path(data), out, settings, callbacks, seed)
+        trainer = tuner.trainer(network, epochs=1, name="data")
+        for split in ("train", "val"):
+            _note_images(trainer, split, callbacks)
+        batches = calibration_batches(trainer, settings.calibration_images)
+        raw = with_raw_outputs(network)
+        raw.args = trainer.args
+        metrics = {"before": tuner.validate(network)}
+        report_note(callbacks, f"before: {_words(metrics['before'])}")
+
+        def train(model: nn.Module, phase: FitSettings) -> None:
+            metrics["cut"] = tuner.validate(without_raw_outputs(model))
+            report_note(callbacks, f"cut, not trained: {_words(metrics['cut'])}")
+            metrics["after"] = tuner.train(model, phase.epochs, metrics["cut"])
+
+        images, _ = next(iter(batches))
+        result = prune(
+            raw,
+            images[:2],
+            budget,
+            batches=Training(batches=batches, train=train, latency=LatencyOptions(inputs=images[:1])),
+            loss_fn=DetectorLoss(raw),
+            recipe=recipe,
+            callbacks=callbacks,
+        )
+        small = without_raw_outputs(result.model).eval()
+        if "after" not in metrics:
+            metrics["cut"] = metrics["after"] = tuner.validate(small)
+        small.args = vars(trainer.args)
+        file = save_detector(out / "pruned.pt", small)
+    report_note(callbacks, f"after: {_words(metrics['after'])}")
+    return DetectorResult(small, result, metrics, file)
+
+
+@dataclass(frozen=True)
+class _Tuner:
+    """Train and validate with ultralytics.
+
+    Attributes:
+        data: the data file.
+        out: folder for the records of ultralytics.
+        settings: images and training.
+        callbacks: receive reports.
+        seed: of training.
+    """
+
+    data: Path
+    out: Path
+    settings: DetectorSettings
+    callbacks: Sequence[Callback]
+    seed: int
+
+    def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
+        """Create a trainer for a network, with its data."""
+        from secateur.detection.trainers import trainer_for
+
+        arguments = {
+            "task": network.task,
+            "mode": "train",
+            "model": str(self.out / "pruned.pt"),
+            "data": str(self.data),
+            "imgsz": self.settings.image_size,
+            "batch": self.settings.batch,
+            "epochs": epochs,
+            "device": _device(network),
+            "project": str(self.out.resolve()),
+            "name": name,
+            "exist_ok": True,
+            "plots": False,
+            "verbose": False,
+            "seed": self.seed,
+            **self.settings.options,
+        }
+        try:
+            trainer: Any = trainer_for(network)(overrides=arguments)
+        except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"ultralytics: {str(error).strip().splitlines()[0]}") from error
+        trainer.model = network
+        return trainer
+
+    def train(self, network: nn.Module, epochs: int, start: Mapping[str, float]) -> dict[str, float]:
+        """Train a network in place, and keep the best epoch, or the start if no epoch is better.
+
+        Args:
+            network: the network, which returns raw outputs.
+            epochs: passes over the training images.
+            start: its metrics before.
+
+        Returns:
+            The metrics of what is kept.
+        """
+        best, state = dict(start), deepcopy(network.state_dict())
+        trainer = self.trainer(without_raw_outputs(network), epochs, _PHASE)
+
+        def after_epoch(trainer: Any) -> None:
+            nonlocal best, state
+            found = {
+                name: float(value) for name, value in {**trainer.metrics, "fitness": trainer.fitness}.items()
+            }
+            report_progress(self.callbacks, _PHASE, trainer.epoch + 1, epochs, _total(trainer.tloss))
+            report_note(self.callbacks, f"epoch {trainer.epoch + 1} of {epochs}: {_words(found)}")
+            if found["fitness"] > best["fitness"]:
+                best, state = found, deepcopy(trainer.ema.ema.state_dict())
+
+        trainer.add_callback("on_model_save", after_epoch)
+        trainer.train()
+        network.load_state_dict(state)
+        return best
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Measure a copy of a network on the validation images."""
+        trainer = self.trainer(bare_copy(network), epochs=1, name="data")
+        trainer.test_loader = trainer.get_dataloader(
+            trainer.data["val"], batch_size=self.settings.batch, rank=-1, mode="val"
+        )
+        found = trainer.get_validator()(model=trainer.model)
+        return {name: float(value) for name, value in found.items()}
+
+
+def _copied(detector: Any) -> nn.Module:
+    """Copy the network of a ``YOLO`` object, or a network itself, in evaluation mode, with its task."""
+    network = detector if isinstance(detector, nn.Module) and hasattr(detector, "stride") else detector.model
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"a detector is YOLO(...) of a .pt or .yaml file, not {type(network).__name__}")
+    copied = bare_copy(network).eval()
+    if not hasattr(copied, "task"):
+        copied.task = library("ultralytics.nn.tasks").guess_model_task(copied)
+    return copied
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuse settings of training that the trainer of ultralytics does not have."""
+    usual = Recipe()
+    for name in ("between", "finetune"):
+        phase, default = getattr(recipe, name), getattr(usual, name)
+        changed = [key for key in FitSettings.model_fields if getattr(phase, key) != getattr(default, key)]
+        for key in changed:
+            if key != "epochs":
+                raise UsageError(
+                    f"{name}.{key}: no effect on detectors, which ultralytics trains; give its own argument "
+                    "in detector.options, such as detector.options.lr0=0.002"
+                )
+
+
+def _check_classes(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:
+    """Refuse data of other classes than those of the network."""
+    names = content["names"]
+    wanted = list(names.values()) if isinstance(names, dict) else list(names)
+    known = getattr(network, "names", None)
+    classes = len(known) if known else getattr(network, "nc", len(wanted))
+    if classes != len(wanted):
+        raise UsageError(
+            f"the network has {classes} classes, {data} has {len(wanted)} ({', '.join(map(str, wanted))}); "
+            "train the unpruned network on these data first, then prune it"
+        )
+    if known and not all(str(name).isdigit() for name in known.values()) and list(known.values()) != wanted:
+        other = next((one, two) for one, two in zip(known.values(), wanted, strict=True) if one != two)
+        raise UsageError(
+            f"the network calls a class {other[0]!r} that {data} calls {other[1]!r}; correct names in "
+            "this file"
+        )
+
+
+def _note_images(trainer: Any, split: str, callbacks: Sequence[Callback]) -> None:
+    """Report images of a split that cannot be used."""
+    left_out, empty = unusable_images(trainer, split)
+    if left_out:
+        shown = ", ".join(Path(file).name for file in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        report_note(
+            callbacks, f"{split}: {len(left_out)} images left out, broken or with wrong labels: {shown}"
+        )
+    if empty:
+        report_note(callbacks, f"{split}: {empty} images without an object")
+
+
+def _total(losses: Any) -> float:
+    """Sum the parts of a loss: a mapping, or a tensor in earlier versions of ultralytics."""
+    return float(sum(losses.values()) if isinstance(losses, Mapping) else losses.sum())
+
+
+def _words(metrics: Mapping[str, float]) -> str:
+    """Write the metrics of ultralytics without its prefixes: mAP50, mAP50-95, top-1."""
+    shown = {
+        name.removeprefix("metrics/"): value
+        for name, value in metrics.items()
+        if "mAP" in name or "top" in name
+    }
+    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items()) or f"{metrics['fitness']:.3f}"
+
+
+def _device(network: nn.Module) -> str:
+    device = next(network.parameters()).device
+    return "cpu" if device.type == "cpu" else str(device.index or 0)

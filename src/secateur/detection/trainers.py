@@ -1,0 +1,115 @@
+"""Trainers of ultralytics that keep the architecture of a pruned network.
+
+The library's own trainers build the network from its description again, which undoes a cut. This module
+imports ultralytics; import it only where that is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.rtdetr.train import RTDETRTrainer
+from ultralytics.models.yolo.classify import ClassificationTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
+
+from secateur.errors import UsageError
+
+__all__ = [
+    "PrunedClassificationTrainer",
+    "PrunedDetectionTrainer",
+    "PrunedOBBTrainer",
+    "PrunedPoseTrainer",
+    "PrunedRTDETRTrainer",
+    "PrunedSegmentationTrainer",
+]
+
+
+class KeepsArchitecture:
+    """Train the given network itself, in place of one that is built from its description."""
+
+    data: dict[str, Any]
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
+        """Return the network that was given, ready for training.
+
+        Args:
+            cfg: its description, which is not used.
+            weights: the network.
+            verbose: not used.
+
+        Raises:
+            UsageError: there is no network, or it detects another number of classes than the data has.
+        """
+        if not isinstance(weights, nn.Module):
+            raise UsageError(
+                "a pruned network cannot be built from its description: leave pretrained=False out, and "
+                "start from its .pt file"
+            )
+        classes = getattr(weights, "nc", None)
+        if classes is not None and classes != self.data["nc"]:
+            raise UsageError(
+                f"the network has {classes} classes, the data {self.data['nc']} "
+                f"({', '.join(map(str, self.data['names'].values()))}); train the unpruned network on the "
+                "data first"
+            )
+        for parameter in weights.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return weights.float()
+
+
+class PrunedDetectionTrainer(KeepsArchitecture, DetectionTrainer):
+    """Train a pruned detector: ``YOLO("pruned.pt").train(trainer=PrunedDetectionTrainer, ...)``."""
+
+
+class PrunedSegmentationTrainer(KeepsArchitecture, SegmentationTrainer):
+    """Train a pruned network for instance segmentation."""
+
+
+class PrunedPoseTrainer(KeepsArchitecture, PoseTrainer):  # type: ignore[misc]
+    """Train a pruned network for key points."""
+
+
+class PrunedOBBTrainer(KeepsArchitecture, OBBTrainer):  # type: ignore[misc]
+    """Train a pruned detector of rotated boxes."""
+
+
+class PrunedClassificationTrainer(KeepsArchitecture, ClassificationTrainer):
+    """Train a pruned classifier."""
+
+
+class PrunedRTDETRTrainer(KeepsArchitecture, RTDETRTrainer):
+    """Train a pruned RT-DETR."""
+
+
+TRAINERS: dict[str, type[BaseTrainer]] = {
+    "detect": PrunedDetectionTrainer,
+    "segment": PrunedSegmentationTrainer,
+    "pose": PrunedPoseTrainer,
+    "obb": PrunedOBBTrainer,
+    "classify": PrunedClassificationTrainer,
+}
+"""Trainers by task."""
+
+
+def trainer_for(network: nn.Module) -> type[BaseTrainer]:
+    """Choose the trainer of a pruned network.
+
+    Args:
+        network: a network of ultralytics.
+
+    Raises:
+        UsageError: there is no trainer for its task.
+    """
+    if type(network).__name__ == "RTDETRDetectionModel":
+        return PrunedRTDETRTrainer
+    task = getattr(network, "task", None)
+    if task not in TRAINERS:
+        raise UsageError(
+            f"networks for the task {task!r} cannot be trained here; tasks are {', '.join(TRAINERS)}"
+        )
+    return TRAINERS[str(task)]
