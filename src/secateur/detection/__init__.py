@@ -11,12 +11,14 @@ from secateur._lazy import lazy_names
 
 if TYPE_CHECKING:
     from secateur.detection.files import open_detector, save_detector
+    from secateur.detection.labels import convert_labels
     from secateur.detection.pruning import DetectorResult, prune_detector
     from secateur.detection.settings import DetectorSettings
 
 __all__ = [
     "DetectorResult",
     "DetectorSettings",
+    "convert_labels",
     "open_detector",
     "prune_detector",
     "save_detector",
@@ -26,6 +28,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "files": "open_detector save_detector",
+        "labels": "convert_labels",
         "pruning": "DetectorResult prune_detector",
         "settings": "DetectorSettings",
     },

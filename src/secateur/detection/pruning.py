@@ -13,6 +13,7 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.detection.data import calibration_batches, check_data, unusable_images
 from secateur.detection.files import save_detector
+from secateur.detection.labels import convert_labels
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import (
     DetectorLoss,
@@ -70,7 +71,8 @@ def prune_detector(
 
     Args:
         detector: ``YOLO("yolov8n.pt")``, or its network; not changed.
-        data: the ``data.yaml`` that it was trained with, or another with the same classes.
+        data: the ``data.yaml`` that it was trained with, or another with the same classes; or a folder with
+            VOC or COCO labels, as for :func:`secateur.detection.labels.convert_labels`.
         budget: what may remain.
         out: folder for ``pruned.pt`` and the records of ultralytics; created if missing.
         recipe: how to prune. The trainer of ultralytics trains for ``finetune.epochs`` (and
@@ -90,10 +92,11 @@ def prune_detector(
     recipe, settings = recipe or Recipe(), settings or DetectorSettings()
     _check_recipe(recipe)
     network = _copied(detector)
-    content = check_data(data)
-    _check_classes(network, content, data)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    if Path(data).is_dir():
+        data = _converted(data, out / "data", callbacks)
+    _check_classes(network, check_data(data), data)
     with ultralytics_in_use(), seeded(seed):
         tuner = _Tuner(Path(data), out, settings, callbacks, seed)
         trainer = tuner.trainer(network, epochs=1, name="data")
@@ -223,6 +226,17 @@ def _copied(detector: Any) -> nn.Module:
     if not hasattr(copied, "task"):
         copied.task = library("ultralytics.nn.tasks").guess_model_task(copied)
     return copied
+
+
+def _converted(folder: str | Path, out: Path, callbacks: Sequence[Callback]) -> Path:
+    """Convert VOC or COCO labels, and report what could not be used."""
+    found = convert_labels(folder, out)
+    counts = ", ".join(f"{count} {split}" for split, count in found.images.items() if count)
+    report_note(callbacks, f"labels of {folder} converted: {counts} images ({found.data})")
+    if found.broken:
+        more = "; ..." if len(found.broken) > 5 else ""
+        report_note(callbacks, f"{len(found.broken)} labels left out: {'; '.join(found.broken[:5])}{more}")
+    return found.data
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from secateur.budget import Budget, Unit
+from secateur.detection.labels import is_labelled_folder
 from secateur.detection.settings import DetectorSettings
 from secateur.recipes import Recipe
 from secateur.settings import Settings
@@ -273,12 +274,14 @@ class PruneJob(Job):
             raise ValueError("a search cannot be resumed; start another one that uses this run as measured")
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("a search, and measured, need data; give --data")
-        if self.data is not None and is_detector(self.network.source) != self.data.source.endswith(
-            ("yaml", "yml")
-        ):
-            raise ValueError(
-                "a detector (a .pt file) needs its data.yaml, and other networks a folder of images"
-            )
+        if self.data is not None:
+            source = self.data.source
+            with_boxes = source.endswith((".yaml", ".yml")) or is_labelled_folder(source)
+            if with_boxes != is_detector(self.network.source):
+                raise ValueError(
+                    "a detector (a .pt file) needs its data.yaml or a folder with VOC or COCO labels, and "
+                    "other networks a folder of images by class"
+                )
         if self.data is None and self.recipe.allocation == "curves":
             raise ValueError("allocation: curves need data; give --data, or choose global or uniform")
         return self

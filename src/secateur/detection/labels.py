@@ -1,0 +1,203 @@
+"""Convert labelled images to the format of ultralytics: VOC XML, and COCO JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from secateur.errors import DataError, UsageError
+
+_SPLITS = ("train", "val", "test")
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image with its objects.
+
+    Attributes:
+        file: the image.
+        size: width and height in pixels.
+        objects: of each object the class, and left, top, right and bottom edge in pixels.
+    """
+
+    file: Path
+    size: tuple[float, float]
+    objects: tuple[tuple[str, float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Converted labels.
+
+    Attributes:
+        data: the data file.
+        images: number of images by split.
+        broken: what could not be used: file and reason.
+    """
+
+    data: Path
+    images: Mapping[str, int]
+    broken: tuple[str, ...] = field(default=())
+
+
+def is_labelled_folder(folder: str | Path) -> bool:
+    """Test whether a folder holds VOC (``Annotations/``) or COCO (``annotations/*.json``) labels."""
+    folder = Path(folder)
+    return (folder / "Annotations").is_dir() or any(folder.glob("annotations/*.json"))
+
+
+def convert_labels(folder: str | Path, out: str | Path) -> Converted:
+    """Write the labels of a VOC or COCO folder as ultralytics reads them, with links to the images.
+
+    VOC: ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and ``ImageSets/Main/{train,val,test}.txt``.
+    COCO: ``annotations/*train*.json``, ``*val*.json`` and perhaps ``*test*.json``; images are looked for below
+    the folder. Objects that are marked as difficult (VOC) or as a crowd (COCO) are left out.
+
+    Args:
+        folder: the labelled images; not changed.
+        out: where to write ``images/``, ``labels/`` and ``data.yaml``; created if missing.
+
+    Returns:
+        The data file, and what could not be used.
+
+    Raises:
+        UsageError: the folder holds neither kind of labels, or lacks training or validation images.
+    """
+    folder, out = Path(folder), Path(out)
+    broken: list[str] = []
+    if (folder / "Annotations").is_dir():
+        splits = {split: list(_voc(folder, split, broken)) for split in _SPLITS}
+    elif any(folder.glob("annotations/*.json")):
+        splits = {split: list(_coco(folder, split, broken)) for split in _SPLITS}
+    else:
+        raise UsageError(
+            f"{folder} holds no labels: give a data.yaml, a folder with Annotations/*.xml (VOC), or one with "
+            "annotations/*.json (COCO)"
+        )
+    for split in _SPLITS[:2]:
+        if not splits[split]:
+            raise UsageError(f"{folder} has no labelled images for {split}{_first(broken)}")
+    names = sorted({label for images in splits.values() for image in images for label, *_ in image.objects})
+    for split, images in splits.items():
+        for image in images:
+            _write(image, names, out, split)
+    listed = "".join(f"  {number}: {json.dumps(name)}\n" for number, name in enumerate(names))
+    paths = "".join(f"{split}: images/{split}\n" for split in _SPLITS if splits[split])
+    data = out / "data.yaml"
+    data.write_text(f"path: {json.dumps(str(out.resolve()))}\n{paths}names:\n{listed}", encoding="utf-8")
+    return Converted(data, {split: len(images) for split, images in splits.items()}, tuple(broken))
+
+
+def _first(broken: Sequence[str]) -> str:
+    return f" ({broken[0]})" if broken else ""
+
+
+def _write(image: LabelledImage, names: Sequence[str], out: Path, split: str) -> None:
+    """Link an image and write its labels: class, centre and size of each box, as shares of the image."""
+    for kind in ("images", "labels"):
+        (out / kind / split).mkdir(parents=True, exist_ok=True)
+    width, height = image.size
+    lines = [
+        f"{names.index(label)} {(left + right) / 2 / width:.6f} {(top + bottom) / 2 / height:.6f} "
+        f"{(right - left) / width:.6f} {(bottom - top) / height:.6f}\n"
+        for label, left, top, right, bottom in image.objects
+    ]
+    link = out / "images" / split / image.file.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(image.file.resolve())
+    (out / "labels" / split / f"{image.file.stem}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def _voc(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]:
+    """Read the images of a split of a VOC folder."""
+    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if not listing.is_file():
+        return
+    pictures = {
+        file.stem: file
+        for place in ("JPEGImages", "images")
+        for file in (folder / place).glob("*")
+        if file.suffix.lower() in _IMAGES
+    }
+    for line in listing.read_text(encoding="utf-8").splitlines():
+        name = line.split()[0] if line.strip() else ""
+        if not name:
+            continue
+        labels = folder / "Annotations" / f"{name}.xml"
+        if name not in pictures:
+            broken.append(f"{labels.name}: there is no image {name}")
+            continue
+        try:
+            yield _voc_image(labels, pictures[name])
+        except (OSError, ET.ParseError, DataError, TypeError, ValueError) as error:
+            broken.append(f"{labels.name}: {error}")
+
+
+def _voc_image(labels: Path, picture: Path) -> LabelledImage:
+    root = ET.parse(labels).getroot()  # no entities are resolved from outside
+    width, height = (float(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
+    objects = []
+    for item in root.iter("object"):
+        if item.findtext("difficult") == "1":
+            continue
+        edges = [float(item.findtext(f"bndbox/{edge}") or "") for edge in ("xmin", "ymin", "xmax", "ymax")]
+        objects.append(_checked(str(item.findtext("name")), edges, (width, height)))
+    return LabelledImage(picture, (width, height), tuple(objects))
+
+
+def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]:
+    """Read the images of a split of a COCO folder."""
+    for file in sorted(folder.glob(f"annotations/*{split}*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            categories = {item["id"]: str(item["name"]) for item in content["categories"]}
+            images = {item["id"]: item for item in content["images"]}
+            found: dict[Any, list[Mapping[str, Any]]] = {number: [] for number in images}
+            for item in content["annotations"]:
+                if not item.get("iscrowd"):
+                    found[item["image_id"]].append(item)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            broken.append(f"{file.name}: {type(error).__name__} {error}")
+            continue
+        pictures = {path.name: path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES}
+        for number, image in images.items():
+            name = Path(str(image["file_name"])).name
+            if name not in pictures:
+                broken.append(f"{file.name}: there is no image {name}")
+                continue
+            size = float(image["width"]), float(image["height"])
+            try:
+                objects = tuple(_coco_object(item, categories, size) for item in found[number])
+            except (DataError, KeyError, TypeError, ValueError) as error:
+                broken.append(f"{file.name}: {name}: {error}")
+            else:
+                yield LabelledImage(pictures[name], size, objects)
+
+
+def _coco_object(
+    item: Mapping[str, Any], categories: Mapping[Any, str], size: tuple[float, float]
+) -> tuple[str, float, float, float, float]:
+    left, top, width, height = map(float, item["bbox"])
+    return _checked(categories[item["category_id"]], [left, top, left + width, top + height], size)
+
+
+def _checked(
+    label: str, edges: Sequence[float], size: tuple[float, float]
+) -> tuple[str, float, float, float, float]:
+    """Clip a box to its image.
+
+    Raises:
+        DataError: nothing of it is inside the image.
+    """
+    left, right = (min(max(edge, 0.0), size[0]) for edge in (edges[0], edges[2]))
+    top, bottom = (min(max(edge, 0.0), size[1]) for edge in (edges[1], edges[3]))
+    if left >= right or top >= bottom:
+        raise DataError(
+            f"a box of {label} from ({edges[0]:g}, {edges[1]:g}) to ({edges[2]:g}, {edges[3]:g}) is empty"
+        )
+    return label, left, top, right, bottom

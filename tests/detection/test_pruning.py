@@ -1,0 +1,265 @@
+"""Detectors of ultralytics, from weights to a smaller file that the library opens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from torch import nn
+from typer.testing import CliRunner
+
+import secateur as sec
+from secateur.cli import app
+from secateur.detection import DetectorSettings, open_detector, prune_detector, save_detector
+from secateur.detection.library import ultralytics_in_use
+from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
+from secateur.errors import CheckpointError, UsageError
+from secateur.recipes import Callback, Recipe
+from tests.detection.generated import SIDE, detector, draw
+from tests.libraries import QUIET
+
+pytest.importorskip("ultralytics", reason="needs ultralytics")
+pytestmark = QUIET
+
+SETTINGS = DetectorSettings(image_size=SIDE, batch=4, calibration_images=8, options={"workers": 0})
+TASKS = [
+    pytest.param("yolo11n-seg", "polygons", marks=pytest.mark.slow),
+    pytest.param("yolo11n-pose", "points", marks=pytest.mark.slow),
+    pytest.param("yolo11n-obb", "rotated", marks=pytest.mark.slow),
+    *(
+        pytest.param(name, "boxes", marks=pytest.mark.slow)
+        for name in ("yolov5n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
+    ),
+]
+
+
+class Notes(Callback):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def state(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_prune_train_save_open_and_train_again(tmp_path: Path) -> None:
+    data, network = draw(tmp_path / "data"), detector()
+    before, attributes, notes = state(network), set(vars(network)), Notes()
+    result = prune_detector(
+        network,
+        data,
+        sec.Budget(macs=0.5),
+        tmp_path / "out",
+        Recipe(finetune={"epochs": 1}),
+        SETTINGS,
+        [notes],
+    )
+    assert equal(before, network.state_dict())
+    assert set(vars(network)) == attributes
+    assert result.pruning.ok
+    assert result.pruning.cost_after.macs <= 0.5 * result.pruning.cost_before.macs
+    assert result.metrics["after"]["fitness"] >= result.metrics["cut"]["fitness"]
+    assert [note.partition(":")[0] for note in notes.texts][-1] == "after"
+
+    with ultralytics_in_use() as ultralytics:
+        model = ultralytics.YOLO(str(result.file))
+        shapes = {name: tensor.shape for name, tensor in result.network.state_dict().items()}
+        assert {name: tensor.shape for name, tensor in model.model.state_dict().items()} == shapes
+        for name, tensor in model.model.state_dict().items():
+            assert torch.equal(tensor, result.network.state_dict()[name].half().to(tensor.dtype)), name
+        found = model.predict(torch.rand(1, 3, SIDE, SIDE), device="cpu")
+        assert len(found) == 1
+
+        from secateur.detection.trainers import PrunedDetectionTrainer
+
+        model.train(
+            trainer=PrunedDetectionTrainer,
+            data=str(data),
+            imgsz=SIDE,
+            epochs=2,
+            batch=4,
+            device="cpu",
+            plots=False,
+            project=str(tmp_path / "again"),
+            name="first",
+        )
+        assert {name: tensor.shape for name, tensor in model.model.state_dict().items()} == shapes
+        last = ultralytics.YOLO(str(tmp_path / "again" / "first" / "weights" / "last.pt"))
+        assert {name: tensor.shape for name, tensor in last.model.state_dict().items()} == shapes
+
+
+def test_the_librarys_own_trainer_does_not_undo_the_cut_silently(tmp_path: Path) -> None:
+    data, file = draw(tmp_path / "data"), save_detector(tmp_path / "pruned.pt", detector())
+    with ultralytics_in_use() as ultralytics, pytest.raises(KeyError, match="PrunedDetectionTrainer"):
+        ultralytics.YOLO(str(file)).train(data=str(data), epochs=1, device="cpu", project=str(tmp_path))
+
+
+def test_an_interrupted_training_of_a_pruned_network_resumes(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data")
+    small = pruned(detector(), tmp_path)
+    file = save_detector(tmp_path / "pruned.pt", small)
+    from secateur.detection.trainers import PrunedDetectionTrainer
+
+    def stop(trainer: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = {"data": str(data), "imgsz": SIDE, "batch": 4, "device": "cpu", "plots": False}
+    with ultralytics_in_use() as ultralytics:
+        model = ultralytics.YOLO(str(file))
+        model.add_callback("on_model_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            model.train(
+                trainer=PrunedDetectionTrainer, epochs=2, project=str(tmp_path), name="run", **arguments
+            )
+        again = ultralytics.YOLO(str(tmp_path / "run" / "weights" / "last.pt"))
+        again.train(trainer=PrunedDetectionTrainer, resume=True)
+        shapes = {name: tensor.shape for name, tensor in again.model.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in small.state_dict().items()}
+
+
+def pruned(network: nn.Module, folder: Path) -> nn.Module:
+    raw = with_raw_outputs(network)
+    x = torch.rand(2, 3, SIDE, SIDE)
+    graph = sec.trace(raw, x)
+    plan = sec.make_plan(graph, sec.score(raw, graph, "magnitude"), sec.Budget(macs=0.6))
+    return without_raw_outputs(sec.apply_plan(raw, plan))
+
+
+def test_the_loss_from_raw_outputs_is_that_of_the_library(tmp_path: Path) -> None:
+    with ultralytics_in_use():
+        from ultralytics.cfg import get_cfg
+
+        network = detector()
+        network.args = get_cfg()
+        raw = with_raw_outputs(network).train()
+        images = torch.rand(2, 3, SIDE, SIDE)
+        batch = {
+            "img": images,
+            "batch_idx": torch.tensor([0.0, 1.0]),
+            "cls": torch.tensor([[1.0], [0.0]]),
+            "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.2, 0.3]]),
+        }
+        expected = network.train()(batch)[0].sum() / 2
+        found = DetectorLoss(raw)(raw(images), batch)
+    torch.testing.assert_close(found, expected)
+
+
+def test_maps_between_backbone_and_heads_can_be_pruned() -> None:
+    network, x = detector(), torch.rand(2, 3, SIDE, SIDE)
+    whole, raw = sec.trace(network, x), sec.trace(with_raw_outputs(network), x)
+    more = {group.name for group in raw.prunable} - {group.name for group in whole.prunable}
+    assert {"model.15.cv2.conv", "model.18.cv2.conv", "model.21.cv2.conv"} <= more
+
+
+@pytest.mark.parametrize(("name", "labels"), TASKS)
+def test_every_generation_and_task(name: str, labels: str, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", kind=labels)
+    result = prune_detector(
+        detector(name, 0.15),
+        data,
+        sec.Budget(macs=0.6),
+        tmp_path / "out",
+        Recipe(finetune={"epochs": 1}),
+        SETTINGS,
+    )
+    assert result.pruning.ok
+    assert result.pruning.cost_after.macs <= 0.6 * result.pruning.cost_before.macs
+    assert open_detector(result.file, trusted=True).state_dict().keys() == result.network.state_dict().keys()
+
+
+def refused(tmp_path: Path, network: nn.Module, data: Path, **settings: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        prune_detector(network, data, sec.Budget(macs=0.5), tmp_path / "out", **settings)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def replaced(data: Path, old: str, new: str) -> Path:
+    data.write_text(data.read_text().replace(old, new))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("names:\n  0: red\n  1: blue\n", "names: [red, blue, green]\n"), "has 2 classes, .* has 3"),
+        (("0: red", "0: purple"), "calls a class 'red' that .* calls 'purple'"),
+        (("val: images/val", "val: images/nowhere"), "val: there is no .*nowhere"),
+        (("train: images/train\n", ""), "has no train"),
+    ],
+)
+def test_wrong_data_files_are_refused(change: Sequence[str], message: str, tmp_path: Path) -> None:
+    data = replaced(draw(tmp_path / "data", images=2), *change)
+    with pytest.raises(UsageError, match=message):
+        prune_detector(detector(), data, sec.Budget(macs=0.5), tmp_path / "out")
+
+
+def test_images_without_labels_are_refused(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", images=4)
+    for file in (tmp_path / "data" / "labels").rglob("*.txt"):
+        file.unlink()
+    assert "has an object" in refused(tmp_path, detector(), data, settings=SETTINGS)
+
+
+def test_broken_labels_are_named_and_counted(tmp_path: Path) -> None:
+    data, notes = draw(tmp_path / "data"), Notes()
+    (tmp_path / "data" / "labels" / "train" / "3.txt").write_text("7 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "data" / "labels" / "train" / "4.txt").write_text("")
+    prune_detector(
+        detector(), data, sec.Budget(macs=0.8), tmp_path / "out", Recipe.preset("one-shot"), SETTINGS, [notes]
+    )
+    assert "train: 1 images left out, broken or with wrong labels: 3.png" in notes.texts
+    assert "train: 1 images without an object" in notes.texts
+
+
+def test_settings_of_another_trainer_are_refused(tmp_path: Path) -> None:
+    recipe = Recipe(finetune={"optimizer": {"learning_rate": 0.1}})
+    message = refused(tmp_path, detector(), draw(tmp_path / "data", images=2), recipe=recipe)
+    assert "finetune.optimizer" in message
+    assert "detector.options" in message
+
+
+def test_files_are_opened_only_if_trusted(tmp_path: Path) -> None:
+    file = save_detector(tmp_path / "net.pt", detector())
+    with pytest.raises(UsageError, match="--trusted"):
+        open_detector(file)
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other.pt is no checkpoint of ultralytics"):
+        open_detector(tmp_path / "other.pt", trusted=True)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    data, file, run = (
+        draw(tmp_path / "data"),
+        save_detector(tmp_path / "net.pt", detector()),
+        tmp_path / "run",
+    )
+    settings = [f"detector.image_size={SIDE}", "detector.calibration_images=8", "detector.batch=4"]
+    sets = [
+        word for text in [*settings, "finetune.epochs=1", "latency_seconds=0"] for word in ("--set", text)
+    ]
+    words = ["prune", file, "--data", data, "--macs", 0.5, "--out", run, *sets]
+
+    def secateur(*words: object) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    refused = secateur(*words)
+    assert refused.exit_code == 2
+    assert "--trusted" in refused.output
+    done = secateur(*words, "--trusted")
+    assert done.exit_code == 0, done.output
+    assert "mAP50-95" in done.output
+    assert (run / "report.html").is_file()
+    small = open_detector(run / "pruned.pt", trusted=True)
+    again = sec.load(run / "checkpoints" / "best.safetensors")
+    shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
