@@ -55,8 +55,8 @@ def convert_labels(folder: str | Path, out: str | Path) -> Converted:
     """Write the labels of a VOC or COCO folder as ultralytics reads them, with links to the images.
 
     VOC: ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and ``ImageSets/Main/{train,val,test}.txt``.
-    COCO: ``annotations/*train*.json``, ``*val*.json`` and perhaps ``*test*.json``; images are looked for in all
-    folders within. Objects that are marked as difficult (VOC) or as a crowd (COCO) are left out.
+    COCO: ``annotations/*train*.json``, ``*val*.json`` and perhaps ``*test*.json``; images are looked for in
+    all folders within. Objects that are marked as difficult (VOC) or as a crowd (COCO) are left out.
 
     Args:
         folder: the labelled images; not changed.
