@@ -156,11 +156,6 @@ def test_cost_reads_well():
     assert str(cost) == "11.7 M parameters, 1.81 G MACs, 46.8 MB, activations 850 B"
 
 
-def test_shares():
-    shares = Cost(25, 0, 3, 1).share_of(Cost(100, 0, 2, 0))
-    assert shares == {"params": 0.25, "macs": 1.0, "bytes": 1.5, "memory": math.inf}
-
-
 def test_a_large_model_in_one_batch_is_as_row_by_row():
     groups, terms, batch = 300, 1000, 20
     rng = np.random.default_rng(0)

@@ -51,24 +51,6 @@ def process_counts(devices: int | None) -> dict[str, int]:
     return {"devices": here, "nodes": everywhere // here}
 
 
-def device_options(
-    accelerator: str, devices: int | None, precision: str, channels_last: str
-) -> dict[str, str | int]:
-    """Return where to compute and in how many processes, as device settings name it.
-
-    Args:
-        accelerator: kind of device.
-        devices: number of devices on this machine, as the user gave it; ``None`` if ``torchrun`` sets it.
-        precision: of products.
-        channels_last: memory layout of images.
-
-    Raises:
-        UsageError: ``torchrun`` has started another number of processes.
-    """
-    options: dict[str, str | int] = {"accelerator": accelerator, "precision": precision}
-    return {**options, "channels_last": channels_last, **process_counts(devices)}
-
-
 def run_in_processes(devices: int | None) -> None:
     """Run this command in several processes, and exit with their exit code.
 

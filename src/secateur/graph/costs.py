@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import gcd, prod
 
 import numpy as np
@@ -39,25 +39,14 @@ class Cost:
             caller holds, what each module was handed, and the outputs.
 
     Example:
-        >>> full, small = Cost(11_689_512, 1_814_073_344, 46_839_840, 12_300_000), Cost(0, 907_036_672, 0, 0)
-        >>> print(full)
+        >>> print(Cost(11_689_512, 1_814_073_344, 46_839_840, 12_300_000))
         11.7 M parameters, 1.81 G MACs, 46.8 MB, activations 12.3 MB
-        >>> small.share_of(full)["macs"]
-        0.5
     """
 
     params: int
     macs: int
     bytes: int
     memory: int
-
-    def share_of(self, other: Cost) -> dict[str, float]:
-        """Each quantity as a share of that of ``other``; 1 where both are zero."""
-        mine, theirs = asdict(self), asdict(other)
-        return {
-            name: mine[name] / theirs[name] if theirs[name] else (1.0 if not mine[name] else float("inf"))
-            for name in mine
-        }
 
     def __str__(self) -> str:
         return (

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -33,6 +32,9 @@ from secateur.latency.table import Calibration, LatencyTable, TableEntry
 
 NetworkTimer = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
 """Measures whole networks, by name, alternately; the first is the reference."""
+
+OperatorMilliseconds = Callable[..., float]
+"""Returns the time of an operator with axes of given sizes; the second of two with ``again=True``."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished steps, and of all steps."""
@@ -104,7 +106,7 @@ def latency_table(
     layout = "channels-last" if chosen.name == "channels-last" else "eager"
     timings = Timings.at_home() if timings is None else timings
     timer = operator_timer or DeviceTimer(device_of(model), layout)
-    measure = _CachedTimer(timings, timer)
+    measure = _cached(timer, timings)
     operators = find_operators(graph, capture(model, example_inputs))
     steps, done = 2 * len(operators) + 1, 0
 
@@ -142,36 +144,22 @@ def latency_table(
     )
 
 
-@dataclass(frozen=True)
-class _CachedTimer:
-    """Times operators, unless their times are known.
+def _cached(timer: OperatorTimer, timings: Timings) -> OperatorMilliseconds:
+    """Time operators at given sizes, unless their times are known; new times are added to the known ones."""
 
-    Attributes:
-        timings: the known times.
-        timer: measures the others.
-    """
-
-    timings: Timings
-    timer: OperatorTimer
-
-    def __call__(self, item: Operator, sizes: Sequence[int], again: bool = False) -> float:
-        """Return the milliseconds of an operator with axes of given sizes.
-
-        Args:
-            item: the operator.
-            sizes: of its axes.
-            again: return those of a second, separate measurement.
-        """
+    def milliseconds(item: Operator, sizes: Sequence[int], again: bool = False) -> float:
         call = item.call(sizes)
         key = f"{call}, again" if again else str(call)
-        found = self.timings.get(self.timer.conditions, key)
+        found = timings.get(timer.conditions, key)
         if found is None:
-            found = max(_LEAST_MS, self.timer(call))
-            self.timings.put(self.timer.conditions, key, found)
+            found = max(_LEAST_MS, timer(call))
+            timings.put(timer.conditions, key, found)
         return found
 
+    return milliseconds
 
-def _operator_time(measure: _CachedTimer, item: Operator, negligible: float) -> OperatorTime:
+
+def _operator_time(measure: OperatorMilliseconds, item: Operator, negligible: float) -> OperatorTime:
     """Measure an operator as a function of its sizes.
 
     Some operators refuse smaller sizes, because their other arguments are made for one size. Their time is
