@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,6 +58,29 @@ integer (is 'two'); decai: unknown; did you mean 'decay'?
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Need = tuple[str, bool, str, str]
+"""A setting that needs another one: path, whether that is off, in words why, how to switch it on."""
+
+
+def refuse_idle(needs: Iterable[Need], given: Collection[str]) -> None:
+    """Refuse settings that were given and have no effect.
+
+    Args:
+        needs: the settings that need another one.
+        given: dotted paths of the settings that were given.
+
+    Raises:
+        SettingsError: at least one has no effect.
+    """
+    idle = [
+        (path, f"no effect while {reason}; {remedy}, or leave {path} out")
+        for path, off, reason, remedy in needs
+        if off and path in given
+    ]
+    if idle:
+        raise SettingsError(idle)
 
 
 def merged(base: Any, changes: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -174,6 +175,25 @@ OUT = {"out": ("--out", Path("out"))}
 
 
 @pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("fit.epochs=0", "fit.warmup=0.1"), "--set fit.warmup=0.1: no effect while fit.epochs is 0"),
+        (("fit={epochs=0, clip_norm=1}",), "fit.clip_norm: no effect while fit.epochs is 0"),
+        (("fit.epochs=3", "fit.updates=9"), "--set fit.epochs=3: no effect while fit.updates is given"),
+        (
+            ("fit.optimizer.name=adamw", "fit.optimizer.momentum=0.5"),
+            "fit.optimizer.momentum=0.5: no effect while fit.optimizer.name is 'adamw'; set",
+        ),
+    ],
+)
+def test_settings_of_training_that_have_no_effect_are_refused(sets: tuple[str, ...], message: str) -> None:
+    options = {"network.source": ("--model", "secateur:digits"), "data.source": ("--data", "digits"), **OUT}
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train_job(options, None, sets)
+    assert train_job(options, None, ("fit.updates=9", "fit.warmup=0.1")).fit.warmup == 0.1
+
+
+@pytest.mark.parametrize(
     "text", ["finetune.epochs=3", "between.updates=4", "distillation.weight=0.5", "data.mixup=0.2"]
 )
 def test_settings_of_training_are_refused_where_nothing_is_trained(text: str) -> None:
@@ -275,7 +295,8 @@ def test_a_printed_recipe_is_a_file_of_the_same_recipe(secateur: Command, name: 
 
 def test_a_printed_recipe_says_what_settings_mean(secateur: Command) -> None:
     printed = secateur("recipe").stdout
-    assert "steps = 1  # number of cuts" in printed
+    assert "steps = 1  # number of cuts; each leaves the same share of what remained" in printed
+    assert "the gradient of all parameters together; 0 for no limit\n" in printed
     assert "(constant, cosine, one-cycle)" in printed
     assert "# data.batch_size = 32  # images in a batch" in printed
     assert "[fit.optimizer]" in secateur("recipe", "train").stdout

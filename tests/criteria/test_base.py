@@ -30,6 +30,7 @@ NAMES = {
     "mutual-information",
     "obd",
     "random",
+    "reconstruction",
     "taylor",
     "taylor-squared",
     "taylor-weight",
@@ -37,7 +38,8 @@ NAMES = {
 
 
 def test_every_criterion_is_registered_by_its_name() -> None:
-    assert set(criterion_names()) >= NAMES
+    own = {name for name in criterion_names() if type(resolve(name)).__module__.startswith("secateur.")}
+    assert own == NAMES
     assert all(resolve(name).name == name for name in criterion_names())
 
 

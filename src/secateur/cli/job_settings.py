@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -110,7 +110,7 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
         UsageError: something is wrong; the message names all mistakes by their options.
     """
     from secateur.jobs.settings import TrainJob
-    from secateur.settings import merged
+    from secateur.settings import merged, refuse_idle
 
     table = _read(Path(file), "train", TrainJob) if file else {}
     given = _Given(options, sets, file)
@@ -118,7 +118,13 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
     if given.any("network.source"):
         table.pop("network", None)
     found = merged(merged(table, given.options), job_sets)
-    return given.checked(lambda: TrainJob(**_with_processes(found, given)))
+
+    def resolve() -> TrainJob:
+        job = TrainJob(**_with_processes(found, given))
+        refuse_idle(job.fit.needs("fit"), given.paths)
+        return job
+
+    return given.checked(resolve)
 
 
 def read_recipe(name: str) -> Recipe:
@@ -176,6 +182,11 @@ class _Given:
                 self.mistakes.append(("", f"{other} and --set {text} give the same setting; leave one out"))
             self._words[path] = f"--set {text}"
         self._sets = merged(self._sets, table)
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The dotted paths of the settings that the command line gives."""
+        return self._words.keys()
 
     def any(self, *paths: str) -> bool:
         """Test whether the command line gives any of some settings, or settings within them."""

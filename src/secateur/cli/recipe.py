@@ -108,15 +108,17 @@ def _comment(meaning: str | None) -> str:
 
 
 def _meanings(model: type[Settings]) -> dict[str, str]:
-    """Read the meaning of settings by name: the first clause in their class's docstring, and the choices."""
+    """Read the meaning of settings: the first sentence in the docstring of their class, and the choices."""
     found: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         _, _, section = (kind.__doc__ or "").partition("Attributes:\n")
         section = re.split(r"\n\s*\n", section)[0]
         for name, text in re.findall(r"^ {8}(\w+): ((?:.|\n {9,})*)", section, re.MULTILINE):
             words = re.sub(r":\w+:`(?:\w+\.)*(\w+)`", r"\1", " ".join(text.split())).replace("``", "")
-            found[name] = re.split(r"[;.:](?=\s|$)", words)[0]
+            found[name] = re.split(r"\.(?=\s|$)", words)[0]
     for name, field in model.model_fields.items():
-        if get_origin(field.annotation) is Literal:
-            found[name] = f"{found.get(name, '')} ({', '.join(map(str, get_args(field.annotation)))})".strip()
+        choices = map(str, get_args(field.annotation)) if get_origin(field.annotation) is Literal else ()
+        meaning = found.get(name, "")
+        if any(choice not in meaning for choice in choices):
+            found[name] = f"{meaning} ({', '.join(map(str, get_args(field.annotation)))})".strip()
     return found

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from secateur.budget import Allocation, Widths
 from secateur.errors import UsageError
-from secateur.settings import Settings, SettingsError, merged, mistakes
+from secateur.settings import Need, Settings, SettingsError, merged, mistakes, refuse_idle
 from secateur.training.settings import FitSettings
 
 _CLIP_NORM = 5.0
@@ -139,14 +139,7 @@ class Recipe(Settings):
         if not changes:
             return self
         recipe = self._with(changes)
-        changed = set(_paths(changes))
-        idle = [
-            (path, f"no effect while {switch}; {remedy}, or leave {path} out")
-            for path, off, switch, remedy in recipe._needs()
-            if off and path in changed
-        ]
-        if idle:
-            raise SettingsError(idle)
+        refuse_idle(recipe._needs(), set(_paths(changes)))
         return recipe
 
     @classmethod
@@ -197,8 +190,8 @@ class Recipe(Settings):
             )
         return self
 
-    def _needs(self) -> Iterator[tuple[str, bool, str, str]]:
-        """List settings that need another one: path, whether that is off, its value, how to switch it on."""
+    def _needs(self) -> Iterator[Need]:
+        """List settings that need another one."""
         untaught = self.distillation.weight == 0
         teach = ("distillation.weight is 0", "set distillation.weight to 0.9")
         yield "distillation.temperature", untaught, *teach
@@ -212,31 +205,20 @@ class Recipe(Settings):
         for name in ("between", "finetune"):
             yield from self._needs_of_phase(name)
 
-    def _needs_of_phase(self, name: str) -> Iterator[tuple[str, bool, str, str]]:
-        """List settings of a phase of training that need another one, like :meth:`_needs`."""
+    def _needs_of_phase(self, name: str) -> Iterator[Need]:
+        """List settings of a phase of training that need another one."""
         phase: FitSettings = getattr(self, name)
-        trains = bool(phase.epochs or phase.updates)
-        once = name == "between" and self.steps == 1 and self.channels_per_step is None
-        for setting in FitSettings.model_fields:
-            path = f"{name}.{setting}"
-            if setting not in ("epochs", "updates"):
-                yield path, not trains, f"{name}.epochs is 0", f"set {name}.epochs above 0"
-                yield path, once and trains, "there is one cut", "set steps above 1 or channels_per_step"
-            else:
-                used = bool(getattr(phase, setting))
-                yield path, once and used, "there is one cut", "set steps above 1 or channels_per_step"
-        adam = phase.optimizer.name == "adamw"
-        for setting in ("momentum", "nesterov"):
-            path = f"{name}.optimizer.{setting}"
-            yield path, adam, f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
-        for setting in ("keep_best", "patience"):
-            if name == "between":
-                yield (
-                    f"between.{setting}",
-                    True,
-                    "networks are compared after the last cut only",
-                    (f"set finetune.{setting}"),
-                )
+        yield from phase.needs(name)
+        if name == "between":
+            once = self.steps == 1 and self.channels_per_step is None
+            trains = bool(phase.epochs or phase.updates)
+            for setting in FitSettings.model_fields:
+                used = getattr(phase, setting) if setting in ("epochs", "updates") else trains
+                remedy = "set steps above 1 or channels_per_step"
+                yield f"between.{setting}", once and bool(used), "there is one cut", remedy
+            for setting in ("keep_best", "patience"):
+                reason = "networks are compared after the last cut only"
+                yield f"between.{setting}", True, reason, f"set finetune.{setting}"
 
 
 def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from secateur.settings import Settings
+from secateur.settings import Need, Settings
 
 
 class OptimizerSettings(Settings):
@@ -63,6 +64,23 @@ class FitSettings(Settings):
     average: float = Field(default=0.0, ge=0, lt=1)
     keep_best: bool = True
     patience: int | None = Field(default=None, ge=1)
+
+    def needs(self, name: str) -> Iterator[Need]:
+        """List settings that need another one.
+
+        Args:
+            name: of these settings, for paths such as ``finetune.warmup``.
+        """
+        trains = bool(self.epochs or self.updates)
+        for setting in type(self).model_fields:
+            if setting not in ("epochs", "updates"):
+                yield f"{name}.{setting}", not trains, f"{name}.epochs is 0", f"set {name}.epochs above 0"
+        both = bool(self.epochs and self.updates)
+        yield f"{name}.epochs", both, f"{name}.updates is given", f"leave {name}.updates out"
+        adam = self.optimizer.name == "adamw"
+        for setting in ("momentum", "nesterov"):
+            path = f"{name}.optimizer.{setting}"
+            yield path, adam, f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
 
 
 class DeviceSettings(Settings):
