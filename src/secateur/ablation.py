@@ -25,16 +25,12 @@ from secateur.batches import split_with_targets
 from secateur.criteria import Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
-from secateur.graph.checking.masked import Removed
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.labels import BoolArray
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
-from secateur.recovery.captured_forward import (
-    PartialForward,
-    capture_forward,
-    removed_when_kept,
-    with_channels_innermost,
-)
+from secateur.recovery.captured_forward import capture_forward
+from secateur.recovery.partial_forward import PartialForward, removed_when_kept, with_channels_innermost
 from secateur.untouched import untouched
 
 _UNREAD = "nothing in the forward pass reads its channels"
@@ -95,10 +91,6 @@ class Ablation(Mapping[str, Tensor]):
         """Return the absolute changes as scores for a plan (the paper's ``oracle-abs``)."""
         changes = {name: tensor.abs() for name, tensor in self._changes.items()}
         return Scores("leave-one-out", changes, self.unmeasured)
-
-    def signed(self) -> Scores:
-        """Return the signed changes as scores; channels that increase the loss go first (``oracle-loss``)."""
-        return Scores("leave-one-out-signed", self._changes, self.unmeasured)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to numbers and lists; ``None`` for what is not measured yet."""
@@ -252,7 +244,7 @@ def _known_changes(
     return {name: resume[name] for name in unknown}
 
 
-def _without(graph: ChannelGraph, group: Group, channel: int) -> Removed:
+def _without(graph: ChannelGraph, group: Group, channel: int) -> BoolArray:
     """Mark the slots that are removed with one channel."""
     return removed_when_kept(graph, group, (other for other in range(group.channels) if other != channel))
 

@@ -10,7 +10,8 @@ from secateur.graph import trace
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.plan import plan_from
 from secateur.recovery import captured_forward, reconstruct
-from secateur.recovery.captured_forward import CapturedForward, PartialForward, capture_forward
+from secateur.recovery.captured_forward import CapturedForward, capture_forward
+from secateur.recovery.partial_forward import PartialForward
 from secateur.surgery import apply_plan
 
 NET = nn.Sequential(

@@ -8,12 +8,8 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.graph.cutting.tensors import named_tensors
-from secateur.recovery.captured_forward import (
-    CapturedForward,
-    PartialForward,
-    capture_forward,
-    with_channels_innermost,
-)
+from secateur.recovery.captured_forward import CapturedForward, capture_forward
+from secateur.recovery.partial_forward import PartialForward, with_channels_innermost
 
 
 class Pooled(nn.Module):

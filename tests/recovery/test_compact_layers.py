@@ -16,7 +16,8 @@ import secateur as sec
 from secateur.graph.checking.masked import run_masked
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.plan import plan_from
-from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
+from secateur.recovery.captured_forward import capture_forward
+from secateur.recovery.partial_forward import PartialForward, with_channels_innermost
 
 
 class Images(nn.Module):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.checking.masked import MaskedInterpreter, Removed
+from secateur.graph.checking.masked import MaskedInterpreter
+from secateur.graph.labels import BoolArray
 from secateur.graph.propagation.findings import Read
 from secateur.graph.wiring import Wiring
 from secateur.recovery.consumers import OPERATORS, arguments, tensor_names
@@ -31,7 +32,7 @@ class CompactInterpreter(MaskedInterpreter):
         removed: per slot, whether its channel is masked.
     """
 
-    def __init__(self, wiring: Wiring, gone: Removed, removed: Removed) -> None:
+    def __init__(self, wiring: Wiring, gone: BoolArray, removed: BoolArray) -> None:
         super().__init__(wiring.evaluation, removed)
         names = tensor_names(wiring.program)
         self._kept_positions: dict[str, tuple[Tensor, Tensor]] = {}
@@ -64,7 +65,7 @@ class CompactInterpreter(MaskedInterpreter):
 
 
 def _kept_positions(
-    node: Node, outputs: np.ndarray[Any, np.dtype[np.bool_]], reads: Sequence[Read], removed: Removed
+    node: Node, outputs: np.ndarray[Any, np.dtype[np.bool_]], reads: Sequence[Read], removed: BoolArray
 ) -> tuple[Tensor, Tensor] | None:
     """Find the kept positions of a layer's outputs and inputs; ``None`` if the layer runs completely.
 

@@ -21,18 +21,13 @@ from secateur.budget import WidthCurve, WidthCurves
 from secateur.criteria.scores import Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
-from secateur.graph.checking.masked import Removed
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.labels import BoolArray
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
-from secateur.recovery.captured_forward import (
-    CapturedForward,
-    PartialForward,
-    capture_forward,
-    removed_when_kept,
-    with_channels_innermost,
-)
+from secateur.recovery.captured_forward import CapturedForward, capture_forward
 from secateur.recovery.consumers import Consumer, find_consumers
+from secateur.recovery.partial_forward import PartialForward, removed_when_kept, with_channels_innermost
 from secateur.recovery.reconstruction import LeastSquares
 from secateur.responses import Moments, blocks, fit_restricted, fit_rows_restricted, positions, rows_to_take
 from secateur.untouched import untouched
@@ -261,7 +256,7 @@ class _ConsumerMoments:
     ridge: float
     patches: tuple[Tensor, Tensor] | Tensor = field(repr=False)
 
-    def refitted(self, removed: Removed, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def refitted(self, removed: BoolArray, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fit the consumer's tensors for the channels that are not removed.
 
         Args:

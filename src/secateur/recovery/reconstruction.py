@@ -14,9 +14,10 @@ from secateur.errors import UsageError
 from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors
 from secateur.precision import full_precision
-from secateur.recovery.captured_forward import PartialForward, capture_forward, with_channels_innermost
+from secateur.recovery.captured_forward import capture_forward
 from secateur.recovery.compact_layers import channels_of
 from secateur.recovery.consumers import Consumer, find_consumers
+from secateur.recovery.partial_forward import PartialForward, with_channels_innermost
 from secateur.responses import Moments, blocks, fit_dual, fit_moments, positions, rows_to_take
 from secateur.untouched import untouched
 
