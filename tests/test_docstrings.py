@@ -20,7 +20,7 @@ RARER = {
     "graph": "Cost Group Member Reader Role register_rule",
     "latency": "Latency LatencyTable Timings compare_latency latency_table",
     "models": "ModelSpec load_weights",
-    "plan": "Edit",
+    "plan": "AttributeValue",
     "recipes": "LatencyOptions Measured PruneResult SearchResult Training smallest_within",
     "recovery": "CurveOptions LeastSquares Reconstruction recalibrate",
     "runtimes": "ExportMetadata Runner open_exported",

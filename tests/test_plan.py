@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.graph.groups import Group, Member, Role
-from secateur.plan import Edit, PruningPlan, plan_from
+from secateur.plan import AttributeValue, PruningPlan, plan_from
 from tests.fakes import FakeGraph, chain, graphs
 from tests.graph.networks import build
 
@@ -174,13 +174,13 @@ def test_a_plan_reads_well():
 
 def test_edits_are_the_attributes_that_change(dense: ChannelGraph):
     plan = PruningPlan(dense, {"a": (0, 3), "b": (1, 2, 4)})
-    assert set(plan.edits) == {
-        Edit("a", "out_channels", None, 2),
-        Edit("b", "in_channels", None, 2),
-        Edit("b", "out_channels", None, 3),
-        Edit("c", "in_channels", None, 7),
+    assert set(plan.attributes) == {
+        AttributeValue("a", "out_channels", None, 2),
+        AttributeValue("b", "in_channels", None, 2),
+        AttributeValue("b", "out_channels", None, 3),
+        AttributeValue("c", "in_channels", None, 7),
     }
-    assert PruningPlan(dense, {}).edits == ()
+    assert PruningPlan(dense, {}).attributes == ()
 
 
 def test_a_plan_for_what_a_plan_leaves(dense: ChannelGraph):

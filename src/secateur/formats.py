@@ -1,6 +1,8 @@
-"""Format numbers for people."""
+"""Format numbers, lists and errors for people."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def count(number: float, unit: str = "") -> str:
@@ -70,6 +72,25 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def listed(items: Sequence[str], most: int = 4, separator: str = ", ") -> str:
+    """Format the first items of a list, and the number of the others.
+
+    >>> listed("ab"), listed("abcdef")
+    ('a, b', 'a, b, c, d and 2 more')
+    """
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + rest
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its class if it says nothing.
+
+    >>> first_line(ValueError("no such thing")), first_line(KeyboardInterrupt())
+    ('no such thing', 'KeyboardInterrupt')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _three(number: float) -> str:

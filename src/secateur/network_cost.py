@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture.program import ExampleInputs, beside, capture, owned
+from secateur.graph.capture.program import ExampleInputs, capture, on_device_of, owned
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
@@ -39,7 +39,7 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
         32
     """
     refuse_wrapped(model)
-    program = capture(model, owned(beside(model, example_inputs)))
+    program = capture(model, owned(on_device_of(model, example_inputs)))
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     slots = SlotTable(shapes)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import UsageError
+from secateur.formats import listed
 from secateur.graph.cutting.tensors import cut_tensor
 from secateur.graph.groups import IntArray
 
@@ -73,9 +74,8 @@ class CutState:
         if not self.reset:
             return
         named = [f"'{name}' (key '{key}')" for name, key in self.reset.items()]
-        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         warnings.warn(
-            f"the optimizer's state of {', '.join(named[:_NAMED])}{more} starts again: its shape does "
+            f"the optimizer's state of {listed(named, _NAMED)} starts again: its shape does "
             "not show how to cut it",
             stacklevel=4,
         )

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from secateur.errors import UsageError
 from secateur.formats import count
 from secateur.graph import ChannelGraph, Cost, Group, Role
-from secateur.graph.channel_graph import AttributeValue as Edit
+from secateur.graph.channel_graph import AttributeValue
 from secateur.graph.groups import IntArray
 
-__all__ = ["Edit", "PruningPlan", "plan_from"]
+__all__ = ["AttributeValue", "PruningPlan", "plan_from"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class PruningPlan:
         return {place: np.flatnonzero(mask) for place, mask in stays.items()}
 
     @cached_property
-    def edits(self) -> tuple[Edit, ...]:
+    def attributes(self) -> tuple[AttributeValue, ...]:
         """List the integer attributes of modules that change, such as ``out_channels``."""
         return self.graph.attributes_after(self)
 

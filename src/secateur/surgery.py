@@ -15,6 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from secateur.errors import SurgeryError
+from secateur.formats import first_line
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.rescale import rescaled
@@ -144,7 +145,7 @@ def operate(
             _cut_in_place(model, plan, kept, lengths, undo)
         else:
             cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()}
-            small = copy_with(model, cut | lengths, plan.edits, gradient_hooks=True)
+            small = copy_with(model, cut | lengths, plan.attributes, gradient_hooks=True)
             new = dict(small.named_parameters())
             moved = {old: new[name] for name, old in model.named_parameters()}
         if optimizer is not None:
@@ -170,7 +171,7 @@ def _cut_in_place(
     undo: ExitStack,
 ) -> None:
     """Exchange every cut tensor, and record how to undo that."""
-    undo.callback(set_attributes(model, plan.edits))
+    undo.callback(set_attributes(model, plan.attributes))
     undo.callback(renew_flat_weights, model)
     forget_flat_weights(model)
     _detach_computed(model, undo)
@@ -211,7 +212,7 @@ def _swap_parameter(name: str, old: Tensor, new: Tensor, undo: ExitStack) -> Non
     except RuntimeError as error:
         raise SurgeryError(
             f"parameter '{name}' cannot be cut in place: something else references it "
-            f"({str(error).splitlines()[0]}). Delete losses, outputs and a DistributedDataParallel or "
+            f"({first_line(error)}). Delete losses, outputs and a DistributedDataParallel or "
             "Fabric wrapper before the cut, and wrap the network again after it"
         ) from error
 

@@ -224,7 +224,7 @@ def test_strict_refuses_unreadable_images(folder, memory):
     message = error(folder, strict=True, memory=memory)
     assert message.startswith("7 unreadable: ")
     assert "bad0.png: it is not an image" in message
-    assert message.endswith("and 2 more")
+    assert message.endswith("and 3 more")
 
 
 def test_a_class_without_a_readable_image(folder):

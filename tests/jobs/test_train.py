@@ -119,7 +119,7 @@ def test_tensors_without_weights_are_named(tmp_path: Path, small_network: str) -
     choice = {"source": small_network, "size": 8, "weights": str(tmp_path / "features.pth")}
     train(job(tmp_path / "run", choice, fit={"epochs": 0}), [heard])
     notes = [event for event in heard if isinstance(event, str)]
-    assert any("7.weight and 7.bias are new" in note for note in notes)
+    assert any("7.weight, 7.bias are new" in note for note in notes)
     stored = sec.load(tmp_path / "run" / "checkpoints" / "last.safetensors", sec.build(small_network))
     assert torch.equal(stored[0].weight, full[0].weight)
 

@@ -59,7 +59,7 @@ def test_another_classifier_stays_fresh():
     before = model.classifier.weight.clone()
     report = load_weights(model, source)
     assert report.unfitting == ("classifier.weight", "classifier.bias")
-    assert str(report) == "7 tensors loaded; classifier.weight and classifier.bias are new"
+    assert str(report) == "7 tensors loaded; classifier.weight, classifier.bias are new"
     assert torch.equal(model.classifier.weight, before)
     assert torch.equal(model.features[0].weight, source["features.0.weight"])
 
@@ -72,14 +72,14 @@ def test_missing_and_unexpected_tensors_are_named():
     assert report.missing == ("classifier.weight", "classifier.bias")
     assert report.unexpected == ("aux.weight", "aux.bias")
     assert str(report) == (
-        "6 tensors loaded; classifier.weight and classifier.bias are new; "
-        "aux.weight and aux.bias of the file not used"
+        "6 tensors loaded; classifier.weight, classifier.bias are new; "
+        "aux.weight, aux.bias of the file not used"
     )
 
 
 def test_many_names_are_cut_short():
     report = LoadedWeights(("a",), tuple("bcdefg"), (), ())
-    assert str(report) == "1 tensor loaded; b, c, d and 3 more are new"
+    assert str(report) == "1 tensor loaded; b, c, d, e and 2 more are new"
 
 
 def test_a_tied_tensor_is_filled_by_either_name():
@@ -95,7 +95,7 @@ def test_a_network_whose_own_names_begin_like_a_wrapper():
 
 
 def test_weights_of_another_network_are_refused():
-    with pytest.raises(CheckpointError, match="nothing in the weights fits Net: it has weight and bias"):
+    with pytest.raises(CheckpointError, match="nothing in the weights fits Net: it has weight, bias"):
         load_weights(Net(), nn.Linear(3, 3).state_dict())
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.checkpoint.metadata import Attributes
 from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError, UsageError
+from secateur.formats import listed
 from secateur.graph.capture.wrappers import COMPILED, is_compiled
 from secateur.graph.cutting.attributes import attribute_of, is_integral, owner_of, separate, set_attribute
 from secateur.graph.cutting.attributes import integer_attributes as named_integers
@@ -214,8 +215,7 @@ def fitting(stored: Mapping[str, Tensor], transient: Collection[str], model: nn.
         (stored.keys() - known - optional, f"it has {{}}, which {kind} lacks"),
     ):
         if names:
-            first, more = min(names), f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(sentence.format(first + more))
+            raise CheckpointError(sentence.format(listed(sorted(names), 1)))
     misfits = {name: _misfit(stored[name], built[name]) for name in known & built.keys()}
     for name, reason in sorted(misfits.items()):
         if reason and name not in optional:

@@ -17,6 +17,7 @@ from secateur.checkpoint.metadata import Attributes, Metadata
 from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
+from secateur.formats import first_line
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.inputs import InputSpec, Json
 from secateur.models import ModelSpec
@@ -99,7 +100,7 @@ def save(
         with replacing(path) as part:
             save_file(plain, part, metadata=sealed)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"{path} cannot be written: {reason}") from error
 
 

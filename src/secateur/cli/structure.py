@@ -14,7 +14,7 @@ from rich.text import Text
 
 from secateur.cli.outlook import reachable
 from secateur.cli.tree import Columns, Fitted, ModuleTree, colour
-from secateur.formats import count, size
+from secateur.formats import count, listed, size
 
 _NAMES = 3
 _WIDTH = 11
@@ -108,5 +108,4 @@ def _columns(table: Table, *left: str, right: Sequence[str] = ()) -> None:
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return (", ".join(names[:_NAMES]) or "nothing") + more
+    return listed(names, _NAMES) or "nothing"

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from secateur.data.decode import Decoder
-from secateur.data.folder import Files, listed, survey
+from secateur.data.folder import Files, survey
 from secateur.data.images import Images, read
 from secateur.data.loader import Loader
 from secateur.data.settings import Augmentation, DataSettings, shorter_side
 from secateur.errors import DataError
+from secateur.formats import listed
 from secateur.models import InputSpec
 
 
@@ -170,12 +171,11 @@ class _SplitReader:
     def __call__(self) -> Split:
         reading = read(self.files.paths, self.decoder, self.settings.memory)
         if reading.failures and self.settings.strict:
-            raise DataError(f"{len(reading.failures)} unreadable: {listed(reading.failures)}")
+            raise DataError(f"{len(reading.failures)} unreadable: {listed(reading.failures, separator='; ')}")
         targets = torch.tensor([self.files.targets[index] for index in reading.kept], dtype=torch.int64)
         split = Split(self.files.name, reading.images, targets, reading.failures)
         for name, count in zip(self.classes, split.counts(len(self.classes)), strict=True):
             if not count:
-                raise DataError(
-                    f"no image of class {name!r} in {split.name} can be read: {listed(split.skipped)}"
-                )
+                reasons = listed(split.skipped, separator="; ")
+                raise DataError(f"no image of class {name!r} in {split.name} can be read: {reasons}")
         return split

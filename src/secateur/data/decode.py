@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from secateur.errors import DataError, UsageError
+from secateur.formats import first_line
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -51,7 +52,7 @@ class Decoder:
                 return self._pixels(image)
         except Exception as error:  # foreign bytes fail in many ways
             unknown = "cannot identify" in str(error) or isinstance(error, ImportError)
-            reason = "it is not an image" if unknown else str(error).partition("\n")[0]
+            reason = "it is not an image" if unknown else first_line(error)
             raise DataError(f"{path}: {reason or type(error).__name__}") from error
 
     def _pixels(self, image: Image.Image) -> Tensor:

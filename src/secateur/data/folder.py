@@ -12,8 +12,7 @@ import numpy as np
 
 from secateur.data.decode import is_image
 from secateur.errors import DataError
-
-_SHOWN = 5
+from secateur.formats import listed
 
 
 @dataclass(frozen=True)
@@ -76,16 +75,6 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayou
         splits["train"], splits["val"] = _hold_out(splits["train"], held_out)
     splits.setdefault("test", splits.get("val", splits.get("test")))  # type: ignore[arg-type]  # one is there
     return FolderLayout(classes, splits)
-
-
-def listed(lines: tuple[str, ...]) -> str:
-    """Join lines, and shorten the list if it is long.
-
-    >>> listed(tuple("abcdefg"))
-    'a; b; c; d; e; and 2 more'
-    """
-    rest = len(lines) - _SHOWN
-    return "; ".join(lines[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _split(folder: Path) -> dict[str, tuple[Path, ...]]:

@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _Draws:
     """Store the random choices of one pass over the examples.
 
     Attributes:
@@ -107,14 +107,14 @@ class Loader:
                 part = mix(part, partners, self.mixup, self.classes, drawn.batch_seeds[number])
             yield RankBatch(part, len(range(len(batch))[rank::world_size]), len(batch))
 
-    def _draw(self, epoch: int) -> _Pass:
+    def _draw(self, epoch: int) -> _Draws:
         mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
         count = len(self.targets)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         seeds = torch.randint(2**32, (count,), generator=generator).tolist()
         batch_seeds = torch.randint(2**32, (len(self),), generator=generator).tolist()
-        return _Pass(
+        return _Draws(
             [part.tolist() for part in order.split(self.batch_size)][: len(self)], seeds, batch_seeds
         )
 
@@ -137,7 +137,7 @@ class Loader:
         """Return the number of classes."""
         return int(self.targets.max()) + 1
 
-    def _shown(self, numbers: Sequence[int], images: Sequence[Tensor], drawn: _Pass) -> list[Tensor]:
+    def _shown(self, numbers: Sequence[int], images: Sequence[Tensor], drawn: _Draws) -> list[Tensor]:
         """Crop images to the size of the network, with augmentation if this loader has one."""
         height, width = self.input.size[1:]
         if self.augmentation is None:

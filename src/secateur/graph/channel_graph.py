@@ -51,7 +51,7 @@ class AttributeValue:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> from secateur.plan import plan_from
         >>> [(edit.module, edit.name, edit.value) for edit in plan_from(
-        ...     trace(net, torch.randn(1, 4)), {"0": [1, 5]}).edits]
+        ...     trace(net, torch.randn(1, 4)), {"0": [1, 5]}).attributes]
         [('0', 'out_features', 6), ('2', 'in_features', 6)]
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from secateur.formats import listed
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.groups import Group, Role
 
@@ -84,9 +85,7 @@ def coupling(group: Group) -> str:
 
 
 def _short(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
+    return listed(list(names), _SHOWN)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

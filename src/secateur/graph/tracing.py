@@ -16,11 +16,11 @@ from secateur.graph.capture.obstacles import find_obstacle
 from secateur.graph.capture.program import (
     ExampleInputs,
     Program,
-    beside,
     canonical_names,
     capture,
     doubled,
     module_path,
+    on_device_of,
     owned,
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -99,7 +99,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
             "merge such weights for good, or switch that off, before tracing"
         )
     left_alone = _left_alone(model, ignore)
-    example_inputs = owned(beside(model, example_inputs))
+    example_inputs = owned(on_device_of(model, example_inputs))
     programs = [capture(model, example_inputs)]
     seen = observe(model, example_inputs, training=False)
     reached = programs[0].tensors

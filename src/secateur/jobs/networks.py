@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur._compat import tree_map_only
 from secateur.checkpoint import load, read_metadata, save
 from secateur.errors import CheckpointError, DataError, UsageError
+from secateur.formats import listed
 from secateur.graph.capture.program import mode_of
 from secateur.inputs import Json
 from secateur.jobs.settings import NetworkChoice, is_checkpoint
@@ -196,7 +197,7 @@ def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Ne
     metadata = read_metadata(path)
     known = metadata.classes
     if known is not None and classes is not None and tuple(classes) != known:
-        raise DataError(f"{path} has the classes {_listed(known)}, but the data has {_listed(classes)}")
+        raise DataError(f"{path} has the classes {listed(known)}, but the data has {listed(classes)}")
     spec = metadata.builder
     if choice.builder is not None:
         spec = ModelSpec.parse(choice.builder, classes=len(known) if known else None)
@@ -257,8 +258,3 @@ def sized(spec: InputSpec, side: int | None) -> InputSpec:
     (3, 64, 64)
     """
     return spec if side is None else replace(spec, size=(spec.size[0], side, side))
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:4])
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

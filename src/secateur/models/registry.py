@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
+from secateur.formats import first_line
 from secateur.inputs import InputSpec, Json, NamedInputs, image_spec
 from secateur.models.families import FAMILIES, Family
 from secateur.models.userfile import find_function, names_a_file, takes
@@ -126,7 +127,7 @@ class ModelSpec:
         try:
             return family.default_weights(name)
         except (OSError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise CheckpointError(
                 f"the default weights of {self.name} cannot be fetched ({reason}): "
                 "fetch them elsewhere and give the file"

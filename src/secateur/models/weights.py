@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
+from secateur.formats import first_line, listed
 
 # Keys under which training scripts save weights, and prefixes that wrappers add to the names.
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-_NAMES_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LoadedWeights:
         unexpected: names in the source that the network lacks.
 
     >>> print(LoadedWeights(("conv.weight",), ("fc.weight", "fc.bias"), (), ()))
-    1 tensor loaded; fc.weight and fc.bias are new
+    1 tensor loaded; fc.weight, fc.bias are new
     """
 
     loaded: tuple[str, ...]
@@ -46,9 +46,9 @@ class LoadedWeights:
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensor{'s' * (len(self.loaded) != 1)} loaded"]
         if self.new:
-            parts.append(f"{_listed(self.new)} {'are' if len(self.new) > 1 else 'is'} new")
+            parts.append(f"{listed(self.new)} {'are' if len(self.new) > 1 else 'is'} new")
         if self.unexpected:
-            parts.append(f"{_listed(self.unexpected)} of the file not used")
+            parts.append(f"{listed(self.unexpected)} of the file not used")
         return "; ".join(parts)
 
 
@@ -83,8 +83,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) ->
     fitting = {name: tensors[name] for name in state if name in tensors and name not in unfitting}
     if not any(tensor.ndim for tensor in fitting.values()):
         raise CheckpointError(
-            f"nothing in {where} fits {type(model).__name__}: it has {_listed(tuple(tensors))}, "
-            f"the network {_listed(tuple(state))}"
+            f"nothing in {where} fits {type(model).__name__}: it has {listed(tuple(tensors))}, "
+            f"the network {listed(tuple(state))}"
         )
     with torch.no_grad():
         for name, tensor in fitting.items():
@@ -115,7 +115,7 @@ def _read(path: Path) -> object:
             f"{path} holds more than tensors, or is not a weights file: save model.state_dict() and give that"
         ) from error
     except Exception as error:  # foreign bytes fail in many ways
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path} cannot be read as weights ({reason}): is it complete?") from error
 
 
@@ -140,10 +140,3 @@ def _without_prefix(tensors: dict[str, Tensor], state: Mapping[str, Tensor]) -> 
             if not ours and all(name.startswith(prefix) for name in tensors):
                 tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    """Format names for a sentence; a long list is shortened."""
-    if len(names) > _NAMES_SHOWN:
-        names = (*names[: _NAMES_SHOWN - 1], f"{len(names) - _NAMES_SHOWN + 1} more")
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -113,7 +113,7 @@ def run_recipe(
         # A share of the time refers to the whole network, which is measured together with the smaller one.
         time_limit = _TimeLimit(tuner, budget.latency, copy_with(model, {}))
     schedule = PruningSchedule.of(budget, graph, recipe, widths, tuner.table if tuner else None)
-    runner = _Runner(
+    runner = _RecipeRun(
         model=model,
         graph=graph,
         schedule=schedule,
@@ -143,7 +143,7 @@ class _TimeLimit:
 
 
 @dataclass
-class _Runner:
+class _RecipeRun:
     """One run of a recipe: its arguments, and the state that changes from step to step.
 
     Attributes:

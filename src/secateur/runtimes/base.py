@@ -52,15 +52,9 @@ class Runner:
         """
         given = tuple(tuple(item.shape[1:]) for item in inputs)
         if self.shapes and given != self.shapes:
-            wanted, found = _listed(self.shapes), _listed(given)
+            wanted, found = _sides(self.shapes), _sides(given)
             raise UsageError(f"the network takes inputs of {wanted} after the batch, not {found}")
         return self.run(inputs)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first non-empty line of an error."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
 
 
 def existing(path: str | Path) -> Path:
@@ -75,5 +69,5 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+def _sides(shapes: Sequence[tuple[int, ...]]) -> str:
     return " and ".join("x".join(map(str, shape)) or "nothing" for shape in shapes)

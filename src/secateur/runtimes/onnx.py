@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from secateur.errors import CheckpointError
-from secateur.runtimes.base import Batch, Runner, existing, first_line
+from secateur.formats import first_line
+from secateur.runtimes.base import Batch, Runner, existing
 from secateur.runtimes.metadata import KEY, ExportMetadata
 from secateur.runtimes.optional import optional
 

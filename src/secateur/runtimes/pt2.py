@@ -10,7 +10,8 @@ from torch import Tensor
 
 from secateur._compat import tree_leaves
 from secateur.errors import CheckpointError
-from secateur.runtimes.base import Batch, Runner, existing, first_line
+from secateur.formats import first_line
+from secateur.runtimes.base import Batch, Runner, existing
 from secateur.runtimes.metadata import ExportMetadata
 
 NAME = "pt2"

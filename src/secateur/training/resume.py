@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from secateur.checkpoint.seal import check_seal, seal, unsealed
 from secateur.errors import CheckpointError
 from secateur.files import replacing
+from secateur.formats import first_line
 from secateur.training.random_state import random_states, set_random_states
 
 FORMAT = 1
@@ -158,7 +159,7 @@ def _write(path: Path, parts: Mapping[str, Entry], about: Mapping[str, Any]) -> 
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=seal(text, tensors))
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"{path} cannot be written: {reason}; the state before is kept") from error
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from secateur.errors import UsageError
-from secateur.graph.capture.program import ExampleInputs, beside
+from secateur.graph.capture.program import ExampleInputs, on_device_of
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.checking.execution import (
-    first_line,
+    described,
     run_network,
 )
 from secateur.graph.cutting.fit import misfit
@@ -53,10 +53,10 @@ def refuse_inputs(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) ->
     """Refuse inputs that the network before the cut does not accept."""
     random = plan.graph.wiring.evaluation.program.is_random
     try:
-        run_network(model, beside(model, inputs), training=False, random=random, native=True)
+        run_network(model, on_device_of(model, inputs), training=False, random=random, native=True)
     except Exception as error:
         raise UsageError(
-            f"the network does not run on these inputs: {first_line(error)}; pass them as to trace"
+            f"the network does not run on these inputs: {described(error)}; pass them as to trace"
         ) from error
 
 

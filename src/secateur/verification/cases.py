@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from secateur.errors import UsageError
-from secateur.graph.capture.program import ExampleInputs
+from secateur.formats import listed
+from secateur.graph.capture.program import ExampleInputs, Program
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.checking.compare import BUFFER, Outputs, constant_parts
 from secateur.graph.checking.draws import jittered, random_inputs
-from secateur.graph.checking.execution import first_line, run_reference
+from secateur.graph.checking.execution import ComparedPass, described
 from secateur.graph.checking.probe import lively
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.tensors import by_tensor, positions_left
@@ -64,25 +66,28 @@ class Case:
     """One run of the masked original.
 
     Attributes:
-        forward: the pass that was run.
+        compared: the pass that was run, in the dtype of the weights if it does not run in float64.
         weights: the real or the prepared ones.
         inputs: of the pass.
         expected: its outputs.
-        native: whether it ran in the dtype of the weights, because it does not run in float64.
     """
 
-    forward: Pass = field(repr=False)
+    compared: ComparedPass = field(repr=False)
     weights: WeightPair = field(repr=False)
     inputs: ExampleInputs = field(repr=False)
     expected: Outputs = field(repr=False)
-    native: bool
+
+    @property
+    def program(self) -> Program:
+        """Return the captured pass."""
+        return self.compared.forward.program
 
     @property
     def kind(self) -> Kind:
         """Return what is common to cases that differ only in their inputs."""
-        return Kind(self.forward.program.training, self.weights.is_prepared)
+        return Kind(self.program.training, self.weights.is_prepared)
 
-    def is_beside(self, other: Case) -> bool:
+    def is_repetition_of(self, other: Case) -> bool:
         """Check whether it is another run of the same pass with the same weights."""
         return self is not other and self.kind == other.kind
 
@@ -111,7 +116,7 @@ class MaskedOriginal:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"the network does not run on these inputs: {first_line(error)}") from error
+            raise UsageError(f"the network does not run on these inputs: {described(error)}") from error
         portion = next(iter(portions(evaluation, inputs)))[0]
         for seed in range(1, self._draws() + 1):
             found = self._first(
@@ -129,11 +134,11 @@ class MaskedOriginal:
                 weights = self._prepared
             else:
                 unrun.append(
-                    f"what {_listed(self._drawn)} may hide (the network runs with these values only)"
+                    f"what {_quoted(self._drawn)} may hide (the network runs with these values only)"
                 )
         unread = [name for name, reason in self._graph.wiring.ungrouped.items() if reason == UNUSED]
         if unread:
-            unrun.append(f"what uses {_listed(unread)} (no captured pass does)")
+            unrun.append(f"what uses {_quoted(unread)} (no captured pass does)")
         if not training.program.complete:
             return tuple(cases), (*unrun, "training mode (it could not be captured)")
         part = portion if training.program.derived else cycled(training, portion)
@@ -177,7 +182,7 @@ class MaskedOriginal:
         """Scale all layers so that the inputs of a case affect the outputs."""
         before = case.weights.original
         try:
-            changed = lively(case.forward, before, case.inputs, self._after.removed).tensors
+            changed = lively(case.compared.forward, before, case.inputs, self._after.removed).tensors
         except Exception:  # noqa: BLE001 - operators may refuse values in any way
             return case.weights
         drawn = {name: item for name, item in changed.items() if item is not self._weights.original[name]}
@@ -199,17 +204,13 @@ class MaskedOriginal:
         return None
 
     def _case(self, forward: Pass, weights: WeightPair, inputs: ExampleInputs) -> Case:
-        removed, tensors = self._after.removed, weights.original
-        watched = self._after if forward.program.training else None
-
-        def run(part: ExampleInputs) -> Outputs:
-            return run_reference(forward, removed, tensors, part, watched=watched)
-
+        compared = ComparedPass(forward, self._after)
         try:
-            return Case(forward, weights, inputs, batchwise(forward, inputs, run), native=False)
+            outputs = batchwise(forward, inputs, partial(compared.run_masked, weights.original))
         except (RuntimeError, TypeError):
-            outputs = run_reference(forward, removed, tensors, inputs, native=True, watched=watched)
-            return Case(forward, weights, inputs, outputs, native=True)
+            compared = replace(compared, native=True)
+            outputs = compared.run_masked(weights.original, inputs)
+        return Case(compared, weights, inputs, outputs)
 
 
 def varying(outputs: Outputs, constant: Collection[str]) -> int:
@@ -242,7 +243,5 @@ def _prepared(
     return WeightPair(original, pruned)
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Format the first three of some names, and the number of the others."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(f"'{name}'" for name in names[:3]) + more
+def _quoted(names: Sequence[str]) -> str:
+    return listed([f"'{name}'" for name in names])

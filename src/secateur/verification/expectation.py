@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from secateur.graph.capture.program import ExampleInputs, beside
+from secateur.graph.capture.program import ExampleInputs, on_device_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_parts, same_value
 from secateur.graph.checking.execution import (
     Judgement,
-    first_line,
+    described,
     judge,
     moved,
-    run_network,
-    run_reference,
-    written_buffers,
 )
 from secateur.graph.checking.probe import random_for_constant
 from secateur.graph.cutting.attributes import attribute_of
@@ -95,7 +92,7 @@ class Expectation:
         """
         refuse_model(model, plan)
         graph = plan.graph
-        inputs = graph.wiring.program.ordered(beside(model, inputs))
+        inputs = graph.wiring.program.ordered(on_device_of(model, inputs))
         after = graph.after(plan)
         held = named_tensors(model)
         tensors = original_sizes(graph, held)
@@ -135,18 +132,18 @@ class Expectation:
         compared: list[Case] = []
         noisy: set[tuple[Kind, str]] = set()
         for planned in self._cases:
-            training = planned.forward.program.training
+            training = planned.program.training
             try:
                 case, found = self._answer(pruned, planned)
             except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
                 if training and "more than 1 value per channel" in str(error):
                     not_checked.append("training mode (a batch of one example has no batch statistics)")
                     continue
-                reason = f"the forward pass fails ({first_line(error)})"
+                reason = f"the forward pass fails ({described(error)})"
                 worst = Judgement(float("inf"), self.tolerance, problem=reason)
                 break
             noise = partial(self._noise, case)
-            others = [other.expected for other in self._cases if other.is_beside(planned)]
+            others = [other.expected for other in self._cases if other.is_repetition_of(planned)]
             judged = judge(case.expected, found, noise, self.tolerance, others)
             compared.append(case)
             noisy.update((case.kind, path) for path in judged.noisy)
@@ -207,48 +204,23 @@ class Expectation:
     def _answer(self, pruned: nn.Module, case: Case) -> tuple[Case, Outputs]:
         """Run the cut network; code that refuses float64 is run in its own dtype, as is the reference."""
         try:
-            return case, self._run(pruned, case)
+            return case, _run(pruned, case)
         except Exception:
-            if case.native:
+            if case.compared.native:
                 raise
-            expected = run_reference(
-                case.forward,
-                self._after.removed,
-                case.weights.original,
-                case.inputs,
-                native=True,
-                watched=self._after if case.forward.program.training else None,
-            )
-            case = replace(case, expected=expected, native=True)
-            return case, self._run(pruned, case)
-
-    def _run(self, pruned: nn.Module, case: Case) -> Outputs:
-        training, random = case.forward.program.training, case.forward.program.is_random
-        watched = written_buffers(case.forward) if training else ()
-        changed = substituted(pruned, case.weights.pruned) if case.weights.is_prepared else nullcontext()
-
-        def run(part: ExampleInputs) -> Outputs:
-            return run_network(
-                pruned, part, training=training, random=random, native=case.native, watched=watched
-            )
-
-        with changed:
-            return batchwise(case.forward, case.inputs, run, whole=case.native or not training)
+            compared = replace(case.compared, native=True)
+            expected = compared.run_masked(case.weights.original, case.inputs)
+            case = replace(case, compared=compared, expected=expected)
+            return case, _run(pruned, case)
 
     def _noise(self, case: Case, rounded: bool) -> Outputs:
-        cut = tuple(item for item in self._graph.wiring.rescales if self._is_cut(item))
         if _versions(self._tensors) != self._versions:
             return case.expected  # the weights have changed by now, so their noise is not comparable
-        weights = case.weights.original
-        tensors, inputs = moved(weights, case.inputs, coarse=rounded, native=case.native, rescales=cut)
-
-        def run(part: ExampleInputs) -> Outputs:
-            watched = self._after if case.forward.program.training else None
-            return run_reference(
-                case.forward, self._after.removed, tensors, part, native=case.native, watched=watched
-            )
-
-        return batchwise(case.forward, inputs, run)
+        cut = tuple(item for item in self._graph.wiring.rescales if self._is_cut(item))
+        tensors, inputs = moved(
+            case.weights.original, case.inputs, coarse=rounded, native=case.compared.native, rescales=cut
+        )
+        return batchwise(case.compared.forward, inputs, partial(case.compared.run_masked, tensors))
 
     def _is_cut(self, item: Rescale) -> bool:
         wiring = self._graph.wiring
@@ -269,7 +241,7 @@ class Expectation:
             counted += varying(case.expected, unseen)
         constant = set.intersection(*still.values()) if still else set[str]()
         not_checked += [f"{path} (does not depend on the inputs)" for path in sorted(constant)]
-        objects = {place: kind for case in compared for place, kind in case.forward.program.left_out.items()}
+        objects = {place: kind for case in compared for place, kind in case.program.left_out.items()}
         not_checked += [
             f"output{place} (an object of {kind}, whose tensors are not known)"
             for place, kind in objects.items()
@@ -282,8 +254,8 @@ class Expectation:
             not_checked.append(
                 f"{len(buffers)} buffers that training writes (they contain only rounding noise)"
             )
-        native = any(case.native or case.expected.rounded for case in compared)
-        modes = {case.forward.program.training: None for case in compared}
+        native = any(case.compared.native or case.expected.rounded for case in compared)
+        modes = {case.program.training: None for case in compared}
         return Verification(
             max_error=worst.error,
             tolerance=worst.allowed,
@@ -295,6 +267,15 @@ class Expectation:
             not_checked=tuple(dict.fromkeys(not_checked)),
             problem=worst.problem,
         )
+
+
+def _run(pruned: nn.Module, case: Case) -> Outputs:
+    """Run the cut network on the inputs of a case."""
+    changed = substituted(pruned, case.weights.pruned) if case.weights.is_prepared else nullcontext()
+    whole = case.compared.native or not case.program.training
+    with changed:
+        run = partial(case.compared.run_cut, pruned)
+        return batchwise(case.compared.forward, case.inputs, run, whole=whole)
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

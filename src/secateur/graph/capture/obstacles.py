@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from secateur._compat import FakeTensor, tree_leaves
+from secateur.formats import first_line
 from secateur.graph.capture.places import Place, lines_with, named, place_in_stack, place_of
 
 _PART = "or trace the part of the network that does without (trace(model.backbone, ...))"
@@ -159,7 +160,7 @@ def explain_call(model: nn.Module, inputs: object) -> str | None:
         return None
     copied, failure = own
     place = place_of(copied, failure)
-    return f"it fails{place} ({_first_line(failure)}). {_advice(model, failure)}"
+    return f"it fails{place} ({first_line(failure).rstrip('.')}). {_advice(model, failure)}"
 
 
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
@@ -242,7 +243,7 @@ def _kinds(error: Exception) -> set[str]:
 
 def _of_call(model: nn.Module, error: Exception) -> str:
     """What to say of a network that fails on its inputs whether it is captured or not."""
-    text = _first_line(error)
+    text = first_line(error).rstrip(".")
     return (
         f"the network itself fails on these inputs, also when it is only called ({text}). "
         f"{_advice(model, error)}"
@@ -252,7 +253,7 @@ def _of_call(model: nn.Module, error: Exception) -> str:
 def _advice(model: nn.Module, error: Exception) -> str:
     """What to do about a network that fails on its inputs."""
     advice = "Check the shapes, types and number of the inputs."
-    text = _first_line(error)
+    text = first_line(error).rstrip(".")
     if isinstance(error, TypeError) and "argument" in text:
         with contextlib.suppress(TypeError, ValueError):  # a forward pass that is no Python function
             advice = f"{type(model).__name__}.forward takes {inspect.signature(model.forward)}. {advice}"
@@ -268,7 +269,7 @@ def _advice(model: nn.Module, error: Exception) -> str:
 
 def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
     """What to say of a network that runs, but that ``torch.export`` refuses."""
-    text = _first_line(error)
+    text = first_line(error).rstrip(".")
     frames = list(traceback.walk_tb(error.__traceback__))
     output = re.search(r"Found <class '([^']+)'> in output", text)
     given = re.search(r"Unsupported input type <class '([^']+)'>", text)
@@ -356,8 +357,3 @@ def _is_quantised(module: nn.Module) -> bool:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _first_line(error: BaseException) -> str:
-    line = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
-    return line.rstrip(".") or type(error).__name__

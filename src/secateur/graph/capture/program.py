@@ -197,7 +197,7 @@ def call_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, An
     return tuple(inputs), {}
 
 
-def beside(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
+def on_device_of(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
     """Move inputs to the device of the network, if all of it is on one device.
 
     Args:

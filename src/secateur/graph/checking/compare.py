@@ -52,7 +52,7 @@ class Outputs:
         leaves = (_kept(leaf.detach()) if isinstance(leaf, Tensor) else leaf for leaf in found.leaves)
         return cls(tuple(leaves), found.paths, rounded)
 
-    def beside(self, buffers: Mapping[str, Tensor]) -> Outputs:
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Outputs:
         """Add buffers to the outputs, under their names."""
         leaves = (_kept(tensor.detach()) for tensor in buffers.values())
         paths = tuple(f"{BUFFER} '{name}')" for name in buffers)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from secateur._compat import tree_map_only
 from secateur.exact import Float64, exact
+from secateur.formats import first_line
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.checking.compare import MOST_NOISE, Outputs, Slices, differences
-from secateur.graph.checking.masked import Removed, run_masked
+from secateur.graph.checking.masked import run_masked
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.labels import BoolArray
 from secateur.graph.propagation.findings import Rescale
 from secateur.graph.wiring import Pass
 from secateur.precision import full_precision
@@ -78,7 +80,7 @@ def run_network(
             _own_buffers(model, native=native)
             output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
             tensors = named_tensors(model)
-            return output.beside({name: tensors[name] for name in sorted(watched)})
+            return output.with_buffers({name: tensors[name] for name in sorted(watched)})
 
     if not training:
         return run(torch.no_grad())
@@ -87,7 +89,7 @@ def run_network(
         try:
             return run(gradients())
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-            failed = failed or first_line(error)
+            failed = failed or described(error)
     return replace(run(torch.no_grad()), without_gradients=failed)
 
 
@@ -105,15 +107,14 @@ def _unsaved_gradients() -> Iterator[None]:
         yield
 
 
-def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"
+def described(error: Exception) -> str:
+    """Format the class of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def run_reference(
     forward: Pass,
-    removed: Removed,
+    removed: BoolArray,
     tensors: Mapping[str, Tensor],
     inputs: ExampleInputs,
     *,
@@ -143,12 +144,8 @@ def run_reference(
         output = replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
     if watched is None:
         return output
-    return output.beside({name: watched.left_of(name, written[name]) for name in written_buffers(forward)})
-
-
-def written_buffers(forward: Pass) -> list[str]:
-    """Names of the tensors that a pass writes to."""
-    return sorted(forward.program.written)
+    names = sorted(forward.program.written)
+    return output.with_buffers({name: watched.left_of(name, written[name]) for name in names})
 
 
 def _own_buffers(model: nn.Module, *, native: bool) -> None:
@@ -177,6 +174,43 @@ def reference_mode(forward: Pass, *, native: bool) -> Iterator[Float64]:
 def _mode(random: bool, native: bool) -> Iterator[Float64]:
     with full_precision(), uncompiled(), exact(random=random, native=native) as mode:
         yield mode
+
+
+@dataclass(frozen=True)
+class ComparedPass:
+    """A pass that is run twice: as the masked original, and as the cut network.
+
+    In training mode, the buffers that the pass writes to belong to the outputs.
+
+    Attributes:
+        forward: the evaluation-mode or the training-mode pass.
+        after: the graph after the cut.
+        native: run both in the dtype of their weights instead of float64.
+    """
+
+    forward: Pass
+    after: ChannelGraph
+    native: bool = False
+
+    def run_masked(self, tensors: Mapping[str, Tensor], inputs: ExampleInputs) -> Outputs:
+        """Run the masked original with parameters and buffers of the original shapes."""
+        watched = self.after if self.forward.program.training else None
+        return run_reference(
+            self.forward, self.after.removed, tensors, inputs, native=self.native, watched=watched
+        )
+
+    def run_cut(self, model: nn.Module, inputs: ExampleInputs, *, guarded: bool = True) -> Outputs:
+        """Run the cut network, as :func:`run_network` does."""
+        program = self.forward.program
+        return run_network(
+            model,
+            inputs,
+            training=program.training,
+            random=program.is_random,
+            native=self.native,
+            guarded=guarded,
+            watched=program.written if program.training else (),
+        )
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,14 @@ from torch.fx import Interpreter, Node
 
 from secateur._compat import tree_leaves
 from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments, written_arguments
-from secateur.graph.labels import Labels, Value
+from secateur.graph.labels import BoolArray, Labels, Value
 from secateur.graph.propagation.findings import Read, Statistic
 from secateur.graph.wiring import Pass
-
-Removed = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 def run_masked(
     forward: Pass,
-    removed: Removed,
+    removed: BoolArray,
     tensors: Mapping[str, Tensor],
     inputs: ExampleInputs,
     written: dict[str, Tensor] | None = None,
@@ -105,7 +103,7 @@ def _own(constant: Any) -> Any:
 class MaskedInterpreter(Interpreter):
     """Run a program operator by operator, and mask what contracting operators see."""
 
-    def __init__(self, forward: Pass, removed: Removed) -> None:
+    def __init__(self, forward: Pass, removed: BoolArray) -> None:
         super().__init__(forward.program.module)
         self._removed = removed
         self._reads: dict[str, list[Read]] = {}

@@ -14,7 +14,8 @@ from torch.fx import Node
 from secateur.graph.capture.program import ExampleInputs, Origin
 from secateur.graph.checking.compare import Outputs
 from secateur.graph.checking.execution import reference_mode
-from secateur.graph.checking.masked import MaskedInterpreter, Removed, flat_arguments
+from secateur.graph.checking.masked import MaskedInterpreter, flat_arguments
+from secateur.graph.labels import BoolArray
 from secateur.graph.wiring import Pass
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
@@ -83,7 +84,9 @@ class Weights:
     outputs: Outputs | None = None
 
 
-def lively(forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, removed: Removed) -> Weights:
+def lively(
+    forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, removed: BoolArray
+) -> Weights:
     """Scale layers so that what the inputs say reaches the outputs.
 
     In a deep network that was never trained, or is badly scaled, the outputs hardly depend on the inputs, and
@@ -114,7 +117,7 @@ def lively(forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, 
 class _Scaling(MaskedInterpreter):
     """Run a program and scale each layer before its result is used."""
 
-    def __init__(self, forward: Pass, removed: Removed, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, forward: Pass, removed: BoolArray, tensors: dict[str, Tensor]) -> None:
         super().__init__(forward, removed)
         self._tensors = tensors
         self._names = {

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,13 @@ from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.checking.draws import jittered, random_inputs
 from secateur.graph.checking.execution import (
+    ComparedPass,
     Judgement,
-    first_line,
+    described,
     judge,
     moved,
     run_network,
-    run_reference,
     uncompiled,
-    written_buffers,
 )
 from secateur.graph.checking.probe import Weights, lively, scrambled
 from secateur.graph.cutting.rescale import rescaled
@@ -203,7 +201,7 @@ class _Trials:
                 found = run_network(self._model, self._inputs, training=False, random=False, native=True)
             except Exception as error:
                 raise TraceError(
-                    f"the network does not run on the example inputs ({first_line(error)}); correct them"
+                    f"the network does not run on the example inputs ({described(error)}); correct them"
                 ) from error
             self._finite = _is_finite(found)
         return self._finite
@@ -368,11 +366,10 @@ class _Trials:
         training = forward.program.training
         inputs = doubled(self._draws[draw]) if training else self._draws[draw]
         coarse = native and not self._native
-        run = partial(run_reference, native=native, watched=cut.after if training else None)
+        compared = ComparedPass(forward, cut.after, native)
 
         def noise(rounded: bool) -> Outputs:
-            changed = moved(cut.weights.tensors, inputs, coarse=rounded, native=native)
-            return run(forward, cut.after.removed, *changed)
+            return compared.run_masked(*moved(cut.weights.tensors, inputs, coarse=rounded, native=native))
 
         try:
             found = (not training and cut.found) or self._run_cut(cut, forward, inputs, native)
@@ -386,12 +383,12 @@ class _Trials:
                 return self._compared_pass(
                     replace(cut, weights=weights, found=None, other=None), forward, draw, native
                 )
-            return _Fault(f"the forward pass fails ({first_line(error)})")
+            return _Fault(f"the forward pass fails ({described(error)})")
         known = cut.weights.outputs if coarse and draw == 1 and not training else None
         try:
-            expected = known or run(forward, cut.after.removed, cut.weights.tensors, inputs)
+            expected = known or compared.run_masked(cut.weights.tensors, inputs)
         except Exception as error:  # noqa: BLE001 - operators may refuse values in any way
-            return _Fault(f"the masked original does not run ({first_line(error)})")
+            return _Fault(f"the masked original does not run ({described(error)})")
         if not _is_finite(expected) and self.runs_as_it_is():
             return _Fault("the outputs are infinite or NaN")
         tolerance, blur = (_COARSE, _BLUR) if coarse else (TOLERANCE, 0.0)
@@ -417,17 +414,8 @@ class _Trials:
 
     def _run_cut(self, cut: _TrialCut, forward: Pass, inputs: ExampleInputs, native: bool) -> Outputs:
         """Run the cut network."""
-        program = forward.program
         with substituted(self._model, self._tensors(cut, native), cut.attributes):
-            return run_network(
-                self._model,
-                inputs,
-                training=program.training,
-                random=program.is_random,
-                native=native,
-                guarded=False,
-                watched=written_buffers(forward) if program.training else (),
-            )
+            return ComparedPass(forward, cut.after, native).run_cut(self._model, inputs, guarded=False)
 
     def _quick_run(self, cut: _TrialCut, inputs: ExampleInputs) -> Outputs:
         """Run the cut network to see how far its outputs move: coarsely, unless a weight is normalised."""
@@ -598,5 +586,5 @@ def _run_on_shapes(
                 [torch.ones_like(leaf) for leaf in leaves if leaf.requires_grad],
             )
     except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-        return first_line(error)
+        return described(error)
     return None

@@ -172,8 +172,8 @@ def movedim(op: RuleContext) -> Value:
     """Dimensions move to other places."""
     value = op.first()
     count = len(value.shape)
-    source = _listed(op.option("source"), count)
-    target = _listed(op.option("destination"), count)
+    source = _as_list(op.option("source"), count)
+    target = _as_list(op.option("destination"), count)
     order = [dim for dim in range(count) if dim not in source]
     for place, dim in sorted(zip(target, source, strict=True)):
         order.insert(place, dim)
@@ -194,7 +194,7 @@ def squeeze(op: RuleContext) -> Value:
     value = op.first()
     count = len(value.shape)
     named = "dim" in str(op.node.target).rpartition(".")[2]
-    dims = _listed(op.option("dim"), count) if named else list(range(count))
+    dims = _as_list(op.option("dim"), count) if named else list(range(count))
     gone = {dim for dim in dims if value.shape[dim] == 1}
     for dim in gone:
         op.freeze(value.labels[dim], f"a single channel is dropped as a dimension ({op.place})")
@@ -232,6 +232,6 @@ def expand_as(op: RuleContext) -> Value:
     return Value(op.shape, tuple(labels))
 
 
-def _listed(dims: int | Sequence[int], count: int) -> list[int]:
+def _as_list(dims: int | Sequence[int], count: int) -> list[int]:
     listed = dims if isinstance(dims, Sequence) else [dims]
     return [dim % count for dim in listed]
