@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secateur.criteria import score
     from secateur.errors import BudgetError, SecateurError, TraceError, UsageError, VerificationError
     from secateur.graph import ChannelGraph, trace
+    from secateur.integrations.pretrained import save_pretrained
     from secateur.latency import measure_latency
     from secateur.models import build
     from secateur.network_cost import cost
@@ -54,6 +55,7 @@ __all__ = [
     "prune",
     "reconstruct",
     "save",
+    "save_pretrained",
     "score",
     "trace",
     "verify",
@@ -66,6 +68,7 @@ _NAMES = {
     "criteria": "score",
     "errors": "BudgetError SecateurError TraceError UsageError VerificationError",
     "graph": "ChannelGraph trace",
+    "integrations.pretrained": "save_pretrained",
     "latency": "measure_latency",
     "models": "build",
     "network_cost": "cost",

@@ -1,0 +1,140 @@
+"""Save pruned networks of transformers as folders that ``from_pretrained`` loads."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import CheckpointError, UsageError
+from secateur.formats import first_line
+from secateur.integrations.configs import configs_of, silent
+from secateur.integrations.huggingface import example_inputs, offline
+from secateur.outputs import parts_of
+from secateur.untouched import untouched
+
+
+def save_pretrained(
+    folder: str | Path, model: nn.Module, tokenizer: Any = None, *, check: bool = True, shard: str = "5GB"
+) -> Path:
+    """Save a pruned network of transformers so that ``from_pretrained`` loads it, without Secateur.
+
+    The config describes the widths: hidden and intermediate sizes, heads, key-value heads, size of the
+    heads. It knows one width for all layers, so plans must be uniform (``allocation="uniform"``). Networks
+    with other widths are saved with :func:`secateur.save` and loaded with :func:`secateur.load`.
+
+    Args:
+        folder: created, or replaced if a pruned network was saved there before.
+        model: the pruned network; not changed.
+        tokenizer: saved too, if given: anything with ``save_pretrained``.
+        check: load what was written, and compare its outputs with those of ``model``. This needs memory for a
+            second network for a moment.
+        shard: largest size of one file of weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: no config describes the network, or the folder holds something else.
+        CheckpointError: what was written does not give the same outputs; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> import secateur as sec
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(
+        ...     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        ...     num_key_value_heads=2, vocab_size=64, use_cache=False)
+        >>> model = LlamaForCausalLM(config).eval()
+        >>> graph = sec.trace(model, torch.randint(3, 64, (1, 8)))
+        >>> scores = sec.score(model, graph, "magnitude")
+        >>> plan = sec.make_plan(graph, scores, sec.Budget(channels=0.5), allocation="uniform")
+        >>> small = sec.apply_plan(model, plan)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_pretrained(f"{folder}/small", small)
+        ...     again = LlamaForCausalLM.from_pretrained(f"{folder}/small")
+        >>> again.config.hidden_size, again.config.intermediate_size
+        (16, 24)
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} holds something other than a saved network; choose another folder")
+    configs = configs_of(model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with _configured(model, configs[0]), silent():
+            model.save_pretrained(partial, max_shard_size=shard)  # type: ignore[operator]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        if check:
+            _choose(model, partial, configs)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _choose(model: nn.Module, folder: Path, configs: Sequence[Any]) -> None:
+    """Write the first config with which a saved network computes the same.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for number, config in enumerate(configs):
+        with silent():
+            config.save_pretrained(folder)
+        try:
+            _compare(model, folder)
+            break
+        except CheckpointError:
+            if number == len(configs) - 1:
+                raise
+
+
+@contextmanager
+def _configured(model: nn.Module, config: Any) -> Iterator[None]:
+    """Give a network another config within a block."""
+    before = model.config
+    model.config = config
+    try:
+        yield
+    finally:
+        model.config = before
+
+
+@untouched()
+def _compare(model: nn.Module, folder: Path) -> None:
+    """Load a folder and compare the outputs with those of the network.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or the outputs differ.
+    """
+    kind: Any = type(model)
+    dtype = next(model.parameters()).dtype
+    device = next(model.parameters()).device
+    try:
+        with offline(), silent():
+            again: nn.Module = kind.from_pretrained(str(folder), local_files_only=True, dtype=dtype)
+    except Exception as error:
+        raise CheckpointError(f"the saved network cannot be loaded: {first_line(error)}") from error
+    inputs = {name: tensor.to(device) for name, tensor in example_inputs(model).items()}
+    training = model.training
+    with torch.no_grad():
+        expected, found = (parts_of(each.eval()(**inputs)).tensors for each in (model, again.to(device)))
+    model.train(training)
+    try:
+        torch.testing.assert_close(found, expected)
+    except AssertionError as error:
+        raise CheckpointError(
+            f"the saved network computes something else: {first_line(error)}; its config does not describe "
+            "the pruned network. Save it with sec.save"
+        ) from error

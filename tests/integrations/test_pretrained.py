@@ -1,0 +1,151 @@
+"""Pruned networks of transformers, saved as folders that the library loads alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sec
+from secateur.errors import CheckpointError, UsageError
+from secateur.integrations import pretrained
+from secateur.integrations.huggingface import example_inputs
+from secateur.integrations.libraries import library
+from tests.libraries import QUIET
+
+pytest.importorskip("transformers", reason="needs transformers")
+pytestmark = QUIET
+
+_SIZES = {"vocab_size": 64, "use_cache": False}
+_LLAMA = {**_SIZES, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": (
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {**_LLAMA, "num_attention_heads": 12, "num_key_value_heads": 4},
+    ),
+    "qwen3": (
+        "Qwen3Config",
+        "Qwen3ForCausalLM",
+        {**_LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8},
+    ),
+    "gpt2": (
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        {**_SIZES, "n_embd": 48, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "opt": (
+        "OPTConfig",
+        "OPTForCausalLM",
+        {
+            **_SIZES,
+            "hidden_size": 48,
+            "word_embed_proj_dim": 48,
+            "ffn_dim": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 12,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "t5": (
+        "T5Config",
+        "T5ForConditionalGeneration",
+        {**_SIZES, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "decoder_start_token_id": 0},
+    ),
+}
+
+
+def built(name: str) -> nn.Module:
+    config, kind, sizes = CONFIGS[name]
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    model: nn.Module = getattr(transformers, kind)(getattr(transformers, config)(**sizes)).eval()
+    return model
+
+
+def halved(model: nn.Module, allocation: str = "uniform") -> nn.Module:
+    graph = sec.trace(model, example_inputs(model, length=12))
+    scores = sec.score(model, graph, "magnitude")
+    plan = sec.make_plan(graph, scores, sec.Budget(channels=0.5), allocation=allocation)  # type: ignore[arg-type]
+    return sec.apply_plan(model, plan)
+
+
+def generated(model: Any, *, cache: bool) -> torch.Tensor:
+    words = torch.tensor([[5, 9, 7, 11, 3, 8]])
+    found: torch.Tensor = model.generate(
+        words, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0, eos_token_id=None
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_library_loads_a_uniform_result(name: str, tmp_path: Path) -> None:
+    small = halved(built(name))
+    sec.save_pretrained(tmp_path / "small", small)
+    again: Any = type(small).from_pretrained(str(tmp_path / "small"))  # type: ignore[attr-defined]
+    expected = {key: tensor.shape for key, tensor in small.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in again.state_dict().items()} == expected
+    for cache in (False, True):
+        assert torch.equal(generated(again, cache=cache), generated(small, cache=cache))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_process_without_secateur_computes_the_same(tmp_path: Path) -> None:
+    small = halved(built("llama"))
+    sec.save_pretrained(tmp_path / "small", small)
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "import torch; from transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path / 'small')!r}).eval()\n"
+        "words = torch.tensor([[5, 9, 7, 11, 3, 8]])\n"
+        "fixed = {'do_sample': False, 'pad_token_id': 0, 'eos_token_id': None}\n"
+        "found = model.generate(words, max_new_tokens=8, **fixed)\n"
+        "assert 'secateur' not in sys.modules\n"
+        "print(found.tolist())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(generated(small, cache=True).tolist())
+
+
+def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
+    model = built("llama")
+    graph = sec.trace(model, example_inputs(model, length=12))
+    small = sec.apply_plan(model, sec.plan_from(graph, {"model.layers.0.mlp.gate_proj": range(10)}))
+    with pytest.raises(UsageError, match=r"layers.0.mlp.* is 54 .*allocation=\"uniform\""):
+        sec.save_pretrained(tmp_path / "small", small)
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_network_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built("llama")
+    small = halved(model)
+    right = pretrained.configs_of(small)[0]
+    right.rms_norm_eps = 0.5
+    monkeypatch.setattr(pretrained, "configs_of", lambda model: [right])
+    with pytest.raises(CheckpointError, match="computes something else"):
+        sec.save_pretrained(tmp_path / "small", small)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_is_left_as_it_was_and_other_folders_are_kept(tmp_path: Path) -> None:
+    model = built("llama")
+    config, state = model.config, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = config.to_dict()  # type: ignore[operator]
+    sec.save_pretrained(tmp_path / "whole", model)
+    assert model.config is config
+    assert config.to_dict() == before  # type: ignore[operator]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match="holds something other"):
+        sec.save_pretrained(tmp_path / "photos", model)
+    with pytest.raises(UsageError, match="no network of transformers"):
+        sec.save_pretrained(tmp_path / "linear", nn.Linear(2, 2))
