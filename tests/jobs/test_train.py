@@ -96,7 +96,11 @@ def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -
     epochs = [event for event in heard if isinstance(event, EpochDone)]
     written = [record for record in read_metrics(tmp_path / "run") if record["event"] == "epoch"]
     assert [record["loss"] for record in written] == [event.loss for event in epochs]
-    assert len(epochs) == 2
+    assert [event.epoch for event in epochs] == [0, 1, 2]
+    training = read_summary(tmp_path / "run")["training"]
+    assert training["start"]["top1"] == epochs[0].top1
+    assert training["kept"]["top1"] == epochs[training["kept_epoch"]].top1 >= epochs[0].top1
+    assert training["learning_rate"] > 0
 
 
 def test_blended_images_are_learnt_from(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_whole_settings_replace_what_was() -> None:
 def test_partial_settings_are_completed_from_the_default_recipe() -> None:
     assert Recipe(finetune={"epochs": 4}) == Recipe().changed({"finetune": {"epochs": 4}})
     assert Recipe(finetune={"epochs": 4}).finetune.clip_norm == Recipe().finetune.clip_norm == 5.0
-    assert Recipe(steps=3, between={"updates": 30}).between.epochs == 0
+    assert Recipe(steps=3, between={"updates": 30}).between.epochs is None
     assert Recipe(distillation={"flip": True}).distillation.weight == 0.9
 
 
@@ -51,7 +51,7 @@ def test_alternatives_replace_each_other() -> None:
     assert Recipe.preset("original", steps=4).channels_per_step is None
     assert Recipe.preset("plain", channels_per_step=7).steps == 1
     assert Recipe.preset("paper", between={"epochs": 1}).between.updates is None
-    assert Recipe(steps=2).changed({"between": {"updates": 9}}).between.epochs == 0
+    assert Recipe(steps=2).changed({"between": {"updates": 9}}).between.epochs is None
 
 
 def test_mistakes_are_named() -> None:

@@ -62,8 +62,9 @@ def test_the_network_itself_is_cut_to_the_budget_in_proved_steps(
     assert sec.cost(net, example) == result.cost_after
     assert [cut.number for cut in result.cuts] == [1, 2, 3]
     assert all(cut.verification.ok for cut in result.cuts)
-    phases = [event.phase for event in heard if isinstance(event, EpochDone)]
-    assert phases == ["after cut 1", "after cut 2", "after the last cut", "after the last cut"]
+    phases = [(event.phase, event.epoch) for event in heard if isinstance(event, EpochDone)]
+    between = [(f"after cut {cut}", epoch) for cut in (1, 2) for epoch in (0, 1)]
+    assert phases == [*between, *(("after the last cut", epoch) for epoch in (0, 1, 2))]
     assert [event for event in heard if isinstance(event, Cut)] == list(result.cuts)
     # A larger network than the budget allows is never the best.
     last_cut = len(kept) - 1 - kept[::-1].index("best")
@@ -187,9 +188,11 @@ def test_few_updates_are_worth_neither_a_file_nor_a_look_at_the_validation_examp
     paper = Recipe.preset("paper").model_copy(update={"finetune": FitSettings(epochs=1)})
     _, heard, kept = run(net, example, batches, paper)
     assert len([event for event in heard if isinstance(event, Cut)]) == 18
-    # After the first cut, and around the epoch at the end.
-    assert kept == ["last", "last", "best", "last"]
-    assert sum(isinstance(event, Progress) and event.task == "validating" for event in heard) == len(batches)
+    # After the first cut, before the epoch at the end, and after it.
+    assert [name for name in kept if name == "last"] == ["last"] * 3
+    assert kept[:3] == ["last", "last", "best"]
+    looks = [event for event in heard.of(Progress) if event.task == "validating"]
+    assert len(looks) == 2 * len(batches)
 
 
 def test_ctrl_c_stops_between_two_steps(net: nn.Module, example: Tensor, batches: list[Batch]) -> None:
@@ -252,15 +255,15 @@ def test_a_metric_chooses_the_epoch_and_sees_the_network_in_evaluation_mode(
     def metric(model: nn.Module) -> float:
         assert not any(module.training for module in model.modules())
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return float(-abs(len(seen) - 3))  # the third look is the best
+        return float(-abs(len(seen) - 4))  # the third epoch is the best; the first look is before training
 
     after = FitSettings(epochs=4, schedule="constant", optimizer=OptimizerSettings(learning_rate=0.1))
     settings = Recipe.preset("plain", steps=1, finetune=after)
     result = in_place(net, example, sec.Budget(channels=0.5), batches, settings, metric=metric)
-    assert [epoch.top1 for epoch in result.fits[-1].history] == [-2, -1, 0, -1]
+    assert [epoch.top1 for epoch in result.fits[-1].history] == [-3, -2, -1, 0, -1]
     left = net.state_dict()
-    assert all(torch.equal(left[name], tensor) for name, tensor in seen[2].items())
-    assert not all(torch.equal(left[name], tensor) for name, tensor in seen[3].items())
+    assert all(torch.equal(left[name], tensor) for name, tensor in seen[3].items())
+    assert not all(torch.equal(left[name], tensor) for name, tensor in seen[4].items())
 
 
 def test_an_optimizer_that_would_train_nothing_is_refused_before_the_first_cut(
@@ -320,13 +323,13 @@ def test_a_look_at_the_training_batches_does_not_set_the_passes_of_a_loader_back
     spec = InputSpec(tuple(inputs.shape[1:]), (0.5,) * inputs.shape[1], (0.2,) * inputs.shape[1])
     loader = Loader(images, targets, spec, batch_size=16, shuffle=True)
     trained: list[int] = []
-    original = loop._train_epoch
+    original = loop._train_round
 
     def train_epoch(*arguments: Any) -> tuple[float, float]:
         trained.append(loader.epoch)
         return original(*arguments)
 
-    with patch.object(loop, "_train_epoch", train_epoch):
+    with patch.object(loop, "_train_round", train_epoch):
         in_place(net, example, sec.Budget(macs=0.5), loader, LOOKING)
     assert trained == list(range(6))
 

@@ -142,7 +142,15 @@ def test_the_course_is_that_of_the_run(page: Taken, run: Path) -> None:
     assert loss["y"] == [epoch["loss"] for epoch in epochs]
     course = specs(page)["course"]["MACs per example"]["data"]
     cuts = [event["cost"]["macs"] for event in read_metrics(run) if event["event"] == "cut"]
-    assert course[0]["x"] == [cuts[0], cuts[1], cuts[1]]
+    assert course[0]["x"] == [cuts[epoch["phase"] == "after the last cut"] for epoch in epochs]
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1, 0, 1, 2]
+    rows = page.tables["Epochs"][1:]
+    assert [row[2].split()[0] for row in rows] == ["before", "1", "before", "1", "2"]
+    assert [row[2].endswith("(kept)") for row in rows] == [epoch["kept"] for epoch in epochs]
+    training = read_summary(run)["training"]
+    assert training["start"]["top1"] == epochs[2]["top1"]
+    kept = page.tables["What was kept"]
+    assert [row[1] for row in kept[1:3]] == [f"{training[side]['top1']:.2%}" for side in ("start", "kept")]
     summary = read_summary(run)
     assert course[1]["y"] == [summary["baseline"]["top1"], summary["pruned"]["top1"]]
 

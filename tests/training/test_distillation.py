@@ -53,7 +53,7 @@ def test_the_teacher_answers_in_evaluation_mode_and_gets_its_modes_back() -> Non
     teacher.train()
     teacher[0].eval()
     teacher[1].register_forward_hook(lambda module, *_: seen.append(module.training))
-    fit(nn.Linear(5, 3), batches(), FitSettings(epochs=1), teacher=Teacher(teacher))
+    fit(nn.Linear(5, 3), batches(), FitSettings(epochs=1).with_rate(0.1), teacher=Teacher(teacher))
     assert seen == [False] * 4
     assert (teacher.training, teacher[0].training, teacher[1].training) == (True, False, True)
 

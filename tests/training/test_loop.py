@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -22,7 +23,9 @@ from secateur.training.loop import fit
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 from tests.recorder import Recorder
 
-CONSTANT = FitSettings(epochs=2, schedule="constant", optimizer=OptimizerSettings(learning_rate=0.1))
+CONSTANT = FitSettings(
+    epochs=2, schedule="constant", warmup=0, clip_norm=0, optimizer=OptimizerSettings(learning_rate=0.1)
+)
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_the_optimizer_handed_in_keeps_its_state_and_its_rate(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    settings = FitSettings(epochs=1, schedule="cosine")
+    settings = FitSettings(epochs=1, warmup=0)
     fit(model, batches, settings, optimizer=optimizer)
     momentum = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
     assert all(buffer.abs().sum() > 0 for buffer in momentum)
@@ -83,7 +86,7 @@ def test_the_optimizer_handed_in_keeps_its_state_and_its_rate(
 
 def test_updates_are_counted_exactly(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     heard = Recorder()
-    settings = FitSettings(updates=7, schedule="constant")
+    settings = FitSettings(updates=7, schedule="constant", optimizer={"learning_rate": 0.1})
     result = fit(model, batches, settings, context=RunContext(callbacks=[heard]))
     assert result.step == 7
     assert [e.done for e in heard if isinstance(e, Progress)] == list(range(1, 8))
@@ -119,7 +122,9 @@ def test_the_last_epoch_and_only_that_is_observed(
     assert seen == len(batches)
 
 
-def test_the_network_is_left_at_its_best(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+def test_the_network_that_is_kept_is_never_below_the_one_before_training(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
     kept: dict[str, Evaluation | None] = {}
     weights: list[Tensor] = []
 
@@ -128,20 +133,19 @@ def test_the_network_is_left_at_its_best(model: nn.Module, batches: list[tuple[T
         if name == "best":
             weights.append(model[0].weight.detach().clone())  # type: ignore[index]
 
-    # A rate that is far too high makes later epochs worse than the best.
-    settings = CONSTANT.model_copy(
-        update={"epochs": 6, "optimizer": OptimizerSettings(learning_rate=3.0, momentum=0.9)}
-    )
-    result = fit(model, batches, settings, validation=batches, context=RunContext(save=keep))
-    top = max((done.top1 or 0.0) for done in result.history)
-    assert result.best is not None
-    assert result.best.metric == top == evaluate(model, batches).metric
-    assert torch.equal(weights[-1], model[0].weight)  # type: ignore[index]
-    assert kept["best"] == result.best
+    fit(model, batches, CONSTANT.model_copy(update={"epochs": 20}))  # so that there is something to lose
+    before, trained = evaluate(model, batches), copy.deepcopy(model.state_dict())
+    assert before.metric > 0.8
+    wrong = [(inputs, 1 - targets) for inputs, targets in batches]  # so that every epoch makes it worse
+    context = replace(plain(), save=keep)
+    result = fit(model, wrong, CONSTANT.with_rate(1.0), validation=batches, context=context)
+    assert [done.epoch for done in result.history] == [0, 1, 2]
+    assert max(done.top1 or 0.0 for done in result.history[1:]) < before.metric
+    assert result.start == result.kept == kept["best"] == before
+    assert result.kept_epoch == 0
     assert kept["last"] == result.evaluation
-    assert [done.epoch for done in result.history if done.best][-1] == 1 + [
-        done.top1 for done in result.history
-    ].index(top) or result.history[-1].best
+    assert torch.equal(weights[-1], model[0].weight)  # type: ignore[index]
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
 
 
 def test_a_loss_that_is_not_a_number_stops_before_the_step(
@@ -203,19 +207,45 @@ def test_auxiliary_heads_are_trained(batches: list[tuple[Tensor, Tensor]]) -> No
 
 
 @pytest.mark.parametrize(
-    ("schedule", "examples", "kept"),
-    # Two standard errors are 3.4 points with 200 examples, and 0.34 with 20,000.
-    [("cosine", 200, [1, 2, 4]), ("cosine", 20_000, [1, 2]), ("constant", 200, [1, 2])],
+    ("examples", "found", "kept"),
+    # The standard error of 0.9 is about 2 points with 200 examples, and 0.2 with 20,000.
+    [
+        # Within the standard error, the loss decides.
+        (200, [(0.90, 0.30), (0.92, 0.28), (0.91, 0.25), (0.925, 0.27)], [0, 1, 2]),
+        (20_000, [(0.90, 0.30), (0.92, 0.28), (0.91, 0.25), (0.93, 0.27)], [0, 1, 3]),
+        # Nothing below the start is kept, whatever its loss.
+        (200, [(0.90, 0.30), (0.895, 0.20), (0.80, 0.10)], [0]),
+        # Something is no longer kept when another one is better by more than the standard error.
+        (200, [(0.90, 0.30), (0.96, 0.35), (0.91, 0.20)], [0, 1]),
+        # Of a user's metric, only a higher value counts.
+        (0, [(0.90, 0.0), (0.90, 0.0), (0.91, 0.0)], [0, 2]),
+    ],
 )
-def test_a_later_epoch_that_is_as_good_within_chance_is_kept(
-    model: nn.Module, batches: list[tuple[Tensor, Tensor]], schedule: str, examples: int, kept: list[int]
+def test_what_differs_by_less_than_the_standard_error_is_decided_by_the_loss(
+    model: nn.Module,
+    batches: list[tuple[Tensor, Tensor]],
+    examples: int,
+    found: list[tuple[float, float]],
+    kept: list[int],
 ) -> None:
-    found = iter([0.93, 0.94, 0.90, 0.93])
-    evaluations = patch.object(loop, "evaluate", lambda *_, **__: Evaluation(next(found), 0.2, examples))
-    settings = CONSTANT.model_copy(update={"epochs": 4, "schedule": schedule})
+    coming = iter(found)
+    evaluations = patch.object(loop, "evaluate", lambda *_, **__: Evaluation(*next(coming), examples))
+    settings = CONSTANT.model_copy(update={"epochs": len(found) - 1})
     with evaluations:
         result = fit(model, batches, settings, validation=batches)
-    assert [done.epoch for done in result.history if done.best] == kept
+    assert [done.epoch for done in result.history if done.kept] == kept
+    assert result.kept_epoch == kept[-1]
+
+
+def test_defaults_are_counted_in_updates_and_evaluated_about_ten_times(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    heard = Recorder()
+    settings = FitSettings(optimizer={"learning_rate": 0.01})
+    result = fit(model, batches, settings, validation=batches, context=RunContext(callbacks=[heard]))
+    assert result.step == 173  # 100 √3
+    assert [done.epoch for done in heard.of(EpochDone)] == [0, *range(5, 58, 5), 58]
+    assert heard.of(EpochDone)[-1].epochs == 58
 
 
 def test_batches_that_can_be_gone_through_only_once_are_refused() -> None:

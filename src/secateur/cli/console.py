@@ -157,18 +157,26 @@ class Reporter(Callback):
 
 
 def epoch_line(event: EpochDone) -> str:
-    """Format an epoch as one line.
+    """Format an epoch as one line; ``kept`` marks each network that was preferred to those before it.
 
     Args:
         event: the epoch.
 
-    >>> epoch_line(EpochDone("training", 1, 5, 0.51, 0.01, 3.2, top1=0.9, best=True))
-    'training  epoch 1/5  loss 0.510  top-1 90.00%  lr 0.01  3.2 s  best so far'
+    >>> epoch_line(EpochDone("training", 0, 5, None, None, 0.2, top1=0.9, validation_loss=0.3, kept=True))
+    'training  before training  top-1 90.00%  validation loss 0.300  0.2 s  kept'
+    >>> epoch_line(EpochDone("training", 1, 5, 0.51, 0.01, 3.2, top1=0.89, validation_loss=0.4))
+    'training  epoch 1/5  loss 0.510  top-1 89.00%  validation loss 0.400  lr 0.01  3.2 s'
     """
-    parts = [event.phase, f"epoch {event.epoch}/{event.epochs}", f"loss {event.loss:.3f}"]
+    parts = [event.phase, f"epoch {event.epoch}/{event.epochs}" if event.epoch else "before training"]
+    if event.loss is not None:
+        parts.append(f"loss {event.loss:.3f}")
     if event.top1 is not None:
         parts.append(f"top-1 {percent(event.top1)}")
-    parts += [f"lr {event.learning_rate:.3g}", duration(event.seconds)]
-    if event.best:
-        parts.append("best so far")
+    if event.validation_loss is not None:
+        parts.append(f"validation loss {event.validation_loss:.3f}")
+    if event.learning_rate is not None:
+        parts.append(f"lr {event.learning_rate:.3g}")
+    parts.append(duration(event.seconds))
+    if event.kept:
+        parts.append("kept")
     return "  ".join(parts)

@@ -37,8 +37,8 @@ def train(
         ),
     ] = None,
     sets: options.Set = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images.", show_default="10")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Base learning rate.", show_default="0.01")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.", show_default="by their number")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.", show_default="found by short trials")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in one step.", show_default="32")] = None,
     size: options.Size = None,
     device: options.JobDevice = None,
@@ -50,8 +50,8 @@ def train(
 ) -> None:
     """Train a network on a folder of images, from published weights, a file, or random weights.
 
-    The classifier is replaced by one for the folder's classes. The best network on the validation images is
-    kept in RUN/checkpoints/best.safetensors and evaluated on the test images.
+    The classifier is replaced by one for the folder's classes. The network that does best on the validation
+    images is kept in RUN/checkpoints/best.safetensors and evaluated on the test images.
 
     Everything else is set with --set: `secateur recipe train` lists the names and their defaults.
 

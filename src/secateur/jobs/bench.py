@@ -32,6 +32,7 @@ from secateur.recipes import (
 )
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import report_note
+from secateur.training.loop import FitState
 from secateur.training.run_folder import MEASURED, read_measured
 
 _SECONDS_BETWEEN_WRITES = 5.0
@@ -48,6 +49,7 @@ class Bench(Callback):
         data: the images for ranking, fine-tuning and validation.
         measured: scores and curves of the network before the job, once they are known.
         latency: the measurement before the last cut, if the budget limits latency.
+        tuned: the last fine-tuning, once it is finished.
     """
 
     job: PruneJob
@@ -56,6 +58,7 @@ class Bench(Callback):
     data: ImageData
     measured: Measured | None = None
     latency: LatencyFit | None = None
+    tuned: FitState | None = None
     _latest: Measured | None = None
     _network: str = ""
     _cuts: list[Cut] = field(default_factory=list)
@@ -94,7 +97,7 @@ class Bench(Callback):
         )
         result = run_recipe(model, self.network.example(), budget, self.job.recipe, training, context)
         self._remember(Measured(self._network, result.scores, result.curves))
-        self.latency = result.latency
+        self.latency, self.tuned = result.latency, result.fits[-1] if result.fits else None
         return result.cuts
 
     def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
@@ -171,7 +174,7 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
 
     def attempt(model: nn.Module, share: float) -> nn.Module:
         tries.append(_Try(()))
-        tries[-1] = _Try(bench.cut(model, Budget(**{settings.of: share})))
+        tries[-1] = _Try(bench.cut(model, Budget(**{settings.of: share})), bench.tuned)
         return model
 
     def judge(model: nn.Module) -> float:
@@ -190,6 +193,7 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
     )
     path = [_point(tried, tries[tried.number]) for tried in result.path]
     best = tries[result.best.number]
+    bench.tuned = best.tuned
     network = replace(bench.network, model=result.model)
     bench.place.save("best", network.after(cut_record(cut) for cut in best.cuts))
     return network, best.cuts, path
@@ -200,6 +204,7 @@ class _Try:
     """The result of a search for one budget."""
 
     cuts: tuple[Cut, ...]
+    tuned: FitState | None = None
     file: Path | None = None
 
 

@@ -15,7 +15,7 @@ from secateur.jobs.detector import prune_pt
 from secateur.jobs.images import open_images, read_all
 from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network, run_file
-from secateur.jobs.records import cut_record
+from secateur.jobs.records import cut_record, fit_record
 from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_detector
 from secateur.jobs.verifications import of_cuts
 from secateur.jobs.workplace import Workplace, at_work
@@ -145,6 +145,8 @@ def _with_data(
             assert job.search is not None
             network, cuts, path = search(job.search, bench)
             place.run.summarise(path=path)
+    if bench.tuned is not None:
+        place.run.summarise(training=fit_record(bench.tuned))
     after = place.evaluate(network.model, data.test_batches())
     report_note(place.callbacks, f"after: {after}")
     place.run.summarise(classes=data.classes, skipped=data.skipped)

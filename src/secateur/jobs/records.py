@@ -18,7 +18,9 @@ from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, Cut, Tried
 from secateur.training.context import RunContext
+from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone
+from secateur.training.loop import FitState
 from secateur.training.process_group import uses_bf16
 from secateur.training.run_folder import CONFIG, RunFolder, read_config
 
@@ -173,6 +175,34 @@ def epoch_record(epoch: EpochDone) -> dict[str, Any]:
     0.5
     """
     return {"event": "epoch", **asdict(epoch)}
+
+
+def fit_record(state: FitState) -> dict[str, Any]:
+    """Convert the outcome of a training to plain values.
+
+    Args:
+        state: of the finished training.
+
+    Returns:
+        ``start``, ``kept`` and ``highest``: evaluations on the validation images before training, of the
+        epoch that is kept, and the highest, ``None`` without validation; ``kept_epoch`` and ``epochs``; the
+        peak ``learning_rate``, and the ``reason`` for it.
+    """
+    return {
+        "start": _evaluation_record(state.start),
+        "kept": _evaluation_record(state.kept),
+        "highest": _evaluation_record(state.highest),
+        "kept_epoch": state.kept_epoch,
+        "epochs": state.epoch,
+        "learning_rate": state.rate.value if state.rate else None,
+        "reason": state.rate.reason if state.rate else None,
+    }
+
+
+def _evaluation_record(found: Evaluation | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"top1": found.metric, "loss": found.loss, "examples": found.examples, "error": found.error}
 
 
 def cut_record(cut: Cut) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur.jobs.images import open_images, read_all
 from secateur.jobs.networks import Network, check_outputs, input_of, open_network
+from secateur.jobs.records import fit_record
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.workplace import at_work
 from secateur.recipes import Callback
@@ -58,7 +59,8 @@ def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) ->
             model=network.name,
             **figures,
             checkpoint=network.file,
-            validation_top1=state.best.metric if state.best else None,
+            training=fit_record(state),
+            validation_top1=state.kept.metric if state.kept else None,
             classes=data.classes,
             skipped=data.skipped,
             latency=conditions,

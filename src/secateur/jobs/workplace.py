@@ -67,10 +67,12 @@ class Workplace:
             network: with its weights.
             data: the images, already read; ``None`` if there are none.
         """
-        images = {}
+        images, tested_on = {}, None
         if data is not None:
             images = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
-        self.run.summarise(start={"weights": fingerprint(network.model), "images": images})
+            tested_on = "validation" if data.test is data.validation else "test"
+        start = {"weights": fingerprint(network.model), "images": images, "tested_on": tested_on}
+        self.run.summarise(start=start)
 
     def save(self, name: str, network: Network, evaluation: Evaluation | None = None) -> Path:
         """Write a network to the run's checkpoints.

@@ -13,9 +13,6 @@ from secateur.errors import UsageError
 from secateur.settings import Need, Settings, SettingsError, merged, mistakes, refuse_idle
 from secateur.training.settings import FitSettings
 
-_CLIP_NORM = 5.0
-"""Limit of gradient norms, above those of a trained network; after a cut, training may diverge without it."""
-
 
 class Distillation(Settings):
     """Training on the outputs of the network before the first cut (arXiv 1503.02531).
@@ -96,8 +93,8 @@ class Recipe(Settings):
     distillation: Distillation = Distillation()
     cost_regularization: CostRegularization = CostRegularization()
     filters_only: bool = False
-    between: FitSettings = FitSettings(epochs=1, schedule="constant", keep_best=False, clip_norm=_CLIP_NORM)
-    finetune: FitSettings = FitSettings(epochs=10, clip_norm=_CLIP_NORM)
+    between: FitSettings = FitSettings(epochs=1, schedule="constant", keep_best=False)
+    finetune: FitSettings = FitSettings()
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Recipe:
@@ -211,7 +208,7 @@ class Recipe(Settings):
         yield from phase.needs(name)
         if name == "between":
             once = self.steps == 1 and self.channels_per_step is None
-            trains = bool(phase.epochs or phase.updates)
+            trains = phase.trains
             for setting in FitSettings.model_fields:
                 used = getattr(phase, setting) if setting in ("epochs", "updates") else trains
                 remedy = "set steps above 1 or channels_per_step"
@@ -235,7 +232,7 @@ def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
         if "epochs" in phase:
             changes[name] = {"updates": None, **phase}
         elif phase.get("updates") is not None:
-            changes[name] = {"epochs": 0, **phase}
+            changes[name] = {"epochs": None, **phase}
     regularization = changes.get("cost_regularization")
     if isinstance(regularization, Mapping) and regularization.get("unit") is not None:
         changes.setdefault("allocation", "global")
@@ -261,7 +258,8 @@ _PAPER = {"learning_rate": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 def _constant(optimizer: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    return {"optimizer": optimizer, "schedule": "constant", "keep_best": False, "clip_norm": 0, **settings}
+    plain = {"schedule": "constant", "warmup": 0, "clip_norm": 0, "keep_best": False}
+    return {"optimizer": optimizer, **plain, **settings}
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -279,7 +277,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper": {
             **_PLAIN,
             "channels_per_step": 1,
-            "between": _constant(_PAPER, epochs=0, updates=30),
+            "between": _constant(_PAPER, updates=30),
             "finetune": _constant(_PAPER, epochs=10, keep_best=True),
         },
     }

@@ -398,7 +398,7 @@ class _RecipeRun:
     def tuned_scores(self) -> Scores | None:
         """Fine-tune; return scores from the last epoch, if the criterion can observe training."""
         settings = self.recipe.between
-        if settings.epochs == 0 and settings.updates is None:
+        if not settings.trains:
             return None
         if self.training.train is not None:
             self.training.train(self.model, settings)
@@ -425,7 +425,7 @@ class _RecipeRun:
         validation: Batches | None,
         observer: ScoreCollector | None = None,
     ) -> None:
-        """Fine-tune for one phase."""
+        """Fine-tune for one phase; an optimizer of the user's keeps its learning rate."""
         done = fit(
             self.model,
             self.batches,
@@ -433,6 +433,7 @@ class _RecipeRun:
             validation=validation,
             metric=self.training.metric,
             optimizer=self.optimizer,
+            find_rate=self.training.optimizer is None,
             loss_fn=self.loss_fn,
             teacher=self.teacher,
             observe=observer,
@@ -481,7 +482,7 @@ def _is_cross_entropy(loss_fn: LossFunction | None) -> bool:
 def _trains(recipe: Recipe) -> bool:
     """Check whether a recipe trains at all."""
     phases = [recipe.finetune, *([recipe.between] if _several(recipe) else [])]
-    return any(phase.epochs or phase.updates for phase in phases)
+    return any(phase.trains for phase in phases)
 
 
 def _check_batches(recipe: Recipe, training: Training, criterion: Criterion) -> None:

@@ -9,20 +9,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch.
+    """One evaluation in a training: before it, or after an epoch or several.
 
     Attributes:
         number: from 1, over the whole run.
+        epoch: number of epochs of the phase that are over; 0 for the network before training.
+        kept: whether this network was preferred to those before it.
         attempt: number of the network in a search, from 1.
         phase: of the run.
-        loss: in training.
+        loss: in training; ``None`` before it.
         top1: share of the validation examples that are classified correctly, if there are any.
         macs: multiply-accumulates of the network at that time; ``None`` before the first cut.
         params: parameters, likewise.
-        seconds: its duration.
+        seconds: since the evaluation before.
     """
 
     number: int
+    epoch: int
+    kept: bool
     attempt: int
     phase: str
     loss: float | None
@@ -119,6 +123,8 @@ def course_of(events: Iterable[Mapping[str, Any]]) -> Course:
 def _epoch(event: Mapping[str, Any], number: int, attempt: int, last: CutMade | None) -> Epoch:
     return Epoch(
         number=number,
+        epoch=int(event["epoch"]),
+        kept=bool(event["kept"]),
         attempt=attempt,
         phase=str(event["phase"]),
         loss=_number(event["loss"]),

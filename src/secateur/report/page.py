@@ -32,6 +32,8 @@ _SUMMARY = (
     "criterion",
     "latency",
     "path",
+    "training",
+    "start",
     "seed",
     "seconds",
     "classes",
@@ -145,6 +147,9 @@ _ROWS = (
     ("latency_ms", "latency", milliseconds),
 )
 
+_NO_TEST = "validation accuracy (epochs were chosen on these images)"
+"""The name of the accuracy where there are no test images besides those of validation."""
+
 
 def comparison(records: Records) -> list[dict[str, str]]:
     """Compare each figure before and after the run.
@@ -167,6 +172,8 @@ def comparison(records: Records) -> list[dict[str, str]]:
         old, new = before.get(key), after.get(key)
         if new is not None:
             shown = {"before": show(old) if old is not None else "", "after": show(new)}
+            if key == "top1" and (summary.get("start") or {}).get("tested_on") == "validation":
+                name = _NO_TEST
             words = {side: text.replace(" ", "\N{NO-BREAK SPACE}") for side, text in shown.items()}
             unit = "points" if key == "top1" and old is not None else ""
             rows.append({"name": name, **words, "change": _change(key, old, new), "unit": unit})

@@ -36,6 +36,10 @@ class WeightAverage:
         """Add the current weights to the average; call it after each optimizer step."""
         self.averaged.update_parameters(self.model)
 
+    def restart(self) -> None:
+        """Begin again: the next update takes the weights as they are."""
+        self.averaged.n_averaged.zero_()
+
     def weights(self) -> dict[str, Tensor]:
         """Return the average as a state dictionary of the network; at first, the network's own weights."""
         return self.averaged.module.state_dict()

@@ -30,29 +30,29 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One epoch of training is over.
+    """Training has been evaluated: before it began, as epoch 0, or after an epoch or several.
 
     Attributes:
         phase: which phase of the run, such as ``"after cut 2"``.
-        epoch: number within the phase, from 1.
+        epoch: number of epochs of the phase that are over; 0 for the network before training.
         epochs: of the phase.
-        loss: mean over the examples of the epoch, while the weights changed.
-        learning_rate: of the last step.
-        seconds: time for the epoch, validation included.
-        top1: share of validation examples classified rightly, if there are any.
+        loss: mean over the examples since the last report, while the weights changed; none for epoch 0.
+        learning_rate: of the last step; none for epoch 0.
+        seconds: time since the last report, validation included.
+        top1: share of validation examples classified correctly, if there are any.
         validation_loss: mean over them.
-        best: whether this is the best epoch so far, of a phase that keeps its best.
+        kept: whether this network is kept, unless a later one is preferred to it.
     """
 
     phase: str
     epoch: int
     epochs: int
-    loss: float
-    learning_rate: float
+    loss: float | None
+    learning_rate: float | None
     seconds: float
     top1: float | None = None
     validation_loss: float | None = None
-    best: bool = False
+    kept: bool = False
 
 
 class TrainingCallback:
@@ -65,7 +65,7 @@ class TrainingCallback:
         """Called with something that a user should know, in one line."""
 
     def on_epoch_end(self, epoch: EpochDone) -> None:
-        """Called after each epoch of training, validation included."""
+        """Called before training, and after each epoch or several, when the network has been evaluated."""
 
 
 def report_progress(

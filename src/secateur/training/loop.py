@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -22,24 +22,32 @@ from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.devices import channels_last
 from secateur.errors import DataError, StoppedError, TrainingError
+from secateur.formats import duration
 from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
-from secateur.training.events import EpochDone, report_progress
+from secateur.training.events import EpochDone, report_note, report_progress
 from secateur.training.losses import LossFunction, with_auxiliaries
-from secateur.training.optimizers import learning_rate_factors, make_optimizer, scaled_learning_rates
+from secateur.training.optimizers import (
+    largest_rate,
+    learning_rate_factors,
+    make_optimizer,
+    scaled_learning_rates,
+)
+from secateur.training.peak_rate import PeakRate, find_peak_rate
 from secateur.training.process_group import mean_loss, set_weight, share_buffers, synchronized_batch_norm
 from secateur.training.resume import Entry, prefixed, restore, snapshot, under
+from secateur.training.selection import is_preferred
 from secateur.training.settings import FitSettings
 
 FIT = "fit"
 """Name of this part of a journal."""
 
-_BEST, _AVERAGE = "best.", "average."
-_BEYOND_CHANCE = 2.0  # standard errors, about one case in twenty
+_KEPT, _START, _AVERAGE = "kept.", "start.", "average."
+_BACKWARD = 3.0  # a training step takes about as long as so many forward passes
 
 
 class FitOptions(TypedDict, total=False):
@@ -48,7 +56,8 @@ class FitOptions(TypedDict, total=False):
     Attributes:
         validation: evaluated after each epoch.
         metric: called with the network after each epoch instead; larger is better.
-        optimizer: used, and its state kept, instead of a new one.
+        optimizer: used, with its learning rate, and its state kept, instead of a new one.
+        find_rate: find a learning rate for ``optimizer`` too, if the settings do not give one.
         loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given, and the
             loss that the network returns for batches that are mappings. For these it is called with all that
             the network returns, and with the batch.
@@ -63,6 +72,7 @@ class FitOptions(TypedDict, total=False):
     validation: Batches | None
     metric: Metric | None
     optimizer: Optimizer | None
+    find_rate: bool
     loss_fn: LossFunction | None
     teacher: Teacher | None
     observe: AbstractContextManager[Any] | None
@@ -77,46 +87,69 @@ class FitState:
     Attributes:
         epoch: number of finished epochs.
         step: number of finished optimizer steps.
+        rate: the peak learning rate.
         evaluation: of the last epoch, if there is validation data.
-        best: the best evaluation so far.
-        best_epoch: its number.
-        history: all epochs so far.
-        best_weights: of the network after the best epoch, if the settings keep it.
+        start: of the network before training; epoch 0.
+        highest: the evaluation with the highest metric so far.
+        kept: of the network that is kept (:func:`secateur.training.selection.is_preferred`).
+        kept_epoch: its number.
+        history: all epochs so far, those before a restart included.
+        kept_weights: of the network that is kept, if the settings keep one.
+        start_weights: of the network before training, while the training may be started once more.
     """
 
     epoch: int = 0
     step: int = 0
+    rate: PeakRate | None = None
     evaluation: Evaluation | None = None
-    best: Evaluation | None = None
-    best_epoch: int = 0
+    start: Evaluation | None = None
+    highest: Evaluation | None = None
+    kept: Evaluation | None = None
+    kept_epoch: int = 0
     history: list[EpochDone] = field(default_factory=list)
-    best_weights: dict[str, Tensor] | None = field(default=None, repr=False)
+    kept_weights: dict[str, Tensor] | None = field(default=None, repr=False)
+    start_weights: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the weights as plain values."""
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "evaluation": None if self.evaluation is None else asdict(self.evaluation),
-            "best": None if self.best is None else asdict(self.best),
-            "best_epoch": self.best_epoch,
+            "rate": None if self.rate is None else asdict(self.rate),
+            **{name: _plain(getattr(self, name)) for name in _EVALUATIONS},
+            "kept_epoch": self.kept_epoch,
             "history": [asdict(done) for done in self.history],
         }
 
     @classmethod
     def from_entry(cls, entry: Entry) -> FitState:
-        """Read a state from a journal, with the best weights if they are there."""
-        facts = entry.facts
-        evaluation, best = (
-            None if facts[name] is None else Evaluation(**facts[name]) for name in ("evaluation", "best")
+        """Read a state from a journal, with the weights if they are there."""
+        facts, rate = entry.facts, entry.facts["rate"]
+        return cls(
+            epoch=facts["epoch"],
+            step=facts["step"],
+            rate=None if rate is None else PeakRate(**rate),
+            **{name: None if facts[name] is None else Evaluation(**facts[name]) for name in _EVALUATIONS},
+            kept_epoch=facts["kept_epoch"],
+            history=[EpochDone(**done) for done in facts["history"]],
+            kept_weights=under(_KEPT, entry.tensors) or None,
+            start_weights=under(_START, entry.tensors) or None,
         )
-        history = [EpochDone(**done) for done in facts["history"]]
-        weights = under(_BEST, entry.tensors) or None
-        return cls(facts["epoch"], facts["step"], evaluation, best, facts["best_epoch"], history, weights)
+
+
+_EVALUATIONS = ("evaluation", "start", "highest", "kept")
+
+
+def _plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    return None if evaluation is None else asdict(evaluation)
 
 
 def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Unpack[FitOptions]) -> FitState:
     """Train a network in place.
+
+    The network before training is evaluated as epoch 0, and what is kept is never worse on the validation
+    examples. A learning rate that is not given is found by short trials on copies. If the mean loss
+    of an epoch is then above that before training, the training starts once more at a tenth of the rate.
 
     Before the first epoch, and after each, ``context.save`` is called, so that there is always a good
     checkpoint.
@@ -134,8 +167,8 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
         **options: see :class:`FitOptions`.
 
     Returns:
-        The history. The network is as after the best epoch if ``settings.keep_best``
-        and it was evaluated, else as after the last.
+        The history. The network is as after the epoch that is kept if ``settings.keep_best`` and it was
+        evaluated, else as after the last.
 
     Raises:
         TrainingError: the loss is not finite; the step is not taken.
@@ -149,17 +182,20 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
     # Laid out before Fabric wraps the network: DistributedDataParallel keeps gradients as weights lie then.
     with _network_ready(model, options.get("teacher"), context.uses_channels_last(model)):
         setup = _prepare(model, batches, settings, options, context)
-        state = _resume(setup)
+        resumed = _resume(setup)
         context.save("last", None)
+        state = resumed or _begin(setup)
         with scaled_learning_rates(setup.optimizer) as scale_rates:
             try:
-                _run_epochs(setup, state, scale_rates)
+                while not _run_epochs(setup, state, scale_rates):
+                    _start_again(setup, state)
             except StoppedError:
                 context.save("last", None)
                 context.journal.flush()
                 raise
-    if state.best_weights is not None:
-        model.load_state_dict(state.best_weights)
+    if state.kept_weights is not None:
+        model.load_state_dict(state.kept_weights)
+        report_note(context.callbacks, f"{setup.phase}: {_outcome(state)}")
     return state
 
 
@@ -169,13 +205,18 @@ class _Setup:
 
     Attributes:
         wrapped: the network as Fabric runs it; ``stepper`` is its optimizer.
+        base_rate: learning rate of the optimizer, which the schedule multiplies.
+        finds_rate: whether the peak learning rate is found, or that of the optimizer.
         steps_per_epoch: optimizer steps; ``steps`` and ``epochs`` are those of the whole training.
+        epochs_per_round: epochs between two evaluations.
     """
 
     model: nn.Module
     batches: Batches
     settings: FitSettings
     optimizer: Optimizer
+    base_rate: float
+    finds_rate: bool
     loss_fn: LossFunction
     teacher: Teacher | None
     evaluate: Callable[[], Evaluation] | None
@@ -188,6 +229,7 @@ class _Setup:
     channels_last: bool
     steps_per_epoch: int
     steps: int
+    epochs_per_round: int
 
     @property
     def epochs(self) -> int:
@@ -208,19 +250,23 @@ def _network_ready(model: nn.Module, teacher: Teacher | None, channels_last: boo
 def _prepare(
     model: nn.Module, batches: Batches, settings: FitSettings, options: FitOptions, context: RunContext
 ) -> _Setup:
-    optimizer = options.get("optimizer") or make_optimizer(model, settings.optimizer)
+    its_own = options.get("optimizer")
+    optimizer = its_own or make_optimizer(model, settings.optimizer)
+    is_free = its_own is None or options.get("find_rate", False)
     given = options.get("loss_fn")
     loss_fn = given or partial(cross_entropy, label_smoothing=settings.label_smoothing)
     wrapped, stepper = context.fabric.setup(model, optimizer)
     per_epoch = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if per_epoch == 0:
         raise DataError("there are no batches to train on: the batch size is larger than the data set")
-    steps = settings.updates if settings.updates is not None else settings.epochs * per_epoch
+    steps = settings.steps(per_epoch)
     return _Setup(
         model=model,
         batches=batches,
         settings=settings,
         optimizer=optimizer,
+        base_rate=largest_rate(optimizer),
+        finds_rate=is_free and settings.optimizer.learning_rate == "auto",
         loss_fn=with_auxiliaries(loss_fn, own=given is None),
         teacher=options.get("teacher"),
         evaluate=_evaluator(model, options.get("validation"), options.get("metric"), context),
@@ -233,6 +279,7 @@ def _prepare(
         channels_last=context.uses_channels_last(model),
         steps_per_epoch=min(per_epoch, max(steps, 1)),
         steps=steps,
+        epochs_per_round=settings.epochs_per_round(per_epoch),
     )
 
 
@@ -252,16 +299,104 @@ def _measure(model: nn.Module, metric: Metric) -> Evaluation:
         return Evaluation(float(metric(model)), name="metric")
 
 
-def _resume(setup: _Setup) -> FitState:
+def _resume(setup: _Setup) -> FitState | None:
     """Restore the state of an earlier call that was killed, if there was one."""
     entry = setup.context.journal.recall(FIT)
     if entry is None or entry.facts["phase"] != setup.phase:
-        return FitState()
+        return None
     restore(entry, setup.model, setup.optimizer)
     if setup.average is not None:
         setup.average.averaged.load_state_dict(under(_AVERAGE, entry.tensors))
     set_epoch(setup.batches, entry.facts["loader_epoch"])
     return FitState.from_entry(entry)
+
+
+def _begin(setup: _Setup) -> FitState:
+    """Evaluate the network before training, choose the learning rate, and report both."""
+    state = FitState()
+    began = time.perf_counter()
+    if setup.evaluate is not None:
+        state.start = state.evaluation = setup.evaluate()
+        _finish_epoch(setup, state, None, None, time.perf_counter() - began)
+    if not setup.steps:
+        return state
+    seconds: float | None = None
+    if not setup.finds_rate:
+        state.rate = PeakRate(setup.base_rate, "as given")
+        size = getattr(setup.batches, "batch_size", None)
+        if state.start is not None and state.start.examples and size:
+            seconds = _BACKWARD * state.history[0].seconds * size / state.start.examples
+    else:
+        trials = find_peak_rate(
+            setup.model,
+            setup.batches,
+            setup.settings,
+            partial(_loss_on_copy, setup),
+            setup.context.interruption,
+        )
+        state.rate, seconds = setup.context.ranks.broadcast((trials.rate, trials.seconds_per_step))
+        state.start_weights = prefixed("", setup.model.state_dict())
+    if seconds is not None:
+        report_note(setup.context.callbacks, _outlook(setup, state, seconds))
+    return state
+
+
+def _outlook(setup: _Setup, state: FitState, seconds_per_step: float) -> str:
+    """Format how long the training will be, how long it will take, and its peak learning rate."""
+    assert state.rate is not None
+    rounds = math.ceil(setup.epochs / setup.epochs_per_round)
+    evaluations = rounds * state.history[0].seconds if state.history else 0.0
+    seconds = setup.steps * seconds_per_step + evaluations
+    epochs = f"{setup.epochs} epoch{'s' if setup.epochs != 1 else ''}"
+    return (
+        f"{setup.phase}: {setup.steps:,} updates in {epochs}, about {duration(seconds)}; peak learning rate "
+        f"{state.rate.value:.3g} ({state.rate.reason})"
+    )
+
+
+def _start_again(setup: _Setup, state: FitState) -> None:
+    """Start a training that diverged once more from the network before it, at a lower learning rate."""
+    assert state.start_weights is not None
+    assert state.rate is not None
+    setup.model.load_state_dict(state.start_weights)
+    setup.optimizer.state.clear()
+    if setup.average is not None:
+        setup.average.restart()
+    rate = state.rate.lowered()
+    report_note(
+        setup.context.callbacks,
+        f"{setup.phase}: diverged in epoch {state.epoch} (its loss is above the {state.rate.start_loss:.3g} "
+        f"before training); starts once more from the network before training, with a peak learning rate of "
+        f"{rate.value:.3g}",
+    )
+    state.rate, state.start_weights = rate, None
+    state.epoch = state.step = 0
+
+
+def _outcome(state: FitState) -> str:
+    """Format which network is kept, and how it compares with the one before training."""
+    start, kept, highest = state.start, state.kept, state.highest
+    assert start is not None
+    assert kept is not None
+    assert highest is not None
+    if not state.kept_epoch:
+        return f"no epoch is better than the network before training, which is kept ({kept})"
+    name = f"epoch {state.kept_epoch}" + (" of the second start" if _restarted(state) else "")
+    text = f"{name} is kept ({kept}; before training {start.name} {start.metric:.2%}, loss {start.loss:.4f})"
+    if not kept.examples:
+        return f"{name} is kept ({kept}; before training {start.metric:.6g})"
+    if highest.metric > kept.metric:
+        return (
+            f"{text}; the highest was {highest.metric:.2%}, within the standard error of "
+            f"{100 * highest.error:.1f} points, which decides nothing"
+        )
+    return text
+
+
+def _restarted(state: FitState) -> bool:
+    """Return whether the training diverged and started once more."""
+    epochs = [done.epoch for done in state.history if done.epoch]
+    return epochs != sorted(epochs)
 
 
 def _record(setup: _Setup, state: FitState) -> None:
@@ -270,46 +405,52 @@ def _record(setup: _Setup, state: FitState) -> None:
     if not journal:
         return
     taken = snapshot(setup.model, setup.optimizer)
-    tensors = {**taken.tensors, **prefixed(_BEST, state.best_weights or {})}
+    kept, start = prefixed(_KEPT, state.kept_weights or {}), prefixed(_START, state.start_weights or {})
+    tensors = {**taken.tensors, **kept, **start}
     if setup.average is not None:
         tensors |= prefixed(_AVERAGE, setup.average.averaged.state_dict())
     facts = {"phase": setup.phase, "loader_epoch": epoch_of(setup.batches), **taken.facts, **state.facts()}
     journal.record(FIT, Entry(facts, tensors))
 
 
-def _run_epochs(setup: _Setup, state: FitState, scale_rates: Callable[[float], float]) -> None:
-    factors = islice(
-        learning_rate_factors(setup.settings.schedule, setup.steps, setup.settings.warmup), state.step, None
-    )
+def _run_epochs(setup: _Setup, state: FitState, scale_rates: Callable[[float], float]) -> bool:
+    """Train until the end; return whether that was reached, or whether the training diverged before."""
+    assert state.rate is not None or not setup.steps
+    scale = state.rate.value / setup.base_rate if state.rate is not None else 1.0
+    schedule = learning_rate_factors(setup.settings.schedule, setup.steps, setup.settings.warmup)
+    factors = (scale * factor for factor in islice(schedule, state.step, None))
     while state.epoch < setup.epochs and not _is_out_of_patience(setup, state):
         _record(setup, state)
         began = time.perf_counter()
-        is_last = state.epoch + 1 == setup.epochs
+        is_last = state.epoch + setup.epochs_per_round >= setup.epochs
         with setup.observe if is_last else nullcontext() as observer:
-            loss, rate = _train_epoch(setup, state, (scale_rates(factor) for factor in factors), observer)
-        state.epoch += 1
+            loss, rate = _train_round(setup, state, (scale_rates(factor) for factor in factors), observer)
+        state.epoch = min(state.epoch + setup.epochs_per_round, setup.epochs)
         with setup.average.applied() if setup.average else nullcontext():
             if setup.evaluate is not None:
                 state.evaluation = setup.evaluate()
             _finish_epoch(setup, state, loss, rate, time.perf_counter() - began)
+        if state.start_weights is not None and state.rate is not None and state.rate.is_exceeded_by(loss):
+            return False
     if setup.average is not None:
         setup.model.load_state_dict(setup.average.weights())
+    return True
 
 
-def _train_epoch(
+def _train_round(
     setup: _Setup, state: FitState, rates: Iterator[float], observer: Any
 ) -> tuple[float, float]:
-    """Train for one pass over the batches, or for the steps that are left.
+    """Train for the epochs until the next evaluation, or for the steps that are left.
 
     Each item of ``rates`` sets the next learning rate. Returns the mean loss and the last rate.
     """
     setup.model.train()
     total, examples, rate = 0.0, 0, 0.0
     context = setup.context
-    left = min(setup.steps_per_epoch, setup.steps - state.step)
-    parts = islice(split_across_ranks(setup.batches, context.ranks), left)
+    left = min(setup.steps_per_epoch * setup.epochs_per_round, setup.steps - state.step)
+    passes = (split_across_ranks(setup.batches, context.ranks) for _ in range(setup.epochs_per_round))
     with synchronized_batch_norm(setup.model, context.ranks):
-        for part in parts:
+        for part in islice(chain.from_iterable(passes), left):
             rate = next(rates)
             with _observed(observer, part):
                 loss = _train_step(setup, state, part)
@@ -323,20 +464,33 @@ def _train_epoch(
     return total / examples, rate
 
 
-def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
-    """Take one optimizer step on one batch, of which a part is here; return the loss of the whole batch."""
+def _loss_on_copy(setup: _Setup, copy: nn.Module, batch: Any) -> Tensor:
+    """Compute the training loss of a whole batch on a copy of the network, which Fabric does not run."""
+    with setup.context.fabric.autocast():
+        return _loss(setup, copy, batch)
+
+
+def _loss(setup: _Setup, module: nn.Module, batch: Any) -> Tensor:
+    """Compute the training loss of a batch."""
     context = setup.context
-    inputs, targets = split_with_targets(part.batch, "training")
-    setup.optimizer.zero_grad(set_to_none=True)
+    inputs, targets = split_with_targets(batch, "training")
     inputs, targets = tree_map_only(Tensor, lambda leaf: leaf.to(context.device), (inputs, targets))
     if setup.channels_last:
         inputs = tree_map_only(Tensor, lambda leaf: channels_last(leaf) if leaf.ndim == 4 else leaf, inputs)
     args, kwargs = call_arguments(inputs)
-    outputs = setup.wrapped(*args, **kwargs)
+    outputs = module(*args, **kwargs)
     loss = setup.loss_fn(outputs, targets)
     if setup.teacher is not None and not isinstance(targets, Mapping):
         with context.fabric.autocast():
             loss = setup.teacher.join(loss, outputs, inputs)
+    return loss
+
+
+def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
+    """Take one optimizer step on one batch, of which a part is here; return the loss of the whole batch."""
+    context = setup.context
+    setup.optimizer.zero_grad(set_to_none=True)
+    loss = _loss(setup, setup.wrapped, part.batch)
     value = mean_loss(float(loss.detach()), part, context.ranks)
     if not math.isfinite(value):
         raise TrainingError(
@@ -362,17 +516,17 @@ def _observed(observer: Any, part: RankBatch) -> AbstractContextManager[Any]:
     return nullcontext() if part.examples else observer.muted()
 
 
-def _finish_epoch(setup: _Setup, state: FitState, loss: float, rate: float, seconds: float) -> None:
-    """Record the epoch, save the network, and report."""
+def _finish_epoch(
+    setup: _Setup, state: FitState, loss: float | None, rate: float | None, seconds: float
+) -> None:
+    """Record the epoch, keep the network if it is preferred, and report."""
     evaluation = state.evaluation
-    is_better = evaluation is not None and _is_better(setup, state, evaluation)
-    is_best = is_better and setup.settings.keep_best
-    if is_better:
-        state.best, state.best_epoch = evaluation, state.epoch
-    if is_best:
+    is_kept = evaluation is not None and _consider(state, evaluation) and setup.settings.keep_best
+    if is_kept:
         setup.context.save("best", evaluation)
-        state.best_weights = prefixed("", setup.model.state_dict())
-    setup.context.save("last", evaluation)
+        state.kept_weights = prefixed("", setup.model.state_dict())
+    if state.epoch:  # before the first epoch, it is kept already
+        setup.context.save("last", evaluation)
     done = EpochDone(
         phase=setup.phase,
         epoch=state.epoch,
@@ -382,27 +536,28 @@ def _finish_epoch(setup: _Setup, state: FitState, loss: float, rate: float, seco
         seconds=seconds,
         top1=evaluation.metric if evaluation else None,
         validation_loss=evaluation.loss if evaluation else None,
-        best=is_best,
+        kept=is_kept,
     )
     state.history.append(done)
     for callback in setup.context.callbacks:
         callback.on_epoch_end(done)
 
 
-def _is_better(setup: _Setup, state: FitState, evaluation: Evaluation) -> bool:
-    """Return whether the network is worth keeping instead of the best so far."""
-    if state.best is None:
-        return True
-    if setup.settings.schedule == "constant":
-        return evaluation.rank > state.best.rank
-    highest = max(done.top1 for done in state.history if done.top1 is not None)
-    return evaluation.metric > highest - _BEYOND_CHANCE * state.best.error
+def _consider(state: FitState, evaluation: Evaluation) -> bool:
+    """Return whether the network is kept from now on."""
+    assert state.start is not None
+    if state.highest is None or evaluation.metric > state.highest.metric:
+        state.highest = evaluation
+    if state.kept is not None and not is_preferred(evaluation, state.kept, state.start, state.highest):
+        return False
+    state.kept, state.kept_epoch = evaluation, state.epoch
+    return True
 
 
 def _is_out_of_patience(setup: _Setup, state: FitState) -> bool:
-    """Return whether too many epochs have passed without a better one."""
+    """Return whether too many epochs have passed without one that is kept."""
     patience = setup.settings.patience
-    return patience is not None and state.best is not None and state.epoch - state.best_epoch >= patience
+    return patience is not None and state.kept is not None and state.epoch - state.kept_epoch >= patience
 
 
 @contextmanager

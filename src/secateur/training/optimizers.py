@@ -15,6 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 
 from secateur.training.settings import OptimizerSettings
 
+_BASE_RATES = {"sgd": 0.01, "adamw": 0.001}
+"""Rates of an optimizer until one is found."""
+
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
     """Make an optimizer over all parameters that can be trained.
@@ -39,9 +42,16 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    given = settings.learning_rate
+    rate = _BASE_RATES[settings.name] if given == "auto" else given
     if settings.name == "adamw":
-        return AdamW(groups, lr=settings.learning_rate)
-    return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov)
+        return AdamW(groups, lr=rate)
+    return SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+def largest_rate(optimizer: Optimizer) -> float:
+    """Return the largest learning rate of the parameter groups of an optimizer."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 @contextmanager
@@ -74,7 +84,7 @@ def scaled_learning_rates(optimizer: Optimizer) -> Iterator[Callable[[float], fl
                 group["lr"].fill_(rate * factor)  # a captured step reads this very tensor
             else:
                 group["lr"] = rate * factor
-        return max(float(group["lr"]) for group in groups)
+        return largest_rate(optimizer)
 
     try:
         yield scale

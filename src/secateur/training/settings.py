@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,14 +16,15 @@ class OptimizerSettings(Settings):
 
     Attributes:
         name: ``sgd``, or ``adamw``: Adam with decoupled weight decay.
-        learning_rate: base learning rate; schedules multiply it.
+        learning_rate: peak learning rate, which schedules multiply; ``auto`` finds one by short trials on
+            copies of the network.
         momentum: of ``sgd``.
         nesterov: whether ``sgd`` uses Nesterov momentum.
         weight_decay: on weights; biases and normalisations are left alone.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(default=0.01, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
@@ -38,29 +40,30 @@ class FitSettings(Settings):
     """Choose how long and how to train.
 
     Attributes:
-        epochs: passes over the training examples.
-        updates: optimizer steps instead of whole epochs, if given.
-        optimizer: used if no optimizer object is handed in.
+        epochs: passes over the training examples. If neither ``epochs`` nor ``updates`` is given, there are
+            100 √n updates, where n is the number of batches in a pass.
+        updates: optimizer steps, instead of epochs.
+        optimizer: used if no optimizer object is given.
         schedule: how the learning rate changes over the phase.
-        warmup: share of the steps that increase the learning rate to its base.
+        warmup: share of the steps that increase the learning rate to its peak.
         label_smoothing: weight of the uniform distribution in the target (arXiv 1512.00567, section 7).
         clip_norm: largest Euclidean norm of the gradient of all parameters together; 0 for no limit.
         average: decay of the exponential moving average of the weights, which is evaluated and kept instead
             of the last weights (0.99 covers about 100 steps); 0 for none.
-        keep_best: keep the network of the best validation accuracy instead of the last one. Where
-            the learning rate ends at zero, an epoch less than two standard errors below the best so far
-            counts as better: it was trained longer, and the difference may be chance.
-        patience: stop after so many epochs without a better one, if given. It is useful with a constant
-            learning rate, since schedules are planned for all epochs.
+        keep_best: keep the network that did best on the validation examples, the one before training
+            included, instead of the last. Accuracies that differ by less than their standard error are equal;
+            among equals, the network with the lowest validation loss is kept.
+        patience: stop after so many epochs without a network that is kept, if given. It is useful with a
+            constant learning rate, since schedules are planned for all epochs.
     """
 
-    epochs: int = Field(default=10, ge=0)
+    epochs: int | None = Field(default=None, ge=0)
     updates: int | None = Field(default=None, ge=1)
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
-    warmup: float = Field(default=0.0, ge=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    clip_norm: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=5.0, ge=0)
     average: float = Field(default=0.0, ge=0, lt=1)
     keep_best: bool = True
     patience: int | None = Field(default=None, ge=1)
@@ -71,16 +74,51 @@ class FitSettings(Settings):
         Args:
             name: of these settings, for paths such as ``finetune.warmup``.
         """
-        trains = bool(self.epochs or self.updates)
         for setting in type(self).model_fields:
             if setting not in ("epochs", "updates"):
-                yield f"{name}.{setting}", not trains, f"{name}.epochs is 0", f"set {name}.epochs above 0"
+                yield f"{name}.{setting}", not self.trains, f"{name}.epochs is 0", f"set {name}.epochs above 0"
         both = bool(self.epochs and self.updates)
         yield f"{name}.epochs", both, f"{name}.updates is given", f"leave {name}.updates out"
         adam = self.optimizer.name == "adamw"
         for setting in ("momentum", "nesterov"):
             path = f"{name}.optimizer.{setting}"
             yield path, adam, f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
+
+    def with_rate(self, rate: float) -> FitSettings:
+        """Return these settings with another peak learning rate."""
+        optimizer = self.optimizer.model_copy(update={"learning_rate": rate})
+        return self.model_copy(update={"optimizer": optimizer})
+
+    @property
+    def trains(self) -> bool:
+        """Return whether there are any steps."""
+        return self.updates is not None or self.epochs != 0
+
+    def steps(self, per_epoch: int) -> int:
+        """Return the number of optimizer steps.
+
+        Args:
+            per_epoch: batches in a pass over the examples.
+
+        >>> FitSettings().steps(4), FitSettings(epochs=3).steps(4), FitSettings(updates=7).steps(4)
+        (200, 12, 7)
+        """
+        if self.updates is not None:
+            return self.updates
+        return round(100 * math.sqrt(per_epoch)) if self.epochs is None else self.epochs * per_epoch
+
+    def epochs_per_round(self, per_epoch: int) -> int:
+        """Return the number of epochs between two evaluations: one, or about ten rounds of several.
+
+        Args:
+            per_epoch: batches in a pass over the examples.
+
+        >>> FitSettings(epochs=50).epochs_per_round(2), FitSettings(updates=100).epochs_per_round(2)
+        (1, 5)
+        """
+        if self.updates is None and self.epochs is not None:
+            return 1
+        return max(1, self.steps(per_epoch) // (10 * per_epoch))
 
 
 class DeviceSettings(Settings):

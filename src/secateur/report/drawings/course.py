@@ -46,7 +46,7 @@ def _epochs(records: Records, key: str) -> list[dict[str, Any]]:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": "after each epoch, on validation images",
+            "name": "on validation images, in the course of training",
             "x": costs,
             "y": [epoch.top1 for epoch in known],
             "customdata": [_where(epoch) for epoch in known],
@@ -58,7 +58,8 @@ def _epochs(records: Records, key: str) -> list[dict[str, Any]]:
 
 
 def _where(epoch: Epoch) -> str:
-    return f"epoch {epoch.number}, {plain(epoch.phase)}"
+    when = f"epoch {epoch.epoch}" if epoch.epoch else "before training"
+    return f"{plain(epoch.phase)}, {when}"
 
 
 def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def epoch_by_epoch(records: Records) -> Drawing | None:
         _line(course.epochs, "loss", "loss in training", CYCLE[1], "y2", ":.4g"),
     ]
     layout = {
-        "xaxis": {"title": {"text": "epoch"}, "tickformat": ",d", "rangemode": "tozero", "anchor": "y2"},
+        "xaxis": {"title": {"text": "evaluation"}, "tickformat": ",d", "rangemode": "tozero", "anchor": "y2"},
         "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT, "domain": [0.55, 1]},
         "yaxis2": {"title": {"text": "loss"}, "domain": [0, 0.45], "rangemode": "tozero", "anchor": "x"},
         "shapes": [
@@ -174,7 +175,7 @@ def _line(epochs: Sequence[Epoch], key: str, name: str, colour: str, axis: str, 
         "x": [epoch.number for epoch in epochs],
         "y": [getattr(epoch, key) for epoch in epochs],
         "yaxis": axis,
-        "customdata": [plain(epoch.phase) for epoch in epochs],
+        "customdata": [_where(epoch) for epoch in epochs],
         "hovertemplate": f"%{{y{form}}} (%{{customdata}})<extra></extra>",
         "line": {"color": colour, "width": 2},
         "marker": {"color": colour, "size": 5},

@@ -1,0 +1,189 @@
+"""Find the peak learning rate of a training by short trials on copies of the network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.data.loader import at_epoch, epoch_of
+from secateur.errors import DataError
+from secateur.graph.cutting.tensors import copy_with
+from secateur.training.evaluate import Batches
+from secateur.training.interrupt import Interruption
+from secateur.training.optimizers import learning_rate_factors, make_optimizer
+from secateur.training.random_state import seeded
+from secateur.training.settings import FitSettings
+
+BatchLoss = Callable[[nn.Module, Any], Tensor]
+"""Computes the training loss of a network on a batch."""
+
+_FIRST: Mapping[str, float] = {"sgd": 3e-4, "adamw": 3e-5}
+"""The rate that is tried first; that of SGD is for a momentum of 0.9."""
+
+_APART, _UP, _DOWN = 10**0.5, 5, 4
+"""Ratio of two rates that are tried one after the other, and the largest number of them up and down."""
+
+_LOWER = 3.0
+"""A training is far longer than a trial, so it takes the best rate of the trials divided by this."""
+
+_STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
+"""Steps of a trial, batches held back, and how often a trial uses a batch at most: a few that are learnt by
+heart say nothing about a training with augmentation."""
+_WARMUP = 0.25
+
+
+@dataclass(frozen=True)
+class PeakRate:
+    """The peak learning rate of a training.
+
+    Attributes:
+        value: the rate, which schedules multiply.
+        reason: how it was chosen, in words.
+        start_loss: training loss before training, if trials were made.
+        spread: standard deviation of that loss between batches.
+    """
+
+    value: float
+    reason: str
+    start_loss: float | None = None
+    spread: float = 0.0
+
+    def is_exceeded_by(self, loss: float) -> bool:
+        """Return whether the mean loss of an epoch is above that at the start, by more than chance."""
+        return self.start_loss is not None and not loss <= self.start_loss + 2 * self.spread
+
+    def lowered(self) -> PeakRate:
+        """Return the rate for a second start after a divergence, which is not checked again."""
+        return PeakRate(self.value / 10, f"a tenth of {self.value:.3g}, at which training diverged")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The result of trials.
+
+    Attributes:
+        rate: the rate that was found.
+        seconds_per_step: mean time of one optimizer step in the trials.
+    """
+
+    rate: PeakRate
+    seconds_per_step: float
+
+
+def find_peak_rate(
+    model: nn.Module,
+    batches: Batches,
+    settings: FitSettings,
+    loss_of: BatchLoss,
+    interruption: Interruption | None = None,
+) -> Trials:
+    """Find the peak learning rate of a training by short trials on copies of the network.
+
+    At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
+    its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
+    tried until one raises the loss; or lower ones until one does not, if the first rate raises it. The
+    rate with the lowest loss, divided by 3, is taken.
+
+    Neither the network nor any random generator is changed; the result depends on network and batches alone.
+
+    Args:
+        model: the network before training.
+        batches: the training batches.
+        settings: of the training.
+        loss_of: computes the training loss.
+        interruption: checked after each step.
+
+    Raises:
+        DataError: there are no batches.
+        StoppedError: the user stopped it.
+    """
+    with seeded(0), at_epoch(batches, epoch_of(batches) or 0):
+        samples = _samples(batches)
+        losses = _losses(copy_with(model, {}), samples[1], loss_of)
+        start, began = fmean(losses), time.perf_counter()
+        found: dict[float, float] = {}
+        for rate in _rates(settings, lambda rate: found[rate] > start):
+            found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
+        steps = _steps(samples[0])
+        seconds = (time.perf_counter() - began) / (len(found) * steps)
+    best = min(found, key=lambda rate: found[rate])
+    shown = ", ".join(f"{loss:.3g} at {rate:.2g}" for rate, loss in sorted(found.items()))
+    reason = (
+        f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
+        f"batches held back for this: {start:.3g} before, then {shown}"
+    )
+    return Trials(PeakRate(best / _LOWER, reason, start, pstdev(losses)), seconds)
+
+
+def _rates(settings: FitSettings, is_too_high: Callable[[float], bool]) -> Iterator[float]:
+    """List the rates to try; each is judged by ``is_too_high`` before the next is taken."""
+    first = _FIRST[settings.optimizer.name]
+    if settings.optimizer.name == "sgd":
+        first *= (1 - settings.optimizer.momentum) / 0.1
+    yield first
+    upwards = not is_too_high(first)
+    for step in range(1, (_UP if upwards else _DOWN) + 1):
+        rate = first * _APART ** (step if upwards else -step)
+        yield rate
+        if is_too_high(rate) == upwards:
+            return
+
+
+def _samples(batches: Batches) -> tuple[list[Any], list[Any]]:
+    """Return batches to train on, and others that are held back; the same where there is only one."""
+    taken = list(islice(iter(batches), _STEPS + _HELD_BACK))
+    if not taken:
+        raise DataError("there are no batches to train on: the batch size is larger than the data set")
+    held_back = min(_HELD_BACK, max(1, len(taken) // 4))
+    return taken[held_back:] or taken, taken[:held_back]
+
+
+def _steps(trained_on: Sequence[Any]) -> int:
+    return min(_STEPS, _REPEATS * len(trained_on))
+
+
+def _trial(
+    model: nn.Module,
+    rate: float,
+    settings: FitSettings,
+    batches: tuple[Sequence[Any], Sequence[Any]],
+    loss_of: BatchLoss,
+    interruption: Interruption | None,
+) -> float:
+    """Train a copy at a rate; return the mean loss on the held-back batches, infinity if not finite."""
+    trained_on, held_back = batches
+    copy = copy_with(model, {}).train()
+    optimizer = make_optimizer(copy, settings.with_rate(rate).optimizer)
+    factors = learning_rate_factors(settings.schedule, _steps(trained_on), max(settings.warmup, _WARMUP))
+    with seeded(0):  # the same random numbers for each rate
+        for batch, factor in zip(cycle(trained_on), factors, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(copy, batch)
+            if not math.isfinite(float(loss.detach())):
+                return math.inf
+            loss.backward()
+            if settings.clip_norm:
+                nn.utils.clip_grad_norm_(copy.parameters(), settings.clip_norm)
+            optimizer.step()
+            if interruption is not None:
+                interruption.check()
+        loss_after = fmean(_losses(copy, held_back, loss_of))
+    return loss_after if math.isfinite(loss_after) else math.inf
+
+
+@torch.no_grad()
+def _losses(copy: nn.Module, batches: Sequence[Any], loss_of: BatchLoss) -> list[float]:
+    """Compute the training loss of each batch, in training mode as during training."""
+    copy.train()
+    with seeded(0):
+        return [float(loss_of(copy, batch)) for batch in batches]
