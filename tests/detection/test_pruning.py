@@ -154,6 +154,7 @@ def test_the_loss_from_raw_outputs_is_that_of_the_library(tmp_path: Path) -> Non
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_maps_between_backbone_and_heads_can_be_pruned() -> None:
     network, x = detector(), torch.rand(2, 3, SIDE, SIDE)
     whole, raw = sec.trace(network, x), sec.trace(with_raw_outputs(network), x)

@@ -37,8 +37,12 @@ def train(
         ),
     ] = None,
     sets: options.Set = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images.", show_default="by their number")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.", show_default="found by short trials")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the images.", show_default="by their number")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Peak learning rate.", show_default="found by short trials")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in one step.", show_default="32")] = None,
     size: options.Size = None,
     device: options.JobDevice = None,

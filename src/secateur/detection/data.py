@@ -58,10 +58,12 @@ class DetectorBatches:
 
     Attributes:
         raw: batches of the loader of ultralytics, with 8-bit images.
+        dataset: all training images.
         trainer: makes images of values in [0, 1] of them.
     """
 
     raw: Sequence[Mapping[str, Any]]
+    dataset: Any
     trainer: Any
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ def calibration_batches(trainer: Any, images: int) -> DetectorBatches:
             break
     if not raw:
         raise UsageError(f"{trainer.args.data}: fewer than {size} training images; give a smaller batch")
-    return DetectorBatches(raw, trainer)
+    return DetectorBatches(raw, dataset, trainer)
 
 
 def unusable_images(trainer: Any, split: str) -> tuple[list[str], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def prune_detector(
             VOC or COCO labels, as for :func:`secateur.detection.labels.convert_labels`.
         budget: what may remain.
         out: folder for ``pruned.pt`` and the records of ultralytics; created if missing.
-        recipe: how to prune. The trainer of ultralytics trains for ``finetune.epochs`` (and
+        recipe: how to prune. The trainer of ultralytics trains for ``finetune.epochs`` or ``updates`` (and
             ``between.epochs`` between cuts); its other settings are ``settings.options``.
         settings: images and training.
         callbacks: receive reports.
@@ -111,7 +112,9 @@ def prune_detector(
         def train(model: nn.Module, phase: FitSettings) -> None:
             metrics["cut"] = tuner.validate(without_raw_outputs(model))
             report_note(callbacks, f"cut, not trained: {_words(metrics['cut'])}")
-            metrics["after"] = tuner.train(model, phase.epochs, metrics["cut"])
+            per_epoch = math.ceil(len(batches.dataset) / settings.batch)
+            epochs = math.ceil(phase.steps(per_epoch) / per_epoch)
+            metrics["after"] = tuner.train(model, epochs, metrics["cut"])
 
         images, _ = next(iter(batches))
         result = prune(
@@ -246,7 +249,7 @@ def _check_recipe(recipe: Recipe) -> None:
         phase, default = getattr(recipe, name), getattr(usual, name)
         changed = [key for key in FitSettings.model_fields if getattr(phase, key) != getattr(default, key)]
         for key in changed:
-            if key != "epochs":
+            if key not in ("epochs", "updates"):
                 raise UsageError(
                     f"{name}.{key}: no effect on detectors, which ultralytics trains; give its own argument "
                     "in detector.options, such as detector.options.lr0=0.002"
