@@ -24,6 +24,7 @@ NAMES = {
     "activation-std",
     "apoz",
     "bn-scale",
+    "flap",
     "fpgm",
     "lamp",
     "magnitude",
@@ -34,6 +35,7 @@ NAMES = {
     "taylor",
     "taylor-squared",
     "taylor-weight",
+    "wanda",
 }
 
 

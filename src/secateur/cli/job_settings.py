@@ -23,8 +23,17 @@ Options = Mapping[str, tuple[str, Any]]
 """For the dotted path of each setting, the option that gives it and its value (``None`` if not given)."""
 
 CRITERIA = (
-    *("activation-mean", "activation-std", "apoz", "bn-scale", "fpgm", "lamp", "magnitude"),
-    *("mutual-information", "obd", "random", "reconstruction", "taylor", "taylor-squared", "taylor-weight"),
+    *("activation-mean", "activation-std", "apoz", "bn-scale", "flap", "fpgm", "lamp", "magnitude"),
+    *(
+        "mutual-information",
+        "obd",
+        "random",
+        "reconstruction",
+        "taylor",
+        "taylor-squared",
+        "taylor-weight",
+        "wanda",
+    ),
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 

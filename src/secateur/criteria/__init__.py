@@ -25,6 +25,7 @@ from secateur.criteria.scores import Scores
 from secateur.criteria.scoring import score
 from secateur.criteria.weight import BatchNormScale, Fpgm, Lamp, Magnitude, WeightCriterion
 from secateur.criteria.weight_gradient import TaylorWeight
+from secateur.criteria.weighted_activation import Flap, Wanda, WeightedActivationCriterion
 
 __all__ = [
     "ActivationCriterion",
@@ -33,6 +34,7 @@ __all__ = [
     "Apoz",
     "BatchNormScale",
     "Criterion",
+    "Flap",
     "Fpgm",
     "GateCriterion",
     "Lamp",
@@ -49,7 +51,9 @@ __all__ = [
     "Taylor",
     "TaylorSquared",
     "TaylorWeight",
+    "Wanda",
     "WeightCriterion",
+    "WeightedActivationCriterion",
     "channel_costs",
     "criterion_names",
     "normalise",

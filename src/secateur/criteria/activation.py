@@ -90,29 +90,41 @@ class ActivationObserver(Observer):
             self._sums[scored] = self._sums[scored] + moments if scored in self._sums else moments
             self._counts[scored] = self._counts.get(scored, 0) + count
 
-    def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
-        """Compute scores over all forward passes, averaged over consumers."""
+    def means(self, ranks: Ranks) -> dict[ScoredInput, Tensor]:
+        """Average the moments of every consumer that was seen, float64, shape ``(K, P)``.
+
+        Raises:
+            UsageError: there was no forward pass.
+        """
         seen = self._layout.seen_by(ranks, self._sums)
         if not seen:
             raise UsageError(
                 f"{self._criterion.name} has seen no forward pass; "
                 "call the network while scores are collected"
             )
-        channels = self._layout.channels
-        total = torch.zeros(channels + 1, dtype=torch.float64)
-        consumers = torch.zeros(channels + 1, dtype=torch.float64)
         kinds = ranks.all_reduce_max(max((len(sums) for sums in self._sums.values()), default=0))
+        means = {}
         for scored in seen:
             nothing = torch.zeros(kinds, len(scored.index))
             sums = ranks.all_reduce_sum(self._sums.get(scored, nothing).to("cpu", torch.float64))
             count = ranks.all_reduce_sum(sums.new_tensor(self._counts.get(scored, 0))).item()
+            means[scored] = sums / count
+        return means
+
+    def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
+        """Compute scores over all forward passes, averaged over consumers."""
+        channels = self._layout.channels
+        total = torch.zeros(channels + 1, dtype=torch.float64)
+        consumers = torch.zeros(channels + 1, dtype=torch.float64)
+        means = self.means(ranks)
+        for scored, averages in means.items():
             positions = torch.bincount(scored.index, minlength=channels + 1)
-            moments = sums.new_zeros(len(sums), channels + 1).index_add_(1, scored.index, sums / count)
+            moments = averages.new_zeros(len(averages), channels + 1).index_add_(1, scored.index, averages)
             here = positions > 0
             total[here] += self._criterion.finish(moments[:, here] / positions[here])
             consumers += here
         scores = total[:-1] / consumers[:-1].clamp(min=1)
-        return scores, self._layout.unscored(seen)
+        return scores, self._layout.unscored(means)
 
 
 @register
