@@ -120,8 +120,8 @@ class Wanda(WeightedActivationCriterion):
 class Flap(WeightedActivationCriterion):
     """Variance of what is read, times the sum of the squared weights that read it.
 
-    An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models" (arXiv 2312.11983),
-    eq. 5. A channel that hardly varies can be replaced by its mean, which reconstruction does.
+    An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models" (arXiv
+    2312.11983). A channel that hardly varies can be replaced by its mean, which reconstruction does.
     """
 
     name = "flap"
