@@ -54,6 +54,10 @@ def attach(
 
 def _forward_hook(on_forward: OnForward) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(iter((*args, *kwargs.values())), None)
+        if isinstance(first, list) and first and all(isinstance(item, Tensor) for item in first):
+            on_forward(len(first))  # images of different sizes, as detectors of torchvision take them
+            return
         leaves = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim)
         on_forward(next((leaf.shape[0] for leaf in leaves), 1))
 

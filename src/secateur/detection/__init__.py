@@ -1,6 +1,6 @@
-"""Prune detectors of ultralytics, from weights to mAP.
+"""Prune detectors: those of ultralytics from weights to mAP, and those of torchvision as whole networks.
 
-Images, labels, loss and training are those of ultralytics, which is imported on use.
+Images, labels, loss and training of ultralytics are its own; it is imported on use.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from secateur._lazy import lazy_names
 
 if TYPE_CHECKING:
     from secateur.detection.files import open_detector, save_detector
+    from secateur.detection.head_outputs import HeadOutputs
     from secateur.detection.labels import convert_labels
     from secateur.detection.pruning import DetectorResult, prune_detector
     from secateur.detection.settings import DetectorSettings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DetectorResult",
     "DetectorSettings",
+    "HeadOutputs",
     "convert_labels",
     "open_detector",
     "prune_detector",
@@ -28,6 +30,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "files": "open_detector save_detector",
+        "head_outputs": "HeadOutputs",
         "labels": "convert_labels",
         "pruning": "DetectorResult prune_detector",
         "settings": "DetectorSettings",
