@@ -205,7 +205,7 @@ def ablate(
 
 
 def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Any]:
-    """Batches for at least so many examples, and the targets of these examples."""
+    """Collect batches for at least so many examples, and the targets of these examples."""
     inputs, targets, count = [], [], 0
     for batch in batches:
         given, target = split_with_targets(batch, "ablation")

@@ -77,7 +77,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _children(value: Any) -> list[tuple[str, Any]] | None:
-    """What a container holds, with the path of each; ``None`` for an object of another kind."""
+    """List what a container holds, with the path of each; ``None`` for an object of another kind."""
     if isinstance(value, Mapping):
         # Output classes of libraries derive from dict and give other items by number.
         items = dict.items(value) if isinstance(value, dict) else value.items()

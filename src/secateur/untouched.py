@@ -60,7 +60,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
         (False, 0)
     """
     noted = Notes(weights)
-    restore_random = random_states()
+    restore_random = _random_rewinder()
     threads, default = torch.get_num_threads(), torch.get_default_dtype()
     for model in models:
         noted.model(model)
@@ -75,7 +75,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
             torch.set_default_dtype(default)
 
 
-def random_states() -> Callable[[], None]:
+def _random_rewinder() -> Callable[[], None]:
     """Record the random states of Python, NumPy and PyTorch on every device.
 
     Returns:
@@ -367,7 +367,7 @@ class Notes:
 
 
 def _kind(container: Any) -> Any:
-    """The class of the standard library that a container derives from.
+    """Find the class of the standard library that a container derives from.
 
     Its methods are called instead of those of the container, which may do something else.
     """
@@ -376,7 +376,7 @@ def _kind(container: Any) -> Any:
 
 
 def _items(container: Any) -> dict[Any, Any] | list[Any]:
-    """What a container holds, in one of the standard library."""
+    """List what a container holds, in one of the standard library."""
     kind = _kind(container)
     return dict(kind.items(container)) if issubclass(kind, dict) else list(kind.__iter__(container))
 

@@ -64,6 +64,20 @@ def test_nothing_frozen_means_no_reason():
     assert slots.reasons(slots.components())[0].tolist() == [-1, -1, -1]
 
 
+def test_channels_are_numbered_again_after_every_change():
+    slots = SlotTable({"a": (2,), "b": (2,)})
+    assert slots.removable().tolist() == [False] * 4
+    slots.set_role(slots.span("a", 0), Role.PRODUCER)
+    assert slots.removable().tolist() == [True, True, False, False]
+    slots.join(slots.span("a", 0), slots.span("b", 0))
+    assert slots.components().tolist() == [0, 1, 0, 1]
+    assert slots.removable().tolist() == [True, True]
+    slot = slots.fresh(1)
+    assert slots.components()[slot].tolist() == [2]
+    slots.freeze(slots.span("b", 0)[1:], "fixed")
+    assert slots.removable().tolist() == [True, False, False]
+
+
 def test_replaced_leaves_the_value_as_it_was():
     value = Value.plain((2, 3))
     assert value.replaced(1, np.arange(3)).labels[1] is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
-from secateur.graph import RuleContext, Value, register_rule
+from secateur.graph import OperatorContext, Role, Value, register_rule
 from secateur.graph.rules import find_rule
 
 GUIDE = Path(__file__).parents[2] / "docs" / "rules.md"
@@ -36,21 +36,21 @@ class Mirrored(nn.Module):
         return self.two(torch.ops.sectest.mirrored(self.one(x)))
 
 
-def right(op: RuleContext) -> Value:
+def right(op: OperatorContext) -> Value:
     value = op.value("x")
     channels = value.labels[1]
     return value.replaced(1, op.join(channels, None if channels is None else channels[::-1].copy()))
 
 
-def element_wise(op: RuleContext) -> Value:
+def element_wise(op: OperatorContext) -> Value:
     return op.first()
 
 
-def statistic(op: RuleContext) -> Value:
+def statistic(op: OperatorContext) -> Value:
     return op.statistic(Value.plain((2, 8)))
 
 
-def misfit(op: RuleContext) -> Value:
+def misfit(op: OperatorContext) -> Value:
     return Value.plain((2, 9))
 
 
@@ -91,6 +91,51 @@ def test_a_wrong_rule_cuts_nothing(model: nn.Module, monkeypatch: pytest.MonkeyP
     graph = graph_with(monkeypatch, model, element_wise)
     assert not graph.prunable
     assert (graph["one"].reason or "").startswith("not verified: the outputs differ")
+
+
+@torch.library.custom_op("sectest::dense", mutates_args=())
+def dense(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.T
+
+
+@dense.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(len(x), len(weight))
+
+
+class Dense(nn.Module):
+    def __init__(self, read: int, made: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(made, read))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.sectest.dense(x, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("missing", "offered", "macs"),
+    [("", ["0"], 40), ("roles", [], 40), ("read", [], 40), ("macs", ["0"], 0)],
+)
+def test_what_a_rule_of_an_operator_with_a_parameter_has_to_say(
+    monkeypatch: pytest.MonkeyPatch, missing: str, offered: list[str], macs: int
+) -> None:
+    def rule(op: OperatorContext) -> Value:
+        channels, weight = op.value("x").labels[1], op.value("weight").labels
+        op.join(channels, weight[1])
+        if missing != "roles":
+            op.set_role(weight[0], Role.PRODUCER)
+            op.set_role(weight[1], Role.CONSUMER)
+        if missing != "read":
+            op.read("x", 1, channels)
+        if missing != "macs":
+            op.add_macs(1, weight[0], weight[1])
+        return Value(op.shape, (None, weight[0]))
+
+    monkeypatch.setattr("secateur.graph.rules._TABLE", dict(sec.graph.rules._TABLE))
+    register_rule("sectest::dense")(rule)
+    graph = sec.trace(nn.Sequential(Dense(3, 8), nn.Tanh(), Dense(8, 2)).eval(), torch.randn(4, 3))
+    assert [group.name for group in graph.prunable] == offered
+    assert graph.cost().macs == macs
 
 
 def test_a_statistic_that_keeps_channels_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

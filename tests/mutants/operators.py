@@ -26,7 +26,7 @@ GRAPH = """
     propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels wiring
     channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
     cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/objections
-    propagation/findings sizes/known_sizes
+    propagation/findings propagation/operator_context sizes/known_sizes
 """
 FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "graph" / "rules").glob("*.py")),

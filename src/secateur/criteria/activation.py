@@ -156,14 +156,14 @@ class ActivationStd(ActivationCriterion):
     name = "activation-std"
 
     def moments(self, x: Tensor) -> Tensor:
-        """The mean and the mean square."""
+        """Return the mean and the mean square."""
         mean = x.mean((0, 2), dtype=torch.float32)
         variance = (x - mean[:, None]).square_().mean((0, 2), dtype=torch.float32)
         mean, variance = mean.to(wide(mean)), variance.to(wide(mean))
         return torch.stack([mean, variance + mean.square()])
 
     def finish(self, moments: Tensor) -> Tensor:
-        """The root of the mean square less the squared mean."""
+        """Return the root of the mean square less the squared mean."""
         mean, square = moments
         variance: Tensor = square - mean.square()
         return variance.clamp(min=0).sqrt()

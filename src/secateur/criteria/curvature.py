@@ -53,7 +53,7 @@ class Obd(GateCriterion):
             raise UsageError(f"obd needs at least one backward pass per batch, not {self.passes}")
 
     def per_example(self, gate: Tensor) -> Tensor:
-        """Half the squared gate gradient of one combination of outputs."""
+        """Return half the squared gate gradient of one combination of outputs."""
         return 0.5 * gate.square()
 
     def observe(self, network: ObservedNetwork) -> Observer:
@@ -97,7 +97,7 @@ class CurvatureObserver(GateObserver):
                 examples = 0  # all columns belong to the same examples
 
     def _columns(self, outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:
-        """Columns v of the root of each example's Hessian by its outputs, shape ``(K, B, K)``."""
+        """Compute columns v of the root of each example's Hessian by its outputs, shape ``(K, B, K)``."""
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or outputs[0].numel() > _MOST_OUTPUTS:
             raise UsageError(
                 f"obd needs one output tensor of at most {_MOST_OUTPUTS} numbers per example; "

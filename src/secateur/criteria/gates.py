@@ -158,7 +158,7 @@ class Gates:
         return taken
 
     def _gradient(self, current: PassGradients) -> Tensor:
-        """The sum over all consumers of a channel, shape ``(B, C)``."""
+        """Sum over all consumers of a channel, shape ``(B, C)``."""
         device = current.parts[0][1].device
         index = torch.cat([self._place(scored, device) for scored, _ in current.parts])
         sums = torch.cat([part.to(device) for _, part in current.parts], dim=1)
@@ -175,7 +175,7 @@ class Gates:
 
 
 def _products(activation: Tensor, gradient: Tensor, dim: int) -> Tensor:
-    """The sum over positions of activation times gradient, float32, shape ``(rows, P)``."""
+    """Sum activation times gradient over positions, float32, shape ``(rows, P)``."""
     if activation.dtype is torch.float16:  # products of loss-scaled gradients leave its range
         activation = activation.float()
     rows = max(1, _BLOCK * len(activation) // max(1, activation.numel()))

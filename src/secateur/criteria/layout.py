@@ -120,7 +120,7 @@ def layout_of(graph: ChannelGraph, modules: Mapping[str, nn.Module]) -> ChannelL
 
 
 def _reasons(layout: ChannelLayout, hidden: list[ScoredInput]) -> dict[str, str]:
-    """Why groups cannot be observed: a consumer is inside a forward pass, or nothing reads them."""
+    """Explain why groups cannot be observed: a consumer is inside a forward pass, or nothing reads them."""
     reasons: dict[str, str] = {}
     for scored in hidden:
         for name in layout.groups_of([scored]):

@@ -117,13 +117,13 @@ class ReconstructionObserver(Observer):
                 moments.add(rows, nothing)
 
     def _size(self, scored: ScoredInput) -> tuple[int, int]:
-        """Groups, and unknowns of each, of what a consumer reads."""
+        """Count groups, and unknowns of each, of what a consumer reads."""
         window = self._windows[scored]
         assert window is not None
         return window.groups, _unknowns(scored, window)
 
     def _unfit(self) -> dict[str, str]:
-        """Groups with a consumer that has no window, or too wide a one."""
+        """Find groups with a consumer that has no window, or too wide a one."""
         reasons: dict[str, str] = {}
         for scored, window in self._windows.items():
             kind = type(self._network.modules[scored.module]).__name__
@@ -138,7 +138,7 @@ class ReconstructionObserver(Observer):
         return reasons
 
     def _score(self, start: int, stop: int, covariances: Mapping[ScoredInput, Tensor]) -> Tensor | None:
-        """The scores of one group; ``None`` if its channels have unequal numbers of columns."""
+        """Score one group; ``None`` if its channels have unequal numbers of columns."""
         parts: list[tuple[Elimination, float]] = []
         for scored, covariance in covariances.items():
             window = self._windows[scored]
@@ -160,7 +160,7 @@ class ReconstructionObserver(Observer):
 
 
 def _columns(index: Tensor, start: int, stop: int, taps: int) -> Tensor | None:
-    """The columns of each channel from ``start`` to ``stop``, shape ``(channels, columns)``.
+    """Select the columns of each channel from ``start`` to ``stop``, shape ``(channels, columns)``.
 
     Args:
         index: for each input of a group of the consumer, the place of its channel.
@@ -194,7 +194,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def _covariance(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor:
-    """The covariance over all ranks, float64 on the CPU, shape ``(G, U, U)``."""
+    """Compute the covariance over all ranks, float64 on the CPU, shape ``(G, U, U)``."""
     groups, unknowns = size
     mean, second = torch.zeros(groups, 1, unknowns).double(), torch.zeros(groups, unknowns, unknowns).double()
     if moments.count:

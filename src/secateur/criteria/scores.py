@@ -57,7 +57,7 @@ class Scores(Mapping[str, Tensor]):
         self._values = {name: _checked(criterion, name, tensor) for name, tensor in values.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        """The scores of one group, a copy, shape ``(channels,)``."""
+        """Copy the scores of one group, shape ``(channels,)``."""
         if name in self._values:
             return self._values[name].clone()
         if name in self.unscored:
@@ -142,7 +142,7 @@ _SUMMARY = (torch.min, torch.median, torch.max)
 
 
 def _checked(criterion: str, name: str, tensor: Tensor) -> Tensor:
-    """A float32 copy of the scores of one group, or an error that names the group."""
+    """Copy the scores of one group as float32, or raise an error that names the group."""
     values = tensor.detach().to("cpu", torch.float32, copy=True)
     if values.ndim != 1:
         raise UsageError(

@@ -108,7 +108,7 @@ def score(
 
 
 def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
-    """One forward pass and, for a loss, the backward pass; both once more if the observer needs it."""
+    """Run one forward pass and, for a loss, the backward pass; both once more if the observer needs it."""
     criterion = collector.criterion
     needs_loss = criterion.needs is not Needs.FORWARD
     if needs_loss and loss_fn is None and not isinstance(batch, Mapping):
@@ -129,7 +129,7 @@ def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: 
 
 
 def _called(model: nn.Module, inputs: Any) -> Any:
-    """What the network returns for the inputs of a batch."""
+    """Call the network with the inputs of a batch."""
     wrong = find_wrong_inputs(inputs)
     if wrong:
         raise UsageError(f"the network cannot be called with a batch: {wrong}")

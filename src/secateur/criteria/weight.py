@@ -212,7 +212,7 @@ class BatchNormScale(DataFreeCriterion):
     missing = "no batch normalisation scales its channels"
 
     def value(self, group: Group, network: ObservedNetwork) -> Tensor | None:
-        """The mean absolute scale of each channel."""
+        """Compute the mean absolute scale of each channel."""
         rows = [
             rows_of(member, tensor_of(member, network.modules)).abs().float()
             for member in group.members

@@ -137,5 +137,5 @@ class Flap(WeightedActivationCriterion):
         >>> Flap().of_positions(torch.tensor([[1.0], [5.0]]), torch.tensor([[1.0, -2.0]]))
         tensor([20.])
         """
-        mean, square = moments
+        mean, square = moments.unbind()
         return (square - mean.square()).clamp(min=0) * weights.square().sum(1)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.errors import UsageError
+from secateur.formats import first_line
 from secateur.integrations.libraries import library
 
 
@@ -31,7 +32,7 @@ def check_data(path: str | Path) -> dict[str, Any]:
     try:
         content = library("ultralytics.utils").YAML.load(path)
     except Exception as error:
-        raise UsageError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{path} cannot be read as YAML: {first_line(error)}") from error
     missing = [name for name in ("train", "val", "names") if not content.get(name)]
     if missing:
         raise UsageError(f"{path} has no {' and no '.join(missing)}; train, val and names are needed")

@@ -13,6 +13,7 @@ from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import bare_copy
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
+from secateur.formats import first_line
 from secateur.integrations.libraries import library
 
 _NOT_BUILT = (
@@ -50,7 +51,7 @@ def open_detector(path: str | Path, *, trusted: bool = False) -> nn.Module:
         try:
             network, _ = library("ultralytics.nn.tasks").load_checkpoint(path)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise CheckpointError(f"{path} is no checkpoint of ultralytics: {reason}") from error
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

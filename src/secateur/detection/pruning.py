@@ -24,6 +24,7 @@ from secateur.detection.raw_outputs import (
 )
 from secateur.detection.settings import DetectorSettings
 from secateur.errors import UsageError
+from secateur.formats import first_line
 from secateur.integrations.libraries import library
 from secateur.recipes import Callback, LatencyOptions, PruneResult, Recipe, Training, prune
 from secateur.training.events import report_note, report_progress
@@ -177,7 +178,7 @@ class _Tuner:
         try:
             trainer: Any = trainer_for(network)(overrides=arguments)
         except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"ultralytics: {str(error).strip().splitlines()[0]}") from error
+            raise UsageError(f"ultralytics: {first_line(error)}") from error
         trainer.model = network
         return trainer
 

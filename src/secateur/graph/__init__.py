@@ -1,8 +1,8 @@
-"""Channel graph: what hangs together in a network, and what may be cut.
+"""Find the channel graph of a network: which channels are coupled, and which may be cut.
 
-The road inside: ``capture`` turns a network into a flat program; ``walk`` gives every value its
-``labels`` by the table of ``rules``; ``wiring`` resolves them into channels and ``groups``;
-``costing`` writes the costs down; ``trial`` cuts every group on trial; ``channel_graph`` is what a user sees.
+``capture`` turns a network into a flat program; ``propagation`` gives every value its ``labels`` by the table
+of ``rules``; ``sizes`` solves the sizes in the code; ``wiring`` resolves labels into channels and ``groups``;
+``costing`` counts the costs; ``checking`` cuts every group on trial; ``channel_graph`` is what a user sees.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import Cost
 from secateur.graph.groups import Group, Member, Reader, Role
 from secateur.graph.labels import Value
-from secateur.graph.propagation.rule_context import RuleContext
+from secateur.graph.propagation.operator_context import OperatorContext
 from secateur.graph.rules import register_rule
 from secateur.graph.tracing import trace
 
@@ -22,9 +22,9 @@ __all__ = [
     "ExampleInputs",
     "Group",
     "Member",
+    "OperatorContext",
     "Reader",
     "Role",
-    "RuleContext",
     "Value",
     "register_rule",
     "trace",

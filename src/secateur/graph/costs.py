@@ -1,4 +1,4 @@
-"""What a network needs, as an exact function of the widths of its channel groups.
+"""Compute what a network needs, exactly, as a function of the widths of its channel groups.
 
 The size of every dimension of every tensor is a constant plus a sum of group widths: an
 *extent*. Parameters and multiply-accumulates are sums of products of extents, and the
@@ -142,7 +142,7 @@ class CostModelBuilder:
             self._points[tuple(sorted(sizes.items()))] = None
 
     def build(self) -> CostModel:
-        """Compile what was gathered."""
+        """Compile the cost model."""
         degree = max((len(product) for product in self._products), default=0)
         factors = [product + (0,) * (degree - len(product)) for product in self._products]
         totals = [list(total.items()) for total in self._totals]
@@ -160,7 +160,7 @@ class CostModelBuilder:
         self._totals[quantity][product] += coefficient
 
     def _term(self, coefficient: int, extents: Sequence[int]) -> tuple[int, int]:
-        """The coefficient, constant factors taken in, and the number of the product of the rest."""
+        """Return the coefficient, with constant factors, and the number of the product of the rest."""
         if coefficient < 0:
             raise UsageError(
                 f"A cost cannot shrink as widths grow, so no coefficient is negative: {coefficient}"
@@ -194,7 +194,7 @@ class CostModel:
     points: sparse.csr_array
 
     def evaluate(self, widths: npt.ArrayLike) -> IntArray:
-        """Costs for many choices of widths at once.
+        """Compute costs for many choices of widths at once.
 
         Args:
             widths: channels in each group, integers of shape ``(..., groups)``.
@@ -222,7 +222,7 @@ class CostModel:
         return result.T.reshape(*array.shape[:-1], 4)
 
     def cost(self, widths: npt.ArrayLike) -> Cost:
-        """The cost for one choice of widths, integers of shape ``(groups,)``."""
+        """Compute the cost for one choice of widths, integers of shape ``(groups,)``."""
         params, macs, size, memory = (int(number) for number in self.evaluate(widths))
         return Cost(params, macs, size, memory)
 
@@ -235,7 +235,7 @@ class CostModel:
 
 
 def _matrix(rows: Sequence[Sequence[tuple[int, int]]], width: int) -> sparse.csr_array:
-    """A sparse integer matrix from (column, number) pairs, row by row."""
+    """Build a sparse integer matrix from (column, number) pairs, row by row."""
     cells = [cell for row in rows for cell in row]
     columns = np.array([column for column, _ in cells], dtype=np.int64)
     numbers = np.array([number for _, number in cells], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The channel graph in words: what couples, what is frozen and why, what hangs on each group."""
+"""Format the channel graph: what is coupled, what is frozen and why, what each group costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 3
 
 
 def describe(graph: ChannelGraph) -> str:
-    """A table of the groups, readable at a glance.
+    """Format a table of the groups.
 
     Args:
         graph: the channel graph.
@@ -50,7 +50,7 @@ def describe(graph: ChannelGraph) -> str:
 
 
 def ungrouped(graph: ChannelGraph) -> dict[str, list[str]]:
-    """The parameters that no group holds, by the reason.
+    """List the parameters that no group holds, by the reason.
 
     Args:
         graph: the channel graph.
@@ -62,7 +62,7 @@ def ungrouped(graph: ChannelGraph) -> dict[str, list[str]]:
 
 
 def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """For each group, the share of every cost that would vanish with the whole group.
+    """Compute, for each group, the share of every cost that would vanish with the whole group.
 
     Args:
         graph: the channel graph.
@@ -78,7 +78,7 @@ def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[
 
 
 def coupling(group: Group) -> str:
-    """Who writes a group's channels and who reads them, in few words."""
+    """Format who writes a group's channels and who reads them."""
     writers = dict.fromkeys(member.module or member.tensor for member in group.roles(Role.PRODUCER))
     readers = dict.fromkeys(member.module or member.tensor for member in group.roles(Role.CONSUMER))
     return f"{_short(writers)} -> {_short(readers) or 'nothing'}"
@@ -89,7 +89,7 @@ def _short(names: Iterable[str]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns of equal width; numbers to the right, words to the left."""
+    """Format columns of equal width; numbers to the right, words to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

@@ -1,4 +1,4 @@
-"""Channel groups: which slots of which tensors must be removed together."""
+"""Define channel groups: which slots of which tensors must be removed together."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Group:
         return self.reason is None
 
     def roles(self, role: Role) -> tuple[Member, ...]:
-        """The members with one role, in the order of the network."""
+        """Select the members with one role, in the order of the network."""
         return tuple(member for member in self.members if member.role is role)
 
     @property
@@ -132,5 +132,5 @@ class Reader:
 
 
 def by_name(groups: Iterable[Group]) -> dict[str, Group]:
-    """The groups by their name."""
+    """Index groups by their name."""
     return {group.name: group for group in groups}

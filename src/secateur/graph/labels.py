@@ -1,4 +1,4 @@
-"""Slots and labels: the bookkeeping from which channels are worked out.
+"""Number slots and collect equalities between them, from which channels are found.
 
 Every index of every dimension of every parameter and buffer is a *slot*, a number. Walking
 through the captured program, each value carries per dimension a *label* vector, one slot per
@@ -39,11 +39,11 @@ class Value:
 
     @staticmethod
     def plain(shape: tuple[int, ...]) -> Value:
-        """A value without channels."""
+        """Make a value without channels."""
         return Value(shape, (None,) * len(shape))
 
     def replaced(self, dim: int, labels: Labels) -> Value:
-        """The same value with other labels in one dimension of the same size."""
+        """Return the same value with other labels in one dimension of the same size."""
         changed = list(self.labels)
         changed[dim] = labels
         return Value(self.shape, tuple(changed))
@@ -79,17 +79,17 @@ class SlotTable:
         self._known: tuple[IntArray, BoolArray] | None = None
 
     def tensor(self, name: str) -> Value:
-        """The value of a parameter or buffer: its own slots in every dimension."""
+        """Return the value of a parameter or buffer: its own slots in every dimension."""
         shape = self._shapes[name]
         return Value(shape, tuple(self.span(name, dim) for dim in range(len(shape))))
 
     def span(self, name: str, dim: int) -> IntArray:
-        """The slots of one dimension of a parameter or buffer."""
+        """Return the slots of one dimension of a parameter or buffer."""
         start, size = self.spans[name, dim]
         return np.arange(start, start + size, dtype=np.int64)
 
     def fresh(self, count: int) -> IntArray:
-        """New slots that belong to no tensor: channels that an operator makes from nothing."""
+        """Make slots that belong to no tensor: channels that an operator makes from nothing."""
         start = self.size
         self.size += count
         self._known = None
@@ -114,7 +114,7 @@ class SlotTable:
         self._known = None
 
     def roles(self) -> tuple[IntArray, IntArray]:
-        """Per slot, the index of its role in ``Role`` order (-1: none) and the rank of its claim."""
+        """Return, per slot, the index of its role in ``Role`` order (-1: none) and the rank of its claim."""
         role = np.full(self.size, -1, dtype=np.int64)
         rank = np.full(self.size, np.iinfo(np.int64).max, dtype=np.int64)
         for order in range(len(self._claims) - 1, -1, -1):
@@ -124,15 +124,15 @@ class SlotTable:
         return role, rank
 
     def components(self) -> IntArray:
-        """Per slot, the number of its channel: slots with one number are removed together."""
+        """Number the channels: slots with one number are removed together."""
         return self._channels()[0]
 
     def removable(self) -> BoolArray:
-        """Per channel, whether a tensor writes it and nothing freezes it."""
+        """Find, per channel, whether a tensor writes it and nothing freezes it."""
         return self._channels()[1]
 
     def _channels(self) -> tuple[IntArray, BoolArray]:
-        """What :meth:`components` and :meth:`removable` return, computed again only after a change."""
+        """Compute what :meth:`components` and :meth:`removable` return, again only after a change."""
         if self._known is None:
             left = np.concatenate([*self._left, np.zeros(0, np.int64)])
             right = np.concatenate([*self._right, np.zeros(0, np.int64)])
@@ -154,7 +154,7 @@ class SlotTable:
         return int((reason[written] < 0).sum())
 
     def reasons(self, components: IntArray) -> tuple[IntArray, list[str]]:
-        """Per channel, the index of the first reason that freezes it (-1: free), and the reasons."""
+        """Find, per channel, the index of the first reason that freezes it (-1: free), and the reasons."""
         count = int(components.max(initial=-1)) + 1
         texts = list(dict.fromkeys(text for _, text in self._frozen))
         index = {text: number for number, text in enumerate(texts)}
@@ -165,5 +165,5 @@ class SlotTable:
 
 
 def role_of(index: int) -> Role:
-    """The role with an index as given by :meth:`SlotTable.roles`."""
+    """Return the role with an index as given by :meth:`SlotTable.roles`."""
     return _ROLES[index]

@@ -60,7 +60,7 @@ def _without_collection() -> Iterator[None]:
 
 @_without_collection()
 def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) -> ChannelGraph:
-    """Find out which channels of a network hang together and which may be cut.
+    """Find out which channels of a network are coupled and which may be cut.
 
     The network is captured, every operator's rule says which slots belong together, and the result is
     checked: all groups are cut on trial, and the smaller network must run, in evaluation and in training

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program, module_path
+from secateur.graph.capture.program import Origin, Program, module_path, operator_name
 from secateur.graph.labels import SlotTable
 from secateur.graph.wiring import Channels
 
@@ -43,7 +43,7 @@ def ungrouped(
 
 
 def _use(programs: Sequence[Program], name: str) -> str:
-    """What the forward pass does with a parameter that no rule gave channels to."""
+    """Say what the forward pass does with a parameter that no rule gave channels to."""
     users = [node for program in programs for item in _nodes(program, name) for node in item.users]
     if not users:
         return UNUSED
@@ -62,6 +62,6 @@ def _nodes(program: Program, name: str) -> Collection[Node]:
 
 
 def _place(node: Node) -> str:
-    operator = str(node.target).removeprefix("aten.").partition(".")[0]
+    operator = operator_name(node)
     path = module_path(node)
     return f"{operator} in '{path}'" if path else operator

@@ -1,4 +1,4 @@
-"""Networks of other libraries by name: transformers, ultralytics, diffusers, segmentation-models-pytorch.
+"""Build networks of transformers, ultralytics, diffusers and segmentation-models-pytorch by name.
 
 Each module here is for one library. It builds networks from names and local files, and derives example
 inputs from their settings. Nothing is downloaded, and no code of a file is run. A library is imported when it

@@ -1,4 +1,4 @@
-"""Networks of diffusers, by a local folder with a ``config.json``: ``diffusers:path/to/unet``."""
+"""Build networks of diffusers from a local folder with a ``config.json``: ``diffusers:path/to/unet``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.integrations.huggingface import offline
 from secateur.integrations.libraries import LocalFolders, config_file, library, positive, read_config
 
 _SIDE, _LENGTH, _STEPS = 32, 16, 1000
-"""Side of maps and number of text tokens where nobody says it; number of time steps."""
+"""Side of maps and number of text tokens if not given; number of time steps."""
 
 Config = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""Networks of transformers, by a local folder with a ``config.json``: ``hf:path/to/folder``."""
+"""Build networks of transformers from a local folder with a ``config.json``: ``hf:path/to/folder``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch, by architecture and encoder: ``smp:Unet/resnet18``."""
+"""Build networks of segmentation-models-pytorch by architecture and encoder: ``smp:Unet/resnet18``."""
 
 from __future__ import annotations
 

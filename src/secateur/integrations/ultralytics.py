@@ -1,4 +1,4 @@
-"""Detectors of ultralytics, by the name of their YAML file: ``ultralytics:yolov8n.yaml``."""
+"""Build detectors of ultralytics by the name of their YAML file: ``ultralytics:yolov8n.yaml``."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def _groups(graph: ChannelGraph, left: ChannelGraph, cuts: Sequence[Cut]) -> tup
 
 
 def _removed_by(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, tuple[int, ...]]:
-    """For each channel of each group, find the number of the cut that removed it; 0 if it stays."""
+    """Find the number of the cut that removed each channel of each group; 0 if it stays."""
     found = {group.name: np.zeros(group.channels, dtype=np.int64) for group in graph.groups}
     alive = {name: np.arange(len(numbers)) for name, numbers in found.items()}
     for cut in cuts:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
+from secateur.formats import first_line
 from secateur.graph.capture.program import mode_of
 
 Forward = Callable[..., object]
@@ -112,9 +113,8 @@ def _compiled(model: nn.Module) -> Forward:
             with _without_warnings():
                 return compiled(*args, **kwargs)
         except Exception as error:  # a missing C++ compiler raises many kinds of errors
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
             raise UsageError(
-                f"torch.compile cannot run this network here ({type(error).__name__}: {first.strip()}); "
+                f"torch.compile cannot run this network here ({type(error).__name__}: {first_line(error)}); "
                 "choose another runtime"
             ) from error
 

@@ -108,7 +108,7 @@ class ModelSpec:
         except UsageError:
             raise
         except Exception as error:  # builders fail in many ways
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise UsageError(f"{self.name} cannot be built with {dict(self.arguments)}: {reason}") from error
         if not isinstance(model, nn.Module):
             raise UsageError(f"{self.name} returns a {type(model).__name__}, not a torch.nn.Module")

@@ -87,7 +87,7 @@ def gather(
 
 
 def _traced(inputs: Any, arguments: Sequence[str]) -> Any:
-    """Those of the named arguments that a network was traced with, in the order in which it took them."""
+    """Select the named arguments that a network was traced with, in the order in which it took them."""
     if not isinstance(inputs, Mapping) or not arguments:
         return inputs
     missing = [name for name in arguments if name not in inputs]
@@ -100,5 +100,5 @@ def _traced(inputs: Any, arguments: Sequence[str]) -> Any:
 
 
 def _shapes(leaves: Sequence[Any]) -> list[tuple[int, ...]]:
-    """Shapes of the tensors among some arguments, without the examples."""
+    """List the shapes of the tensors among some arguments, without the examples."""
     return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""Python values that code takes from tensors which depend on no input, such as "is this mask causal?".
+"""Note the Python values that code takes from tensors which depend on no input ("is this mask causal?").
 
 ``torch.export`` runs on tensors without values and refuses to look at them. Where the tensor is made of
 constants and buffers alone, the answer is the same in every pass. It is noted in a real pass, by the line of
@@ -94,7 +94,7 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _asker() -> tuple[str, int]:
-    """File and line of the nearest frame outside of this file, of torch's modes and of its export."""
+    """Find file and line of the nearest frame outside of this file, of torch's modes and of its export."""
     frame = sys._getframe(2)
     while frame.f_back is not None and _is_machinery(frame.f_code.co_filename):
         frame = frame.f_back

@@ -15,8 +15,8 @@ def inline_mode_regions(module: GraphModule) -> None:
     """Replace calls of regions that only switch a mode by the operators inside, in place.
 
     A region that switches gradients changes no number. One that switches autocast on changes the precision of
-    its operators. Checks compute in float64, which autocast leaves alone, and whatever else plays a program
-    does so with autocast off; so what the region casts to the lower precision is cast to float32 instead.
+    its operators. Checks compute in float64, which autocast does not change, and all other code runs programs
+    with autocast off; so what the region casts to the lower precision is cast to float32 instead.
 
     Args:
         module: a captured program.
@@ -38,7 +38,7 @@ def inline_mode_regions(module: GraphModule) -> None:
 
 
 def _region(module: GraphModule, node: Node) -> tuple[GraphModule, tuple[Node, ...]] | None:
-    """The program of a region that only switches a mode, and what it is called with."""
+    """Find the program of a region that only switches a mode, and its arguments."""
     if node.op != "call_function":
         return None
     name = getattr(node.target, "__name__", "")

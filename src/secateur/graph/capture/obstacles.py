@@ -1,4 +1,4 @@
-"""Obstacles: why a network cannot be captured, where, and what to write instead."""
+"""Explain why a network cannot be captured, where, and what to write instead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PART = "or trace the part of the network that does without (trace(model.backbon
 
 
 def find_obstacle(model: nn.Module, inputs: object) -> str | None:
-    """Say why a network cannot be captured, as far as that can be told without running it.
+    """Say why a network cannot be captured, as far as that shows without running it.
 
     Args:
         model: the network.
@@ -214,7 +214,7 @@ _VALUES = {
 
 
 def _of_values(error: Exception, place: Place) -> str:
-    """What to say of code that depends on the values of tensors; nothing of other errors."""
+    """Explain why code that depends on the values of tensors fails; empty for other errors."""
     if not depends_on_values(error):
         return ""
     names, text = _kinds(error), str(error)
@@ -242,7 +242,7 @@ def _kinds(error: Exception) -> set[str]:
 
 
 def _of_call(model: nn.Module, error: Exception) -> str:
-    """What to say of a network that fails on its inputs whether it is captured or not."""
+    """Explain why a network fails on its inputs whether it is captured or not."""
     text = first_line(error).rstrip(".")
     return (
         f"the network itself fails on these inputs, also when it is only called ({text}). "
@@ -251,7 +251,7 @@ def _of_call(model: nn.Module, error: Exception) -> str:
 
 
 def _advice(model: nn.Module, error: Exception) -> str:
-    """What to do about a network that fails on its inputs."""
+    """Say what to do about a network that fails on its inputs."""
     advice = "Check the shapes, types and number of the inputs."
     text = first_line(error).rstrip(".")
     if isinstance(error, TypeError) and "argument" in text:
@@ -268,7 +268,7 @@ def _advice(model: nn.Module, error: Exception) -> str:
 
 
 def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
-    """What to say of a network that runs, but that ``torch.export`` refuses."""
+    """Explain why ``torch.export`` refuses a network that runs."""
     text = first_line(error).rstrip(".")
     frames = list(traceback.walk_tb(error.__traceback__))
     output = re.search(r"Found <class '([^']+)'> in output", text)
@@ -316,14 +316,14 @@ _GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jac|vjp|jvp|hessian)"
 
 
 def _line_that_may_be_meant(model: nn.Module, reason: str) -> tuple[str, str]:
-    """The line and its text that an error without a line of the user's is about."""
+    """Find the line that an error without a line of the user's is about, and its text."""
     if reason.startswith("gradients"):
         return next(iter(lines_with(model, _GRADIENTS)), ("", ""))
     return "", ""
 
 
 def _error_without_export(model: nn.Module, inputs: object) -> tuple[nn.Module, Exception] | None:
-    """The error with which a copy of the network fails when it is only called, and the copy."""
+    """Find the error with which a copy of the network fails when it is only called, and the copy."""
     with torch.random.fork_rng():
         try:
             copied, given = copy.deepcopy(model), copy.deepcopy(inputs)

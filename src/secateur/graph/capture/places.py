@@ -1,4 +1,4 @@
-"""Places: the module and the line of the user's code that an error is about."""
+"""Find the module and the line of the user's code that an error is about."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Place:
 
 
 def place_of(model: nn.Module, error: Exception) -> Place:
-    """The innermost module and the innermost line of the user's code in the traceback of an error."""
+    """Find the innermost module and the innermost line of the user's code in the traceback of an error."""
     paths = {id(module): (path, module) for path, module in model.named_modules()}
     place = Place()
     for frame, number in _frames(error):
@@ -51,7 +51,7 @@ def place_of(model: nn.Module, error: Exception) -> Place:
 
 
 def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
-    """The frames of a traceback from the first one of torch on: those before it only ask for the capture."""
+    """List the frames of a traceback from torch's first one: those before it only ask for the capture."""
     inside = False
     for frame, number in traceback.walk_tb(error.__traceback__):
         inside = inside or _below(frame.f_code.co_filename, _TORCH)
@@ -60,7 +60,7 @@ def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
 
 
 def place_in_stack(text: str, modules: Sequence[str]) -> Place:
-    """The innermost module, and the innermost line of the user's code in a stack that is kept as text."""
+    """Find the innermost module and the innermost line of the user's code in a stack that is kept as text."""
     lines = re.findall(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', text)
     own = [(file, number, source) for file, number, source in lines if _is_users(file)]
     module = f"'{modules[-1]}'" if modules and modules[-1] else ""
@@ -78,7 +78,7 @@ def _below(file: str, folder: Path) -> bool:
 
 
 def lines_with(model: nn.Module, pattern: str) -> list[tuple[str, str]]:
-    """Lines of the user's own forward passes that match a pattern: place and text."""
+    """Find the lines of the user's forward passes that match a pattern: place and text."""
     found = []
     for kind in {type(module) for module in model.modules()}:
         try:
@@ -96,7 +96,7 @@ def lines_with(model: nn.Module, pattern: str) -> list[tuple[str, str]]:
 
 
 def named(path: str, module: nn.Module) -> str:
-    """A module by its path and class."""
+    """Name a module by its path and class."""
     return f"'{path}' ({type(module).__name__})" if path else f"the network itself ({type(module).__name__})"
 
 

@@ -81,7 +81,7 @@ class Program:
         outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
         left_out: what the network returns beside the outputs: for each object whose tensors are not known,
             where it is, and its class.
-        complete: whether it is all that the network does in its mode, as far as can be told.
+        complete: whether it is all that the network does in its mode, as far as is known.
         derived: whether it was made from the program of the other mode, which runs the same operators.
     """
 
@@ -157,7 +157,7 @@ def _draws(node: Node) -> bool:
 
 
 def written_arguments(node: Node) -> Iterator[Node]:
-    """The arguments that an operator writes to."""
+    """List the arguments that an operator writes to."""
     schema = getattr(node.target, "_schema", None)
     for place, argument in enumerate(schema.arguments if schema else ()):
         value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
@@ -167,7 +167,7 @@ def written_arguments(node: Node) -> Iterator[Node]:
 
 
 def _base(node: Node) -> Node:
-    """The tensor that a node is a view of."""
+    """Find the tensor that a node is a view of."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         schema = getattr(node.target, "_schema", None)
         if schema is None or schema.arguments[0].alias_info is None:
@@ -315,7 +315,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
     lifted = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_lifted_custom_objs}
     placeholders: dict[str, Placeholder] = {}
     for node in exported.graph.nodes:
-        # Fake tensors refer to the network's parameters; plain shapes let go of them.
+        # Fake tensors refer to the network's parameters; plain shapes do not.
         node.meta["val"] = tree_map_only(Tensor, _shape_only, node.meta.get("val"))
         if node.op != "placeholder":
             continue
@@ -404,7 +404,7 @@ def _returning_leaves(model: nn.Module) -> list[Parts]:
 
 
 def _argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the arguments of a call; none if a forward pass gives some of them no name."""
+    """List the names of the arguments of a call; none if a forward pass gives some of them no name."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(model.forward).parameters.values()
@@ -429,7 +429,7 @@ def _answered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def _answers_after(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Answers:
-    """What code asks of constants, if that may be why an export failed."""
+    """Find what code asks of constants, if that may be why an export failed."""
     if not depends_on_values(error):
         return {}
     heard = io.StringIO()  # what the network prints was shown by the export
@@ -458,7 +458,7 @@ def _stand_in(model: nn.Module) -> None:
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """A tensor on the same memory, with the same attributes."""
+    """Make a tensor on the same memory, with the same attributes."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return tensor
     alias = tensor.data
@@ -472,8 +472,13 @@ def _shape_only(value: Tensor) -> Tensor:
     return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
 
+def operator_name(node: Node) -> str:
+    """Return the short name of an operator: ``relu_`` for ``aten.relu_.default``."""
+    return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
 def module_path(node: Node) -> str:
-    """Path of the innermost module that ran an operator (empty for the network itself)."""
+    """Return the path of the innermost module that ran an operator (empty for the network itself)."""
     stack = node.meta.get("nn_module_stack") or {}
     path = ""
     for entry in stack.values():
@@ -482,7 +487,7 @@ def module_path(node: Node) -> str:
 
 
 def _batch(graph: Graph, placeholders: Mapping[str, Placeholder]) -> int:
-    """Leading size of the first input, unless a convolution shows that it is a channel."""
+    """Return the leading size of the first input, unless a convolution shows that it is a channel."""
     for node in graph.nodes:
         spatial = _spatial_dims(node)
         if spatial is not None and node.args[0].meta["val"].dim() == spatial + 1:

@@ -1,4 +1,4 @@
-"""Keep torch from reporting on an export that fails: one error with one message takes the place of it."""
+"""Keep torch from reporting on an export that fails: one error with one message replaces the reports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LOGGERS = ("torch._subclasses", "torch.fx", "torch.export", "torch._export", "t
 def quiet_export() -> Iterator[None]:
     """Keep torch from logging call stacks and printing programs for a block.
 
-    Loggers that were set to show more than warnings (``TORCH_LOGS``) go on. All is put back afterwards. What
-    the network itself prints is not touched.
+    Loggers that were set to show more than warnings (``TORCH_LOGS``) still do. Everything is restored
+    afterwards. What the network itself prints is not touched.
     """
     names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
     loggers = [logging.getLogger(name) for name in names]
@@ -37,7 +37,7 @@ def quiet_export() -> Iterator[None]:
 
 
 class _Sieve:
-    """A stream that drops the programs which ``torch.export`` prints, and hands on everything else."""
+    """A stream that drops the programs which ``torch.export`` prints, and passes on everything else."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

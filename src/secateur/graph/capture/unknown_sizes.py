@@ -1,8 +1,8 @@
-"""Sizes that depend on values, such as the number of tokens that come to an expert.
+"""Choose numbers for sizes that depend on values, such as the number of tokens that come to an expert.
 
 Such a size counts positions, and is another number in every pass. Rules and costs need numbers, so each is
 taken for the mean: what several masks of a module pick from is divided evenly among them. Only what is noted
-of the results changes: the program itself goes on counting.
+of the results changes: the program itself still counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def settle_sizes(graph: Graph) -> None:
 
 
 def _mean_sizes(graph: Graph) -> dict[Any, int]:
-    """The number for every unknown size that says how many a mask picks."""
+    """Choose the number for every unknown size that says how many a mask picks."""
     masks: dict[tuple[str, int], dict[Node, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for node in graph.nodes:
         mask = next((item for item in reversed(node.all_input_nodes) if _is_countable(item)), None)
@@ -75,7 +75,7 @@ def _unknown(value: Any) -> Iterator[SymInt]:
 
 
 def _shaped(tensor: Tensor, settled: Callable[[SymInt], int | SymInt]) -> Tensor:
-    """A tensor of the same shape with all sizes settled; the tensor itself where some are not."""
+    """Make a tensor of the same shape with all sizes settled; return the tensor itself if some are not."""
     sizes: Sequence[Any] = tensor.shape
     shape = [settled(size) if isinstance(size, SymInt) else size for size in sizes]
     if any(isinstance(size, SymInt) for size in shape):

@@ -1,4 +1,4 @@
-"""Wrappers: modules that hold a network and put a prefix before the names of its tensors."""
+"""Recognise wrappers: modules that hold a network and put a prefix before the names of its tensors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def _wrapper(model: object) -> tuple[str, str] | None:
-    """The attribute that holds the wrapped network and the wrapper's name; ``None`` for a plain network."""
+    """Find the attribute that holds the wrapped network, and the wrapper's name; ``None`` if not wrapped."""
     for kind in type(model).__mro__:
         found = _WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}")
         if found is not None:

@@ -60,7 +60,7 @@ class Outputs:
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """A dense copy, which does not follow what later passes write into the memory of the tensor."""
+    """Make a dense copy, which does not follow what later passes write into the memory of the tensor."""
     return tensor.clone() if tensor.layout is torch.strided else tensor.to_dense()
 
 
@@ -235,7 +235,7 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
 
 
 def _dims(tensor: Tensor) -> list[int]:
-    """The dimensions along which a tensor is judged: the last one, and channels."""
+    """Choose the dimensions along which a tensor is compared: the last one, and channels."""
     return sorted({tensor.dim() - 1, min(1, tensor.dim() - 1)})
 
 
@@ -245,7 +245,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _ratio(gap: Tensor, scale: Tensor) -> Tensor:
-    """``gap / scale``; nothing of nothing is no difference."""
+    """Divide ``gap / scale``; zero by zero is no difference."""
     return torch.where(gap == 0, 0.0, gap / scale)
 
 

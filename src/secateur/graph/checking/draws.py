@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur._compat import tree_flatten, tree_unflatten
-from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments
+from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments, operator_name
 
 _PASSED_ON = {
     "view",
@@ -28,7 +28,7 @@ _PASSED_ON = {
 
 
 def random_inputs(program: Program, inputs: ExampleInputs, seed: int) -> ExampleInputs:
-    """Draw inputs of the same shapes, dtypes and devices, whatever the given ones hold.
+    """Draw inputs of the same shapes, dtypes and devices, with other values.
 
     Floating-point values get the mean and spread of the given ones (their range, if none is negative), or
     are normal where the given ones are all zero or NaN; those that hold infinities (masks) stay. Integers lie
@@ -119,7 +119,7 @@ def _drawn_floats(leaf: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _rows(program: Program) -> list[int | None]:
-    """For each input, how many rows the embedding has that it indexes."""
+    """Find, for each input, how many rows the embedding has that it indexes."""
     return [
         min((rows for rows in _indexed(node)), default=None)
         for node in program.graph.nodes
@@ -129,7 +129,7 @@ def _rows(program: Program) -> list[int | None]:
 
 def _indexed(node: Node) -> Iterator[int]:
     for user in node.users:
-        name = str(user.target).removeprefix("aten.").partition(".")[0]
+        name = operator_name(user)
         if name in ("embedding", "embedding_bag") and user.args[1] is node:
             weight = user.args[0]
             assert isinstance(weight, Node), "the weight of an embedding is a tensor"

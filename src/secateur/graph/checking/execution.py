@@ -1,4 +1,4 @@
-"""Run a network and its masked original for a comparison, and judge the difference."""
+"""Run a network and its masked original for a comparison, and compare their outputs."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _own_buffers(model: nn.Module, *, native: bool) -> None:
 
 
 def _copied(tensor: Tensor, *, native: bool = False) -> Tensor:
-    """A tensor of the same numbers, in float64 unless native."""
+    """Copy a tensor, in float64 unless native."""
     copied = tensor.detach().clone()
     return copied.double() if copied.is_floating_point() and not native else copied
 
@@ -280,7 +280,7 @@ def judge(
 
 
 def _worst(slices: list[Slices], noise: list[Any], tolerance: float) -> Judgement:
-    """The slice that exceeds its limit by most."""
+    """Find the slice that exceeds its limit by most."""
     found = Judgement(0.0, tolerance)
     most = -1.0
     noisy: dict[str, None] = {}

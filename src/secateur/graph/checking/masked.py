@@ -82,7 +82,7 @@ def flat_arguments(
 
 
 def _fixed(program: Program) -> set[str]:
-    """Operators that no input reaches; normalisation layers are applied to values, also to learned ones."""
+    """Find operators that no input reaches; normalisation layers are applied to values, also learned ones."""
     reached = {name for name, item in program.placeholders.items() if item.origin is Origin.INPUT}
     for node in program.graph.nodes:
         if node.name not in reached and (
@@ -94,7 +94,7 @@ def _fixed(program: Program) -> set[str]:
 
 
 def _own(constant: Any) -> Any:
-    """A constant that the program may write to: a tensor, or a generator of random numbers."""
+    """Copy a constant that the program may write to: a tensor, or a generator of random numbers."""
     if isinstance(constant, torch.Generator):  # seeded as the network's own is for a check
         return constant.clone_state().manual_seed(0)
     return constant.clone() if isinstance(constant, Tensor) else constant
@@ -195,7 +195,7 @@ class MaskedInterpreter(Interpreter):
         return tensor
 
     def _indices(self, labels: tuple[Labels, ...]) -> list[tuple[int, Tensor]]:
-        """For each dimension that loses channels, the positions that stay."""
+        """List, for each dimension that loses channels, the positions that stay."""
         found = []
         for dim, vector in enumerate(labels):
             if vector is not None and self._removed[vector].any():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.program import ExampleInputs, Origin
+from secateur.graph.capture.program import ExampleInputs, Origin, operator_name
 from secateur.graph.checking.compare import Outputs
 from secateur.graph.checking.execution import reference_mode
 from secateur.graph.checking.masked import MaskedInterpreter, flat_arguments
@@ -135,7 +135,7 @@ class _Scaling(MaskedInterpreter):
 
     def run_node(self, n: Node) -> Any:
         """Run one operator, and scale its result as its weights are scaled."""
-        name = str(n.target).removeprefix("aten.").partition(".")[0]
+        name = operator_name(n)
         if name == "batch_norm":
             self._normalise(n)
         result = super().run_node(n)
@@ -191,7 +191,7 @@ class _Scaling(MaskedInterpreter):
 
 
 def _sampled(value: Tensor, channels: int) -> Tensor:
-    """Every second, third ... position of large images, so that 16 to 31 in each dimension stay."""
+    """Take every second, third ... position of large images, so that 16 to 31 in each dimension stay."""
     if value.dim() < 4:
         return value
     strides = [1 if dim in (0, channels) else max(1, size // 16) for dim, size in enumerate(value.shape)]

@@ -295,7 +295,7 @@ class _Trials:
         return sorted(generator.permutation(group.channels)[:count].tolist())
 
     def _prepared(self, plan: Keep) -> Weights:
-        """Weights with which what the inputs say reaches the outputs of the masked original."""
+        """Prepare weights with which the inputs affect the outputs of the masked original."""
         forward, removed = self._graph.wiring.evaluation, self._graph.after(plan).removed
         for _ in range(2):
             try:
@@ -423,7 +423,7 @@ class _Trials:
         return self._run_cut(cut, wiring.evaluation, inputs, self._native or not wiring.rescales)
 
     def _tensors(self, cut: _TrialCut, native: bool) -> Mapping[str, Tensor]:
-        """Parameters and buffers of a cut network; normalised weights in float64, not rounded."""
+        """Collect parameters and buffers of a cut network; normalised weights in float64, not rounded."""
         rescales = self._graph.wiring.rescales
         names = {name for item in rescales for name in (item.length, item.direction)}
         sources = cut.weights.tensors
@@ -432,7 +432,7 @@ class _Trials:
         return {**cut.tensors, **rescaled(rescales, sources, cut.kept)}
 
     def _others(self, cut: _TrialCut, forward: Pass, found: Outputs, draw: int) -> list[Outputs]:
-        """Outputs for other inputs, which tell how far the outputs of the network move."""
+        """Compute outputs for other inputs, which show how far the outputs of the network move."""
         if forward.program.training:
             return [self._run_cut(cut, forward, doubled(self._draws[1 - draw]), self._native)]
         if cut.share is Share.ONE_REMOVED:
@@ -465,7 +465,7 @@ class _Trials:
 
 
 def _needed(graph: ChannelGraph) -> dict[str, int]:
-    """Groups over which an unbiased variance is taken: of one value there is none."""
+    """Find groups over which an unbiased variance is taken: of one value there is none."""
     unbiased = ("aten.var", "aten.std")
     wiring = graph.wiring
     nodes = {node.name: node for node in wiring.program.graph.nodes}
@@ -553,7 +553,7 @@ def _training_error(
     )
     if error is None:
         return None
-    # Code that makes tensors on a device of its own fails on the meta device; fake tensors follow it.
+    # Code that makes tensors on a certain device fails on the meta device; fake tensors follow it.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     return _run_on_shapes(model, inputs, tensors, attributes, mode.from_tensor, mode)
 

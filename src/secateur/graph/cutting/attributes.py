@@ -1,4 +1,4 @@
-"""Integer attributes of modules, and of the configuration objects and dicts that modules hold.
+"""Read and set integer attributes of modules, and of configuration objects and dicts that modules hold.
 
 An attribute is named relative to its module: ``num_heads``, or ``config.num_heads`` for an integer in an
 object or a dict that the module keeps. What several modules share is known by the module that comes first.
@@ -72,7 +72,7 @@ def _integers(owner: object, prefix: str, depth: int, seen: set[int]) -> Iterato
 
 
 def _integers_of_class(kind: type) -> dict[str, Any]:
-    """The integers that a class of the user gives all its objects, and the lists and tuples of integers."""
+    """Collect the integers that a class of the user gives its objects, and its lists and tuples of them."""
     classes = [cls for cls in reversed(kind.__mro__) if cls.__module__.partition(".")[0] not in _NOT_USERS]
     return {name: value for cls in classes for name, value in vars(cls).items() if is_integral(value)}
 

@@ -1,4 +1,4 @@
-"""Tell whether a network is the one that a channel graph describes."""
+"""Check whether a network is the one that a channel graph describes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rebinding: functions that a copied module holds are made to refer to the copy.
+"""Make the functions that a copied module holds refer to the copy.
 
 ``copy.deepcopy`` hands functions on as they are. A ``forward`` that closes over the module, or a hook that
-closes over one of its parameters, would go on to use the original from within the copy.
+closes over one of its parameters, would use the original from within the copy.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Rebinder:
                 container[key] = new
 
     def rebound(self, value: Any) -> Any:
-        """An object that refers to the copy, where the given one refers to the original."""
+        """Return an object that refers to the copy where the given one refers to the original."""
         if self._original(value):
             return self._memo[id(value)]
         if id(value) in self._rebuilt:
@@ -147,7 +147,7 @@ class _Rebinder:
         return new
 
     def _function(self, function: FunctionType) -> FunctionType:
-        """The same code with a closure of its own."""
+        """Rebuild a function with another closure."""
         cells, fresh = [], []
         for cell in function.__closure__ or ():
             if id(cell) not in self._rebuilt:
@@ -172,7 +172,7 @@ class _Rebinder:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What an object holds, of the kinds that can be rebuilt."""
+    """List what an object holds, of the kinds that can be rebuilt."""
     if isinstance(value, CellType):
         with contextlib.suppress(ValueError):  # a cell may be empty still
             return [value.cell_contents]

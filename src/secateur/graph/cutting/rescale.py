@@ -47,7 +47,7 @@ def rescaled(
 
 
 def _only(kept: Mapping[str, Mapping[int, IntArray]], item: Rescale) -> dict[int, IntArray]:
-    """The cut of a direction along the dimension that has a norm for each index."""
+    """Select the cut of a direction along the dimension that has a norm for each index."""
     return {dim: index for dim, index in kept[item.direction].items() if dim == item.dim}
 
 

@@ -1,4 +1,4 @@
-"""Run a module with other tensors and attributes in place, and put the old ones back."""
+"""Run a module with other tensors and attributes, and restore the old ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def substituted(
 ) -> Iterator[None]:
     """Exchange tensors and attributes of a network within a block, and leave it as it was.
 
-    Nothing is copied, so closures, hooks and whatever else refers to the network see the exchange.
+    Nothing is copied, so closures, hooks and everything else that refers to the network see the exchange.
 
     Args:
         model: the network.

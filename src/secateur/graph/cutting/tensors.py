@@ -1,4 +1,4 @@
-"""Cutting tensors and copying modules: the mechanical part of surgery."""
+"""Cut tensors and copy modules: the mechanical part of surgery."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Cuts = Mapping[tuple[str, int], IntArray]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by qualified name; a tied tensor by its first name only."""
+    """Collect parameters and buffers by qualified name; a tied tensor by its first name only."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
-    """A new tensor with only the kept positions of some dimensions.
+    """Make a new tensor with only the kept positions of some dimensions.
 
     Args:
         tensor: the tensor to cut; not changed.
@@ -79,7 +79,7 @@ def _selection(kept: IntArray, size: int, device: torch.device) -> _Selection:
 
 
 def _select(tensor: Tensor, dim: int, selection: _Selection, out: Tensor | None = None) -> Tensor:
-    """The blocks of one dimension that stay, in new memory or in a given tensor."""
+    """Select the blocks of one dimension that stay, in new memory or in a given tensor."""
     block, index = selection
     blocks = tensor.unflatten(dim, (tensor.shape[dim] // block, block))
     if out is None:
@@ -90,7 +90,7 @@ def _select(tensor: Tensor, dim: int, selection: _Selection, out: Tensor | None 
 
 
 def _block(kept: IntArray, size: int) -> int:
-    """The largest length of which every run of positions is a whole number, and lies on a grid of it.
+    """Find the largest length of which every run of positions is a multiple, and lies on a grid of it.
 
     >>> _block(np.array([0, 1, 2, 6, 7, 8]), 9), _block(np.array([1, 2, 3]), 9)
     (3, 1)
@@ -105,7 +105,7 @@ def _block(kept: IntArray, size: int) -> int:
 
 
 def by_tensor(cuts: Cuts) -> dict[str, dict[int, IntArray]]:
-    """The cuts sorted by tensor, so that each tensor is handled once."""
+    """Sort cuts by tensor, so that each tensor is processed once."""
     sorted_cuts: dict[str, dict[int, IntArray]] = {}
     for (name, dim), kept in cuts.items():
         sorted_cuts.setdefault(name, {})[dim] = kept
@@ -113,7 +113,7 @@ def by_tensor(cuts: Cuts) -> dict[str, dict[int, IntArray]]:
 
 
 def positions_left(before: ChannelGraph, after: ChannelGraph) -> Cuts:
-    """Positions that stay in each tensor dimension on the way from one graph to a later one."""
+    """Find the positions of each tensor dimension that stay between one graph and a later one."""
     cuts: dict[tuple[str, int], IntArray] = {}
     for group, old, new in zip(before.wiring.groups, before.alive, after.alive, strict=True):
         if len(old) == len(new):
@@ -133,9 +133,9 @@ def copy_with(
     *,
     gradient_hooks: bool = False,
 ) -> nn.Module:
-    """Copies a module with some tensors and integer attributes replaced; the rest is cloned.
+    """Copy a module with some tensors and integer attributes replaced; the rest is cloned.
 
-    Functions that the module holds (a ``forward`` of its own, hooks) and that refer to it are rebuilt so that
+    Functions that the module holds (an own ``forward``, hooks) and that refer to it are rebuilt so that
     they refer to the copy. Tensors that it holds besides parameters and buffers and that were computed with
     gradients are detached in the copy.
 
@@ -190,11 +190,11 @@ def copy_with(
 
 
 def like(old: Tensor, data: Tensor) -> Tensor:
-    """A tensor of other numbers in the role of an old one: a parameter, of the same class, or a buffer."""
+    """Give a tensor the role of an old one: a parameter, of the same class, or a buffer."""
     if not isinstance(old, nn.Parameter):
         return data
     if type(data) is Tensor and issubclass(type(old), nn.Parameter):
-        # A subclass may have a constructor with arguments of its own.
+        # A subclass may have a constructor with other arguments.
         made: Tensor = Tensor._make_subclass(type(old), data, old.requires_grad)
         return made
     return nn.Parameter(data, old.requires_grad)
@@ -248,7 +248,7 @@ def _copy_gradient_hooks(name: str, old: Tensor, new: Tensor, memo: dict[int, An
         except Exception as error:
             raise SurgeryError(
                 f"a gradient hook of '{name}' cannot be copied ({error}); remove it before the cut and "
-                "register it anew on the smaller network, or cut in place (inplace=True)"
+                "register it on the smaller network, or cut in place (inplace=True)"
             ) from error
 
 
@@ -343,7 +343,7 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
 
 
 def _changed(item: AttributeValue, current: Any) -> Any:
-    """The new value of an attribute."""
+    """Return the new value of an attribute."""
     if item.index is None:
         if type(current) is not int:
             raise SurgeryError(f"module '{item.module}' has no integer attribute '{item.name}'")

@@ -1,4 +1,4 @@
-"""Constants in a program: tensors filled with one number, and values computed from parameters."""
+"""Find constants in a program: tensors filled with one number, and values computed from parameters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
+from secateur.graph.capture.program import operator_name
 from secateur.graph.labels import Value
 
 _FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty"}
@@ -33,7 +34,7 @@ def makers(node: Any, dim: int, env: Mapping[Node, Any]) -> list[Node]:
     chain: list[Node] = []
     while isinstance(node, Node) and node.op == "call_function":
         chain.append(node)
-        name = str(node.target).removeprefix("aten.").partition(".")[0]
+        name = operator_name(node)
         if name in _FILLED:
             return chain
         source = node.all_input_nodes[0] if node.all_input_nodes else None

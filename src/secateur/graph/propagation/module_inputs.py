@@ -1,4 +1,4 @@
-"""Entrances: whether what an operator reads is what its module was called with.
+"""Find out whether what an operator reads is what its module was called with.
 
 A hook sees what a module is called with, not what is made inside its forward pass. So channels can be masked,
 or watched, at the input of a module only where the operator reads that very input, and where nothing else
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program
+from secateur.graph.capture.program import Origin, Program, operator_name
 from secateur.graph.labels import Value
 from secateur.graph.propagation.findings import Read
 
@@ -56,7 +56,7 @@ def _is_input(
     if not calls or read.place is not None or not isinstance(source, Node):
         return False
     call = calls[-1]
-    while call in _calls(source) and _name(source) in _ORDER:
+    while call in _calls(source) and operator_name(source) in _ORDER:
         source = source.all_input_nodes[0]
     value = env.get(source)
     if set(entering[call]) != {source} or not isinstance(value, Value):
@@ -70,11 +70,11 @@ def _is_input(
 
 
 def _uses(source: Node, call: str) -> Iterator[tuple[Node, int]]:
-    """Every operator of a call that is given a value, however ordered, and as which argument."""
+    """Find every operator of a call that is given a value, however ordered, and as which argument."""
     for user in source.users:
         if call not in _calls(user):
             continue
-        if _name(user) in _ORDER:
+        if operator_name(user) in _ORDER:
             yield from _uses(user, call)
             continue
         places = [place for place, item in enumerate(user.args) if item is source]
@@ -82,9 +82,5 @@ def _uses(source: Node, call: str) -> Iterator[tuple[Node, int]]:
 
 
 def _calls(node: Node) -> list[str]:
-    """The calls of modules that an operator is part of, the innermost last; each has a name of its own."""
+    """List the calls of modules that an operator is part of, the innermost last; each has another name."""
     return list(node.meta.get("nn_module_stack") or {})
-
-
-def _name(node: Node) -> str:
-    return str(node.target).removeprefix("aten.").partition(".")[0]

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention``: its code insists that all heads together are as wide as its input."""
+"""Tie the heads of ``nn.MultiheadAttention``, which its code needs to be together as wide as its input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objections: an operator says that an earlier one left the wrong axis of a rectangle free."""
+"""Record that an operator rejects the axis of a rectangle that an earlier one left free."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ class Objections:
                 self._findings.behind[self._name] = behind | self._bit
 
     def _made(self, slots: Sequence[int] | IntArray) -> list[Choice]:
-        """The choices that left any of some channels free."""
+        """Find the choices that left any of some channels free."""
         found = [choice for slot in slots for choice in self._findings.left_free.get(int(slot), ())]
         return list({choice.node: choice for choice in found}.values())

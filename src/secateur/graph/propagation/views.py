@@ -1,4 +1,4 @@
-"""Views that share the memory of a wider value: the width of that one is then the distance of their rows."""
+"""Find views that share the memory of a wider value: its width is then the distance of their rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
+from secateur.graph.capture.program import operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Value
 
@@ -33,7 +34,7 @@ def left_out(node: Any, env: Mapping[Node, Any]) -> Iterator[IntArray]:
         maker = node.args[0] if node.target is operator.getitem else node
         if not isinstance(maker, Node) or not maker.args:
             return
-        name = str(maker.target).removeprefix("aten.").partition(".")[0]
+        name = operator_name(maker)
         part, whole = env.get(node), env.get(maker.args[0])  # type: ignore[arg-type]
         if name in _RANGES and isinstance(part, Value) and isinstance(whole, Value):
             inside, every = part.labels[-1], whole.labels[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program
+from secateur.graph.capture.program import Origin, Program, operator_name
 
 _LAYERS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "batch_norm"}
 """Normalisation layers. Of what they normalise, statistics are taken from the channels that are kept."""
@@ -31,7 +31,7 @@ def weight_operators(program: Program) -> frozenset[str]:
         known = node.op == "placeholder" and names[node.name].origin is not Origin.INPUT
         if known or (node.op == "call_function" and all(source in fixed for source in node.all_input_nodes)):
             fixed.add(node)
-    layers = {node for node in fixed if _name(node) in _LAYERS}
+    layers = {node for node in fixed if operator_name(node) in _LAYERS}
     used = _used_as_weights(program, fixed) if layers else set()
     names_of_fixed = {
         node.name for node in fixed if node.op == "call_function" and (node not in layers or node in used)
@@ -40,19 +40,19 @@ def weight_operators(program: Program) -> frozenset[str]:
 
 
 def _computed_weights(program: Program) -> set[Node]:
-    """Operators on the way to the weight of a layer, whether or not the inputs play a part in it."""
+    """Find operators on the way to the weight of a layer, whether or not it depends on the inputs."""
     found: set[Node] = set()
     waiting = [
         item
         for node in program.graph.nodes
-        if _name(node).startswith(("linear", "conv"))
+        if operator_name(node).startswith(("linear", "conv"))
         for item in _weights_of(node)
     ]
     while waiting:
         node = waiting.pop()
         if node in found or node.op != "call_function":
             continue
-        if _name(node) in _PRODUCTS or _name(node) in _LAYERS or _weights_of(node):
+        if operator_name(node) in _PRODUCTS or operator_name(node) in _LAYERS or _weights_of(node):
             continue  # what a layer or a product makes is made of values that flow through the network
         found.add(node)
         waiting += node.all_input_nodes
@@ -60,29 +60,25 @@ def _computed_weights(program: Program) -> set[Node]:
 
 
 def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:
-    """Fixed values that become a weight without going through a layer first."""
+    """Find fixed values that become a weight without passing a layer first."""
     found: set[Node] = set()
     waiting = [item for node in program.graph.nodes for item in _weights_of(node) if item in fixed]
     while waiting:
         node = waiting.pop()
         if node not in found and node.op == "call_function":
             found.add(node)
-            layer = _name(node) in _PRODUCTS or bool(_weights_of(node))
-            waiting += [] if layer and _name(node) not in _LAYERS else node.all_input_nodes
+            layer = operator_name(node) in _PRODUCTS or bool(_weights_of(node))
+            waiting += [] if layer and operator_name(node) not in _LAYERS else node.all_input_nodes
     return found
 
 
 def _weights_of(node: Node) -> list[Node]:
-    """The arguments of an operator that are weights of it."""
+    """List the arguments of an operator that are its weights."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return []
-    if _name(node) in _PRODUCTS:
+    if operator_name(node) in _PRODUCTS:
         return list(node.all_input_nodes)
     named = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)}
     found = {**named, **node.kwargs}.get("weight")
     return [found] if isinstance(found, Node) else []
-
-
-def _name(node: Node) -> str:
-    return str(node.target).removeprefix("aten.").partition(".")[0]

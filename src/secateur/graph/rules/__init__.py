@@ -1,9 +1,9 @@
-"""The table of rules: for each operator, what it does to labels.
+"""Keep the table of rules: for each operator, what it does to labels.
 
 A rule is a small function ``rule(op) -> Value`` (or a list of values for an operator with
 several results). It reads its arguments from the op, says which labels are equal, and hands
 back the labels of the result. Operators without a rule are never assumed to be element-wise:
-whatever touches them is frozen.
+what they read and write is frozen.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
 
 def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Rule]:
-    """Register a rule for operators of one's own.
+    """Register a rule for your own operators.
 
     Whatever such an operator touches is frozen until it has a rule. A wrong rule cuts nothing wrong: every
     group is checked by a trial cut, and frozen if the numbers differ.
@@ -52,7 +52,7 @@ def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Ru
         replace: whether rules that are there already may be replaced.
 
     Returns:
-        A decorator for a function that is given a :class:`secateur.graph.RuleContext` and hands back the
+        A decorator for a function that takes a :class:`secateur.graph.OperatorContext` and returns the
         :class:`secateur.graph.Value` of the result, or a list of them for several results.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Sizes in a program: where they come from, and what they must be after a cut."""
+"""Find where the sizes in a program come from, and what they must be after a cut."""

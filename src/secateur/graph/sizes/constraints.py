@@ -22,13 +22,7 @@ from secateur.graph.propagation.findings import Attribute, Equation, Findings, S
 from secateur.graph.sizes.factors import Factor
 from secateur.graph.sizes.known_sizes import KnownSizes, Quotient, Solution
 from secateur.graph.sizes.linear_forms import Form, apart, multiples
-from secateur.graph.sizes.source import (
-    Computed,
-    FromAttribute,
-    FromTensor,
-    Source,
-    attributes_in,
-)
+from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Source, attributes_in
 
 
 def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any]) -> None:
@@ -41,7 +35,9 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
     """
     if not (findings.equations or findings.factors or findings.comparisons):
         return
+    # Collect what is given: equations, and attributes that rules have found.
     attributes = {found.key: found for found in _attributes(findings)}
+    equations = _in_order(findings.equations)
     known = KnownSizes(
         slots=slots,
         values={node.name: value for node, value in env.items()},
@@ -51,14 +47,15 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
     found_before = set(known.solutions)
     for item in findings.attributes:
         _join(known.solutions[item.key].labels, item.labels, slots)
-    equations = _in_order(findings.equations)
+    # Solve attributes and join sides in turns: what was joined cancels, which may leave one unknown.
     before = -1
-    while len(known.solutions) > before:  # what was joined cancels, which may leave one unknown
+    while len(known.solutions) > before:
         before = len(known.solutions)
         _solve(equations, known)
         _follow_comparisons(findings.comparisons, known)
         _join_sides(equations, known)
-    # Such as an expansion, which all modules of a class have in common.
+    # Assume what the equations leave open: that attributes of a class (such as an expansion) are constants,
+    # what a sum or a multiple of attributes counts, and last that all others are constants.
     _assume_constant((found for found in attributes.values() if found.of_class), known)
     _solve(equations, known)
     _join_sides(equations, known)
@@ -67,6 +64,7 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
     _join_sides(equations, known)
     _assume_constant(attributes.values(), known)
     _join_sides(equations, known)
+    # Freeze what is still unequal.
     _freeze_unequal(equations, known)
     for factor in findings.factors:
         _keep_factor(factor, known, findings)
@@ -78,7 +76,7 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
 
 
 def _attributes(findings: Findings) -> Iterator[FromAttribute]:
-    """All attributes in the expressions of equations and factors."""
+    """List the attributes in the expressions of equations and factors."""
     for equation in findings.equations:
         yield from attributes_in(equation.source)
     for factor in findings.factors:
@@ -122,7 +120,7 @@ def _solve(equations: Sequence[Equation], known: KnownSizes) -> None:
 
 
 def _labels_of(form: Form, counts: Sequence[int], slots: SlotTable) -> Labels:
-    """Labels of which there are always as many as a form says; nothing for a constant."""
+    """Make labels of which there are always as many as a form says; none for a constant."""
     if form.fixed:
         return None
     numbers, first = np.unique(slots.components(), return_index=True)
@@ -172,7 +170,7 @@ def _guess(equations: Sequence[Equation], known: KnownSizes) -> None:
 
 
 def _terms(source: Source | int) -> Iterator[FromAttribute]:
-    """The attributes that an expression adds or multiplies, from left to right."""
+    """List the attributes that an expression adds or multiplies, from left to right."""
     if isinstance(source, FromAttribute):
         yield source
     elif isinstance(source, Computed) and source.operator in ("add", "mul"):
@@ -196,7 +194,7 @@ def _couple_runs(labels: IntArray, times: int, slots: SlotTable) -> IntArray:
 
 
 def _difference(item: Equation | Quotient, known: KnownSizes) -> Form | None:
-    """What the sides of an equation differ by; ``None`` if that is no linear form."""
+    """Subtract the sides of an equation; ``None`` if that is no linear form."""
     if isinstance(item, Quotient):
         left, right = known.form(item.left, item.place), known.form(item.right, item.place)
         return None if left is None or right is None else left.minus(right.times(item.value))
@@ -208,7 +206,7 @@ def _difference(item: Equation | Quotient, known: KnownSizes) -> Form | None:
 
 
 def _divided_by_unknown(item: Equation, wanted: Form, known: KnownSizes) -> Form | None:
-    """A quotient that changes, divided by an attribute of which nothing is known: that one stays."""
+    """Divide a quotient that changes by an attribute of which nothing is known: that one stays."""
     source = item.source
     if wanted.fixed or not isinstance(source, Computed) or source.operator != "floordiv":
         return None
@@ -232,7 +230,7 @@ def _join_sides(equations: Sequence[Equation], known: KnownSizes) -> None:
 
 
 def _sides(item: Equation | Quotient, known: KnownSizes) -> list[tuple[IntArray, IntArray]]:
-    """The two sides of an equation as vectors, in each order in which code may lay them out."""
+    """Find the two sides of an equation as vectors, in each order in which code may lay them out."""
     if isinstance(item, Quotient):
         left, right = known.vector(item.left), known.vector(item.right)
         return [] if left is None else [(left, vector) for vector in multiples(right, item.value)]

@@ -1,4 +1,4 @@
-"""Extents: the size of every dimension of every value in a program, as a function of the group widths."""
+"""Express the size of every dimension of every value in a program as a function of the group widths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Extents:
     of: Mapping[str, tuple[Dims, ...]] = field(repr=False)
 
     def sizes(self, widths: IntArray) -> IntArray:
-        """The size of every extent.
+        """Compute the size of every extent.
 
         Args:
             widths: channels of each group, shape ``(..., groups)``.
@@ -73,14 +73,14 @@ class _Counts:
         self._known: dict[bytes, int] = {}
 
     def dims(self, value: Value) -> Dims:
-        """The extents of one value."""
+        """Number the extents of one value."""
         return tuple(
             self._number((size, *[0] * len(self._sizes))) if labels is None else self._labelled(labels)
             for size, labels in zip(value.shape, value.labels, strict=True)
         )
 
     def extents(self, of: Mapping[str, tuple[Dims, ...]]) -> Extents:
-        """All that was numbered."""
+        """Return all extents."""
         rows = np.array(list(self._numbers), dtype=np.int64).reshape(len(self._numbers), len(self._sizes) + 1)
         return Extents(rows[:, 0], rows[:, 1:], of)
 

@@ -1,4 +1,4 @@
-"""Factors that code makes from a width, such as ``x.shape[-1] ** -0.5``.
+"""Describe factors that code makes from a width, such as ``x.shape[-1] ** -0.5``.
 
 Such a factor changes when channels are removed. The cut network then differs from the original with
 silent channels, so the channels must stay. There is one exception: a sum over the channels that is
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
+from secateur.graph.capture.program import operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.propagation.findings import Findings
 from secateur.graph.sizes.source import Source
@@ -67,7 +68,7 @@ def growth_of(node: object, findings: Findings) -> Growth | None:
     """
     scale = 1.0
     while isinstance(node, Node) and node.op == "call_function":
-        name = str(node.target).removeprefix("aten.").partition(".")[0]
+        name = operator_name(node)
         statistic = next((item for item in findings.statistics if item.node == node.name), None)
         if statistic is not None and statistic.arguments:
             vectors = [labels for labels in statistic.arguments[0][1].labels if labels is not None]

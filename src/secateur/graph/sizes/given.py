@@ -1,4 +1,4 @@
-"""The sizes among the arguments of operators, as a network's code calls them."""
+"""List the sizes among the arguments of operators, as a network's code calls them."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def given_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 
 def _unflattened(dims: int, dim: int, sizes: Sequence[Any]) -> tuple[Any, ...]:
-    """The sizes of a dimension that is split, after nothing for the dimensions before it."""
+    """List the sizes of a dimension that is split, after nothing for the dimensions before it."""
     return (*(None,) * (int(dim) % dims), *(item if isinstance(item, int) else None for item in sizes))
 
 
 def _borders(index: Any) -> tuple[Any, ...]:
-    """Where a range of one dimension begins and ends."""
+    """List where a range of one dimension begins and ends."""
     ranges = [
         item
         for item in (index if isinstance(index, tuple) else (index,))

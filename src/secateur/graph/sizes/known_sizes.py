@@ -1,4 +1,4 @@
-"""Sizes in a network's code as linear forms in the channels, and as vectors of labels."""
+"""Express sizes in a network's code as linear forms in the channels, and as vectors of labels."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class KnownSizes:
     quotients: list[Quotient] = field(default_factory=list)
 
     def attribute(self, number: int) -> AttributeKey:
-        """The attribute that a number stands for."""
+        """Return the attribute that a number stands for."""
         return list(self.numbers)[-1 - number]
 
     def is_constant(self, attribute: FromAttribute) -> bool:
-        """Whether an attribute is known not to change."""
+        """Return whether an attribute is known not to change."""
         solution = self.solutions.get(attribute.key)
         return solution is not None and self.counted(solution.labels, attribute.value).fixed
 
     def vector(self, source: Source | int) -> Labels:
-        """The labels that an expression counts, in the order in which code lays them out."""
+        """Return the labels that an expression counts, in the order in which code lays them out."""
         if isinstance(source, FromAttribute):
             solution = self.solutions.get(source.key)
             return None if solution is None else solution.labels
@@ -77,7 +77,7 @@ class KnownSizes:
         return None
 
     def counted(self, labels: Labels, size: int) -> Form:
-        """The number of kept labels of a vector; the ones that can never be removed are a constant."""
+        """Count the kept labels of a vector; the ones that can never be removed are a constant."""
         if labels is None:
             return Form.constant(size)
         channels = self.slots.components()[labels]
@@ -85,7 +85,7 @@ class KnownSizes:
         return Form.of(moving, float(len(labels) - len(moving)), float(len(labels)))
 
     def form(self, source: Source | int, place: str) -> Form | None:
-        """An expression as a linear form; ``None`` if it is none, or a part is unknown.
+        """Convert an expression to a linear form; ``None`` if it is none, or a part is unknown.
 
         Args:
             source: the expression.
@@ -118,7 +118,7 @@ class KnownSizes:
         return Form.constant(left.value % right.value) if left.fixed and right.fixed and right.value else None
 
     def _divided(self, source: Computed, left: Form, right: Form, place: str) -> Form | None:
-        """A quotient: by a constant it is linear; of two sizes it is taken for a constant, which is noted."""
+        """Divide linearly by a constant; take a quotient of two sizes for a constant, and note it."""
         if left.fixed and right.fixed:
             return Form.constant(left.value // right.value)
         if left.fixed or left.value % right.value:
@@ -135,5 +135,5 @@ class KnownSizes:
     def _value(self, source: FromTensor) -> Value | None:
         found = self.slots.tensor(source.tensor) if source.tensor else self.values.get(source.node)
         if isinstance(found, Sequence):
-            found = found[source.place] if source.place < len(found) else None
+            found = found[source.result] if source.result < len(found) else None
         return found if isinstance(found, Value) and source.dim < len(found.shape) else None

@@ -1,4 +1,4 @@
-"""Linear forms: numbers that are counts of channels, each with a weight, plus a constant."""
+"""Calculate with linear forms: counts of channels, each with a weight, plus a constant."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Form:
 
     @staticmethod
     def constant(value: float) -> Form:
-        """A number that never changes."""
+        """Make a number that never changes."""
         return Form(np.zeros(0, np.int64), np.zeros(0), value, value)
 
     @staticmethod
     def of(keys: IntArray, rest: float, value: float) -> Form:
-        """One for each key, as often as the key occurs, plus a constant."""
+        """Count each key as often as it occurs, plus a constant."""
         found, counts = np.unique(keys, return_counts=True)
         return Form(found.astype(np.int64), counts.astype(np.float64), rest, value)
 
@@ -53,13 +53,13 @@ class Form:
         return [int(key) for key in self.keys if key < 0]
 
     def times(self, factor: float) -> Form:
-        """The product with a constant."""
+        """Multiply by a constant."""
         if factor == 0:
             return Form.constant(0)
         return Form(self.keys, self.weights * factor, self.rest * factor, self.value * factor)
 
     def plus(self, other: Form) -> Form:
-        """The sum with another form."""
+        """Add another form."""
         keys, places = np.unique(np.concatenate([self.keys, other.keys]), return_inverse=True)
         weights = np.zeros(len(keys))
         np.add.at(weights, places.ravel(), np.concatenate([self.weights, other.weights]))
@@ -67,17 +67,17 @@ class Form:
         return Form(keys[kept], weights[kept], self.rest + other.rest, self.value + other.value)
 
     def minus(self, other: Form) -> Form:
-        """The difference to another form."""
+        """Subtract another form."""
         return self.plus(other.times(-1))
 
     def without(self, key: int) -> tuple[float, Form]:
-        """The weight of one variable, and the form that is left without it; its value is not kept."""
+        """Return the weight of one variable, and the form without it; its value is not kept."""
         place = int(np.searchsorted(self.keys, key))
         keys, weights = np.delete(self.keys, place), np.delete(self.weights, place)
         return float(self.weights[place]), Form(keys, weights, self.rest, 0.0)
 
     def counts(self) -> list[int] | None:
-        """The weights, and last the constant, if all are whole and not negative; else ``None``."""
+        """Return the weights, and last the constant, if all are whole and not negative; else ``None``."""
         numbers = np.append(self.weights, self.rest)
         whole = np.rint(numbers)
         if (np.abs(numbers - whole) > 1e-6).any() or (whole < 0).any():
@@ -87,12 +87,12 @@ class Form:
 
 
 def multiples(labels: IntArray | None, count: int) -> list[IntArray]:
-    """A vector several times: each label in its place, or all of them one after the other."""
+    """Repeat a vector: each label in its place, or all of them one after the other."""
     return [] if labels is None else [np.repeat(labels, count), np.tile(labels, count)]
 
 
 def apart(channel: IntArray, one: IntArray, other: IntArray) -> int:
-    """Counts the channels that two vectors would be left with if they were joined.
+    """Count the channels that two vectors would be left with if they were joined.
 
     Args:
         channel: for each label, the channel that it belongs to.

@@ -1,8 +1,7 @@
-"""Functions of ``torch.nn.functional`` that show the operators inside them to a function mode.
+"""Show the operators inside functions of ``torch.nn.functional`` to a function mode.
 
-A mode sees ``multi_head_attention_forward`` as one call, because the function hands itself over
-before it starts. A copy of the function that does not ask for modes lets each operator inside it
-be seen by itself.
+A mode sees ``multi_head_attention_forward`` as one call, because the function asks for modes before it
+starts. A mode sees each operator inside a copy of the function that does not ask.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_funct
 
 @cache
 def opened(function: Any) -> Callable[..., Any] | None:
-    """Copies a Python function of ``torch.nn.functional`` so that it does not hand itself over.
+    """Copy a Python function of ``torch.nn.functional`` so that function modes see the calls inside it.
 
     Args:
         function: what a function mode was given.

@@ -1,4 +1,4 @@
-"""Operators on tensors that only have a shape, without the time that PyTorch takes for them there.
+"""Run operators on tensors that only have a shape, faster than PyTorch does.
 
 PyTorch decomposes normalisations and activations on the meta device into many operators written in Python,
 which takes most of the time of a pass on shapes. Grouped products of shapes are refused in float32.

@@ -1,4 +1,4 @@
-"""Where a size in a program comes from: an attribute, another tensor's size, or arithmetic with these."""
+"""Describe where a size in a program comes from: an attribute, a tensor's size, or arithmetic with these."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class FromTensor:
     Attributes:
         node: name of the operator in the program, empty for a parameter or buffer.
         tensor: qualified name of the parameter or buffer, empty for an operator.
-        place: which result, for operators with several.
+        result: number of the result, for operators with several.
         dim: the dimension.
     """
 
     node: str
     tensor: str
-    place: int
+    result: int
     dim: int
 
 
@@ -77,7 +77,7 @@ Under the empty name are the pairs of sizes that the network's code compared and
 
 
 def attributes_in(source: Source | int) -> Iterator[FromAttribute]:
-    """All attributes of an expression, from left to right."""
+    """List all attributes of an expression, from left to right."""
     if isinstance(source, FromAttribute):
         yield source
     elif isinstance(source, Power):

@@ -1,4 +1,4 @@
-"""Numbers that remember which size they come from."""
+"""Define numbers that remember which size they come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Size(int):
     source: Any
 
     def __new__(cls, value: int, source: Any) -> Size:
-        """A number and its source."""
+        """Create a number with its source."""
         size = super().__new__(cls, value)
         size.source = source
         return size

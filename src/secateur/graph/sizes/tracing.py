@@ -1,4 +1,4 @@
-"""Where sizes come from: the integers that a network's code reshapes with, and what they were made of.
+"""Find where sizes come from: the integers that a network's code reshapes with, and their sources.
 
 A captured program holds bare numbers: ``reshape(1, 197, 3, 6, 64)``. Whether the 6 is an attribute
 of a module, the size of another tensor or a number in the code decides what a cut must change.
@@ -26,6 +26,7 @@ from secateur.graph.capture.program import (
     call_arguments,
     mode_of,
     module_path,
+    operator_name,
 )
 from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
@@ -191,14 +192,14 @@ _Way = tuple[dict[str, Tensor], tuple[Any, Any], contextlib.AbstractContextManag
 
 
 def _on_meta(model: nn.Module, inputs: ExampleInputs) -> _Way:
-    """Shapes alone; what the code makes without saying where is a shape as well."""
+    """Run on shapes alone; what the code makes without naming a device is a shape as well."""
     tensors = {name: tensor.detach().to("meta") for name, tensor in named_tensors(model).items()}
     arguments = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), call_arguments(inputs))
     return tensors, arguments, torch.device("meta")
 
 
 def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
-    """Shapes that know their device, for code that makes tensors on a device of its own."""
+    """Run on shapes that know their device, for code that makes tensors on a certain device."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     tensors: dict[str, Tensor] = {
         name: mode.from_tensor(tensor.detach()) for name, tensor in named_tensors(model).items()
@@ -207,7 +208,7 @@ def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
 
 
 def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
-    """Numbers, for code that looks at them."""
+    """Run on numbers, for code that looks at them."""
     copies = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
 
@@ -337,7 +338,7 @@ _SAME = {
 
 
 def _normal(name: str) -> str:
-    """One name for the forms of an operator: ``__iadd__``, ``add_`` and ``add``."""
+    """Return one name for the forms of an operator: ``__iadd__``, ``add_`` and ``add``."""
     if name.startswith("__"):
         name = name.strip("_")
         name = name[1:] if name[:1] in "ir" and name not in ("invert", "rshift") else name
@@ -378,12 +379,12 @@ def _key(node: Node) -> tuple[str, str, tuple[int, ...]] | None:
     first = result[0] if isinstance(result, Sequence) and result else result
     if node.op != "call_function" or not isinstance(first, Tensor):
         return None
-    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    name = operator_name(node)
     return module_path(node), _normal(name), tuple(first.shape)
 
 
 def _resolved(source: Any, nodes: Mapping[_Call, str]) -> Source | None:
-    """The source with calls replaced by operators of the program; ``None`` where that is not possible."""
+    """Replace calls in a source by operators of the program; ``None`` where that is not possible."""
     if isinstance(source, FromAttribute):
         return source
     if isinstance(source, Power):
