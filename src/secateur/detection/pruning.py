@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,13 @@ from secateur.detection.raw_outputs import (
     without_raw_outputs,
 )
 from secateur.detection.settings import DetectorSettings
+from secateur.detection.tuning import DetectorTuner, in_words
 from secateur.errors import UsageError
-from secateur.formats import first_line
 from secateur.integrations.libraries import library
 from secateur.recipes import Callback, LatencyOptions, PruneResult, Recipe, Training, prune
-from secateur.training.events import report_note, report_progress
+from secateur.training.events import report_note
 from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings
-
-_PHASE = "fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def prune_detector(
         data = _converted(data, out / "data", callbacks)
     _check_classes(network, check_data(data), data)
     with ultralytics_in_use(), seeded(seed):
-        tuner = _Tuner(Path(data), out, settings, callbacks, seed)
+        tuner = DetectorTuner(Path(data), out, settings, callbacks, seed)
         trainer = tuner.trainer(network, epochs=1, name="data")
         for split in ("train", "val"):
             _note_images(trainer, split, callbacks)
@@ -108,14 +105,16 @@ def prune_detector(
         raw = with_raw_outputs(network)
         raw.args = trainer.args
         metrics = {"before": tuner.validate(network)}
-        report_note(callbacks, f"before: {_words(metrics['before'])}")
+        report_note(callbacks, f"before: {in_words(metrics['before'])}")
 
         def train(model: nn.Module, phase: FitSettings) -> None:
             metrics["cut"] = tuner.validate(without_raw_outputs(model))
-            report_note(callbacks, f"cut, not trained: {_words(metrics['cut'])}")
+            report_note(callbacks, f"cut, not trained: {in_words(metrics['cut'])}")
             per_epoch = math.ceil(len(batches.dataset) / settings.batch)
             epochs = math.ceil(phase.steps(per_epoch) / per_epoch)
-            metrics["after"] = tuner.train(model, epochs, metrics["cut"])
+            trained = without_raw_outputs(model)
+            metrics["after"] = tuner.train(trained, epochs, metrics["cut"])
+            model.load_state_dict(trained.state_dict())
 
         images, _ = next(iter(batches))
         result = prune(
@@ -132,93 +131,8 @@ def prune_detector(
             metrics["cut"] = metrics["after"] = tuner.validate(small)
         small.args = vars(trainer.args)
         file = save_detector(out / "pruned.pt", small)
-    report_note(callbacks, f"after: {_words(metrics['after'])}")
+    report_note(callbacks, f"after: {in_words(metrics['after'])}")
     return DetectorResult(small, result, metrics, file)
-
-
-@dataclass(frozen=True)
-class _Tuner:
-    """Train and validate with ultralytics.
-
-    Attributes:
-        data: the data file.
-        out: folder for the records of ultralytics.
-        settings: images and training.
-        callbacks: receive reports.
-        seed: of training.
-    """
-
-    data: Path
-    out: Path
-    settings: DetectorSettings
-    callbacks: Sequence[Callback]
-    seed: int
-
-    def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
-        """Create a trainer for a network, with its data."""
-        from secateur.detection.trainers import trainer_for
-
-        arguments = {
-            "task": network.task,
-            "mode": "train",
-            "model": str(self.out / "pruned.pt"),
-            "data": str(self.data),
-            "imgsz": self.settings.image_size,
-            "batch": self.settings.batch,
-            "epochs": epochs,
-            "device": _device(network),
-            "project": str(self.out.resolve()),
-            "name": name,
-            "exist_ok": True,
-            "plots": False,
-            "verbose": False,
-            "seed": self.seed,
-            **self.settings.options,
-        }
-        try:
-            trainer: Any = trainer_for(network)(overrides=arguments)
-        except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"ultralytics: {first_line(error)}") from error
-        trainer.model = network
-        return trainer
-
-    def train(self, network: nn.Module, epochs: int, start: Mapping[str, float]) -> dict[str, float]:
-        """Train a network in place, and keep the best epoch, or the start if no epoch is better.
-
-        Args:
-            network: the network, which returns raw outputs.
-            epochs: passes over the training images.
-            start: its metrics before.
-
-        Returns:
-            The metrics of what is kept.
-        """
-        best, state = dict(start), deepcopy(network.state_dict())
-        trainer = self.trainer(without_raw_outputs(network), epochs, _PHASE)
-
-        def after_epoch(trainer: Any) -> None:
-            nonlocal best, state
-            found = {
-                name: float(value) for name, value in {**trainer.metrics, "fitness": trainer.fitness}.items()
-            }
-            report_progress(self.callbacks, _PHASE, trainer.epoch + 1, epochs, _total(trainer.tloss))
-            report_note(self.callbacks, f"epoch {trainer.epoch + 1} of {epochs}: {_words(found)}")
-            if found["fitness"] > best["fitness"]:
-                best, state = found, deepcopy(trainer.ema.ema.state_dict())
-
-        trainer.add_callback("on_model_save", after_epoch)
-        trainer.train()
-        network.load_state_dict(state)
-        return best
-
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Measure a copy of a network on the validation images."""
-        trainer = self.trainer(bare_copy(network), epochs=1, name="data")
-        trainer.test_loader = trainer.get_dataloader(
-            trainer.data["val"], batch_size=self.settings.batch, rank=-1, mode="val"
-        )
-        found = trainer.get_validator()(model=trainer.model)
-        return {name: float(value) for name, value in found.items()}
 
 
 def _copied(detector: Any) -> nn.Module:
@@ -286,23 +200,3 @@ def _note_images(trainer: Any, split: str, callbacks: Sequence[Callback]) -> Non
         )
     if empty:
         report_note(callbacks, f"{split}: {empty} images without an object")
-
-
-def _total(losses: Any) -> float:
-    """Sum the parts of a loss: a mapping, or a tensor in earlier versions of ultralytics."""
-    return float(sum(losses.values()) if isinstance(losses, Mapping) else losses.sum())
-
-
-def _words(metrics: Mapping[str, float]) -> str:
-    """Write the metrics of ultralytics without its prefixes: mAP50, mAP50-95, top-1."""
-    shown = {
-        name.removeprefix("metrics/"): value
-        for name, value in metrics.items()
-        if "mAP" in name or "top" in name
-    }
-    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items()) or f"{metrics['fitness']:.3f}"
-
-
-def _device(network: nn.Module) -> str:
-    device = next(network.parameters()).device
-    return "cpu" if device.type == "cpu" else str(device.index or 0)

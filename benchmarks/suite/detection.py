@@ -1,0 +1,279 @@
+"""Detectors: mAP after the cut and after fine-tuning.
+
+YOLO trained from random weights on BCCD (364 microscope images, three kinds of cells; its own split), then
+cut to a share of the MACs and fine-tuned by the trainer of ultralytics for a fifth of the epochs. Beside it,
+on the same images for the same epochs: random channels, torch-pruning 1.6.1 (which needs every C2f rewritten
+without chunks), and the architecture that Secateur found, from random weights for all epochs together. mAP is
+measured on the test images, which nothing else uses; epochs are chosen on the validation images.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import secateur as sec
+from benchmarks import images, peer
+from benchmarks.benchmark import Options as BaseOptions
+from benchmarks.benchmark import Row as BaseRow
+from benchmarks.tables import Table, spread
+from secateur.detection import DetectorSettings, convert_labels
+from secateur.detection.data import calibration_batches
+from secateur.detection.library import ultralytics_in_use
+from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
+from secateur.detection.tuning import DetectorTuner
+from secateur.integrations.libraries import library
+from secateur.recipes import Recipe
+from secateur.training.random_state import seeded
+
+CLASSES = 3
+
+
+class Options(BaseOptions):
+    """Options.
+
+    Attributes:
+        networks: names of ultralytics.
+        image_size: side of the images in pixels.
+        epochs: of the training from random weights, at most.
+        patience: epochs without a gain after which a training ends.
+        finetune: share of the epochs for fine-tuning.
+        shares: of the MACs that are left.
+        calibration: images for scores, curves and reconstruction.
+        peers: whether the peer runs too.
+    """
+
+    networks: tuple[str, ...] = ("yolov8n", "yolo11n")
+    image_size: int = 320
+    epochs: int = 150
+    patience: int = 30
+    finetune: float = 0.2
+    shares: tuple[float, ...] = (0.5, 0.25)
+    calibration: int = 128
+    peers: bool = True
+
+
+class Row(BaseRow):
+    """mAP of one network when it is ``trained``, ``cut`` (reconstructed where that is done) or ``fine-tuned``."""
+
+    network: str
+    seed: int
+    way: str
+    share: float
+    stage: str
+    macs: int
+    map50: float
+    map: float
+
+
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "bccd": {"seeds": (0, 1, 2)},
+    "bccd-small": {"networks": ("yolov8n",), "image_size": 160, "epochs": 60, "shares": (0.5,)},
+}
+QUICK: Mapping[str, Any] = {
+    "networks": ("yolov8n",),
+    "image_size": 64,
+    "epochs": 2,
+    "finetune": 0.5,
+    "shares": (0.5,),
+    "calibration": 16,
+    "peers": False,
+}
+
+
+def run(options: Options) -> Iterator[Row]:
+    """Train, cut and fine-tune."""
+    with tempfile.TemporaryDirectory() as folder, ultralytics_in_use():
+        with tarfile.open(images.data_path("bccd.tar")) as archive:
+            archive.extractall(folder, filter="data")
+        data = convert_labels(f"{folder}/BCCD", f"{folder}/data").data
+        for seed in options.seeds:
+            for name in options.networks:
+                with seeded(seed):
+                    yield from _network(name, seed, options, data, Path(folder) / f"{name}-{seed}")
+
+
+def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> Iterator[Row]:
+    """Run all ways on one network."""
+    settings = DetectorSettings(
+        image_size=options.image_size,
+        calibration_images=options.calibration,
+        options={"patience": options.patience},
+    )
+    tuner = DetectorTuner(data, out, settings, seed=seed)
+    network = library("ultralytics").YOLO(f"{name}.yaml").model
+    network = type(network)(network.yaml, nc=CLASSES, verbose=False)
+    network.task = "detect"
+    untrained = deepcopy(network)
+    tuner.train(network, options.epochs)
+    epochs = max(1, round(options.finetune * options.epochs))
+
+    def row(way: str, share: float, stage: str, model: nn.Module) -> Row:
+        found = tuner.validate(model, "test")
+        side = options.image_size
+        return Row(
+            network=name,
+            seed=seed,
+            way=way,
+            share=share,
+            stage=stage,
+            macs=sec.cost(with_raw_outputs(model), torch.zeros(1, 3, side, side)).macs,
+            map50=found["metrics/mAP50(B)"],
+            map=found["metrics/mAP50-95(B)"],
+        )
+
+    yield row("none", 1.0, "trained", network)
+    for share in options.shares:
+        for way, cut in _ways(options).items():
+            small = cut(network, tuner, share)
+            yield row(way, share, "cut", small)
+            tuner.train(small, epochs, tuner.validate(small))
+            yield row(way, share, "fine-tuned", small)
+            if way == "secateur":
+                same = _from_scratch(untrained, small)
+                tuner.train(same, options.epochs + epochs)
+                yield row("the same network from random weights", share, "fine-tuned", same)
+
+
+Cut = Callable[[nn.Module, DetectorTuner, float], nn.Module]
+
+
+def _ways(options: Options) -> dict[str, Cut]:
+    ways: dict[str, Cut] = {"secateur": _ours(Recipe(finetune={"epochs": 0}))}
+    ways["random channels"] = _ours(Recipe.preset("one-shot", criterion="random"))
+    if options.peers:
+        ways["torch-pruning 1.6.1, group norm"] = _peer(taylor=False)
+        ways["torch-pruning 1.6.1, Taylor"] = _peer(taylor=True)
+    return ways
+
+
+def _ours(recipe: Recipe) -> Cut:
+    def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> nn.Module:
+        trainer = tuner.trainer(network, 1, "data")
+        raw = with_raw_outputs(network).eval()
+        raw.args = trainer.args
+        batches = calibration_batches(trainer, tuner.settings.calibration_images)
+        inputs, _ = next(iter(batches))
+        result = sec.prune(
+            raw, inputs[:2], sec.Budget(macs=share), batches=batches, loss_fn=DetectorLoss(raw), recipe=recipe
+        )
+        return without_raw_outputs(result.model)
+
+    return cut
+
+
+def _from_scratch(untrained: nn.Module, small: nn.Module) -> nn.Module:
+    """Copy a pruned network with random weights: those of its layers as PyTorch sets them."""
+    same = deepcopy(small)
+    with torch.no_grad():
+        for module in same.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        head, fresh = same.model[-1], untrained.model[-1]  # type: ignore[index]
+        head.dfl.load_state_dict(fresh.dfl.state_dict())
+        head.bias_init()
+    return same
+
+
+class SplitC2f(nn.Module):
+    """A C2f block with two convolutions in place of one whose result is cut in two, which the peer cannot follow.
+
+    Args:
+        block: the block; its weights are copied.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.left, self.right = deepcopy(block.cv1), deepcopy(block.cv1)
+        for part, rows in ((self.left, slice(0, block.c)), (self.right, slice(block.c, 2 * block.c))):
+            conv, norm = part.conv, part.bn
+            conv.weight, conv.out_channels = nn.Parameter(conv.weight[rows].detach().clone()), block.c
+            norm.num_features = block.c
+            for name in ("weight", "bias"):
+                setattr(norm, name, nn.Parameter(getattr(norm, name)[rows].detach().clone()))
+            for name in ("running_mean", "running_var"):
+                setattr(norm, name, getattr(norm, name)[rows].clone())
+        self.m, self.cv2 = block.m, block.cv2
+        self.f, self.i, self.type = block.f, block.i, block.type
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block."""
+        parts = [self.left(x), self.right(x)]
+        for block in self.m:
+            parts.append(block(parts[-1]))
+        found: torch.Tensor = self.cv2(torch.cat(parts, 1))
+        return found
+
+
+def _peer(taylor: bool) -> Cut:
+    def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> nn.Module:
+        tp = peer.imported()
+        trainer = tuner.trainer(network, 1, "data")
+        model = deepcopy(network)
+        blocks = library("ultralytics.nn.modules.block").C2f
+        for holder in list(model.modules()):
+            for name, child in list(holder.named_children()):
+                if isinstance(child, blocks):
+                    setattr(holder, name, SplitC2f(child))
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        batches = calibration_batches(trainer, tuner.settings.calibration_images)
+        x, _ = next(iter(batches))
+        kind = tp.importance.GroupTaylorImportance if taylor else tp.importance.GroupMagnitudeImportance
+        pruner = tp.pruner.BasePruner(
+            model,
+            x[:1],
+            importance=kind(),
+            global_pruning=True,
+            pruning_ratio=1.0,
+            iterative_steps=peer.STEPS,
+            ignored_layers=[model.model[-1]],  # type: ignore[index]
+        )
+        side = tuner.settings.image_size
+
+        def macs() -> int:
+            return sec.cost(with_raw_outputs(model), torch.zeros(1, 3, side, side)).macs
+
+        whole = macs()
+        while macs() > share * whole:
+            if taylor:
+                model.zero_grad()
+                raw = with_raw_outputs(model)
+                raw.args = trainer.args
+                loss = DetectorLoss(raw)
+                for inputs, batch in batches:
+                    loss(raw(inputs), batch).backward()
+                for mine, other in zip(model.parameters(), raw.parameters(), strict=True):
+                    mine.grad = other.grad
+            pruner.step()
+        model.zero_grad()
+        return model
+
+    return cut
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Show mAP, a row for each network, way, share and stage."""
+    keys = dict.fromkeys((row.network, row.way, row.share, row.stage) for row in rows)
+    lines = []
+    for key in keys:
+        same = [row for row in rows if (row.network, row.way, row.share, row.stage) == key]
+        network, way, share, stage = key
+        lines.append(
+            (
+                network,
+                way,
+                f"{share:.0%}",
+                stage,
+                spread([100 * row.map50 for row in same]),
+                spread([100 * row.map for row in same]),
+            )
+        )
+    return Table(("network", "channels chosen by", "MACs", "stage", "mAP50", "mAP50-95"), lines)

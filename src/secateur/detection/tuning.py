@@ -1,0 +1,124 @@
+"""Train and validate detectors with ultralytics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.detection.raw_outputs import bare_copy
+from secateur.detection.settings import DetectorSettings
+from secateur.errors import UsageError
+from secateur.formats import first_line
+from secateur.training.events import TrainingCallback, report_note, report_progress
+
+
+@dataclass(frozen=True)
+class DetectorTuner:
+    """Train and validate with ultralytics.
+
+    Attributes:
+        data: the data file.
+        out: folder for the records of ultralytics.
+        settings: images and training.
+        callbacks: receive reports.
+        seed: of training.
+    """
+
+    data: Path
+    out: Path
+    settings: DetectorSettings = field(default_factory=DetectorSettings)
+    callbacks: Sequence[TrainingCallback] = ()
+    seed: int = 0
+
+    def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
+        """Create a trainer for a network, with its data."""
+        from secateur.detection.trainers import trainer_for
+
+        arguments = {
+            "task": network.task,
+            "mode": "train",
+            "model": str(self.out / "pruned.pt"),
+            "data": str(self.data),
+            "imgsz": self.settings.image_size,
+            "batch": self.settings.batch,
+            "epochs": epochs,
+            "device": _device(network),
+            "project": str(self.out.resolve()),
+            "name": name,
+            "exist_ok": True,
+            "plots": False,
+            "verbose": False,
+            "seed": self.seed,
+            **self.settings.options,
+        }
+        try:
+            trainer: Any = trainer_for(network)(overrides=arguments)
+        except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"ultralytics: {first_line(error)}") from error
+        trainer.model = network
+        return trainer
+
+    def train(
+        self, network: nn.Module, epochs: int, start: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Train a network in place, and keep the best epoch, or the start if no epoch is better.
+
+        Args:
+            network: the network.
+            epochs: passes over the training images.
+            start: its metrics before; the first epoch is the best so far if not given.
+
+        Returns:
+            The metrics of what is kept.
+        """
+        best, state = dict(start or {"fitness": -1.0}), deepcopy(network.state_dict())
+        trainer = self.trainer(bare_copy(network), epochs, "fine-tuning")
+
+        def after_epoch(trainer: Any) -> None:
+            nonlocal best, state
+            found = {
+                name: float(value) for name, value in {**trainer.metrics, "fitness": trainer.fitness}.items()
+            }
+            report_progress(self.callbacks, "fine-tuning", trainer.epoch + 1, epochs, _total(trainer.tloss))
+            report_note(self.callbacks, f"epoch {trainer.epoch + 1} of {epochs}: {in_words(found)}")
+            if found["fitness"] > best["fitness"]:
+                best, state = found, deepcopy(trainer.ema.ema.state_dict())
+
+        trainer.add_callback("on_model_save", after_epoch)
+        trainer.train()
+        network.load_state_dict(state)
+        return best
+
+    def validate(self, network: nn.Module, split: str = "val") -> dict[str, float]:
+        """Measure a copy of a network on the images of a split."""
+        trainer = self.trainer(bare_copy(network), epochs=1, name="data")
+        trainer.test_loader = trainer.get_dataloader(
+            trainer.data[split], batch_size=self.settings.batch, rank=-1, mode="val"
+        )
+        found = trainer.get_validator()(model=trainer.model)
+        return {name: float(value) for name, value in found.items()}
+
+
+def in_words(metrics: Mapping[str, float]) -> str:
+    """Write the metrics of ultralytics without its prefixes: mAP50, mAP50-95, top-1."""
+    shown = {
+        name.removeprefix("metrics/"): value
+        for name, value in metrics.items()
+        if "mAP" in name or "top" in name
+    }
+    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items()) or f"{metrics['fitness']:.3f}"
+
+
+def _total(losses: Any) -> float:
+    """Sum the parts of a loss: a mapping, or a tensor in earlier versions of ultralytics."""
+    return float(sum(losses.values()) if isinstance(losses, Mapping) else losses.sum())
+
+
+def _device(network: nn.Module) -> str:
+    device = next(network.parameters()).device
+    return "cpu" if device.type == "cpu" else str(device.index or 0)
