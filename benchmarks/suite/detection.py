@@ -61,7 +61,7 @@ class Options(BaseOptions):
 
 
 class Row(BaseRow):
-    """mAP of one network when it is ``trained``, ``cut`` (reconstructed where that is done) or ``fine-tuned``."""
+    """mAP of one network at a stage: ``trained``, ``cut`` (and reconstructed, if that is done), ``fine-tuned``."""
 
     network: str
     seed: int
@@ -183,7 +183,7 @@ def _from_scratch(untrained: nn.Module, small: nn.Module) -> nn.Module:
 
 
 class SplitC2f(nn.Module):
-    """A C2f block with two convolutions in place of one whose result is cut in two, which the peer cannot follow.
+    """A C2f block with two convolutions in place of one with a result in two parts, as the peer needs it.
 
     Args:
         block: the block; its weights are copied.
