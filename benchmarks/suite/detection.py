@@ -61,7 +61,7 @@ class Options(BaseOptions):
 
 
 class Row(BaseRow):
-    """mAP of one network at a stage: ``trained``, ``cut`` (and reconstructed, if that is done), ``fine-tuned``."""
+    """mAP of one network at a stage: ``trained``, ``cut`` (and reconstructed if so), ``fine-tuned``."""
 
     network: str
     seed: int
