@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from secateur.models import build
     from secateur.network_cost import cost
     from secateur.plan import PruningPlan, plan_from
-    from secateur.recipes import Callback, Recipe, prune
+    from secateur.recipes import Callback, Recipe, frontier, prune
     from secateur.recovery import reconstruct, width_curves
     from secateur.surgery import apply_plan
     from secateur.verification import verify
@@ -48,6 +48,7 @@ __all__ = [
     "apply_plan",
     "build",
     "cost",
+    "frontier",
     "load",
     "make_plan",
     "measure_latency",
@@ -73,7 +74,7 @@ _NAMES = {
     "models": "build",
     "network_cost": "cost",
     "plan": "PruningPlan plan_from",
-    "recipes": "Callback Recipe prune",
+    "recipes": "Callback Recipe frontier prune",
     "recovery": "reconstruct width_curves",
     "surgery": "apply_plan",
     "verification": "verify",

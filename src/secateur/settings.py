@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -120,11 +120,33 @@ def _mistake(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
 
 def _suggestion(names: list[Any], model: type[BaseModel]) -> str:
     for name in names[:-1]:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not inner:
+        inner = settings_in(model.model_fields[name].annotation) if name in model.model_fields else None
+        if inner is None:
             return ""
-        model = inner[0]
-    paths = {field: ".".join([*map(str, names[:-1]), field]) for field in model.model_fields}
+        model = inner
+    start = "".join(f"{name}." for name in names[:-1])
+    paths = {field: start + field for field in model.model_fields}
+    inside = [start + path for path in setting_paths(model) if path.endswith(f".{names[-1]}")]
+    if inside:
+        return f"; did you mean {' or '.join(map(repr, inside[:3]))}?"
     return closest(str(names[-1]), paths) or f"; choose one of {', '.join(model.model_fields)}"
+
+
+def setting_paths(model: type[BaseModel]) -> Iterator[str]:
+    """List the dotted paths of all settings, those inside others included.
+
+    >>> from secateur.training.settings import FitSettings
+    >>> [path for path in setting_paths(FitSettings) if "rate" in path]
+    ['optimizer.learning_rate']
+    """
+    for name, field in model.model_fields.items():
+        yield name
+        inner = settings_in(field.annotation)
+        if inner is not None:
+            yield from (f"{name}.{path}" for path in setting_paths(inner))
+
+
+def settings_in(annotation: Any) -> type[Settings] | None:
+    """Return the class of settings that an annotation holds, if any."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Settings)), None)

@@ -84,7 +84,7 @@ def test_augmentation_is_checked(settings):
         Augmentation(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"seed": -1}, {"held_out": 0.0}, {"held_out": 1.0}])
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"seed": -1}, {"held_out": -0.1}, {"held_out": 1.0}])
 def test_settings_are_checked(settings):
     with pytest.raises(UsageError):
         DataSettings(**settings)

@@ -58,6 +58,14 @@ def test_without_val_a_part_of_train_is_held_out(folder):
     assert sorted(indices(data.test)) == everything
 
 
+def test_with_nothing_held_out_all_images_are_trained_on(folder):
+    whole, part = (open_folder(folder, SPEC, DataSettings(held_out=share)) for share in (0, 0.25))
+    assert len(whole.train) == len(part.train) + len(part.validation)
+    assert len(whole.validation) == 0
+    assert whole.validation_batches() is None
+    assert len(whole.test) == len(part.test) > 0
+
+
 def test_what_is_held_out_is_a_random_share_whatever_the_seed(tmp_path):
     fill(tmp_path / "train", 40)
     fill(tmp_path / "test", 2)

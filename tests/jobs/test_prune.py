@@ -251,6 +251,19 @@ def test_a_search_keeps_its_path_and_hands_over_the_smallest_that_holds(
     assert [entry["number"] for entry in metadata.history if "number" in entry] == [1]
 
 
+def test_a_search_that_fails_says_so_and_how_near_it_came(trained: Path, tmp_path: Path) -> None:
+    heard = Recorder()
+    settings = Recipe.preset("one-shot", criterion="random")
+    search = {"max_drop": 0.0, "tries": 1}
+    run = job(tmp_path / "run", trained, recipe=settings, budget=None, search=search)
+    summary = prune(run, [heard])
+    start, tried = (point["validation_top1"] for point in summary["path"])
+    assert tried < start
+    assert summary["search_failed"] in heard.of(str)
+    assert f"try 1 with 50% of the MACs, loses {100 * (start - tried):.2f} points" in summary["search_failed"]
+    assert summary["pruned"]["params"] == summary["baseline"]["params"]
+
+
 def test_earlier_measurements_are_used_again_and_foreign_ones_refused(trained: Path, tmp_path: Path) -> None:
     settings = Recipe.preset("default", finetune={"epochs": 0}, curve_batches=2)
     prune(job(tmp_path / "first", trained, recipe=settings))

@@ -103,6 +103,19 @@ def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -
     assert training["learning_rate"] > 0
 
 
+def test_with_nothing_held_out_the_last_network_is_kept(
+    tmp_path: Path, folder: Path, small_network: str
+) -> None:
+    data = {"source": str(folder), "batch_size": 4, "held_out": 0}
+    summary = train(job(tmp_path / "run", {"source": small_network, "size": 16}, data=data))
+    assert summary["start"]["images"]["val"] == 0
+    assert summary["training"]["kept"] is None
+    files = [tmp_path / "run" / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")]
+    best, last = (sec.load(file, sec.build(small_network, classes=2)) for file in files)
+    for one, two in zip(best.parameters(), last.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_blended_images_are_learnt_from(tmp_path: Path) -> None:
     """With smoothed labels too; what it comes to is judged on whole images."""
     fit = {"epochs": 2, "label_smoothing": 0.1, "optimizer": {"learning_rate": 0.05}}
@@ -165,6 +178,50 @@ def test_bad_places_are_refused_before_anything_is_done(tmp_path: Path, small_ne
     (tmp_path / "broken.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         train(job(tmp_path / "run", {"source": str(tmp_path / "broken.safetensors")}))
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Branching(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.head = nn.Linear(192, num_classes)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if x.mean() > 0:
+            x = x.relu()
+        return self.head(x)
+
+
+def of_another_size(num_classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(65, num_classes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "error", "words"),
+    [
+        ("Branching", "cpu", sec.TraceError, "branches on the values of a tensor"),
+        ("of_another_size", "cpu", UsageError, "fails on 2 images of 3x8x8"),
+        ("of_another_size", "cuda", UsageError, "there is no cuda device on this machine"),
+    ],
+)
+def test_what_would_fail_after_the_training_fails_before_it(
+    tmp_path: Path, name: str, device: str, error: type[Exception], words: str
+) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has such a device")
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    heard = Recorder()
+    choice = {"source": f"{tmp_path / 'nets.py'}:{name}", "size": 8}
+    with pytest.raises(error, match=words) as caught:
+        train(job(tmp_path / "run", choice, device={"accelerator": device}), [heard])
+    assert "\n" not in str(caught.value)
+    assert not heard.of(EpochDone)
 
 
 def test_unreadable_images_are_named_and_counted_or_refused(

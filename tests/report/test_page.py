@@ -155,6 +155,25 @@ def test_the_course_is_that_of_the_run(page: Taken, run: Path) -> None:
     assert course[1]["y"] == [summary["baseline"]["top1"], summary["pruned"]["top1"]]
 
 
+def test_answers_are_compared_by_class(page: Taken, run: Path) -> None:
+    answers = json.loads((run / "answers.json").read_text())
+    rows = {row[0]: row for row in page.tables["Accuracy by class"][1:]}
+    assert set(rows) == {str(digit) for digit in range(10)}
+    for entry in answers["classes"]:
+        assert rows[entry["name"]][1:4] == [
+            str(entry["examples"]),
+            f"{entry['before']:.2%}",
+            f"{entry['after']:.2%}",
+        ]
+    summary = read_summary(run)
+    for side, figures in (("before", "baseline"), ("after", "pruned")):
+        right = sum(entry["examples"] * entry[side] for entry in answers["classes"])
+        assert right / 450 == pytest.approx(summary[figures]["top1"])
+    pictures = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(pictures) == len(answers["images"])
+    assert all(picture.startswith("data:image/jpeg;base64,") for picture in pictures)
+
+
 def test_times_are_of_every_module_that_ran(page: Taken, run: Path) -> None:
     rows = {row[0]: row for row in page.tables["Layers before and after"][2:]}
     assert list(rows) == ["(the network itself)", "stem", "norm", "inner", "outer", "head"]
@@ -192,7 +211,7 @@ def test_every_figure_is_valid_has_a_place_a_label_and_a_table(page: Taken) -> N
 
 
 def test_the_page_is_well_formed_and_fetches_nothing(page: Taken, run: Path) -> None:
-    assert all(value == "data:," for value in page.fetched)
+    assert all(value == "data:," or value.startswith("data:image/jpeg;base64,") for value in page.fetched)
     assert [words for level, words in page.headings if level == 1] != []
     levels = [level for level, _ in page.headings]
     assert levels[0] == 1
@@ -239,12 +258,14 @@ def test_hostile_names_stay_names(changed: Change) -> None:
             }
         ),
     )
+    changed("answers.json", lambda text: re.sub(r'"image \d+"', lambda _: json.dumps(HOSTILE), text))
     changed("config.toml", lambda text: text + f"\n[more]\n{json.dumps(HOSTILE)} = {json.dumps(HOSTILE)}\n")
     text = run_page(copy)
     page = Taken(text)
     assert len(page.scripts) == 2
-    assert all(value == "data:," for value in page.fetched)
-    assert not any(tag == "img" or name.startswith("on") for tag, name, _ in page.attributes)
+    assert all(value == "data:," or value.startswith("data:image/jpeg;base64,") for value in page.fetched)
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert {name for tag, name, _ in page.attributes if tag == "img"} <= {"src", "alt", "loading"}
     assert page.headings[0][1] == HOSTILE
     (caption,) = (name for name in page.tables if name.startswith("Channel groups"))
     assert HOSTILE in [row[0] for row in page.tables[caption]]

@@ -15,6 +15,7 @@ from secateur.cli.demo import demo
 from secateur.cli.errors import reported
 from secateur.cli.evaluate import evaluate
 from secateur.cli.export import export
+from secateur.cli.frontier import frontier
 from secateur.cli.inspect import inspect
 from secateur.cli.measure import measure
 from secateur.cli.memory import keep_freed_memory
@@ -66,7 +67,10 @@ def _help(command: Callable[..., None]) -> str:
     )
 
 
-for command in (demo, inspect, train, prune, evaluate, predict, measure, export, report, oracle, recipe):
+commands = (
+    *(demo, inspect, train, frontier, prune, evaluate, predict, measure, export, report, oracle, recipe),
+)
+for command in commands:
     app.command(help=_help(command))(reported(command))
 
 

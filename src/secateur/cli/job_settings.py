@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,7 @@ from secateur.cli.typed import typed_line
 from secateur.errors import UsageError, closest
 
 if TYPE_CHECKING:
-    from secateur.jobs.settings import Job, PruneJob, TrainJob
+    from secateur.jobs.settings import FrontierJob, Job, PruneJob, TrainJob
     from secateur.recipes import Recipe
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def prune_job(
         raise UsageError(f"--recipe {recipe}: unknown; choose one of {', '.join(PRESETS)}, or give FILE.toml")
     table = _read(Path(file), "prune", PruneJob) if file else {}
     given = _Given(options, sets, file)
-    job_sets, recipe_sets = given.split(settable(PruneJob), Recipe.model_fields)
+    job_sets, recipe_sets = given.split(PruneJob, Recipe)
     if given.any("network.source"):
         table.pop("network", None)
     if given.any(*_GOALS):
@@ -107,6 +107,52 @@ def prune_job(
     return given.checked(lambda: PruneJob(**_with_processes(found, given), recipe=resolved))
 
 
+def frontier_job(options: Options, recipe: str | None, sets: Sequence[str]) -> FrontierJob:
+    """Resolve the job of a frontier: like a pruning job without training, of which only the budget is open.
+
+    Args:
+        options: of the command.
+        recipe: as for :func:`prune_job`.
+        sets: as for :func:`prune_job`.
+
+    Raises:
+        UsageError: something is wrong; the message names all mistakes by their options.
+    """
+    from secateur.jobs.settings import FrontierJob
+    from secateur.settings import SettingsError
+
+    own = {path: options[path][1] for path in ("by", "points")}
+    others = {path: option for path, option in options.items() if path not in own}
+    cut = prune_job({**others, "budget.macs": ("--by", 0.5)}, recipe, sets, finetune=False)
+    shared = {name: getattr(cut, name) for name in FrontierJob.model_fields if name not in own}
+    try:
+        return FrontierJob(**shared, **own)
+    except SettingsError as error:
+        raise UsageError("; ".join(f"--{path}: {text}" for path, text in error.mistakes)) from None
+
+
+def limit_of_point(measured: Path | None, point: int, others: Options) -> dict[str, tuple[str, Any]]:
+    """Return the limit of a point of a frontier, as an option.
+
+    Args:
+        measured: the run of the frontier.
+        point: its number.
+        others: options that limit something too.
+
+    Raises:
+        UsageError: there is no such run or point, or another limit is given.
+    """
+    from secateur.jobs.frontier import budget_of
+
+    given = [f"{name} {value}" for name, value in others.values() if value is not None]
+    if given:
+        raise UsageError(f"--point {point} and {given[0]} exclude each other; leave one of them out")
+    if measured is None:
+        raise UsageError(f"--point {point}: give the run of secateur frontier with --measured RUN")
+    by, share = budget_of(measured, point)
+    return {f"budget.{by}": ("--point", share)}
+
+
 def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJob:
     """Resolve a training job.
 
@@ -123,7 +169,7 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
 
     table = _read(Path(file), "train", TrainJob) if file else {}
     given = _Given(options, sets, file)
-    job_sets, _ = given.split(settable(TrainJob), ())
+    job_sets, _ = given.split(TrainJob)
     if given.any("network.source"):
         table.pop("network", None)
     found = merged(merged(table, given.options), job_sets)
@@ -209,11 +255,18 @@ class _Given:
             if value and any(f"{path}.".startswith(f"{start}.") for start in paths)
         ]
 
-    def split(self, first: Iterable[str], second: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Split what ``--set`` gives by its first name; names in neither are mistakes."""
-        first, second = list(first), list(second)
+    def split(
+        self, job: type[Job], recipe: type[Recipe] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split what ``--set`` gives into settings of a job and of a recipe; others are mistakes."""
+        from secateur.settings import setting_paths
+
+        first, second = settable(job), list(recipe.model_fields) if recipe is not None else []
+        paths = [*(setting_paths(recipe) if recipe is not None else ()), *setting_paths(job)]
         for name in (name for name in self._sets if name not in (*first, *second)):
-            self.mistakes.append((name, f"unknown{suggestion(name, [*second, *first])}"))
+            inside = [path for path in paths if path.endswith(f".{name}") and path.split(".")[0] != "recipe"]
+            meant = f"; did you mean {' or '.join(map(repr, inside[:3]))}?" if inside else ""
+            self.mistakes.append((name, f"unknown{meant or suggestion(name, [*second, *first])}"))
         chosen = [
             {name: self._sets[name] for name in names if name in self._sets} for names in (first, second)
         ]

@@ -35,6 +35,14 @@ Builder = Annotated[
         help="The function that builds the checkpoint's network, if it is in your own file.",
     ),
 ]
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        "--measured",
+        metavar="RUN",
+        help="Use the scores and width curves of an earlier run on the same network.",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

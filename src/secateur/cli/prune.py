@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import amount, time
-from secateur.cli.job_settings import prune_job
+from secateur.cli.errors import FAILED
+from secateur.cli.job_settings import limit_of_point, prune_job
 from secateur.cli.processes import is_main, run_in_processes
 from secateur.cli.report import report_on
 
@@ -75,6 +75,14 @@ def prune(
             rich_help_panel=_BUDGET,
         ),
     ] = None,
+    point: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="The budget of point N of the frontier in --measured RUN (see secateur frontier).",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -93,13 +101,7 @@ def prune(
             "reconstruction by least squares.",
         ),
     ] = False,
-    measured: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Use the scores and width curves of an earlier run on the same network.",
-        ),
-    ] = None,
+    measured: options.Measured = None,
     weights: options.Weights = None,
     model: options.Builder = None,
     trusted: Annotated[
@@ -130,10 +132,20 @@ def prune(
       secateur prune runs/resnet18 --data images --macs 0.6 --no-finetune --out runs/quick
       secateur prune runs/digits --data digits --macs 0.5 --set finetune.epochs=4 --out runs/digits-half
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
+      secateur prune runs/digits --data digits --measured runs/frontier --point 5 --out runs/digits-5
       secateur prune resnet18 --weights none --latency 0.5 --set widths.multiple_of=auto --out runs/half
       secateur prune best.pt --trusted --data data.yaml --macs 0.5 --out runs/detector-half
       secateur prune --recipe runs/digits-small/config.toml --out runs/digits-again
     """
+    limits = {
+        "budget.macs": ("--macs", macs),
+        "budget.params": ("--params", params),
+        "budget.channels": ("--channels", channels),
+        "budget.memory": ("--memory", memory),
+        "budget.latency": ("--latency", latency),
+    }
+    if point is not None:
+        limits = limit_of_point(measured, point, {**limits, "search.max_drop": ("--max-drop", max_drop)})
     job = prune_job(
         {
             "network.source": ("RUN", network),
@@ -141,11 +153,7 @@ def prune(
             "network.builder": ("--model", model),
             "network.trusted": ("--trusted", trusted or None),
             "data.source": ("--data", data),
-            "budget.macs": ("--macs", macs),
-            "budget.params": ("--params", params),
-            "budget.channels": ("--channels", channels),
-            "budget.memory": ("--memory", memory),
-            "budget.latency": ("--latency", latency),
+            **limits,
             "search.max_drop": ("--max-drop", max_drop),
             "measured": ("--measured", measured),
             "device.accelerator": ("--device", device),
@@ -169,6 +177,8 @@ def prune(
         _tell(reporter, summary)
         if is_main():
             report_on(out, reporter)
+    if summary.get("search_failed"):
+        raise typer.Exit(FAILED)
 
 
 def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
@@ -178,4 +188,4 @@ def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
     reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
     if summary.get("path"):
         reporter.tell(path_table(summary["path"]))
-    reporter.tell(verification_line(summary["verification"]))
+    reporter.tell(summary.get("search_failed") or verification_line(summary["verification"]))

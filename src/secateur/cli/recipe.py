@@ -68,23 +68,17 @@ def _further(model: type[Settings], names: list[str], prefix: str = "") -> Itera
     """Format the settings of a job, with their defaults, as comments."""
     from pydantic_core import PydanticUndefined
 
+    from secateur.settings import settings_in
+
     meanings = _meanings(model)
     for name in names:
         field = model.model_fields[name]
-        inner = _settings_in(field.annotation)
+        inner = settings_in(field.annotation)
         if inner is not None:
             yield from _further(inner, list(inner.model_fields), f"{prefix}{name}.")
         else:
             default = None if field.default is PydanticUndefined else field.default
             yield "# " + _line(prefix + name, default, meanings.get(name)).removeprefix("# ")
-
-
-def _settings_in(annotation: Any) -> type[Settings] | None:
-    """Return the class of settings that an annotation holds, if any."""
-    from secateur.settings import Settings
-
-    kinds = [annotation, *getattr(annotation, "__args__", ())]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), None)
 
 
 def _line(name: str, value: object, meaning: str | None) -> str:

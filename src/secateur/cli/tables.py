@@ -60,6 +60,30 @@ def figures_of_one(figures: Figures) -> Table:
     return table
 
 
+def frontier_table(frontier: Mapping[str, Any], evaluated_on: str) -> Table:
+    """Show the points of a frontier, with the standard errors of their accuracies.
+
+    Args:
+        frontier: as in ``summary.json``.
+        evaluated_on: the images on which networks were evaluated, ``validation`` or ``test``.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    examples = frontier["baseline"]["examples"]
+    accuracy = f"top-1 on {examples:,} {evaluated_on} images"
+    timed = any(point["latency_ms"] is not None for point in frontier["points"])
+    headings = ("point", "budget", "MACs", "parameters", *(("latency",) if timed else ()), accuracy, "loss")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in [frontier["baseline"], *frontier["points"]]:
+        budget = f"{row['share']:.0%} of {frontier['by']}" if row["share"] else ""
+        time = (milliseconds(row["latency_ms"]),) if timed else ()
+        name = str(row["number"]) if row["number"] else "whole"
+        quality = f"{percent(row['top1'])} ± {100 * row['error']:.1f}"
+        cost = count(row["cost"]["macs"]), count(row["cost"]["params"])
+        table.add_row(name, budget, *cost, *time, quality, f"{row['loss']:.3f}")
+    return table
+
+
 def verification_line(verification: Mapping[str, Any]) -> str:
     """Format the verification of all cuts of a run in one line, with what it left out.
 

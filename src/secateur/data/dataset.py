@@ -29,12 +29,14 @@ class Split:
         images: uint8, shape (C, h, w) each.
         targets: class indices, int64, shape (N,).
         skipped: one line for each file that could not be read.
+        files: of the images; none for images that are not in files.
     """
 
     name: str
     images: Images = field(repr=False)
     targets: Tensor = field(repr=False)
     skipped: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -71,7 +73,9 @@ class ImageData:
 
     @cached_property
     def validation(self) -> Split:
-        """Return the validation images: ``val/``, or a part held out of ``train/``."""
+        """Return the validation images: ``val/``, or a part held out of ``train/``; none, if none is."""
+        if "val" not in self.readers:
+            return Split("val", (), torch.empty(0, dtype=torch.int64))
         return self.readers["val"]()
 
     @cached_property
@@ -96,9 +100,9 @@ class ImageData:
         mixup = self.settings.mixup if augment else 0.0
         return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how, mixup=mixup)
 
-    def validation_batches(self) -> Loader:
-        """Return batches of all validation images, always in the same order."""
-        return self._loader(self.validation)
+    def validation_batches(self) -> Loader | None:
+        """Return batches of all validation images, always in the same order; ``None`` if there are none."""
+        return self._loader(self.validation) if len(self.validation) else None
 
     def test_batches(self) -> Loader:
         """Return batches of all test images, always in the same order."""
@@ -173,7 +177,8 @@ class _SplitReader:
         if reading.failures and self.settings.strict:
             raise DataError(f"{len(reading.failures)} unreadable: {listed(reading.failures, separator='; ')}")
         targets = torch.tensor([self.files.targets[index] for index in reading.kept], dtype=torch.int64)
-        split = Split(self.files.name, reading.images, targets, reading.failures)
+        files = tuple(str(self.files.paths[index]) for index in reading.kept)
+        split = Split(self.files.name, reading.images, targets, reading.failures, files)
         for name, count in zip(self.classes, split.counts(len(self.classes)), strict=True):
             if not count:
                 reasons = listed(split.skipped, separator="; ")

@@ -37,7 +37,8 @@ class FolderLayout:
     Attributes:
         classes: names of the classes, sorted, in the order of the class indices.
         splits: by name; ``train`` is there unless it was not needed, and ``test`` always.
-            ``val`` is there if it is in the folder, or else a held-out part of ``train``.
+            ``val`` is there if it is in the folder, or else a held-out part of ``train``, unless nothing is
+            held out.
     """
 
     classes: tuple[str, ...]
@@ -52,7 +53,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayou
 
     Args:
         root: contains ``train/``, and ``val/`` or ``test/`` or both; each contains one folder per class.
-        held_out: share of ``train/`` held out for validation if there is no ``val/``.
+        held_out: share of ``train/`` held out for validation if there is no ``val/``; 0 for no validation.
         training: whether ``train/`` is needed; evaluating a network needs only ``test/`` or ``val/``.
 
     Returns:
@@ -71,7 +72,7 @@ def survey(root: Path, *, held_out: float, training: bool = True) -> FolderLayou
         raise DataError(f"neither val/ nor test/ in {root}: accuracy cannot be measured on train/ itself")
     classes = _same_classes(root, found)
     splits = {name: _files(name, by_class) for name, by_class in found.items()}
-    if training and "val" not in splits:
+    if training and "val" not in splits and held_out:
         splits["train"], splits["val"] = _hold_out(splits["train"], held_out)
     splits.setdefault("test", splits.get("val", splits.get("test")))  # type: ignore[arg-type]  # one is there
     return FolderLayout(classes, splits)

@@ -55,7 +55,8 @@ class DataSettings:
     Attributes:
         batch_size: images in a batch.
         seed: determines the order and the augmentation, but not which images are held out.
-        held_out: share of ``train/`` that is held out for validation if there is no ``val/``.
+        held_out: share of ``train/`` that is held out for validation if there is no ``val/``; 0 to train on
+            all images, without validation.
         augmentation: of training images; ``None`` chooses one by their size.
         mixup: alpha of mixup (arXiv 1710.09412): each training image and its class are blended with another,
             with one weight for each batch, drawn from Beta(alpha, alpha); 0 for no mixup.
@@ -78,8 +79,8 @@ class DataSettings:
             raise UsageError(f"seed {self.seed} must not be negative")
         if not 0 <= self.mixup < math.inf:
             raise UsageError(f"mixup {self.mixup} must be a number of at least 0")
-        if not 0 < self.held_out < 1:
-            raise UsageError(f"the held-out share {self.held_out} must lie between 0 and 1")
+        if not 0 <= self.held_out < 1:
+            raise UsageError(f"the held-out share {self.held_out} must be at least 0 and below 1")
 
 
 def shorter_side(spec: InputSpec) -> int:

@@ -12,27 +12,35 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.budget import Budget, WidthCurves
+from secateur.budget.limits import WORDS
 from secateur.criteria import Scores
 from secateur.data import ImageData
+from secateur.errors import UsageError
 from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
-from secateur.jobs.settings import PruneJob, Search
+from secateur.jobs.settings import FrontierJob, PruneJob, Search
 from secateur.jobs.workplace import Workplace
 from secateur.recipes import (
     Callback,
     Cut,
+    Frontier,
     LatencyFit,
     LatencyOptions,
     Measured,
+    RecipeContext,
+    SearchResult,
     Training,
     Tried,
     fingerprint,
+    run_frontier,
     run_recipe,
     smallest_within,
 )
+from secateur.recipes.trade_off import Axis
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import report_note
 from secateur.training.loop import FitState
+from secateur.training.resume import Journal
 from secateur.training.run_folder import MEASURED, read_measured
 
 _SECONDS_BETWEEN_WRITES = 5.0
@@ -52,7 +60,7 @@ class Bench(Callback):
         tuned: the last fine-tuning, once it is finished.
     """
 
-    job: PruneJob
+    job: PruneJob | FrontierJob
     place: Workplace
     network: Network
     data: ImageData
@@ -82,23 +90,43 @@ class Bench(Callback):
         """
         self._cuts.clear()
         self._network = fingerprint(model)
-        training = Training(
+        context = replace(self.context, save=lambda name, found: self.keep(name, model, found))
+        example = self.network.example()
+        result = run_recipe(model, example, budget, self.job.recipe, self.training(), context)
+        self._remember(Measured(self._network, result.scores, result.curves))
+        self.latency, self.tuned = result.latency, result.fits[-1] if result.fits else None
+        return result.cuts
+
+    def frontier(self, axis: tuple[Axis, int]) -> Frontier:
+        """Compute the trade-off between cost and accuracy; nothing is trained, and no checkpoint is kept.
+
+        Args:
+            axis: the quantity that is limited, and the number of points.
+        """
+        self._network = fingerprint(self.network.model)
+        training = self.training()
+        if training.validation is None:
+            training = replace(training, validation=self.data.test_batches())
+        context = replace(self.context, journal=Journal())
+        example = self.network.example()
+        found = run_frontier(self.network.model, example, axis, self.job.recipe, training, context)
+        self._remember(found.measured)
+        return found
+
+    def training(self) -> Training:
+        """Collect the batches, and how latency is measured."""
+        return Training(
             batches=self.data.training_batches(),
             calibration=self.data.training_batches(augment=False),
             validation=self.data.validation_batches(),
             check_inputs=self._check_inputs(),
             latency=LatencyOptions(inputs=self.network.example(self.job.latency_batch)),
         )
-        context = replace(
-            self.place.context,
-            callbacks=[self, *self.place.callbacks],
-            save=lambda name, found: self.keep(name, model, found),
-            measured=self.measured,
-        )
-        result = run_recipe(model, self.network.example(), budget, self.job.recipe, training, context)
-        self._remember(Measured(self._network, result.scores, result.curves))
-        self.latency, self.tuned = result.latency, result.fits[-1] if result.fits else None
-        return result.cuts
+
+    @property
+    def context(self) -> RecipeContext:
+        """Return the context of the job, with what is measured so far."""
+        return replace(self.place.context, callbacks=[self, *self.place.callbacks], measured=self.measured)
 
     def keep(self, name: str, model: nn.Module, evaluation: Evaluation | None = None) -> Path:
         """Write a network to the run's checkpoints, with the cuts so far.
@@ -112,16 +140,24 @@ class Bench(Callback):
         return self.place.save(name, network, evaluation)
 
     def judge(self, model: nn.Module) -> Evaluation:
-        """Evaluate a network on the validation images, which are not used for reported figures."""
+        """Evaluate a network on the validation images, which are not used for reported figures.
+
+        Raises:
+            UsageError: there are none.
+        """
+        batches = self.data.validation_batches()
+        if batches is None:
+            raise UsageError("a search needs validation images; leave data.held_out=0 out, or add val/")
         return evaluate(
             model,
-            self.data.validation_batches(),
+            batches,
             context=self.place.context,
             task="validating",
         )
 
     def _check_inputs(self) -> Tensor:
-        images = next(iter(self.data.validation_batches()))[0]
+        batches = self.data.validation_batches() or self.data.training_batches(augment=False)
+        images = next(iter(batches))[0]
         return images.to(self.place.context.device)
 
     def on_cut(self, cut: Cut) -> None:
@@ -192,11 +228,34 @@ def search(settings: Search, bench: Bench) -> tuple[Network, Sequence[Cut], list
         callbacks=bench.place.callbacks,
     )
     path = [_point(tried, tries[tried.number]) for tried in result.path]
+    failure = _failure(settings, result, start)
+    if failure is not None:
+        report_note(bench.place.callbacks, failure)
+        bench.place.run.summarise(search_failed=failure)
     best = tries[result.best.number]
     bench.tuned = best.tuned
     network = replace(bench.network, model=result.model)
     bench.place.save("best", network.after(cut_record(cut) for cut in best.cuts))
     return network, best.cuts, path
+
+
+def _failure(settings: Search, result: SearchResult, start: Evaluation) -> str | None:
+    """Format that no network was accepted and how near the search came; ``None`` if one was."""
+    if result.best.number:
+        return None
+    scored = [tried for tried in result.path[1:] if math.isfinite(tried.score)]
+    near = "none of the budgets can be reached"
+    if scored:
+        nearest = max(scored, key=lambda tried: tried.score)
+        near = (
+            f"the nearest, try {nearest.number} with {nearest.share:.0%} of the {WORDS[settings.of]}, loses "
+            f"{100 * start.metric - nearest.score:.2f} points on {start.examples:,} validation images "
+            f"(standard error {100 * start.error:.1f})"
+        )
+    return (
+        f"the search failed: no network that was tried loses at most {settings.max_drop:g} points; {near}. "
+        "The original is kept; allow a larger drop, or more tries with --set search.tries=N"
+    )
 
 
 @dataclass(frozen=True)

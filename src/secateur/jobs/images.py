@@ -25,7 +25,13 @@ def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: boo
     Raises:
         DataError: it is missing, empty or inconsistent.
     """
-    settings = DataSettings(batch_size=choice.batch_size, seed=seed, mixup=choice.mixup, strict=choice.strict)
+    settings = DataSettings(
+        batch_size=choice.batch_size,
+        seed=seed,
+        held_out=choice.held_out,
+        mixup=choice.mixup,
+        strict=choice.strict,
+    )
     return open_data(choice.source, spec, settings, training=training)
 
 

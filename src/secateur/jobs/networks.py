@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur._compat import tree_map_only
 from secateur.checkpoint import load, read_metadata, save
 from secateur.errors import CheckpointError, DataError, UsageError
-from secateur.formats import listed
+from secateur.formats import first_line, listed
 from secateur.graph.capture.program import mode_of
 from secateur.inputs import Json
 from secateur.jobs.settings import NetworkChoice, is_checkpoint
@@ -236,10 +236,20 @@ def check_outputs(network: Network, classes: Sequence[str]) -> None:
 
     Raises:
         DataError: the numbers differ.
+        UsageError: it fails on images of this size.
         TrainingError: its output is not a tensor of class scores.
     """
+    example = network.example()
     with mode_of(network.model, training=False), torch.inference_mode():
-        scores = main_output(network.model(network.example()))
+        try:
+            outputs = network.model(example)
+        except Exception as error:  # code of the user's
+            size = "x".join(map(str, example.shape[1:]))
+            raise UsageError(
+                f"{network.name} fails on 2 images of {size} ({type(error).__name__}: {first_line(error)}); "
+                "check its code, or choose another size"
+            ) from error
+    scores = main_output(outputs)
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise DataError(
             f"{network.name} returns scores of shape {tuple(scores.shape)} for 2 examples, the data has "

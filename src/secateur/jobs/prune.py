@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from secateur.budget import Budget
 from secateur.criteria import Criterion, Needs, resolve
 from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
+from secateur.jobs.answers import compare_answers, losses_line
 from secateur.jobs.bench import Bench, search
 from secateur.jobs.detector import prune_pt
 from secateur.jobs.images import open_images, read_all
@@ -34,7 +38,7 @@ from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note, report_progress
 from secateur.training.resume import Journal
-from secateur.training.run_folder import NETWORK
+from secateur.training.run_folder import ANSWERS, NETWORK
 
 
 def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -134,7 +138,8 @@ def _with_data(
     with place.clock("reading"):
         read_all(data, place.callbacks)
     place.begin(network, data)
-    before = place.evaluate(network.model, data.test_batches())
+    answers: tuple[list[Tensor], list[Tensor]] = [], []
+    before = place.evaluate(network.model, data.test_batches(), answers[0])
     report_note(place.callbacks, f"before: {before}")
     bench = Bench(job, place, network, data)
     with place.clock("pruning"):
@@ -147,8 +152,14 @@ def _with_data(
             place.run.summarise(path=path)
     if bench.tuned is not None:
         place.run.summarise(training=fit_record(bench.tuned))
-    after = place.evaluate(network.model, data.test_batches())
+    after = place.evaluate(network.model, data.test_batches(), answers[1])
     report_note(place.callbacks, f"after: {after}")
+    if not place.context.ranks.is_distributed:  # otherwise each process has some of the answers
+        found = compare_answers(data.test, data.classes, *map(torch.cat, answers))
+        place.run.remember(found, ANSWERS)
+        line = losses_line(found)
+        if line is not None:
+            report_note(place.callbacks, line)
     place.run.summarise(classes=data.classes, skipped=data.skipped)
     return network, cuts, {"baseline": before, "pruned": after}
 

@@ -18,7 +18,6 @@ from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, Cut, Tried
 from secateur.training.context import RunContext
-from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone
 from secateur.training.loop import FitState
 from secateur.training.process_group import uses_bf16
@@ -189,20 +188,15 @@ def fit_record(state: FitState) -> dict[str, Any]:
         peak ``learning_rate``, and the ``reason`` for it.
     """
     return {
-        "start": _evaluation_record(state.start),
-        "kept": _evaluation_record(state.kept),
-        "highest": _evaluation_record(state.highest),
+        **{
+            name: None if found is None else found.to_dict()
+            for name, found in (("start", state.start), ("kept", state.kept), ("highest", state.highest))
+        },
         "kept_epoch": state.kept_epoch,
         "epochs": state.epoch,
         "learning_rate": state.rate.value if state.rate else None,
         "reason": state.rate.reason if state.rate else None,
     }
-
-
-def _evaluation_record(found: Evaluation | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {"top1": found.metric, "loss": found.loss, "examples": found.examples, "error": found.error}
 
 
 def cut_record(cut: Cut) -> dict[str, Any]:

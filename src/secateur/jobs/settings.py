@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from secateur.budget import Budget, Unit
 from secateur.detection.labels import is_labelled_folder
@@ -38,12 +38,15 @@ class DataChoice(Settings):
         batch_size: images in a batch.
         strict: refuse unreadable images instead of leaving them out.
         mixup: alpha of mixup of training images, as in :class:`secateur.data.DataSettings`; 0 for none.
+        held_out: share of ``train/`` that is held out for validation where there is no ``val/``; with 0, all
+            images are trained on and the last network is kept.
     """
 
     source: str
     batch_size: int = Field(default=32, ge=1)
     strict: bool = False
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
 
     @field_validator("source")
     @classmethod
@@ -214,6 +217,12 @@ class Job(Settings):
     typed: str | None = None
 
 
+def _existing_run(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"there is no run {path}")
+    return path
+
+
 class TrainJob(Job):
     """Train a network on images.
 
@@ -224,6 +233,24 @@ class TrainJob(Job):
 
     data: DataChoice
     fit: FitSettings = FitSettings()
+
+
+class FrontierJob(Job):
+    """Compute the trade-off between cost and accuracy of a network.
+
+    Attributes:
+        data: the images to measure, reconstruct and evaluate on.
+        by: the quantity that is limited.
+        points: number of budgets.
+        recipe: how scores, plans and cuts are made; nothing is trained.
+        measured: an earlier run of the same network, whose scores and width curves are used again.
+    """
+
+    data: DataChoice
+    by: Literal["macs", "params", "latency"] = "macs"
+    points: int = Field(default=8, ge=1)
+    recipe: Recipe = Recipe()
+    measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
 
 
 class Search(Settings):
@@ -256,15 +283,8 @@ class PruneJob(Job):
     budget: Budget | None = None
     search: Search | None = None
     recipe: Recipe = Recipe()
-    measured: Path | None = None
+    measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
     detector: DetectorSettings = DetectorSettings()
-
-    @field_validator("measured")
-    @classmethod
-    def _run_is_there(cls, measured: Path | None) -> Path | None:
-        if measured is not None and not measured.exists():
-            raise ValueError(f"there is no run {measured}")
-        return measured
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneJob:

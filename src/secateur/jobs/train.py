@@ -11,6 +11,7 @@ from secateur.jobs.networks import Network, check_outputs, input_of, open_networ
 from secateur.jobs.records import fit_record
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.workplace import at_work
+from secateur.network_cost import cost
 from secateur.recipes import Callback
 from secateur.training.context import RunContext, launch
 from secateur.training.events import report_note
@@ -41,6 +42,7 @@ def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) ->
         report_note(place.callbacks, origin(network))
         network.model.to(place.context.device)
         check_outputs(network, data.classes)
+        cost(network.model, network.example())  # found now, not after hours: what cannot be captured
         with place.clock("reading"):
             read_all(data, place.callbacks)
         place.begin(network, data)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.data import ImageData
 from secateur.errors import UsageError
@@ -50,15 +50,16 @@ class Workplace:
         """Return the callbacks; the first of them writes to the run folder."""
         return self.context.callbacks
 
-    def evaluate(self, model: nn.Module, batches: Batches) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Batches, answers: list[Tensor] | None = None) -> Evaluation:
         """Evaluate a network.
 
         Args:
             model: the network.
             batches: pairs of inputs and class indices.
+            answers: receives the answers, as for :func:`secateur.training.evaluate.evaluate`.
         """
         with self.clock("evaluation"):
-            return evaluate(model, batches, context=self.context)
+            return evaluate(model, batches, context=self.context, answers=answers)
 
     def begin(self, network: Network, data: ImageData | None) -> None:
         """Record the weights and images at the start of the job.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from secateur.recipes.result import PruneResult
     from secateur.recipes.runner import run_recipe
     from secateur.recipes.search import SearchResult, Tried, smallest_within
+    from secateur.recipes.trade_off import Frontier, FrontierPoint, frontier, run_frontier
 
 __all__ = [
     "CHANNELS_LEFT",
@@ -25,6 +26,8 @@ __all__ = [
     "CostRegularization",
     "Cut",
     "Distillation",
+    "Frontier",
+    "FrontierPoint",
     "LatencyFit",
     "LatencyOptions",
     "Measured",
@@ -35,7 +38,9 @@ __all__ = [
     "Training",
     "Tried",
     "fingerprint",
+    "frontier",
     "prune",
+    "run_frontier",
     "run_recipe",
     "smallest_within",
 ]
@@ -53,5 +58,6 @@ __getattr__, __dir__ = lazy_names(
         "result": "PruneResult",
         "runner": "run_recipe",
         "search": "SearchResult Tried smallest_within",
+        "trade_off": "Frontier FrontierPoint frontier run_frontier",
     },
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-from secateur.graph import ExampleInputs
+from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.recipes.callbacks import Callback
 from secateur.recipes.latency_tuner import LatencyOptions
 from secateur.recipes.measured import Measured
@@ -63,7 +63,9 @@ class RecipeContext(RunContext):
     Attributes:
         callbacks: receive progress, epochs, scores and cuts.
         measured: scores and width curves of this network that an earlier call measured.
+        graph: channel graph of this network, if it was traced before.
     """
 
     callbacks: Sequence[Callback] = ()
     measured: Measured | None = None
+    graph: ChannelGraph | None = None

@@ -101,10 +101,12 @@ def run_recipe(
     teacher = _teacher(model, example_inputs, recipe, loss_fn)
     if context.measured is not None:
         context.measured.check(model, criterion.name)
-    modules, widths = _left_alone(model, recipe.widths)
-    report_progress(context.callbacks, "tracing", 0, 1)
-    graph = trace(model, example_inputs, ignore=modules)
-    report_progress(context.callbacks, "tracing", 1, 1)
+    modules, widths = left_alone(model, recipe.widths)
+    graph = context.graph
+    if graph is None:
+        report_progress(context.callbacks, "tracing", 0, 1)
+        graph = trace(model, example_inputs, ignore=modules)
+        report_progress(context.callbacks, "tracing", 1, 1)
     tuner = time_limit = None
     if budget.latency is not None or widths.multiple_of == "auto":
         options = training.latency or LatencyOptions()
@@ -511,8 +513,16 @@ def _check_batches(recipe: Recipe, training: Training, criterion: Criterion) -> 
     refuse_one_shot(training.validation, "validation")
 
 
-def _left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
-    """Split what is ignored into modules, which are traced as frozen, and groups, which plans leave whole."""
+def left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
+    """Split what is ignored into modules, which are traced as frozen, and groups, which plans leave whole.
+
+    Args:
+        model: the network.
+        widths: which widths groups may have.
+
+    Returns:
+        The paths of the modules, and the widths without them.
+    """
     paths = [path for path, _ in model.named_modules() if path]
     modules = [path for path in paths if any(fnmatchcase(path, name) for name in widths.ignore)]
     groups = [name for name in widths.ignore if not any(fnmatchcase(path, name) for path in paths)]

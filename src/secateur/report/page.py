@@ -16,6 +16,7 @@ from secateur.jobs.verifications import together
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
 from secateur.report.drawings.course import accuracy_against_cost, epoch_by_epoch
+from secateur.report.drawings.frontier import frontier
 from secateur.report.drawings.layers import layer_costs
 from secateur.report.drawings.scores import score_distributions, width_curves
 from secateur.report.drawings.verification import verification
@@ -33,6 +34,8 @@ _SUMMARY = (
     "latency",
     "path",
     "training",
+    "frontier",
+    "evaluated_on",
     "start",
     "seed",
     "seconds",
@@ -110,6 +113,7 @@ def _rendered(records: Records) -> str:
         itself=ITSELF,
         scores=_score_rows(records),
         curves=records.curves,
+        answers=records.answers,
         missing=records.missing,
         settings=_flat(records.config),
     )
@@ -121,7 +125,7 @@ def drawings(records: Records) -> list[Drawing]:
     Args:
         records: of the run.
     """
-    found = [accuracy_against_cost(records), epoch_by_epoch(records)]
+    found = [frontier(records), accuracy_against_cost(records), epoch_by_epoch(records)]
     network = records.network
     if network is not None:
         found.append(widths(network.groups))

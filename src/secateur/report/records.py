@@ -14,7 +14,7 @@ from secateur.criteria import Scores
 from secateur.errors import SecateurError
 from secateur.jobs.network_summary import NetworkSummary
 from secateur.report.course import Course, course_of
-from secateur.training.run_folder import CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
+from secateur.training.run_folder import ANSWERS, CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ _ABSENT = {
     METRICS: "the events of the run: epochs, cuts and their verification",
     NETWORK: "widths, couplings, frozen groups, and the costs and times of the layers",
     MEASURED: "the scores of the channels",
+    ANSWERS: "accuracy by class, and the images whose answer changed",
 }
 
 
@@ -38,6 +39,7 @@ class Records:
         network: its summary before and after, if that was written.
         scores: of each channel of the unpruned network, if they were written.
         curves: the damage of each width of each group, if measured.
+        answers: of the network before and after, by class and image by image, if they were compared.
         missing: the parts that the report cannot show, each with the reason.
     """
 
@@ -48,6 +50,7 @@ class Records:
     network: NetworkSummary | None
     scores: Scores | None
     curves: WidthCurves | None
+    answers: Mapping[str, Any] | None
     missing: tuple[str, ...]
 
 
@@ -68,8 +71,8 @@ def read_records(run: Path | str) -> Records:
     if not isinstance(summary, dict) or "status" not in summary:
         raise RunError(f"{path}/summary.json is not that of a run; there is nothing to report on")
     missing: list[str] = []
-    # Only pruning writes these two.
-    wanted = () if summary.get("command") == "train" else (NETWORK, MEASURED)
+    # Only pruning writes both.
+    wanted = {"train": (), "frontier": (MEASURED,)}.get(str(summary.get("command")), (NETWORK, MEASURED))
     measured = _read(path / MEASURED, _measured, missing, tell=MEASURED in wanted)
     return Records(
         path=path,
@@ -79,6 +82,7 @@ def read_records(run: Path | str) -> Records:
         network=_read(path / NETWORK, NetworkSummary.from_json, missing, tell=NETWORK in wanted),
         scores=measured[0] if measured else None,
         curves=measured[1] if measured else None,
+        answers=_read(path / ANSWERS, json.loads, missing, tell=False),
         missing=tuple(missing),
     )
 

@@ -52,10 +52,9 @@ class Evaluation:
             return f"{self.name} {self.metric:.6g}"
         return f"{self.name} {self.metric:.2%}, loss {self.loss:.4f} over {self.examples:,} examples"
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Order evaluations, larger is better: by the metric, then by the loss."""
-        return self.metric, -self.loss
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values for JSON: ``top1``, ``loss``, ``examples`` and the standard ``error``."""
+        return {"top1": self.metric, "loss": self.loss, "examples": self.examples, "error": self.error}
 
     @property
     def error(self) -> float:
@@ -80,6 +79,7 @@ def evaluate(
     loss_fn: LossFunction = cross_entropy,
     context: RunContext | None = None,
     task: str = "evaluating",
+    answers: list[Tensor] | None = None,
 ) -> Evaluation:
     """Evaluate a network in evaluation mode; each module's mode is restored afterwards.
 
@@ -91,6 +91,8 @@ def evaluate(
         context: where to compute, and what to report to; the network is moved to its device. If not given,
             the network is evaluated on its own device, in float32.
         task: name of this work in ``Progress`` events.
+        answers: receives the class indices that the network answers, batch by batch, on the CPU; those of
+            the examples that this process works on.
 
     Returns:
         Accuracy and loss over all examples, each example counted once.
@@ -125,7 +127,10 @@ def evaluate(
                 args, kwargs = call_arguments(inputs)
                 scores = main_output(model(*args, **kwargs)).float()
                 _refuse_other_targets(scores, targets)
-                correct = (scores.argmax(1) == targets).sum()
+                predicted = scores.argmax(1)
+                if answers is not None:
+                    answers.append(predicted.cpu())
+                correct = (predicted == targets).sum()
                 found.append(torch.stack([correct.float(), loss_fn(scores, targets).float()]))
                 counts.append(len(targets))
     sums = torch.zeros(3, dtype=torch.float64)  # correct answers, losses, examples

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -66,6 +66,14 @@ def _weighted_sum(strategy: WeightedDDPStrategy, bucket):  # type: ignore[no-unt
     return work.get_future().then(lambda done: done.value()[0])
 
 
+_IS_THERE: Mapping[str, Callable[[], bool]] = {
+    "auto": lambda: True,
+    "cpu": lambda: True,
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
+
+
 def make_fabric(settings: DeviceSettings) -> Fabric:
     """Open the device of this process, and connect it to the other processes of the run.
 
@@ -81,6 +89,11 @@ def make_fabric(settings: DeviceSettings) -> Fabric:
     is_distributed = settings.devices * settings.nodes > 1
     if is_distributed:
         _check_started(settings)
+    if not _IS_THERE[settings.accelerator]():
+        raise UsageError(
+            f"device: there is no {settings.accelerator} device on this machine that PyTorch can use; choose "
+            "auto or cpu"
+        )
     with _quiet(), _usage_errors():
         device = Fabric(accelerator=settings.accelerator, devices=1).device
         precision: Literal["bf16-mixed", "32-true"] = (

@@ -26,8 +26,10 @@ CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
     "checkpoints",
     ".lock",
 )
-NETWORK, REPORT, TENSORBOARD = "network.json", "report.html", "tensorboard"
-_OWN = frozenset((CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK, NETWORK, REPORT, TENSORBOARD))
+NETWORK, ANSWERS, REPORT, TENSORBOARD = "network.json", "answers.json", "report.html", "tensorboard"
+_OWN = frozenset(
+    (CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK, NETWORK, ANSWERS, REPORT, TENSORBOARD)
+)
 
 
 class RunError(SecateurError):

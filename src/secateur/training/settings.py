@@ -76,12 +76,8 @@ class FitSettings(Settings):
         """
         for setting in type(self).model_fields:
             if setting not in ("epochs", "updates"):
-                yield (
-                    f"{name}.{setting}",
-                    not self.trains,
-                    f"{name}.epochs is 0",
-                    f"set {name}.epochs above 0",
-                )
+                idle = not self.trains
+                yield f"{name}.{setting}", idle, f"{name}.epochs is 0", f"set {name}.epochs above 0"
         both = bool(self.epochs and self.updates)
         yield f"{name}.epochs", both, f"{name}.updates is given", f"leave {name}.updates out"
         adam = self.optimizer.name == "adamw"

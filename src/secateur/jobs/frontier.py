@@ -1,0 +1,75 @@
+"""Compute the trade-off between cost and accuracy: the job behind ``secateur frontier``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import UsageError
+from secateur.jobs.bench import Bench
+from secateur.jobs.images import open_images, read_all
+from secateur.jobs.networks import check_outputs, input_of, open_network, run_file
+from secateur.jobs.settings import FrontierJob
+from secateur.jobs.workplace import at_work
+from secateur.recipes import Callback
+from secateur.training.context import launch
+from secateur.training.run_folder import read_summary
+
+
+def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Measure a network once, and cut, verify, reconstruct and evaluate it at several budgets.
+
+    Nothing is trained. Accuracies are those on the validation images; on the test images, if there are no
+    others.
+
+    Args:
+        job: its settings.
+        callbacks: receive progress and notes.
+
+    Returns:
+        The content of ``summary.json``; ``frontier`` holds the points. ``measured.json`` holds the scores and
+        width curves, which serve other budgets.
+
+    Raises:
+        SecateurError: the message says what is wrong; only the run folder was changed.
+    """
+    run_file(job.network)
+    with launch(job.device) as context:
+        data = open_images(job.data, input_of(job.network), job.seed)
+        with at_work("frontier", job, context, callbacks) as place:
+            network = open_network(job.network, data.classes)
+            network.model.to(context.device)
+            check_outputs(network, data.classes)
+            with place.clock("reading"):
+                read_all(data, place.callbacks)
+            place.begin(network, data)
+            with place.clock("points"):
+                found = Bench(job, place, network, data).frontier((job.by, job.points))
+            place.run.summarise(
+                model=network.name,
+                frontier=found.to_dict(),
+                evaluated_on="validation" if len(data.validation) else "test",
+                classes=data.classes,
+                skipped=data.skipped,
+            )
+        return dict(place.run.summary)
+
+
+def budget_of(run: Path, point: int) -> tuple[str, float]:
+    """Return the limited quantity and the share of a point of a frontier.
+
+    Args:
+        run: the folder of the frontier.
+        point: its number.
+
+    Raises:
+        UsageError: the run is no frontier, or has no such point.
+    """
+    found = read_summary(run).get("frontier")
+    if found is None:
+        raise UsageError(f"{run} is not the run of a frontier; run secateur frontier first")
+    points = {int(entry["number"]): float(entry["share"]) for entry in found["points"]}
+    if point not in points:
+        raise UsageError(f"{run} has the points 1 to {len(points)}, not {point}")
+    return str(found["by"]), points[point]

@@ -1,0 +1,290 @@
+"""Compute the trade-off between cost and quality: several budgets from one measurement of width curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from secateur.budget import Budget, reachable
+from secateur.budget.limits import WORDS
+from secateur.criteria import Criterion, resolve
+from secateur.errors import UsageError
+from secateur.formats import count, percent
+from secateur.graph import Cost, ExampleInputs, trace
+from secateur.graph.capture.program import mode_of
+from secateur.graph.cutting.tensors import copy_with
+from secateur.plan import PruningPlan
+from secateur.recipes.callbacks import Callback
+from secateur.recipes.context import RecipeContext, Training
+from secateur.recipes.measured import Measured, fingerprint
+from secateur.recipes.recipe import Recipe
+from secateur.recipes.runner import left_alone, run_recipe
+from secateur.training.evaluate import Batches, Evaluation, evaluate
+from secateur.training.events import report_note, report_progress
+from secateur.training.losses import LossFunction
+from secateur.verification import Verification
+
+Axis = Literal["macs", "params", "latency"]
+"""The quantity that is limited along a frontier."""
+
+_LARGEST, _SMALLEST = 0.9, 0.1
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A network at one budget: cut, verified and reconstructed, but not trained.
+
+    Attributes:
+        number: from 1, the largest network first.
+        share: of the limited quantity that the budget allows.
+        plan: what was removed.
+        verification: how the smaller network compares with the masked original.
+        evaluation: on the validation examples.
+        latency_ms: measured time, if latency is limited.
+    """
+
+    number: int
+    share: float
+    plan: PruningPlan
+    verification: Verification
+    evaluation: Evaluation
+    latency_ms: float | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """Return the exact costs of the smaller network."""
+        return self.plan.cost_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values for JSON."""
+        return {
+            "number": self.number,
+            "share": self.share,
+            "cost": asdict(self.cost),
+            "latency_ms": self.latency_ms,
+            "channels_removed": self.plan.channels_removed,
+            "verified": self.verification.ok,
+            **self.evaluation.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The trade-off between cost and quality of a network, without training.
+
+    Attributes:
+        by: the limited quantity.
+        baseline: evaluation of the network as it is.
+        cost: of the network as it is.
+        points: the largest network first.
+        measured: scores and width curves of the network; they serve later budgets too.
+
+    Example:
+        >>> import torch
+        >>> import secateur as sec
+        >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> batches = [(torch.randn(32, 4), torch.randint(0, 2, (32,)))]
+        >>> found = sec.frontier(net, batches[0][0], batches, points=3)
+        >>> [point.share for point in found.points]
+        [0.9, 0.5, 0.1]
+        >>> [point.cost.macs for point in found.points], found.cost.macs
+        ([84, 48, 6], 96)
+    """
+
+    by: Axis
+    baseline: Evaluation
+    cost: Cost
+    points: tuple[FrontierPoint, ...]
+    measured: Measured
+
+    def __str__(self) -> str:
+        lines = [f"{'':>5}  {'MACs':>8}  {'parameters':>10}  {self.baseline.name}"]
+        rows = [("whole", self.cost, self.baseline)]
+        rows += [(str(point.number), point.cost, point.evaluation) for point in self.points]
+        for name, cost, found in rows:
+            quality = f"{found.metric:.6g}"
+            if found.examples:
+                quality = f"{percent(found.metric)} ± {100 * found.error:.2g}"
+            lines.append(f"{name:>5}  {count(cost.macs):>8}  {count(cost.params):>10}  {quality}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values for JSON."""
+        return {
+            "by": self.by,
+            "baseline": {
+                "number": 0,
+                "share": None,
+                "cost": asdict(self.cost),
+                "latency_ms": None,
+                **self.baseline.to_dict(),
+            },
+            "points": [point.to_dict() for point in self.points],
+        }
+
+
+def frontier(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    batches: Batches | Training,
+    loss_fn: LossFunction | None = None,
+    by: Axis = "macs",
+    points: int = 8,
+    recipe: Recipe | str | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Frontier:
+    """Compute the trade-off between cost and quality, without training.
+
+    The damage of every width of every group is measured once. From that follows a plan for each budget; a
+    copy of the network is cut by it, verified, reconstructed and evaluated. The network itself is not
+    changed.
+
+    Args:
+        model: any network that can be exported.
+        example_inputs: a tensor, a tuple of arguments or a dict of named ones, batch first.
+        batches: pairs of inputs and targets, or mappings of named arguments with the labels among them,
+            to measure, reconstruct and evaluate on; or a :class:`secateur.recipes.Training` with separate
+            ``validation`` batches, or with a ``metric`` of your own.
+        loss_fn: as for :func:`secateur.prune`.
+        by: the quantity that is limited: ``"macs"``, ``"params"`` or ``"latency"``.
+        points: number of budgets, at equal distances from 90% of the quantity down to 10%, or to the least
+            that can be reached.
+        recipe: how scores, plans and cuts are made; its training is left out. The default recipe if not
+            given.
+        callbacks: receive reports while it runs.
+
+    Returns:
+        A network's plan, costs and evaluation for each budget.
+
+    Raises:
+        TraceError: the network cannot be captured.
+        UsageError: there are no batches, or fewer than one point.
+        VerificationError: a cut is wrong, or could not be checked.
+    """
+    chosen = Recipe.preset(recipe) if isinstance(recipe, str) else recipe or Recipe()
+    training = batches if isinstance(batches, Training) else Training(batches)
+    context = replace(RecipeContext.of(model), callbacks=callbacks)
+    return run_frontier(model, example_inputs, (by, points), chosen, training, context, loss_fn=loss_fn)
+
+
+def run_frontier(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    axis: tuple[Axis, int],
+    recipe: Recipe,
+    training: Training,
+    context: RecipeContext,
+    *,
+    loss_fn: LossFunction | None = None,
+) -> Frontier:
+    """Compute a frontier with a context; see :func:`frontier`.
+
+    Args:
+        model: on the device of the context; not changed.
+        example_inputs: as for :func:`frontier`.
+        axis: the quantity that is limited, and the number of points.
+        recipe: how scores, plans and cuts are made.
+        training: the batches, and how networks are evaluated.
+        context: device, callbacks, and measurements if there are any.
+        loss_fn: as for :func:`frontier`.
+    """
+    by, points = axis
+    criterion = resolve(recipe.criterion)
+    report_progress(context.callbacks, "tracing", 0, 1)
+    modules, widths = left_alone(model, recipe.widths)
+    graph = trace(model, example_inputs, ignore=modules)
+    report_progress(context.callbacks, "tracing", 1, 1)
+    least = 0.0
+    if by != "latency":
+        low, whole = reachable(graph, widths=widths) if widths.multiple_of != "auto" else (None, graph.cost())
+        least = getattr(low, by) / getattr(whole, by) if low is not None else 0.0
+    context = replace(context, graph=graph)
+    found, measured = [], context.measured
+    for number, share in enumerate(shares(points, least), start=1):
+        report_progress(context.callbacks, "points", number - 1, points)
+        report_note(context.callbacks, f"point {number} of {points}: {share:.0%} of the {WORDS[by]}")
+        point, measured = _point(
+            model,
+            example_inputs,
+            (number, by, share),
+            untrained(recipe),
+            training,
+            replace(context, measured=measured),
+            criterion=criterion,
+            loss_fn=loss_fn,
+        )
+        found.append(point)
+    report_progress(context.callbacks, "points", points, points)
+    assert measured is not None
+    return Frontier(by, _evaluated(model, training, context), graph.cost(), tuple(found), measured)
+
+
+def untrained(recipe: Recipe) -> Recipe:
+    """Return a recipe without training: one cut, and reconstruction."""
+    still = {"epochs": 0, "updates": None}
+    return recipe.changed({"steps": 1, "reconstruct": True, "between": still, "finetune": still})
+
+
+def shares(points: int, least: float) -> Iterator[float]:
+    """List the shares that the budgets of a frontier allow.
+
+    Args:
+        points: their number.
+        least: the smallest share that can be reached.
+
+    Raises:
+        UsageError: there is no point.
+
+    >>> list(shares(3, least=0.2)), list(shares(1, 0.0))
+    ([0.9, 0.56, 0.21], [0.5])
+    """
+    if points < 1:
+        raise UsageError(f"a frontier needs at least one point, not {points}")
+    if points == 1:
+        yield 0.5
+        return
+    smallest = max(_SMALLEST, min(least + 0.01, _LARGEST))
+    for number in range(points):
+        yield round(_LARGEST - (_LARGEST - smallest) * number / (points - 1), 2)
+
+
+def _point(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    budget: tuple[int, Axis, float],
+    recipe: Recipe,
+    training: Training,
+    context: RecipeContext,
+    *,
+    criterion: Criterion,
+    loss_fn: LossFunction | None,
+) -> tuple[FrontierPoint, Measured]:
+    """Cut a copy to a budget; return the point, and the measurements that serve the other budgets."""
+    number, by, share = budget
+    result = run_recipe(
+        copy_with(model, {}),
+        example_inputs,
+        Budget(**{by: share}),
+        recipe,
+        training,
+        context,
+        criterion=criterion,
+        loss_fn=loss_fn,
+    )
+    measured = context.measured or Measured(fingerprint(model), result.scores, result.curves)
+    latency = None if result.latency is None else result.latency.measured_ms
+    evaluation = _evaluated(result.model, training, context)
+    return FrontierPoint(number, share, result.plan, result.verification, evaluation, latency), measured
+
+
+def _evaluated(model: nn.Module, training: Training, context: RecipeContext) -> Evaluation:
+    if training.metric is not None:
+        with mode_of(model, training=False):
+            return Evaluation(float(training.metric(model)), name="metric")
+    batches = training.batches if training.validation is None else training.validation
+    if batches is None:
+        raise UsageError("there is nothing to evaluate on: pass Training(validation=...) or a metric")
+    return evaluate(model, batches, context=context, task="validating")

@@ -1,0 +1,71 @@
+"""Draw the trade-off between cost and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from secateur.report.records import Records
+from secateur.report.shell import AFTER, GONE, INK, Drawing
+
+_PERCENT = ".2~%"
+
+
+def frontier(records: Records) -> Drawing | None:
+    """Draw the accuracy of each point of a frontier against its cost, with standard errors.
+
+    Args:
+        records: of the run.
+
+    Returns:
+        The figure, or ``None`` if the run is no frontier.
+    """
+    found = records.summary.get("frontier")
+    if not found:
+        return None
+    variants = {}
+    for title, key in (
+        ("MACs per example", "macs"),
+        ("parameters", "params"),
+        ("milliseconds", "latency_ms"),
+    ):
+        whole, *costs = (_cost(point, key) for point in (found["baseline"], *found["points"]))
+        points = [
+            (cost, point) for cost, point in zip(costs, found["points"], strict=True) if cost is not None
+        ]
+        if not points:
+            continue
+        layout = {
+            "xaxis": {"title": {"text": title}, "tickformat": "~s", "rangemode": "tozero"},
+            "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT},
+        }
+        traces = [_points("cut and reconstructed, not trained", points, AFTER, "circle")]
+        if whole is not None:
+            traces.append(_points("the network as it is", [(whole, found["baseline"])], GONE, "diamond"))
+        variants[title] = {"data": traces, "layout": layout}
+    label = "Accuracy against cost at several budgets; bars are standard errors"
+    return Drawing("frontier", label, variants)
+
+
+def _cost(point: Mapping[str, Any], key: str) -> float | None:
+    """Return a cost of a point; ``None`` if it was not measured."""
+    cost = point[key] if key == "latency_ms" else point["cost"][key]
+    return None if cost is None else float(cost)
+
+
+def _points(
+    name: str, points: Sequence[tuple[float, Mapping[str, Any]]], colour: str, symbol: str
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers+text",
+        "name": name,
+        "x": [cost for cost, _ in points],
+        "y": [point["top1"] for _, point in points],
+        "error_y": {"type": "data", "array": [point["error"] for _, point in points], "color": colour},
+        "text": [str(point["number"] or "") for _, point in points],
+        "textposition": "bottom right",
+        "hovertemplate": "%{text} %{y:.2%} at %{x:.4~s}<extra></extra>",
+        "line": {"color": colour, "width": 1},
+        "marker": {"color": colour, "size": 9, "symbol": symbol, "line": {"color": INK, "width": 1}},
+    }
