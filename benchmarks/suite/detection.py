@@ -171,15 +171,15 @@ def _ours(recipe: Recipe) -> Cut:
 
 def _from_scratch(untrained: nn.Module, small: nn.Module) -> nn.Module:
     """Copy a pruned network with random weights: those of its layers as PyTorch sets them."""
-    same = deepcopy(small)
+    same: Any = deepcopy(small)
     with torch.no_grad():
         for module in same.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        head, fresh = same.model[-1], untrained.model[-1]  # type: ignore[index]
-        head.dfl.load_state_dict(fresh.dfl.state_dict())
-        head.bias_init()
-    return same
+        unpruned: Any = untrained
+        same.model[-1].dfl.load_state_dict(unpruned.model[-1].dfl.state_dict())
+        same.model[-1].bias_init()
+    return same  # type: ignore[no-any-return]
 
 
 class SplitC2f(nn.Module):
@@ -201,7 +201,8 @@ class SplitC2f(nn.Module):
             for name in ("running_mean", "running_var"):
                 setattr(norm, name, getattr(norm, name)[rows].clone())
         self.m, self.cv2 = block.m, block.cv2
-        self.f, self.i, self.type = block.f, block.i, block.type
+        self.f, self.i = block.f, block.i  # from where it reads, and its number
+        vars(self)["type"] = block.type
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block."""

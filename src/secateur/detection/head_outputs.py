@@ -62,18 +62,19 @@ class HeadOutputs(nn.Module):
         Returns:
             What the heads return, by name.
         """
-        features = self.backbone(images)
+        parts: Any = self._modules
+        features = parts["backbone"](images)
         maps: Mapping[str, Tensor] = {"0": features} if isinstance(features, Tensor) else features
-        if hasattr(self, "head"):
-            return self.head(list(maps.values()))
-        logits, boxes = self.rpn.head(list(maps.values()))
+        if "head" in parts:
+            return parts["head"](list(maps.values()))
+        logits, boxes = parts["rpn"].head(list(maps.values()))
         found: dict[str, Any] = {"rpn.logits": logits, "rpn.boxes": boxes}
         for kind in _REGIONS:
-            pool = getattr(self.roi_heads, f"{kind}_roi_pool", None)
-            head = getattr(self.roi_heads, f"{kind}_head", None)
+            pool = getattr(parts["roi_heads"], f"{kind}_roi_pool", None)
+            head = getattr(parts["roi_heads"], f"{kind}_head", None)
             if pool is not None and head is not None:
                 regions = torch.cat(
                     [F.adaptive_avg_pool2d(maps[name], pool.output_size) for name in pool.featmap_names]
                 )
-                found[kind] = getattr(self.roi_heads, f"{kind}_predictor")(head(regions))
+                found[kind] = getattr(parts["roi_heads"], f"{kind}_predictor")(head(regions))
         return found
