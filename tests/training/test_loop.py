@@ -244,7 +244,7 @@ def test_defaults_are_counted_in_updates_and_evaluated_about_ten_times(
     settings = FitSettings(optimizer={"learning_rate": 0.01})
     result = fit(model, batches, settings, validation=batches, context=RunContext(callbacks=[heard]))
     assert result.step == 173  # 100 √3
-    assert [done.epoch for done in heard.of(EpochDone)] == [0, *range(5, 58, 5), 58]
+    assert [done.epoch for done in heard.of(EpochDone)] == [0, *range(6, 58, 6), 58]
     assert heard.of(EpochDone)[-1].epochs == 58
 
 

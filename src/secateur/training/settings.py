@@ -109,7 +109,7 @@ class FitSettings(Settings):
         return round(100 * math.sqrt(per_epoch)) if self.epochs is None else self.epochs * per_epoch
 
     def epochs_per_round(self, per_epoch: int) -> int:
-        """Return the number of epochs between two evaluations: one, or about ten rounds of several.
+        """Return the number of epochs between two evaluations: one, or several for at most ten rounds.
 
         Args:
             per_epoch: batches in a pass over the examples.
@@ -119,7 +119,7 @@ class FitSettings(Settings):
         """
         if self.updates is None and self.epochs is not None:
             return 1
-        return max(1, self.steps(per_epoch) // (10 * per_epoch))
+        return max(1, math.ceil(self.steps(per_epoch) / (10 * per_epoch)))
 
 
 class DeviceSettings(Settings):
