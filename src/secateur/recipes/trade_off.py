@@ -163,6 +163,14 @@ def frontier(
         TraceError: the network cannot be captured.
         UsageError: there are no batches, or fewer than one point.
         VerificationError: a cut is wrong, or could not be checked.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(32, 4), torch.randint(0, 2, (32,)))]
+        >>> found = frontier(net, batches[0][0], batches, by="params", points=2)
+        >>> [point.cost.params for point in found.points], found.cost.params
+        ([51, 9], 58)
     """
     chosen = Recipe.preset(recipe) if isinstance(recipe, str) else recipe or Recipe()
     training = batches if isinstance(batches, Training) else Training(batches)
