@@ -73,9 +73,13 @@ def frontier(
 
     from secateur.cli.console import Reporter
     from secateur.cli.tables import frontier_table
+    from secateur.formats import count
     from secateur.jobs.frontier import frontier as work
 
     with Reporter(as_json=json) as reporter:
         summary = work(job, [reporter])
         reporter.finish(frontier_table(summary["frontier"], summary["evaluated_on"]), summary)
+        for sister in summary["frontier"]["sisters"]:
+            cost = f"{count(sister['macs'])} MACs, {count(sister['params'])} parameters"
+            reporter.tell(f"smaller network of the same family: {sister['name']} ({cost})")
         report_on(Path(out), reporter)

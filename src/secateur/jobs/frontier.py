@@ -9,8 +9,9 @@ from typing import Any
 from secateur.errors import UsageError
 from secateur.jobs.bench import Bench
 from secateur.jobs.images import open_images, read_all
-from secateur.jobs.networks import check_outputs, input_of, open_network, run_file
+from secateur.jobs.networks import Network, check_outputs, input_of, open_network, run_file
 from secateur.jobs.settings import FrontierJob
+from secateur.jobs.sisters import smaller_sisters
 from secateur.jobs.workplace import at_work
 from secateur.recipes import Callback
 from secateur.training.context import launch
@@ -46,14 +47,23 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
             place.begin(network, data)
             with place.clock("points"):
                 found = Bench(job, place, network, data).frontier((job.by, job.points))
+            with place.clock("sisters"):
+                sisters = _sisters(network, found.cost.params)
             place.run.summarise(
                 model=network.name,
-                frontier=found.to_dict(),
+                frontier={**found.to_dict(), "sisters": sisters},
                 evaluated_on="validation" if len(data.validation) else "test",
                 classes=data.classes,
                 skipped=data.skipped,
             )
         return dict(place.run.summary)
+
+
+def _sisters(network: Network, params: int) -> list[dict[str, Any]]:
+    """List the smaller networks of the same family, if the network is one that is built by name."""
+    if network.spec is None:
+        return []
+    return smaller_sisters(network.spec, network.input, params)
 
 
 def budget_of(run: Path, point: int) -> tuple[str, float]:

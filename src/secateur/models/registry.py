@@ -97,6 +97,10 @@ class ModelSpec:
         family, name = _split(self.name)
         return family.has_weights(name)
 
+    def family_names(self) -> list[str]:
+        """List the names of all networks of the same origin; none for a function in a file."""
+        return [] if self.is_file else _split(self.name)[0].names()
+
     def build(self) -> nn.Module:
         """Build the network with new initial weights, in training mode, on torch's default device.
 

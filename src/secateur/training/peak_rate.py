@@ -89,8 +89,8 @@ def find_peak_rate(
 
     At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
     its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
-    tried until one raises the loss; or lower ones until one does not, if the first rate raises it. The
-    rate with the lowest loss, divided by 3, is taken.
+    tried until one loses half of the best gain; or lower ones until one does not raise the loss, if the
+    first rate raises it. The rate with the lowest loss, divided by 3, is taken.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -110,7 +110,11 @@ def find_peak_rate(
         losses = _losses(copy_with(model, {}), samples[1], loss_of)
         start, began = fmean(losses), time.perf_counter()
         found: dict[float, float] = {}
-        for rate in _rates(settings, lambda rate: found[rate] > start):
+
+        def is_too_high(rate: float) -> bool:
+            return found[rate] > (start + min(found.values())) / 2
+
+        for rate in _rates(settings, is_too_high):
             found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
         steps = _steps(samples[0])
         seconds = (time.perf_counter() - began) / (len(found) * steps)

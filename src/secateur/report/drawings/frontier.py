@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.report.records import Records
-from secateur.report.shell import AFTER, GONE, INK, Drawing
+from secateur.report.shell import AFTER, GONE, INK, MUTED, Drawing, plain
 
 _PERCENT = ".2~%"
 
@@ -38,6 +38,8 @@ def frontier(records: Records) -> Drawing | None:
         layout = {
             "xaxis": {"title": {"text": title}, "tickformat": "~s", "rangemode": "tozero"},
             "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT},
+            "shapes": [_line(sister[key]) for sister in found["sisters"] if key in sister],
+            "annotations": [_name(sister, key) for sister in found["sisters"] if key in sister],
         }
         traces = [_points("cut and reconstructed, not trained", points, AFTER, "circle")]
         if whole is not None:
@@ -51,6 +53,25 @@ def _cost(point: Mapping[str, Any], key: str) -> float | None:
     """Return a cost of a point; ``None`` if it was not measured."""
     cost = point[key] if key == "latency_ms" else point["cost"][key]
     return None if cost is None else float(cost)
+
+
+def _line(cost: float) -> dict[str, Any]:
+    """Draw the cost of a smaller network of the same family as a line; its accuracy is not known."""
+    line = {"color": MUTED, "width": 1, "dash": "dot"}
+    return {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": cost, "x1": cost, "line": line}
+
+
+def _name(sister: Mapping[str, Any], key: str) -> dict[str, Any]:
+    text = {"text": plain(sister["name"].partition(":")[2]), "textangle": -90, "font": {"color": MUTED}}
+    return {
+        "x": sister[key],
+        "y": 0,
+        "yref": "paper",
+        "yanchor": "bottom",
+        "xanchor": "right",
+        **text,
+        "showarrow": False,
+    }
 
 
 def _points(
