@@ -85,6 +85,13 @@ def test_the_generators_go_on_as_before() -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_rates_at_which_the_loss_overflows_are_not_taken() -> None:
+    """At 1e12 of curvature, every rate that can be tried gives an infinite loss within a few steps."""
+    net, batches = quadratic(1e12)
+    rate = find_peak_rate(net, batches, FitSettings(clip_norm=0), loss_of).rate
+    assert rate.value == pytest.approx(3e-4 / 100 / 3)  # a third of the lowest
+
+
 def test_one_batch_is_enough_and_none_is_an_error() -> None:
     net, batches = quadratic(2.0)
     assert find_peak_rate(net, batches[:1], FitSettings(), loss_of).rate.value > 0

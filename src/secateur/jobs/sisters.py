@@ -40,7 +40,7 @@ def smaller_sisters(spec: ModelSpec, inputs: InputSpec, params: int) -> list[dic
     for other in spec.family_names():
         if other == name or _letters(other) != _letters(name):
             continue
-        sister = ModelSpec.parse(f"{origin}:{other}", **spec.arguments)
+        sister = ModelSpec(f"{origin}:{other}", spec.arguments)
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in sister.build().parameters())
         if count < params:

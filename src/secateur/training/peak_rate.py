@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, stdev
 from typing import Any
 
 import torch
@@ -90,7 +90,8 @@ def find_peak_rate(
     At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
     its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
     tried until one loses half of the best gain; or lower ones until one does not raise the loss, if the
-    first rate raises it. The rate with the lowest loss, divided by 3, is taken.
+    first rate raises it. The highest rate whose loss differs from the lowest by less than the standard
+    error of the difference is divided by 3 and taken.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -109,22 +110,36 @@ def find_peak_rate(
         samples = _samples(batches)
         losses = _losses(copy_with(model, {}), samples[1], loss_of)
         start, began = fmean(losses), time.perf_counter()
-        found: dict[float, float] = {}
+        found: dict[float, list[float]] = {}
 
         def is_too_high(rate: float) -> bool:
-            return found[rate] > (start + min(found.values())) / 2
+            return fmean(found[rate]) > (start + min(start, *map(fmean, found.values()))) / 2
 
         for rate in _rates(settings, is_too_high):
             found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
         steps = _steps(samples[0])
         seconds = (time.perf_counter() - began) / (len(found) * steps)
-    best = min(found, key=lambda rate: found[rate])
-    shown = ", ".join(f"{loss:.3g} at {rate:.2g}" for rate, loss in sorted(found.items()))
+    lowest = min(found.values(), key=fmean)
+    best = max((rate for rate, losses in found.items() if _equals(losses, lowest)), default=min(found))
+    shown = ", ".join(f"{fmean(losses):.3g} at {rate:.2g}" for rate, losses in sorted(found.items()))
     reason = (
         f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
     return Trials(PeakRate(best / _LOWER, reason, start, pstdev(losses)), seconds)
+
+
+def _equals(losses: Sequence[float], lowest: Sequence[float]) -> bool:
+    """Return whether losses on the same batches differ by at most the standard error of their difference.
+
+    >>> _equals([0.50, 0.41], [0.51, 0.39]), _equals([0.55, 0.45], [0.51, 0.39]), _equals([0.4], [0.4])
+    (True, False, True)
+    """
+    differences = [one - other for one, other in zip(losses, lowest, strict=True)]
+    if not all(map(math.isfinite, differences)):
+        return False
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return fmean(differences) <= error
 
 
 def _rates(settings: FitSettings, is_too_high: Callable[[float], bool]) -> Iterator[float]:
@@ -161,8 +176,8 @@ def _trial(
     batches: tuple[Sequence[Any], Sequence[Any]],
     loss_of: BatchLoss,
     interruption: Interruption | None,
-) -> float:
-    """Train a copy at a rate; return the mean loss on the held-back batches, infinity if not finite."""
+) -> list[float]:
+    """Train a copy at a rate; return the loss on each held-back batch, infinity if one is not finite."""
     trained_on, held_back = batches
     copy = copy_with(model, {}).train()
     optimizer = make_optimizer(copy, settings.with_rate(rate).optimizer)
@@ -174,15 +189,15 @@ def _trial(
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(copy, batch)
             if not math.isfinite(float(loss.detach())):
-                return math.inf
+                return [math.inf] * len(held_back)
             loss.backward()
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(copy.parameters(), settings.clip_norm)
             optimizer.step()
             if interruption is not None:
                 interruption.check()
-        loss_after = fmean(_losses(copy, held_back, loss_of))
-    return loss_after if math.isfinite(loss_after) else math.inf
+        after = _losses(copy, held_back, loss_of)
+    return after if all(map(math.isfinite, after)) else [math.inf] * len(held_back)
 
 
 @torch.no_grad()
