@@ -1,7 +1,7 @@
 """Defaults of training and pruning: found rates compared with a grid, fine-tuning with the cut network.
 
 Published weights are trained on a few images with all defaults, and with given peak rates. The network of the
-defaults is then pruned, once without fine-tuning and once with all defaults. Images are drawn anew for each
+defaults is then pruned, once without fine-tuning and once with all defaults. Other images are drawn for each
 seed; nothing is chosen by the test images.
 
 Accuracy is that on the test images, in percent; cells are means and standard deviations over draws. The last

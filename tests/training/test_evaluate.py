@@ -33,8 +33,3 @@ def test_the_network_is_judged_in_evaluation_mode_and_left_as_it_was() -> None:
 def test_no_examples_are_an_error() -> None:
     with pytest.raises(DataError, match="no examples"):
         evaluate(nn.Identity(), [])
-
-
-def test_accuracy_ranks_before_loss() -> None:
-    ranked = [Evaluation(0.9, 2.0, 1), Evaluation(0.8, 0.1, 1), Evaluation(0.9, 1.0, 1)]
-    assert sorted(ranked, key=lambda e: e.rank) == [ranked[1], ranked[0], ranked[2]]

@@ -37,7 +37,7 @@ class HeadOutputs(nn.Module):
         >>> backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
         >>> outputs = HeadOutputs(RetinaNet(backbone, num_classes=3))(torch.zeros(1, 3, 64, 64))
         >>> {name: tuple(value.shape) for name, value in outputs.items()}
-        {'cls_logits': (1, 774, 3), 'bbox_regression': (1, 774, 4)}
+        {'cls_logits': (1, 3069, 3), 'bbox_regression': (1, 3069, 4)}
     """
 
     def __init__(self, detector: nn.Module) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data.loader import at_epoch, epoch_of
-from secateur.errors import DataError
+from secateur.errors import DataError, TrainingError
 from secateur.graph.cutting.tensors import copy_with
 from secateur.training.evaluate import Batches
 from secateur.training.interrupt import Interruption
@@ -104,12 +104,17 @@ def find_peak_rate(
 
     Raises:
         DataError: there are no batches.
+        TrainingError: the loss is not finite before training.
         StoppedError: the user stopped it.
     """
     with seeded(0), at_epoch(batches, epoch_of(batches) or 0):
         samples = _samples(batches)
         losses = _losses(copy_with(model, {}), samples[1], loss_of)
         start, began = fmean(losses), time.perf_counter()
+        if not math.isfinite(start):
+            raise TrainingError(
+                f"the loss is {start} before training; check the weights, the inputs and the targets"
+            )
         found: dict[float, list[float]] = {}
 
         def is_too_high(rate: float) -> bool:
