@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from secateur.errors import DataError
-from secateur.training.evaluate import Evaluation, evaluate
+from secateur.training.evaluate import evaluate
 
 
 def test_uneven_batches_count_by_their_examples() -> None:
