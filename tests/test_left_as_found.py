@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,3 +137,44 @@ def test_other_kinds_of_generators(generator: object) -> None:
             assert generator.state["state"]["key"][1] != state["state"]["key"][1]
     if state is not None:
         np.testing.assert_equal(generator.state, state)
+
+
+def kept_values(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A decorator that keeps results, out of sight of the module."""
+    kept = functools.lru_cache(maxsize=None)(method)
+
+    @functools.wraps(method)
+    def wrapper(self: nn.Module, size: int) -> torch.Tensor:
+        return kept(self, size)
+
+    return wrapper
+
+
+class KeepsTables(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 4)
+
+    @functools.cache  # noqa: B019 - as networks do it
+    def table(self, size: int) -> torch.Tensor:
+        return torch.arange(size, dtype=torch.float32)[:, None]
+
+    @kept_values
+    def other_table(self, size: int) -> torch.Tensor:
+        return torch.ones(size, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.tanh(self.one(x + self.table(len(x)) * self.other_table(len(x)))))
+
+
+def test_tables_that_methods_keep_are_real_after_a_trace() -> None:
+    model, x = KeepsTables().eval(), torch.randn(5, 3)
+    expected = model(x)
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"one": [0]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, x).ok
+    assert torch.equal(model(x), expected)
+    fresh = KeepsTables().eval()
+    sec.trace(fresh, x)
+    assert type(fresh.table(5)) is torch.Tensor
+    assert not fresh(x).is_meta

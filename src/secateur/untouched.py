@@ -11,8 +11,8 @@ import operator
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import _lru_cache_wrapper, partial
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
@@ -39,7 +39,8 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
     sets and plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its
     mode, the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and
     ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
-    modules; the states of its random generators; the random states of Python, NumPy and PyTorch on every
+    modules; the states of its random generators; caches of its methods (``functools.lru_cache``), which are
+    cleared if they got entries; the random states of Python, NumPy and PyTorch on every
     device.
 
     Args:
@@ -64,15 +65,43 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
     threads, default = torch.get_num_threads(), torch.get_default_dtype()
     for model in models:
         noted.model(model)
+    classes = {type(module) for model in models for module in model.modules()}
+    caches = [(cache, cache.cache_info()) for kind in classes for cache in _method_caches(kind)]
     try:
         yield noted
     finally:
         noted.restore()
+        for cache, before in caches:
+            if cache.cache_info().misses != before.misses:
+                cache.cache_clear()
         restore_random()
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if torch.get_default_dtype() != default:
             torch.set_default_dtype(default)
+
+
+def _method_caches(kind: type) -> Iterator[_lru_cache_wrapper[Any]]:
+    """Find the caches of the methods of a class, also inside decorators of them.
+
+    They may keep tensors of another pass, such as one without values.
+    """
+    for parent in kind.__mro__:
+        if parent.__module__.partition(".")[0] in _FOREIGN:
+            continue
+        for method in vars(parent).values():
+            function = getattr(method, "__func__", method)
+            yield from (
+                item for item in (function, *_enclosed(function)) if isinstance(item, _lru_cache_wrapper)
+            )
+
+
+def _enclosed(function: Any) -> Iterator[Any]:
+    """The values that a function's closure holds."""
+    cells = function.__closure__ if isinstance(function, FunctionType) else None
+    for cell in cells or ():
+        with suppress(ValueError):  # not set yet
+            yield cell.cell_contents
 
 
 def _random_rewinder() -> Callable[[], None]:

@@ -181,6 +181,51 @@ def test_inspect_shows_layers_groups_and_reasons(secateur: Command) -> None:
     assert "smaller ones" not in result.stdout
 
 
+def test_inspect_shows_what_is_removed_from_attention(secateur: Command, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(GROUPED)
+    words = ("inspect", f"{tmp_path / 'nets.py'}:net", "--input", "6,5")
+    shown = secateur(*words).stdout
+    assert re.search(r"modules +removes +or with --attention", shown)
+    assert re.search(r"attention +heads +query_heads", shown)
+    found = json.loads(secateur(*words, "--attention", "query_heads", "--json").stdout)
+    assert found["attention"] == [{"module": "attention", "unit": "query_heads", "others": ["heads"]}]
+    assert {group["name"]: group["channels"] for group in found["groups"]}["attention.q"] == 3
+    failed = secateur("inspect", "secateur:digits", "--attention", "heads")
+    assert failed.exit_code == 2
+    assert "this network has no attention with heads" in failed.stderr
+
+
+GROUPED = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.shared = 6, 2
+        self.q, self.k, self.v, self.out = (nn.Linear(5, n) for n in (24, 8, 8, 4))
+        self.out = nn.Linear(24, 4)
+
+    def forward(self, x):
+        q = self.q(x).unflatten(-1, (self.heads, 4)).transpose(1, 2)
+        k, v = (f(x).unflatten(-1, (self.shared, 4)).transpose(1, 2) for f in (self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+
+    def forward(self, x):
+        return self.attention(x)
+
+def net():
+    return Net()
+"""
+
+
 def test_measure_and_evaluate_for_people(secateur: Command, trained: Path) -> None:
     result = secateur("measure", trained, "secateur:digits", "--seconds", 0, "--batch", 2)
     assert "batch 2, cpu" in result.stdout
@@ -212,6 +257,7 @@ def test_failures_are_one_line_and_exit_code_1(
     [
         (("inspect", "resnet81"), "did you mean"),
         (("inspect", "resnet18", "--input", "3,a"), "is not a shape"),
+        (("inspect", "resnet18", "--attention", "rows"), "'rows' is not one of"),
         (("prune", "secateur:digits", "--out", "x"), "at least one of --macs"),
         (("prune", "secateur:digits", "--out", "x", "--macs", "half"), "neither a share"),
         (("prune", "secateur:digits", "--out", "x", "--macs", "0.0"), "neither a share"),

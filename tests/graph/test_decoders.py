@@ -74,12 +74,17 @@ class Grouped(nn.Module):
     """Grouped queries, rotary embeddings of a part of each head, sinks and a soft cap."""
 
     def __init__(
-        self, shared: int = 2, sinks: bool = False, interleaved: bool = False, part: int = 4
+        self,
+        shared: int = 2,
+        sinks: bool = False,
+        interleaved: bool = False,
+        part: int = 4,
+        scaled: bool = True,
     ) -> None:
         super().__init__()
         self.heads, self.shared, self.width, self.part = HEADS, shared, 4, part
         self.q, self.kv = nn.Linear(WIDTH, HEADS * 4), nn.Linear(WIDTH, 2 * shared * 4)
-        self.out, self.interleaved = nn.Linear(HEADS * 4, WIDTH), interleaved
+        self.out, self.interleaved, self.scaled = nn.Linear(HEADS * 4, WIDTH), interleaved, scaled
         self.sinks = nn.Parameter(torch.randn(HEADS)) if sinks else None
         cos, sin = tables(part)
         self.register_buffer("cos", cos)
@@ -103,7 +108,7 @@ class Grouped(nn.Module):
         k, v = self.kv(x).chunk(2, dim=-1)
         k = self.repeated(self.turned(k.view(batch, steps, self.shared, self.width)))
         v = self.repeated(v.view(batch, steps, self.shared, self.width))
-        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / math.sqrt(self.width)
+        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / (math.sqrt(self.width) if self.scaled else 2)
         scores = causal(5 * torch.tanh(scores / 5))
         if self.sinks is not None:
             sinks = self.sinks.reshape(1, -1, 1, 1).expand(batch, -1, steps, -1)
@@ -271,11 +276,13 @@ class Rotary(nn.Module):
         return self.head(x)
 
 
-def test_widths_that_all_layers_share_give_way_to_heads_where_these_are_more() -> None:
-    words = torch.randint(0, WORDS, WORDS_IN)
-    few, many = (sec.trace(Rotary(layers).eval(), words) for layers in (1, 4))
-    assert few["parts.0.q"].channels == 4  # pairs of numbers within every head
-    assert [many[f"parts.{layer}.q"].channels for layer in range(4)] == [2] * 4
+@pytest.mark.parametrize("layers", [1, 4])
+def test_whole_heads_come_before_widths_that_all_layers_share(layers: int) -> None:
+    model, words = Rotary(layers).eval(), torch.randint(0, WORDS, WORDS_IN)
+    heads, widths = sec.trace(model, words), sec.trace(model, words, attention="head_dim")
+    assert [heads[f"parts.{layer}.q"].channels for layer in range(layers)] == [2] * layers
+    assert widths["parts.0.q"].channels == 4  # pairs of numbers within every head of every layer
+    assert "parts.1.q" not in widths
 
 
 class Multiplied(nn.Module):

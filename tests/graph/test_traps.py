@@ -26,9 +26,11 @@ def scattered(graph: sec.ChannelGraph, seed: int) -> sec.PruningPlan:
     return sec.PruningPlan(graph, kept)
 
 
-def in_rounds(model: nn.Module, inputs: ExampleInputs, groups: dict[str, int]) -> nn.Module:
+def in_rounds(
+    model: nn.Module, inputs: ExampleInputs, groups: dict[str, int], attention: str | None = None
+) -> nn.Module:
     """Cuts twice, and compares after each cut; gives back the smallest network."""
-    graph = sec.trace(model, inputs)
+    graph = sec.trace(model, inputs, attention=attention)
     assert {group.name: group.channels for group in graph.prunable} == groups
     assert all(group.reason for group in graph.frozen)
     for seed in range(2):

@@ -161,7 +161,7 @@ PICTURE, LINES, TOKENS = (2, 3, 4, 4), (5, 3), (2, 6, 3)
 TRAPS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
     "shuffled by an operator": (lambda: Between(nn.ChannelShuffle(2), 8), PICTURE, {"conv": 4}),
     "picked in another order": (lambda: Between(lambda x: x[:, ORDER], 8), PICTURE, {}),
-    "picked by a list": (lambda: Between(lambda x: x[:, [0, 2, 3]], 3), PICTURE, {}),
+    "picked by a list": (lambda: Between(lambda x: x[:, [0, 2, 3]], 3), PICTURE, {"conv#2": 4}),
     "every other one": (lambda: Between(lambda x: x[:, ::2], 4), PICTURE, {"conv": 4}),
     "repeated": (lambda: Between(lambda x: x.repeat(1, 3, 1, 1), 24), PICTURE, {"conv": 8}),
     "repeated in place": (lambda: Between(lambda x: x.repeat_interleave(2, 1), 16), PICTURE, {"conv": 8}),

@@ -327,6 +327,14 @@ MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "words gru": (lambda: Words("gru"), (3, 7)),
     "words rnn": (lambda: Words("rnn"), (3, 7)),
     "words in a bag": (Bag, (3, 7)),
+    "words of limited norm": (
+        lambda: nn.Sequential(nn.Embedding(20, 8, max_norm=1.0), nn.Tanh(), nn.Linear(8, 3)),
+        (3, 7),
+    ),
+    "observed while they are rounded": (
+        lambda: Between(torch.ao.quantization.FusedMovingAvgObsFakeQuantize(), 8),
+        PICTURE,
+    ),
     "last state": (LastState, TOKENS),
     "cross": (Cross, TOKENS),
     "norms": (Norms, PICTURE),

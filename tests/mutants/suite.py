@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.graph import networks, operator_networks, random_networks, test_sizes_in_code
+from tests.graph import (
+    networks,
+    operator_networks,
+    random_networks,
+    test_attention_units,
+    test_decoders,
+    test_sizes_in_code,
+)
 from tests.graph.operator_networks import CONTRACTED, FROZEN, STATISTICS
 from tests.graph.random_networks import KINDS, Recipe, Step
 from tests.graph.trap_networks import TRAPS, TwoInputs
@@ -63,6 +70,12 @@ def _makers() -> dict[str, Callable[[], Made]]:
         *test_sizes_in_code.NETWORKS.items(),
     ):
         makers.setdefault(name, lambda make=make, shape=shape: (make(), _image(*shape)))
+    for name, (make, _) in (*test_attention_units.MODELS.items(), *test_decoders.MODELS.items()):
+        inner = make if name in test_decoders.MODELS else lambda make=make: test_decoders.Model(make())
+        makers[f"decoder, {name}"] = lambda inner=inner: (
+            inner(),
+            torch.randint(0, test_decoders.WORDS, (2, 5)),
+        )
     for name, (between, shape) in STATISTICS.items():
         makers[name] = lambda between=between, shape=shape: (_over_channels(between, shape), _image(*shape))
     makers["two inputs"] = lambda: (TwoInputs(), {"image": _image(2, 3, 4, 4), "numbers": _image(2, 5)})

@@ -16,7 +16,7 @@ from secateur.criteria import Scores
 from secateur.data import Loader
 from secateur.errors import BudgetError, StoppedError, TrainingError
 from secateur.models import InputSpec
-from secateur.recipes import Cut, PruneResult, Recipe, runner
+from secateur.recipes import Cut, PruneResult, Recipe, attention, runner
 from secateur.training import loop
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Progress
@@ -76,7 +76,7 @@ def test_the_network_itself_is_cut_to_the_budget_in_proved_steps(
 def test_the_network_is_traced_once_and_looked_at_once(
     net: nn.Module, example: Tensor, batches: list[Batch]
 ) -> None:
-    with patch.object(runner, "trace", wraps=runner.trace) as trace:
+    with patch.object(attention, "trace", wraps=attention.trace) as trace:
         _, heard, _ = run(net, example, batches, SHORT)
     assert trace.call_count == 1
     scoring = [event for event in heard if isinstance(event, Progress) and event.task == "scoring"]

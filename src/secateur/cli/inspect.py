@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,12 @@ def inspect(
     ] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Outputs of a MODEL.")] = None,
     ignore: options.Ignore = None,
+    attention: Annotated[
+        Literal["heads", "query_heads", "head_dim"] | None,
+        typer.Option(
+            help="What is removed from attention.", show_default="the first of these that can be removed"
+        ),
+    ] = None,
     whole: Annotated[bool, typer.Option("--all", help="Show every layer, not only the costliest.")] = False,
     budget: Annotated[
         list[str] | None,
@@ -45,6 +51,7 @@ def inspect(
       secateur inspect torchvision:resnet18 --budget latency=12ms
       secateur inspect mobilenet_v2 --input 3,96,96 --json
       secateur inspect hf:models/bert --input 128
+      secateur inspect hf:models/llama --attention query_heads
     """
     from secateur.budget import Budget
     from secateur.jobs.settings import is_checkpoint
@@ -67,6 +74,7 @@ def inspect(
             choice,
             size,
             ignore or (),
+            attention=attention,
             limits=asked,
             latency=latency,
             batch=batch,

@@ -42,6 +42,9 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
         Fitted(ModuleTree(found, whole=whole).draw),
         Fitted(partial(_groups, prunable)),
     ]
+    choices = [item for item in found["attention"] if item["others"]]
+    if choices:
+        parts.append(_attention(choices))
     frozen = [group for group in groups if group["frozen"] is not None]
     if frozen:
         parts.append(_frozen(frozen))
@@ -76,6 +79,17 @@ def _groups(groups: Sequence[Mapping[str, Any]], room: Columns) -> Table:
             *([Bar(1.0, 0.0, group["macs"], width=_WIDTH)] if room.kinds else []),
             f"{_named(group['written_by'])} → {_named(group['read_by'])}",
         )
+    return table
+
+
+def _attention(items: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="attention", title_justify="left", box=box.SIMPLE_HEAD)
+    _columns(table, "modules", "removes", "or with --attention")
+    by_unit: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        by_unit.setdefault((item["unit"], ", ".join(item["others"])), []).append(item["module"])
+    for (unit, others), modules in by_unit.items():
+        table.add_row(_named(modules), unit, others)
     return table
 
 

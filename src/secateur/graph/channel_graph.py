@@ -14,6 +14,7 @@ from torch import Tensor
 from secateur.errors import UsageError, closest
 from secateur.graph.costs import Cost, CostModel
 from secateur.graph.groups import Group, IntArray, Member, Reader, by_name
+from secateur.graph.propagation.attention_units import Attention
 from secateur.graph.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class ChannelGraph:
     def frozen(self) -> tuple[Group, ...]:
         """The groups that must stay whole; each carries its reason."""
         return tuple(group for group in self.groups if not group.prunable)
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """What is removed from each attention, and what could be removed instead."""
+        return self.wiring.attentions
 
     def __getitem__(self, name: str) -> Group:
         """The group of a name.

@@ -22,8 +22,9 @@ def describe(graph: ChannelGraph) -> str:
 
     Returns:
         Several lines of text: totals, prunable groups with the share of the network's parameters
-        and MACs that belong to each, frozen groups with their reasons, parameters that no group holds with
-        theirs, and what the network returns beside its outputs.
+        and MACs that belong to each, what is removed from attention where there is a choice, frozen groups
+        with their reasons, parameters that no group holds with theirs, and what the network returns beside
+        its outputs.
     """
     prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
     shares = hanging_shares(graph)
@@ -34,6 +35,7 @@ def describe(graph: ChannelGraph) -> str:
     ]
     total = sum(group.channels for _, group in prunable)
     lines = [f"{total} channels in {len(prunable)} prunable groups; {graph.cost()}", "", *_table(rows)]
+    lines += _attentions(graph)
     reasons = Counter(str(group.reason) for group in graph.frozen)
     if reasons:
         lines += ["", "frozen:"]
@@ -47,6 +49,18 @@ def describe(graph: ChannelGraph) -> str:
         lines += ["", "no outputs, since their tensors are not known:"]
         lines += [f"  output{path}: {name}" for path, name in graph.wiring.program.left_out.items()]
     return "\n".join(lines)
+
+
+def _attentions(graph: ChannelGraph) -> list[str]:
+    """Say what is removed from attention, and what else could be, where there is a choice."""
+    found: dict[str, list[str]] = {}
+    for item in graph.attentions:
+        if item.others:
+            others = " or ".join(f"'{other}'" for other in item.others)
+            found.setdefault(f"{item.unit}; for others trace(attention={others})", []).append(item.module)
+    return (
+        ["", "attention:", *(f"  {_short(paths)}: {text}" for text, paths in found.items())] if found else []
+    )
 
 
 def ungrouped(graph: ChannelGraph) -> dict[str, list[str]]:

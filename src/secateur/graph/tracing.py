@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from torch import nn
@@ -19,7 +20,6 @@ from secateur.graph.capture.program import (
     canonical_names,
     capture,
     doubled,
-    module_path,
     on_device_of,
     owned,
 )
@@ -29,8 +29,10 @@ from secateur.graph.checking.modes import changed_by_mode, derivable, in_trainin
 from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import Costing, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
-from secateur.graph.propagation.findings import Findings, Hints, axes_beside_shared, other_axes
+from secateur.graph.propagation.attention_units import UNITS, Attention, OpenAxes, asked_units
+from secateur.graph.propagation.findings import WHOLE, Findings, Hints, other_axes
 from secateur.graph.propagation.propagate import Environment, propagate
 from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.source import Sizes
@@ -59,7 +61,12 @@ def _without_collection() -> Iterator[None]:
 
 
 @_without_collection()
-def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) -> ChannelGraph:
+def trace(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    ignore: Ignore = (),
+    attention: str | Mapping[str, str] | None = None,
+) -> ChannelGraph:
     """Find out which channels of a network are coupled and which may be cut.
 
     The network is captured, every operator's rule says which slots belong together, and the result is
@@ -73,13 +80,19 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
             keyword arguments, on any device. Sizes matter only as far as the network insists on them.
         ignore: modules to leave alone: none of their tensors changes its shape, which also
             freezes whatever is coupled with them.
+        attention: what is removed from attention: ``"heads"`` for whole heads, where a key/value head goes
+            together with the query heads that share it; ``"query_heads"`` for the same query head of every
+            key/value head; ``"head_dim"`` for the same place in every head. Either one for the whole network,
+            or a mapping from modules, as paths or patterns such as ``"*.layers.0.*"``. If not given, the
+            first of these that can be removed.
 
     Returns:
         The channel graph.
 
     Raises:
         TraceError: the network cannot be captured.
-        UsageError: ``ignore`` names no module.
+        UsageError: ``ignore`` or ``attention`` names no module, or the attention has not this unit, or it
+            is frozen.
 
     Example:
         >>> import torch
@@ -120,11 +133,60 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
                 raise
             complete = False
     sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
-    captured = _Captured(model, programs, sizes, left_alone, complete)
+    captured = _Captured(model, programs, sizes, left_alone, complete, attention)
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(assumptions)
-    return examined(model, graph, example_inputs)
+    graph = examined(model, graph, example_inputs)
+    _refuse_frozen(graph, attention)
+    return graph
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What a walk through all programs of a network found.
+
+    Attributes:
+        slots: all slots, with the equalities between them.
+        walked: for each program, its values and what was noted besides.
+    """
+
+    slots: SlotTable
+    walked: Sequence[tuple[Environment, Findings]]
+
+    def labels(self, nodes: Collection[str]) -> IntArray:
+        """The channels that some operators left of their rectangles."""
+        left = [
+            choice.labels
+            for _, findings in self.walked
+            for choice in findings.choices
+            if choice.node in nodes
+        ]
+        return np.concatenate([*left, np.zeros(0, np.int64)])
+
+    def free(self, labels: IntArray) -> IntArray:
+        """Those of some channels that nothing freezes."""
+        components, (reasons, _) = self._resolved
+        return labels[reasons[components[labels]] < 0]
+
+    def why_frozen(self, axes: Mapping[str, int]) -> str | None:
+        """Why some operators left nothing free of one of their rectangles; ``None`` if all left something.
+
+        Args:
+            axes: the operators, each with the axis that it should leave free.
+        """
+        components, (reasons, texts) = self._resolved
+        found = [self.labels([node]) for node, axis in axes.items() if axis != WHOLE]
+        found = [labels for labels in found if len(labels)]  # the others hold no channels, such as constants
+        frozen = next((labels for labels in found if not len(self.free(labels))), None)
+        if frozen is not None:
+            return texts[int(reasons[components[frozen[0]]])]
+        return None if found else "it holds no channels"
+
+    @cached_property
+    def _resolved(self) -> tuple[IntArray, tuple[IntArray, list[str]]]:
+        components = self.slots.components()
+        return components, self.slots.reasons(components)
 
 
 @dataclass(frozen=True)
@@ -137,6 +199,7 @@ class _Captured:
         sizes: for each program, where its sizes come from.
         left_alone: for each tensor that must keep its shape, the reason.
         complete: whether the programs are all that the network does.
+        attention: what is removed from attention, as :func:`trace` takes it.
     """
 
     model: nn.Module
@@ -144,6 +207,7 @@ class _Captured:
     sizes: Sequence[Sizes]
     left_alone: Mapping[str, str]
     complete: bool
+    attention: str | Mapping[str, str] | None
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Walk the programs and resolves what was found.
@@ -155,15 +219,16 @@ class _Captured:
             The graph of the whole network, and the operators whose fixed numbers were taken to follow.
         """
         tensors = named_tensors(self.model)
-        slots, walked = self._walked({name: tuple(item.shape) for name, item in tensors.items()}, refused)
-        env, findings = walked[0]
+        shapes = {name: tuple(item.shape) for name, item in tensors.items()}
+        walk, attentions = self._walked(shapes, refused)
+        slots, (env, findings) = walk.slots, walk.walked[0]
         channels = find_channels(slots, label_vectors(env, findings))
         costing = Costing(channels)
         parameters = frozenset(name for name, _ in self.model.named_parameters())
         costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
         costing.add_macs(findings, self.programs[0].batch)
         costing.activations(self.programs[0], env)
-        every = [found for _, found in walked]
+        every = [found for _, found in walk.walked]
         passes = [
             Pass(program, tuple(found.reads), tuple(found.statistics))
             for program, found in zip(self.programs, every, strict=True)
@@ -176,7 +241,7 @@ class _Captured:
         wiring = Wiring(
             evaluation=passes[0],
             training=passes[1],
-            shapes={name: tuple(item.shape) for name, item in tensors.items()},
+            shapes=shapes,
             aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
             groups=channels.groups,
             group_of=channels.group_of,
@@ -189,55 +254,109 @@ class _Captured:
             extents=find_extents(env, channels.group_of, widths),
             rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
+            numbers={
+                channels.groups[channels.group_of[slot]].name: text
+                for note in every
+                for slot, text in note.numbers.items()
+                if channels.group_of[slot] >= 0
+            },
+            attentions=attentions,
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
 
     def _walked(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
-    ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
-        """Walk with those axes of rectangles left free that leave most channels free in the whole network."""
-        axes: dict[str, int] = {}
-        first = self._agreed(shapes, refused, axes)
-        others = self._others_of_shared(*first, axes)
-        if not others:
-            return first
-        return max(
-            first, self._agreed(shapes, refused, axes | others), key=lambda found: found[0].count_free()
+    ) -> tuple[_Walk, tuple[Attention, ...]]:
+        """Walk with the units of attention that were asked for, otherwise with the first free one of each.
+
+        Args:
+            shapes: of all tensors.
+            refused: operators whose fixed numbers were shown not to follow the widths.
+
+        Raises:
+            UsageError: a unit that was asked for is not there, or is frozen.
+        """
+        axes = self._attention_axes(shapes)
+        asked = asked_units(self.attention, axes)
+        walks: dict[tuple[str, ...], _Walk] = {}
+
+        def walk(units: Mapping[str, str]) -> _Walk:
+            key = tuple(units.get(path, "") for path in axes)
+            if key not in walks:
+                settled = {
+                    node: axis for path, unit in units.items() for node, axis in axes[path][unit].items()
+                }
+                walks[key] = self._agreed(shapes, refused, settled)
+            return walks[key]
+
+        free: dict[str, list[str]] = {path: [] for path in axes}
+        for unit in UNITS:
+            having = [path for path, own in axes.items() if unit in own]
+            if not having:
+                continue
+            tried = walk({path: unit if path in having else next(iter(own)) for path, own in axes.items()})
+            for path in having:
+                reason = tried.why_frozen(axes[path][unit])
+                if reason is None:
+                    free[path].append(unit)
+                elif asked.get(path) == unit:
+                    raise UsageError(f"attention: '{unit}' of '{path}' cannot be removed: {reason}")
+        # Where no unit is free, the reason that freezes whole heads is the one to read.
+        units = {path: asked.get(path, [*own, *axes[path]][0]) for path, own in free.items()}
+        best = walk(units)
+        attentions = (
+            Attention(
+                path,
+                unit,
+                tuple(other for other in free[path] if other != unit),
+                best.free(best.labels(axes[path][unit])),
+            )
+            for path, unit in units.items()
         )
+        return best, tuple(attentions)
+
+    def _attention_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, dict[str, int]]]:
+        """For each module with attention and each of its units, the axis of each operator to leave free."""
+        open_axes = OpenAxes()
+        slots = _frozen_slots(shapes, {})
+        modules = dict(self.model.named_modules())
+        for program, sizes in zip(self.programs, self.sizes, strict=True):
+            propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
+        return open_axes.axes()
 
     def _agreed(
-        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], axes: dict[str, int]
-    ) -> tuple[SlotTable, list[tuple[Environment, Findings]]]:
+        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], settled: Mapping[str, int]
+    ) -> _Walk:
         """Walk until no operator objects to the axis that an earlier one left free.
 
         Args:
             shapes: of all tensors.
             refused: operators whose fixed numbers were shown not to follow the widths.
-            axes: the axes to leave free, by operator; those that objections lead to are added.
+            settled: axes to leave free whatever objections there are, by operator.
         """
-        modules = dict(self.model.named_modules())
+        modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
             slots = _frozen_slots(shapes, self.left_alone)
             walked = [
-                propagate(program, modules, slots, Hints(dict(axes), sizes, refused))
+                propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
             ]
             better = other_axes([findings for _, findings in walked], axes)
             if not better:
-                return slots, walked
+                return _Walk(slots, walked)
             axes |= better
 
-    def _others_of_shared(
-        self, slots: SlotTable, walked: list[tuple[Environment, Findings]], asked: Mapping[str, int]
-    ) -> dict[str, int]:
-        """Other axes for the rectangles whose free channels several modules share, unless asked for before.
 
-        Rotary embeddings couple the widths of the heads of all layers. Whole heads may then be more.
-        """
-        modules = {node.name: module_path(node) for env, _ in walked for node in env}
-        choices = [choice for _, findings in walked for choice in findings.choices]
-        axes = axes_beside_shared(choices, slots.components(), modules)
-        return {node: axis for node, axis in axes.items() if node not in asked}
+def _refuse_frozen(graph: ChannelGraph, attention: str | Mapping[str, str] | None) -> None:
+    """Refuse a unit of attention that was asked for and did not pass the trial cuts."""
+    asked = asked_units(attention, {item.module: (item.unit, *item.others) for item in graph.attentions})
+    for item in graph.attentions:
+        groups = [
+            graph.groups[number] for number in np.unique(graph.wiring.group_of[item.labels]) if number >= 0
+        ]
+        if item.module in asked and not any(group.prunable for group in groups):
+            reason = groups[0].reason if groups else "it belongs to no layer"
+            raise UsageError(f"attention: '{item.unit}' of '{item.module}' cannot be removed: {reason}")
 
 
 def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:

@@ -17,6 +17,7 @@ from secateur.graph.capture.program import Program
 from secateur.graph.costs import CostModel
 from secateur.graph.groups import Group, IntArray, Member, Role
 from secateur.graph.labels import SlotTable, role_of
+from secateur.graph.propagation.attention_units import Attention
 from secateur.graph.propagation.findings import Attribute, Findings, OperatorMacs, Read, Rescale, Statistic
 from secateur.graph.sizes.extents import Extents
 
@@ -55,11 +56,12 @@ class Wiring:
         places: where channels are contracted, over all programs, one per module and weight.
         attributes: integer attributes of modules that follow the widths.
         work: multiply-accumulates of the operators of the evaluation program.
-    work: tuple[OperatorMacs, ...] = field(repr=False)
-    cost_model: the costs as polynomials of the widths of ``groups``.
+        cost_model: the costs as polynomials of the widths of ``groups``.
         extents: the sizes of all values of the evaluation program, as functions of the widths.
         rescales: weights that are normalised by their own norm, whose length must follow a cut.
         ungrouped: for each parameter that no group holds, the reason.
+        numbers: for groups with a size that the code gives as a number, what to write instead, by name.
+        attentions: what is removed from each attention, and what else could be.
     """
 
     evaluation: Pass = field(repr=False)
@@ -77,6 +79,8 @@ class Wiring:
     extents: Extents = field(repr=False)
     rescales: tuple[Rescale, ...] = field(default=(), repr=False)
     ungrouped: Mapping[str, str] = field(default_factory=dict, repr=False)
+    numbers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    attentions: tuple[Attention, ...] = ()
 
     @property
     def program(self) -> Program:

@@ -26,6 +26,7 @@ def inspect(
     input_size: tuple[int, ...] | None = None,
     ignore: Sequence[str] = (),
     *,
+    attention: str | None = None,
     limits: Mapping[str, float | str] | None = None,
     latency: bool = False,
     batch: int = 1,
@@ -38,6 +39,7 @@ def inspect(
         input_size: shape of one example; the network's own if not given. For text or sound one number:
             how long it is.
         ignore: modules to leave alone.
+        attention: what is removed from attention, as :func:`secateur.trace` takes it.
         limits: a budget; the costs of a plan by weight magnitude for it are computed.
         latency: whether the operators are measured on this device; always if the budget limits latency.
         batch: examples in the forward pass that is timed.
@@ -49,7 +51,8 @@ def inspect(
         ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``ungrouped``: parameters
         that no group holds, as ``names`` with a ``reason``; ``layers``, each with ``name``, ``kind``,
         ``params``, ``macs``, and the numbers of channels ``in`` and ``out`` (``None`` where it reads or
-        writes none); ``forecast``: for each quantity the amounts ``now``, ``least``, ``allowed`` and
+        writes none); ``attention``: for each ``module``, the ``unit`` that is removed, and ``others`` that
+        could be; ``forecast``: for each quantity the amounts ``now``, ``least``, ``allowed`` and
         ``planned``, and why a budget is ``impossible``.
 
     Raises:
@@ -57,7 +60,7 @@ def inspect(
     """
     network = open_network(choice)
     draw, shown = _inputs(network, input_size)
-    graph = trace(network.model, draw(2), ignore=ignore)
+    graph = trace(network.model, draw(2), ignore=ignore, attention=attention)
     budget = Budget(**limits) if limits else None
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
@@ -70,6 +73,10 @@ def inspect(
         "cost": asdict(graph.cost()),
         "groups": _groups(graph),
         "layers": _layers(network.model, graph),
+        "attention": [
+            {"module": item.module, "unit": item.unit, "others": list(item.others)}
+            for item in graph.attentions
+        ],
         "ungrouped": [{"names": names, "reason": reason} for reason, names in ungrouped(graph).items()],
         "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }

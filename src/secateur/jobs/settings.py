@@ -22,7 +22,7 @@ DATA_FREE = "magnitude"
 """The criterion where there is no data, only weights."""
 
 WITHOUT_DATA = frozenset(
-    ("criterion", "normalize", "allocation", "widths", "cost_regularization", "filters_only")
+    ("criterion", "normalize", "allocation", "attention", "widths", "cost_regularization", "filters_only")
 )
 """Settings of a recipe that have an effect without data: one cut is made, and nothing is trained."""
 

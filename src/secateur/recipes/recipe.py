@@ -54,6 +54,10 @@ class Recipe(Settings):
         allocation: how a budget is divided among groups: ``"global"`` ranks the channels of all groups
             together, ``"uniform"`` takes the same share from every group and ranks within it, ``"curves"``
             measures the damage of each width of each group and minimises the sum.
+        attention: what is removed from attention: ``"heads"``, ``"query_heads"`` or ``"head_dim"``, as with
+            ``trace(attention=...)``. With ``"auto"``, where several query heads share a key/value head, a
+            plan that removes whole heads and one that removes query heads are made for the budget, and the
+            one that changes the outputs less, before any reconstruction, is taken.
         widths: which widths groups may have. Modules in ``widths.ignore`` are not changed at all, as with
             ``trace(ignore=...)``: the channels that they read stay too.
         steps: number of cuts; each leaves the same share of what remained after the previous one.
@@ -83,6 +87,7 @@ class Recipe(Settings):
     criterion: str = "taylor"
     normalize: Literal["l2", "l1", "max", "min-max", "none"] = "l2"
     allocation: Allocation = "curves"
+    attention: Literal["auto", "heads", "query_heads", "head_dim"] = "auto"
     widths: Widths = Widths()
     steps: int = Field(default=1, ge=1)
     channels_per_step: int | None = Field(default=None, ge=1)

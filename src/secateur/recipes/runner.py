@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -18,14 +19,15 @@ from secateur.batches import refuse_one_shot
 from secateur.budget import Budget, WidthCurves, Widths
 from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
-from secateur.errors import StoppedError, UsageError
-from secateur.graph import ChannelGraph, ExampleInputs, trace
+from secateur.errors import BudgetError, StoppedError, UsageError
+from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture.program import owned
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.cutting.tensors import copy_with
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
 from secateur.ranks import RankBatch, split_across_ranks
+from secateur.recipes.attention import attention_graphs, scores_fit, unit_of
 from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
@@ -33,11 +35,11 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult, composed
 from secateur.recipes.schedule import PruningSchedule, ScheduledStep
 from secateur.recipes.state import PART, RecipeState, load_state
-from secateur.recovery import reconstruct, width_curves
+from secateur.recovery import masked_damage, reconstruct, width_curves
 from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
-from secateur.training.events import report_progress, tracked
+from secateur.training.events import report_note, report_progress, tracked
 from secateur.training.loop import FIT, fit
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
@@ -47,6 +49,9 @@ from secateur.training.settings import FitSettings
 from secateur.verification import Expectation
 
 _SECONDS_BETWEEN_WRITES = 30.0
+
+_ATTENTION = "attention"
+"""The part of the journal that keeps which unit of attention was chosen."""
 
 
 def run_recipe(
@@ -102,30 +107,34 @@ def run_recipe(
     if context.measured is not None:
         context.measured.check(model, criterion.name)
     modules, widths = left_alone(model, recipe.widths)
-    graph = context.graph
-    if graph is None:
+    graphs = [] if context.graph is None else [context.graph]
+    if not graphs:
         report_progress(context.callbacks, "tracing", 0, 1)
-        graph = trace(model, example_inputs, ignore=modules)
+        graphs = attention_graphs(model, example_inputs, modules, recipe.attention)
         report_progress(context.callbacks, "tracing", 1, 1)
-    tuner = time_limit = None
-    if budget.latency is not None or widths.multiple_of == "auto":
-        options = training.latency or LatencyOptions()
-        tuner = options.tuner(model, graph, example_inputs, context.callbacks, context.interruption)
-    if tuner is not None and budget.latency is not None:
-        # A share of the time refers to the whole network, which is measured together with the smaller one.
-        time_limit = _TimeLimit(tuner, budget.latency, copy_with(model, {}))
-    schedule = PruningSchedule.of(budget, graph, recipe, widths, tuner.table if tuner else None)
-    runner = _RecipeRun(
-        model=model,
-        graph=graph,
-        schedule=schedule,
-        training=training,
-        context=context,
-        criterion=criterion,
-        loss_fn=loss_fn,
-        teacher=teacher,
-        time_limit=time_limit,
-    )
+
+    def runner_of(graph: ChannelGraph) -> _RecipeRun:
+        tuner = time_limit = None
+        if budget.latency is not None or widths.multiple_of == "auto":
+            options = training.latency or LatencyOptions()
+            tuner = options.tuner(model, graph, example_inputs, context.callbacks, context.interruption)
+        if tuner is not None and budget.latency is not None:
+            # A share of the time refers to the whole network, which is measured beside the smaller one.
+            time_limit = _TimeLimit(tuner, budget.latency, copy_with(model, {}))
+        return _RecipeRun(
+            model=model,
+            graph=graph,
+            schedule=PruningSchedule.of(budget, graph, recipe, widths, tuner.table if tuner else None),
+            training=training,
+            context=context,
+            criterion=criterion,
+            loss_fn=loss_fn,
+            teacher=teacher,
+            time_limit=time_limit,
+        )
+
+    runner = runner_of(graphs[0]) if len(graphs) == 1 else _with_best_attention(graphs, runner_of, context)
+    graph = runner.graph
     try:
         runner.run()
     except StoppedError:
@@ -133,6 +142,45 @@ def run_recipe(
         context.journal.flush()
         raise
     return runner.result(graph)
+
+
+def _with_best_attention(
+    graphs: Sequence[ChannelGraph], runner_of: Callable[[ChannelGraph], _RecipeRun], context: RecipeContext
+) -> _RecipeRun:
+    """Choose among units of attention by the damage of the plan for the whole budget.
+
+    A run that is resumed, or that starts from earlier measurements, keeps the unit that it had.
+    """
+    known = context.journal.recall(_ATTENTION)
+    if context.measured is not None:
+        scores = context.measured.scores
+        graphs = [graph for graph in graphs if scores_fit(graph, scores)][:1] or graphs[:1]
+    elif known is not None:
+        graphs = [graphs[known.facts["choice"]]]
+    if len(graphs) == 1:
+        runner = runner_of(graphs[0])
+    else:
+        runners, errors = [], []
+        for graph in graphs:
+            try:
+                runners.append(runner_of(graph))
+            except BudgetError as error:
+                errors.append(error)
+        if not runners:
+            raise errors[0]
+        found = [runner.damage() for runner in runners]
+        best = context.ranks.broadcast(int(np.argmin(found)))
+        runner = runners[best]
+        for one, damage in zip(runners, found, strict=True):
+            chosen = "chosen" if one is runner else "not chosen"
+            report_note(
+                context.callbacks,
+                f"attention: removing {unit_of(one.graph)} changes the outputs by {damage:.3g}, {chosen}",
+            )
+        runner.report_ranking()
+    choice = next(number for number, graph in enumerate(graphs) if graph is runner.graph)
+    context.journal.put(_ATTENTION, known or Entry({"choice": choice}))
+    return runner
 
 
 @dataclass(frozen=True)
@@ -315,6 +363,27 @@ class _RecipeRun:
         )
         self.curves = found if whole else self.curves
         return found
+
+    def damage(self) -> float:
+        """Measure how the plan for the whole budget changes the outputs; nothing is reported."""
+        context = self.context
+        self.context = replace(context, callbacks=())
+        try:
+            plan = self.schedule.plan(self.graph, self.ranking(), self.schedule.goal)
+        finally:
+            self.context = context
+        given = self.training.batches is not None or self.training.calibration is not None
+        batches = self.calibration if given else [(self.check_inputs, None)]
+        with at_epoch(self.calibration, 0):
+            return masked_damage(self.model, self.graph, plan, batches)
+
+    def report_ranking(self) -> None:
+        """Report scores and curves that were computed before the run began."""
+        for callback in self.context.callbacks:
+            if self.scores is not None:
+                callback.on_scores(self.scores)
+            if self.curves is not None:
+                callback.on_curves(self.curves)
 
     def next_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
         """Decide the next step; in a distributed run the first process decides for all."""

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from secateur.recovery.curves import CurveOptions, width_curves
+from secateur.recovery.curves import CurveOptions, masked_damage, width_curves
 from secateur.recovery.recalibration import recalibrate
 from secateur.recovery.reconstruction import LeastSquares, Reconstruction, reconstruct
 
-__all__ = ["CurveOptions", "LeastSquares", "Reconstruction", "recalibrate", "reconstruct", "width_curves"]
+__all__ = [
+    "CurveOptions",
+    "LeastSquares",
+    "Reconstruction",
+    "masked_damage",
+    "recalibrate",
+    "reconstruct",
+    "width_curves",
+]

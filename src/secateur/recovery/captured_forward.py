@@ -149,6 +149,7 @@ def capture_forward(
     refuse_misfit(model, graph)
     arguments = graph.wiring.program.arguments
     leaves, spec = gather(batches, arguments, device_of(model), max_examples)
+    graph.wiring.program.refuse_other_branch(leaves)
     size = min(_CHUNK, count_examples(leaves), max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     chunks = chunks_of(leaves, size)
     wiring = _without_removed(graph, _program(model, graph, chunks[0].leaves, spec, size))

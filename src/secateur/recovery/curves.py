@@ -23,6 +23,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import BoolArray
+from secateur.plan import PruningPlan
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
 from secateur.recovery.captured_forward import CapturedForward, capture_forward
@@ -133,9 +134,7 @@ def width_curves(
     consumers = _gather_moments(fitting, graph, tensors, options.fit)
     measuring, tensors = with_channels_innermost(measuring, tensors)
     expected = PartialForward(measuring, graph.removed, tensors).outputs()
-    divergence: Divergence = options.divergence or (
-        "kl" if expected.dim() == 2 and expected.shape[1] > 1 else "mse"
-    )
+    divergence: Divergence = options.divergence or _divergence_of(expected)
     known = resume if resume is not None and resume.divergence == divergence else {}
     starts = {
         group.name: measuring.first_affected_step(removed_when_kept(graph, group, ()))
@@ -170,6 +169,33 @@ def width_curves(
         if progress is not None:
             progress(WidthCurves(measured, divergence, unmeasured), len(todo))
     return WidthCurves({name: measured[name] for name in todo}, divergence, unmeasured)
+
+
+@untouched()
+@full_precision()
+def masked_damage(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, batches: Iterable[Any]) -> float:
+    """Measure the change of the outputs with the channels of a plan masked; nothing is refitted.
+
+    Args:
+        model: the network; not changed.
+        graph: its channel graph.
+        plan: what is removed.
+        batches: as for :func:`width_curves`; the first 128 examples are used.
+
+    Returns:
+        The divergence as for :func:`width_curves`.
+    """
+    forward = capture_forward(model, graph, batches, ENOUGH)
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    expected, found = (
+        PartialForward(forward, removed, tensors).outputs()
+        for removed in (graph.removed, graph.after(plan).removed)
+    )
+    return diverge(found, expected, _divergence_of(expected))
+
+
+def _divergence_of(outputs: Tensor) -> Divergence:
+    return "kl" if outputs.dim() == 2 and outputs.shape[1] > 1 else "mse"
 
 
 def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:

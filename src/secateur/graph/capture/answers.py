@@ -1,8 +1,10 @@
-"""Note the Python values that code takes from tensors which depend on no input ("is this mask causal?").
+"""Note the Python values that code takes from tensors of which the answer is known ("is this mask causal?").
 
-``torch.export`` runs on tensors without values and refuses to look at them. Where the tensor is made of
-constants and buffers alone, the answer is the same in every pass. It is noted in a real pass, by the line of
-code that asks, and given again during the capture.
+``torch.export`` runs on tensors without values and refuses to look at them. The answer is noted in a real
+pass, by the line of code that asks, and given again during the capture, where it is the same in every pass:
+where the tensor is made of constants and buffers alone; where it says whether numbers are finite; and where
+it is made of whole numbers or truth values that are all equal, such as a mask that hides nothing. In the last
+case later inputs must hold the same value, which the program notes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ from torch.overrides import TorchFunctionMode
 
 from secateur._compat import tree_leaves
 
+_FINITENESS = {"isfinite", "isnan", "isinf", "isposinf", "isneginf"}
+"""Operators that tell finite numbers from others."""
+
+_SUMMARIES = {"all", "any", "logical_not", "logical_or", "logical_and", "bitwise_not", "__invert__", "sum"}
+"""Operators that sum up what such operators found."""
+
 _QUESTIONS = {"__bool__", "__int__", "__float__", "__index__", "item", "tolist"}
 """Methods that give a Python value."""
 
@@ -26,13 +34,15 @@ Answers = dict[tuple[str, int], list[Any]]
 
 
 class Asking(TorchFunctionMode):
-    """Note what code asks of tensors that depend on no input and no parameter.
+    """Note what code asks of tensors that depend on no input and no parameter, and about finite numbers.
 
     Args:
         tensors: the inputs and parameters.
+        equal: inputs of which all values are equal.
 
     Attributes:
         answers: what was answered.
+        used: whether an answer depends on ``equal``.
 
     Example:
         >>> x = torch.ones(2)
@@ -42,9 +52,12 @@ class Asking(TorchFunctionMode):
         ((True, False), [[True]])
     """
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Iterable[Tensor], equal: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.answers: Answers = defaultdict(list)
+        self.used = False
+        self._equal = {id(tensor): tensor for tensor in equal}
+        self._finite: dict[int, Tensor] = {}
         self._moving = {id(tensor): tensor for tensor in tensors}  # held, so that no other gets its id
 
     def __torch_function__(
@@ -52,12 +65,18 @@ class Asking(TorchFunctionMode):
     ) -> Any:
         """Run one operator."""
         result = func(*args, **(kwargs or {}))
-        moves = any(id(leaf) in self._moving for leaf in tree_leaves((args, kwargs)))
-        if moves:
-            changed = [leaf for leaf in (*tree_leaves(result), *args[:1]) if isinstance(leaf, Tensor)]
-            self._moving |= {id(leaf): leaf for leaf in changed}
-        elif getattr(func, "__name__", "") in _QUESTIONS:
+        name, given = getattr(func, "__name__", ""), {id(leaf) for leaf in tree_leaves((args, kwargs))}
+        changed = [leaf for leaf in (*tree_leaves(result), *args[:1]) if isinstance(leaf, Tensor)]
+        moves = not given.isdisjoint(self._moving)
+        if name in _FINITENESS or (name in _SUMMARIES and not given.isdisjoint(self._finite)):
+            self._finite |= {id(leaf): leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        if name in _QUESTIONS and (not moves or not given.isdisjoint(self._finite)):
             self.answers[_asker()].append(result)
+            self.used = self.used or not (moves or given.isdisjoint(self._equal))
+        elif moves:
+            self._moving |= {id(leaf): leaf for leaf in changed}
+        elif not given.isdisjoint(self._equal):
+            self._equal |= {id(leaf): leaf for leaf in changed}
         return result
 
 
@@ -79,18 +98,37 @@ class Answering(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answers:
-    """Run a network once and note what its code asks of tensors that depend on no input.
+def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Answers, bool]:
+    """Run a network once and note what its code asks of tensors of which the answer is known.
 
     Args:
         model: the network, in the mode that it is captured in; the caller puts back what the pass changes.
         args: its positional arguments.
         kwargs: its named arguments.
+
+    Returns:
+        The answers, and whether they hold only for inputs with the same equal values.
     """
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    with torch.no_grad(), Asking([*given, *model.parameters()]) as asking:
+    equal = [leaf for leaf in given if equal_value(leaf) is not None]
+    moving = [leaf for leaf in given if equal_value(leaf) is None]
+    with torch.no_grad(), Asking([*moving, *model.parameters()], equal) as asking:
         model(*args, **kwargs)
-    return dict(asking.answers)
+    return dict(asking.answers), asking.used
+
+
+def equal_value(leaf: Any) -> int | None:
+    """The value of a tensor of whole numbers or truth values that are all equal; ``None`` for others.
+
+    >>> equal_value(torch.ones(2, dtype=torch.bool)), equal_value(torch.ones(2))
+    (1, None)
+    """
+    if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.layout is not torch.strided:
+        return None
+    if leaf.is_floating_point() or leaf.is_complex():
+        return None
+    first = leaf.flatten()[0]
+    return int(first) if bool((leaf == first).all()) else None
 
 
 def _asker() -> tuple[str, int]:

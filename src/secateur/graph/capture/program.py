@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -23,9 +23,9 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from secateur._compat import lazy_graph_modules, stack_traces, tree_leaves, tree_map_only
-from secateur.errors import TraceError
+from secateur.errors import TraceError, UsageError
 from secateur.exact import seed_everything
-from secateur.graph.capture.answers import Answering, Answers, answers_of
+from secateur.graph.capture.answers import Answering, Answers, answers_of, equal_value
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.obstacles import (
     depends_on_values,
@@ -81,6 +81,7 @@ class Program:
         outputs: where each output is in what the network returns, such as ``"['scores'][0]"``.
         left_out: what the network returns beside the outputs: for each object whose tensors are not known,
             where it is, and its class.
+        equal_inputs: for inputs on whose values the code branches, the one value that they hold.
         complete: whether it is all that the network does in its mode, as far as is known.
         derived: whether it was made from the program of the other mode, which runs the same operators.
     """
@@ -95,6 +96,7 @@ class Program:
     left_out: Mapping[str, str] = field(default_factory=dict)
     derived: bool = False
     complete: bool = True
+    equal_inputs: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def is_random(self) -> bool:
@@ -113,6 +115,27 @@ class Program:
                 if item is not None and item.origin is Origin.TENSOR:
                     changed.add(item.name)
         return frozenset(changed)
+
+    def refuse_other_branch(self, leaves: Iterable[Any]) -> None:
+        """Refuse inputs with which the code may run other operators than those of the program.
+
+        Args:
+            leaves: the inputs, flat.
+
+        Raises:
+            UsageError: an input on whose values the code branches holds others.
+        """
+        if not self.equal_inputs:
+            return
+        names = [item.name for item in self.placeholders.values() if item.origin is Origin.INPUT]
+        for name, leaf in zip(names, leaves, strict=False):
+            value = self.equal_inputs.get(name)
+            if value is not None and equal_value(leaf) != value:
+                raise UsageError(
+                    f"input '{name}' must be {value} everywhere, as when the network was traced, since the "
+                    "code branches on its values; write the code without the branch (torch.where), or give "
+                    "such inputs only"
+                )
 
     def ordered(self, inputs: ExampleInputs) -> ExampleInputs:
         """Put named arguments into the order in which the program takes them."""
@@ -301,9 +324,9 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     inputs = doubled(inputs) if training else inputs
     args, kwargs = call_arguments(inputs)
-    exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=False)
+    exported, branches, returned, obstacle = _exported(model, args, kwargs, training=training, lines=False)
     if obstacle is not None:  # once more, to name the line of the user's code
-        exported, returned, obstacle = _exported(model, args, kwargs, training=training, lines=True)
+        exported, branches, returned, obstacle = _exported(model, args, kwargs, training=training, lines=True)
     if obstacle is not None:
         raise TraceError(obstacle)
     name_modules(model, exported.graph)
@@ -325,6 +348,12 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
             placeholders[node.name] = Placeholder(Origin.CONSTANT, lifted[node.name])
         else:
             placeholders[node.name] = Placeholder(Origin.INPUT, node.name)
+    names_of_inputs = [item.name for item in placeholders.values() if item.origin is Origin.INPUT]
+    equal = {
+        name: value
+        for name, leaf in zip(names_of_inputs, tree_leaves((args, kwargs)), strict=False)
+        if branches and (value := equal_value(leaf)) is not None
+    }
     constants = dict(exported.constants)
     return Program(
         module=exported.graph_module,
@@ -335,12 +364,13 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         arguments=_argument_names(model, args, kwargs),
         outputs=returned.paths,
         left_out=returned.left_out,
+        equal_inputs=equal,
     )
 
 
 def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, lines: bool
-) -> tuple[ExportedProgram, Parts, str | None]:
+) -> tuple[ExportedProgram, bool, Parts, str | None]:
     """Export a network, and look for an obstacle in the result.
 
     Args:
@@ -351,7 +381,8 @@ def _exported(
         lines: note the user's line for each operator, which takes a fifth of the time.
 
     Returns:
-        The program, the places of its outputs, and what is wrong with it, if anything.
+        The program, whether the code branches on values of inputs, the places of the outputs, and what is
+        wrong with the program, if anything.
 
     Raises:
         TraceError: the network cannot be exported.
@@ -374,13 +405,13 @@ def _exported(
         seed_everything()
         noted.seed_generators()
         try:
-            exported = _answered(model, args, kwargs)
+            exported, branches = _answered(model, args, kwargs)
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
         settle_sizes(graph)
         obstacle = find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
-        return exported, returned[-1], obstacle
+        return exported, branches, returned[-1], obstacle
 
 
 def _returning_leaves(model: nn.Module) -> list[Parts]:
@@ -414,24 +445,30 @@ def _argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
     return (*known[: len(args)], *kwargs) if len(known) >= len(args) else ()
 
 
-def _answered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    """Export a network; where its code asks tensors for values, with the answers that no input changes."""
+def _answered(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[ExportedProgram, bool]:
+    """Export a network; where its code asks tensors for values, with the answers that are known.
+
+    Returns:
+        The program, and whether the answers hold only for inputs with the same values.
+    """
     try:
-        return torch.export.export(model, args, kwargs, strict=False)
+        return torch.export.export(model, args, kwargs, strict=False), False
     except Exception as error:
-        answers = _answers_after(error, model, args, kwargs)
+        answers, branches = _answers_after(error, model, args, kwargs)
         if not answers:
             raise
     with Answering(answers):
-        return torch.export.export(model, args, kwargs, strict=False)
+        return torch.export.export(model, args, kwargs, strict=False), branches
 
 
 def _answers_after(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Answers:
-    """Find what code asks of constants, if that may be why an export failed."""
+) -> tuple[Answers, bool]:
+    """Find what code asks of tensors of which the answer is known, if that may be why an export failed."""
     if not depends_on_values(error):
-        return {}
+        return {}, False
     heard = io.StringIO()  # what the network prints was shown by the export
     with (
         untouched(model),
@@ -440,7 +477,7 @@ def _answers_after(
         contextlib.redirect_stderr(heard),
     ):
         return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
-    return {}
+    return {}, False
 
 
 def _stand_in(model: nn.Module) -> None:

@@ -61,7 +61,9 @@ def flat_arguments(
     Returns:
         One value for each placeholder.
     """
-    flat = iter(tree_leaves(call_arguments(inputs)))
+    leaves = tree_leaves(call_arguments(inputs))
+    program.refuse_other_branch(leaves)
+    flat = iter(leaves)
     values: list[Any] = []
     for node in program.graph.nodes:
         if node.op != "placeholder":

@@ -146,7 +146,9 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
                 # What was cut beside a frozen group is now cut without it, so all is tried once more.
                 settled = settled and not failed
                 groups = [group for group in groups if group.name not in frozen]
-    return _with(graph, frozen, trials.least)
+    numbers = graph.wiring.numbers
+    explained = {name: f"{why}; {numbers[name]}" if name in numbers else why for name, why in frozen.items()}
+    return _with(graph, explained, trials.least)
 
 
 def _open(graph: ChannelGraph) -> list[Group]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.sizes.source import AttributeKey, Source
 
 if TYPE_CHECKING:
+    from secateur.graph.propagation.attention_units import OpenAxes
     from secateur.graph.sizes.factors import Factor
 
 
@@ -96,6 +94,10 @@ class Equation:
     place: str
 
 
+WHOLE = -1
+"""In place of the axis that a rectangle leaves free: none."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A rectangle of channels, of which one axis is free and the others are coupled.
@@ -105,12 +107,14 @@ class Choice:
         units: for each axis that may be free, how many channels it would leave.
         chosen: the axis that was left free, as an index of ``units``.
         labels: what is left of the rectangle.
+        settled: whether the axis follows from what the rectangle is used for, so no operator can object.
     """
 
     node: str
     units: tuple[int, ...]
     chosen: int
     labels: IntArray
+    settled: bool = False
 
 
 @dataclass
@@ -130,6 +134,8 @@ class Findings:
     """Operators whose choice of an axis does not suit a later operator."""
     assumptions: set[str] = field(default_factory=set)
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
+    numbers: dict[int, str] = field(default_factory=dict)
+    """For slots of a rectangle with a size that the code gives as a number, what to write instead."""
     comparisons: tuple[Source, ...] = ()
     """Pairs of sizes that the network's code found equal."""
     factors: list[Factor] = field(default_factory=list)
@@ -159,22 +165,28 @@ class Hints:
     """What is known before propagation.
 
     Attributes:
-        axes: for operators that split a rectangle, the axis to leave free, by node name.
+        axes: for operators that split a rectangle, the axis to leave free, by node name, unless objected to.
+        settled: as ``axes``, for operators to which no other one can object.
+        open_axes: where given, all axes of rectangles are left open, and what they are used for is recorded
+            there.
         sizes: for operators that take sizes, where these come from, by node name.
         refused: operators whose fixed numbers were shown not to follow the widths.
         tensors: names of parameters and buffers, by the node that stands for them.
         unread: operators whose results nothing reads.
         weights: operators that compute a weight from other weights, whatever the inputs are.
-        constants: nodes that stand for tensors which are neither parameters, buffers nor inputs.
+        constants: values of tensors that are neither parameters, buffers nor inputs, by the node that stands
+            for them.
     """
 
     axes: Mapping[str, int] = field(default_factory=dict)
+    settled: Mapping[str, int] = field(default_factory=dict)
+    open_axes: OpenAxes | None = None
     sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
-    constants: frozenset[str] = frozenset()
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[str, int]:
@@ -197,29 +209,9 @@ def next_axis(choice: Choice, tried: Mapping[str, int]) -> int | None:
 
     The axes before the largest are tried one after the other; if the largest is the first, the second is.
     """
+    if choice.settled:
+        return None
     if choice.node not in tried:
         return choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
     largest = choice.units.index(max(choice.units))
     return choice.chosen - 1 if 0 < choice.chosen < largest else None
-
-
-def axes_beside_shared(
-    choices: Sequence[Choice], components: IntArray, modules: Mapping[str, str]
-) -> dict[str, int]:
-    """Another free axis for every choice whose channels are those of a choice in another module.
-
-    Args:
-        choices: all choices that were made.
-        components: for each slot, its channel.
-        modules: for each operator, the path of its module.
-    """
-    places: dict[int, set[str]] = defaultdict(set)
-    for choice in choices:
-        for channel in np.unique(components[choice.labels]).tolist():
-            places[channel].add(modules[choice.node])
-    axes = {
-        choice.node: next_axis(choice, {})
-        for choice in choices
-        if any(len(places[channel]) > 1 for channel in np.unique(components[choice.labels]).tolist())
-    }
-    return {node: axis for node, axis in axes.items() if axis is not None}

@@ -114,7 +114,8 @@ class OperatorContext:
         self.slots.join(left, right)
         if len(left):
             self._findings.joined(int(left[0]), int(right[0]))
-        return left
+        known = self._hints.open_axes
+        return right if known is not None and known.is_open(right) and not known.is_open(left) else left
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbid the removal of these channels; a result that nothing reads forbids nothing.

@@ -45,9 +45,11 @@ def propagate(
     env: Environment = {}
     findings = Findings(comparisons=hints.sizes.get("", ()))  # type: ignore[arg-type]
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
-    constants = frozenset(
-        name for name, item in program.placeholders.items() if item.origin is Origin.CONSTANT
-    )
+    constants = {
+        name: program.constants[item.name]
+        for name, item in program.placeholders.items()
+        if item.origin is Origin.CONSTANT
+    }
     known = replace(
         hints,
         weights=weight_operators(program),
@@ -64,6 +66,8 @@ def propagate(
             env[node] = _call(node, env, slots, findings, modules, known)
         else:
             env[node] = None
+    if hints.open_axes is not None:
+        return env, findings
     tie_multihead(modules, slots, findings)
     resolve_sizes(findings, slots, env)
     findings.reads = [

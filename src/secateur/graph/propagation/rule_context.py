@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture.program import module_path
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.constants import is_fixed
-from secateur.graph.propagation.findings import Choice, Equation, Read, Rescale
+from secateur.graph.propagation.findings import WHOLE, Choice, Equation, Read, Rescale
 from secateur.graph.propagation.operator_context import OperatorContext
 from secateur.graph.propagation.views import left_out
 from secateur.graph.sizes.factors import Factor, growth_of
@@ -45,6 +47,16 @@ class RuleContext(OperatorContext):
                 "layers belong in an nn.ModuleList, not in a plain list"
             )
         return f"reads values that are not channels ({self.place})"
+
+    def fixed_places(self, item: Any) -> list[int] | None:
+        """The places that an index names if it is a list of numbers in the code, otherwise ``None``."""
+        while isinstance(item, Node) and item.op == "call_function" and "lift_fresh_copy" in str(item.target):
+            item = item.args[0]
+        value = self._hints.constants.get(item.name) if isinstance(item, Node) else None
+        if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype != torch.int64:
+            return None
+        places: list[int] = value.tolist()
+        return places
 
     def read_item(self, name: str, place: int, dim: int, labels: Labels) -> None:
         """Record a read, as :meth:`read`, of one tensor of an argument that is a list of tensors."""
@@ -85,14 +97,96 @@ class RuleContext(OperatorContext):
                 return name
         return None
 
-    def free_axis(self, units: Sequence[int]) -> int:
-        """Choose the axis of a rectangle that stays free: that with most units, if no hint names another."""
-        chosen = self._hints.axes.get(self.node.name)
+    def free_axis(self, units: Sequence[int], axes: Sequence[int] = ()) -> int:
+        """The axis of a rectangle that stays free: the one with most units, if nothing else is known.
+
+        Args:
+            units: how many channels each axis would leave.
+            axes: the place of each of them among all axes, if there are others.
+
+        Returns:
+            An index of ``units``; ``WHOLE`` if none may be free.
+        """
+        name = self.node.name
+        settled = self._hints.settled.get(name)
+        if settled == WHOLE:
+            return WHOLE
+        if settled is not None and settled in axes:
+            return axes.index(settled)
+        chosen = self._hints.axes.get(name)
         return int(np.argmax(units)) if chosen is None else chosen
 
     def record_axis(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
         """Record a choice, so that a later operator can object to it."""
-        self._findings.chosen(Choice(self.node.name, tuple(units), chosen, labels))
+        name = self.node.name
+        settled = name in self._hints.settled
+        if settled or len(units) > 1:
+            self._findings.chosen(Choice(name, tuple(units), chosen, labels, settled))
+
+    def record_numbers(self, labels: IntArray, sizes: Sequence[int]) -> None:
+        """Record that the code gives sizes of a rectangle of channels as numbers, which follow no cut."""
+        listed = " and ".join(map(str, sizes))
+        kind = "numbers" if len(sizes) > 1 else "a number"
+        text = f"the code gives {listed} as {kind} ({self.place}): write an attribute, such as self.heads"
+        self._findings.numbers |= dict.fromkeys(labels.tolist(), text)
+
+    def numbers_behind(self, labels: Labels) -> str:
+        """What keeps the other axis of the rectangle that channels come from; empty if nothing is known."""
+        found = [] if labels is None else labels.tolist()
+        return next((self._findings.numbers[slot] for slot in found if slot in self._findings.numbers), "")
+
+    def open_axis(self, axis: int, size: int, whole: IntArray) -> Labels:
+        """Labels of an axis of a rectangle in the walk that finds what axes are used for; ``None`` in others.
+
+        Args:
+            axis: its place.
+            size: of the axis.
+            whole: labels of the rectangle.
+        """
+        if self._hints.open_axes is None:
+            return None
+        labels = self.slots.fresh(size)
+        self._hints.open_axes.opened((self.node.name, axis), labels, whole)
+        return labels
+
+    def merge_open(self, outer: Labels, inner: Labels) -> Labels:
+        """Labels of two axes that were left open and become one; ``None`` where they are not open."""
+        known = self._hints.open_axes
+        if known is None or outer is None or inner is None:
+            return None
+        if not (known.is_open(outer) and known.is_open(inner)):
+            return None
+        labels = self.slots.fresh(len(outer) * len(inner))
+        known.merged(outer, inner, labels)
+        return labels
+
+    def record_product(
+        self,
+        left: Value,
+        right: Value,
+        shared: Sequence[tuple[int, int]],
+        contracted: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Record a product of two values, such as queries and keys.
+
+        Args:
+            left: one factor.
+            right: the other.
+            shared: pairs of dimensions, one of each factor, for each index of which there is a product.
+            contracted: pairs of dimensions over which the product sums.
+        """
+        if self._hints.open_axes is not None:
+            self._hints.open_axes.record_product(self.module, (left, right), shared, contracted)
+
+    def record_gate(self, one: Value, other: Value) -> None:
+        """Record a product of two values index by index, such as values and the weights of their heads."""
+        known = self._hints.open_axes
+        if known is None or self.module not in known.uses:
+            return
+        ranks = len(one.shape), len(other.shape)
+        pairs = [(ranks[0] - dim, ranks[1] - dim) for dim in range(1, min(ranks) + 1)]
+        shared = [(left, right) for left, right in pairs if one.shape[left] == other.shape[right]]
+        self.record_product(one, other, shared)
 
     def reject_axis(self, labels: Labels) -> None:
         """Object to the choice that left these channels free: another axis would suit better."""

@@ -21,6 +21,10 @@ def einsum(op: RuleContext) -> Value:
             for labels in value.labels:
                 op.freeze(labels, f"a sum of products in a form that is not followed ({op.place})")
         return Value.plain(op.shape)
+    if len(values) == 2:
+        both = [(terms[0].index(letter), terms[1].index(letter)) for letter in terms[0] if letter in terms[1]]
+        shared = [pair for pair in both if terms[0][pair[0]] in result]
+        op.record_product(values[0], values[1], shared, [pair for pair in both if pair not in shared])
     _object(op, terms, values)
     found: dict[str, Labels] = {}
     sizes: dict[str, int] = {}

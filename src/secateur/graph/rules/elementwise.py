@@ -43,6 +43,9 @@ def broadcast(op: RuleContext) -> Value:
     """Operands meet index by index; a dimension of size one meets all indices."""
     if op.operator in ("mul", "div"):
         op.scale(divides=op.operator == "div")
+    operands = op.tensors()
+    if op.operator == "mul" and len(operands) == 2:
+        op.record_gate(*operands)
     return combine(op, op.tensors(), op.shape)
 
 

@@ -10,18 +10,26 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
+from secateur.graph.rules.reduction import is_used
 
 
 @rule("aten.index")
 def index(op: RuleContext) -> Value:
-    """Indexed dimensions are fixed; what is picked takes the place of the first of them."""
+    """Indexed dimensions are fixed; what is picked takes the place of the first of them.
+
+    Places that are numbers in the code fix what lies between them and the end that they count from.
+    """
     value = op.first()
     picked = indexed_dims(op)
-    for labels in [value.labels[dim] for dim in picked]:
-        op.freeze(labels, f"picked by an index tensor ({op.place})")
+    given = [op.fixed_places(item) for item in op.option("indices") if item is not None]
+    for position, dim in enumerate(picked):
+        labels, places = value.labels[dim], given[position] if len(given) == len(picked) else None
+        for part in [labels] if labels is None or places is None else _as_far_as(labels, places):
+            op.freeze(part, f"picked by an index tensor ({op.place})")
     for item in op.values("indices"):
         for labels in item.labels:
             op.freeze(labels, f"used as an index ({op.place})")
@@ -31,6 +39,13 @@ def index(op: RuleContext) -> Value:
     start = picked[0] if neighbours else 0
     kept = [labels for dim, labels in enumerate(value.labels) if dim not in picked]
     return Value(op.shape, (*kept[:start], *(None,) * new, *kept[start:]))
+
+
+def _as_far_as(labels: IntArray, places: Sequence[int]) -> list[IntArray]:
+    """What lies before some places, or behind them if they count from the end, the places included."""
+    first = max((place + 1 for place in places if place >= 0), default=0)
+    last = max((-place for place in places if place < 0), default=0)
+    return [labels[:first], labels[len(labels) - last :]]
 
 
 def indexed_dims(op: RuleContext) -> list[int]:
@@ -84,7 +99,10 @@ def repeat(op: RuleContext) -> Value:
 
 @rule("aten.repeat_interleave")
 def repeat_interleave(op: RuleContext) -> Value:
-    """Each index is repeated in place, equally often or not at all known."""
+    """Each index is repeated in place, equally often or not at all known.
+
+    What is no channel is repeated as often as a size says that may follow channels.
+    """
     value, times = op.first(), op.option("repeats")
     labels = list(value.labels)
     if op.option("dim") is None or isinstance(times, Node):
@@ -92,9 +110,13 @@ def repeat_interleave(op: RuleContext) -> Value:
             op.freeze(own, f"repeated unevenly ({op.place})")
         return Value.plain(op.shape)
     dim = op.option("dim") % len(value.shape)
-    own = labels[dim]
-    labels[dim] = None if own is None else np.repeat(own, int(times))
-    op.constrain_sizes([None], [int(times)])
+    own, made = labels[dim], None
+    if own is None:
+        made = op.follower(0, int(times))
+        labels[dim] = None if made is None else np.tile(made, value.shape[dim])
+    else:
+        labels[dim] = np.repeat(own, int(times))
+    op.constrain_sizes([made], [int(times)])
     return Value(op.shape, tuple(labels))
 
 
@@ -113,10 +135,13 @@ def ranked(op: RuleContext) -> Value | Sequence[Value]:
     value = op.first()
     dim = op.option_or("dim", 0 if op.operator == "msort" else None)
     dim = dim % len(value.shape) if dim is not None and value.shape else None
+    chosen = op.operator.startswith("topk") and is_used(op, 1)
+    use = ", and the places found are used as numbers, such as those of experts" if chosen else ""
+    reason = f"ranked by value{use} ({op.place})"
     labels: list[Labels] = []
     for axis, own in enumerate(value.labels):
         if dim is None or axis == dim:
-            op.freeze(own, f"ranked by value ({op.place})")
+            op.freeze(own, reason)
         else:
             labels.append(own)
     several = isinstance(op.node.meta["val"], Sequence)

@@ -124,6 +124,10 @@ def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = 
         left = Value((1, *left.shape), (None, *left.labels))
     if column:
         right = Value((*right.shape, 1), (*right.labels, None))
+    depth = min(len(left.shape), len(right.shape)) - 2
+    lengths = len(left.shape), len(right.shape)
+    shared = [(lengths[0] - dim, lengths[1] - dim) for dim in range(3, depth + 3)]
+    op.record_product(left, right, shared, [(lengths[0] - 1, lengths[1] - 2)])
     inner_left, inner_right = left.labels[-1], right.labels[-2]
     for labels in (inner_left, inner_right):
         op.set_role(labels, Role.CONSUMER)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from secateur.graph.labels import Labels, Value
+from secateur.graph.propagation.findings import WHOLE
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
@@ -86,6 +87,12 @@ def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
         for labels in single:
             op.freeze(labels, f"one channel merged with other dimensions ({op.place})")
         return None
+    if len(labelled) == 2 and value.shape[labelled[0]] * value.shape[labelled[1]] == math.prod(
+        value.shape[dim] for dim in dims
+    ):
+        opened = op.merge_open(*(value.labels[dim] for dim in labelled))
+        if opened is not None:
+            return opened
     # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
     main = next((dim for dim in labelled if _owned(op, value.labels[dim])), labelled[0])
     for dim in labelled:
@@ -119,14 +126,24 @@ def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
     # A number in the code cannot follow a cut, so another axis stays free where there is one.
     open_axes = [axis for axis in varying if not op.is_number_in_code(dims[axis])] or varying
     units = [sizes[axis] for axis in open_axes]
-    place = op.free_axis(units) if len(open_axes) > 1 else 0
+    numbers = [sizes[axis] for axis in varying if op.is_number_in_code(dims[axis])]
+    if len(sizes) > 1:
+        opened = {axis: op.open_axis(axis, sizes[axis], labels) for axis in open_axes}
+        if any(own is not None for own in opened.values()):
+            return [opened.get(axis) for axis in range(len(sizes))]
+    place = op.free_axis(units, open_axes)
+    if place == WHOLE:
+        op.freeze(labels, f"keys and values stay, since single query heads are removed ({op.place})")
+        return [None] * len(sizes)
     free = open_axes[place]
     rows = np.moveaxis(block, free, 0).reshape(sizes[free], -1)
     for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
         op.join(rows[:, column], rows[:, 0])
     kept = np.ascontiguousarray(rows[:, 0])
-    if len(open_axes) > 1:
+    if len(sizes) > 1:
         op.record_axis(units, place, kept)
+    if numbers and len(varying) > 1:
+        op.record_numbers(labels, numbers)
     return [kept if axis == free else None for axis in range(len(sizes))]
 
 

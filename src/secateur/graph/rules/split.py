@@ -173,6 +173,9 @@ def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
     if labels is None or op.option_or("step", 1) != 1 or len(labels) % size or not isinstance(start, int):
         return None
     start = start % len(labels)
+    end = op.option_or("end", None)
+    if len(op.sources) == 2 and op.sources[1] is None and isinstance(end, int) and end < 0:
+        return None  # so many at the end stay behind at any width
     if start % size or not op.assume():
         return None
     rows = labels.reshape(-1, size)

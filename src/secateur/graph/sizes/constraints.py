@@ -115,8 +115,18 @@ def _solve(equations: Sequence[Equation], known: KnownSizes) -> None:
             form = rest.times(-1 / weight)
             counts = form.counts()
             if counts is not None:
-                labels = _labels_of(form, counts, known.slots)
+                labels = _every_nth(item, form, sum(counts), known)
+                labels = _labels_of(form, counts, known.slots) if labels is None else labels
                 known.solutions[known.attribute(number)] = Solution(labels, item.place)
+
+
+def _every_nth(item: Equation | Quotient, form: Form, count: int, known: KnownSizes) -> Labels:
+    """Take every n-th label of an equation, in their order, if that is what a form counts."""
+    labels = item.labels if isinstance(item, Equation) else None
+    if labels is None or not count or len(labels) % count:
+        return None
+    vector = labels[:: len(labels) // count]
+    return vector if known.counted(vector, count).minus(form).is_zero else None
 
 
 def _labels_of(form: Form, counts: Sequence[int], slots: SlotTable) -> Labels:
@@ -153,6 +163,9 @@ def _guess(equations: Sequence[Equation], known: KnownSizes) -> None:
     run, or one place of every run, whichever leaves more channels. The trial cuts check that.
     """
     for item in equations:
+        difference = _difference(item, known)
+        if difference is not None and difference.fixed:
+            continue
         form = None if item.labels is None else known.form(item.source, item.place)
         if item.labels is None or form is None or form.value != len(item.labels) or form.rest:
             continue
@@ -199,20 +212,28 @@ def _difference(item: Equation | Quotient, known: KnownSizes) -> Form | None:
         left, right = known.form(item.left, item.place), known.form(item.right, item.place)
         return None if left is None or right is None else left.minus(right.times(item.value))
     wanted = known.counted(item.labels, item.size)
-    found = _divided_by_unknown(item, wanted, known) or known.form(item.source, item.place)
+    quotient = None if wanted.fixed else _divided_by_unknown(item.source, item.place, known)
+    found = quotient or known.form(item.source, item.place)
     if found is None or abs(found.value - wanted.value) > 1e-6:
         return None  # not what the operator was given: calls and operators were matched wrongly
     return found.minus(wanted)
 
 
-def _divided_by_unknown(item: Equation, wanted: Form, known: KnownSizes) -> Form | None:
-    """Divide a quotient that changes by an attribute of which nothing is known: that one stays."""
-    source = item.source
-    if wanted.fixed or not isinstance(source, Computed) or source.operator != "floordiv":
+def _divided_by_unknown(source: Source | int, place: str, known: KnownSizes) -> Form | None:
+    """Divide a quotient that changes by an attribute of which nothing is known: that one stays.
+
+    A constant may be added to it.
+    """
+    if not isinstance(source, Computed):
         return None
-    if not isinstance(source.right, FromAttribute) or source.right.key in known.solutions:
+    if source.operator == "add" and isinstance(source.right, int):
+        form = _divided_by_unknown(source.left, place, known)
+        return None if form is None else form.plus(Form.constant(source.right))
+    if source.operator != "floordiv" or not isinstance(source.right, FromAttribute):
         return None
-    left = known.form(source.left, item.place)
+    if source.right.key in known.solutions:
+        return None
+    left = known.form(source.left, place)
     value = source.right.value
     return None if left is None or not value or left.value % value else left.times(1 / value)
 

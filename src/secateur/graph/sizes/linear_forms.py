@@ -48,6 +48,11 @@ class Form:
         return len(self.keys) == 0
 
     @property
+    def is_zero(self) -> bool:
+        """Whether the number is zero, before any cut and after it."""
+        return self.fixed and abs(self.rest) < 1e-9
+
+    @property
     def unknowns(self) -> list[int]:
         """The attributes among the variables."""
         return [int(key) for key in self.keys if key < 0]
