@@ -97,7 +97,7 @@ def _method_caches(kind: type) -> Iterator[_lru_cache_wrapper[Any]]:
 
 
 def _enclosed(function: Any) -> Iterator[Any]:
-    """The values that a function's closure holds."""
+    """List the values that a function's closure holds."""
     cells = function.__closure__ if isinstance(function, FunctionType) else None
     for cell in cells or ():
         with suppress(ValueError):  # not set yet

@@ -155,7 +155,7 @@ class _Walk:
     walked: Sequence[tuple[Environment, Findings]]
 
     def labels(self, nodes: Collection[str]) -> IntArray:
-        """The channels that some operators left of their rectangles."""
+        """Collect the channels that some operators left of their rectangles."""
         left = [
             choice.labels
             for _, findings in self.walked
@@ -165,12 +165,12 @@ class _Walk:
         return np.concatenate([*left, np.zeros(0, np.int64)])
 
     def free(self, labels: IntArray) -> IntArray:
-        """Those of some channels that nothing freezes."""
+        """Select those of some channels that nothing freezes."""
         components, (reasons, _) = self._resolved
         return labels[reasons[components[labels]] < 0]
 
     def why_frozen(self, axes: Mapping[str, int]) -> str | None:
-        """Why some operators left nothing free of one of their rectangles; ``None`` if all left something.
+        """Say why some operators left nothing free of a rectangle; ``None`` if all left something.
 
         Args:
             axes: the operators, each with the axis that it should leave free.
@@ -316,7 +316,7 @@ class _Captured:
         return best, tuple(attentions)
 
     def _attention_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, dict[str, int]]]:
-        """For each module with attention and each of its units, the axis of each operator to leave free."""
+        """List the axis of each operator to leave free, for each module with attention and each unit."""
         open_axes = OpenAxes()
         slots = _frozen_slots(shapes, {})
         modules = dict(self.model.named_modules())

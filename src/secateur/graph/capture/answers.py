@@ -118,7 +118,7 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def equal_value(leaf: Any) -> int | None:
-    """The value of a tensor of whole numbers or truth values that are all equal; ``None`` for others.
+    """Read the value of whole numbers or truth values that are all equal; ``None`` for other tensors.
 
     >>> equal_value(torch.ones(2, dtype=torch.bool)), equal_value(torch.ones(2))
     (1, None)

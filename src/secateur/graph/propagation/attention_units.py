@@ -147,12 +147,12 @@ class OpenAxes:
                 self.grouped |= {parent} if use == QUERY_HEADS else set()
 
     def _owners(self, labels: Labels) -> set[tuple[tuple[str, int], ...]]:
-        """The open axes that labels belong to."""
+        """Find the open axes that labels belong to."""
         found = [] if labels is None else labels.tolist()
         return {self.owners[slot] for slot in found if slot in self.owners}
 
     def axes(self) -> dict[str, dict[str, dict[str, int]]]:
-        """For each module with attention and each of its units, the axis of each operator to leave free."""
+        """List the axis of each operator to leave free, for each module with attention and each unit."""
         return {module: found for module in self.uses if (found := self._units(module))}
 
     def _units(self, module: str) -> dict[str, dict[str, int]]:

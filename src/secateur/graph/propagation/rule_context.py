@@ -49,7 +49,7 @@ class RuleContext(OperatorContext):
         return f"reads values that are not channels ({self.place})"
 
     def fixed_places(self, item: Any) -> list[int] | None:
-        """The places that an index names if it is a list of numbers in the code, otherwise ``None``."""
+        """Read the places that an index names if it is a list of numbers in the code, otherwise ``None``."""
         while isinstance(item, Node) and item.op == "call_function" and "lift_fresh_copy" in str(item.target):
             item = item.args[0]
         value = self._hints.constants.get(item.name) if isinstance(item, Node) else None
@@ -98,7 +98,7 @@ class RuleContext(OperatorContext):
         return None
 
     def free_axis(self, units: Sequence[int], axes: Sequence[int] = ()) -> int:
-        """The axis of a rectangle that stays free: the one with most units, if nothing else is known.
+        """Choose the axis of a rectangle that stays free: the one with most units, if nothing else is known.
 
         Args:
             units: how many channels each axis would leave.
@@ -131,12 +131,12 @@ class RuleContext(OperatorContext):
         self._findings.numbers |= dict.fromkeys(labels.tolist(), text)
 
     def numbers_behind(self, labels: Labels) -> str:
-        """What keeps the other axis of the rectangle that channels come from; empty if nothing is known."""
+        """Say what keeps the other axis of the rectangle of some channels; empty if nothing is known."""
         found = [] if labels is None else labels.tolist()
         return next((self._findings.numbers[slot] for slot in found if slot in self._findings.numbers), "")
 
     def open_axis(self, axis: int, size: int, whole: IntArray) -> Labels:
-        """Labels of an axis of a rectangle in the walk that finds what axes are used for; ``None`` in others.
+        """Make labels of an axis in the walk that finds what axes are used for; ``None`` in other walks.
 
         Args:
             axis: its place.
@@ -150,7 +150,7 @@ class RuleContext(OperatorContext):
         return labels
 
     def merge_open(self, outer: Labels, inner: Labels) -> Labels:
-        """Labels of two axes that were left open and become one; ``None`` where they are not open."""
+        """Make labels of two axes that were left open and become one; ``None`` where they are not open."""
         known = self._hints.open_axes
         if known is None or outer is None or inner is None:
             return None

@@ -56,7 +56,7 @@ def attention(op: RuleContext) -> Value:
 
 
 def _shared_heads(op: RuleContext, stack: Value, rigid: bool, heads: int) -> Value:
-    """Heads of keys or values as the queries see them: each serves as many queries as come to it.
+    """Repeat heads of keys or values as the queries see them: each serves as many as come to it.
 
     Where keys or values lose nothing, the same query heads of all of them can be removed.
     """

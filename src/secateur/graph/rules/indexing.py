@@ -42,7 +42,7 @@ def index(op: RuleContext) -> Value:
 
 
 def _as_far_as(labels: IntArray, places: Sequence[int]) -> list[IntArray]:
-    """What lies before some places, or behind them if they count from the end, the places included."""
+    """Select what lies before some places, or behind them if they count from the end; they are included."""
     first = max((place + 1 for place in places if place >= 0), default=0)
     last = max((-place for place in places if place < 0), default=0)
     return [labels[:first], labels[len(labels) - last :]]
