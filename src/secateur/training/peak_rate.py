@@ -90,8 +90,8 @@ def find_peak_rate(
     At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
     its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
     tried until one loses half of the best gain; or lower ones until one does not raise the loss, if the
-    first rate raises it. The highest rate whose loss differs from the lowest by less than the standard
-    error of the difference is divided by 3 and taken.
+    first rate raises it. Losses that differ by less than the standard error of their difference are equal.
+    The highest rate with the lowest loss is divided by 3 and taken.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -118,15 +118,17 @@ def find_peak_rate(
         found: dict[float, list[float]] = {}
 
         def is_too_high(rate: float) -> bool:
-            return fmean(found[rate]) > (start + min(start, *map(fmean, found.values()))) / 2
+            lowest = min((losses, *found.values()), key=fmean)
+            lost = fmean(found[rate]) > (start + fmean(lowest)) / 2
+            return lost and not _equals(found[rate], lowest)
 
         for rate in _rates(settings, is_too_high):
             found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
         steps = _steps(samples[0])
         seconds = (time.perf_counter() - began) / (len(found) * steps)
     lowest = min(found.values(), key=fmean)
-    best = max((rate for rate, losses in found.items() if _equals(losses, lowest)), default=min(found))
-    shown = ", ".join(f"{fmean(losses):.3g} at {rate:.2g}" for rate, losses in sorted(found.items()))
+    best = max((rate for rate, after in found.items() if _equals(after, lowest)), default=min(found))
+    shown = ", ".join(f"{fmean(after):.3g} at {rate:.2g}" for rate, after in sorted(found.items()))
     reason = (
         f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
