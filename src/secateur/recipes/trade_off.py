@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from secateur.budget import Budget, reachable
-from secateur.budget.limits import WORDS
+from secateur.budget import Budget, forecast
+from secateur.budget.limits import NANOSECONDS, QUANTITIES
 from secateur.criteria import Criterion, resolve
-from secateur.errors import UsageError
+from secateur.errors import BudgetError, UsageError
 from secateur.formats import count, percent
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture.program import mode_of
@@ -19,6 +19,7 @@ from secateur.graph.cutting.tensors import copy_with
 from secateur.plan import PruningPlan
 from secateur.recipes.callbacks import Callback
 from secateur.recipes.context import RecipeContext, Training
+from secateur.recipes.latency_tuner import LatencyOptions
 from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.runner import left_alone, run_recipe
@@ -81,6 +82,7 @@ class Frontier:
         cost: of the network as it is.
         points: the largest network first.
         measured: scores and width curves of the network; they serve later budgets too.
+        latency_ms: time of the network as it is, if latency is limited.
 
     Example:
         >>> import torch
@@ -99,6 +101,7 @@ class Frontier:
     cost: Cost
     points: tuple[FrontierPoint, ...]
     measured: Measured
+    latency_ms: float | None = None
 
     def __str__(self) -> str:
         lines = [f"{'':>5}  {'MACs':>8}  {'parameters':>10}  {self.baseline.name}"]
@@ -119,7 +122,7 @@ class Frontier:
                 "number": 0,
                 "share": None,
                 "cost": asdict(self.cost),
-                "latency_ms": None,
+                "latency_ms": self.latency_ms,
                 **self.baseline.to_dict(),
             },
             "points": [point.to_dict() for point in self.points],
@@ -162,6 +165,7 @@ def frontier(
     Raises:
         TraceError: the network cannot be captured.
         UsageError: there are no batches, or fewer than one point.
+        BudgetError: no point can be reached.
         VerificationError: a cut is wrong, or could not be checked.
 
     Example:
@@ -205,29 +209,37 @@ def run_frontier(
     modules, widths = left_alone(model, recipe.widths)
     graph = trace(model, example_inputs, ignore=modules)
     report_progress(context.callbacks, "tracing", 1, 1)
-    least = 0.0
-    if by != "latency":
-        low, whole = reachable(graph, widths=widths) if widths.multiple_of != "auto" else (None, graph.cost())
-        least = getattr(low, by) / getattr(whole, by) if low is not None else 0.0
+    table = None
+    if by == "latency" or widths.multiple_of == "auto":
+        options = training.latency or LatencyOptions()
+        table = options.tuner(model, graph, example_inputs, context.callbacks, context.interruption).table
+        training = replace(training, latency=replace(options, table=table))
+    reach = forecast(graph, widths=widths, latency=table).reach[by]
     context = replace(context, graph=graph)
     found, measured = [], context.measured
-    for number, share in enumerate(shares(points, least), start=1):
+    for number, share in enumerate(shares(points, reach.least / reach.now), start=1):
         report_progress(context.callbacks, "points", number - 1, points)
-        report_note(context.callbacks, f"point {number} of {points}: {share:.0%} of the {WORDS[by]}")
-        point, measured = _point(
-            model,
-            example_inputs,
-            (number, by, share),
-            untrained(recipe),
-            training,
-            replace(context, measured=measured),
-            criterion=criterion,
-            loss_fn=loss_fn,
-        )
-        found.append(point)
+        report_note(context.callbacks, f"point {number} of {points}: {share:.0%} of the {QUANTITIES[by]}")
+        try:
+            point, measured = _point(
+                model,
+                example_inputs,
+                (number, by, share),
+                untrained(recipe),
+                training,
+                replace(context, measured=measured),
+                criterion=criterion,
+                loss_fn=loss_fn,
+            )
+        except BudgetError as error:  # a time that was predicted, but not measured
+            report_note(context.callbacks, f"point {number} is left out: {error}")
+        else:
+            found.append(point)
     report_progress(context.callbacks, "points", points, points)
-    assert measured is not None
-    return Frontier(by, _evaluated(model, training, context), graph.cost(), tuple(found), measured)
+    if measured is None:
+        raise BudgetError(f"no point of the frontier can be reached; limit another quantity than {by}")
+    time = reach.now / NANOSECONDS if by == "latency" else None
+    return Frontier(by, _evaluated(model, training, context), graph.cost(), tuple(found), measured, time)
 
 
 def untrained(recipe: Recipe) -> Recipe:
