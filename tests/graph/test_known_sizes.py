@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -72,7 +73,7 @@ def test_a_form_is_what_the_code_computes_after_every_cut(source: Source | int, 
     wanted = computed(source, counts)
     assume(form is not None and wanted is not None and not table.quotients)
     assert form is not None
-    assert evaluated(form, kept) == wanted
+    assert evaluated(form, kept) == pytest.approx(wanted, abs=1e-9)  # thirds are sums of rounded numbers
     assert form.value == computed(source, {name: shape[0] for name, shape in SHAPES.items()})
 
 
