@@ -88,6 +88,18 @@ def test_boxes_survive(kind: object, tmp_path: Path) -> None:
     assert '0: "cat"\n  1: "dog"' in done.data.read_text()
 
 
+@pytest.mark.parametrize("kind", [voc, coco])
+def test_classes_have_the_numbers_of_the_network(kind: object, tmp_path: Path) -> None:
+    names = ["dog", "bird", "cat"]
+    done = convert_labels(kind(tmp_path / "in"), tmp_path / "out", names)  # type: ignore[operator]
+    found = boxes_of(tmp_path / "out" / "labels" / "val" / "two.txt")
+    assert [label for label, _ in found] == [names.index(label) for label, *_ in BOXES["two"]]
+    assert '0: "dog"\n  1: "bird"\n  2: "cat"' in done.data.read_text()
+    with pytest.raises(UsageError, match=r"class 'dog', which the network does not have \(bird, cat\)"):
+        convert_labels(tmp_path / "in", tmp_path / "other", ["bird", "cat"])
+    assert not (tmp_path / "other").exists()
+
+
 def test_broken_labels_are_left_out_and_named(tmp_path: Path) -> None:
     folder = voc(tmp_path / "in")
     (folder / "Annotations" / "three.xml").write_text("<annotation>")

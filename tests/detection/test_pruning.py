@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur.cli import app
 from secateur.detection import DetectorSettings, open_detector, prune_detector, save_detector
+from secateur.detection.data import check_data
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
 from secateur.errors import CheckpointError, UsageError
@@ -196,6 +197,7 @@ def replaced(data: Path, old: str, new: str) -> Path:
         (("0: red", "0: purple"), "calls a class 'red' that .* calls 'purple'"),
         (("val: images/val", "val: images/nowhere"), "val: there is no .*nowhere"),
         (("train: images/train\n", ""), "has no train"),
+        (("names:\n  0: red\n  1: blue\n", "names: 2\n"), "names: 2 is no list"),
     ],
 )
 def test_wrong_data_files_are_refused(change: Sequence[str], message: str, tmp_path: Path) -> None:
@@ -236,6 +238,14 @@ def test_files_are_opened_only_if_trusted(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other.pt is no checkpoint of ultralytics"):
         open_detector(tmp_path / "other.pt", trusted=True)
+    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "linear.pt")
+    with pytest.raises(CheckpointError, match=r"linear.pt is no .*: its network is a Linear"):
+        open_detector(tmp_path / "linear.pt", trusted=True)
+
+
+def test_folders_may_be_named_as_one_level_up(tmp_path: Path) -> None:
+    data = replaced(draw(tmp_path / "data", images=2), "val: images", "val: ../images")
+    assert check_data(data)["val"] == "../images/val"
 
 
 def test_the_command_line(tmp_path: Path) -> None:

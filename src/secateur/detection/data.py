@@ -36,12 +36,15 @@ def check_data(path: str | Path) -> dict[str, Any]:
     missing = [name for name in ("train", "val", "names") if not content.get(name)]
     if missing:
         raise UsageError(f"{path} has no {' and no '.join(missing)}; train, val and names are needed")
+    if not isinstance(content["names"], list | dict):
+        raise UsageError(f"{path}: names: {content['names']!r} is no list of the names of the classes")
     root = Path(content.get("path") or path.parent)
     if not root.is_absolute() and not root.exists():
         root = path.parent / root
     for split in ("train", "val", "test"):
         for folder in _listed(content.get(split)):
-            if not (root / folder).exists():
+            # Files of Roboflow name ../train where train lies beside them; ultralytics accepts it.
+            if not any((root / place).exists() for place in (folder, folder.removeprefix("../"))):
                 raise UsageError(
                     f"{path}: {split}: there is no {root / folder}; correct {split} or path in this file "
                     "(nothing is downloaded)"

@@ -48,11 +48,15 @@ def open_detector(path: str | Path, *, trusted: bool = False) -> nn.Module:
             "from, give trusted=True, or --trusted on the command line"
         )
     with ultralytics_in_use():
+        tasks = library("ultralytics.nn.tasks")
         try:
-            network, _ = library("ultralytics.nn.tasks").load_checkpoint(path)
+            network, _ = tasks.load_checkpoint(path)
         except Exception as error:
             reason = first_line(error)
             raise CheckpointError(f"{path} is no checkpoint of ultralytics: {reason}") from error
+        if not isinstance(network, tasks.BaseModel):
+            kind = type(network).__name__
+            raise CheckpointError(f"{path} is no checkpoint of ultralytics: its network is a {kind}")
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return network  # type: ignore[no-any-return]

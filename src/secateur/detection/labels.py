@@ -51,7 +51,7 @@ def is_labelled_folder(folder: str | Path) -> bool:
     return (folder / "Annotations").is_dir() or any(folder.glob("annotations/*.json"))
 
 
-def convert_labels(folder: str | Path, out: str | Path) -> Converted:
+def convert_labels(folder: str | Path, out: str | Path, names: Sequence[str] | None = None) -> Converted:
     """Write the labels of a VOC or COCO folder as ultralytics reads them, with links to the images.
 
     VOC: ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and ``ImageSets/Main/{train,val,test}.txt``.
@@ -61,12 +61,14 @@ def convert_labels(folder: str | Path, out: str | Path) -> Converted:
     Args:
         folder: the labelled images; not changed.
         out: where to write ``images/``, ``labels/`` and ``data.yaml``; created if missing.
+        names: the classes of the network, in its order; by default those of the labels, sorted.
 
     Returns:
         The data file, and what could not be used.
 
     Raises:
-        UsageError: the folder holds neither kind of labels, or lacks training or validation images.
+        UsageError: the folder holds neither kind of labels, lacks training or validation images, or has a
+            class that is not among ``names``.
     """
     folder, out = Path(folder), Path(out)
     broken: list[str] = []
@@ -82,7 +84,13 @@ def convert_labels(folder: str | Path, out: str | Path) -> Converted:
     for split in _SPLITS[:2]:
         if not splits[split]:
             raise UsageError(f"{folder} has no labelled images for {split}{_first(broken)}")
-    names = sorted({label for images in splits.values() for image in images for label, *_ in image.objects})
+    labels = sorted({label for images in splits.values() for image in images for label, *_ in image.objects})
+    names = labels if names is None else names
+    if unknown := [label for label in labels if label not in names]:
+        raise UsageError(
+            f"{folder} has labels of the class {unknown[0]!r}, which the network does not have "
+            f"({', '.join(names)}); rename it, or train the unpruned network on these data first"
+        )
     for split, images in splits.items():
         for image in images:
             _write(image, names, out, split)

@@ -94,7 +94,7 @@ def prune_detector(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if Path(data).is_dir():
-        data = _converted(data, out / "data", callbacks)
+        data = _converted(data, out / "data", _names(network), callbacks)
     _check_classes(network, check_data(data), data)
     with ultralytics_in_use(), seeded(seed):
         tuner = DetectorTuner(Path(data), out, settings, callbacks, seed)
@@ -146,9 +146,17 @@ def _copied(detector: Any) -> nn.Module:
     return copied
 
 
-def _converted(folder: str | Path, out: Path, callbacks: Sequence[Callback]) -> Path:
+def _names(network: nn.Module) -> list[str] | None:
+    """List the names of a network's classes; ``None`` if it has only numbers for them."""
+    names = [str(name) for name in (getattr(network, "names", None) or {}).values()]
+    return None if all(name.isdigit() for name in names) else names
+
+
+def _converted(
+    folder: str | Path, out: Path, names: Sequence[str] | None, callbacks: Sequence[Callback]
+) -> Path:
     """Convert VOC or COCO labels, and report what could not be used."""
-    found = convert_labels(folder, out)
+    found = convert_labels(folder, out, names)
     counts = ", ".join(f"{count} {split}" for split, count in found.images.items() if count)
     report_note(callbacks, f"labels of {folder} converted: {counts} images ({found.data})")
     if found.broken:
@@ -174,16 +182,16 @@ def _check_recipe(recipe: Recipe) -> None:
 def _check_classes(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:
     """Refuse data of other classes than those of the network."""
     names = content["names"]
-    wanted = list(names.values()) if isinstance(names, dict) else list(names)
-    known = getattr(network, "names", None)
-    classes = len(known) if known else getattr(network, "nc", len(wanted))
+    wanted = [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+    classes = len(getattr(network, "names", None) or ()) or getattr(network, "nc", len(wanted))
     if classes != len(wanted):
         raise UsageError(
             f"the network has {classes} classes, {data} has {len(wanted)} ({', '.join(map(str, wanted))}); "
             "train the unpruned network on these data first, then prune it"
         )
-    if known and not all(str(name).isdigit() for name in known.values()) and list(known.values()) != wanted:
-        other = next((one, two) for one, two in zip(known.values(), wanted, strict=True) if one != two)
+    known = _names(network)
+    if known is not None and known != wanted:
+        other = next((one, two) for one, two in zip(known, wanted, strict=True) if one != two)
         raise UsageError(
             f"the network calls a class {other[0]!r} that {data} calls {other[1]!r}; correct names in "
             "this file"

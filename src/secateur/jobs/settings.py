@@ -54,8 +54,9 @@ class DataChoice(Settings):
         if source.endswith((".yaml", ".yml")) and Path(source).is_file():
             return source
         if source != "digits" and not Path(source).is_dir():
+            kind = "file" if source.endswith((".yaml", ".yml")) else "folder"
             raise ValueError(
-                f"there is no folder {source}; give a folder of images, the word digits, or for a detector "
+                f"there is no {kind} {source}; give a folder of images, the word digits, or for a detector "
                 "its data.yaml"
             )
         return source
