@@ -69,6 +69,10 @@ class FakeGraph:
         )
 
     @property
+    def branches(self) -> tuple[()]:
+        return ()
+
+    @property
     def prunable(self) -> tuple[Group, ...]:
         return tuple(group for group in self.groups if group.prunable)
 

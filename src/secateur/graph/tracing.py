@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from secateur.errors import TraceError, UsageError, closest
+from secateur.graph.branches import Operand, ResidualBranch, find_branches
 from secateur.graph.capture.obstacles import find_obstacle
 from secateur.graph.capture.program import (
     ExampleInputs,
@@ -120,7 +121,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
                 raise
             complete = False
     sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
-    captured = _Captured(model, programs, sizes, left_alone, complete)
+    captured = _Captured(
+        model, programs, sizes, left_alone, complete, *find_branches(model, programs, example_inputs)
+    )
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(assumptions)
@@ -137,6 +140,8 @@ class _Captured:
         sizes: for each program, where its sizes come from.
         left_alone: for each tensor that must keep its shape, the reason.
         complete: whether the programs are all that the network does.
+        branches: its residual branches.
+        operands: for each program, where they are added; their slots count from zero.
     """
 
     model: nn.Module
@@ -144,6 +149,8 @@ class _Captured:
     sizes: Sequence[Sizes]
     left_alone: Mapping[str, str]
     complete: bool
+    branches: tuple[ResidualBranch, ...]
+    operands: tuple[tuple[Operand, ...], ...]
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Walk the programs and resolves what was found.
@@ -164,9 +171,15 @@ class _Captured:
         costing.add_macs(findings, self.programs[0].batch)
         costing.activations(self.programs[0], env)
         every = [found for _, found in walked]
+        first = len(channels.group_of)
         passes = [
-            Pass(program, tuple(found.reads), tuple(found.statistics))
-            for program, found in zip(self.programs, every, strict=True)
+            Pass(
+                program,
+                tuple(found.reads),
+                tuple(found.statistics),
+                operands=tuple(replace(item, slot=first + item.slot) for item in places),
+            )
+            for program, found, places in zip(self.programs, every, self.operands, strict=True)
         ]
         if len(passes) == 1:
             derived = in_training(passes[0], modules_in_training(self.model))
@@ -189,6 +202,7 @@ class _Captured:
             extents=find_extents(env, channels.group_of, widths),
             rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
+            branches=self.branches,
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from secateur.graph.branches import Operand, ResidualBranch
 from secateur.graph.capture.program import Program
 from secateur.graph.costs import CostModel
 from secateur.graph.groups import Group, IntArray, Member, Role
@@ -31,12 +32,14 @@ class Pass:
         statistics: operators that look at all channels at once.
         flags: for operators that run in training mode though the program says otherwise, which argument
             tells the mode.
+        operands: where the values of residual branches are added.
     """
 
     program: Program = field(repr=False)
     reads: tuple[Read, ...] = field(repr=False)
     statistics: tuple[Statistic, ...] = field(repr=False)
     flags: Mapping[str, int] = field(default_factory=dict, repr=False)
+    operands: tuple[Operand, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,11 @@ class Wiring:
         places: where channels are contracted, over all programs, one per module and weight.
         attributes: integer attributes of modules that follow the widths.
         work: multiply-accumulates of the operators of the evaluation program.
-    work: tuple[OperatorMacs, ...] = field(repr=False)
-    cost_model: the costs as polynomials of the widths of ``groups``.
+        cost_model: the costs as polynomials of the widths of ``groups``.
         extents: the sizes of all values of the evaluation program, as functions of the widths.
         rescales: weights that are normalised by their own norm, whose length must follow a cut.
         ungrouped: for each parameter that no group holds, the reason.
+        branches: the residual branches, in the order of the network; their slots follow those of channels.
     """
 
     evaluation: Pass = field(repr=False)
@@ -77,6 +80,7 @@ class Wiring:
     extents: Extents = field(repr=False)
     rescales: tuple[Rescale, ...] = field(default=(), repr=False)
     ungrouped: Mapping[str, str] = field(default_factory=dict, repr=False)
+    branches: tuple[ResidualBranch, ...] = ()
 
     @property
     def program(self) -> Program:

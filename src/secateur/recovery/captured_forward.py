@@ -30,7 +30,7 @@ from secateur.graph.checking.masked import Removed
 from secateur.graph.cutting.fit import refuse_misfit
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
-from secateur.graph.wiring import Pass, Wiring
+from secateur.graph.wiring import Wiring
 from secateur.recovery.compact_layers import CompactInterpreter
 
 _CHUNK = 64  # examples that run at once: enough to keep the device busy, and little memory
@@ -126,8 +126,9 @@ class CapturedForward:
         return value[: value.shape[0] * chunk.count // self.size]
 
     def first_affected_step(self, removed: Removed) -> int | None:
-        """Find the first step that reads removed channels; ``None`` if there is none."""
+        """Find the first step that reads removed channels or branches; ``None`` if there is none."""
         affected = _contracting(self.wiring, removed) | _taking_statistics(self.wiring, removed)
+        affected |= {item.node for item in self.wiring.evaluation.operands if removed[item.slot]}
         return next((step for step, node in enumerate(self.nodes) if node.name in affected), None)
 
 
@@ -518,4 +519,7 @@ def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
         )
         for item in wiring.statistics
     )
-    return replace(wiring, evaluation=Pass(program, reads, statistics))
+    return replace(
+        wiring,
+        evaluation=replace(wiring.evaluation, program=program, reads=reads, statistics=statistics),
+    )

@@ -1,8 +1,9 @@
-"""Run the masked original: the captured program with removed channels held at zero.
+"""Run the masked original: the captured program with removed channels and residual branches held at zero.
 
 This is the reference for every cut. It runs the original operators on tensors of the original
-sizes; the only change is that each operator that contracts over channels sees zeros where a
-channel was removed, and each operator that takes a statistic over channels sees only the kept ones.
+sizes. What changes: each operator that contracts over channels sees zeros where a channel was removed, each
+operator that takes a statistic over channels sees only the kept ones, and where the value of a removed
+branch is added, zeros are added.
 Statistics of weights are no exception to the first rule: they are taken over whole weights.
 """
 
@@ -32,11 +33,11 @@ def run_masked(
     inputs: ExampleInputs,
     written: dict[str, Tensor] | None = None,
 ) -> tuple[Any, ...]:
-    """Run a captured forward pass with some channels masked.
+    """Run a captured forward pass with some channels and residual branches masked.
 
     Args:
         forward: the evaluation-mode or the training-mode pass.
-        removed: per slot, whether its channel is masked.
+        removed: per slot, whether its channel or its branch is masked.
         tensors: parameters and buffers by name, in the original shapes; not changed.
         inputs: inputs of the shapes that the pass was captured with; not changed.
         written: gets the buffers that the pass writes to, as they are after it.
@@ -113,6 +114,10 @@ class MaskedInterpreter(Interpreter):
             if removed[read.labels].any():
                 self._reads.setdefault(read.node, []).append(read)
         self._flags = forward.flags
+        self._absent: dict[str, list[int]] = {}
+        for operand in forward.operands:
+            if removed[operand.slot]:
+                self._absent.setdefault(operand.node, []).append(operand.argument)
         # What no input reaches is a weight, whatever the rules say of it.
         fixed = _fixed(forward.program)
         self._statistics = {item.node: item for item in forward.statistics if item.node not in fixed}
@@ -121,10 +126,13 @@ class MaskedInterpreter(Interpreter):
         """Run one operator on masked arguments."""
         reads, statistic = self._reads.get(n.name, ()), self._statistics.get(n.name)
         flag = self._flags.get(n.name)
-        if not reads and statistic is None and flag is None:
+        absent = self._absent.get(n.name, ())
+        if not reads and statistic is None and flag is None and not absent:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
+        for argument in absent:
+            changed[argument] = torch.zeros_like(changed[argument])
         if flag is not None:
             defaults = [argument.default_value for argument in n.target._schema.arguments]  # type: ignore[union-attr]
             changed += defaults[len(changed) : flag + 1]

@@ -1,0 +1,211 @@
+"""Find sums of a value and something computed from it in a captured program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+from torch.fx import Node
+
+from secateur.graph.capture.program import Origin, Program, base_of, written_arguments
+
+_ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
+
+_SHAPE_ONLY = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
+"""Operators that read nothing of a tensor but its shape."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A value that is added to a value that it was computed from.
+
+    Attributes:
+        node: the operator that adds.
+        argument: position of the value among its arguments, 0 or 1.
+        stream: what it was computed from: the other operand, or a part of it if that is a sum.
+        own: the operators that compute nothing but the value.
+    """
+
+    node: Node
+    argument: int
+    stream: Node
+    own: frozenset[Node]
+
+    @property
+    def value(self) -> Node:
+        """The operator that computes the value."""
+        return operands(self.node)[self.argument]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is left of the sum but the other operand, if the value is left out."""
+        return bool(self.node.kwargs.get("alpha", 1) == 1)
+
+
+class Dataflow:
+    """What is computed from what in a captured program, and in which module.
+
+    Args:
+        program: the captured forward pass.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.nodes: Sequence[Node] = list(program.graph.nodes)
+        self._bits = {node: 1 << number for number, node in enumerate(self.nodes)}
+        self._sources: dict[Node, int] = {}
+        for node in self.nodes:
+            reads = not str(node.target).removeprefix("aten.").startswith(_SHAPE_ONLY)
+            self._sources[node] = 0
+            for source in node.all_input_nodes if reads else ():
+                self._sources[node] |= self._sources[source] | self._bits[source]
+
+    def depends(self, node: Node, source: Node) -> bool:
+        """Tell whether the numbers of a value are computed from those of another."""
+        return bool(self._sources[node] & self._bits[source])
+
+    def order(self, node: Node) -> int:
+        """Position of an operator in the program."""
+        return self._bits[node].bit_length()
+
+    @cached_property
+    def writes(self) -> list[tuple[Node, Node]]:
+        """The operators that write to a value other than a parameter or buffer, and the value."""
+        return [
+            (node, base)
+            for node in self.nodes
+            for base in map(base_of, written_arguments(node))
+            if not self._is_tensor(base)
+        ]
+
+    @cached_property
+    def effects(self) -> dict[Node, frozenset[Node]]:
+        """The operators whose results nothing reads, with the values that they, or what reads them, write to.
+
+        Parameters and buffers are left out of those values.
+        """
+        found: dict[Node, frozenset[Node]] = {}
+        for node in reversed(self.nodes):
+            if node.op == "call_function" and found.keys() >= node.users.keys():
+                found[node] = frozenset(self._written[node]).union(*(found[user] for user in node.users))
+        return found
+
+    @cached_property
+    def inside(self) -> dict[str, frozenset[Node]]:
+        """The operators of every module that is called, by its path."""
+        nodes: dict[str, set[Node]] = {}
+        for node in self.nodes:
+            for path in paths_of(node):
+                nodes.setdefault(path, set()).add(node)
+        return {path: frozenset(found) for path, found in nodes.items()}
+
+    def only(self, nodes: Set[Node]) -> Set[Node]:
+        """Add the operators that have no effect but on some operators to these."""
+        return nodes | {node for node, written in self.effects.items() if written <= nodes}
+
+    def additions(self) -> list[Addition]:
+        """Find all values that are added to a value that they were computed from, in program order."""
+        terms: dict[Node, tuple[Node, ...]] = {}
+        found: list[Addition] = []
+        for node in self.nodes:
+            if not _adds(node):
+                continue
+            left, right = operands(node)
+            parts = terms.get(left, (left,)), terms.get(right, (right,))
+            terms[node] = (*parts[0], *parts[1])
+            for argument in (0, 1):
+                streams = (operands(node)[1 - argument], *parts[1 - argument])
+                found += self._added(node, argument, streams, terms)
+        return found
+
+    def _added(
+        self, node: Node, argument: int, streams: Sequence[Node], terms: Mapping[Node, tuple[Node, ...]]
+    ) -> list[Addition]:
+        """Take an operand of a sum apart into values that are computed from what they are added to."""
+        value = operands(node)[argument]
+        stream = next((item for item in streams if self.depends(value, item)), None)
+        if stream is None:
+            return []
+        if value in terms and len(value.users) == 1:
+            left, right = (terms.get(item, (item,)) for item in operands(value))
+            if not any(self.depends(one, two) or self.depends(two, one) for one in left for two in right):
+                # Two values that were added first: each is a branch.
+                return [item for place in (0, 1) for item in self._added(value, place, streams, terms)]
+        return [Addition(node, argument, stream, self._own(node, value))]
+
+    def _own(self, node: Node, value: Node) -> frozenset[Node]:
+        """Find the operators all of whose results end in one operand of a sum."""
+        own: set[Node] = set()
+        if self._readers(value) == [node] and operands(node).count(value) == 1:
+            outside: set[Node] = set()
+            own = self._cone(value, outside)
+            # What writes to a value that others read does something besides computing the branch.
+            while writing := {item for item in own if not own.issuperset(self._written_after(item))}:
+                outside |= writing
+                own = self._cone(value, outside)
+        return frozenset(own)
+
+    def _cone(self, value: Node, outside: Collection[Node]) -> set[Node]:
+        """Find the operators that compute a value and nothing else, none of those given."""
+        cone: set[Node] = set()
+        known: Counter[Node] = Counter()
+        pending = [value]
+        while pending:
+            found = pending.pop()
+            if found.op != "call_function" or found in outside:
+                continue
+            cone.add(found)
+            for source in found.all_input_nodes:
+                known[source] += 1
+                if known[source] == len(self._readers(source)):
+                    pending.append(source)
+        return cone
+
+    def _readers(self, node: Node) -> list[Node]:
+        return [user for user in node.users if user not in self.effects]
+
+    @cached_property
+    def _written(self) -> dict[Node, list[Node]]:
+        """For each operator, the values other than parameters and buffers that it writes to."""
+        found: dict[Node, list[Node]] = {node: [] for node in self.nodes}
+        for node, base in self.writes:
+            found[node].append(base)
+        return found
+
+    def _written_after(self, node: Node) -> Iterator[Node]:
+        """Find what an operator, or what has no other effect, writes to."""
+        yield from self._written[node]
+        for user in node.users:
+            yield from self.effects.get(user, ())
+
+    def _is_tensor(self, node: Node) -> bool:
+        """Tell whether a node stands for a parameter or buffer."""
+        item = self.program.placeholders.get(node.name)
+        return item is not None and item.origin is Origin.TENSOR
+
+
+def paths_of(node: Node) -> tuple[str, ...]:
+    """Paths of the modules that an operator runs in, from the outside in."""
+    return tuple(str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values())
+
+
+def operands(addition: Node) -> tuple[Node, Node]:
+    """The two values that an operator adds."""
+    return addition.args[0], addition.args[1]  # type: ignore[return-value]
+
+
+def _adds(node: Node) -> bool:
+    """Tell whether an operator adds two tensors of the shape of its result."""
+    if str(node.target) not in _ADDS or not all(isinstance(item, Node) for item in node.args[:2]):
+        return False
+    shapes = {shape_of(item) for item in (node, *node.args[:2])}  # type: ignore[arg-type]
+    return len(shapes) == 1 and None not in shapes
+
+
+def shape_of(node: Node) -> tuple[int, ...] | None:
+    """Shape of a value, ``None`` if it is no tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -1,0 +1,387 @@
+"""Residual branches: values that are added to a value that they were computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from torch import nn
+from torch.fx import Node
+
+from secateur.graph.additions import Addition, Dataflow, paths_of
+from secateur.graph.capture.calls import Call, observe_calls
+from secateur.graph.capture.program import ExampleInputs, Origin, Program, canonical_names
+
+
+class Substitute(Enum):
+    """What takes the place of a module of a removed branch."""
+
+    PASS = "pass"
+    """A module that returns an argument."""
+    ZEROS = "zeros"
+    """A module that returns zeros of the shape of an argument."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A module that a removed branch loses, and what takes its place.
+
+    Attributes:
+        path: of the module.
+        substitute: what takes its place.
+        argument: position or name of the argument that the substitute returns, or whose shape it returns.
+        entry: place of the result in the tuple that the module returns, and the length of the tuple; all
+            other entries become ``None``. ``None`` if the module returns a tensor.
+        single: dimensions of the zeros that have size one, and are broadcast where they are read.
+        copied: whether a copy of the argument is returned, since something writes to the result.
+    """
+
+    path: str
+    substitute: Substitute
+    argument: int | str = 0
+    entry: tuple[int, int] | None = None
+    single: tuple[int, ...] = ()
+    copied: bool = False
+
+
+@dataclass(frozen=True)
+class ResidualBranch:
+    """A branch ``f`` of ``x + f(x)``, which can be removed as a whole: its value is then zero.
+
+    Attributes:
+        name: path of the smallest module that computes the branch, unique among the branches.
+        replacements: the modules that are replaced if the branch is removed, in the order of the network.
+        nodes: the operators of the evaluation-mode program that do not run if the branch is removed.
+        remaining: operators that belong to the branch and still run, on zeros or on the stream, since they
+            are in the code of a module that stays.
+        tensors: parameters and buffers that are removed with the branch.
+        idle: parameters and buffers that only the branch reads and that stay, since the module that holds
+            them computes more than the branch.
+        stream: name of the operator that computes ``x`` in the evaluation-mode program.
+        value: name of the operator that computes ``f(x)``.
+        addition: name of the operator that adds them.
+        parent: name of the branch that this one is a part of, ``None`` if there is none.
+        reason: why it cannot be removed, in words; ``None`` if it may be removed.
+    """
+
+    name: str
+    replacements: tuple[Replacement, ...] = field(repr=False)
+    nodes: tuple[str, ...] = field(repr=False)
+    remaining: tuple[str, ...] = field(repr=False)
+    tensors: tuple[str, ...] = field(repr=False)
+    idle: tuple[str, ...] = field(repr=False)
+    stream: str = field(repr=False)
+    value: str = field(repr=False)
+    addition: str = field(repr=False)
+    parent: str | None = None
+    reason: str | None = None
+
+    @property
+    def prunable(self) -> bool:
+        """Whether the branch may be removed."""
+        return self.reason is None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Paths of the modules that are replaced, in the order of the network."""
+        return tuple(item.path for item in self.replacements)
+
+
+def with_parts(branches: Sequence[ResidualBranch], names: Iterable[str]) -> frozenset[str]:
+    """Add the branches that are parts of given ones.
+
+    Args:
+        branches: all branches of a network, in its order.
+        names: of some of them.
+    """
+    found = set(names)
+    for branch in reversed(branches):  # what a branch is a part of is added after it
+        if branch.parent in found:
+            found.add(branch.name)
+    return frozenset(found)
+
+
+def outermost(branches: Sequence[ResidualBranch], names: Iterable[str]) -> frozenset[str]:
+    """Leave out the branches that are parts of others among given ones.
+
+    Args:
+        branches: all branches of a network, in its order.
+        names: of some of them.
+    """
+    chosen = frozenset(names)
+    found = with_parts(branches, chosen)
+    return frozenset(item.name for item in branches if item.name in chosen and item.parent not in found)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where a program adds the value of a residual branch.
+
+    Attributes:
+        node: name of the operator that adds.
+        argument: position of the value among its arguments.
+        slot: index of the branch in the vectors that tell what has been removed.
+    """
+
+    node: str
+    argument: int
+    slot: int
+
+
+def find_branches(
+    model: nn.Module, programs: Sequence[Program], inputs: ExampleInputs
+) -> tuple[tuple[ResidualBranch, ...], tuple[tuple[Operand, ...], ...]]:
+    """Find the residual branches of a network.
+
+    A branch is a value that is added to a value of the same shape that it was computed from, through any
+    operators. Values that are added to each other first, and then to what all were computed from, are one
+    branch each.
+
+    Args:
+        model: the network; not changed.
+        programs: its captured forward passes, the evaluation-mode one first.
+        inputs: what it was captured with.
+
+    Returns:
+        The branches in the order of the network, and for each program the places where they are added, with
+        the numbers of the branches as slots.
+    """
+    flows = [Dataflow(program) for program in programs]
+    found = [_parts(flow) for flow in flows]
+    parts = found[0]
+    calls = observe_calls(model, inputs, {path for part in parts.values() for path in part.paths})
+    tensors = _Tensors(model, flows[0])
+    branches = []
+    for key, part in parts.items():
+        branch = _branch(part, flows[0], calls, tensors)
+        if any(key not in other for other in found[1:]):
+            branch = replace(branch, reason=branch.reason or "in training mode, other modules compute it")
+        branches.append(branch)
+    operands = [
+        tuple(
+            Operand(other[key].addition.node.name, other[key].addition.argument, number)
+            for number, key in enumerate(parts)
+            if key in other
+        )
+        for other in found
+    ]
+    return _named(branches, list(parts.values()), tensors), tuple(operands)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A branch of one program, with the modules that compute nothing else.
+
+    Attributes:
+        addition: where it is added.
+        whole: the smallest module that computes the sum and nothing else, if there is one.
+        modules: the largest modules that compute nothing but the branch, in the order of the program.
+    """
+
+    addition: Addition
+    whole: str | None
+    modules: tuple[str, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The modules to replace."""
+        if self.whole is None:
+            return self.modules
+        prefix = self.whole + "."
+        outside = [path for path in self.modules if not path.startswith(prefix)]
+        return (*outside, self.whole)
+
+
+_Key = tuple[str, tuple[str, ...], int]
+
+
+def _parts(flow: Dataflow) -> dict[_Key, _Part]:
+    """Find the branches of a program, by the module that adds and the modules that are added."""
+    found: dict[_Key, _Part] = {}
+    for addition in flow.additions():
+        holder = (paths_of(addition.node) or ("",))[-1]
+        part = _Part(addition, _whole(flow, addition, holder), _modules(flow, addition))
+        number = 0
+        while (holder, part.modules, number) in found:
+            number += 1
+        found[holder, part.modules, number] = part
+    return found
+
+
+def _modules(flow: Dataflow, addition: Addition) -> tuple[str, ...]:
+    """Find the largest modules that compute nothing but a branch, in the order of the program."""
+    allowed = flow.only(addition.own)
+    paths = dict.fromkeys(path for node in flow.nodes if node in addition.own for path in paths_of(node))
+    only = [path for path in paths if path and flow.inside[path] <= allowed]
+    return tuple(path for path in only if not any(path.startswith(other + ".") for other in only))
+
+
+def _whole(flow: Dataflow, addition: Addition, holder: str) -> str | None:
+    """Find the smallest module that computes the sum of a stream and a branch, and nothing else."""
+    allowed = flow.only(addition.own | {addition.node})
+    return holder if holder and addition.is_plain and flow.inside[holder] <= allowed else None
+
+
+class _Tensors:
+    """Which parameters and buffers modules hold, and which operators read them.
+
+    Args:
+        model: the network.
+        flow: its evaluation-mode program.
+    """
+
+    def __init__(self, model: nn.Module, flow: Dataflow) -> None:
+        self._sizes = {
+            name: item.numel() for name, item in (*model.named_parameters(), *model.named_buffers())
+        }
+        self._first = canonical_names(model)
+        self._readers: dict[str, set[Node]] = {}
+        for node in flow.nodes:
+            item = flow.program.placeholders.get(node.name)
+            if item is not None and item.origin is Origin.TENSOR:
+                self._readers.setdefault(item.name, set()).update(node.users)
+
+    def size(self, path: str) -> int:
+        """Count the numbers in the parameters and buffers of a module."""
+        return sum(self._sizes[name] for name in self.held([path]))
+
+    def held(self, paths: Sequence[str]) -> list[str]:
+        """List the tensors that some modules hold, by their first names."""
+        return list(dict.fromkeys(first for name, first in self._first.items() if _is_below(name, paths)))
+
+    def shared(self, paths: Sequence[str], inside: Set[Node]) -> str | None:
+        """Find a tensor of some modules that another module holds, or an operator outside them reads."""
+        held = set(self.held(paths))
+        for name, first in self._first.items():
+            elsewhere = not _is_below(name, paths) or not self._readers.get(first, set()) <= inside
+            if first in held and elsewhere:
+                return first
+        return None
+
+    def read_only_by(self, nodes: Set[Node]) -> list[str]:
+        """List the tensors that only some operators read."""
+        return [name for name, readers in self._readers.items() if readers and readers <= nodes]
+
+
+def _is_below(name: str, paths: Sequence[str]) -> bool:
+    return any(name.startswith(path + ".") for path in paths)
+
+
+def _branch(
+    part: _Part, flow: Dataflow, calls: Mapping[str, Sequence[Call]], tensors: _Tensors
+) -> ResidualBranch:
+    """Describe a branch, without its name."""
+    addition, paths = part.addition, part.paths
+    inside = frozenset[Node]().union(*(flow.inside[path] for path in paths))
+    shared = tensors.shared(paths, inside)
+    reason = None
+    if not paths:
+        reason = "no module computes this branch and nothing else"
+    elif shared is not None:
+        reason = f"'{shared}' is used outside the branch too"
+    replacements = []
+    for path in paths:
+        try:
+            replacements.append(_replacement(path, part, flow, calls.get(path, ())))
+        except _NoReplacementError as error:
+            reason = reason or str(error)
+    held = tensors.held(paths)
+    return ResidualBranch(
+        name="",
+        replacements=tuple(replacements),
+        nodes=tuple(node.name for node in flow.nodes if node in inside),
+        remaining=tuple(node.name for node in flow.nodes if node in addition.own - inside),
+        tensors=tuple(held),
+        idle=tuple(name for name in tensors.read_only_by(addition.own) if name not in held),
+        stream=addition.stream.name,
+        value=addition.value.name,
+        addition=addition.node.name,
+        reason=reason,
+    )
+
+
+class _NoReplacementError(Exception):
+    """Nothing can take the place of a module."""
+
+
+def _replacement(path: str, part: _Part, flow: Dataflow, calls: Sequence[Call]) -> Replacement:
+    """Choose what takes the place of a module.
+
+    Raises:
+        _NoReplacementError: nothing can; the message says why.
+    """
+    if len({(call.entry, *call.arguments) for call in calls}) != 1:
+        raise _NoReplacementError(f"'{path}' is called in several ways")
+    call = calls[0]
+    if call.result is None:
+        raise _NoReplacementError(f"'{path}' returns neither a tensor nor a tuple that contains one")
+    if not call.arguments:
+        raise _NoReplacementError(f"'{path}' is called without a tensor")
+    same = [key for key, shape in call.arguments.items() if shape == call.result]
+    argument = (same or [*call.arguments])[0]
+    inside, given = flow.inside[path], call.arguments[argument]
+    on_stream = any(flow.depends(node, part.addition.stream) for node in inside)
+    if path == part.whole or (on_stream and path not in _last(part, flow)):
+        return Replacement(path, Substitute.PASS, argument, call.entry, copied=_is_written(flow, inside))
+    if on_stream or given == call.result:
+        return Replacement(path, Substitute.ZEROS, argument, call.entry)
+    # What comes from elsewhere, such as the embedding of a time, is broadcast where it is read.
+    if len(given) != len(call.result):
+        raise _NoReplacementError(f"'{path}' returns another number of dimensions than it reads")
+    differing = tuple(dim for dim, size in enumerate(given) if size != call.result[dim])
+    return Replacement(path, Substitute.ZEROS, argument, call.entry, differing)
+
+
+def _last(part: _Part, flow: Dataflow) -> set[str]:
+    """Find the modules between which and the sum there is no other module of the branch."""
+    holder = {node: path for path in part.paths for node in flow.inside[path]}
+    last: set[str] = set()
+    pending, seen = [part.addition.value], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node in holder:
+            last.add(holder[node])
+        elif node not in seen and node in part.addition.own:
+            seen.add(node)
+            pending.extend(node.all_input_nodes)
+    return last
+
+
+def _is_written(flow: Dataflow, inside: Set[Node]) -> bool:
+    """Tell whether an operator outside a module writes to what the module returns."""
+    return any(base in inside and node not in inside for node, base in flow.writes)
+
+
+def _named(
+    branches: Sequence[ResidualBranch], parts: Sequence[_Part], tensors: _Tensors
+) -> tuple[ResidualBranch, ...]:
+    """Name branches by the smallest module that computes them, and find out which are parts of others."""
+    common = [_common(part.addition) for part in parts]
+    taken: set[str] = set()
+    names = []
+    for path, part in zip(common, parts, strict=True):
+        largest = max(part.modules, key=tensors.size, default="")
+        base = path if path and common.count(path) == 1 else largest or path or part.addition.value.name
+        name, number = base, 1
+        while name in taken:
+            number += 1
+            name = f"{base}#{number}"
+        taken.add(name)
+        names.append(name)
+    named = []
+    for branch, part, name in zip(branches, parts, names, strict=True):
+        around = [
+            (len(other.addition.own), outer)
+            for other, outer in zip(parts, names, strict=True)
+            if part.addition.node in other.addition.own
+        ]
+        named.append(replace(branch, name=name, parent=min(around)[1] if around else None))
+    return tuple(named)
+
+
+def _common(addition: Addition) -> str:
+    """Path of the smallest module that runs all operators of a branch; empty for the network itself."""
+    stacks = [paths_of(node) for node in addition.own]
+    paths = [level[0] for level in zip(*stacks, strict=False) if len(set(level)) == 1]
+    return paths[-1] if paths else ""
