@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -107,7 +107,13 @@ class Dataflow:
         return nodes | {node for node, written in self.effects.items() if written <= nodes}
 
     def additions(self) -> list[Addition]:
-        """Find all values that are added to a value that they were computed from, in program order."""
+        """Find the values that are added to a value that they were computed from, with the help of weights.
+
+        What is computed without weights belongs to a formula, such as that of an activation.
+
+        Returns:
+            The values in program order.
+        """
         terms: dict[Node, tuple[Node, ...]] = {}
         found: list[Addition] = []
         for node in self.nodes:
@@ -119,7 +125,7 @@ class Dataflow:
             for argument in (0, 1):
                 streams = (operands(node)[1 - argument], *parts[1 - argument])
                 found += self._added(node, argument, streams, terms)
-        return found
+        return [item for item in found if any(self._is_tensor(source) for source in _sources(item.own))]
 
     def _added(
         self, node: Node, argument: int, streams: Sequence[Node], terms: Mapping[Node, tuple[Node, ...]]
@@ -185,6 +191,10 @@ class Dataflow:
         """Tell whether a node stands for a parameter or buffer."""
         item = self.program.placeholders.get(node.name)
         return item is not None and item.origin is Origin.TENSOR
+
+
+def _sources(nodes: Iterable[Node]) -> Iterator[Node]:
+    return (source for node in nodes for source in node.all_input_nodes)
 
 
 def paths_of(node: Node) -> tuple[str, ...]:

@@ -190,6 +190,7 @@ class _Captured:
             evaluation=passes[0],
             training=passes[1],
             shapes={name: tuple(item.shape) for name, item in tensors.items()},
+            dtypes={name: item.dtype for name, item in tensors.items()},
             aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
             groups=channels.groups,
             group_of=channels.group_of,

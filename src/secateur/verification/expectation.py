@@ -30,6 +30,7 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
 from secateur.graph.propagation.findings import Rescale
+from secateur.graph.substitutes import replacements_in
 from secateur.verification.arguments import refuse_model
 from secateur.verification.cases import Case, Kind, MaskedOriginal, varying
 from secateur.verification.original_sizes import original_sizes
@@ -162,7 +163,7 @@ class Expectation:
 
     def _different_parts(self, pruned: nn.Module) -> str | None:
         """Compare shapes, kinds and attributes; kernels may read beyond a tensor that is too small."""
-        wrong = misfit(pruned, self._after.tensors)
+        wrong = misfit(pruned, self._after.tensors) or self._different_modules(pruned)
         if wrong is not None:
             return wrong
         tensors, parameters = named_tensors(pruned), dict(pruned.named_parameters())
@@ -181,8 +182,18 @@ class Expectation:
                 return f"'{item.module}.{item.name}' is {value} instead of {item.value}"
         found = _float_attributes(pruned)
         for place, number in self._floats.items():
+            if self._after.is_replaced(place[0]):
+                continue
             if not same_value(number, found.get(place)):
                 return f"'{'.'.join(filter(None, place))}' is {found.get(place)} instead of {number}"
+        return None
+
+    def _different_modules(self, pruned: nn.Module) -> str | None:
+        """Compare the modules that were replaced with those that the removed branches lose."""
+        found = {item.path: item for item in replacements_in(pruned)}
+        for item in self._after.replacements:
+            if found.get(item.path) != item:
+                return f"'{item.path}' was not replaced, though its residual branch is removed"
         return None
 
     def _changed_values(self, pruned: nn.Module) -> str | None:
@@ -224,7 +235,7 @@ class Expectation:
 
     def _run(self, pruned: nn.Module, case: Case) -> Outputs:
         training, random = case.forward.program.training, case.forward.program.is_random
-        watched = written_buffers(case.forward) if training else ()
+        watched = written_buffers(case.forward, self._after) if training else ()
         changed = substituted(pruned, case.weights.pruned) if case.weights.is_prepared else nullcontext()
 
         def run(part: ExampleInputs) -> Outputs:

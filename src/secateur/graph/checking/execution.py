@@ -143,12 +143,14 @@ def run_reference(
         output = replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
     if watched is None:
         return output
-    return output.beside({name: watched.left_of(name, written[name]) for name in written_buffers(forward)})
+    return output.beside(
+        {name: watched.left_of(name, written[name]) for name in written_buffers(forward, watched)}
+    )
 
 
-def written_buffers(forward: Pass) -> list[str]:
-    """Names of the tensors that a pass writes to."""
-    return sorted(forward.program.written)
+def written_buffers(forward: Pass, after: ChannelGraph) -> list[str]:
+    """Names of the tensors that a pass writes to and that a cut network has."""
+    return sorted(forward.program.written & after.tensors.keys())
 
 
 def _own_buffers(model: nn.Module, *, native: bool) -> None:
