@@ -10,8 +10,8 @@ from torch import nn
 from torch.fx import Node
 
 from secateur.graph.additions import Addition, Dataflow, paths_of
-from secateur.graph.capture.calls import Call, observe_calls
-from secateur.graph.capture.program import ExampleInputs, Origin, Program, canonical_names
+from secateur.graph.capture.calls import ModuleCall
+from secateur.graph.capture.program import Origin, Program, canonical_names
 
 
 class Substitute(Enum):
@@ -122,15 +122,17 @@ class Operand:
         node: name of the operator that adds.
         argument: position of the value among its arguments.
         slot: index of the branch in the vectors that tell what has been removed.
+        own: names of the operators that have no effect but on the value.
     """
 
     node: str
     argument: int
     slot: int
+    own: frozenset[str] = field(repr=False)
 
 
 def find_branches(
-    model: nn.Module, programs: Sequence[Program], inputs: ExampleInputs
+    model: nn.Module, programs: Sequence[Program], calls: Mapping[str, Sequence[ModuleCall]]
 ) -> tuple[tuple[ResidualBranch, ...], tuple[tuple[Operand, ...], ...]]:
     """Find the residual branches of a network.
 
@@ -141,7 +143,7 @@ def find_branches(
     Args:
         model: the network; not changed.
         programs: its captured forward passes, the evaluation-mode one first.
-        inputs: what it was captured with.
+        calls: the calls of its modules in evaluation mode, by path.
 
     Returns:
         The branches in the order of the network, and for each program the places where they are added, with
@@ -150,7 +152,6 @@ def find_branches(
     flows = [Dataflow(program) for program in programs]
     found = [_parts(flow) for flow in flows]
     parts = found[0]
-    calls = observe_calls(model, inputs, {path for part in parts.values() for path in part.paths})
     tensors = _Tensors(model, flows[0])
     branches = []
     for key, part in parts.items():
@@ -159,14 +160,15 @@ def find_branches(
             branch = replace(branch, reason=branch.reason or "in training mode, other modules compute it")
         branches.append(branch)
     operands = [
-        tuple(
-            Operand(other[key].addition.node.name, other[key].addition.argument, number)
-            for number, key in enumerate(parts)
-            if key in other
-        )
-        for other in found
+        tuple(_operand(flow, other[key].addition, number) for number, key in enumerate(parts) if key in other)
+        for flow, other in zip(flows, found, strict=True)
     ]
     return _named(branches, list(parts.values()), tensors), tuple(operands)
+
+
+def _operand(flow: Dataflow, addition: Addition, slot: int) -> Operand:
+    own = frozenset(node.name for node in flow.only(addition.own))
+    return Operand(addition.node.name, addition.argument, slot, own)
 
 
 @dataclass(frozen=True)
@@ -269,31 +271,34 @@ def _is_below(name: str, paths: Sequence[str]) -> bool:
 
 
 def _branch(
-    part: _Part, flow: Dataflow, calls: Mapping[str, Sequence[Call]], tensors: _Tensors
+    part: _Part, flow: Dataflow, calls: Mapping[str, Sequence[ModuleCall]], tensors: _Tensors
 ) -> ResidualBranch:
     """Describe a branch, without its name."""
     addition, paths = part.addition, part.paths
     inside = frozenset[Node]().union(*(flow.inside[path] for path in paths))
     shared = tensors.shared(paths, inside)
+    held = tensors.held(paths)
+    idle = tuple(name for name in tensors.read_only_by(addition.own) if name not in held)
     reason = None
     if not paths:
         reason = "no module computes this branch and nothing else"
     elif shared is not None:
         reason = f"'{shared}' is used outside the branch too"
+    elif any(name in flow.program.written for name in idle):
+        reason = "it updates a buffer of a module that stays"
     replacements = []
     for path in paths:
         try:
             replacements.append(_replacement(path, part, flow, calls.get(path, ())))
         except _NoReplacementError as error:
             reason = reason or str(error)
-    held = tensors.held(paths)
     return ResidualBranch(
         name="",
         replacements=tuple(replacements),
         nodes=tuple(node.name for node in flow.nodes if node in inside),
         remaining=tuple(node.name for node in flow.nodes if node in addition.own - inside),
         tensors=tuple(held),
-        idle=tuple(name for name in tensors.read_only_by(addition.own) if name not in held),
+        idle=idle,
         stream=addition.stream.name,
         value=addition.value.name,
         addition=addition.node.name,
@@ -305,12 +310,14 @@ class _NoReplacementError(Exception):
     """Nothing can take the place of a module."""
 
 
-def _replacement(path: str, part: _Part, flow: Dataflow, calls: Sequence[Call]) -> Replacement:
+def _replacement(path: str, part: _Part, flow: Dataflow, calls: Sequence[ModuleCall]) -> Replacement:
     """Choose what takes the place of a module.
 
     Raises:
         _NoReplacementError: nothing can; the message says why.
     """
+    if not calls:
+        raise _NoReplacementError(f"it is not known how '{path}' is called")
     if len({(call.entry, *call.arguments) for call in calls}) != 1:
         raise _NoReplacementError(f"'{path}' is called in several ways")
     call = calls[0]

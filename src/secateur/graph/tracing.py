@@ -121,8 +121,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
                 raise
             complete = False
     sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
+    modules = {} if seen is None else seen.modules
     captured = _Captured(
-        model, programs, sizes, left_alone, complete, *find_branches(model, programs, example_inputs)
+        model, programs, sizes, left_alone, complete, *find_branches(model, programs, modules)
     )
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
@@ -190,7 +191,6 @@ class _Captured:
             evaluation=passes[0],
             training=passes[1],
             shapes={name: tuple(item.shape) for name, item in tensors.items()},
-            dtypes={name: item.dtype for name, item in tensors.items()},
             aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
             groups=channels.groups,
             group_of=channels.group_of,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from secateur.graph.branches import Operand, ResidualBranch
 from secateur.graph.capture.program import Program
@@ -51,7 +50,6 @@ class Wiring:
         evaluation: the evaluation-mode forward pass.
         training: the training-mode forward pass.
         shapes: shape of every parameter and buffer.
-        dtypes: their types of numbers.
         aliases: other names of tied tensors, to the name under which they are known here.
         groups: all channel groups, prunable and frozen, in the order of the network.
         group_of: per slot, the index of its group, -1 if it belongs to none.
@@ -70,7 +68,6 @@ class Wiring:
     evaluation: Pass = field(repr=False)
     training: Pass = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
-    dtypes: Mapping[str, torch.dtype] = field(repr=False)
     aliases: Mapping[str, str] = field(repr=False)
     groups: tuple[Group, ...]
     group_of: IntArray = field(repr=False)

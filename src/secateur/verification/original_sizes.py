@@ -16,21 +16,10 @@ def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str,
         tensors: its parameters and buffers by name.
 
     Returns:
-        Tensors of the original shapes; tensors that were never cut are returned unchanged. Those of removed
-        residual branches are zeros.
+        Tensors of the original shapes, without those of residual branches that were removed before; tensors
+        that were never cut are returned unchanged.
     """
-    wiring = graph.wiring
-    # A network may have been moved, or converted to another precision as a whole.
-    sample = next(item for item in tensors.values() if item.is_floating_point())
-
-    def blank(name: str) -> Tensor:
-        dtype = wiring.dtypes[name]
-        return sample.new_zeros(wiring.shapes[name], dtype=sample.dtype if dtype.is_floating_point else dtype)
-
-    return {
-        name: original_size(graph, name, tensors[name].detach()) if name in tensors else blank(name)
-        for name in wiring.shapes
-    }
+    return {name: original_size(graph, name, tensors[name].detach()) for name in graph.tensors}
 
 
 def original_size(graph: ChannelGraph, name: str, tensor: Tensor) -> Tensor:

@@ -136,7 +136,8 @@ def run_reference(
     """
     written: dict[str, Tensor] = {}
     if not native:
-        tensors = {**tensors, **{name: _copied(tensors[name]) for name in forward.program.written}}
+        written_names = forward.program.written & tensors.keys()
+        tensors = {**tensors, **{name: _copied(tensors[name]) for name in written_names}}
     with reference_mode(forward, native=native) as mode:
         args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
         leaves = run_masked(forward, removed, tensors, kwargs or args, written)
