@@ -102,9 +102,17 @@ class Dataflow:
                 nodes.setdefault(path, set()).add(node)
         return {path: frozenset(found) for path, found in nodes.items()}
 
-    def only(self, nodes: Set[Node]) -> Set[Node]:
+    def harmless_beside(self, nodes: Set[Node]) -> Set[Node]:
         """Add the operators that have no effect but on some operators to these."""
         return nodes | {node for node, written in self.effects.items() if written <= nodes}
+
+    def without_effect_but(self, nodes: Set[Node]) -> Set[Node]:
+        """Add the operators that read what some operators compute, and whose results nothing reads."""
+        found = set(nodes)
+        for node in self.nodes:
+            if node in self.effects and not found.isdisjoint(node.all_input_nodes):
+                found.add(node)
+        return found
 
     def additions(self) -> list[Addition]:
         """Find the values that are added to a value that they were computed from, with the help of weights.

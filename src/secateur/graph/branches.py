@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -122,7 +123,7 @@ class Operand:
         node: name of the operator that adds.
         argument: position of the value among its arguments.
         slot: index of the branch in the vectors that tell what has been removed.
-        own: names of the operators that have no effect but on the value.
+        own: names of the operators that have no effect but on the value, or run in a module that is replaced.
     """
 
     node: str
@@ -152,6 +153,7 @@ def find_branches(
     flows = [Dataflow(program) for program in programs]
     found = [_parts(flow) for flow in flows]
     parts = found[0]
+    found[1:] = [_matching(parts, flow, other) for flow, other in zip(flows[1:], found[1:], strict=True)]
     tensors = _Tensors(model, flows[0])
     branches = []
     for key, part in parts.items():
@@ -160,15 +162,10 @@ def find_branches(
             branch = replace(branch, reason=branch.reason or "in training mode, other modules compute it")
         branches.append(branch)
     operands = [
-        tuple(_operand(flow, other[key].addition, number) for number, key in enumerate(parts) if key in other)
+        tuple(_operand(flow, other[key], number) for number, key in enumerate(parts) if key in other)
         for flow, other in zip(flows, found, strict=True)
     ]
     return _named(branches, list(parts.values()), tensors), tuple(operands)
-
-
-def _operand(flow: Dataflow, addition: Addition, slot: int) -> Operand:
-    own = frozenset(node.name for node in flow.only(addition.own))
-    return Operand(addition.node.name, addition.argument, slot, own)
 
 
 @dataclass(frozen=True)
@@ -195,25 +192,51 @@ class _Part:
         return (*outside, self.whole)
 
 
-_Key = tuple[str, tuple[str, ...], int]
+_Key = tuple[str, int]
+"""The module that adds, and a number among the branches that it adds."""
 
 
 def _parts(flow: Dataflow) -> dict[_Key, _Part]:
-    """Find the branches of a program, by the module that adds and the modules that are added."""
+    """Find the branches of a program."""
     found: dict[_Key, _Part] = {}
+    count: Counter[str] = Counter()
     for addition in flow.additions():
         holder = (paths_of(addition.node) or ("",))[-1]
-        part = _Part(addition, _whole(flow, addition, holder), _modules(flow, addition))
-        number = 0
-        while (holder, part.modules, number) in found:
-            number += 1
-        found[holder, part.modules, number] = part
+        found[holder, count[holder]] = _Part(
+            addition, _whole(flow, addition, holder), _modules(flow, addition)
+        )
+        count[holder] += 1
     return found
+
+
+def _matching(parts: Mapping[_Key, _Part], flow: Dataflow, others: Mapping[_Key, _Part]) -> dict[_Key, _Part]:
+    """Select the branches of another program of which the same modules compute nothing else.
+
+    Args:
+        parts: the branches of the first program.
+        flow: the other program.
+        others: its branches.
+    """
+    matching = {}
+    for key, part in parts.items():
+        if key not in others:
+            continue
+        allowed = flow.harmless_beside(others[key].addition.own | {others[key].addition.node})
+        if all(flow.inside.get(path, frozenset()) <= allowed for path in part.paths):
+            matching[key] = replace(others[key], whole=part.whole, modules=part.modules)
+    return matching
+
+
+def _operand(flow: Dataflow, part: _Part, slot: int) -> Operand:
+    addition = part.addition
+    inside = frozenset[Node]().union(*(flow.inside.get(path, frozenset()) for path in part.paths))
+    own = flow.without_effect_but(addition.own | inside) - {addition.node}
+    return Operand(addition.node.name, addition.argument, slot, frozenset(node.name for node in own))
 
 
 def _modules(flow: Dataflow, addition: Addition) -> tuple[str, ...]:
     """Find the largest modules that compute nothing but a branch, in the order of the program."""
-    allowed = flow.only(addition.own)
+    allowed = flow.harmless_beside(addition.own)
     paths = dict.fromkeys(path for node in flow.nodes if node in addition.own for path in paths_of(node))
     only = [path for path in paths if path and flow.inside[path] <= allowed]
     return tuple(path for path in only if not any(path.startswith(other + ".") for other in only))
@@ -221,7 +244,7 @@ def _modules(flow: Dataflow, addition: Addition) -> tuple[str, ...]:
 
 def _whole(flow: Dataflow, addition: Addition, holder: str) -> str | None:
     """Find the smallest module that computes the sum of a stream and a branch, and nothing else."""
-    allowed = flow.only(addition.own | {addition.node})
+    allowed = flow.harmless_beside(addition.own | {addition.node})
     return holder if holder and addition.is_plain and flow.inside[holder] <= allowed else None
 
 
@@ -364,27 +387,36 @@ def _named(
     branches: Sequence[ResidualBranch], parts: Sequence[_Part], tensors: _Tensors
 ) -> tuple[ResidualBranch, ...]:
     """Name branches by the smallest module that computes them, and find out which are parts of others."""
+    parents = [_parent(part, parts) for part in parts]
     common = [_common(part.addition) for part in parts]
     taken: set[str] = set()
-    names = []
-    for path, part in zip(common, parts, strict=True):
-        largest = max(part.modules, key=tensors.size, default="")
-        base = path if path and common.count(path) == 1 else largest or path or part.addition.value.name
-        name, number = base, 1
+    names: list[str] = []
+    for number, part in enumerate(parts):
+        # A module that computes other branches too says little.
+        others = [path for other, path in enumerate(common) if other != number and parents[other] != number]
+        path = common[number]
+        if not path or any(_is_below(f"{other}.", [path]) for other in others):
+            path = max(part.paths, key=tensors.size, default=path or part.addition.value.name)
+        name, again = path, 1
         while name in taken:
-            number += 1
-            name = f"{base}#{number}"
+            again += 1
+            name = f"{path}#{again}"
         taken.add(name)
         names.append(name)
-    named = []
-    for branch, part, name in zip(branches, parts, names, strict=True):
-        around = [
-            (len(other.addition.own), outer)
-            for other, outer in zip(parts, names, strict=True)
-            if part.addition.node in other.addition.own
-        ]
-        named.append(replace(branch, name=name, parent=min(around)[1] if around else None))
-    return tuple(named)
+    return tuple(
+        replace(branch, name=name, parent=None if parent is None else names[parent])
+        for branch, name, parent in zip(branches, names, parents, strict=True)
+    )
+
+
+def _parent(part: _Part, parts: Sequence[_Part]) -> int | None:
+    """Find the smallest branch that a branch is a part of."""
+    around = [
+        (len(other.addition.own), number)
+        for number, other in enumerate(parts)
+        if part.addition.node in other.addition.own
+    ]
+    return min(around)[1] if around else None
 
 
 def _common(addition: Addition) -> str:
