@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,19 +25,16 @@ class Addition:
     Attributes:
         node: the operator that adds.
         argument: position of the value among its arguments, 0 or 1.
+        value: the operator that computes the value.
         stream: what it was computed from: the other operand, or a part of it if that is a sum.
         own: the operators that compute nothing but the value.
     """
 
     node: Node
     argument: int
+    value: Node
     stream: Node
     own: frozenset[Node]
-
-    @property
-    def value(self) -> Node:
-        """The operator that computes the value."""
-        return operands(self.node)[self.argument]
 
     @property
     def is_plain(self) -> bool:
@@ -48,28 +45,43 @@ class Addition:
 class Dataflow:
     """What is computed from what in a captured program, and in which module.
 
+    Operators that return the tensor that they are given, such as a conversion to the dtype that it has, count
+    as nothing: what reads their result reads that tensor. A program names the last of them where the code of
+    the network still holds the tensor itself.
+
     Args:
         program: the captured forward pass.
+
+    Attributes:
+        nodes: its operators.
+        inputs: for each operator, what it reads.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.nodes: Sequence[Node] = list(program.graph.nodes)
+        self.inputs: dict[Node, tuple[Node, ...]] = {}
+        self._same: dict[Node, Node] = {}
+        self._users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
         self._bits = {node: 1 << number for number, node in enumerate(self.nodes)}
         self._sources: dict[Node, int] = {}
         for node in self.nodes:
-            reads = not str(node.target).removeprefix("aten.").startswith(_SHAPE_ONLY)
+            self.inputs[node] = tuple(dict.fromkeys(self._same[item] for item in node.all_input_nodes))
+            self._same[node] = self.inputs[node][0] if _returns_what_it_reads(node) else node
             self._sources[node] = 0
-            for source in node.all_input_nodes if reads else ():
-                self._sources[node] |= self._sources[source] | self._bits[source]
+            reads = not str(node.target).removeprefix("aten.").startswith(_SHAPE_ONLY)
+            for source in self.inputs[node]:
+                self._users[source].append(node)
+                if reads:
+                    self._sources[node] |= self._sources[source] | self._bits[source]
 
     def depends(self, node: Node, source: Node) -> bool:
         """Tell whether the numbers of a value are computed from those of another."""
         return bool(self._sources[node] & self._bits[source])
 
-    def order(self, node: Node) -> int:
-        """Position of an operator in the program."""
-        return self._bits[node].bit_length()
+    def readers(self, node: Node) -> list[Node]:
+        """List the operators that read a value and whose results are read."""
+        return [user for user in self._users[node] if user not in self.effects]
 
     @cached_property
     def writes(self) -> list[tuple[Node, Node]]:
@@ -77,7 +89,7 @@ class Dataflow:
         return [
             (node, base)
             for node in self.nodes
-            for base in map(base_of, written_arguments(node))
+            for base in (self._same[base_of(item)] for item in written_arguments(node))
             if not self._is_tensor(base)
         ]
 
@@ -89,8 +101,9 @@ class Dataflow:
         """
         found: dict[Node, frozenset[Node]] = {}
         for node in reversed(self.nodes):
-            if node.op == "call_function" and found.keys() >= node.users.keys():
-                found[node] = frozenset(self._written[node]).union(*(found[user] for user in node.users))
+            users = self._users[node]
+            if node.op == "call_function" and all(user in found for user in users):
+                found[node] = frozenset(self._written[node]).union(*(found[user] for user in users))
         return found
 
     @cached_property
@@ -98,7 +111,7 @@ class Dataflow:
         """The operators of every module that is called, by its path."""
         nodes: dict[str, set[Node]] = {}
         for node in self.nodes:
-            for path in paths_of(node):
+            for path in paths_of(node) if self._same[node] is node else ():
                 nodes.setdefault(path, set()).add(node)
         return {path: frozenset(found) for path, found in nodes.items()}
 
@@ -110,7 +123,7 @@ class Dataflow:
         """Add the operators that read what some operators compute, and whose results nothing reads."""
         found = set(nodes)
         for node in self.nodes:
-            if node in self.effects and not found.isdisjoint(node.all_input_nodes):
+            if node in self.effects and not found.isdisjoint(self.inputs[node]):
                 found.add(node)
         return found
 
@@ -127,33 +140,32 @@ class Dataflow:
         for node in self.nodes:
             if not _adds(node):
                 continue
-            left, right = operands(node)
+            left, right = self._operands(node)
             parts = terms.get(left, (left,)), terms.get(right, (right,))
             terms[node] = (*parts[0], *parts[1])
-            for argument in (0, 1):
-                streams = (operands(node)[1 - argument], *parts[1 - argument])
-                found += self._added(node, argument, streams, terms)
-        return [item for item in found if any(self._is_tensor(source) for source in _sources(item.own))]
+            found += self._added(node, 0, (right, *parts[1]), terms)
+            found += self._added(node, 1, (left, *parts[0]), terms)
+        return [item for item in found if any(map(self._reads_tensor, item.own))]
 
     def _added(
         self, node: Node, argument: int, streams: Sequence[Node], terms: Mapping[Node, tuple[Node, ...]]
     ) -> list[Addition]:
         """Take an operand of a sum apart into values that are computed from what they are added to."""
-        value = operands(node)[argument]
+        value = self._operands(node)[argument]
         stream = next((item for item in streams if self.depends(value, item)), None)
         if stream is None:
             return []
-        if value in terms and len(value.users) == 1:
-            left, right = (terms.get(item, (item,)) for item in operands(value))
+        if value in terms and self.readers(value) == [node]:
+            left, right = (terms.get(item, (item,)) for item in self._operands(value))
             if not any(self.depends(one, two) or self.depends(two, one) for one in left for two in right):
                 # Two values that were added first: each is a branch.
                 return [item for place in (0, 1) for item in self._added(value, place, streams, terms)]
-        return [Addition(node, argument, stream, self._own(node, value))]
+        return [Addition(node, argument, value, stream, self._own(node, value))]
 
     def _own(self, node: Node, value: Node) -> frozenset[Node]:
         """Find the operators all of whose results end in one operand of a sum."""
         own: set[Node] = set()
-        if self._readers(value) == [node] and operands(node).count(value) == 1:
+        if self.readers(value) == [node] and self._operands(node).count(value) == 1:
             outside: set[Node] = set()
             own = self._cone(value, outside)
             # What writes to a value that others read does something besides computing the branch.
@@ -172,14 +184,15 @@ class Dataflow:
             if found.op != "call_function" or found in outside:
                 continue
             cone.add(found)
-            for source in found.all_input_nodes:
+            for source in self.inputs[found]:
                 known[source] += 1
-                if known[source] == len(self._readers(source)):
+                if known[source] == len(self.readers(source)):
                     pending.append(source)
         return cone
 
-    def _readers(self, node: Node) -> list[Node]:
-        return [user for user in node.users if user not in self.effects]
+    def _operands(self, addition: Node) -> tuple[Node, Node]:
+        left, right = addition.args[:2]
+        return self._same[left], self._same[right]  # type: ignore[index]
 
     @cached_property
     def _written(self) -> dict[Node, list[Node]]:
@@ -192,8 +205,11 @@ class Dataflow:
     def _written_after(self, node: Node) -> Iterator[Node]:
         """Find what an operator, or what has no other effect, writes to."""
         yield from self._written[node]
-        for user in node.users:
+        for user in self._users[node]:
             yield from self.effects.get(user, ())
+
+    def _reads_tensor(self, node: Node) -> bool:
+        return any(map(self._is_tensor, self.inputs[node]))
 
     def _is_tensor(self, node: Node) -> bool:
         """Tell whether a node stands for a parameter or buffer."""
@@ -201,18 +217,9 @@ class Dataflow:
         return item is not None and item.origin is Origin.TENSOR
 
 
-def _sources(nodes: Iterable[Node]) -> Iterator[Node]:
-    return (source for node in nodes for source in node.all_input_nodes)
-
-
 def paths_of(node: Node) -> tuple[str, ...]:
     """Paths of the modules that an operator runs in, from the outside in."""
     return tuple(str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values())
-
-
-def operands(addition: Node) -> tuple[Node, Node]:
-    """The two values that an operator adds."""
-    return addition.args[0], addition.args[1]  # type: ignore[return-value]
 
 
 def _adds(node: Node) -> bool:
@@ -221,6 +228,23 @@ def _adds(node: Node) -> bool:
         return False
     shapes = {shape_of(item) for item in (node, *node.args[:2])}  # type: ignore[arg-type]
     return len(shapes) == 1 and None not in shapes
+
+
+def _returns_what_it_reads(node: Node) -> bool:
+    """Tell whether an operator returns the tensor that it is given, or divides it by one."""
+    if node.op != "call_function" or not node.all_input_nodes:
+        return False
+    target = str(node.target)
+    if target.startswith("aten.dropout."):
+        return node.args[2] is False
+    if not (target.startswith(("aten.to.", "aten.contiguous.")) or _divides_by_one(node)):
+        return False
+    before, after = (item.meta.get("val") for item in (node.args[0], node))  # type: ignore[union-attr]
+    return before.dtype == after.dtype and True not in node.args and not node.kwargs.get("copy")  # type: ignore[union-attr]
+
+
+def _divides_by_one(node: Node) -> bool:
+    return str(node.target) in ("aten.div.Tensor", "aten.mul.Tensor") and node.args[1] in (1, 1.0)
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:

@@ -230,7 +230,7 @@ def _matching(parts: Mapping[_Key, _Part], flow: Dataflow, others: Mapping[_Key,
 def _operand(flow: Dataflow, part: _Part, slot: int) -> Operand:
     addition = part.addition
     inside = frozenset[Node]().union(*(flow.inside.get(path, frozenset()) for path in part.paths))
-    own = flow.without_effect_but(addition.own | inside) - {addition.node}
+    own = flow.without_effect_but((addition.own | inside) - {addition.node})
     return Operand(addition.node.name, addition.argument, slot, frozenset(node.name for node in own))
 
 
@@ -265,7 +265,7 @@ class _Tensors:
         for node in flow.nodes:
             item = flow.program.placeholders.get(node.name)
             if item is not None and item.origin is Origin.TENSOR:
-                self._readers.setdefault(item.name, set()).update(node.users)
+                self._readers.setdefault(item.name, set()).update(flow.readers(node))
 
     def size(self, path: str) -> int:
         """Count the numbers in the parameters and buffers of a module."""
@@ -374,7 +374,7 @@ def _last(part: _Part, flow: Dataflow) -> set[str]:
             last.add(holder[node])
         elif node not in seen and node in part.addition.own:
             seen.add(node)
-            pending.extend(node.all_input_nodes)
+            pending.extend(flow.inputs[node])
     return last
 
 
@@ -388,7 +388,7 @@ def _named(
 ) -> tuple[ResidualBranch, ...]:
     """Name branches by the smallest module that computes them, and find out which are parts of others."""
     parents = [_parent(part, parts) for part in parts]
-    common = [_common(part.addition) for part in parts]
+    common = [_common(part) for part in parts]
     taken: set[str] = set()
     names: list[str] = []
     for number, part in enumerate(parts):
@@ -419,8 +419,8 @@ def _parent(part: _Part, parts: Sequence[_Part]) -> int | None:
     return min(around)[1] if around else None
 
 
-def _common(addition: Addition) -> str:
-    """Path of the smallest module that runs all operators of a branch; empty for the network itself."""
-    stacks = [paths_of(node) for node in addition.own]
+def _common(part: _Part) -> str:
+    """Find the smallest module that runs all operators of the modules of a branch, by its path."""
+    stacks = [paths for paths in map(paths_of, part.addition.own) if not {*part.paths}.isdisjoint(paths)]
     paths = [level[0] for level in zip(*stacks, strict=False) if len(set(level)) == 1]
     return paths[-1] if paths else ""
