@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from torch import nn
 from torch.fx import Node
 
+from secateur.errors import UsageError
 from secateur.graph.additions import Addition, Dataflow, paths_of
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.program import Origin, Program, canonical_names
+
+_MOST = 1 << 10
+"""A bound of dimensions and of lengths of tuples, for data of any origin."""
 
 
 class Substitute(Enum):
@@ -44,6 +49,39 @@ class Replacement:
     entry: tuple[int, int] | None = None
     single: tuple[int, ...] = ()
     copied: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values, for JSON; ``from_dict`` reads them back."""
+        return {**asdict(self), "substitute": self.substitute.value}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Replacement:
+        """Read what ``to_dict`` returned, from data of any origin.
+
+        Raises:
+            UsageError: the data are of another form.
+
+        Example:
+            >>> item = Replacement("block.bn2", Substitute.ZEROS)
+            >>> Replacement.from_dict(item.to_dict()) == item
+            True
+        """
+        match data:
+            case {
+                "path": str(path),
+                "substitute": "pass" | "zeros" as kind,
+                "argument": (int() | str()) as argument,
+                "entry": entry,
+                "single": [*single] | (*single,),
+                "copied": bool(copied),
+                **rest,
+            } if not rest and path and not isinstance(argument, bool):
+                numbers = [*single, *(entry or ())] if isinstance(entry, list | tuple | None) else [None]
+                plain = all(type(item) is int and 0 <= item < _MOST for item in numbers)
+                if plain and (entry is None or (len(entry) == 2 and entry[0] < entry[1])):
+                    pair = None if entry is None else (entry[0], entry[1])
+                    return cls(path, Substitute(kind), argument, pair, tuple(single), copied)
+        raise UsageError("the replaced modules are of an unknown form")
 
 
 @dataclass(frozen=True)
