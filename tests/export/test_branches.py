@@ -11,7 +11,16 @@ from torch import nn
 
 import secateur as sec
 from secateur.export import export
-from tests.graph.residual_networks import Basic, Chain, Gated, Nested, Parallel, Whole, filled_from, randomised
+from tests.graph.residual_networks import (
+    Basic,
+    Chain,
+    Gated,
+    Nested,
+    Parallel,
+    Whole,
+    filled_from,
+    randomised,
+)
 from tests.graph.test_branches import X
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Basic(nn.Module):
-    """Convolutions and norms that are siblings, with one activation in place for all calls, as in a ResNet."""
+    """Convolutions and norms that are siblings, with one activation in place for all calls: a ResNet."""
 
     def __init__(self, width: int, inner: int, absent: bool = False) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ def test_a_removed_branch_is_one_that_was_never_written(kind: str) -> None:
         assert set(plan.removed_tensors) == gone
         # Only a scale that belongs to a module that stays may be left over.
         left = set(small.state_dict()) - set(expected.state_dict())
-        assert left == {name for name in graph.branch(f"blocks.0{tail}").idle}
+        assert left == set(graph.branch(f"blocks.0{tail}").idle)
         assert sec.verify(model, small, plan, X).ok
 
 
@@ -154,7 +154,9 @@ def blocks() -> tuple[nn.Module, ...]:
 def test_plans_are_values() -> None:
     _, graph = traced(*blocks())
     names = [branch.name for branch in graph.branches]
-    outer = next(branch.name for branch in graph.branches if branch.name in {b.parent for b in graph.branches})
+    outer = next(
+        branch.name for branch in graph.branches if branch.name in {b.parent for b in graph.branches}
+    )
     inner = next(branch.name for branch in graph.branches if branch.parent == outer)
     plan = PruningPlan(graph, {}, [outer, names[0]])
     same = PruningPlan(graph, {}, [names[0], inner, outer])  # a part of what goes says nothing
@@ -292,7 +294,14 @@ def test_other_branches_than_the_plan_says_are_seen() -> None:
         {"path": "a", "substitute": "ones", "argument": 0, "entry": None, "single": [], "copied": False},
         {"path": "a", "substitute": "zeros", "argument": True, "entry": None, "single": [], "copied": False},
         {"path": "a", "substitute": "zeros", "argument": 0, "entry": [2, 1], "single": [], "copied": False},
-        {"path": "a", "substitute": "zeros", "argument": 0, "entry": [0, 1 << 40], "single": [], "copied": False},
+        {
+            "path": "a",
+            "substitute": "zeros",
+            "argument": 0,
+            "entry": [0, 1 << 40],
+            "single": [],
+            "copied": False,
+        },
         {"path": "a", "substitute": "zeros", "argument": 0, "entry": 3, "single": [], "copied": False},
         {"path": "a", "substitute": "zeros", "argument": 0, "entry": None, "single": [-1], "copied": False},
         {"path": "a", "substitute": "zeros", "argument": 0, "entry": None, "single": [], "copied": 1},
@@ -312,3 +321,28 @@ def test_substitutes_return_the_form_of_the_result() -> None:
     assert (found[0], found[2], found[1] is x) == (None, None, True)
     assert Zeros(single=(0,))(x).shape == (1, 3)
     assert not Zeros()(x).any()
+
+
+def test_printing_a_graph_lists_branches_with_shares_and_reasons() -> None:
+    graph = sec.trace(randomised(Shared()), torch.randn(3, 6))
+    lines = str(graph).splitlines()
+    start = lines.index("residual branches that stay:")
+    assert lines[start + 1].startswith("  tied: 'tied.weight' is used")
+    assert lines[start + 3] == "  tanh_3: no module computes this branch and nothing else"
+    _, graph = traced(Basic(6, 5), Whole(6, 4))
+    lines = str(graph).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("residual branch "))
+    assert lines[start].split() == ["residual", "branch", "params", "MACs"]
+    for line, name in zip(lines[start + 1 :], ("blocks.0", "blocks.1"), strict=False):
+        found, *shares = line.split()
+        assert found == name
+        assert all(0 < float(share.removesuffix("%")) < 100 for share in shares)
+
+
+def test_a_verification_says_how_many_branches_were_masked() -> None:
+    model, graph = traced(Basic(6, 5))
+    plan = PruningPlan(graph, {"blocks.0.conv1": [0]}, ["blocks.0"])
+    assert dict(plan.keep) == {}  # the group goes with the branch
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, X)
+    assert "equals the original with 0 channels and 1 residual branch masked" in str(check)
+    assert check.to_dict()["branches_removed"] == 1

@@ -12,8 +12,8 @@ from torch.fx import Node
 # fmt: off
 _KEEP_ZEROS = frozenset({
     "_to_copy", "_unsafe_view", "alias", "avg_pool2d", "clone", "contiguous", "detach", "dropout", "expand",
-    "flatten", "gelu", "lift_fresh_copy", "mean", "neg", "permute", "relu", "reshape", "roll", "select", "silu",
-    "slice", "squeeze", "sum", "t", "tanh", "to", "transpose", "unflatten", "unsqueeze", "view",
+    "flatten", "gelu", "lift_fresh_copy", "mean", "neg", "permute", "relu", "reshape", "roll", "select",
+    "silu", "slice", "squeeze", "sum", "t", "tanh", "to", "transpose", "unflatten", "unsqueeze", "view",
 })
 # fmt: on
 """Operators that make zeros of zeros."""

@@ -50,6 +50,7 @@ class Expectation:
     Attributes:
         tolerance: largest relative difference that counts as equal.
         channels_removed: number of channels that the plan removes.
+        branches_removed: number of residual branches that it removes.
 
     Example:
         >>> from secateur.graph.tracing import trace
@@ -65,6 +66,7 @@ class Expectation:
 
     tolerance: float
     channels_removed: int
+    branches_removed: int
     _graph: ChannelGraph = field(repr=False)
     _after: ChannelGraph = field(repr=False)
     _cases: tuple[Case, ...] = field(repr=False)
@@ -107,6 +109,7 @@ class Expectation:
         return cls(
             TOLERANCE if tolerance is None else tolerance,
             plan.channels_removed,
+            plan.branches_removed,
             graph,
             after,
             cases,
@@ -300,6 +303,7 @@ class Expectation:
             tolerance=worst.allowed,
             outputs=counted,
             channels_removed=self.channels_removed,
+            branches_removed=self.branches_removed,
             inputs=sum(1 for case in compared if not any(case.kind)),
             modes=tuple("training" if training else "evaluation" for training in modes),
             precision="float64" if not native else "float64 and the model's own precision",

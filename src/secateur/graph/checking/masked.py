@@ -134,7 +134,12 @@ def _absent(forward: Pass, removed: Removed) -> tuple[dict[str, int], set[str]]:
 
 
 class MaskedInterpreter(Interpreter):
-    """Run a program operator by operator, and mask what contracting operators see."""
+    """Run a program operator by operator, and mask what contracting operators see.
+
+    Args:
+        forward: the program, with what is known of its operators.
+        removed: per slot, whether its channel or its residual branch is masked.
+    """
 
     def __init__(self, forward: Pass, removed: Removed) -> None:
         super().__init__(forward.program.module)
