@@ -346,3 +346,9 @@ def test_a_verification_says_how_many_branches_were_masked() -> None:
     check = sec.verify(model, sec.apply_plan(model, plan), plan, X)
     assert "equals the original with 0 channels and 1 residual branch masked" in str(check)
     assert check.to_dict()["branches_removed"] == 1
+
+
+def test_branches_of_modules_that_are_left_alone_stay() -> None:
+    model = randomised(Chain(Basic(6, 5), Whole(6, 4)))
+    graph = sec.trace(model, X, ignore=["blocks.0.conv1"])
+    assert [branch.reason for branch in graph.branches] == ["left alone on request ('blocks.0.conv1')", None]

@@ -61,19 +61,19 @@ def _without_collection() -> Iterator[None]:
 
 @_without_collection()
 def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) -> ChannelGraph:
-    """Find out which channels of a network hang together and which may be cut.
+    """Find out which channels of a network belong together, and what may be removed.
 
-    The network is captured, every operator's rule says which slots belong together, and the result is
-    checked: all groups are cut on trial, and the smaller network must run, in evaluation and in training
-    mode, and give the numbers of the masked original. What fails is frozen, with its reason. The network is
-    left as it was.
+    The network is captured, every operator's rule says which slots belong together, residual branches are
+    found, and the result is checked: all groups and branches are removed on trial, and the smaller network
+    must run, in evaluation and in training mode, and give the numbers of the masked original. What fails is
+    frozen, with its reason. The network is left as it was.
 
     Args:
         model: the network, in any mode, on any device.
         example_inputs: what to call it with: a tensor, a tuple of arguments, or a mapping of
             keyword arguments, on any device. Sizes matter only as far as the network insists on them.
         ignore: modules to leave alone: none of their tensors changes its shape, which also
-            freezes whatever is coupled with them.
+            freezes whatever is coupled with them, and the residual branches that they are parts of.
 
     Returns:
         The channel graph.
@@ -121,10 +121,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, ignore: Ignore = ()) 
                 raise
             complete = False
     sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
-    modules = {} if seen is None else seen.modules
-    captured = _Captured(
-        model, programs, sizes, left_alone, complete, *find_branches(model, programs, modules)
-    )
+    branches, operands = find_branches(model, programs, {} if seen is None else seen.modules)
+    branches = tuple(_unless_left_alone(branch, left_alone) for branch in branches)
+    captured = _Captured(model, programs, sizes, left_alone, complete, branches, operands)
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(assumptions)
@@ -262,6 +261,12 @@ def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str
         for dim in range(len(shapes[name])):
             slots.freeze(slots.span(name, dim), reason)
     return slots
+
+
+def _unless_left_alone(branch: ResidualBranch, left_alone: Mapping[str, str]) -> ResidualBranch:
+    """Freeze a branch with which tensors would go that the user wants left alone."""
+    reason = next((left_alone[name] for name in branch.tensors if name in left_alone), None)
+    return branch if reason is None else replace(branch, reason=reason)
 
 
 def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:
