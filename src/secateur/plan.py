@@ -100,6 +100,11 @@ class PruningPlan:
         """Count the removed channels."""
         return sum(self.graph[name].channels - len(kept) for name, kept in self.keep.items())
 
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether all channels and all residual branches stay."""
+        return not self.keep and not self.without
+
     @cached_property
     def widths(self) -> IntArray:
         """Count the channels that stay in every group of the graph, shape (groups,)."""

@@ -206,10 +206,23 @@ class ChannelGraph:
             readers.append(Reader(read.module, read.tensor, read.dim, group, channel, read.at_input))
         return tuple(readers)
 
-    @property
+    @cached_property
     def cost_model(self) -> CostModel:
-        """The costs as exact polynomials of the widths of :attr:`groups`."""
-        return self.wiring.cost_model
+        """The costs as exact polynomials of the widths of :attr:`groups`, with the branches that are there.
+
+        ``wiring.cost_model`` is a function of the branches too.
+        """
+        return self.wiring.cost_model.with_branches(self.present)
+
+    @cached_property
+    def present(self) -> IntArray:
+        """1 for each branch of the network as it was traced that is still there, 0 for the others."""
+        return np.array([branch.name not in self._gone for branch in self.wiring.branches], dtype=np.int64)
+
+    @property
+    def units(self) -> IntArray:
+        """The widths, then 1 or 0 for each residual branch; the widths alone while no branch was removed."""
+        return np.append(self.widths, self.present) if self.absent else self.widths
 
     @cached_property
     def widths(self) -> IntArray:
@@ -228,7 +241,7 @@ class ChannelGraph:
         widths = self.widths.copy()
         for name, count in (keep or {}).items():
             widths[self.index(name)] = count
-        return Cost(*(int(number) for number in self.cost_model.evaluate(widths)))
+        return self.wiring.cost_model.cost(np.append(widths, self.present))
 
     def index(self, name: str) -> int:
         """Position of a group in :attr:`groups`."""

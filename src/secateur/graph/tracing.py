@@ -165,7 +165,7 @@ class _Captured:
         slots, walked = self._walked({name: tuple(item.shape) for name, item in tensors.items()}, refused)
         env, findings = walked[0]
         channels = find_channels(slots, label_vectors(env, findings))
-        costing = Costing(channels)
+        costing = Costing(channels, self.branches)
         parameters = frozenset(name for name, _ in self.model.named_parameters())
         costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
         costing.add_macs(findings, self.programs[0].batch)
