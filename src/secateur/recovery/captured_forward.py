@@ -24,6 +24,7 @@ from secateur.batches import split_batch
 from secateur.devices import channels_last, device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
+from secateur.graph.additions import paths_of
 from secateur.graph.capture.program import Origin, Program, call_arguments, capture
 from secateur.graph.channel_graph import Keep
 from secateur.graph.checking.masked import Removed
@@ -128,8 +129,35 @@ class CapturedForward:
     def first_affected_step(self, removed: Removed) -> int | None:
         """Find the first step that reads removed channels or branches; ``None`` if there is none."""
         affected = _contracting(self.wiring, removed) | _taking_statistics(self.wiring, removed)
-        affected |= {item.node for item in self.wiring.evaluation.operands if removed[item.slot]}
-        return next((step for step, node in enumerate(self.nodes) if node.name in affected), None)
+        first = next((step for step, node in enumerate(self.nodes) if node.name in affected), None)
+        return min([*self.adding_steps(removed)[:1], *([] if first is None else [first])], default=None)
+
+    def steps_of_branches(self, graph: ChannelGraph) -> dict[str, int]:
+        """Find the step that adds each residual branch that may be removed, by name of the branch.
+
+        Args:
+            graph: of the network.
+        """
+        found = {
+            branch.name: self.first_affected_step(removed_without(graph, branch.name))
+            for branch in graph.branches
+            if branch.prunable
+        }
+        return {name: step for name, step in found.items() if step is not None}
+
+    def adding_steps(self, removed: Removed) -> list[int]:
+        """List the steps that add removed branches, other than those inside removed branches, ascending."""
+        first = len(self.wiring.group_of)
+        slot = {branch.name: first + place for place, branch in enumerate(self.wiring.branches)}
+        parent = {slot[branch.name]: slot.get(branch.parent or "") for branch in self.wiring.branches}
+        adding = {
+            item.node
+            for item in self.wiring.evaluation.operands
+            if removed[item.slot]
+            and not self.gone[item.slot]
+            and not ((outer := parent[item.slot]) is not None and removed[outer])
+        }
+        return [step for step, node in enumerate(self.nodes) if node.name in adding]
 
 
 class PartialForward:
@@ -323,7 +351,8 @@ def capture_forward(
     leaves, spec = _gathered(batches, arguments, device_of(model), max_examples)
     size = min(_CHUNK, _count(leaves), max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     chunks = _chunks(leaves, size)
-    wiring = _without_removed(graph, _program(model, graph, chunks[0].leaves, spec, size))
+    program = _program(model, graph, chunks[0].leaves, spec)
+    wiring = _without_removed(graph, program, _steps_of(graph, program, size))
     nodes = tuple(node for node in wiring.program.graph.nodes if node.op != "placeholder")
     index_of = {node: index for index, node in enumerate(nodes)}
     last = {
@@ -372,6 +401,11 @@ def with_channels_innermost(
 def removed_when_kept(graph: ChannelGraph, group: Group, kept: Iterable[int]) -> Removed:
     """Mark the removed slots when only some channels of one group are kept, and all other groups."""
     return graph.after(Keep({group.name: sorted(kept)})).removed
+
+
+def removed_without(graph: ChannelGraph, branch: str) -> Removed:
+    """Mark what is removed when one residual branch is absent, and all channels are kept."""
+    return graph.after(Keep({}, [branch])).removed
 
 
 def _contracting(wiring: Wiring, removed: Removed) -> set[str]:
@@ -473,28 +507,52 @@ def _shapes(leaves: Sequence[Any]) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int) -> Program:
+def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any) -> Program:
     """Return the program for one chunk; the traced program if it has the right sizes."""
     traced = graph.wiring.program
     shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
     if traced.input_shapes == shapes and not graph.removed.any():
         return traced
     args, kwargs = tree_unflatten(list(leaves), spec)
-    program = capture(model, kwargs or args)
-    if _steps(program) != _steps(traced):
+    return capture(model, kwargs or args)
+
+
+def _steps_of(graph: ChannelGraph, program: Program, size: int) -> dict[str, str]:
+    """Find the step of a program for each step of the traced one that it still has, by name.
+
+    Steps of removed residual branches are left out, and so are those that took their place.
+
+    Args:
+        graph: of the present network.
+        program: its program.
+        size: number of examples that it was captured for.
+
+    Raises:
+        UsageError: the program runs other operators.
+    """
+    absent = {name for item in graph.wiring.branches if item.name in graph.absent for name in item.nodes}
+    traced = [step for step in _steps(graph.wiring.program) if step.name not in absent]
+    found = [step for step in _steps(program) if not any(map(graph.is_replaced, paths_of(step)))]
+    if [str(step.target) for step in traced] != [str(step.target) for step in found]:
         raise UsageError(
             f"the forward pass for {size} examples is not the one that was traced; "
             "trace the network with inputs of this shape"
         )
-    return program
+    return {old.name: new.name for old, new in zip(traced, found, strict=True)}
 
 
-def _steps(program: Program) -> list[tuple[str, str]]:
-    return [(node.name, str(node.target)) for node in program.graph.nodes if node.op != "placeholder"]
+def _steps(program: Program) -> list[Node]:
+    return [node for node in program.graph.nodes if node.op != "placeholder"]
 
 
-def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
-    """Create the wiring of another program, and labels without the channels that were cut before."""
+def _without_removed(graph: ChannelGraph, program: Program, steps: Mapping[str, str]) -> Wiring:
+    """Create the wiring of another program, and labels without the channels that were cut before.
+
+    Args:
+        graph: of the present network.
+        program: its program.
+        steps: the step of the program for each step of the traced one that it still has.
+    """
     gone = graph.removed
 
     def left(labels: IntArray) -> IntArray:
@@ -508,10 +566,15 @@ def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
         return Value(shape, labels)
 
     wiring = graph.wiring
-    reads = tuple(replace(read, labels=left(read.labels)) for read in wiring.reads)
+    reads = tuple(
+        replace(read, node=steps[read.node], labels=left(read.labels))
+        for read in wiring.reads
+        if read.node in steps
+    )
     statistics = tuple(
         replace(
             item,
+            node=steps[item.node],
             arguments=tuple((place, value(argument)) for place, argument in item.arguments),
             result=value(item.result),
             sizes=tuple((place, within, left(labels)) for place, within, labels in item.sizes),
@@ -519,7 +582,12 @@ def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
         )
         for item in wiring.statistics
     )
-    return replace(
-        wiring,
-        evaluation=replace(wiring.evaluation, program=program, reads=reads, statistics=statistics),
+    operands = tuple(
+        replace(item, node=steps[item.node], own=frozenset(steps[name] for name in item.own if name in steps))
+        for item in wiring.evaluation.operands
+        if not gone[item.slot]
     )
+    forward = replace(
+        wiring.evaluation, program=program, reads=reads, statistics=statistics, operands=operands
+    )
+    return replace(wiring, evaluation=forward)
