@@ -57,8 +57,9 @@ class Recipe(Settings):
         allocation: how a budget is divided among groups: ``"global"`` ranks the channels of all groups
             together, ``"uniform"`` takes the same share from every group and ranks within it, ``"curves"``
             measures the damage of each width of each group and minimises the sum.
-        widths: which widths groups may have. Modules in ``widths.ignore`` are not changed at all, as with
-            ``trace(ignore=...)``: the channels that they read stay too.
+        widths: which widths groups may have, and whether residual branches are removed. Modules in
+            ``widths.ignore`` are not changed at all, as with ``trace(ignore=...)``: the channels that they
+            read stay too.
         steps: number of cuts; each leaves the same share of what remained after the previous one.
         channels_per_step: remove this many channels at a time instead, until the budget is met.
         scoring_batches: batches for scores if no training precedes a cut; all if not
@@ -195,6 +196,17 @@ class Recipe(Settings):
                 "cost_regularization.unit: no effect while allocation is 'curves', which does not compare "
                 "scores between groups; set allocation to 'global' or 'uniform'"
             )
+        if self.widths.depth != "off":
+            if self.cost_regularization.unit is not None:
+                raise ValueError(
+                    "cost_regularization.unit: no effect while widths.depth removes residual branches, which "
+                    "compares scores by cost already; set widths.depth to 'off'"
+                )
+            if self.allocation == "uniform":
+                raise ValueError(
+                    "allocation 'uniform' takes the same share of every group, and widths.depth removes "
+                    "whole branches; set allocation to 'global' or 'curves', or widths.depth to 'off'"
+                )
         return self
 
     def _needs(self) -> Iterator[tuple[str, bool, str, str]]:
@@ -207,6 +219,8 @@ class Recipe(Settings):
         by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
         yield "curve_batches", self.allocation != "curves", *by_curves
         yield "normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'"
+        depth = f"widths.depth is {self.widths.depth!r}", "set widths.depth to 'off'"
+        yield "normalize", self.widths.depth != "off", *depth
         unit = "set cost_regularization.unit"
         yield "cost_regularization.rate", self.cost_regularization.unit is None, "there is no unit", unit
         for name in ("between", "finetune"):
