@@ -13,9 +13,9 @@ from secateur.budget import Budget, forecast
 from secateur.criteria import score
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Role, trace
-from secateur.graph.describe import hanging_shares, ungrouped
+from secateur.graph.describe import branch_shares, hanging_shares, ungrouped
 from secateur.inputs import InputSpec, NamedInputs
-from secateur.jobs.network_summary import branch_shares, coupled, layer_costs
+from secateur.jobs.network_summary import coupled, layer_costs
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
 from secateur.recipes import Callback, LatencyOptions

@@ -23,9 +23,8 @@ from secateur.devices import device_of, wait
 from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
-from secateur.graph.channel_graph import Keep
 from secateur.graph.costing import module_macs
-from secateur.graph.describe import hanging_shares
+from secateur.graph.describe import branch_shares, hanging_shares
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 
@@ -383,23 +382,6 @@ def _branches(graph: ChannelGraph, cuts: Sequence[Cut]) -> tuple[BranchSummary, 
         )
         for name, (params, macs) in branch_shares(graph).items()
     )
-
-
-def branch_shares(graph: ChannelGraph) -> dict[str, tuple[float, float]]:
-    """Compute the shares of the parameters and of the MACs that only each residual branch needs.
-
-    Args:
-        graph: of the network.
-
-    Returns:
-        Shares by name of the branch, in the order of the network.
-    """
-    now = graph.cost()
-    found = {}
-    for branch in graph.branches:
-        share = graph.after(Keep({}, [branch.name])).cost().share_of(now)
-        found[branch.name] = 1 - share["params"], 1 - share["macs"]
-    return found
 
 
 def _removed_by(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, tuple[int, ...]]:
