@@ -77,7 +77,7 @@ def _options(
                 f"the damage of removing branch '{missing[0]}' is not measured; measure the curves with "
                 "CurveOptions(branches=True), or ignore the branch"
             )
-        # No width can have more damage than a smaller one.
+        # A branch that is present never counts as more damage than one that is absent.
         damage = max(0.0, sum(curves.branches[name] for name in unit))
         options.append(GroupOptions(np.array([0, 1]), np.array([damage, 0.0])))
     return options

@@ -275,16 +275,13 @@ def _changes(problem: _Problem, places: IntArray, owner: IntArray) -> IntArray:
     Returns:
         Shape (options, limits).
     """
-    limited = problem.evaluator.limited
-    to = [place for end in problem.ends.tolist() for place in range(end + 1)]
-    trials, _ = problem.moved(places, owner, to)
-    before = (
-        np.repeat(problem.widths(places)[None], len(owner), axis=0) if problem.inside is not None else None
-    )
-    if before is None or problem.inside is None:
-        return limited(trials) - limited(problem.widths(places))
+    limited, now = problem.evaluator.limited, problem.widths(places)
+    trials, _ = problem.moved(places, owner, [place for end in problem.ends for place in range(end + 1)])
+    if problem.inside is None:
+        return limited(trials) - limited(now)
+    before = np.repeat(now[None], len(owner), axis=0)
     around = problem.inside.T[owner]
-    trials[around], before[around] = 1, 1
+    trials[around] = before[around] = 1
     return limited(trials) - limited(before)
 
 

@@ -84,10 +84,10 @@ class Costing:
         module returns.
         """
         lifetimes = Lifetimes(program, self._branches)
-        numbers: dict[tuple[Node, int | None, Case], list[int]] = {}
+        numbers: dict[tuple[Node, int | None, Case, tuple[int, ...]], list[int]] = {}
 
         def declared(node: Node, item_size: int | None, case: Case, broadcast: tuple[int, ...]) -> list[int]:
-            key = node, item_size, case
+            key = node, item_size, case, broadcast
             if key not in numbers:
                 numbers[key] = self._value(node, env[node], case, item_size, broadcast)
             return numbers[key]
