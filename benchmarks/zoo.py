@@ -1,4 +1,4 @@
-"""Coverage: cut half of every group out of each network of a list, and verify each cut.
+"""Coverage: cut half of every group out of each network, then half of its branches too, and verify each cut.
 
 One network at a time, in a separate process with a time limit, on one thread. Weights are random;
 normalisation statistics and everything that is constant at the start (biases, scales) are randomised too,
@@ -6,7 +6,8 @@ so that a wrong cut shows. The channels to remove are drawn at random; the class
 have two examples, so that networks with batch norm on maps of one pixel are checked in training mode too.
 
 The small network is trained for a step, saved, loaded again and compared. ``covered`` is the share of weight
-dimensions along which channels may be cut.
+dimensions along which channels may be cut. ``branches`` tells how many residual branches there are, how many
+of them may be removed, and whether the network without half of them, and half of every group, is verified.
 
 A list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "input": [3, 224, 224]}]}``;
 results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours. Or it is TOML, as
@@ -65,11 +66,13 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
     plan = clock.timed("plan", lambda: half(graph, scores))
     small = clock.timed("surgery", lambda: sec.apply_plan(model, plan))
     check = clock.timed("check", lambda: sec.verify(model, small, plan, x))
+    branches = clock.timed("branches", lambda: shortened(model, graph, plan, x, entry))
     counted = sec.cost(small, x)
     predicted = plan.cost_after
     frozen = Counter(group.reason for group in graph.frozen)
     return {
         "covered": covered(model, graph),
+        "branches": branches,
         "trains": problem(lambda: trains(small, x)),
         "loads": problem(lambda: loads(small, x, entry)),
         "verified": check.ok,
@@ -84,6 +87,29 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
         "frozen": len(graph.frozen),
         "reasons": frozen.most_common(4),
         "seconds": clock.seconds,
+    }
+
+
+def shortened(
+    model: Any, graph: Any, plan: Any, x: Any, entry: Mapping[str, Any]
+) -> dict[str, int | bool | str]:
+    """Remove half of the residual branches together with the channels of a plan; verify, train and load."""
+    import random
+
+    import secateur as sec
+
+    names = [branch.name for branch in graph.branches if branch.prunable]
+    found: dict[str, int | bool | str] = {"found": len(graph.branches), "prunable": len(names)}
+    if not names:
+        return found
+    without = random.Random(5).sample(names, -(-len(names) // 2))
+    plan = sec.PruningPlan(graph, plan.keep, tuple(without))
+    small = sec.apply_plan(model, plan)
+    return {
+        **found,
+        "verified": sec.verify(model, small, plan, x).ok,
+        "trains": problem(lambda: trains(small, x)),
+        "loads": problem(lambda: loads(small, x, entry)),
     }
 
 
@@ -287,6 +313,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines[0] += f" (torch-pruning 1.6.1: {sum(peer.get('ok', False) for peer in peers)} of {len(peers)})"
     if verified:
         small = sum(item["params_left"] <= 0.4 for item in verified)
+        branches = [item["branches"] for item in verified if "branches" in item]
         seconds = [sum(item["seconds"].values()) for item in verified]
         lines += [
             f"{small} with at least 60% of the parameters removed",
@@ -294,6 +321,9 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"seconds a network, median: {statistics.median(seconds):.1f}, most: {max(seconds):.1f}",
             f"over {SLOW:.0f} seconds: {sum(value > SLOW for value in seconds)}",
             f"covered, median: {statistics.median(item.get('covered', 0.0) for item in verified):.3f}",
+            f"residual branches: {sum(item['found'] for item in branches)}",
+            f"residual branches that may be removed: {sum(item['prunable'] for item in branches)}",
+            f"not verified without half of them: {sum(not item.get('verified', True) for item in branches)}",
             f"not trained: {sum(bool(item.get('trains')) for item in verified)}",
             f"not loaded: {sum(bool(item.get('loads')) for item in verified)}",
             f"predicted cost is not the counted cost: {sum(not item['counted'] for item in verified)}",

@@ -41,6 +41,10 @@ class FakeGraph:
     layers: tuple[Layer, ...]
     seed: int = 0
 
+    @property
+    def present(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.zeros(0, dtype=np.int64)
+
     @cached_property
     def tensors(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
@@ -67,6 +71,10 @@ class FakeGraph:
             Group(f"g{number}", tuple(found), "is made up" if number in self.frozen else None)
             for number, found in enumerate(members)
         )
+
+    @property
+    def branches(self) -> tuple[()]:
+        return ()
 
     @property
     def prunable(self) -> tuple[Group, ...]:

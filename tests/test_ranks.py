@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
-from secateur.criteria import Scores, criterion_names, score, watch
+from secateur.criteria import Scores, criterion_names, resolve, score, watch
 from secateur.errors import UsageError
 from secateur.graph import trace
 from secateur.ranks import Ranks, _fingerprint, rank_batch, split_across_ranks
@@ -88,6 +88,7 @@ def scores_together(context: RunContext) -> dict[str, dict[str, Any]]:
     return {
         name: score(net, graph, name, batches, F.cross_entropy, across_ranks=together).to_dict()
         for name in criterion_names()
+        if resolve(name).scores_channels
     }
 
 

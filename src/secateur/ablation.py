@@ -1,4 +1,4 @@
-"""Measure how the removal of each channel changes the loss, and compare criteria with it.
+"""Measure how the removal of each channel and residual branch changes the loss; compare criteria with it.
 
 Leave-one-out ablation, the "oracle" of arXiv 1611.06440, section 2.2. Every criterion estimates it. It
 is too slow for pruning: it needs one forward pass for each channel. Here the pass begins at the first step
@@ -29,7 +29,7 @@ from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import BoolArray
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
-from secateur.recovery.captured_forward import capture_forward
+from secateur.recovery.captured_forward import CapturedForward, capture_forward, removed_without
 from secateur.recovery.partial_forward import PartialForward, removed_when_kept, with_channels_innermost
 from secateur.untouched import untouched
 
@@ -41,7 +41,7 @@ AblationProgress = Callable[["Ablation", int], None]
 
 
 class Ablation(Mapping[str, Tensor]):
-    """The change of the loss for every channel, each masked alone; an immutable mapping by group.
+    """The change of the loss for every channel and residual branch, each masked alone; a mapping by group.
 
     ``ablation[group.name]`` has shape ``(channels,)``, float64: loss without the channel minus loss with all;
     NaN for channels that are not measured yet.
@@ -50,6 +50,7 @@ class Ablation(Mapping[str, Tensor]):
         loss: of the whole network.
         examples: number of examples over which losses are averaged.
         unmeasured: for each prunable group without changes, the reason.
+        branches: loss without each residual branch minus loss with all, by name of the branch.
 
     >>> found = Ablation({"conv": torch.tensor([0.5, -0.1])}, loss=1.0, examples=8)
     >>> Ablation.from_dict(found.to_dict()) == found, found.magnitude()["conv"]
@@ -62,11 +63,13 @@ class Ablation(Mapping[str, Tensor]):
         loss: float,
         examples: int,
         unmeasured: Mapping[str, str] | None = None,
+        branches: Mapping[str, float] | None = None,
     ) -> None:
         self._changes = {name: tensor.detach().double().clone() for name, tensor in changes.items()}
         self.loss = loss
         self.examples = examples
         self.unmeasured: Mapping[str, str] = MappingProxyType(dict(unmeasured or {}))
+        self.branches: Mapping[str, float] = MappingProxyType(dict(branches or {}))
 
     def __getitem__(self, name: str) -> Tensor:
         return self._changes[name].clone()
@@ -84,13 +87,14 @@ class Ablation(Mapping[str, Tensor]):
 
     @property
     def measured(self) -> int:
-        """Count the channels whose change is known."""
-        return sum(int((~values.isnan()).sum()) for values in self._changes.values())
+        """Count the channels and branches whose change is known."""
+        return sum(int((~values.isnan()).sum()) for values in self._changes.values()) + len(self.branches)
 
     def magnitude(self) -> Scores:
         """Return the absolute changes as scores for a plan (the paper's ``oracle-abs``)."""
         changes = {name: tensor.abs() for name, tensor in self._changes.items()}
-        return Scores("leave-one-out", changes, self.unmeasured)
+        branches = {name: abs(change) for name, change in self.branches.items()}
+        return Scores("leave-one-out", changes, self.unmeasured, branches=branches)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to numbers and lists; ``None`` for what is not measured yet."""
@@ -102,6 +106,7 @@ class Ablation(Mapping[str, Tensor]):
                 for name, tensor in self._changes.items()
             },
             "unmeasured": dict(self.unmeasured),
+            "branches": dict(self.branches),
         }
 
     @classmethod
@@ -111,7 +116,7 @@ class Ablation(Mapping[str, Tensor]):
         for name, values in data["changes"].items():
             numbers = [math.nan if value is None else value for value in values]
             changes[name] = torch.tensor(numbers, dtype=torch.float64)
-        return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"])
+        return cls(changes, float(data["loss"]), int(data["examples"]), data["unmeasured"], data["branches"])
 
 
 @untouched()
@@ -127,7 +132,9 @@ def ablate(
     progress: AblationProgress | None = None,
     across_ranks: bool = False,
 ) -> Ablation:
-    """Measure how the removal of each single channel changes the loss (arXiv 1611.06440, section 2.2).
+    """Measure how the removal of each single channel and residual branch changes the loss.
+
+    The oracle of arXiv 1611.06440, section 2.2. Nothing is refitted.
 
     Args:
         model: the network that was traced; not changed.
@@ -143,7 +150,7 @@ def ablate(
             same arguments, each masks some channels, and all get all changes.
 
     Returns:
-        The changes of all prunable groups.
+        The changes of all prunable groups and branches.
 
     Raises:
         UsageError: a batch has no targets, or ``resume`` belongs to other examples or another network.
@@ -166,17 +173,12 @@ def ablate(
         there = tree_map_only(Tensor, lambda leaf: leaf.to(outputs.device), targets)
         return float(loss_fn(outputs, there).double())
 
-    start: dict[str, int] = {}
-    unmeasured: dict[str, str] = {}
-    for group in graph.prunable:
-        step = None if group.channels == 1 else forward.first_affected_step(_without(graph, group, 0))
-        if step is None:
-            unmeasured[group.name] = _SINGLE if group.channels == 1 else _UNREAD
-        else:
-            start[group.name] = step
+    start, unmeasured = _starts(forward, graph)
     loss = loss_of(PartialForward(forward, graph.removed, tensors))
     changes = _known_changes([graph[name] for name in start], resume, loss, forward.examples)
-    total = sum(len(values) for values in changes.values())
+    branches = dict(resume.branches) if resume is not None else {}
+    places = forward.steps_of_branches(graph)
+    total = sum(len(values) for values in changes.values()) + len(places)
     ranks = Ranks(across_ranks)
     whole = PartialForward(forward, graph.removed, tensors)
 
@@ -195,13 +197,50 @@ def ablate(
             ]
             yield turn, list(chain.from_iterable(ranks.all_gather(mine)))
 
+    def report() -> None:
+        if progress is not None:
+            progress(Ablation(changes, loss, forward.examples, unmeasured, branches), total)
+
     for name in sorted(start, key=start.__getitem__):
         whole.advance(start[name])
         for channels, losses in measure(graph[name]):
             changes[name][channels] = torch.tensor(losses, dtype=torch.float64) - loss
-            if progress is not None:
-                progress(Ablation(changes, loss, forward.examples, unmeasured), total)
-    return Ablation(changes, loss, forward.examples, unmeasured)
+            report()
+    whole = PartialForward(forward, graph.removed, tensors)
+
+    def change_without(branch: str) -> float:
+        whole.advance(places[branch])
+        return loss_of(whole.fork(removed_without(graph, branch), tensors)) - loss
+
+    for found in _shared_among_ranks(list(places.keys() - branches.keys()), change_without, places, ranks):
+        branches |= found
+        report()
+    ordered = {name: branches[name] for name in places}
+    return Ablation(changes, loss, forward.examples, unmeasured, ordered)
+
+
+def _starts(forward: CapturedForward, graph: ChannelGraph) -> tuple[dict[str, int], dict[str, str]]:
+    """Find the first step that reads each group, and why other groups cannot be measured."""
+    start: dict[str, int] = {}
+    unmeasured: dict[str, str] = {}
+    for group in graph.prunable:
+        step = None if group.channels == 1 else forward.first_affected_step(_without(graph, group, 0))
+        if step is None:
+            unmeasured[group.name] = _SINGLE if group.channels == 1 else _UNREAD
+        else:
+            start[group.name] = step
+    return start, unmeasured
+
+
+def _shared_among_ranks(
+    names: Iterable[str], measure: Callable[[str], float], places: Mapping[str, int], ranks: Ranks
+) -> Iterator[dict[str, float]]:
+    """Yield what was measured of each name, in the order of steps; each process measures one at a time."""
+    waiting = sorted(names, key=lambda name: (places[name], name))
+    for at in range(0, len(waiting), ranks.world_size):
+        turn = waiting[at : at + ranks.world_size]
+        mine = [measure(name) for name in turn[ranks.rank : ranks.rank + 1]]
+        yield dict(zip(turn, chain.from_iterable(ranks.all_gather(mine)), strict=True))
 
 
 def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
@@ -64,10 +64,12 @@ class CutState:
     Attributes:
         entries: new state by parameter; None if it must start again. Other parameters keep their state.
         reset: names of the parameters whose state starts again, with the key that could not be cut.
+        removed: parameters that leave the optimizer, by their id.
     """
 
-    entries: dict[Tensor, Any]
-    reset: dict[str, str]
+    entries: dict[Tensor, Any] = field(default_factory=dict)
+    reset: dict[str, str] = field(default_factory=dict)
+    removed: dict[int, Tensor] = field(default_factory=dict)
 
     def warn(self) -> None:
         """Warn about state that is reset."""
@@ -110,13 +112,19 @@ class CutState:
             if entry is not None:
                 state[moved.get(key, key) if isinstance(key, Tensor) else key] = entry
         for held, before in groups:
-            held[:] = [moved.get(parameter, parameter) for parameter in before]
+            stay = (parameter for parameter in before if id(parameter) not in self.removed)
+            held[:] = [moved.get(parameter, parameter) for parameter in stay]
         if counted is not None:
             vars(optimizer)["_numel_cache"] = None
         return undo
 
 
-def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> CutState:
+def cut_state(
+    optimizer: Optimizer,
+    parameters: Mapping[str, Tensor],
+    kept: Mapping[str, Kept],
+    removed: Collection[str] = (),
+) -> CutState:
     """Cut the state of an optimizer like the parameters that it belongs to.
 
     A tensor is cut with its parameter if its shape shows how: the shape of the parameter, or that shape with
@@ -127,6 +135,7 @@ def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapp
         optimizer: not changed.
         parameters: parameters of the network by name, before the cut.
         kept: the kept indices of those that are cut.
+        removed: names of the parameters that are removed as a whole; their state goes.
 
     Returns:
         The new state.
@@ -135,10 +144,13 @@ def cut_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], kept: Mapp
     everything: dict[Any, Any] = optimizer.state
     state = {key: entry for key, entry in everything.items() if isinstance(key, Tensor)}
     layouts = _common_layouts(state)
-    together = _sizes_together(optimizer, names, kept)
-    cut = CutState({}, {})
+    together = _sizes_together(optimizer, names, {*kept, *removed})
+    cut = CutState(removed={id(parameters[name]): parameters[name] for name in removed})
     for parameter, entry in state.items():
         name = names.get(id(parameter), "a parameter of another network")
+        if name in removed:
+            cut.entries[parameter] = None
+            continue
         dims = kept.get(name, {})
         cuts: dict[int, Kept] = {}
         for path, value in _tensors(entry):
@@ -175,15 +187,15 @@ def _common_layouts(state: Mapping[Tensor, Any]) -> dict[tuple[_Path, int], set[
 
 
 def _sizes_together(
-    optimizer: Optimizer, names: Mapping[int, str], kept: Mapping[str, Kept]
+    optimizer: Optimizer, names: Mapping[int, str], changed: Collection[str]
 ) -> dict[int, int]:
-    """Count, by the id of a parameter, the values of all parameters of its group, if one of them is cut.
+    """Count, by the id of a parameter, the values of all parameters of its group, if one of them changes.
 
     LBFGS keeps vectors over all of them, in the state of the first.
     """
     sizes: dict[int, int] = {}
     for group in optimizer.param_groups:
-        if any(names.get(id(parameter)) in kept for parameter in group["params"]):
+        if any(names.get(id(parameter)) in changed for parameter in group["params"]):
             total = sum(parameter.numel() for parameter in group["params"])
             sizes |= {id(parameter): total for parameter in group["params"]}
     return sizes

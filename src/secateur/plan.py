@@ -1,4 +1,4 @@
-"""Define pruning plans: the channels that stay, as a value that can be printed, stored and applied."""
+"""Define pruning plans: what stays of a network, as a value that can be printed, stored and applied."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from secateur.errors import UsageError
 from secateur.formats import count
 from secateur.graph import ChannelGraph, Cost, Group, Role
+from secateur.graph.branches import Replacement, outermost, with_parts
 from secateur.graph.channel_graph import AttributeValue
 from secateur.graph.groups import IntArray
 
@@ -22,21 +23,23 @@ __all__ = ["AttributeValue", "PruningPlan", "plan_from"]
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """The channels of each group that stay. A plan changes nothing by itself; ``apply_plan`` cuts.
+    """The channels and residual branches that stay. A plan changes nothing by itself; ``apply_plan`` cuts.
 
-    Groups that would keep all their channels are left out, so two plans with the same effect
-    are equal.
+    Groups that would keep all their channels are left out, and so are groups and branches that are parts of a
+    removed branch. So two plans with the same effect are equal.
 
     Args:
         graph: the graph of the network that the plan is for.
         keep: indices of the channels that stay, in any order, for each group that loses some.
+        without: names of the residual branches to remove, in any order.
 
     Attributes:
         keep: indices of the channels that stay, ascending, by group in the order of the network.
+        without: names of the residual branches that are removed, in the order of the network.
 
     Raises:
-        UsageError: a group is unknown, frozen or would lose all its channels, or an index
-            is out of range, given twice or not an integer.
+        UsageError: a group is unknown, frozen or would lose all its channels, an index
+            is out of range, given twice or not an integer, or a branch is unknown or cannot be removed.
 
     Example:
         >>> import torch
@@ -60,22 +63,30 @@ class PruningPlan:
 
     graph: ChannelGraph = field(repr=False, compare=False)
     keep: Mapping[str, tuple[int, ...]]
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "without", _removable(self.graph, self.without))
         given = {self.graph[name].name: channels for name, channels in self.keep.items()}
         checked = {
             group.name: _checked(group, given[group.name])
             for group in self.graph.groups
             if group.name in given
         }
-        keep = {name: kept for name, kept in checked.items() if len(kept) < self.graph[name].channels}
+        keep = {
+            name: kept
+            for name, kept in checked.items()
+            if len(kept) < self.graph[name].channels and not self._is_removed(self.graph[name])
+        }
         object.__setattr__(self, "keep", MappingProxyType(keep))
 
     def __hash__(self) -> int:
-        return hash(tuple(self.keep.items()))
+        return hash((tuple(self.keep.items()), self.without))
 
-    def __reduce__(self) -> tuple[type[PruningPlan], tuple[ChannelGraph, dict[str, tuple[int, ...]]]]:
-        return PruningPlan, (self.graph, dict(self.keep))
+    def __reduce__(
+        self,
+    ) -> tuple[type[PruningPlan], tuple[ChannelGraph, dict[str, tuple[int, ...]], tuple[str, ...]]]:
+        return PruningPlan, (self.graph, dict(self.keep), self.without)
 
     @cached_property
     def removed(self) -> dict[str, tuple[int, ...]]:
@@ -88,6 +99,11 @@ class PruningPlan:
     def channels_removed(self) -> int:
         """Count the removed channels."""
         return sum(self.graph[name].channels - len(kept) for name, kept in self.keep.items())
+
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether all channels and all residual branches stay."""
+        return not self.keep and not self.without
 
     @cached_property
     def widths(self) -> IntArray:
@@ -105,16 +121,20 @@ class PruningPlan:
     @cached_property
     def cost_after(self) -> Cost:
         """Compute the exact costs of the pruned network."""
+        if self.without:
+            return self.graph.after(self).cost()
         return self.graph.cost({name: len(kept) for name, kept in self.keep.items()})
 
     @cached_property
     def kept_slots(self) -> dict[tuple[str, int], IntArray]:
-        """List the positions that stay, ascending, for each (tensor, dimension) that loses some."""
+        """List the positions that stay, ascending, for each (tensor, dimension) that loses some of them."""
         stays: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, channels in self.removed.items():
             removed = np.array(channels, dtype=np.int64)
             for member in self.graph[name].members:
                 place = member.tensor, member.dim
+                if member.tensor in self.removed_tensors:
+                    continue
                 if place not in stays:
                     stays[place] = np.ones(self.graph.tensors[member.tensor][member.dim], dtype=np.bool_)
                 stays[place][member.slots[removed]] = False
@@ -125,13 +145,33 @@ class PruningPlan:
         """List the integer attributes of modules that change, such as ``out_channels``."""
         return self.graph.attributes_after(self)
 
+    @cached_property
+    def replacements(self) -> tuple[Replacement, ...]:
+        """List the modules that are replaced because their branch is removed, in the order of the network."""
+        return tuple(item for name in self.without for item in self.graph.branch(name).replacements)
+
+    @cached_property
+    def branches_removed(self) -> int:
+        """Count the removed residual branches, also those that are parts of others."""
+        return len(with_parts(self.graph.branches, self.without))
+
+    @cached_property
+    def removed_tensors(self) -> frozenset[str]:
+        """Name the parameters and buffers that are removed with residual branches."""
+        return frozenset(tensor for name in self.without for tensor in self.graph.branch(name).tensors)
+
+    def _is_removed(self, group: Group) -> bool:
+        """Check whether all that holds a group's channels is removed with residual branches."""
+        return all(member.tensor in self.removed_tensors for member in group.members)
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain lists and numbers, for JSON; ``from_dict`` reads it back."""
         return {
             "groups": {
                 name: {"channels": self.graph[name].channels, "keep": list(kept)}
                 for name, kept in self.keep.items()
-            }
+            },
+            "without": list(self.without),
         }
 
     @classmethod
@@ -152,6 +192,7 @@ class PruningPlan:
             groups = {
                 str(name): (int(entry["channels"]), entry["keep"]) for name, entry in data["groups"].items()
             }
+            without = tuple(map(str, data.get("without", ())))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is not a stored plan: {type(error).__name__} ({error})") from error
         for name, (channels, _) in groups.items():
@@ -161,7 +202,7 @@ class PruningPlan:
                     f"the plan is for another network: its group '{name}' has {channels} channels, "
                     f"here it {found}"
                 )
-        return cls(graph, {name: keep for name, (_, keep) in groups.items()})
+        return cls(graph, {name: keep for name, (_, keep) in groups.items()}, without)
 
     def __str__(self) -> str:
         total = sum(group.channels for group in self.graph.prunable)
@@ -173,10 +214,15 @@ class PruningPlan:
             _row("activations", before.memory, after.memory, "B"),
         ]
         widths = [_row(name, self.graph[name].channels, len(kept)) for name, kept in self.keep.items()]
-        lines = [f"removes {self.channels_removed:,} of {total:,} prunable channels", ""]
+        removed = [f"{self.channels_removed:,} of {total:,} prunable channels"]
+        if self.without:
+            removed.append(f"{self.branches_removed} of {len(self.graph.branches)} residual branches")
+        lines = [f"removes {' and '.join(removed)}", ""]
         lines += _table([("", "before", "after", "left"), *costs])
         if widths:
             lines += ["", *_table([("group", "before", "after", "left"), *widths])]
+        if self.without:
+            lines += ["", "removed residual branches:", *(f"  {name}" for name in self.without)]
         return "\n".join(lines)
 
 
@@ -240,6 +286,18 @@ def _output(graph: ChannelGraph, module: str) -> tuple[str, int] | None:
                 if member.module == module:
                     return member.tensor, member.dim
     return None
+
+
+def _removable(graph: ChannelGraph, names: Iterable[str]) -> tuple[str, ...]:
+    """Check residual branches to remove, sort them, and leave out those that are parts of others."""
+    if isinstance(names, str):
+        raise UsageError(f"without takes a list of names of residual branches: write [{names!r}]")
+    chosen = [graph.branch(name) for name in names]
+    for branch in chosen:
+        if not branch.prunable:
+            raise UsageError(f"residual branch '{branch.name}' cannot be removed: {branch.reason}")
+    found = outermost(graph.branches, [branch.name for branch in chosen])
+    return tuple(branch.name for branch in graph.branches if branch.name in found)
 
 
 def _checked(group: Group, channels: Sequence[int]) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from secateur.graph.cutting.tensors import (
     set_attributes,
 )
 from secateur.graph.groups import IntArray
+from secateur.graph.substitutes import replace_modules
 from secateur.optimizer_state import CutState, check_optimizer, cut_state
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 def apply_plan(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> nn.Module:
-    """Remove the channels of a plan from a network; each tensor is cut once.
+    """Remove the channels and residual branches of a plan from a network; each tensor is cut once.
+
+    The modules that a removed branch loses are replaced by modules that return their input or zeros
+    (:mod:`secateur.graph.substitutes`); their parameters, buffers and hooks go.
 
     Parameters keep their class, their attributes (``parameter.no_weight_decay``), their ``requires_grad``
     and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied.
@@ -50,12 +54,12 @@ def apply_plan(
 
     Args:
         model: the network that the plan was made for.
-        plan: the channels that stay.
+        plan: the channels and residual branches that stay.
         optimizer: an optimizer over parameters of the network, or some of them. Its state is cut too
             (momentum, Adam moments, row and column statistics, anything whose shape follows from the
             parameter's), so training continues with the same object. Other state of cut parameters starts
-            again, with a warning. Unless ``inplace``, the optimizer is moved over to the parameters of the
-            returned network.
+            again, with a warning; parameters of removed branches leave the optimizer. Unless ``inplace``, the
+            optimizer is moved over to the parameters of the returned network.
         inplace: cut the network itself, keeping the identity of its parameters, instead of a copy. Tensors
             that modules store and that were computed with gradients, such as the weights of
             ``torch.nn.utils.prune``, are detached.
@@ -106,7 +110,7 @@ def operate(
 
     Args:
         model: the network that the plan was made for.
-        plan: the channels that stay.
+        plan: the channels and residual branches that stay.
         optimizer: an optimizer over parameters of the network.
         inplace: cut the network itself, not a copy.
 
@@ -135,7 +139,8 @@ def operate(
     _check_fit(model, plan)
     check_optimizer(optimizer, model)
     kept = by_tensor(plan.kept_slots)
-    state = CutState({}, {}) if optimizer is None else cut_state(optimizer, tensors, kept)
+    removed = plan.removed_tensors & tensors.keys()
+    state = CutState() if optimizer is None else cut_state(optimizer, tensors, kept, removed)
     state.warn()
     lengths = rescaled(plan.graph.wiring.rescales, tensors, kept)
     with ExitStack() as undo:
@@ -145,9 +150,11 @@ def operate(
             _cut_in_place(model, plan, kept, lengths, undo)
         else:
             cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()}
-            small = copy_with(model, cut | lengths, plan.attributes, gradient_hooks=True)
+            small = copy_with(
+                model, cut | lengths, plan.attributes, replacements=plan.replacements, gradient_hooks=True
+            )
             new = dict(small.named_parameters())
-            moved = {old: new[name] for name, old in model.named_parameters()}
+            moved = {old: new[name] for name, old in model.named_parameters() if name not in removed}
         if optimizer is not None:
             undo.callback(state.install(optimizer, moved))
         return Operation(small, undo.pop_all().close)
@@ -171,6 +178,7 @@ def _cut_in_place(
     undo: ExitStack,
 ) -> None:
     """Exchange every cut tensor, and record how to undo that."""
+    undo.callback(replace_modules(model, plan.replacements))
     undo.callback(set_attributes(model, plan.attributes))
     undo.callback(renew_flat_weights, model)
     forget_flat_weights(model)

@@ -92,7 +92,7 @@ def test_tensors_that_secateur_did_not_write(tmp_path):
 
 
 def test_a_later_format(path):
-    message = error(rewrite(path, lambda data: data.update(format=4, surprise=1)), Net())
+    message = error(rewrite(path, lambda data: data.update(format=5, surprise=1)), Net())
     assert "written by a newer version of Secateur: upgrade" in message
 
 

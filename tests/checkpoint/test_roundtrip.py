@@ -210,7 +210,7 @@ def test_metadata(path):
     assert metadata.metrics == {"top1": 0.95, "macs": 123456789012}
     assert metadata.history == tuple(history)
     with safe_open(path, "pt") as file:  # any reader of the format can see it
-        assert json.loads(file.metadata()["secateur"])["format"] == 3
+        assert json.loads(file.metadata()["secateur"])["format"] == 4
 
 
 def test_metadata_without_a_builder(path):

@@ -23,6 +23,7 @@ NAMES = {
     "activation-mean",
     "activation-std",
     "apoz",
+    "block-influence",
     "bn-scale",
     "flap",
     "fpgm",

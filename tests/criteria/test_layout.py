@@ -30,7 +30,7 @@ def reader(
 
 
 def graph(groups: list[Group], readers: list[Reader]) -> Any:
-    return SimpleNamespace(tensors={}, groups=tuple(groups), readers=tuple(readers))
+    return SimpleNamespace(tensors={}, groups=tuple(groups), readers=tuple(readers), branches=())
 
 
 def test_prunable_channels_lie_side_by_side_and_others_fall_off_the_end() -> None:

@@ -14,7 +14,11 @@ from secateur.errors import UsageError
 from secateur.graph import trace
 from tests.criteria.nets import NETS, Gated, Plain, Residual, data, gate_gradients, make
 
-WATCHING = [name for name in criterion_names() if resolve(name).needs is not Needs.OWN_PASSES]
+WATCHING = [
+    name
+    for name in criterion_names()
+    if resolve(name).needs is not Needs.OWN_PASSES and resolve(name).scores_channels
+]
 
 
 def hook_count(net: nn.Module) -> int:

@@ -16,7 +16,7 @@ from secateur.errors import UsageError
 from secateur.graph import trace
 from tests.criteria.nets import Plain, data, make
 
-ALL = criterion_names()
+ALL = [name for name in criterion_names() if resolve(name).scores_channels]
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 WITH_DATA = [name for name in ALL if resolve(name).needs is not Needs.NOTHING]
 

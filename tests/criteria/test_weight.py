@@ -111,6 +111,7 @@ def test_consumers_stand_in_where_no_matrix_produces() -> None:
         tensors={},
         groups=(Group("0", members), Group("none", members[:1])),
         readers=(Reader("1", "1.weight", -1, zeros, np.arange(4)),),
+        branches=(),
     )
     scores = score(net, graph, "magnitude")  # type: ignore[arg-type]
     torch.testing.assert_close(scores["0"], net[1].weight.detach().norm(dim=0))

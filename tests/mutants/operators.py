@@ -124,15 +124,16 @@ Local = tuple[str, str, Put]
 """A kind of change, its description, and what makes it."""
 
 
-def mutants(met: Sequence[str] = ()) -> list[Mutant]:
+def mutants(met: Sequence[str] = (), files: Sequence[str] = FILES) -> list[Mutant]:
     """All mutants, in a fixed order.
 
     Args:
         met: operators that the networks of the suite use; their rules are exchanged.
+        files: relative to the package.
     """
     rules.find_rule("aten.relu.default")  # loads all files of rules
     found: list[Mutant] = []
-    for file in FILES:
+    for file in files:
         _functions(str(ROOT / file))  # found now: frozen objects are not listed any more
         for number, (function, kind, lines, line, text, _) in enumerate(_changes(file)):
             name = f"{file.removeprefix('graph/')}:{function}:{line} {kind}: {text}"

@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.graph.cutting.tensors import named_tensors
-from tests.mutants import judge, suite, trial
+from tests.mutants import branches, judge, suite, trial
 from tests.mutants.operators import Mutant, broken, mutants
 from tests.mutants.run import results, table, unchecked
 from tests.mutants.trial import COSTS, HANG, HARMLESS, STALE, TRACE, UNNOTICED, VERIFY, Prepared
@@ -120,3 +120,18 @@ def test_the_judge_accepts_another_right_cut(read: int, answer: str) -> None:
         grouped.weight = nn.Parameter(grouped.weight[:, read : read + 1])
         before.out_channels = grouped.in_channels = 4
     assert judge.judged(model, small, graph, inputs).answer == answer
+
+
+def test_wrong_branches_are_noticed() -> None:
+    networks = branches.cases()
+    every = mutants(files=branches.FILES)
+    patterns = (
+        "*branches.py:_replacement:*return*",
+        "*substitutes.py:Zeros.forward:*",
+        "*additions.py:Dataflow._cone:*",
+        "*masked.py:_absent:*",
+    )
+    chosen = [next(item for item in every if fnmatch.fnmatchcase(item.name, one)) for one in patterns]
+    found = [branches.tried(mutant, networks)[0] for mutant in chosen]
+    assert branches.UNNOTICED not in found
+    assert branches.CAUGHT in found

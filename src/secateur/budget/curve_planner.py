@@ -18,7 +18,7 @@ _THIN = (0.1, 0.05, 0.02, 0.01)  # shares of a group below which its curve is no
 
 
 def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: FeasibleWidths) -> PruningPlan:
-    """Plan the widths within the limits that have the least damage, summed over groups.
+    """Plan the widths within the limits that have the least damage, summed over groups and removed branches.
 
     Curves are measured with all other groups intact, which can compensate. If several groups become very
     narrow, damages no longer add up: the sum is far too small. So every group keeps a tenth of its channels,
@@ -41,21 +41,15 @@ def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: Feas
     if not evaluator.within(np.array([option.widths[0] for option in options], dtype=np.int64)):
         # Narrower is not always faster: then only the least widths of all groups are certain to be within.
         options = _options(graph, curves, feasible, feasible.least)
-    chosen = minimise_damage(evaluator, options)
-    return PruningPlan(
-        graph,
-        {
-            group.name: curves[group.name].kept(int(width))
-            for group, width in zip(graph.groups, chosen, strict=True)
-            if width < group.channels
-        },
-    )
+    inside = feasible.depth.inside if feasible.depth.units else None
+    chosen = minimise_damage(evaluator, options, inside)
+    return feasible.plan(graph, chosen, lambda number, width: curves[graph.groups[number].name].kept(width))
 
 
 def _options(
     graph: ChannelGraph, curves: WidthCurves, feasible: FeasibleWidths, least: IntArray
 ) -> list[GroupOptions]:
-    """List the widths of each group from the least ones on, and the damage at each.
+    """List the widths of each unit from the least ones on, and the damage at each.
 
     Raises:
         UsageError: a curve is missing or of another network.
@@ -76,18 +70,31 @@ def _options(
         if len(widths) > _MOST:
             widths = widths[np.unique(np.linspace(0, len(widths) - 1, _MOST).round().astype(np.int64))]
         options.append(GroupOptions(widths, curve.at(widths)))
+    for unit in feasible.depth.units:
+        missing = [name for name in unit if name not in curves.branches]
+        if missing:
+            raise UsageError(
+                f"the damage of removing branch '{missing[0]}' is not measured; measure the curves with "
+                "CurveOptions(branches=True), or ignore the branch"
+            )
+        # A branch that is present never counts as more damage than one that is absent.
+        damage = max(0.0, sum(curves.branches[name] for name in unit))
+        options.append(GroupOptions(np.array([0, 1]), np.array([damage, 0.0])))
     return options
 
 
 def _reliable(feasible: FeasibleWidths, evaluator: CostEvaluator) -> IntArray:
-    """Find the least width of each group whose damage adds up with that of others, shape ``(groups,)``.
+    """Find the least width of each unit whose damage adds up with that of others, shape ``(units,)``.
 
-    A floor is used only if the network is within the budget when every group keeps twice as much.
+    A floor is used only if the network is within the budget when every group keeps twice as much. Branches
+    have none.
     """
+    is_group = np.arange(len(feasible.original)) < len(evaluator.graph.groups)
     for share in _THIN:
         ample = feasible.below(
             np.minimum(np.ceil(2 * share * feasible.original).astype(np.int64), feasible.most)
         )
         if evaluator.within(ample):
-            return np.asarray(np.minimum(np.ceil(share * feasible.original).astype(np.int64), ample))
+            floor = np.minimum(np.ceil(share * feasible.original).astype(np.int64), ample)
+            return np.where(is_group, floor, 0)
     return feasible.least

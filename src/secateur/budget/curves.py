@@ -1,4 +1,4 @@
-"""Width curves: the measured damage of each width of each group."""
+"""Width curves: the measured damage of each width of each group, and of each removed residual branch."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ class WidthCurves(Mapping[str, WidthCurve]):
     Attributes:
         divergence: what the damage is: ``"kl"`` or ``"mse"``.
         unmeasured: for each prunable group without a curve, the reason.
+        branches: the damage of removing each residual branch, by name; empty if that was not measured.
 
     Example:
         >>> curves = WidthCurves({"conv": WidthCurve((1, 0), (1, 2), (0.5, 0.0))}, "kl")
@@ -90,11 +91,20 @@ class WidthCurves(Mapping[str, WidthCurve]):
     """
 
     def __init__(
-        self, curves: Mapping[str, WidthCurve], divergence: str, unmeasured: Mapping[str, str] | None = None
+        self,
+        curves: Mapping[str, WidthCurve],
+        divergence: str,
+        unmeasured: Mapping[str, str] | None = None,
+        branches: Mapping[str, float] | None = None,
     ) -> None:
         self._curves = dict(curves)
         self.divergence = divergence
         self.unmeasured: Mapping[str, str] = MappingProxyType(dict(unmeasured or {}))
+        self.branches: Mapping[str, float] = MappingProxyType(
+            {name: float(damage) for name, damage in (branches or {}).items()}
+        )
+        if not np.isfinite(list(self.branches.values())).all():
+            raise UsageError("the damage of a removed residual branch is a finite number")
 
     def __getitem__(self, name: str) -> WidthCurve:
         return self._curves[name]
@@ -110,25 +120,37 @@ class WidthCurves(Mapping[str, WidthCurve]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def measured(self) -> int:
+        """Count the groups and branches that are measured."""
+        return len(self) + len(self.branches)
+
     def __repr__(self) -> str:
         points = sum(len(curve.widths) for curve in self.values())
-        return f"WidthCurves({len(self)} groups, {points} widths, {self.divergence})"
+        branches = f", {len(self.branches)} branches" if self.branches else ""
+        return f"WidthCurves({len(self)} groups, {points} widths{branches}, {self.divergence})"
 
     def __str__(self) -> str:
-        """Format a table of the damage of each group at three quarters, half and a quarter."""
+        """Format a table of the damage of each group at some widths, and of each removed branch."""
         name_width = max(map(len, ("group", *self)))
         lines = [f"{'group':<{name_width}}  channels        75%        50%        25%  ({self.divergence})"]
         for name, curve in self.items():
             count = len(curve.order)
             at = curve.at(np.array([max(1, round(count * share)) for share in (0.75, 0.5, 0.25)]))
             lines.append(f"{name:<{name_width}}  {count:>8}  " + " ".join(f"{item:>10.4g}" for item in at))
-        return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.unmeasured.items())])
+        lines += [f"{name}: {why}" for name, why in self.unmeasured.items()]
+        if self.branches:
+            width = max(map(len, ("residual branch", *self.branches)))
+            lines.append(f"{'residual branch':<{width}}     absent")
+            lines += [f"{name:<{width}} {damage:>10.4g}" for name, damage in self.branches.items()]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON; :meth:`from_dict` gives equal curves back."""
         return {
             "divergence": self.divergence,
             "unmeasured": dict(self.unmeasured),
+            "branches": dict(self.branches),
             "curves": {
                 name: {
                     "order": list(curve.order),
@@ -155,6 +177,6 @@ class WidthCurves(Mapping[str, WidthCurve]):
                 )
                 for name, item in data["curves"].items()
             }
-            return cls(curves, str(data["divergence"]), data["unmeasured"])
+            return cls(curves, str(data["divergence"]), data["unmeasured"], data["branches"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"these are not width curves that to_dict() wrote: {error}") from error

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
+from secateur.budget.depth import Depth, branch_names, find_depth, fits, module_paths
 from secateur.budget.limits import WORDS, CostEvaluator, amount_of, amount_words
 from secateur.budget.widths import Bounds, Widths
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.graph.groups import IntArray
 from secateur.latency import LatencyModel, efficient_widths
+from secateur.plan import PruningPlan
 
 WidthOptions = tuple[IntArray, ...]
 """For each group the widths that it may have, ascending; the last is the whole group."""
 
 
+@dataclass(frozen=True)
+class Unscored:
+    """Names of groups and residual branches that stay whole, because they could not be scored."""
+
+    groups: frozenset[str] = frozenset()
+    branches: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, eq=False)
 class FeasibleWidths:
-    """The widths that each group may take.
+    """The widths that each unit may take: each channel group, then each depth unit.
 
     Attributes:
-        original: channels of each group as it is, shape (groups,).
-        least: the smallest width of each group.
-        most: the largest width of each group.
-        options: for each group the widths from the least to all its channels, ascending.
+        original: channels of each group as it is, shape (units,); 1 for a depth unit.
+        least: the smallest width of each unit.
+        most: the largest width of each unit.
+        options: for each unit the widths from the least to the original one, ascending.
+        depth: the branches that may be removed.
     """
 
     original: IntArray
     least: IntArray
     most: IntArray
     options: WidthOptions
+    depth: Depth = field(default_factory=Depth.off)
 
     def units(self, group: int) -> IntArray:
         """List the numbers of channels removed in one step, from all channels down to the least width."""
@@ -55,6 +67,26 @@ class FeasibleWidths:
             dtype=np.int64,
         )
 
+    def plan(
+        self, graph: ChannelGraph, widths: IntArray, kept: Callable[[int, int], tuple[int, ...]]
+    ) -> PruningPlan:
+        """Make the plan for chosen widths; groups inside an absent branch vanish with it.
+
+        Args:
+            graph: the graph of the network.
+            widths: of all units, shape (units,).
+            kept: returns the channels that stay, for the index of a group and its width.
+        """
+        alive, groups = self.depth.alive(widths), len(graph.groups)
+        keep = {
+            group.name: kept(number, int(widths[number]))
+            for number, group in enumerate(graph.groups)
+            if alive[number] and widths[number] < group.channels
+        }
+        absent = [unit for unit, width in zip(self.depth.units, widths[groups:], strict=True) if width == 0]
+        without = tuple(name for unit in absent for name in unit)
+        return PruningPlan(graph, keep, without) if without else PruningPlan(graph, keep)
+
 
 def width_options(widths: Widths, graph: ChannelGraph, latency: LatencyModel | None) -> WidthOptions | None:
     """List the widths of each group that run well, where ``multiple_of="auto"`` requires them.
@@ -69,31 +101,36 @@ def width_options(widths: Widths, graph: ChannelGraph, latency: LatencyModel | N
             "multiple_of='auto' needs the network's times on this device: give the table that "
             "secateur.latency.latency_table(model, graph, example_inputs) measures, as latency; or a number"
         )
-    return efficient_widths(latency, np.array([group.channels for group in graph.groups], dtype=np.int64))
+    # A group that was removed with a branch has no channels, and stays so.
+    widths_now = [max(1, group.channels) for group in graph.groups]
+    return efficient_widths(latency, np.array(widths_now, dtype=np.int64))
 
 
 def feasible_widths(
     graph: ChannelGraph,
     widths: Widths,
     options: WidthOptions | None = None,
-    unscored: frozenset[str] = frozenset(),
+    unscored: Unscored = Unscored(),
 ) -> FeasibleWidths:
-    """Find the widths that the groups of a network may take.
+    """Find the widths that the groups of a network may take, and the branches that may be removed.
 
     Args:
         graph: the graph of the network.
         widths: the constraints on widths.
         options: the widths of each group, in place of ``widths.multiple_of``.
-        unscored: names of groups that stay whole, because their channels could not be scored.
+        unscored: groups and branches that stay whole.
 
     Raises:
-        UsageError: a name is unknown, or no width lies between the floor and the cap of a group.
+        UsageError: a name is unknown, no width lies between the floor and the cap of a group, or only
+            branches may be removed and there are none.
     """
     original = np.array([group.channels for group in graph.groups], dtype=np.int64)
-    open_ = [group.prunable and group.name not in unscored for group in graph.groups]
+    open_ = [group.prunable and group.name not in unscored.groups for group in graph.groups]
     fixed = ~np.array(open_, dtype=np.bool_) | _named(graph, widths.ignore, "ignore")
     if widths.only:
         fixed |= ~_named(graph, widths.only, "only")
+    if widths.depth == "only":
+        fixed[:] = True
     needed = np.array([group.min_channels for group in graph.groups], dtype=np.int64)
     floors = np.maximum(bounds(graph, widths.floors, "floors", lower=True), widths.min_channels)
     floors = np.maximum(floors, needed)
@@ -125,7 +162,15 @@ def feasible_widths(
             f"group '{graph.groups[group].name}': from its floor {floors[group]} to its cap {caps[group]} "
             f"no width is {kind} or all its {original[group]} channels"
         )
-    return FeasibleWidths(original, least, most, found)
+    depth = find_depth(graph, widths, unscored.branches)
+    ones = np.ones(len(depth.units), dtype=np.int64)
+    return FeasibleWidths(
+        np.append(original, ones),
+        np.append(least, 0 * ones),
+        np.append(most, ones),
+        (*found, *[np.array([0, 1], dtype=np.int64)] * len(ones)),
+        depth,
+    )
 
 
 def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False) -> IntArray:
@@ -144,11 +189,13 @@ def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False
     named: Mapping[str, int | float]
     named = {} if given is None else given if isinstance(given, Mapping) else {"*": given}
     strictest = max if lower else min
+    branches = branch_names(graph) if lower else []
     result = [1 if lower else group.channels for group in graph.groups]
     for pattern, limit in named.items():
-        matches = [n for n, group in enumerate(graph.groups) if _fits(group.name, pattern)]
-        if not matches and graph.groups:
-            raise UsageError(f"{what}: no group '{pattern}'{_hint(pattern, [g.name for g in graph.groups])}")
+        matches = [n for n, group in enumerate(graph.groups) if fits(group.name, pattern)]
+        if not matches and graph.groups and not (lower and any(fits(one, pattern) for one in branches)):
+            known = [*(group.name for group in graph.groups), *branches]
+            raise UsageError(f"{what}: no group '{pattern}'{_hint(pattern, known)}")
         for number in matches:
             amount = amount_of(limit, graph.groups[number].channels, up=lower)
             result[number] = strictest(result[number], max(1, amount))
@@ -159,7 +206,7 @@ def explain_infeasible(
     evaluator: CostEvaluator,
     widths: Widths,
     options: WidthOptions | None = None,
-    unscored: frozenset[str] = frozenset(),
+    unscored: Unscored = Unscored(),
 ) -> str:
     """Explain in one line why a budget cannot be met: the least that is possible, and what limits it.
 
@@ -167,7 +214,7 @@ def explain_infeasible(
         evaluator: the network and the limits, of which at least one cannot be met.
         widths: as for :func:`feasible_widths`, like all that follow.
         options: the widths of each group.
-        unscored: names of groups that stay whole.
+        unscored: groups and branches that stay whole.
     """
     feasible = feasible_widths(evaluator.graph, widths, options, unscored)
     now = evaluator.original
@@ -184,23 +231,24 @@ def explain_infeasible(
         for name, allowed in evaluator.limits.items()
     ]
 
-    def gain(widths: Widths, options: WidthOptions | None, unscored: frozenset[str]) -> str:
+    def gain(widths: Widths, options: WidthOptions | None, unscored: Unscored) -> str:
         """Format the least amounts under other constraints, where they are smaller."""
         other = feasible_widths(evaluator.graph, widths, options, unscored)
-        found = evaluator.named(other.least)
+        found = replace(evaluator, depth=other.depth).named(other.least)
         return ", ".join(amount_words(name, found[name]) for name in unmet if found[name] < least[name])
 
     asked = widths.changed(caps=None)
-    without: dict[str, tuple[Widths, WidthOptions | None, frozenset[str]]] = {
+    without: dict[str, tuple[Widths, WidthOptions | None, Unscored]] = {
         "multiple_of": (asked.changed(multiple_of=1), None, unscored),
         "min_channels": (asked.changed(min_channels=1), options, unscored),
         "floors": (asked.changed(floors=None), options, unscored),
         "ignore": (asked.changed(ignore=()), options, unscored),
         "only": (asked.changed(only=()), options, unscored),
-        "groups without scores": (asked, options, frozenset()),
+        "groups without scores": (asked, options, Unscored()),
+        "uniform_depth": (asked.changed(uniform_depth=False), options, unscored),
     }
     alone = [f"{name} (without: {gain(*other)})" for name, other in without.items() if gain(*other)]
-    free = gain(Widths(), None, frozenset())
+    free = gain(Widths(), None, Unscored())
     if alone:
         cause = f"It is limited by {' and '.join(alone)}"
     elif free:
@@ -211,16 +259,12 @@ def explain_infeasible(
     return f"no plan meets the budget. {'; '.join(parts)}. {cause}"
 
 
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
-
-
 def _named(
     graph: ChannelGraph, patterns: Iterable[str], what: str
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Mark the groups selected by names of groups, or of modules that write or carry their channels."""
     named = np.zeros(len(graph.groups), dtype=np.bool_)
-    everything = {path for tensor in graph.tensors for path in _paths(tensor)}
+    everything = {path for tensor in graph.tensors for path in module_paths(tensor)}
     for pattern in patterns:
         if pattern in graph:
             named[[group.name == pattern for group in graph.groups]] = True
@@ -230,7 +274,7 @@ def _named(
             or any(fnmatchcase(path, pattern) for path in _output_paths(group))
             for group in graph.groups
         ]
-        if not any(found) and not any(_fits(path, pattern) for path in everything):
+        if not any(found) and not any(fits(path, pattern) for path in everything):
             known = [*everything, *(group.name for group in graph.groups)]
             raise UsageError(f"{what}: no group or module '{pattern}'{_hint(pattern, known)}")
         named |= np.array(found, dtype=np.bool_)
@@ -240,14 +284,11 @@ def _named(
 def _output_paths(group: Group) -> set[str]:
     """Collect the modules that write or carry a group's channels, and the modules that contain those."""
     return {
-        path for member in group.members if member.role is not Role.CONSUMER for path in _paths(member.tensor)
+        path
+        for member in group.members
+        if member.role is not Role.CONSUMER
+        for path in module_paths(member.tensor)
     }
-
-
-def _paths(tensor: str) -> list[str]:
-    """List a tensor's name and the paths of all modules that contain it."""
-    parts = tensor.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

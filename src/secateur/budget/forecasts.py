@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from secateur.budget.feasible import feasible_widths, width_options
 from secateur.budget.limits import NANOSECONDS, QUANTITIES, Budget, CostEvaluator, amount_words
@@ -118,8 +120,9 @@ def reachable(
         (16, 58)
     """
     widths = widths or Widths()
-    least = feasible_widths(graph, widths, width_options(widths, graph, latency)).least
-    return graph.cost_model.cost(least), graph.cost()
+    feasible = feasible_widths(graph, widths, width_options(widths, graph, latency))
+    least = CostEvaluator(graph, {}, depth=feasible.depth).named(feasible.least)
+    return Cost(**{name: least[name] for name in asdict(graph.cost())}), graph.cost()
 
 
 def forecast(
@@ -157,8 +160,8 @@ def forecast(
     """
     widths = widths or Widths()
     limits = budget.amounts(graph, latency) if budget is not None else {}
-    evaluator = CostEvaluator(graph, limits, latency)
     feasible = feasible_widths(graph, widths, width_options(widths, graph, latency))
+    evaluator = CostEvaluator(graph, limits, latency, feasible.depth)
     now, least = evaluator.original, evaluator.least_of(feasible.original, feasible.least)
     plan, impossible, planned = None, None, dict[str, int]()
     if budget is not None and scores is not None:
@@ -167,7 +170,8 @@ def forecast(
         except BudgetError as error:
             impossible = str(error)
         else:
-            planned = evaluator.named(plan.widths)
+            here = [not set(unit) & set(plan.without) for unit in feasible.depth.units]
+            planned = evaluator.named(np.append(plan.widths, np.array(here, dtype=np.int64)))
     reach = {name: Reach(now[name], least[name], limits.get(name), planned.get(name)) for name in now}
     return Forecast(reach, plan, impossible)
 

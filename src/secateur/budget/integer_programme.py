@@ -11,6 +11,9 @@ the product of two widths. The search has four parts:
 4. Exchange: move one group and let the others make the choice feasible again; keep the move if the damage
    falls. Stop after a round without success (at most ``_EXCHANGES`` moves are tried).
 
+A residual branch is an option of width 0 or 1. Groups inside an absent branch cost nothing and have no
+damage; in the integer programme they are "gone", which is one more option that they take exactly then.
+
 Every part has a limit on its number of steps, none a limit on time, so that equal inputs give equal widths.
 """
 
@@ -26,6 +29,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from secateur.budget.depth import vanished
 from secateur.budget.limits import CostEvaluator, amount_words
 from secateur.errors import BudgetError
 from secateur.graph.groups import IntArray
@@ -37,11 +41,15 @@ _AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class GroupOptions:
-    """The widths that one group may take, ascending, and the damage at each, descending."""
+    """The widths that one group may take, ascending, and the damage at each, descending.
+
+    A residual branch has the widths 0 and 1.
+    """
 
     widths: IntArray
     damages: FloatArray
@@ -52,10 +60,16 @@ class _Problem:
     """The network, its limits and the options of every group.
 
     A choice is an array of places, shape (groups,): the index of each group's option.
+
+    Attributes:
+        evaluator: the network and its limits.
+        options: of every group, then of every branch.
+        inside: whether a group or branch (column) vanishes with a branch (row); ``None`` without branches.
     """
 
     evaluator: CostEvaluator
     options: Sequence[GroupOptions]
+    inside: BoolArray | None = None
 
     @cached_property
     def ends(self) -> IntArray:
@@ -75,7 +89,21 @@ class _Problem:
 
     def damage(self, places: IntArray) -> float:
         """Sum the damage of a choice."""
-        return float(sum(option.damages[place] for option, place in zip(self.options, places, strict=True)))
+        damages = [option.damages[place] for option, place in zip(self.options, places, strict=True)]
+        if self.inside is not None:
+            damages = [damage for damage, there in zip(damages, self.alive(places), strict=True) if there]
+        return float(sum(damages))
+
+    def alive(self, places: IntArray) -> BoolArray:
+        """Return whether each group or branch is outside of all absent branches, shape (groups,)."""
+        if self.inside is None:
+            return np.ones(len(places), dtype=np.bool_)
+        return ~vanished(self.inside, self.widths(places))
+
+    @cached_property
+    def is_branch(self) -> BoolArray:
+        """Return whether each option set belongs to a branch, shape (groups,)."""
+        return np.array([option.widths[0] == 0 for option in self.options], dtype=np.bool_)
 
     def within(self, places: IntArray) -> bool:
         """Check whether a choice is within all limits."""
@@ -90,24 +118,35 @@ class _Problem:
             self.options[group].damages[place] - self.options[group].damages[places[group]]
             for group, place in pairs
         ]
+        if self.inside is not None:
+            harm = [
+                self.damage(_with(places, group, place)) - self.damage(places)
+                if self.is_branch[group]
+                else one
+                for (group, place), one in zip(pairs, harm, strict=True)
+            ]
         return trials, np.array(harm, dtype=np.float64)
 
 
-def minimise_damage(evaluator: CostEvaluator, options: Sequence[GroupOptions]) -> IntArray:
+def minimise_damage(
+    evaluator: CostEvaluator, options: Sequence[GroupOptions], inside: BoolArray | None = None
+) -> IntArray:
     """Find the widths of least total damage within all limits.
 
     Args:
         evaluator: the network and the limits.
-        options: one per group of the network.
+        options: one per group of the network, then one per branch.
+        inside: whether a group or branch (column) vanishes with a branch (row), shape ``(options, options)``;
+            ``None`` without branches.
 
     Returns:
-        Widths, shape ``(groups,)``. They are within the limits exactly, and no single group could be
-        widened by a step without breaking one.
+        Widths, shape ``(options,)``. They are within the limits exactly, and no single group could be
+        widened by a step without breaking one. Groups inside an absent branch have some width.
 
     Raises:
         BudgetError: narrowing the groups one after the other leads to no widths within the limits.
     """
-    problem = _Problem(evaluator, options)
+    problem = _Problem(evaluator, options, inside)
     places = _uniform(problem)
     best, best_damage, idle = places, problem.damage(places), 0
     for _ in range(_PROGRAMMES):
@@ -149,15 +188,32 @@ def _required(problem: _Problem, places: IntArray | None) -> IntArray:
 
 
 def _uniform(problem: _Problem) -> IntArray:
-    """Choose about the same share of every group, as large as the limits allow (20 bisections)."""
+    """Choose about the same share of every group, as large as the limits allow (20 bisections).
+
+    All branches are present if the limits can be met so, and absent otherwise.
+    """
+    all_present = np.where(problem.is_branch, problem.ends, 0)
+    start = all_present if problem.within(all_present) else 0 * all_present
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        if problem.within((problem.ends * middle).astype(np.int64)):
+        if problem.within(_share(problem, start, middle)):
             low = middle
         else:
             high = middle
-    return (problem.ends * low).astype(np.int64)
+    return _share(problem, start, low)
+
+
+def _share(problem: _Problem, start: IntArray, share: float) -> IntArray:
+    """Choose a share of every group, and the branches of a choice."""
+    return np.where(problem.is_branch, start, (problem.ends * share).astype(np.int64))
+
+
+def _with(places: IntArray, group: int, place: int) -> IntArray:
+    """Return a choice in which one group moved."""
+    moved = places.copy()
+    moved[group] = place
+    return moved
 
 
 def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
@@ -172,31 +228,103 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
     evaluator, options = problem.evaluator, problem.options
     sizes = problem.ends + 1
     owner = np.repeat(np.arange(len(options)), sizes)
-    trials, _ = problem.moved(places, owner, [place for size in sizes.tolist() for place in range(size)])
     now = evaluator.limited(problem.widths(places))
-    changes = (evaluator.limited(trials) - now).astype(np.float64)
+    changes = _changes(problem, places, owner).astype(np.float64)
     slack = (evaluator.allowed - now).astype(np.float64)
     scale = np.maximum(np.abs(evaluator.allowed), 1).astype(np.float64)
     one_each = sparse.csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(options), len(owner))
     )
+    damages = np.concatenate([option.damages for option in options])
+    starts = np.cumsum([0, *sizes[:-1]])
+    gone, links = _gone(problem, starts, len(owner))
     result = milp(
-        np.concatenate([option.damages for option in options]),
-        integrality=np.ones(len(owner)),
+        np.append(damages, np.zeros(len(gone))),
+        integrality=np.ones(len(owner) + len(gone)),
         bounds=Bounds(0, 1),
         constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint((changes / scale).T, -np.inf, slack / scale),
+            LinearConstraint(sparse.hstack([one_each, _columns(gone, len(options))]), 1, 1),
+            LinearConstraint(
+                np.hstack([(changes / scale).T, np.zeros((len(slack), len(gone)))]), -np.inf, slack / scale
+            ),
+            *links,
         ],
         options={"node_limit": _NODES, "mip_rel_gap": 1e-4},
     )
     if result.x is None:
         return None
-    starts = np.cumsum([0, *sizes[:-1]])
-    return np.array(
+    answer = np.array(
         [int(np.argmax(result.x[start : start + size])) for start, size in zip(starts, sizes, strict=True)],
         dtype=np.int64,
     )
+    answer[gone] = np.where(result.x[len(owner) :] > 0.5, places[gone], answer[gone])
+    return answer
+
+
+def _changes(problem: _Problem, places: IntArray, owner: IntArray) -> IntArray:
+    """Compute how each option of each group, alone, changes the limited costs of a choice.
+
+    The options of a group inside absent branches are compared with those branches present, since only then
+    they count.
+
+    Args:
+        problem: the network and its options.
+        places: the choice.
+        owner: the group of each option, shape (options,).
+
+    Returns:
+        Shape (options, limits).
+    """
+    limited, now = problem.evaluator.limited, problem.widths(places)
+    trials, _ = problem.moved(places, owner, [place for end in problem.ends for place in range(end + 1)])
+    if problem.inside is None:
+        return limited(trials) - limited(now)
+    before = np.repeat(now[None], len(owner), axis=0)
+    around = problem.inside.T[owner]
+    trials[around] = before[around] = 1
+    return limited(trials) - limited(before)
+
+
+def _gone(problem: _Problem, starts: IntArray, count: int) -> tuple[IntArray, list[LinearConstraint]]:
+    """Link the option of being gone, of each group inside a branch, to the absence of a branch around it.
+
+    Args:
+        problem: the network and its options.
+        starts: the variable of the first option of each group, which for a branch is its absence.
+        count: number of variables for options; those for being gone follow.
+
+    Returns:
+        The groups and branches inside others, and the constraints: gone if any branch around is absent, and
+        not otherwise.
+    """
+    if problem.inside is None:
+        return np.empty(0, dtype=np.int64), []
+    gone = np.flatnonzero(problem.inside.any(axis=0))
+    if not len(gone):
+        return gone, []
+    place, around = np.nonzero(problem.inside.T[gone])
+    absence = starts[around]
+    pairs = np.arange(len(place))
+    each = sparse.csr_array(
+        (
+            np.append(np.ones(len(pairs)), -np.ones(len(pairs))),
+            (np.append(pairs, pairs), np.append(count + place, absence)),
+        ),
+        shape=(len(pairs), count + len(gone)),
+    )
+    some = sparse.csr_array(
+        (
+            np.append(np.ones(len(gone)), -np.ones(len(pairs))),
+            (np.append(np.arange(len(gone)), place), np.append(count + np.arange(len(gone)), absence)),
+        ),
+        shape=(len(gone), count + len(gone)),
+    )
+    return gone, [LinearConstraint(each, 0, np.inf), LinearConstraint(some, -np.inf, 0)]
+
+
+def _columns(gone: IntArray, groups: int) -> sparse.csr_array:
+    """Build the columns that count being gone as an option, shape (groups, gone)."""
+    return sparse.csr_array((np.ones(len(gone)), (gone, np.arange(len(gone)))), shape=(groups, len(gone)))
 
 
 def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
@@ -213,7 +341,7 @@ def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> I
         The feasible choice; ``None`` if a limit is broken with all groups at their least widths.
     """
     while not problem.within(places):
-        if not places.any():
+        if not (places > 0)[problem.alive(places)].any():
             return None
         places = _narrowed(problem, places, held)
     while (wider := _widened(problem, places)) is not None:
@@ -223,7 +351,7 @@ def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> I
 
 def _narrowed(problem: _Problem, places: IntArray, held: int | None) -> IntArray:
     """Narrow, by one place, the groups with the least added damage for the cost that this saves."""
-    movable = np.flatnonzero(places > 0)
+    movable = np.flatnonzero((places > 0) & problem.alive(places))
     if len(movable) > 1:
         movable = movable[movable != held]
     trials, harm = problem.moved(places, movable, (places[movable] - 1).tolist())
@@ -239,11 +367,12 @@ def _narrowed(problem: _Problem, places: IntArray, held: int | None) -> IntArray
 
 def _widened(problem: _Problem, places: IntArray) -> IntArray | None:
     """Widen, by one place, the groups with the most damage undone for the cost; ``None`` if none fits."""
-    movable = np.flatnonzero(places < problem.ends)
+    movable = np.flatnonzero((places < problem.ends) & problem.alive(places))
     if not len(movable):
         return None
     trials, harm = problem.moved(places, movable, (places[movable] + 1).tolist())
-    fits = np.asarray(problem.evaluator.within(trials), dtype=np.bool_)
+    # A branch with very narrow groups can do more damage than none.
+    fits = np.asarray(problem.evaluator.within(trials), dtype=np.bool_) & (harm <= 0)
     movable, trials, harm = movable[fits], trials[fits], harm[fits]
     if not len(movable):
         return None
@@ -308,7 +437,10 @@ def _worthwhile(problem: _Problem, places: IntArray) -> list[list[int]]:
     any single move of another group. A move that does not lower the damage under some limit, even at that
     price, is left out.
     """
-    reach = [_distances(int(place), int(end)) for place, end in zip(places, problem.ends, strict=True)]
+    reach = [
+        _distances(int(place), int(end)) if there else []
+        for place, end, there in zip(places, problem.ends, problem.alive(places), strict=True)
+    ]
     if sum(map(len, reach)) <= _EXCHANGES:
         return reach
     groups = len(problem.options)

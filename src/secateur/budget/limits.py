@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, model_validator
 
+from secateur.budget.depth import Depth
 from secateur.errors import UsageError
 from secateur.settings import Settings
 
@@ -203,33 +204,47 @@ share of the original's
 class CostEvaluator:
     """Compute the costs of choices of widths, and compare them with limits.
 
+    A choice has the width of each group, then that of each depth unit (1 or 0), if there are any.
+
     Attributes:
         graph: the graph of the network.
         limits: the largest amount that may remain, by quantity; times in nanoseconds.
         latency: predicts milliseconds, if they count.
+        depth: the branches that may be absent.
     """
 
     graph: ChannelGraph
     limits: Mapping[str, int]
     latency: LatencyModel | None = None
+    depth: Depth = field(default_factory=Depth.off)
 
     def evaluate(self, widths: IntArray) -> IntArray:
-        """Count parameters, MACs, bytes, memory, channels and nanoseconds; widths (..., groups) to (..., 6).
+        """Count parameters, MACs, bytes, memory, channels and nanoseconds; widths (..., units) to (..., 6).
 
         Nanoseconds are zero where nothing predicts them.
         """
-        channels = widths[..., self._prunable].sum(axis=-1, keepdims=True)
+        groups, depth = widths[..., : len(self.graph.groups)], self.depth
+        if depth.units:
+            present = depth.present(widths)
+            costs = self.graph.wiring.cost_model.evaluate(np.concatenate([groups, present], axis=-1))
+            groups = groups * depth.alive(widths)[..., : groups.shape[-1]]
+        else:
+            present = np.broadcast_to(self.graph.present, (*widths.shape[:-1], len(self.graph.present)))
+            costs = self.graph.cost_model.evaluate(groups)
+        channels = groups[..., self._prunable].sum(axis=-1, keepdims=True)
         time = np.zeros_like(channels)
         if self.latency is not None:
-            time[..., 0] = np.rint(self.latency.milliseconds(widths) * NANOSECONDS)
-        return np.concatenate([self.graph.cost_model.evaluate(widths), channels, time], axis=-1)
+            # A model of times that knows no branches need not take them.
+            full = groups if present.all() else np.concatenate([groups, present], axis=-1)
+            time[..., 0] = np.rint(self.latency.milliseconds(full) * NANOSECONDS)
+        return np.concatenate([costs, channels, time], axis=-1)
 
     def within(self, widths: IntArray) -> npt.NDArray[np.bool_]:
-        """Test whether widths (..., groups) are within all limits; shape (...)."""
+        """Test whether widths (..., units) are within all limits; shape (...)."""
         return np.asarray((self.evaluate(widths) <= self._bounds).all(axis=-1))
 
     def limited(self, widths: IntArray) -> IntArray:
-        """Count what widths (..., groups) need of the limited quantities; shape (..., limits)."""
+        """Count what widths (..., units) need of the limited quantities; shape (..., limits)."""
         return self.evaluate(widths)[..., [_COLUMNS.index(name) for name in self.limits]]
 
     @property
@@ -245,7 +260,8 @@ class CostEvaluator:
     @property
     def original(self) -> dict[str, int]:
         """Return the costs of the unpruned network, by quantity."""
-        return self.named(np.array([group.channels for group in self.graph.groups], dtype=np.int64))
+        channels = [group.channels for group in self.graph.groups]
+        return self.named(np.array([*channels, *[1] * len(self.depth.units)], dtype=np.int64))
 
     def least_of(self, *choices: IntArray) -> dict[str, int]:
         """Find the least that any of some choices of widths needs, by quantity.

@@ -11,9 +11,16 @@ import numpy.typing as npt
 
 from secateur.budget.curve_planner import plan_by_curves
 from secateur.budget.curves import WidthCurves
-from secateur.budget.feasible import FeasibleWidths, explain_infeasible, feasible_widths, width_options
+from secateur.budget.depth import branch_names
+from secateur.budget.feasible import (
+    FeasibleWidths,
+    Unscored,
+    explain_infeasible,
+    feasible_widths,
+    width_options,
+)
 from secateur.budget.limits import Allocation, Budget, CostEvaluator, amount_of
-from secateur.budget.removal_order import RemovalOrder, comparable, removal_order
+from secateur.budget.removal_order import RemovalOrder, comparable, per_cost, removal_order
 from secateur.budget.widths import Widths
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
@@ -124,9 +131,9 @@ def plan_within(
             f"unknown allocation {allocation!r}: choose one of {', '.join(get_args(Allocation))}"
         )
     widths = widths or Widths()
-    options, unscored = width_options(widths, graph, latency), _unscored(scores)
+    options, unscored = width_options(widths, graph, latency), _unscored(graph, scores)
     feasible = feasible_widths(graph, widths, options, unscored)
-    evaluator = CostEvaluator(graph, limits, latency)
+    evaluator = CostEvaluator(graph, limits, latency, feasible.depth)
     if isinstance(scores, WidthCurves):
         if not evaluator.within(feasible.least):
             raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
@@ -136,19 +143,35 @@ def plan_within(
             "allocation='curves' needs width curves: give what width_curves(model, graph, scores, batches) "
             "measures in place of scores, or take 'global' or 'uniform'"
         )
+    if allocation == "uniform" and feasible.depth.units:
+        raise UsageError(
+            f"allocation='uniform' takes the same share of every group, and depth={widths.depth!r} removes "
+            "whole branches: take allocation 'global' or 'curves', or depth 'off'"
+        )
     if share is not None:
         kept = np.array([amount_of(share, int(count)) for count in feasible.original], dtype=np.int64)
         feasible = replace(feasible, most=np.minimum(feasible.most, feasible.below(kept)))
-    order = removal_order(comparable(graph, scores, feasible, normalize), feasible, allocation)
+    if feasible.depth.units:
+        ranked = per_cost(scores, feasible, evaluator)
+    else:
+        ranked = comparable(graph, scores, feasible, normalize)
+    order = removal_order(ranked, feasible, allocation)
     if not evaluator.within(feasible.least):
         raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
-    return _plan(graph, order, _widths(evaluator, order, feasible))
+    found = _widths(evaluator, order, feasible)
+    return feasible.plan(graph, found, lambda number, width: _last(order.channels[number], width))
 
 
-def _unscored(scores: Mapping[str, Any]) -> frozenset[str]:
+def _unscored(graph: ChannelGraph, scores: Mapping[str, Any]) -> Unscored:
     if isinstance(scores, WidthCurves):
-        return frozenset(scores.unmeasured)
-    return frozenset(scores.unscored) if isinstance(scores, Scores) else frozenset()
+        groups, scored = scores.unmeasured, scores.branches
+    elif isinstance(scores, Scores):
+        groups, scored = scores.unscored, scores.branches
+    else:
+        return Unscored()
+    # If none is scored, they were not meant to be, and a plan that needs their scores says so.
+    left_out = set(branch_names(graph)) - scored.keys() if scored else ()
+    return Unscored(frozenset(groups), frozenset(left_out))
 
 
 def _widths(evaluator: CostEvaluator, order: RemovalOrder, feasible: FeasibleWidths) -> IntArray:
@@ -159,14 +182,23 @@ def _widths(evaluator: CostEvaluator, order: RemovalOrder, feasible: FeasibleWid
 
     count = _first(enough, order.must - 1, len(order.groups))
     widths = order.widths(feasible.original, np.array([count]))[0]
-    return _put_back(evaluator, order, widths, np.arange(count - 1, order.must - 1, -1))
+    removed = np.arange(count - 1, order.must - 1, -1)
+    while True:
+        # Channels inside an absent branch cost nothing; they come back only if the branch does.
+        before = feasible.depth.alive(widths)
+        back = removed[before[order.groups[removed]]]
+        widths = _put_back(evaluator, order, widths, back)
+        after = feasible.depth.alive(widths)
+        if np.array_equal(before, after):
+            return widths
+        removed = removed[after[order.groups[removed]] & ~before[order.groups[removed]]]
 
 
 def _put_back(evaluator: CostEvaluator, order: RemovalOrder, widths: IntArray, removed: IntArray) -> IntArray:
-    """Put removed units back, the last removed first, wherever the limits allow it.
+    """Put removed steps back, the last removed first, wherever the limits allow it.
 
-    As widths only grow, a group whose next unit does not fit is finished. So each round drops
-    all such groups at once, and puts back as many of the other units as fit together.
+    As widths only grow, a group whose next step does not fit is finished. So each round drops
+    all such groups at once, and puts back as many of the other steps as fit together.
     """
     while len(removed):
         groups, first = np.unique(order.groups[removed], return_index=True)
@@ -202,13 +234,6 @@ def _first(holds: Callable[[IntArray], npt.NDArray[np.bool_]], below: int, end: 
     return end
 
 
-def _plan(graph: ChannelGraph, order: RemovalOrder, widths: IntArray) -> PruningPlan:
-    """Make the plan in which each group keeps the last channels of its order."""
-    return PruningPlan(
-        graph,
-        {
-            group.name: tuple(channels[group.channels - width :].tolist())
-            for group, channels, width in zip(graph.groups, order.channels, widths, strict=True)
-            if width < group.channels
-        },
-    )
+def _last(channels: IntArray, width: int) -> tuple[int, ...]:
+    """Return the last channels of an order."""
+    return tuple(channels[len(channels) - width :].tolist())

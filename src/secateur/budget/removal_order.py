@@ -1,8 +1,8 @@
-"""The order in which channels are removed: by score over all groups, or evenly over all groups."""
+"""The order in which channels and branches are removed: by score over all groups, or evenly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 
 from secateur.budget.feasible import FeasibleWidths
+from secateur.budget.limits import CostEvaluator
+from secateur.criteria import Scores
 from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
@@ -21,14 +23,14 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class RemovalOrder:
-    """Units of channels in the order in which they are removed.
+    """Steps of the removal of channels and branches, in order.
 
-    A unit is what is removed at once: one channel, or as many as rounded widths need.
+    A step is what is removed at once: one channel, or as many as rounded widths need, or a depth unit.
 
     Attributes:
-        groups: the group of each unit, by index, shape (units,).
-        sizes: channels in each unit.
-        must: how many units are removed in any case; they come first.
+        groups: the group or depth unit of each step, by index, shape (steps,).
+        sizes: channels in each step; 1 for a depth unit.
+        must: how many steps are made in any case; they come first.
         channels: for each group, its channels in the order in which they are removed.
     """
 
@@ -38,14 +40,14 @@ class RemovalOrder:
     channels: tuple[IntArray, ...]
 
     def widths(self, start: IntArray, counts: IntArray) -> IntArray:
-        """Compute widths after the first units are removed.
+        """Compute widths after the first steps.
 
         Args:
-            start: widths of the groups before, shape (groups,).
-            counts: numbers of units, ascending, shape (n,).
+            start: widths of groups and depth units before, shape (units,).
+            counts: numbers of steps, ascending, shape (n,).
 
         Returns:
-            Widths of shape (n, groups).
+            Widths of shape (n, units).
         """
         gone = np.zeros((len(counts), len(start)), dtype=np.int64)
         last = int(counts[-1]) if len(counts) else 0
@@ -57,15 +59,15 @@ class RemovalOrder:
 def removal_order(
     ranked: Mapping[int, FloatArray], feasible: FeasibleWidths, allocation: str
 ) -> RemovalOrder:
-    """Order all channels that may be removed.
+    """Order all channels and branches that may be removed.
 
     Within a group the channel of the lowest score is first. Over the groups, ``global`` takes
-    the unit of the lowest mean score, ``uniform`` the unit that leaves its group the largest
+    the step of the lowest mean score, ``uniform`` the step that leaves its group the largest
     share. Ties are broken by the order of groups, then of channels, in the network.
 
     Args:
-        ranked: comparable scores of each group that may be cut, by group index.
-        feasible: the widths that the groups may take.
+        ranked: comparable scores of each group and depth unit that may be cut, by index.
+        feasible: the widths that they may take.
         allocation: ``"global"`` or ``"uniform"``.
 
     Returns:
@@ -81,7 +83,7 @@ def removal_order(
         ends = np.cumsum(units)
         if allocation == "global":
             sums = np.add.reduceat(scores[channels[group]][: ends[-1]], ends - units)
-            # Rounding must not order a unit before the one below it in its group.
+            # Rounding must not order a step before the one below it in its group.
             key = np.maximum.accumulate(sums / units)
         else:
             key = ends / feasible.original[group]
@@ -93,7 +95,7 @@ def removal_order(
         nothing = np.empty(0, dtype=np.int64)
         return RemovalOrder(nothing, nothing, 0, tuple(channels))
     owner, must = np.concatenate(owners), np.concatenate(musts)
-    # A stable sort: units with equal keys stay sorted by group, and by position within it.
+    # A stable sort: steps with equal keys stay sorted by group, and by position within it.
     order = np.lexsort((owner, np.concatenate(keys), ~must))
     return RemovalOrder(owner[order], np.concatenate(sizes)[order], int(must.sum()), tuple(channels))
 
@@ -117,6 +119,73 @@ def comparable(
         UsageError: scores are missing, of the wrong length, not finite or not numbers, or a name is
             unknown.
     """
+    values = {name: torch.from_numpy(vector) for name, vector in _raw(graph, scores, feasible).items()}
+    normal = normalise(values, normalize)
+    return {
+        number: normal[group.name].numpy()
+        for number, group in enumerate(graph.groups)
+        if group.name in normal
+    }
+
+
+def per_cost(
+    scores: Mapping[str, Any], feasible: FeasibleWidths, evaluator: CostEvaluator
+) -> dict[int, FloatArray]:
+    """Divide the scores of channels and branches by the costs that their removal saves.
+
+    A branch and a channel save different amounts, so only the estimated damage per saved cost is comparable.
+    The cost is the sum, over the limited quantities, of the saved share of the whole network's amount. What
+    saves nothing gets an infinite score.
+
+    Args:
+        scores: raw scores, of channels by group name; ``Scores`` with scores of branches.
+        feasible: the widths that groups and depth units may take.
+        evaluator: the network and the limits.
+
+    Returns:
+        The scores by index of group or depth unit, in the order of the network.
+
+    Raises:
+        UsageError: scores are missing, of the wrong length, not finite or not numbers, or a name is
+            unknown.
+    """
+    graph, units = evaluator.graph, feasible.depth.units
+    values = {graph.index(name): vector for name, vector in _raw(graph, scores, feasible).items()}
+    branches = branch_scores(scores, [name for unit in units for name in unit])
+    for number, unit in enumerate(units, len(graph.groups)):
+        values[number] = np.array([sum(branches[name] for name in unit)])
+    if not values:
+        return {}
+    numbers = np.array(list(values), dtype=np.int64)
+    trials = np.repeat(feasible.original[None], len(numbers) + 1, axis=0)
+    trials[np.arange(len(numbers)), numbers] -= 1
+    costs = evaluator.limited(trials).astype(np.float64)
+    saved = ((costs[-1] - costs[:-1]) / np.maximum(costs[-1], 1)).sum(axis=1)
+    return {
+        number: vector / cost if cost > 0 else np.full(len(vector), np.inf)
+        for (number, vector), cost in zip(values.items(), saved.tolist(), strict=True)
+    }
+
+
+def branch_scores(scores: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Look up the scores of branches.
+
+    Raises:
+        UsageError: a branch has none.
+    """
+    known: Mapping[str, float] = getattr(scores, "branches", {})
+    for name in names:
+        if name not in known:
+            by = f"the criterion '{scores.criterion}'" if isinstance(scores, Scores) else "the scores"
+            raise UsageError(
+                f"{by} does not score residual branches, such as '{name}': take 'taylor', measure width "
+                "curves of branches, or set depth to 'off'"
+            )
+    return {name: float(known[name]) for name in names}
+
+
+def _raw(graph: ChannelGraph, scores: Mapping[str, Any], feasible: FeasibleWidths) -> dict[str, FloatArray]:
+    """Check the scores of the groups that may be cut."""
     for name in scores:
         graph[name]  # an unknown name is an error
     values = {}
@@ -127,13 +196,8 @@ def comparable(
             raise UsageError(
                 f"there are no scores for group '{group.name}': score it, or name it in Widths(ignore=...)"
             )
-        values[group.name] = torch.from_numpy(_vector(scores[group.name], group.name, group.channels))
-    normal = normalise(values, normalize)
-    return {
-        number: normal[group.name].numpy()
-        for number, group in enumerate(graph.groups)
-        if group.name in normal
-    }
+        values[group.name] = _vector(scores[group.name], group.name, group.channels)
+    return values
 
 
 def _vector(values: Any, group: str, channels: int) -> FloatArray:

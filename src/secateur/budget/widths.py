@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from secateur.settings import Settings
 
@@ -62,6 +62,14 @@ class Widths(Settings):
             that they, and all modules inside them, write or carry stay whole. To keep what a module reads as
             well, give it to ``trace``.
         only: groups or modules to cut, named in the same way; all others stay whole. All, if empty.
+        depth: whether residual branches are removed too: ``"off"``, ``"auto"`` for branches and channels in
+            one plan, or ``"only"`` for branches alone. A branch stays if ``ignore`` or ``floors`` name it, a
+            module that contains it or that it contains, or a group within it; a floor for every group keeps
+            no branch. Its groups keep all their channels or vanish with it.
+        uniform_depth: remove all branches of a block together, or none, so that what remains is a stack of
+            fewer equal blocks. A block is the smallest module that contains the branch and has a sibling with
+            the same tensors by name, whose own name differs in digits only (``layers.3``). A branch in no
+            such module is removed alone.
 
     Raises:
         UsageError: a value is out of range.
@@ -77,6 +85,16 @@ class Widths(Settings):
     caps: Annotated[int | float | Mapping[str, int | float] | None, BeforeValidator(_bounds)] = None
     ignore: Annotated[Sequence[str], BeforeValidator(_names)] = ()
     only: Annotated[Sequence[str], BeforeValidator(_names)] = ()
+    depth: Literal["off", "auto", "only"] = "off"
+    uniform_depth: bool = False
+
+    @model_validator(mode="after")
+    def _has_depth(self) -> Widths:
+        if self.uniform_depth and self.depth == "off":
+            raise ValueError(
+                "uniform_depth has no effect while depth is 'off'; set depth to 'auto' or 'only'"
+            )
+        return self
 
     def changed(self, **changes: Any) -> Widths:
         """Return these widths with some values changed, which are checked again."""

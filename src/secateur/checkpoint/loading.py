@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from secateur.checkpoint import anatomy
 from secateur.checkpoint.metadata import Metadata
 from secateur.checkpoint.seal import check_seal, unsealed
-from secateur.errors import CheckpointError, UsageError
+from secateur.errors import CheckpointError, SurgeryError, UsageError
+from secateur.graph.branches import Replacement
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.cutting.tensors import renew_flat_weights
+from secateur.graph.substitutes import replace_modules
 
 
 def load(
@@ -51,11 +54,35 @@ def load(
     try:
         metadata, stored = _read(path)
         target = model if model is not None else _built(metadata)
-        values = check(metadata, stored, target)
+        put_back = replaced_in(target, metadata.replaced)
+        try:
+            values = check(metadata, stored, target)
+        except CheckpointError:
+            put_back()
+            raise
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     _fill(target, values, metadata, torch.device(device))
     return target.eval()
+
+
+def replaced_in(model: nn.Module, replacements: Iterable[Replacement]) -> Callable[[], None]:
+    """Replace the modules that removed residual branches have lost.
+
+    Args:
+        model: the network at its full size; changed in place.
+        replacements: which modules, and by what.
+
+    Returns:
+        A function that puts the former modules back.
+
+    Raises:
+        CheckpointError: the network has no such module; nothing is changed.
+    """
+    try:
+        return replace_modules(model, replacements)
+    except SurgeryError as error:
+        raise CheckpointError(f"it does not fit {type(model).__name__}: {error}") from error
 
 
 def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -64,7 +91,7 @@ def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> di
     Args:
         metadata: of the file.
         stored: its tensors; only names, shapes and types matter.
-        model: the network at its full size; not changed.
+        model: the network at its full size, with modules replaced; not changed.
 
     Returns:
         The tensors that the network has a place for, under all their names.

@@ -8,10 +8,11 @@ from typing import Any
 
 from secateur.checkpoint.values import decoded
 from secateur.errors import CheckpointError, UsageError
+from secateur.graph.branches import Replacement
 from secateur.inputs import Json
 from secateur.models import InputSpec, ModelSpec
 
-FORMAT = 3
+FORMAT = 4
 _MOST_CHARACTERS = 16 << 20
 _DEEPEST = 32
 _LARGEST = 2**31
@@ -32,6 +33,7 @@ class Metadata:
         aliases: for tensors that are one and the same under several names, the name under which it is stored.
         transient: stored buffers that ``state_dict`` leaves out.
         hooked: paths of the modules with hooks, which no file holds.
+        replaced: the modules that removed residual branches have lost, with what takes their place.
         frozen: parameters that require no gradient.
         input_size: shape of one input, without the batch.
         normalization: mean and deviation per channel.
@@ -46,6 +48,7 @@ class Metadata:
     aliases: dict[str, str]
     transient: tuple[str, ...]
     hooked: tuple[str, ...]
+    replaced: tuple[Replacement, ...]
     frozen: tuple[str, ...]
     input_size: tuple[int, ...] | None
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
@@ -70,6 +73,7 @@ class Metadata:
         """
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         data["builder"] = self.builder.to_dict() if self.builder else None
+        data["replaced"] = [item.to_dict() for item in self.replaced]
         try:
             text = json.dumps({"format": FORMAT, **data}, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
@@ -92,6 +96,8 @@ class Metadata:
             raise CheckpointError("it was written by a newer version of Secateur: upgrade to read it")
         if written <= 2:
             data["hooked"] = []
+        if written <= 3:
+            data["replaced"] = []
         if written == 1:
             data["attributes"] = _modern(data.get("attributes"))
         checks = {
@@ -100,6 +106,7 @@ class Metadata:
             "aliases": _aliases,
             "transient": _texts,
             "hooked": _texts,
+            "replaced": _replacements,
             "frozen": _texts,
             "input_size": _optional(_size),
             "normalization": _optional(_normalization),
@@ -203,6 +210,14 @@ def _attributes(name: str, value: Any) -> Attributes:
             except ValueError:
                 _require(name, False)
     return dict(value)
+
+
+def _replacements(name: str, value: Any) -> tuple[Replacement, ...]:
+    _require(name, isinstance(value, list))
+    try:
+        return tuple(Replacement.from_dict(item) for item in value)
+    except UsageError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _modern(attributes: Any) -> Any:

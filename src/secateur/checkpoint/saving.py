@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from secateur import __version__
 from secateur.checkpoint import anatomy
-from secateur.checkpoint.loading import check
+from secateur.checkpoint.loading import check, replaced_in
 from secateur.checkpoint.metadata import Attributes, Metadata
 from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
 from secateur.formats import first_line
 from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.substitutes import replacements_in
 from secateur.inputs import InputSpec, Json
 from secateur.models import ModelSpec
 
@@ -37,8 +39,9 @@ def save(
     """Save a network, pruned or not, so that :func:`load` restores it bit for bit.
 
     The file holds tensors and JSON, and no code. Besides parameters and buffers it holds the attributes of
-    modules that are tensors, numbers, text, tuples and the like. What :func:`load` would refuse is refused
-    here. An older file of that name is replaced in one step, after the new one is completely on the disk.
+    modules that are tensors, numbers, text, tuples and the like, and which modules were replaced because a
+    residual branch was removed. What :func:`load` would refuse is refused here. An older file of that name is
+    replaced in one step, after the new one is completely on the disk.
 
     Args:
         path: the file, by convention ending in ``.safetensors``.
@@ -67,7 +70,10 @@ def save(
     path = Path(path)
     refuse_wrapped(model)
     spec = ModelSpec.parse(builder) if isinstance(builder, str) else builder
+    replaced = tuple(replace(item, path=anatomy.plain_name(item.path)) for item in replacements_in(model))
     reference = None if spec is None or spec.is_file else anatomy.blank(spec)
+    if reference is not None:
+        replaced_in(reference, replaced)
     attributes = _attributes(model, spec, reference)
     loose = anatomy.loose_names(attributes)
     referred = {name: tensor for name, tensor in anatomy.loose_tensors(model).items() if name in loose}
@@ -83,6 +89,7 @@ def save(
         aliases=aliases,
         transient=anatomy.transient_buffers(model),
         hooked=anatomy.hooked(model),
+        replaced=replaced,
         frozen=tuple(anatomy.plain_name(name) for name, p in model.named_parameters() if not p.requires_grad),
         input_size=_tuple(input_size, seen.size if seen else None),
         normalization=_pair(normalization, seen),

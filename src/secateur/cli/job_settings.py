@@ -23,17 +23,9 @@ Options = Mapping[str, tuple[str, Any]]
 """For the dotted path of each setting, the option that gives it and its value (``None`` if not given)."""
 
 CRITERIA = (
-    *("activation-mean", "activation-std", "apoz", "bn-scale", "flap", "fpgm", "lamp", "magnitude"),
-    *(
-        "mutual-information",
-        "obd",
-        "random",
-        "reconstruction",
-        "taylor",
-        "taylor-squared",
-        "taylor-weight",
-        "wanda",
-    ),
+    *("activation-mean", "activation-std", "apoz", "block-influence", "bn-scale", "flap", "fpgm", "lamp"),
+    *("magnitude", "mutual-information", "obd", "random", "reconstruction"),
+    *("taylor", "taylor-squared", "taylor-weight", "wanda"),
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 
@@ -75,7 +67,10 @@ def prune_job(
         table.pop("network", None)
     if given.any(*_GOALS):
         table = {name: value for name, value in table.items() if name not in _GOALS}
-    found = merged(merged(table, given.options), job_sets)
+    of_recipe = {name: value for name, value in given.options.items() if name in Recipe.model_fields}
+    of_job = {name: value for name, value in given.options.items() if name not in of_recipe}
+    recipe_sets = merged(of_recipe, recipe_sets)
+    found = merged(merged(table, of_job), job_sets)
     has_data = "source" in found.get("data", {})
     if not finetune or not has_data:
         _refuse_training(given, finetune)

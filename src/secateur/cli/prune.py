@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ from secateur.cli.report import report_on
 
 if TYPE_CHECKING:
     from secateur.cli.console import Reporter
+
+Depth = Literal["off", "auto", "only"]
 
 _BUDGET = "Budget: what may remain, as a share (0.5, 50%) or an amount (1500000, 1.5M)"
 
@@ -83,6 +85,13 @@ def prune(
             rich_help_panel=_BUDGET,
         ),
     ] = None,
+    depth: Annotated[
+        Depth | None,
+        typer.Option(
+            help="Whether residual branches are removed too: not, together with channels, or alone.",
+            show_default="off",
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +142,7 @@ def prune(
       secateur prune runs/digits --data digits --macs 0.5 --set finetune.epochs=4 --out runs/digits-half
       secateur prune runs/digits --data digits --max-drop 0.5 --out runs/digits-least
       secateur prune runs/digits --data digits --measured runs/frontier --point 5 --out runs/digits-5
+      secateur prune runs/resnet56 --data images --latency 0.5 --depth auto --out runs/shorter
       secateur prune resnet18 --weights none --latency 0.5 --set widths.multiple_of=auto --out runs/half
       secateur prune best.pt --trusted --data data.yaml --macs 0.5 --out runs/detector-half
       secateur prune --recipe runs/digits-small/config.toml --out runs/digits-again
@@ -156,6 +166,7 @@ def prune(
             **limits,
             "search.max_drop": ("--max-drop", max_drop),
             "measured": ("--measured", measured),
+            "widths.depth": ("--depth", depth),
             "device.accelerator": ("--device", device),
             "device.devices": ("--devices", devices),
             "seed": ("--seed", seed),
@@ -188,4 +199,6 @@ def _tell(reporter: Reporter, summary: Mapping[str, Any]) -> None:
     reporter.finish(before_after(summary["baseline"], summary["pruned"]), summary)
     if summary.get("path"):
         reporter.tell(path_table(summary["path"]))
+    if summary["removed_branches"]:
+        reporter.tell(f"removed residual branches: {', '.join(summary['removed_branches'])}")
     reporter.tell(summary.get("search_failed") or verification_line(summary["verification"]))

@@ -45,6 +45,8 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     choices = [item for item in found["attention"] if item["others"]]
     if choices:
         parts.append(_attention(choices))
+    if found["branches"]:
+        parts.append(_branches(found["branches"]))
     frozen = [group for group in groups if group["frozen"] is not None]
     if frozen:
         parts.append(_frozen(frozen))
@@ -62,6 +64,22 @@ def _shape(size: Sequence[int] | Mapping[str, Sequence[int]]) -> str:
     if isinstance(size, Mapping):
         return ", ".join(f"{name} {_shape(part)}" for name, part in size.items())
     return " x ".join(map(str, size)) or "1"
+
+
+def _branches(branches: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="residual branches", title_justify="left", box=box.SIMPLE_HEAD)
+    _columns(table, "branch", right=("params", "MACs"))
+    _columns(table, "")
+    for branch in branches:
+        part = f"part of {branch['part_of']}" if branch["part_of"] is not None else ""
+        stays = "" if branch["frozen"] is None else f"cannot be removed: {branch['frozen']}"
+        table.add_row(
+            branch["name"],
+            f"{branch['params']:.1%}",
+            f"{branch['macs']:.1%}",
+            "; ".join(filter(None, (part, stays))),
+        )
+    return table
 
 
 def _groups(groups: Sequence[Mapping[str, Any]], room: Columns) -> Table:

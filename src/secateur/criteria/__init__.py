@@ -17,6 +17,7 @@ from secateur.criteria.cost_regularization import channel_costs, regularize_scor
 from secateur.criteria.curvature import Obd
 from secateur.criteria.gates import GateCriterion
 from secateur.criteria.gradient import Taylor, TaylorSquared
+from secateur.criteria.influence import BlockInfluence
 from secateur.criteria.information import MutualInformation
 from secateur.criteria.normalise import normalise
 from secateur.criteria.reconstruction import ReconstructionError
@@ -33,6 +34,7 @@ __all__ = [
     "ActivationStd",
     "Apoz",
     "BatchNormScale",
+    "BlockInfluence",
     "Criterion",
     "Flap",
     "Fpgm",

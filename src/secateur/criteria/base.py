@@ -117,8 +117,9 @@ class Observer(ABC):
             ranks: the processes whose data count.
 
         Returns:
-            The flat scores, shape ``(channels,)``, and the groups without a score with the reason.
-            Values of groups without a score have no meaning.
+            The flat scores, shape ``(channels,)``, or ``(channels + branches,)`` if the criterion scores
+            residual branches, with NaN for one without a score; and the groups without a score with the
+            reason. Values of groups without a score have no meaning.
         """
 
 
@@ -170,11 +171,15 @@ class Criterion(ABC):
         name: the name by which it is chosen.
         needs: what it needs from the network.
         needs_targets: whether its observer needs the targets.
+        scores_channels: whether it scores channels.
+        scores_branches: whether it scores residual branches, in the same unit.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     needs_targets: ClassVar[bool] = False
+    scores_channels: ClassVar[bool] = True
+    scores_branches: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, network: ObservedNetwork) -> Observer:

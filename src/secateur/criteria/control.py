@@ -28,9 +28,17 @@ class Random(DataFreeCriterion):
 
     seed: int = 0
     name: ClassVar[str] = "random"
+    scores_branches: ClassVar[bool] = True
 
     def value(self, group: Group, network: ObservedNetwork) -> Tensor:
         """Draw a number for each channel of the group."""
-        digest = hashlib.sha256(f"{self.seed} {group.name}".encode()).digest()
+        return self._drawn(group.name, group.channels)
+
+    def of_branch(self, name: str) -> float:
+        """Draw a number for a residual branch."""
+        return float(self._drawn(f"branch {name}", 1))
+
+    def _drawn(self, name: str, count: int) -> Tensor:
+        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return torch.rand(group.channels, generator=generator)
+        return torch.rand(count, generator=generator)

@@ -92,8 +92,8 @@ class CurvatureObserver(GateObserver):
         for column in columns:
             cotangent = column.view(outputs.shape).to(outputs.dtype)
             propagate(outputs, self.sources, cotangent, retain_graph=True)
-            for gate, inputs in self.gates.take():
-                self.add(gate, inputs, examples)
+            for gate, places in self.gates.take():
+                self.add(gate, places, examples)
                 examples = 0  # all columns belong to the same examples
 
     def _columns(self, outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:

@@ -9,7 +9,12 @@ which is minus the first-order change of the loss when the channel is masked. No
 multiplied: each consumer's input passes through an identity whose backward pass computes the sum and
 returns the gradient unchanged, so parameter gradients stay the same to the bit.
 
-Shapes: B examples, C channels of all prunable groups, P positions of a consumer's input.
+A residual branch is one more feature (arXiv 1611.06440, eq. 8): its gate multiplies its value where it is
+added, and its gradient is the sum over the whole value. It is observed at a copy of the module's output,
+since the network may add in place.
+
+Shapes: B examples, C channels of all prunable groups, P positions of a consumer's input, F features
+(channels, one place for what is not scored, residual branches).
 """
 
 from __future__ import annotations
@@ -23,8 +28,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.base import Criterion, Needs, ObservedNetwork, Observer
-from secateur.criteria.hooks import as_rows, attach, by_example
-from secateur.criteria.layout import ChannelLayout, ScoredInput
+from secateur.criteria.hooks import as_rows, attach, attach_outputs, by_example
+from secateur.criteria.layout import BranchOutput, ChannelLayout, ScoredInput
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
 
@@ -33,12 +38,17 @@ from secateur.ranks import Ranks
 _BLOCK = 1 << 18
 
 
+Observed = ScoredInput | BranchOutput
+"""A place with a gate."""
+
+
 class PassGradients:
     """The gate gradients that belong to one forward pass of the network.
 
     Attributes:
         batch: number of examples B.
-        parts: for each input that a backward pass has reached, the sums of shape ``(B, P)``.
+        parts: for each input that a backward pass has reached, the sums of shape ``(B, P)``; for each output
+            of a residual branch, those of shape ``(B, 1)``.
         complete: whether every activation was still there when a backward pass reached it.
     """
 
@@ -46,7 +56,7 @@ class PassGradients:
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
-        self.parts: list[tuple[ScoredInput, Tensor]] = []
+        self.parts: list[tuple[Observed, Tensor]] = []
         self.complete = True
 
 
@@ -75,6 +85,28 @@ class _Gate(torch.autograd.Function):
             x = None
         with torch.no_grad():
             ctx.record(x, grads[0])
+        return grads[0] if ctx.needs_input_grad[0] else None, None, None, None
+
+
+class _OutputGate(torch.autograd.Function):
+    """A copy of a module's output; its backward pass sums value times gradient over each row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        anchor: Tensor,  # noqa: ARG004
+        value: Tensor,
+        record: Callable[[Tensor, Tensor], None],
+    ) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.record = record
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        with torch.no_grad():
+            ctx.record(ctx.saved_tensors[0], grads[0])
         return grads[0] if ctx.needs_input_grad[0] else None, None, None, None
 
 
@@ -121,7 +153,21 @@ class Gates:
             self._pass = PassGradients(batch)
 
         network = self._network
-        return attach(network.model, network.modules, network.layout, begin, self._input)
+        handles = attach(network.model, network.modules, network.layout, begin, self._input)
+        return handles + attach_outputs(network.modules, network.layout, self._output)
+
+    def _output(self, place: BranchOutput, output: Tensor, value: Tensor) -> Tensor | None:
+        current = self._pass
+        if current is None or not torch.is_grad_enabled() or not output.is_floating_point():
+            return None
+
+        def record(value: Tensor, gradient: Tensor) -> None:
+            sums = _products(value.flatten(1), gradient.flatten(1), 1).sum(1, keepdim=True)
+            current.parts.append((place, by_example(sums, current.batch, place)))
+            self._reached[id(current)] = current
+
+        gated = _OutputGate.apply(output, self.anchor, value.detach(), record)  # type: ignore[no-untyped-call]
+        return cast(Tensor, gated)
 
     def _input(self, scored: ScoredInput, x: Tensor) -> Tensor | None:
         current = self._pass
@@ -141,11 +187,11 @@ class Gates:
         gated = _Gate.apply(x, self.anchor, record, scored in self._overwritten)  # type: ignore[no-untyped-call]
         return cast(Tensor, gated)
 
-    def take(self) -> list[tuple[Tensor, set[ScoredInput]]]:
+    def take(self) -> list[tuple[Tensor, set[Observed]]]:
         """Take the gradients of all passes that a backward pass has reached since the last call.
 
         Returns:
-            For each forward pass the gate gradients, float32, shape ``(B, C)``, and the inputs they
+            For each forward pass the gate gradients, float32, shape ``(B, F)``, and the places they
             come from.
         """
         passes = list(self._reached.values())
@@ -158,16 +204,15 @@ class Gates:
         return taken
 
     def _gradient(self, current: PassGradients) -> Tensor:
-        """Sum over all consumers of a channel, shape ``(B, C)``."""
+        """Sum over all consumers of a channel, and over the terms of a branch, shape ``(B, F)``."""
         device = current.parts[0][1].device
         index = torch.cat([self._place(scored, device) for scored, _ in current.parts])
         sums = torch.cat([part.to(device) for _, part in current.parts], dim=1)
-        total = sums.new_zeros(current.batch, self._network.layout.channels + 1)
-        total.index_add_(1, index, sums)
-        gate = total[:, :-1]
+        gate = sums.new_zeros(current.batch, self._network.layout.features)
+        gate.index_add_(1, index, sums)
         return gate * current.batch if self._network.reduction == "mean" else gate
 
-    def _place(self, scored: ScoredInput, device: torch.device) -> Tensor:
+    def _place(self, scored: Observed, device: torch.device) -> Tensor:
         key = (id(scored), device)
         if key not in self._places:
             self._places[key] = scored.index.to(device)
@@ -199,27 +244,28 @@ class GateCriterion(Criterion):
     """
 
     needs = Needs.BACKWARD
+    scores_branches = True
 
     @abstractmethod
     def per_example(self, gate: Tensor) -> Tensor:
         """Compute each example's part of the score of each channel.
 
         Args:
-            gate: gate gradients, float32, shape ``(B, C)``.
+            gate: gate gradients, float32, shape ``(B, F)``.
 
         Returns:
-            Shape ``(B, C)``; it is summed over examples.
+            Shape ``(B, F)``; it is summed over examples.
         """
 
     def finish(self, total: Tensor, examples: Tensor) -> Tensor:
         """Compute the score from the sum over examples: their mean, unless a subclass overrides it.
 
         Args:
-            total: sum over examples, float64 where the device has it, shape ``(C,)``.
+            total: sum over examples, float64 where the device has it, shape ``(F,)``.
             examples: their number, a single number.
 
         Returns:
-            Scores, shape ``(C,)``.
+            Scores, shape ``(F,)``.
         """
         return total / examples
 
@@ -242,10 +288,10 @@ class GateObserver(Observer):
         self.gates = Gates(network)
         self._total: Tensor | None = None
         self._examples = 0
-        self._seen: set[ScoredInput] = set()
+        self._seen: set[Observed] = set()
 
     def attach(self) -> list[RemovableHandle]:
-        """Put gates on the inputs of all consumers."""
+        """Put gates on the inputs of all consumers, and on the values of residual branches."""
         return self.gates.attach(on_forward=self._fold)
 
     @property
@@ -260,15 +306,15 @@ class GateObserver(Observer):
 
     def _fold(self) -> None:
         with torch.no_grad():
-            for gate, inputs in self.gates.take():
-                self.add(gate, inputs, len(gate))
+            for gate, places in self.gates.take():
+                self.add(gate, places, len(gate))
 
-    def add(self, gate: Tensor, inputs: set[ScoredInput], examples: int) -> None:
-        """Add gate gradients of shape ``(B, C)`` that belong to a number of examples."""
+    def add(self, gate: Tensor, places: set[Observed], examples: int) -> None:
+        """Add gate gradients of shape ``(B, F)`` that belong to a number of examples."""
         total = self._criterion.per_example(gate).sum(0, dtype=wide(gate))
         self._total = total if self._total is None else self._total + total.to(self._total.device)
         self._examples += examples
-        self._seen |= inputs
+        self._seen |= places
 
     def values(self, ranks: Ranks) -> tuple[Tensor, Mapping[str, str]]:
         """Compute the scores from all passes that had a backward pass."""
@@ -279,9 +325,18 @@ class GateObserver(Observer):
                 f"{self._criterion.name} has seen no backward pass; call the network and then "
                 "loss.backward() while scores are collected"
             )
-        total = torch.zeros(self._layout.channels) if self._total is None else self._total
-        scores = self._criterion.finish(ranks.all_reduce_sum(total.cpu().double()), examples)
-        return scores, self._layout.unscored(self._layout.seen_by(ranks, self._seen))
+        layout = self._layout
+        total = torch.zeros(layout.features) if self._total is None else self._total
+        features = self._criterion.finish(ranks.all_reduce_sum(total.cpu().double()), examples)
+        seen = ranks.all_reduce_sum(
+            torch.tensor([place in self._seen for place in layout.outputs], dtype=torch.int64)
+        )
+        branches = features[layout.channels + 1 :].clone()
+        for place, count in zip(layout.outputs, seen.tolist(), strict=True):
+            if not count:
+                branches[place.index - layout.channels - 1] = torch.nan
+        scores = torch.cat([features[: layout.channels], branches])
+        return scores, layout.unscored(layout.seen_by(ranks, self._seen))
 
 
 def wide(tensor: Tensor) -> torch.dtype:

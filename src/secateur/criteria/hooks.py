@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur._compat import tree_leaves
-from secateur.criteria.layout import ChannelLayout, ScoredInput
+from secateur.criteria.layout import BranchOutput, ChannelLayout, ScoredInput
 from secateur.errors import UsageError
 
 OnForward = Callable[[int], None]
@@ -17,6 +17,9 @@ OnForward = Callable[[int], None]
 
 OnInput = Callable[[ScoredInput, Tensor], Tensor | None]
 """Called with the input of a module; what it returns replaces the input."""
+
+OnOutput = Callable[[BranchOutput, Tensor, Tensor], Tensor | None]
+"""Called with the output of a module and the value of a branch; what it returns replaces the output."""
 
 
 def attach(
@@ -41,7 +44,7 @@ def attach(
     Raises:
         UsageError: ``on_input`` is given and no input can be hooked.
     """
-    if on_input is not None and not layout.inputs:
+    if on_input is not None and not layout.inputs and not layout.outputs:
         name, reason = next(iter(layout.hidden.items()))
         raise UsageError(f"no channel can be observed where it is read ({name!r}: {reason}); use 'magnitude'")
     handles = [model.register_forward_pre_hook(_forward_hook(on_forward), with_kwargs=True)]
@@ -50,6 +53,42 @@ def attach(
             hook = _input_hook(scored, on_input)
             handles.append(modules[scored.module].register_forward_pre_hook(hook, with_kwargs=True))
     return handles
+
+
+def attach_outputs(
+    modules: Mapping[str, nn.Module], layout: ChannelLayout, on_output: OnOutput
+) -> list[RemovableHandle]:
+    """Hook the modules that return the values of residual branches.
+
+    Args:
+        modules: those of the network by path.
+        layout: the outputs to hook.
+        on_output: called for each of them.
+
+    Returns:
+        The handles of the hooks.
+    """
+    return [
+        modules[output.module].register_forward_hook(_output_hook(output, on_output), with_kwargs=True)
+        for output in layout.outputs
+    ]
+
+
+def _output_hook(output: BranchOutput, on_output: OnOutput) -> Callable[..., Any]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        found = result if output.entry is None else result[output.entry]
+        if not isinstance(found, Tensor):
+            return None
+        value = found
+        if output.less is not None:
+            less = args[output.less] if isinstance(output.less, int) else kwargs[output.less]
+            value = found.detach() - less.detach()
+        new = on_output(output, found, value)
+        if new is None or output.entry is None:
+            return new
+        return type(result)(new if place == output.entry else one for place, one in enumerate(result))
+
+    return hook
 
 
 def _forward_hook(on_forward: OnForward) -> Callable[..., None]:
@@ -97,7 +136,7 @@ def _check(scored: ScoredInput, x: Tensor) -> None:
         )
 
 
-def by_example(sums: Tensor, batch: int, scored: ScoredInput) -> Tensor:
+def by_example(sums: Tensor, batch: int, scored: ScoredInput | BranchOutput) -> Tensor:
     """Sum the rows that belong to one example.
 
     A module may read several rows per example (windows, patches, frames folded into the first
@@ -119,7 +158,7 @@ def by_example(sums: Tensor, batch: int, scored: ScoredInput) -> Tensor:
         return sums
     if batch == 0 or rows % batch:
         raise UsageError(
-            f"module {scored.module!r} reads {rows} rows in a forward pass over {batch} examples, so scores "
+            f"module {scored.module!r} has {rows} rows in a forward pass over {batch} examples, so scores "
             "per example are not defined; keep the batch in the first dimension of the inputs"
         )
     return sums.view(batch, rows // batch, -1).sum(1)

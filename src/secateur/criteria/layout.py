@@ -1,5 +1,7 @@
 """Number the channels of all prunable groups in one flat vector, and find the module inputs that hold them.
 
+Residual branches follow the channels, and are observed at module outputs.
+
 Shapes: ``channels`` is the number of channels of all prunable groups together, ``positions``
 the length of the dimension in which a module's input holds channels.
 """
@@ -15,10 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import UsageError
+from secateur.graph.additions import paths_of
+from secateur.graph.branches import Substitute
 from secateur.ranks import Ranks
 
 if TYPE_CHECKING:
+    from torch.fx import Node
+
     from secateur.graph import ChannelGraph, Group
+    from secateur.graph.branches import ResidualBranch
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +44,70 @@ class ScoredInput:
     index: Tensor = field(repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class BranchOutput:
+    """A module whose output is the value of a residual branch, or a term of it.
+
+    Attributes:
+        branch: name of the branch.
+        module: path of the module.
+        entry: place of the value in the tuple that the module returns; ``None`` if it returns a tensor.
+        less: position or name of the argument that the module adds the value to, so that the value is its
+            output less this argument; ``None`` if the output is the value.
+        index: place of the branch in the flat vector of features, int64, shape ``(1,)``.
+    """
+
+    branch: str
+    module: str
+    entry: int | None
+    less: int | str | None
+    index: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class BranchStream:
+    """A module that reads the value to which a residual branch adds.
+
+    Attributes:
+        branch: name of the branch.
+        module: path of the module.
+        argument: position or name of the argument.
+    """
+
+    branch: str
+    module: str
+    argument: int | str
+
+
 @dataclass(frozen=True)
 class ChannelLayout:
     """The prunable groups side by side, and the module inputs that hold their channels.
+
+    The flat vector of features has the channels first, then one place for all that is not scored, then the
+    residual branches.
 
     Attributes:
         groups: the prunable groups, in the order of the network.
         channels: number of channels in all.
         inputs: the modules that read channels, each once, in the order of the network.
         hidden: for each group of which some consumer cannot be observed, the reason.
+        branches: names of the prunable residual branches.
+        outputs: the modules at which these are observed.
+        streams: for branches whose value is added as it is observed, the module that reads the stream.
     """
 
     groups: tuple[Group, ...]
     channels: int
     inputs: tuple[ScoredInput, ...]
     hidden: Mapping[str, str]
+    branches: tuple[str, ...] = ()
+    outputs: tuple[BranchOutput, ...] = ()
+    streams: tuple[BranchStream, ...] = ()
+
+    @property
+    def features(self) -> int:
+        """Return the length of the flat vector of features."""
+        return self.channels + 1 + len(self.branches)
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Split a flat vector of shape ``(channels,)`` by group name."""
@@ -65,7 +121,7 @@ class ChannelLayout:
             mask[scored.index] = True
         return {name for name, part in self.split(mask[:-1]).items() if part.any()}
 
-    def seen_by(self, ranks: Ranks, seen: Container[ScoredInput]) -> list[ScoredInput]:
+    def seen_by(self, ranks: Ranks, seen: Container[object]) -> list[ScoredInput]:
         """List the inputs that any of the processes has seen, in the order of the network."""
         mask = ranks.all_reduce_sum(
             torch.tensor([scored in seen for scored in self.inputs], dtype=torch.int64)
@@ -115,8 +171,55 @@ def layout_of(graph: ChannelGraph, modules: Mapping[str, nn.Module]) -> ChannelL
         if known is None or known.dim != scored.dim or not torch.equal(known.index, scored.index):
             hidden.append(scored)
     inputs = tuple(scored for scored in observed.values() if (scored.index < channels).any())
-    layout = ChannelLayout(groups, channels, inputs, {})
+    branches = [branch for branch in graph.branches if branch.prunable]
+    outputs = tuple(
+        output
+        for number, branch in enumerate(branches, channels + 1)
+        for output in _outputs(graph, branch, torch.tensor([number]))
+    )
+    streams = tuple(found for branch in branches for found in _streams(graph, branch))
+    names = tuple(branch.name for branch in branches)
+    layout = ChannelLayout(groups, channels, inputs, {}, names, outputs, streams)
     return replace(layout, hidden=_reasons(layout, hidden))
+
+
+def _streams(graph: ChannelGraph, branch: ResidualBranch) -> list[BranchStream]:
+    """Find the module that reads the stream of a branch, if the branch's value is the output of a module."""
+    whole = branch.replacements[-1]
+    if whole.substitute is Substitute.PASS:
+        return [BranchStream(branch.name, whole.path, whole.argument)]
+    nodes = {node.name: node for node in graph.wiring.program.graph.nodes}
+    readers = {
+        path for node in nodes[branch.stream].users if node.name in branch.nodes for path in paths_of(node)
+    }
+    found = [item for item in branch.replacements if item.path in readers]
+    if not found or branch.value in branch.remaining:
+        return []
+    return [BranchStream(branch.name, found[0].path, found[0].argument)]
+
+
+def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list[BranchOutput]:
+    """Find the modules that return the value of a branch, which no other module of the branch reads."""
+    whole = branch.replacements[-1]
+    if whole.substitute is Substitute.PASS:  # the module computes the sum
+        entry = None if whole.entry is None else whole.entry[0]
+        return [BranchOutput(branch.name, whole.path, entry, whole.argument, index)]
+    nodes = {node.name: node for node in graph.wiring.program.graph.nodes}
+    own, ends = set(branch.nodes), set[str]()
+    pending = [nodes[branch.value]]
+    seen: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node.name in own:
+            ends.update(paths_of(node))
+        elif node not in seen and node.name in branch.remaining:
+            seen.add(node)
+            pending.extend(node.all_input_nodes)
+    return [
+        BranchOutput(branch.name, item.path, None if item.entry is None else item.entry[0], None, index)
+        for item in branch.replacements
+        if item.substitute is Substitute.ZEROS and item.path in ends
+    ]
 
 
 def _reasons(layout: ChannelLayout, hidden: list[ScoredInput]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -97,12 +98,15 @@ class ScoreCollector:
             UsageError: there were no passes, no group could be scored, or a score is not finite.
         """
         flat, unscored = self.observer.values(self._ranks)
-        values = self._layout.split(flat.float().cpu())
+        layout = self._layout
+        values = layout.split(flat[: layout.channels].float().cpu())
         scored = {name: part for name, part in values.items() if name not in unscored}
-        if unscored and not scored:
+        found = zip(layout.branches, flat[layout.channels :].tolist(), strict=False)
+        branches = {name: value for name, value in found if not math.isnan(value)}
+        if unscored and not scored and not branches:
             name, reason = next(iter(unscored.items()))
             raise UsageError(f"{self.criterion.name} can score no group of this network ({name!r}: {reason})")
-        return Scores(self.criterion.name, scored, unscored)
+        return Scores(self.criterion.name, scored, unscored, branches=branches)
 
 
 def watch(
@@ -164,6 +168,6 @@ def collector_of(
         raise UsageError(f"reduction is 'mean' or 'sum', not {reduction!r}")
     inner, modules = modules_of(model, graph)
     layout = layout_of(graph, modules)
-    if not layout.groups:
+    if not layout.groups and not layout.branches:
         raise UsageError("no channel group of this network may be pruned; print the graph to see the reasons")
     return ScoreCollector(criterion, ObservedNetwork(inner, modules, layout, reduction, ranks))

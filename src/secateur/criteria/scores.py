@@ -1,7 +1,8 @@
-"""Hold one score per channel, and convert scores to text and JSON."""
+"""Hold one score per channel and per residual branch, and convert scores to text and JSON."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +26,8 @@ class Scores(Mapping[str, Tensor]):
         criterion: name of the criterion.
         unscored: for each prunable group that was left out, the reason in words.
         normalization: how the scores were normalised, ``"none"`` while they are raw.
+        branches: scores of residual branches by name, in the unit of the raw scores of channels; empty if
+            the criterion does not score them. They are never normalised.
 
     >>> scores = Scores("magnitude", {"conv1": torch.tensor([3.0, 4.0])})
     >>> scores["conv1"]
@@ -39,6 +42,7 @@ class Scores(Mapping[str, Tensor]):
         values: Mapping[str, Tensor],
         unscored: Mapping[str, str] | None = None,
         normalization: str = "none",
+        branches: Mapping[str, float] | None = None,
     ) -> None:
         """Copy the values.
 
@@ -47,6 +51,7 @@ class Scores(Mapping[str, Tensor]):
             values: for each group name, the scores of its channels, shape ``(channels,)``.
             unscored: for each group that was left out, the reason.
             normalization: how the values were normalised.
+            branches: scores of residual branches by name.
 
         Raises:
             UsageError: a score is NaN or infinite, or the values of a group are not a vector.
@@ -55,6 +60,15 @@ class Scores(Mapping[str, Tensor]):
         self.normalization = normalization
         self.unscored: Mapping[str, str] = MappingProxyType(dict(unscored or {}))
         self._values = {name: _checked(criterion, name, tensor) for name, tensor in values.items()}
+        self.branches: Mapping[str, float] = MappingProxyType(
+            {name: float(value) for name, value in (branches or {}).items()}
+        )
+        for name, value in self.branches.items():
+            if not math.isfinite(value):
+                raise UsageError(
+                    f"the {criterion} score of residual branch {name!r} is {value}; check the loss and the "
+                    "weights, or use a smaller learning rate or float32"
+                )
 
     def __getitem__(self, name: str) -> Tensor:
         """Copy the scores of one group, shape ``(channels,)``."""
@@ -94,7 +108,7 @@ class Scores(Mapping[str, Tensor]):
             UsageError: ``how`` is unknown.
         """
         values = normalise(self._values, how)
-        return Scores(self.criterion, values, self.unscored, how)
+        return Scores(self.criterion, values, self.unscored, how, self.branches)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to values for JSON; :meth:`from_dict` reads them."""
@@ -103,6 +117,7 @@ class Scores(Mapping[str, Tensor]):
             "normalization": self.normalization,
             "scores": {name: tensor.tolist() for name, tensor in self._values.items()},
             "unscored": dict(self.unscored),
+            "branches": dict(self.branches),
         }
 
     @classmethod
@@ -115,13 +130,14 @@ class Scores(Mapping[str, Tensor]):
         """
         try:
             values = {name: torch.tensor(row, dtype=torch.float32) for name, row in data["scores"].items()}
-            return cls(data["criterion"], values, data["unscored"], data["normalization"])
+            return cls(data["criterion"], values, data["unscored"], data["normalization"], data["branches"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"these are no scores that Scores.to_dict() wrote: {error}") from error
 
     def __repr__(self) -> str:
         channels = sum(map(len, self._values.values()))
-        return f"Scores({self.criterion!r}, {len(self)} groups, {channels} channels)"
+        branches = f", {len(self.branches)} branches" if self.branches else ""
+        return f"Scores({self.criterion!r}, {len(self)} groups, {channels} channels{branches})"
 
     def __str__(self) -> str:
         """Format a table: for each group its channels and the least, median and largest score."""
@@ -135,6 +151,10 @@ class Scores(Mapping[str, Tensor]):
             figures = (f"{float(f(values)) if len(values) else 0.0:>10.4g}" for f in _SUMMARY)
             lines.append("  ".join((f"{name:<{width}}", f"{len(values):>8}", *figures)))
         lines += [f"{name}: not scored, {reason}" for name, reason in self.unscored.items()]
+        if self.branches:
+            width = max(map(len, ("residual branch", *self.branches)))
+            lines.append(f"{'residual branch':<{width}}       score")
+            lines += [f"{name:<{width}}  {value:>10.4g}" for name, value in self.branches.items()]
         return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ Shapes: C channels of a group, W weights per channel.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ class DataFreeCriterion(Criterion):
     @abstractmethod
     def value(self, group: Group, network: ObservedNetwork) -> Tensor | None:
         """Score a group, shape ``(C,)``; ``None`` if it cannot be scored."""
+
+    def of_branch(self, name: str) -> float | None:
+        """Score a residual branch; ``None`` if the criterion scores channels only."""
+        return None
 
     def observe(self, network: ObservedNetwork) -> Observer:
         """Make an observer that reads the weights when scores are computed."""
@@ -62,6 +67,8 @@ class DataFreeObserver(Observer):
                 unscored[group.name] = self._criterion.missing
                 value = torch.zeros(group.channels)
             parts.append(value.cpu().float())
+        branches = [self._criterion.of_branch(name) for name in self._network.layout.branches]
+        parts.append(torch.tensor([math.nan if one is None else one for one in branches]))
         return torch.cat(parts), unscored
 
 

@@ -14,7 +14,9 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from secateur.errors import ExportError, UsageError
+from secateur.export.folding import folded
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled
+from secateur.graph.substitutes import replacements_in
 from secateur.outputs import parts_of
 
 _PLACES = ("stack_trace", "source_fn_stack")
@@ -100,6 +102,8 @@ class Exportable:
 def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """Capture a network as a program that takes any batch size, without references to its source code.
 
+    Nothing of removed residual branches is left in it.
+
     Args:
         model: in evaluation mode.
         inputs: an example batch of at least two.
@@ -113,6 +117,8 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(_Positional(model), inputs, dynamic_shapes=(shapes,), strict=False)
+            if replacements_in(model):
+                program = folded(program)
     except Exception as error:  # networks fail in many ways
         raise ExportError(_explained(model, error)) from error
     for module in program.graph_module.modules():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import UsageError, closest
+from secateur.graph.branches import Replacement, ResidualBranch, outermost, with_parts
 from secateur.graph.costs import Cost, CostModel
 from secateur.graph.groups import Group, IntArray, Member, Reader, by_name
 from secateur.graph.propagation.attention_units import Attention
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 
 class Keeps(Protocol):
-    """Anything that says which channels of which groups stay: a pruning plan."""
+    """Anything that says which channels and which residual branches stay: a pruning plan."""
 
     @property
     def keep(self) -> Mapping[str, Sequence[int]]:
         """Kept channel indices by group name; absent groups stay whole."""
+
+    @property
+    def without(self) -> Collection[str]:
+        """Names of the residual branches that are removed."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Keep:
     """A plan in its barest form, for trials."""
 
     keep: Mapping[str, Sequence[int]]
+    without: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,16 @@ class AttributeValue:
 
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
-    """Which channels of a network hang together, and which may be cut.
+    """Which channels of a network belong together, and which channels and residual branches may be removed.
 
     Immutable. Made by :func:`secateur.trace`; :meth:`after` gives the graph of the network that a
     plan leaves. Printing it shows groups, couplings, frozen groups with their reasons and costs.
 
     Attributes:
         wiring: the network as it was traced.
-        alive: for each group of the wiring, the channels that are still there.
+        alive: for each group of the wiring, the channels that are still there. Groups that were removed with
+            a residual branch keep theirs.
+        absent: names of the residual branches that were removed, without those that are parts of others.
 
     Example:
         >>> import torch
@@ -84,6 +92,7 @@ class ChannelGraph:
 
     wiring: Wiring = field(repr=False)
     alive: tuple[IntArray, ...] = field(repr=False)
+    absent: frozenset[str] = frozenset()
 
     @classmethod
     def whole(cls, wiring: Wiring) -> ChannelGraph:
@@ -133,6 +142,44 @@ class ChannelGraph:
     def _by_name(self) -> dict[str, Group]:
         return by_name(self.groups)
 
+    # -- residual branches ------------------------------------------------------------------
+
+    @cached_property
+    def branches(self) -> tuple[ResidualBranch, ...]:
+        """The residual branches that are still there, in the order of the network."""
+        return tuple(branch for branch in self.wiring.branches if branch.name not in self._gone)
+
+    def branch(self, name: str) -> ResidualBranch:
+        """The residual branch of a name.
+
+        Raises:
+            UsageError: there is no such branch; the message lists names that come close.
+        """
+        found = next((branch for branch in self.branches if branch.name == name), None)
+        if found is None:
+            hint = closest(name, [branch.name for branch in self.branches])
+            raise UsageError(f"no residual branch '{name}' in this network{hint}")
+        return found
+
+    @cached_property
+    def _gone(self) -> frozenset[str]:
+        """Names of the removed branches, and of those that are parts of them."""
+        return with_parts(self.wiring.branches, self.absent)
+
+    @property
+    def replacements(self) -> tuple[Replacement, ...]:
+        """The modules that removed residual branches lost, in the order of the network."""
+        return tuple(
+            item
+            for branch in self.wiring.branches
+            if branch.name in self.absent
+            for item in branch.replacements
+        )
+
+    def is_replaced(self, path: str) -> bool:
+        """Tell whether a module, or one around it, was replaced when a residual branch was removed."""
+        return any(f"{path}.".startswith(f"{item.path}.") for item in self.replacements)
+
     # -- tensors, readers, costs -----------------------------------------------------------
 
     @cached_property
@@ -141,7 +188,15 @@ class ChannelGraph:
         return {
             name: tuple(int(self._stays(name, dim).sum()) for dim in range(len(shape)))
             for name, shape in self.wiring.shapes.items()
+            if name not in self._removed_tensors
         }
+
+    @cached_property
+    def _removed_tensors(self) -> frozenset[str]:
+        """Names of the parameters and buffers that were removed with residual branches."""
+        return frozenset(
+            name for branch in self.wiring.branches if branch.name in self.absent for name in branch.tensors
+        )
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
@@ -149,21 +204,36 @@ class ChannelGraph:
         place = self._new_channel
         readers = []
         for read in self.wiring.places:
+            if read.tensor in self._removed_tensors:
+                continue
             labels = read.labels[(read.labels < 0) | ~self.removed[read.labels]]
             group = np.where(labels >= 0, self.wiring.group_of[labels], -1)
             channel = np.where(group >= 0, place[labels], -1)
             readers.append(Reader(read.module, read.tensor, read.dim, group, channel, read.at_input))
         return tuple(readers)
 
-    @property
+    @cached_property
     def cost_model(self) -> CostModel:
-        """The costs as exact polynomials of the widths of :attr:`groups`."""
-        return self.wiring.cost_model
+        """The costs as exact polynomials of the widths of :attr:`groups`, with the branches that are there.
+
+        ``wiring.cost_model`` is a function of the branches too.
+        """
+        return self.wiring.cost_model.with_branches(self.present)
+
+    @cached_property
+    def present(self) -> IntArray:
+        """1 for each branch of the network as it was traced that is still there, 0 for the others."""
+        return np.array([branch.name not in self._gone for branch in self.wiring.branches], dtype=np.int64)
+
+    @property
+    def units(self) -> IntArray:
+        """The widths, then 1 or 0 for each residual branch; the widths alone while no branch was removed."""
+        return np.append(self.widths, self.present) if self.absent else self.widths
 
     @cached_property
     def widths(self) -> IntArray:
         """Number of channels of every group."""
-        return np.array([len(alive) for alive in self.alive], dtype=np.int64)
+        return np.array([group.channels for group in self.groups], dtype=np.int64)
 
     def cost(self, keep: Mapping[str, int] | None = None) -> Cost:
         """Exact cost of the network when groups are narrowed, without running it.
@@ -177,7 +247,7 @@ class ChannelGraph:
         widths = self.widths.copy()
         for name, count in (keep or {}).items():
             widths[self.index(name)] = count
-        return Cost(*(int(number) for number in self.cost_model.evaluate(widths)))
+        return self.wiring.cost_model.cost(np.append(widths, self.present))
 
     def index(self, name: str) -> int:
         """Position of a group in :attr:`groups`."""
@@ -206,13 +276,17 @@ class ChannelGraph:
                 alive[np.asarray(keep[group.name], dtype=np.int64)] if group.name in keep else alive
                 for group, alive in zip(self.wiring.groups, self.alive, strict=True)
             ),
+            outermost(self.wiring.branches, self.absent.union(plan.without)),
         )
 
     def attributes_after(self, plan: Keeps) -> tuple[AttributeValue, ...]:
         """The integer attributes of modules that a plan changes, with their new values."""
-        before, after = self.removed, self.after(plan).removed
+        smaller = self.after(plan)
+        before, after = self.removed, smaller.removed
         changes = []
         for item in self.wiring.attributes:
+            if smaller.is_replaced(item.module):
+                continue
             old = len(item.labels) - int(before[item.labels].sum())
             new = len(item.labels) - int(after[item.labels].sum())
             if new != old:
@@ -221,14 +295,15 @@ class ChannelGraph:
 
     @cached_property
     def removed(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Per slot of the wiring, whether it has been cut."""
+        """Per slot of the wiring, whether it has been cut; the slots of the residual branches are last."""
         stays = np.zeros(int(self._starts[-1]) + 1, dtype=bool)
         for start, alive in zip(self._starts, self.alive, strict=False):
             stays[start + alive] = True
         stays[-1] = True
         inside = self.wiring.group_of >= 0
         key = np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
-        return ~stays[key]
+        branches = [branch.name in self._gone for branch in self.wiring.branches]
+        return np.concatenate([~stays[key], np.array([*branches, False])])
 
     def span(self, tensor: str, dim: int) -> slice:
         """The slots of one dimension of a tensor, in the original numbering.
@@ -286,9 +361,12 @@ class ChannelGraph:
             return group
         members = []
         for member in group.members:
+            if member.tensor in self._removed_tensors:
+                continue
             place = np.cumsum(self._stays(member.tensor, member.dim)) - 1
             members.append(Member(member.tensor, member.dim, member.role, place[member.slots[alive]]))
-        return Group(group.name, tuple(members), group.reason, group.min_channels)
+        reason = group.reason if members else "was removed with a residual branch"
+        return Group(group.name, tuple(members), reason, group.min_channels)
 
     # -- reading ---------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""Build a cost model from a walked program."""
+"""Build a cost model from a propagated program."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from typing import Any
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program
+from secateur.graph.branches import ResidualBranch
+from secateur.graph.capture.program import Program
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.conditions import Case, both, exclusive
 from secateur.graph.costs import CostModel, CostModelBuilder
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable, Value
+from secateur.graph.lifetimes import Lifetimes
 from secateur.graph.propagation.findings import Findings, OperatorMacs
 from secateur.graph.propagation.propagate import Environment
 from secateur.graph.wiring import Channels
-
-_SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
-"""Operators that return their argument in evaluation mode, though their signature does not say so."""
 
 _WITH_INDICES = {"max_pool2d", "max_pool3d"}
 """Operators that write a 64-bit index beside every result, and drop it again."""
@@ -39,32 +39,43 @@ def label_vectors(env: Environment, findings: Findings) -> list[IntArray]:
 
 
 class Costing:
-    """Write the costs of one program as polynomials of group widths.
+    """Write the costs of one program as polynomials of group widths and of the branches that are present.
 
     Args:
         channels: the channels of the network.
+        branches: its residual branches.
     """
 
-    def __init__(self, channels: Channels) -> None:
+    def __init__(self, channels: Channels, branches: Sequence[ResidualBranch] = ()) -> None:
         self._channels = channels
+        self._branches = branches
         self._sizes = np.array([group.channels for group in channels.groups], dtype=np.int64)
-        self._builder = CostModelBuilder(len(channels.groups))
+        self._builder = CostModelBuilder(len(channels.groups), len(branches))
         self._known: dict[tuple[bytes, int], int] = {}
+        self._indicators = [
+            {True: self._builder.present(number), False: self._builder.absent(number)}
+            for number in range(len(branches))
+        ]
 
     def tensors(self, slots: SlotTable, parameters: frozenset[str], item_sizes: Mapping[str, int]) -> None:
         """Count the elements and bytes of all parameters and buffers."""
+        owners = _by_name(branch.tensors for branch in self._branches)
         for name, item_size in item_sizes.items():
             extents = [self._extent(labels) for labels in slots.tensor(name).labels if labels is not None]
+            extents += [self._indicators[number][True] for number in owners.get(name, ())]
             if name in parameters:
                 self._builder.params(1, extents)
             self._builder.bytes(item_size, extents)
 
     def add_macs(self, findings: Findings, batch: int) -> None:
         """Count multiply-accumulates, for one example."""
+        owners = _by_name(branch.nodes for branch in self._branches)
         for item in findings.work:
             share, divisors = _of_one_example(item, batch)
             pairs = zip(item.extents, divisors, strict=True)
-            self._builder.macs(share, [self._extent(labels, divisor) for labels, divisor in pairs])
+            extents = [self._extent(labels, divisor) for labels, divisor in pairs]
+            extents += [self._indicators[number][True] for number in owners.get(item.node, ())]
+            self._builder.macs(share, extents)
 
     def activations(self, program: Program, env: Environment) -> None:
         """Count the bytes of values, and when each is alive.
@@ -72,43 +83,55 @@ class Costing:
         The caller holds the inputs throughout, and code that calls a module holds the arguments until the
         module returns.
         """
-        nodes = list(program.graph.nodes)
-        base = _memory_owners(program, nodes)
-        last = {node: len(nodes) - 1 for node in nodes if node.op == "placeholder"}
-        returns = _returns(nodes)
-        for step, node in enumerate(nodes):
-            for source in node.all_input_nodes:
-                if source in base:
-                    entered = _modules(node).keys() - _modules(source).keys()
-                    held = max([step, *(returns[step][call] for call in entered)])
-                    last[base[source]] = max(last.get(base[source], 0), held)
-        live: list[list[int]] = [[] for _ in nodes]
-        for step, node in enumerate(nodes):
-            if base.get(node) != node:
-                continue
-            for number in self._value(node, env[node]):
-                for point in range(step, last.get(node, step) + 1):
-                    live[point].append(number)
+        lifetimes = Lifetimes(program, self._branches)
+        numbers: dict[tuple[Node, int | None, Case, tuple[int, ...]], list[int]] = {}
+
+        def declared(node: Node, item_size: int | None, case: Case, broadcast: tuple[int, ...]) -> list[int]:
+            key = node, item_size, case, broadcast
+            if key not in numbers:
+                numbers[key] = self._value(node, env[node], case, item_size, broadcast)
+            return numbers[key]
+
+        live: list[list[int]] = [[] for _ in lifetimes.nodes]
+        for alive in lifetimes.values():
+            for point in range(alive.first, alive.last + 1):
+                for case in exclusive(both(alive.condition, lifetimes.runs[point])):
+                    live[point] += declared(alive.node, None, case, alive.broadcast)
+        for step, node in enumerate(lifetimes.nodes):
             if _operator(node) in _WITH_INDICES:
-                live[step] += self._value(node, env[node], torch.int64.itemsize)
+                for case in exclusive(lifetimes.runs[step]):
+                    live[step] += declared(node, torch.int64.itemsize, case, ())
         self._builder.live([point for point in live if point])
 
     def build(self) -> CostModel:
         """The finished model."""
         return self._builder.build()
 
-    def _value(self, node: Node, found: Any, item_size: int | None = None) -> list[int]:
-        """Declare the results of an operator, with another size of their numbers if one is given."""
+    def _value(
+        self, node: Node, found: Any, case: Case, item_size: int | None, broadcast: tuple[int, ...]
+    ) -> list[int]:
+        """Declare the results of an operator.
+
+        Args:
+            node: the operator.
+            found: what is known of its results.
+            case: the branches that are present or absent where it counts.
+            item_size: size of its numbers, if it is not that of the results.
+            broadcast: dimensions of which one position is stored.
+        """
         results = node.meta.get("val")
         listed = results if isinstance(results, Sequence) else [results]
+        indicators = [self._indicators[branch][there] for branch, there in sorted(case)]
         numbers = []
         for value, result in zip(_values(found), listed, strict=False):
             if isinstance(result, Tensor):
                 extents = [
                     self._builder.extent(size, {}) if labels is None else self._extent(labels)
-                    for size, labels in zip(value.shape, value.labels, strict=True)
+                    for dim, (size, labels) in enumerate(zip(value.shape, value.labels, strict=True))
+                    if dim not in broadcast
                 ]
-                numbers.append(self._builder.value(item_size or result.element_size(), extents))
+                size = item_size or result.element_size()
+                numbers.append(self._builder.value(size, [*extents, *indicators]))
         return numbers
 
     def _extent(self, labels: IntArray, divisor: int = 1) -> int:
@@ -139,12 +162,24 @@ def module_macs(graph: ChannelGraph) -> dict[str, int]:
     Returns:
         Counts by path of the module; their sum is the cost of the graph.
     """
+    gone = {node for branch in graph.wiring.branches if branch.name in graph.absent for node in branch.nodes}
     found: dict[str, int] = {}
     for item in graph.wiring.work:
+        if item.node in gone:
+            continue
         share, divisors = _of_one_example(item, graph.wiring.program.batch)
         for labels, divisor in zip(item.extents, divisors, strict=True):
             share *= int(((labels < 0) | ~graph.removed[labels]).sum()) // divisor
         found[item.module] = found.get(item.module, 0) + share
+    return found
+
+
+def _by_name(parts: Iterable[Iterable[str]]) -> dict[str, list[int]]:
+    """For each name, the numbers of the parts that contain it."""
+    found: dict[str, list[int]] = {}
+    for number, names in enumerate(parts):
+        for name in names:
+            found.setdefault(name, []).append(number)
     return found
 
 
@@ -165,45 +200,9 @@ def _repeats(labels: IntArray) -> int:
     return int(np.gcd.reduce(np.unique(labels, return_counts=True)[1]))
 
 
-def _modules(node: Node) -> Mapping[str, Any]:
-    """The module calls that an operator runs in, from the outside in."""
-    return node.meta.get("nn_module_stack") or {}
-
-
-def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
-    """For each step, the last step of each module call that it is part of."""
-    returns: list[dict[str, int]] = [{} for _ in nodes]
-    for step in range(len(nodes) - 1, -1, -1):
-        later = returns[step + 1] if step + 1 < len(nodes) else {}
-        returns[step] = {call: later.get(call, step) for call in _modules(nodes[step])}
-    return returns
-
-
 def _values(found: Any) -> list[Value]:
     listed = found if isinstance(found, Sequence) else [found]
     return [value for value in listed if isinstance(value, Value)]
-
-
-def _memory_owners(program: Program, nodes: Sequence[Node]) -> dict[Node, Node]:
-    """For each node, the node whose memory its result lives in; parameters are left out."""
-    base: dict[Node, Node] = {}
-    for node in nodes:
-        if node.op == "placeholder":
-            if program.placeholders[node.name].origin is Origin.INPUT:
-                base[node] = node
-        elif node.op == "call_function":
-            source = node.all_input_nodes[0] if node.all_input_nodes else None
-            shared = source is not None and source in base and _shares_memory(node)
-            base[node] = base[source] if shared and source is not None else node
-    return base
-
-
-def _shares_memory(node: Node) -> bool:
-    """Tell whether an operator returns its first argument's memory: views, in-place forms, list items."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or _operator(node) in _SAME_MEMORY:
-        return True
-    return any(item.alias_info is not None for item in schema.returns)
 
 
 def _operator(node: Node) -> str:

@@ -4,6 +4,9 @@ The size of every dimension of every tensor is a constant plus a sum of group wi
 *extent*. Parameters and multiply-accumulates are sums of products of extents, and the
 activation memory is the largest of several such sums, one for each point of the forward pass.
 So the cost of any plan follows from its widths alone, in integers, without running the model.
+
+A residual branch counts as a further width, 1 where it is present and 0 where it is absent: an
+*indicator*. What only the branch needs is multiplied by it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import gcd, prod
 
 import numpy as np
@@ -62,6 +66,7 @@ class CostModelBuilder:
 
     Args:
         groups: number of channel groups.
+        branches: number of residual branches.
 
     Example:
         A convolution from group 0 (two slots a channel) to group 1, 3 × 3 weights, 10 × 10 positions:
@@ -77,8 +82,9 @@ class CostModelBuilder:
         2.30 k parameters, 230 k MACs, 9.22 kB, activations 12.8 kB
     """
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: int, branches: int = 0) -> None:
         self._groups = groups
+        self._branches = branches
         self._ids: list[tuple[int, int]] = []  # extent id -> (factor, primitive extent)
         # Primitive extents and products of them, numbered in order of appearance. The first
         # primitive extent is the number one, which fills up the shorter products.
@@ -87,6 +93,7 @@ class CostModelBuilder:
         self._totals: tuple[Counter[int], Counter[int], Counter[int]] = (Counter(), Counter(), Counter())
         self._values: list[tuple[int, int]] = []  # value id -> (coefficient, product)
         self._points: dict[tuple[tuple[int, int], ...], None] = {}
+        self._indicators: set[int] = set()  # primitive extents that are 0 or 1
 
     def extent(self, constant: int, widths: Mapping[int, int] | None = None) -> int:
         """Declare the size of a dimension.
@@ -106,8 +113,34 @@ class CostModelBuilder:
             raise UsageError(
                 f"Not the size of a dimension: {constant} + {dict(slots)}, with {self._groups} groups"
             )
+        return self._declared(constant, slots)
+
+    def present(self, branch: int) -> int:
+        """Declare a factor that is 1 where a branch (given by index) is present, and 0 elsewhere.
+
+        Returns:
+            Its id, which may be used like that of an extent.
+        """
+        return self._indicator(0, branch, 1)
+
+    def absent(self, branch: int) -> int:
+        """Declare a factor that is 1 where a branch (given by index) is absent, and 0 elsewhere.
+
+        Returns:
+            Its id, which may be used like that of an extent.
+        """
+        return self._indicator(1, branch, -1)
+
+    def _indicator(self, constant: int, branch: int, sign: int) -> int:
+        if not 0 <= branch < self._branches:
+            raise UsageError(f"there is no branch {branch} among {self._branches}")
+        number = self._declared(constant, ((self._groups + branch, sign),))
+        self._indicators.add(self._ids[number][1])
+        return number
+
+    def _declared(self, constant: int, slots: tuple[tuple[int, int], ...]) -> int:
         factor = gcd(constant, *(count for _, count in slots)) or 1
-        primitive = (constant // factor, tuple((group, count // factor) for group, count in slots))
+        primitive = (constant // factor, tuple((column, count // factor) for column, count in slots))
         self._ids.append((factor, self._extents.setdefault(primitive, len(self._extents))))
         return len(self._ids) - 1
 
@@ -148,7 +181,8 @@ class CostModelBuilder:
         totals = [list(total.items()) for total in self._totals]
         return CostModel(
             groups=self._groups,
-            slots=_matrix([slots for _, slots in self._extents], self._groups),
+            branches=self._branches,
+            slots=_matrix([slots for _, slots in self._extents], self._groups + self._branches),
             constants=np.array([constant for constant, _ in self._extents], dtype=np.int64),
             factors=np.array(factors, dtype=np.int64).reshape(len(factors), degree),
             totals=_matrix(totals, len(factors)),
@@ -160,13 +194,18 @@ class CostModelBuilder:
         self._totals[quantity][product] += coefficient
 
     def _term(self, coefficient: int, extents: Sequence[int]) -> tuple[int, int]:
-        """Return the coefficient, with constant factors, and the number of the product of the rest."""
+        """Return the coefficient, with constant factors, and the number of the product of the rest.
+
+        A product contains an indicator once, since its square is the indicator itself.
+        """
         if coefficient < 0:
             raise UsageError(
                 f"A cost cannot shrink as widths grow, so no coefficient is negative: {coefficient}"
             )
         parts = [self._ids[extent] for extent in extents]
-        product = tuple(sorted(extent for _, extent in parts if extent))
+        extents_left = [extent for _, extent in parts if extent and extent not in self._indicators]
+        indicators = {extent for _, extent in parts if extent in self._indicators}
+        product = tuple(sorted([*extents_left, *indicators]))
         number = self._products.setdefault(product, len(self._products))
         return coefficient * prod(factor for factor, _ in parts), number
 
@@ -175,15 +214,17 @@ class CostModelBuilder:
 class CostModel:
     """The cost of a network as an exact function of its group widths; made by ``CostModelBuilder``.
 
-    Costs never grow when a width shrinks. Amounts up to 9.2e18 are exact.
+    Costs never grow when the width of a group shrinks. Amounts up to 9.2e18 are exact.
 
     Attributes:
         groups: number of channel groups, G.
-        slots: slots per channel of each group in each extent, shape (extents, G).
+        slots: slots per channel of each group, then the weight of each branch's indicator, in each extent,
+            shape (extents, G + B).
         constants: the part of each extent that no group owns, shape (extents,).
         factors: the extents that are multiplied, shape (products, largest degree).
         totals: coefficients of parameters, MACs and bytes, shape (3, products).
         points: coefficients of the bytes alive at each point, shape (points, products).
+        branches: number of residual branches, B.
     """
 
     groups: int
@@ -192,39 +233,82 @@ class CostModel:
     factors: IntArray
     totals: sparse.csr_array
     points: sparse.csr_array
+    branches: int = 0
 
     def evaluate(self, widths: npt.ArrayLike) -> IntArray:
         """Compute costs for many choices of widths at once.
 
         Args:
-            widths: channels in each group, integers of shape ``(..., groups)``.
+            widths: channels in each group, then 1 for each branch that is present and 0 for each other one;
+                integers of shape ``(..., groups + branches)``.
 
         Returns:
             Parameters, MACs, bytes and memory as in ``Cost``, int64 of shape ``(..., 4)``.
 
         Raises:
-            UsageError: if the widths are not integers or their last dimension is not ``groups``.
+            UsageError: if the widths are not integers or their last dimension has another size.
         """
         array = np.asarray(widths)
-        if array.shape[-1:] != (self.groups,) or not np.issubdtype(array.dtype, np.integer):
+        columns = self.groups + self.branches
+        if array.shape[-1:] != (columns,) or not np.issubdtype(array.dtype, np.integer):
             raise UsageError(
-                f"Widths must be integers of shape (..., {self.groups}), not {array.dtype} {array.shape}"
+                f"Widths must be integers of shape (..., {columns}), not {array.dtype} {array.shape}"
             )
-        rows = array.reshape(prod(array.shape[:-1]), self.groups)
-        columns = rows.T.astype(np.int64)
+        rows = array.reshape(prod(array.shape[:-1]), columns).T.astype(np.int64)
         step = max(1, _BLOCK // max(1, len(self.factors), len(self.constants)))
-        result = np.empty((4, columns.shape[1]), dtype=np.int64)
-        for start in range(0, columns.shape[1], step):
+        result = np.empty((4, rows.shape[1]), dtype=np.int64)
+        for start in range(0, rows.shape[1], step):
             part = slice(start, start + step)
-            products = self._products(np.ascontiguousarray(columns[:, part]))
+            products = self._products(np.ascontiguousarray(rows[:, part]))
             result[:3, part] = self.totals @ products
             result[3, part] = (self.points @ products).max(axis=0)
         return result.T.reshape(*array.shape[:-1], 4)
 
     def cost(self, widths: npt.ArrayLike) -> Cost:
-        """Compute the cost for one choice of widths, integers of shape ``(groups,)``."""
+        """Compute the cost for one choice of widths, integers of shape ``(groups + branches,)``."""
         params, macs, size, memory = (int(number) for number in self.evaluate(widths))
         return Cost(params, macs, size, memory)
+
+    def with_branches(self, present: npt.ArrayLike) -> CostModel:
+        """Return the costs as a function of the group widths alone, for given branches.
+
+        Args:
+            present: 1 or 0 for each branch, shape ``(branches,)``.
+
+        Example:
+            Weights of group 0, and as many that only a branch has:
+
+            >>> builder = CostModelBuilder(groups=1, branches=1)
+            >>> width = builder.extent(0, {0: 1})
+            >>> builder.params(9, [width])
+            >>> builder.params(9, [width, builder.present(0)])
+            >>> model = builder.build()
+            >>> model.with_branches([1]).cost([4]).params, model.with_branches([0]).cost([4]).params
+            (72, 36)
+        """
+        if not self.branches:
+            return self
+        slots = self.slots[:, : self.groups]
+        constants = self.constants + self.slots[:, self.groups :] @ np.asarray(present, dtype=np.int64)
+        fixed = np.diff(slots.indptr) == 0
+        # Factors of one are dropped, products with a factor of zero too, and equal products are merged.
+        factors = np.sort(np.where((fixed & (constants == 1))[self.factors], 0, self.factors), axis=1)
+        counts = np.flatnonzero(~(fixed & (constants == 0))[self.factors].any(axis=1))
+        merged, place = np.unique(factors[counts], axis=0, return_inverse=True)
+        place = place.reshape(-1)
+        to_merged = sparse.csr_array(
+            (np.ones(len(counts), dtype=np.int64), (counts, place)), shape=(len(factors), len(merged))
+        )
+        used = merged.any(axis=0)
+        points = _distinct_rows((self.points @ to_merged).tocsr())
+        return CostModel(
+            groups=self.groups,
+            slots=slots,
+            constants=constants,
+            factors=merged[:, used],
+            totals=(self.totals @ to_merged).tocsr(),
+            points=_matrix(points, len(merged)),
+        )
 
     def _products(self, columns: IntArray) -> IntArray:
         extents = self.slots @ columns + self.constants[:, None]
@@ -232,6 +316,14 @@ class CostModel:
         for factor in self.factors.T:
             products *= extents[factor]
         return products
+
+
+def _distinct_rows(matrix: sparse.csr_array) -> list[tuple[tuple[int, int], ...]]:
+    """List the distinct rows of a sparse matrix as (column, number) pairs."""
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    cells = list(zip(matrix.indices.tolist(), matrix.data.tolist(), strict=True))
+    return list(dict.fromkeys(tuple(cells[start:end]) for start, end in pairwise(matrix.indptr.tolist())))
 
 
 def _matrix(rows: Sequence[Sequence[tuple[int, int]]], width: int) -> sparse.csr_array:

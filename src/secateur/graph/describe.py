@@ -1,4 +1,4 @@
-"""Format the channel graph: what is coupled, what is frozen and why, what each group costs."""
+"""Format a channel graph: what is coupled, what is frozen and why, what belongs to each group and branch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from secateur.formats import listed
-from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.groups import Group, Role
 
 _SHOWN = 3
@@ -23,8 +23,8 @@ def describe(graph: ChannelGraph) -> str:
     Returns:
         Several lines of text: totals, prunable groups with the share of the network's parameters
         and MACs that belong to each, what is removed from attention where there is a choice, frozen groups
-        with their reasons, parameters that no group holds with theirs, and what the network returns beside
-        its outputs.
+        with their reasons, residual branches with the same, parameters that no group holds with theirs, and
+        what the network returns beside its outputs.
     """
     prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
     shares = hanging_shares(graph)
@@ -42,6 +42,8 @@ def describe(graph: ChannelGraph) -> str:
         for reason in reasons:
             names = [f"{group.name} ({group.channels})" for group in graph.frozen if group.reason == reason]
             lines.append(f"  {_short(names)}: {reason}")
+    if graph.branches:
+        lines += ["", *_branches(graph)]
     if graph.wiring.ungrouped:
         lines += ["", "in no group:"]
         lines += [f"  {_short(names)}: {reason}" for reason, names in ungrouped(graph).items()]
@@ -89,6 +91,42 @@ def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[
     now = graph.cost_model.evaluate(graph.widths).astype(np.float64)
     without = graph.cost_model.evaluate(widths).astype(np.float64)
     return (now - without) / np.maximum(now, 1.0)
+
+
+def branch_shares(graph: ChannelGraph) -> dict[str, tuple[float, float]]:
+    """For each residual branch, the share of the parameters and MACs that would vanish with it.
+
+    Args:
+        graph: the channel graph.
+
+    Returns:
+        Two numbers from 0 to 1, by the name of the branch.
+    """
+    now = graph.cost()
+    left = {branch.name: graph.after(Keep({}, [branch.name])).cost() for branch in graph.branches}
+    return {
+        name: (1 - cost.params / max(1, now.params), 1 - cost.macs / max(1, now.macs))
+        for name, cost in left.items()
+    }
+
+
+def _branches(graph: ChannelGraph) -> list[str]:
+    """Residual branches, those that may be removed with their shares, the others with their reasons."""
+    shares = branch_shares(graph)
+    rows: list[tuple[str, ...]] = [("residual branch", "params", "MACs")]
+    rows += [
+        (branch.name, *(f"{share:.1%}" for share in shares[branch.name]))
+        for branch in graph.branches
+        if branch.prunable
+    ]
+    lines = _table(rows) if len(rows) > 1 else []
+    reasons = Counter(str(branch.reason) for branch in graph.branches if not branch.prunable)
+    if reasons:
+        lines += [*([""] if lines else []), "residual branches that stay:"]
+    for reason in reasons:
+        names = [branch.name for branch in graph.branches if branch.reason == reason]
+        lines.append(f"  {_short(names)}: {reason}")
+    return lines
 
 
 def coupling(group: Group) -> str:

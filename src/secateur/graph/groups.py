@@ -78,8 +78,8 @@ class Group:
 
     @cached_property
     def channels(self) -> int:
-        """Number of channels."""
-        return int(self.members[0].slots.shape[0])
+        """Number of channels; none if the group was removed with a residual branch."""
+        return int(self.members[0].slots.shape[0]) if self.members else 0
 
     @property
     def prunable(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from secateur.errors import TraceError, UsageError, closest
+from secateur.graph.branches import Operand, ResidualBranch, find_branches
 from secateur.graph.capture.obstacles import find_obstacle
 from secateur.graph.capture.program import (
     ExampleInputs,
@@ -69,17 +70,17 @@ def trace(
 ) -> ChannelGraph:
     """Find out which channels of a network are coupled and which may be cut.
 
-    The network is captured, every operator's rule says which slots belong together, and the result is
-    checked: all groups are cut on trial, and the smaller network must run, in evaluation and in training
-    mode, and give the numbers of the masked original. What fails is frozen, with its reason. The network is
-    left as it was.
+    The network is captured, every operator's rule says which slots belong together, residual branches are
+    found, and the result is checked: all groups and branches are removed on trial, and the smaller network
+    must run, in evaluation and in training mode, and give the numbers of the masked original. What fails is
+    frozen, with its reason. The network is left as it was.
 
     Args:
         model: the network, in any mode, on any device.
         example_inputs: what to call it with: a tensor, a tuple of arguments, or a mapping of
             keyword arguments, on any device. Sizes matter only as far as the network insists on them.
         ignore: modules to leave alone: none of their tensors changes its shape, which also
-            freezes whatever is coupled with them.
+            freezes whatever is coupled with them, and the residual branches that they are parts of.
         attention: what is removed from attention: ``"heads"`` for whole heads, where a key/value head goes
             together with the query heads that share it; ``"query_heads"`` for the same query head of every
             key/value head; ``"head_dim"`` for the same place in every head. Either one for the whole network,
@@ -133,7 +134,9 @@ def trace(
                 raise
             complete = False
     sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
-    captured = _Captured(model, programs, sizes, left_alone, complete, attention)
+    branches, operands = find_branches(model, programs, {} if seen is None else seen.modules)
+    branches = tuple(_unless_left_alone(branch, left_alone) for branch in branches)
+    captured = _Captured(model, programs, sizes, left_alone, complete, attention, branches, operands)
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(assumptions)
@@ -200,6 +203,8 @@ class _Captured:
         left_alone: for each tensor that must keep its shape, the reason.
         complete: whether the programs are all that the network does.
         attention: what is removed from attention, as :func:`trace` takes it.
+        branches: its residual branches.
+        operands: for each program, where they are added; their slots count from zero.
     """
 
     model: nn.Module
@@ -208,6 +213,8 @@ class _Captured:
     left_alone: Mapping[str, str]
     complete: bool
     attention: str | Mapping[str, str] | None
+    branches: tuple[ResidualBranch, ...]
+    operands: tuple[tuple[Operand, ...], ...]
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Walk the programs and resolves what was found.
@@ -223,15 +230,21 @@ class _Captured:
         walk, attentions = self._walked(shapes, refused)
         slots, (env, findings) = walk.slots, walk.walked[0]
         channels = find_channels(slots, label_vectors(env, findings))
-        costing = Costing(channels)
+        costing = Costing(channels, self.branches)
         parameters = frozenset(name for name, _ in self.model.named_parameters())
         costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
         costing.add_macs(findings, self.programs[0].batch)
         costing.activations(self.programs[0], env)
         every = [found for _, found in walk.walked]
+        first = len(channels.group_of)
         passes = [
-            Pass(program, tuple(found.reads), tuple(found.statistics))
-            for program, found in zip(self.programs, every, strict=True)
+            Pass(
+                program,
+                tuple(found.reads),
+                tuple(found.statistics),
+                operands=tuple(replace(item, slot=first + item.slot) for item in places),
+            )
+            for program, found, places in zip(self.programs, every, self.operands, strict=True)
         ]
         if len(passes) == 1:
             derived = in_training(passes[0], modules_in_training(self.model))
@@ -261,6 +274,7 @@ class _Captured:
                 if channels.group_of[slot] >= 0
             },
             attentions=attentions,
+            branches=self.branches,
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
 
@@ -366,6 +380,12 @@ def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str
         for dim in range(len(shapes[name])):
             slots.freeze(slots.span(name, dim), reason)
     return slots
+
+
+def _unless_left_alone(branch: ResidualBranch, left_alone: Mapping[str, str]) -> ResidualBranch:
+    """Freeze a branch with which tensors would go that the user wants left alone."""
+    reason = next((left_alone[name] for name in branch.tensors if name in left_alone), None)
+    return branch if reason is None else replace(branch, reason=reason)
 
 
 def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from secateur.graph.branches import Operand, ResidualBranch
 from secateur.graph.capture.program import Program
 from secateur.graph.costs import CostModel
 from secateur.graph.groups import Group, IntArray, Member, Role
@@ -32,12 +33,14 @@ class Pass:
         statistics: operators that look at all channels at once.
         flags: for operators that run in training mode though the program says otherwise, which argument
             tells the mode.
+        operands: where the values of residual branches are added.
     """
 
     program: Program = field(repr=False)
     reads: tuple[Read, ...] = field(repr=False)
     statistics: tuple[Statistic, ...] = field(repr=False)
     flags: Mapping[str, int] = field(default_factory=dict, repr=False)
+    operands: tuple[Operand, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Wiring:
         ungrouped: for each parameter that no group holds, the reason.
         numbers: for groups with a size that the code gives as a number, what to write instead, by name.
         attentions: what is removed from each attention, and what else could be.
+        branches: the residual branches, in the order of the network; their slots follow those of channels.
     """
 
     evaluation: Pass = field(repr=False)
@@ -81,6 +85,7 @@ class Wiring:
     ungrouped: Mapping[str, str] = field(default_factory=dict, repr=False)
     numbers: Mapping[str, str] = field(default_factory=dict, repr=False)
     attentions: tuple[Attention, ...] = ()
+    branches: tuple[ResidualBranch, ...] = ()
 
     @property
     def program(self) -> Program:

@@ -13,7 +13,7 @@ from secateur.budget import Budget, forecast
 from secateur.criteria import score
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Role, trace
-from secateur.graph.describe import hanging_shares, ungrouped
+from secateur.graph.describe import branch_shares, hanging_shares, ungrouped
 from secateur.inputs import InputSpec, NamedInputs
 from secateur.jobs.network_summary import coupled, layer_costs
 from secateur.jobs.networks import Network, open_network
@@ -32,7 +32,7 @@ def inspect(
     batch: int = 1,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Find the channel groups of a network, and what its layers cost.
+    """Find the channel groups and residual branches of a network, and what its layers cost.
 
     Args:
         choice: the network.
@@ -48,7 +48,9 @@ def inspect(
     Returns:
         ``model``; ``input``, the shape of one example, or of each input by name; ``cost``; ``groups``, each
         with ``name``, ``channels``, ``frozen`` (the reason, or ``None``), ``written_by``, ``read_by``,
-        ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``ungrouped``: parameters
+        ``carried_by``, and the shares of ``params`` and ``macs`` that depend on it; ``branches``: residual
+        branches, each with ``name``, ``frozen``, ``part_of`` (the branch that it is a part of, or ``None``)
+        and the shares of ``params`` and ``macs`` that only it needs; ``ungrouped``: parameters
         that no group holds, as ``names`` with a ``reason``; ``layers``, each with ``name``, ``kind``,
         ``params``, ``macs``, and the numbers of channels ``in`` and ``out`` (``None`` where it reads or
         writes none); ``attention``: for each ``module``, the ``unit`` that is removed, and ``others`` that
@@ -77,6 +79,7 @@ def inspect(
             {"module": item.module, "unit": item.unit, "others": list(item.others)}
             for item in graph.attentions
         ],
+        "branches": _branches(graph),
         "ungrouped": [{"names": names, "reason": reason} for reason, names in ungrouped(graph).items()],
         "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }
@@ -130,6 +133,20 @@ def _layers(model: nn.Module, graph: ChannelGraph) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _branches(graph: ChannelGraph) -> list[dict[str, Any]]:
+    shares = branch_shares(graph)
+    return [
+        {
+            "name": branch.name,
+            "frozen": branch.reason,
+            "part_of": branch.parent,
+            "params": shares[branch.name][0],
+            "macs": shares[branch.name][1],
+        }
+        for branch in graph.branches
+    ]
 
 
 def _groups(graph: ChannelGraph) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.costing import module_macs
-from secateur.graph.describe import hanging_shares
+from secateur.graph.describe import branch_shares, hanging_shares
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 
@@ -68,6 +68,24 @@ class GroupSummary(Record):
     def modules(self) -> tuple[str, ...]:
         """List all modules that it couples, each once."""
         return tuple(dict.fromkeys((*self.written_by, *self.carried_by, *self.read_by)))
+
+
+class BranchSummary(Record):
+    """A residual branch before and after a run.
+
+    Attributes:
+        name: of the branch.
+        frozen: why it must not be removed; ``None`` if it may be removed.
+        params: share of the parameters that only it has, before.
+        macs: share of the multiply-accumulates that only it needs, before.
+        removed_by: the number of the cut that removed it, or a branch that it is a part of; 0 if it stays.
+    """
+
+    name: str
+    frozen: str | None
+    params: float
+    macs: float
+    removed_by: int = 0
 
 
 class LayerCost(Record):
@@ -120,6 +138,7 @@ class NetworkSummary(Record):
     Attributes:
         format: version of the fields.
         groups: its channel groups, in the order of the network.
+        branches: its residual branches, in the order of the network.
         layers: its modules with parameters or MACs, in the order of the network.
         cost_before: ``params``, ``macs``, ``bytes`` and ``memory`` before.
         cost_after: the same after.
@@ -128,6 +147,7 @@ class NetworkSummary(Record):
 
     format: Literal[1] = 1
     groups: tuple[GroupSummary, ...]
+    branches: tuple[BranchSummary, ...] = ()
     layers: tuple[LayerSummary, ...]
     cost_before: dict[str, int]
     cost_after: dict[str, int]
@@ -186,6 +206,7 @@ def summarise(
     ]
     return NetworkSummary(
         groups=_groups(graph, left, cuts),
+        branches=_branches(graph, cuts),
         layers=tuple(
             LayerSummary(
                 name=name,
@@ -243,7 +264,8 @@ def layer_costs(
     found = {}
     for name, module in model.named_modules():
         held = (f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False))
-        params = sum(math.prod(graph.tensors[tensor]) for tensor in held if tensor in tensors)
+        left = tensors & graph.tensors.keys()  # without those of removed residual branches
+        params = sum(math.prod(graph.tensors[tensor]) for tensor in held if tensor in left)
         if params or macs.get(name) or name in (names or ()):
             found[name] = LayerCost(params=params, macs=macs.get(name, 0))
     return found
@@ -343,6 +365,25 @@ def _groups(graph: ChannelGraph, left: ChannelGraph, cuts: Sequence[Cut]) -> tup
     )
 
 
+def _branches(graph: ChannelGraph, cuts: Sequence[Cut]) -> tuple[BranchSummary, ...]:
+    removed_by: dict[str, int] = {}
+    for cut in cuts:
+        left = {branch.name for branch in cut.plan.graph.after(cut.plan).branches}
+        for branch in cut.plan.graph.branches:
+            if branch.name not in left:
+                removed_by[branch.name] = cut.number
+    return tuple(
+        BranchSummary(
+            name=name,
+            frozen=graph.branch(name).reason,
+            params=params,
+            macs=macs,
+            removed_by=removed_by.get(name, 0),
+        )
+        for name, (params, macs) in branch_shares(graph).items()
+    )
+
+
 def _removed_by(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, tuple[int, ...]]:
     """Find the number of the cut that removed each channel of each group; 0 if it stays."""
     found = {group.name: np.zeros(group.channels, dtype=np.int64) for group in graph.groups}
@@ -352,4 +393,8 @@ def _removed_by(graph: ChannelGraph, cuts: Sequence[Cut]) -> dict[str, tuple[int
             gone = np.asarray(channels, dtype=np.int64)
             found[name][alive[name][gone]] = cut.number
             alive[name] = np.delete(alive[name], gone)
+        for group in cut.plan.graph.after(cut.plan).groups:
+            if not group.channels:  # it vanished with a residual branch
+                found[group.name][alive[group.name]] = cut.number
+                alive[group.name] = alive[group.name][:0]
     return {name: tuple(numbers.tolist()) for name, numbers in found.items()}

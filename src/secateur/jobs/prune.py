@@ -109,6 +109,7 @@ def _prune(
             criterion=criterion.name,
             **figures,
             verification=of_cuts(cuts),
+            removed_branches=[name for cut in cuts for name in cut.plan.without],
             checkpoint=network.file,
             latency=conditions,
         )
@@ -172,7 +173,8 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
         "trained, and accuracy is not measured; fine-tune the result before use",
     )
     known, asked = fingerprint(network.model), job.recipe
-    recipe = Recipe.preset("one-shot", **{name: getattr(asked, name) for name in sorted(WITHOUT_DATA)})
+    given = {name: getattr(asked, name) for name in sorted(WITHOUT_DATA)}
+    recipe = Recipe.from_table({"preset": "one-shot", **given})
     training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
     context = replace(place.context, journal=Journal())  # one cut without training needs no resuming
     with place.clock("pruning"):

@@ -200,7 +200,7 @@ def fit_record(state: FitState) -> dict[str, Any]:
 
 
 def cut_record(cut: Cut) -> dict[str, Any]:
-    """Convert a cut to plain values: removed channels, remaining costs, and the verification.
+    """Convert a cut to plain values: removed channels and branches, remaining costs, and the verification.
 
     Args:
         cut: the cut.
@@ -208,6 +208,7 @@ def cut_record(cut: Cut) -> dict[str, Any]:
     return {
         "number": cut.number,
         "removed": {name: list(channels) for name, channels in cut.plan.removed.items()},
+        "without": list(cut.plan.without),
         "cost": asdict(cut.plan.cost_after),
         "verification": cut.verification.to_dict(),
     }

@@ -123,7 +123,9 @@ def latency_table(
     entries = []
     for item in operators:
         time = _operator_time(measure, item, _NEGLIGIBLE * total / len(item.modules))
-        entries.append(TableEntry(item.name, item.kind, item.modules, time, item.constants, item.slots))
+        entries.append(
+            TableEntry(item.name, item.kind, item.modules, time, item.constants, item.slots, item.branches)
+        )
         finish_step()
 
     def compare(widths: IntArray) -> Comparison:

@@ -23,6 +23,8 @@ from secateur.graph import ChannelGraph
 from secateur.graph.capture.program import Origin, Program
 from secateur.graph.groups import IntArray
 
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+
 _MOST_AXES = 2
 _FREE = {"dropout", "alpha_dropout", "feature_dropout", "detach", "lift_fresh_copy"}
 """Operators that do nothing in evaluation mode, which their signatures do not show."""
@@ -165,6 +167,7 @@ class Operator:
         constants: at each place, the part of the size of each axis that belongs to no group, shape
             ``(places, axes)``.
         slots: at each place, how often each group's channels count, shape ``(places, axes, groups)``.
+        branches: at each place, whether each residual branch contains it, shape ``(places, branches)``.
         modules: paths of the modules that run it, one per place.
     """
 
@@ -172,6 +175,7 @@ class Operator:
     axes: tuple[Axis, ...]
     constants: IntArray = field(compare=False, repr=False)
     slots: IntArray = field(compare=False, repr=False)
+    branches: BoolArray = field(compare=False, repr=False)
     modules: tuple[str, ...] = field(compare=False)
     _arguments: tuple[Any, ...] = field(repr=False)
     _keywords: tuple[tuple[str, Any], ...] = field(repr=False)
@@ -234,6 +238,7 @@ def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...
             first,
             constants=np.concatenate([item.constants for item in same]),
             slots=np.concatenate([item.slots for item in same]),
+            branches=np.concatenate([item.branches for item in same]),
             modules=tuple(path for item in same for path in item.modules),
         )
         for first, same in found.items()
@@ -261,6 +266,7 @@ class _OperatorReader:
                 "inputs of this shape"
             )
         self._extents = graph.wiring.extents
+        self._branches = [frozenset(branch.nodes) for branch in graph.wiring.branches]
         self._sizes = self._extents.sizes(graph.widths)
         self._least_sizes = self._extents.sizes(np.minimum(graph.widths, 1))
         stored = (Origin.TENSOR, Origin.CONSTANT)
@@ -283,6 +289,7 @@ class _OperatorReader:
             axes=tuple(self._axis(axis) for axis in axes),
             constants=constants.reshape(1, len(axes)),
             slots=slots.reshape(1, len(axes), groups),
+            branches=np.array([[node.name in names for names in self._branches]], dtype=np.bool_),
             modules=(path,),
             _arguments=_with_axes(arguments, place),
             _keywords=tuple((name, _with_axes(item, place)) for name, item in keywords),

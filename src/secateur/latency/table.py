@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.latency.piecewise_linear import FloatArray, OperatorTime, bilinear, grid_position
+
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 _NEIGHBOURHOOD = 32  # channels to either side over which the time per channel is averaged
 _CHEAP = 0.5  # share of that time below which additional channels count as free
@@ -24,7 +26,9 @@ class LatencyModel(Protocol):
         """Predict the time of a forward pass.
 
         Args:
-            widths: channels of each group, shape ``(..., groups)``.
+            widths: channels of each group, shape ``(..., groups)``. Where residual branches are absent, 1
+                for each branch of the network that is present and 0 for each other one follow, shape
+                ``(..., groups + branches)``.
 
         Returns:
             Milliseconds, shape ``(...)``.
@@ -65,6 +69,8 @@ class TableEntry:
         constants: at each place, the part of the size of each axis that belongs to no group, shape
             ``(places, axes)``.
         slots: at each place, how often each group's channels count, shape ``(places, axes, groups)``.
+        branches: at each place, whether each residual branch contains it, shape ``(places, branches)``; no
+            branches if not given.
     """
 
     name: str
@@ -73,6 +79,12 @@ class TableEntry:
     time: OperatorTime
     constants: IntArray = field(repr=False)
     slots: IntArray = field(repr=False)
+    branches: BoolArray | None = field(default=None, repr=False)
+
+    @property
+    def inside(self) -> BoolArray:
+        """Return at each place whether each residual branch contains it, shape ``(places, branches)``."""
+        return np.zeros((len(self.modules), 0), dtype=np.bool_) if self.branches is None else self.branches
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
         """Predict the time at each place, shape ``(..., places)``, for widths ``(..., groups)``."""
@@ -113,7 +125,16 @@ class LatencyTable:
     runtime: str = "eager"
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
-        """Predict the time of a forward pass, shape ``(...)``, for widths ``(..., groups)``."""
+        """Predict the time of a forward pass.
+
+        Args:
+            widths: channels of each group, shape ``(..., groups)``; or these, then 1 for each residual branch
+                of the network that is present and 0 for each other one, shape ``(..., groups + branches)``.
+                What only an absent branch computes takes no time.
+
+        Returns:
+            Milliseconds, shape ``(...)``.
+        """
         array = np.asarray(widths, dtype=np.int64)
         rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
         return self._predictor.milliseconds(rows).reshape(array.shape[:-1]) + self.calibration.overhead
@@ -160,7 +181,9 @@ class _Predictor:
     They are separate arrays, because looking up records takes one and a half to five times as long.
 
     Attributes:
-        fixed: milliseconds of operators without axes.
+        fixed: milliseconds of operators without axes, shape ``(fixed places,)``.
+        fixed_inside: whether each residual branch contains them, shape ``(fixed places, branches)``.
+        inside: whether each residual branch contains the other places, shape ``(places, branches)``.
         full: milliseconds at full size, shape ``(places,)``.
         first_axes: index of the first axis of each place, shape ``(places,)``.
         axes: records of ``_AXIS``.
@@ -171,9 +194,12 @@ class _Predictor:
         index: grid index of each size.
         fraction: distance from there to the next grid size, as a share.
         corrections: the correction tables, one after another.
+        groups: number of channel groups.
     """
 
-    fixed: float
+    fixed: FloatArray
+    fixed_inside: BoolArray
+    inside: BoolArray
     full: FloatArray
     first_axes: IntArray
     axes: _Records
@@ -183,11 +209,22 @@ class _Predictor:
     index: IntArray
     fraction: FloatArray
     corrections: FloatArray
+    groups: int
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
-        """Predict the time of all operators for widths ``(n, groups)``, shape ``(n,)``."""
+        """Predict the time of all operators for widths ``(n, groups [+ branches])``, shape ``(n,)``."""
+        branches = self.inside.shape[1]
+        if branches and widths.shape[1] == self.groups + branches:
+            absent = widths[:, -branches:] == 0
+            times = self._times(widths[:, :-branches]) * _present(absent, self.inside)
+            fixed = _present(absent, self.fixed_inside) @ self.fixed
+            return np.asarray(times @ self.full + fixed, dtype=np.float64)
+        return np.asarray(self._times(widths) @ self.full + self.fixed.sum())
+
+    def _times(self, widths: IntArray) -> FloatArray:
+        """Predict the time at each place as a share of that at full size, shape ``(n, places)``."""
         if not len(self.full):
-            return np.full(len(widths), self.fixed)
+            return np.zeros((len(widths), 0))
         sizes = (widths.astype(np.float64) @ self.slots).astype(np.int64) + self.axes["constant"]
         at = np.clip(sizes, 0, self.axes["largest"]) + self.axes["start"]
         logs = np.add.reduceat(self.logs[at], self.first_axes, axis=1)
@@ -196,18 +233,26 @@ class _Predictor:
             first, second = at[:, pair["axis"]], at[:, pair["axis"] + 1]
             row, column = ((self.index[place], self.fraction[place]) for place in (first, second))
             logs[:, pair["place"]] += bilinear(self.corrections, pair["columns"], row, column, pair["start"])
-        return np.asarray(np.exp(logs) @ self.full + self.fixed)
+        return np.asarray(np.exp(logs))
+
+
+def _present(absent: BoolArray, inside: BoolArray) -> FloatArray:
+    """Return 1 for each place that no absent branch contains and 0 for the others, shape ``(n, places)``."""
+    inside_absent = absent.astype(np.float64) @ inside.T.astype(np.float64)
+    return np.asarray(inside_absent == 0, dtype=np.float64)
 
 
 def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Predictor:
     """Tabulate the entries, each multiplied by a factor."""
-    fixed, full = 0.0, list[float]()
+    fixed, full = list[float](), list[float]()
+    fixed_inside, inside = [], []
     axes, pairs = list[tuple[int, ...]](), list[tuple[int, ...]]()
     first_axes, slots, corrections = [], [], [0.0]
     curves = [np.zeros(0, dtype=_SIZE)]
     for entry, factor in zip(entries, factors, strict=True):
         if not entry.time.curves:
-            fixed += entry.time.full * len(entry.modules) * factor
+            fixed += [entry.time.full * factor] * len(entry.modules)
+            fixed_inside.append(entry.inside)
             continue
         starts = []
         for axis, curve in enumerate(entry.time.curves):
@@ -219,6 +264,7 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
                 tabulated["index"], tabulated["fraction"] = grid_position(grid, sizes.clip(1))
             starts.append(sum(map(len, curves)))
             curves.append(tabulated)
+        inside.append(entry.inside)
         table = [value for row in entry.time.corrections for value in row]
         for place in range(len(entry.modules)):
             if table:
@@ -230,8 +276,11 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
                 slots.append(entry.slots[place, axis])
         corrections += table
     tabulated = np.concatenate(curves)
+    none = np.zeros((0, entries[0].inside.shape[1] if entries else 0), dtype=np.bool_)
     return _Predictor(
-        fixed,
+        np.array(fixed),
+        np.concatenate([none, *fixed_inside]),
+        np.concatenate([none, *inside]),
         np.array(full),
         np.array(first_axes, dtype=np.int64),
         np.array(axes, dtype=_AXIS),
@@ -241,6 +290,7 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
         tabulated["index"].copy(),
         tabulated["fraction"].copy(),
         np.array(corrections),
+        entries[0].slots.shape[-1] if entries else 0,
     )
 
 

@@ -33,11 +33,21 @@ class Cut:
     def __str__(self) -> str:
         number = f"{self.number}/{self.of}" if self.of else f"{self.number}"
         before, after = self.plan.cost_before, self.plan.cost_after
+        branches = f"{branches_in_words(self.plan.branches_removed)}, " if self.plan.without else ""
         return (
-            f"cut {number}: {self.plan.channels_removed:,} channels, "
+            f"cut {number}: {self.plan.channels_removed:,} channels, {branches}"
             f"{before.macs:,} to {after.macs:,} MACs, {before.params:,} to {after.params:,} parameters\n"
             f"  {self.verification}"
         )
+
+
+def branches_in_words(count: int) -> str:
+    """Count residual branches in words.
+
+    >>> branches_in_words(1), branches_in_words(3)
+    ('1 residual branch', '3 residual branches')
+    """
+    return f"{count} residual branch{'es' * (count != 1)}"
 
 
 def cut(

@@ -211,7 +211,7 @@ class LatencyTuner:
                 last = self._measure(plan, model, whole or model, allowed, number)
             if last.holds and (best is None or last.measured_ms > best.measured_ms):
                 best = last
-            if best is last and (not plan.keep or last.uses_it_up):
+            if best is last and (plan.removes_nothing or last.uses_it_up):
                 break
             # Each plan that took too long increases the reserve, so that the search ends on a noisy device.
             late += not last.holds
@@ -232,7 +232,7 @@ class LatencyTuner:
         else:
             # From pairs of neighbouring measurements; on a noisy machine, medians may be further apart.
             allowed_ms = allowed * comparison.speedup(_AFTER) * comparison.latencies[_AFTER].median_ms
-        predicted = float(self.table.milliseconds(plan.widths))
+        predicted = float(self.table.milliseconds(plan.graph.after(plan).units))
         return LatencyFit(plan, allowed_ms, predicted, comparison, number)
 
 

@@ -58,8 +58,9 @@ class Recipe(Settings):
             ``trace(attention=...)``. With ``"auto"``, where several query heads share a key/value head, a
             plan that removes whole heads and one that removes query heads are made for the budget, and the
             one that changes the outputs less, before any reconstruction, is taken.
-        widths: which widths groups may have. Modules in ``widths.ignore`` are not changed at all, as with
-            ``trace(ignore=...)``: the channels that they read stay too.
+        widths: which widths groups may have, and whether residual branches are removed. Modules in
+            ``widths.ignore`` are not changed at all, as with ``trace(ignore=...)``: the channels that they
+            read stay too.
         steps: number of cuts; each leaves the same share of what remained after the previous one.
         channels_per_step: remove this many channels at a time instead, until the budget is met.
         scoring_batches: batches for scores if no training precedes a cut; all if not
@@ -190,6 +191,17 @@ class Recipe(Settings):
                 "cost_regularization.unit: no effect while allocation is 'curves', which does not compare "
                 "scores between groups; set allocation to 'global' or 'uniform'"
             )
+        if self.widths.depth != "off":
+            if self.cost_regularization.unit is not None:
+                raise ValueError(
+                    "cost_regularization.unit: no effect while widths.depth removes residual branches, which "
+                    "compares scores by cost already; set widths.depth to 'off'"
+                )
+            if self.allocation == "uniform":
+                raise ValueError(
+                    "allocation 'uniform' takes the same share of every group, and widths.depth removes "
+                    "whole branches; set allocation to 'global' or 'curves', or widths.depth to 'off'"
+                )
         return self
 
     def _needs(self) -> Iterator[Need]:
@@ -202,6 +214,8 @@ class Recipe(Settings):
         by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
         yield "curve_batches", self.allocation != "curves", *by_curves
         yield "normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'"
+        depth = f"widths.depth is {self.widths.depth!r}", "set widths.depth to 'off'"
+        yield "normalize", self.widths.depth != "off", *depth
         unit = "set cost_regularization.unit"
         yield "cost_regularization.rate", self.cost_regularization.unit is None, "there is no unit", unit
         for name in ("between", "finetune"):

@@ -11,7 +11,7 @@ from secateur.budget import WidthCurves
 from secateur.criteria import Scores
 from secateur.graph import ChannelGraph, Cost
 from secateur.plan import PruningPlan
-from secateur.recipes.cutting import Cut
+from secateur.recipes.cutting import Cut, branches_in_words
 from secateur.recipes.latency_tuner import LatencyFit
 from secateur.training.loop import FitState
 from secateur.verification import Verification
@@ -70,8 +70,9 @@ class PruneResult:
         total = sum(group.channels for group in self.plan.graph.prunable)
         cuts = f"{len(self.cuts)} cut" + "s" * (len(self.cuts) != 1)
         before, after = self.cost_before, self.cost_after
+        branches = f" and {branches_in_words(self.plan.branches_removed)}" if self.plan.without else ""
         lines = [
-            f"removed {self.plan.channels_removed:,} of {total:,} prunable channels in {cuts}",
+            f"removed {self.plan.channels_removed:,} of {total:,} prunable channels{branches} in {cuts}",
             f"MACs: {before.macs:,} to {after.macs:,} ({after.macs / max(1, before.macs):.1%})",
             f"parameters: {before.params:,} to {after.params:,} ({after.params / max(1, before.params):.1%})",
             str(self.verification),
@@ -87,5 +88,7 @@ def composed(graph: ChannelGraph, plans: Sequence[PruningPlan]) -> PruningPlan:
         for name, keep in plan.keep.items():
             left[name] = [left[name][place] for place in keep]
     return PruningPlan(
-        graph, {name: tuple(channels) for name, channels in left.items() if len(channels) < len(kept[name])}
+        graph,
+        {name: tuple(channels) for name, channels in left.items() if len(channels) < len(kept[name])},
+        tuple(name for plan in plans for name in plan.without),
     )

@@ -35,7 +35,7 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult, composed
 from secateur.recipes.schedule import PruningSchedule, ScheduledStep
 from secateur.recipes.state import PART, RecipeState, load_state
-from secateur.recovery import masked_damage, reconstruct, width_curves
+from secateur.recovery import CurveOptions, masked_damage, reconstruct, width_curves
 from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
@@ -98,6 +98,7 @@ def run_recipe(
     criterion = criterion or resolve(recipe.criterion)
     refuse_wrapped(model)
     _check_batches(recipe, training, criterion)
+    _check_depth(recipe, criterion)
     check_optimizer(training.optimizer, model)
     device = context.device
     example_inputs = owned(example_inputs, device)
@@ -267,9 +268,8 @@ class _RecipeRun:
             self.state.step += 1
             step = self.next_step(self.ranking())
             self.state.last = step.last
-            if (
-                step.plan.channels_removed
-            ):  # otherwise the step was reached before, and the scores are still valid
+            # Otherwise the step was reached before, and the scores are still valid.
+            if not step.plan.removes_nothing:
                 self.make_cut(step.plan)
                 if not step.last:
                     self.tune()
@@ -345,18 +345,20 @@ class _RecipeRun:
         known = self.curves if whole else None
 
         def progress(curves: WidthCurves, total: int) -> None:
-            report_progress(self.context.callbacks, "measuring widths", len(curves), total)
-            if whole and len(curves) > len(known or ()):
+            report_progress(self.context.callbacks, "measuring widths", curves.measured, total)
+            if whole and curves.measured > (known.measured if known is not None else 0):
                 self.curves = curves
                 for callback in self.context.callbacks:
                     callback.on_curves(curves)
             self.context.interruption.check()
 
+        depth = self.recipe.widths.depth
         found = width_curves(
             self.model,
             self.graph,
-            scores,
+            {} if depth == "only" else scores,
             self.some_batches(self.recipe.curve_batches),
+            CurveOptions(branches=depth != "off"),
             resume=known,
             progress=progress,
             across_ranks=self.context.ranks.is_distributed,
@@ -395,11 +397,12 @@ class _RecipeRun:
             step = self.own_step(ranking)
             decided = {
                 "keep": {name: list(kept) for name, kept in step.plan.keep.items()},
+                "without": list(step.plan.without),
                 "last": step.last,
             }
         decided = ranks.broadcast(decided)
         keep = {name: tuple(kept) for name, kept in decided["keep"].items()}
-        return ScheduledStep(PruningPlan(self.graph, keep), decided["last"])
+        return ScheduledStep(PruningPlan(self.graph, keep, tuple(decided["without"])), decided["last"])
 
     def own_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
         """Decide the next step; the last one is corrected until its measured time is within the limit."""
@@ -582,6 +585,25 @@ def _check_batches(recipe: Recipe, training: Training, criterion: Criterion) -> 
     refuse_one_shot(training.validation, "validation")
 
 
+def _check_depth(recipe: Recipe, criterion: Criterion) -> None:
+    """Refuse a criterion that does not score what is to be removed.
+
+    Raises:
+        UsageError: it scores no channels, or no residual branches.
+    """
+    depth = recipe.widths.depth
+    if depth != "only" and not criterion.scores_channels:
+        raise UsageError(
+            f"criterion '{criterion.name}' scores residual branches only: set widths.depth to 'only', or "
+            "take another criterion, such as 'taylor'"
+        )
+    if depth != "off" and recipe.allocation != "curves" and not criterion.scores_branches:
+        raise UsageError(
+            f"criterion '{criterion.name}' does not score residual branches, which widths.depth removes: "
+            "take 'taylor', or allocation 'curves', or set widths.depth to 'off'"
+        )
+
+
 def left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
     """Split what is ignored into modules, which are traced as frozen, and groups, which plans leave whole.
 
@@ -595,7 +617,8 @@ def left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
     paths = [path for path, _ in model.named_modules() if path]
     modules = [path for path in paths if any(fnmatchcase(path, name) for name in widths.ignore)]
     groups = [name for name in widths.ignore if not any(fnmatchcase(path, name) for path in paths)]
-    return modules, widths.changed(ignore=groups)
+    # Modules that are left alone also keep the residual branches that they are in.
+    return modules, widths if widths.depth != "off" else widths.changed(ignore=groups)
 
 
 def _teacher(

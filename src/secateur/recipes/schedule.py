@@ -86,7 +86,11 @@ class PruningSchedule:
         if once and recipe.allocation == "uniform" and isinstance(budget.channels, float):
             share = budget.channels  # of each group, as in make_plan
             del goal["channels"]
-        equal = {group.name: torch.ones(group.channels) for group in graph.prunable}
+        equal = Scores(
+            "equal",
+            {group.name: torch.ones(group.channels) for group in graph.prunable},
+            branches={branch.name: 1.0 for branch in graph.branches},
+        )
         plan_within(graph, equal, goal, widths=widths, latency=latency)
         return cls(start, goal, recipe, widths, latency, share)
 
@@ -112,9 +116,10 @@ class PruningSchedule:
             limits = self.goal if last else self.step_limits(number / self.recipe.steps)
             return ScheduledStep(self.plan(graph, ranking, limits), last)
         whole = self.plan(graph, ranking, self.goal)
-        if whole.channels_removed <= size:
+        channels = _prunable_channels(graph)
+        if channels - _prunable_channels(graph.after(whole)) <= size:
             return ScheduledStep(whole, last=True)
-        left = sum(group.channels for group in graph.prunable) - size
+        left = channels - size
         return ScheduledStep(self.plan(graph, ranking, {"channels": left}), last=False)
 
     def step_limits(self, progress: float) -> dict[str, int]:
@@ -150,6 +155,10 @@ class PruningSchedule:
             latency=self.latency,
             share=self.share,
         )
+
+
+def _prunable_channels(graph: ChannelGraph) -> int:
+    return sum(group.channels for group in graph.prunable)
 
 
 def _is_filters(group: Group, graph: ChannelGraph) -> bool:

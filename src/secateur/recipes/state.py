@@ -49,6 +49,7 @@ class RecipeState:
                     "number": cut.number,
                     "of": cut.of,
                     "keep": {name: list(kept) for name, kept in cut.plan.keep.items()},
+                    "without": list(cut.plan.without),
                     "verification": asdict(cut.verification),
                 }
                 for cut in self.cuts
@@ -77,7 +78,8 @@ def load_state(
     """
     cuts = []
     for entry in data["cuts"]:
-        plan = PruningPlan(graph, {name: tuple(kept) for name, kept in entry["keep"].items()})
+        keep = {name: tuple(kept) for name, kept in entry["keep"].items()}
+        plan = PruningPlan(graph, keep, tuple(entry["without"]))
         apply_plan(model, plan, inplace=True)
         graph = graph.after(plan)
         cuts.append(Cut(entry["number"], entry["of"], plan, Verification.from_dict(entry["verification"])))

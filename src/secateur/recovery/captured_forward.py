@@ -7,7 +7,7 @@ Nothing is hooked and nothing is traced again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,13 @@ from secateur._compat import tree_unflatten
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
+from secateur.graph.additions import paths_of
 from secateur.graph.capture.program import Program, capture
+from secateur.graph.channel_graph import Keep
 from secateur.graph.cutting.fit import refuse_misfit
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import BoolArray, Labels, Value
-from secateur.graph.wiring import Pass, Wiring
+from secateur.graph.wiring import Wiring
 from secateur.recovery.chunks import Chunk, chunks_of, count_examples, gather
 
 _CHUNK = 64  # examples that run at once: enough to keep the device busy, and little memory
@@ -105,9 +107,37 @@ class CapturedForward:
         return value[: value.shape[0] * chunk.count // self.size]
 
     def first_affected_step(self, removed: BoolArray) -> int | None:
-        """Find the first step that reads removed channels; ``None`` if there is none."""
+        """Find the first step that reads removed channels or branches; ``None`` if there is none."""
         affected = self.contracting(removed) | self.taking_statistics(removed)
-        return next((step for step, node in enumerate(self.nodes) if node.name in affected), None)
+        first = next((step for step, node in enumerate(self.nodes) if node.name in affected), None)
+        return min([*self.adding_steps(removed)[:1], *([] if first is None else [first])], default=None)
+
+    def steps_of_branches(self, graph: ChannelGraph) -> dict[str, int]:
+        """Find the step that adds each residual branch that may be removed, by name of the branch.
+
+        Args:
+            graph: of the network.
+        """
+        found = {
+            branch.name: self.first_affected_step(removed_without(graph, branch.name))
+            for branch in graph.branches
+            if branch.prunable
+        }
+        return {name: step for name, step in found.items() if step is not None}
+
+    def adding_steps(self, removed: BoolArray) -> list[int]:
+        """List the steps that add removed branches, other than those inside removed branches, ascending."""
+        first = len(self.wiring.group_of)
+        slot = {branch.name: first + place for place, branch in enumerate(self.wiring.branches)}
+        parent = {slot[branch.name]: slot.get(branch.parent or "") for branch in self.wiring.branches}
+        adding = {
+            item.node
+            for item in self.wiring.evaluation.operands
+            if removed[item.slot]
+            and not self.gone[item.slot]
+            and not ((outer := parent[item.slot]) is not None and removed[outer])
+        }
+        return [step for step, node in enumerate(self.nodes) if node.name in adding]
 
     def contracting(self, removed: BoolArray) -> set[str]:
         """Find the operators that contract over removed channels."""
@@ -152,13 +182,19 @@ def capture_forward(
     graph.wiring.program.refuse_other_branch(leaves)
     size = min(_CHUNK, count_examples(leaves), max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     chunks = chunks_of(leaves, size)
-    wiring = _without_removed(graph, _program(model, graph, chunks[0].leaves, spec, size))
+    program = _program(model, graph, chunks[0].leaves, spec)
+    wiring = _without_removed(graph, program, _steps_of(graph, program, size))
     nodes = tuple(node for node in wiring.program.graph.nodes if node.op != "placeholder")
     index_of = {node: index for index, node in enumerate(nodes)}
     last = {
         node: max((index_of[user] for user in node.users), default=-1) for node in wiring.program.graph.nodes
     }
     return CapturedForward(wiring, nodes, last, chunks, size, graph.removed)
+
+
+def removed_without(graph: ChannelGraph, branch: str) -> BoolArray:
+    """Mark what is removed when one residual branch is absent, and all channels are kept."""
+    return graph.after(Keep({}, [branch])).removed
 
 
 def _bytes_per_example(graph: ChannelGraph) -> int:
@@ -172,28 +208,52 @@ def _bytes(node: Node) -> int:
     return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
-def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any, size: int) -> Program:
+def _program(model: nn.Module, graph: ChannelGraph, leaves: Sequence[Any], spec: Any) -> Program:
     """Return the program for one chunk; the traced program if it has the right sizes."""
     traced = graph.wiring.program
     shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
     if traced.input_shapes == shapes and not graph.removed.any():
         return traced
     args, kwargs = tree_unflatten(list(leaves), spec)
-    program = capture(model, kwargs or args)
-    if _steps(program) != _steps(traced):
+    return capture(model, kwargs or args)
+
+
+def _steps_of(graph: ChannelGraph, program: Program, size: int) -> dict[str, str]:
+    """Find the step of a program for each step of the traced one that it still has, by name.
+
+    Steps of removed residual branches are left out, and so are those that took their place.
+
+    Args:
+        graph: of the present network.
+        program: its program.
+        size: number of examples that it was captured for.
+
+    Raises:
+        UsageError: the program runs other operators.
+    """
+    absent = {name for item in graph.wiring.branches if item.name in graph.absent for name in item.nodes}
+    traced = [step for step in _steps(graph.wiring.program) if step.name not in absent]
+    found = [step for step in _steps(program) if not any(map(graph.is_replaced, paths_of(step)))]
+    if [str(step.target) for step in traced] != [str(step.target) for step in found]:
         raise UsageError(
             f"the forward pass for {size} examples is not the one that was traced; "
             "trace the network with inputs of this shape"
         )
-    return program
+    return {old.name: new.name for old, new in zip(traced, found, strict=True)}
 
 
-def _steps(program: Program) -> list[tuple[str, str]]:
-    return [(node.name, str(node.target)) for node in program.graph.nodes if node.op != "placeholder"]
+def _steps(program: Program) -> list[Node]:
+    return [node for node in program.graph.nodes if node.op != "placeholder"]
 
 
-def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
-    """Create the wiring of another program, and labels without the channels that were cut before."""
+def _without_removed(graph: ChannelGraph, program: Program, steps: Mapping[str, str]) -> Wiring:
+    """Create the wiring of another program, and labels without the channels that were cut before.
+
+    Args:
+        graph: of the present network.
+        program: its program.
+        steps: the step of the program for each step of the traced one that it still has.
+    """
     gone = graph.removed
 
     def left(labels: IntArray) -> IntArray:
@@ -207,10 +267,15 @@ def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
         return Value(shape, labels)
 
     wiring = graph.wiring
-    reads = tuple(replace(read, labels=left(read.labels)) for read in wiring.reads)
+    reads = tuple(
+        replace(read, node=steps[read.node], labels=left(read.labels))
+        for read in wiring.reads
+        if read.node in steps
+    )
     statistics = tuple(
         replace(
             item,
+            node=steps[item.node],
             arguments=tuple((place, value(argument)) for place, argument in item.arguments),
             result=value(item.result),
             sizes=tuple((place, within, left(labels)) for place, within, labels in item.sizes),
@@ -218,4 +283,12 @@ def _without_removed(graph: ChannelGraph, program: Program) -> Wiring:
         )
         for item in wiring.statistics
     )
-    return replace(wiring, evaluation=Pass(program, reads, statistics))
+    operands = tuple(
+        replace(item, node=steps[item.node], own=frozenset(steps[name] for name in item.own if name in steps))
+        for item in wiring.evaluation.operands
+        if not gone[item.slot]
+    )
+    forward = replace(
+        wiring.evaluation, program=program, reads=reads, statistics=statistics, operands=operands
+    )
+    return replace(wiring, evaluation=forward)

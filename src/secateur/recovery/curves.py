@@ -1,5 +1,7 @@
 """Measure width curves: cut one group alone, refit its consumers, and measure the change of the outputs.
 
+A residual branch has one point: it is absent, and the next layers that read the stream are refitted.
+
 Scores give the order in which channels of a group are removed; they say little about how many channels each
 group can lose. So that is measured. The second moments of every consumer's inputs are gathered once; the
 least-squares fit for any cut of one group follows from them without reading data again. Then each cut runs
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -26,12 +28,14 @@ from secateur.graph.labels import BoolArray
 from secateur.plan import PruningPlan
 from secateur.precision import full_precision
 from secateur.ranks import Ranks
-from secateur.recovery.captured_forward import CapturedForward, capture_forward
+from secateur.recovery.captured_forward import CapturedForward, capture_forward, removed_without
 from secateur.recovery.consumers import Consumer, find_consumers
 from secateur.recovery.partial_forward import PartialForward, removed_when_kept, with_channels_innermost
-from secateur.recovery.reconstruction import LeastSquares
+from secateur.recovery.reconstruction import LeastSquares, next_consumers, refit
 from secateur.responses import Moments, blocks, fit_restricted, fit_rows_restricted, positions, rows_to_take
 from secateur.untouched import untouched
+
+T = TypeVar("T")
 
 Divergence = Literal["kl", "mse"]
 
@@ -59,6 +63,7 @@ class CurveOptions:
             mean squared difference as a share of the outputs' variance. By default ``"kl"`` for
             outputs of shape ``(examples, two or more)``.
         fit: how consumers are fitted, and how many examples are used in total.
+        branches: whether the damage of removing each residual branch is measured too.
 
     Raises:
         UsageError: a value is out of range.
@@ -72,6 +77,7 @@ class CurveOptions:
     held_back: float | None = None
     divergence: Divergence | None = None
     fit: LeastSquares = field(default_factory=LeastSquares)
+    branches: bool = False
 
     def __post_init__(self) -> None:
         if self.divergence is not None and self.divergence not in get_args(Divergence):
@@ -93,11 +99,13 @@ def width_curves(
     progress: CurveProgress | None = None,
     across_ranks: bool = False,
 ) -> WidthCurves:
-    """Measure the damage of each width of each group.
+    """Measure the damage of each width of each group, and of removing each residual branch.
 
     For each group and each width: only this group is cut, in the order of its scores; its
     consumers are refitted by least squares; the damage is the divergence of the outputs for
-    held-back examples from those of the whole network. The network is not changed.
+    held-back examples from those of the whole network. For each branch: only this branch is masked, and the
+    next consumers of the stream are refitted one after the other, up to the first whose response is added to
+    the stream again, which also corrects the stream's error. The network is not changed.
 
     Args:
         model: the network that was traced.
@@ -108,7 +116,7 @@ def width_curves(
             arguments; a few hundred examples are enough.
         options: at which widths to measure, and how.
         resume: curves measured before: those with the same order and widths are not measured again.
-        progress: called after each group.
+        progress: called after each group and each branch.
         across_ranks: whether the processes of a distributed run share the work: all call this with the
             same arguments, each measures some groups, and all get all curves.
 
@@ -131,11 +139,12 @@ def width_curves(
     """
     fitting, measuring = _captured(model, graph, batches, options)
     tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    consumers = _gather_moments(fitting, graph, tensors, options.fit)
+    original, consumers = tensors, _gather_moments(fitting, graph, tensors, options.fit)
     measuring, tensors = with_channels_innermost(measuring, tensors)
     expected = PartialForward(measuring, graph.removed, tensors).outputs()
     divergence: Divergence = options.divergence or _divergence_of(expected)
-    known = resume if resume is not None and resume.divergence == divergence else {}
+    same = resume is not None and resume.divergence == divergence
+    known = resume if resume is not None and same else WidthCurves({}, divergence)
     starts = {
         group.name: measuring.first_affected_step(removed_when_kept(graph, group, ()))
         for group in graph.prunable
@@ -164,11 +173,66 @@ def width_curves(
         return WidthCurve(order, widths, (*damages, 0.0))
 
     measured: dict[str, WidthCurve] = {}
-    for found in _shared_among_ranks(sorted(todo, key=todo.__getitem__), measure, Ranks(across_ranks)):
-        measured |= found
+    damages: dict[str, float] = {}
+    places = measuring.steps_of_branches(graph) if options.branches else {}
+    ranks, total = Ranks(across_ranks), len(todo) + len(places)
+
+    def report() -> None:
         if progress is not None:
-            progress(WidthCurves(measured, divergence, unmeasured), len(todo))
-    return WidthCurves({name: measured[name] for name in todo}, divergence, unmeasured)
+            progress(WidthCurves(measured, divergence, unmeasured, damages), total)
+
+    for names, curves in _shared_among_ranks(
+        sorted(todo, key=todo.__getitem__), lambda name: asdict(measure(name)), ranks
+    ):
+        measured |= {name: _curve(found) for name, found in zip(names, curves, strict=True)}
+        report()
+    whole = PartialForward(measuring, graph.removed, tensors)
+    fitted = PartialForward(fitting, graph.removed, original)
+
+    def measure_branch(name: str) -> float:
+        if name in known.branches:
+            return known.branches[name]
+        removed = removed_without(graph, name)
+        changed = _refitted_after(fitted, removed, options.fit)
+        whole.advance(places[name])
+        return diverge(whole.fork(removed, {**tensors, **changed}).outputs(), expected, divergence)
+
+    for names, found in _shared_among_ranks(sorted(places, key=places.__getitem__), measure_branch, ranks):
+        damages |= dict(zip(names, found, strict=True))
+        report()
+    return WidthCurves(
+        {name: measured[name] for name in todo},
+        divergence,
+        unmeasured,
+        {branch.name: damages[branch.name] for branch in graph.branches if branch.name in damages},
+    )
+
+
+def _refitted_after(whole: PartialForward, removed: BoolArray, fit: LeastSquares) -> dict[str, Tensor]:
+    """Refit the next consumers of the stream after a removed branch.
+
+    Args:
+        whole: the whole network, not past the branch; it is advanced to the branch.
+        removed: what is masked: the branch.
+        fit: how to fit.
+
+    Returns:
+        The new weights, biases and running means by name.
+    """
+    forward = whole.forward
+    start = forward.first_affected_step(removed)
+    assert start is not None
+    consumers = next_consumers(forward, start)
+    names = [name for item in consumers for name in (item.weight, item.bias, item.mean) if name is not None]
+    whole.advance(start)
+    tensors = {**whole.tensors, **{name: whole.tensors[name].clone() for name in names}}
+    original, masked = whole.fork(whole.removed, whole.tensors), whole.fork(removed, tensors)
+    with torch.no_grad():
+        for consumer in consumers:
+            original.advance(consumer.step + 1)
+            masked.advance(consumer.step)
+            refit(consumer, original, masked, np.arange(len(tensors[consumer.weight])), fit)
+    return {name: tensors[name] for name in names}
 
 
 @untouched()
@@ -222,18 +286,17 @@ def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
 
 
 def _shared_among_ranks(
-    names: Sequence[str], measure: Callable[[str], WidthCurve], ranks: Ranks
-) -> Iterator[dict[str, WidthCurve]]:
-    """Yield the curves of groups; each process measures one group at a time."""
+    names: Sequence[str], measure: Callable[[str], T], ranks: Ranks
+) -> Iterator[tuple[Sequence[str], list[T]]]:
+    """Yield names with what was measured, in plain values; each process measures one at a time."""
     for at in range(0, len(names), ranks.world_size):
         turn = names[at : at + ranks.world_size]
-        mine = [asdict(measure(name)) for name in turn[ranks.rank : ranks.rank + 1]]
-        found = (
-            WidthCurve(tuple(curve["order"]), tuple(curve["widths"]), tuple(curve["damages"]))
-            for curves in ranks.all_gather(mine)
-            for curve in curves
-        )
-        yield dict(zip(turn, found, strict=True))
+        mine = [measure(name) for name in turn[ranks.rank : ranks.rank + 1]]
+        yield turn, [item for items in ranks.all_gather(mine) for item in items]
+
+
+def _curve(found: Mapping[str, Any]) -> WidthCurve:
+    return WidthCurve(tuple(found["order"]), tuple(found["widths"]), tuple(found["damages"]))
 
 
 def _captured(

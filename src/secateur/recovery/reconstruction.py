@@ -1,4 +1,4 @@
-"""Reconstruct the responses of a network: refit the consumers of pruned channels by least squares."""
+"""Reconstruct the responses of a network: refit what reads pruned channels or lost residual branches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.errors import UsageError
 from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors
 from secateur.precision import full_precision
-from secateur.recovery.captured_forward import capture_forward
+from secateur.recovery.captured_forward import CapturedForward, capture_forward
 from secateur.recovery.compact_layers import channels_of
 from secateur.recovery.consumers import Consumer, find_consumers
 from secateur.recovery.partial_forward import PartialForward, with_channels_innermost
@@ -24,6 +24,8 @@ from secateur.untouched import untouched
 if TYPE_CHECKING:
     from secateur.graph.groups import IntArray
     from secateur.plan import PruningPlan
+
+_MOST_REFITTED = 8  # consumers after a removed residual branch
 
 _LEAST_SCALE = 1e-3  # of a batch norm; with a smaller one, a response cannot correct a shortcut
 
@@ -95,7 +97,8 @@ def reconstruct(
     """Refit the consumers of pruned channels so that they respond as those of the original network.
 
     In the order of the forward pass, each convolution (of any kernel, stride, dilation and groups)
-    and each linear layer that reads pruned channels gets the weights W and the constant b with
+    and each linear layer that reads pruned channels, or the stream next after a removed residual branch, gets
+    the weights W and the constant b with
 
         min E ‖y − W x − b‖² + λ ‖W − W₀‖²,   λ = ridge · mean diagonal of E[x xᵀ],
 
@@ -154,27 +157,51 @@ def reconstruct(
     masked = PartialForward(forward, removed, tensors)
     kept = by_tensor(plan.kept_slots)
     done: list[Reconstruction] = []
+    after_branches = {
+        consumer.node for step in forward.adding_steps(removed) for consumer in next_consumers(forward, step)
+    }
     with torch.no_grad():
         for consumer in find_consumers(forward.wiring):
-            if not removed[consumer.labels].any() and not (refit_downstream and done):
+            reads = removed[consumer.labels].any() or consumer.node in after_branches
+            if consumer.weight not in parameters or not (reads or (refit_downstream and done)):
                 continue
             chunks = forward.chunks_within(consumer.step, memory // 2)
             original.advance(consumer.step + 1, chunks)
             masked.advance(consumer.step, chunks)
             outputs = kept.get(consumer.weight, {}).get(0, np.arange(len(tensors[consumer.weight])))
-            done.append(_refit(consumer, original, masked, outputs, fit, correct_shortcut_error))
+            done.append(refit(consumer, original, masked, outputs, fit, correct_shortcut_error))
         for name, tensor in parameters.items():
             tensor.copy_(cut_tensor(tensors[name], kept.get(name, {})))
     return tuple(done)
 
 
-def _refit(
+def next_consumers(forward: CapturedForward, start: int) -> list[Consumer]:
+    """List the consumers after a step that depend on its result, up to the first that adds to the stream.
+
+    Args:
+        forward: the forward pass.
+        start: index of the step.
+    """
+    depend = {forward.nodes[start]}
+    for node in forward.nodes[start:]:
+        if not depend.isdisjoint(node.all_input_nodes):
+            depend.add(node)
+    found: list[Consumer] = []
+    for consumer in find_consumers(forward.wiring):
+        if consumer.step > start and consumer.node in depend:
+            found.append(consumer)
+            if consumer.addition is not None or len(found) == _MOST_REFITTED:
+                break
+    return found
+
+
+def refit(
     consumer: Consumer,
     original: PartialForward,
     masked: PartialForward,
     outputs: IntArray,
     fit: LeastSquares,
-    correct_shortcut_error: bool,
+    correct_shortcut_error: bool = True,
 ) -> Reconstruction:
     """Fit one consumer and write the result into the masked network's tensors.
 
@@ -288,7 +315,7 @@ def _widened(
 ) -> dict[str, Tensor]:
     """Expand tensors of the pruned network to the sizes of the original, whose values fill the gaps."""
     kept = by_tensor(plan.kept_slots)
-    result = {}
+    result = dict(whole)  # those of removed residual branches are not read
     # The norm of a weight must be that of its remaining part.
     directions = {item.direction: item.dim for item in plan.graph.wiring.rescales}
     for name, tensor in pruned.items():

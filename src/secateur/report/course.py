@@ -46,6 +46,7 @@ class CutMade:
         after_epoch: number of the epoch before it, 0 if there was none.
         channels: number of removed channels.
         groups: number of groups that lost channels.
+        branches: number of removed residual branches.
         macs: multiply-accumulates after the cut.
         params: parameters after the cut.
         ok: whether the smaller network equals the masked original.
@@ -63,6 +64,7 @@ class CutMade:
     after_epoch: int
     channels: int
     groups: int
+    branches: int
     macs: int
     params: int
     ok: bool
@@ -143,6 +145,7 @@ def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
         after_epoch=after_epoch,
         channels=sum(len(channels) for channels in removed.values()),
         groups=len(removed),
+        branches=len(event["without"]),
         macs=int(cost["macs"]),
         params=int(cost["params"]),
         ok=bool(check["ok"]),

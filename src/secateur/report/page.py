@@ -107,6 +107,7 @@ def _rendered(records: Records) -> str:
         outcome=_outcome(records),
         notes=_ends(records.course.notes),
         groups=network.groups if network else (),
+        branches=network.branches if network else (),
         search=_search(network.groups if network else ()),
         layers=network.layers if network else (),
         timing=network.timing if network else None,
@@ -193,14 +194,15 @@ def _change(key: str, before: float | None, after: float) -> str:
 
 
 def _outcome(records: Records) -> dict[str, int]:
-    """Count the cuts and channels of the final network; for a search, the networks that it tried."""
+    """Count cuts, removed channels and branches of the final network; for a search, the networks tried."""
     path = records.summary.get("path") or ()
     cuts = list(records.course.cuts)
     if path:
         kept = min((point for point in path if point["held"]), key=lambda point: float(point["share"]))
         cuts = [cut for cut in cuts if cut.attempt == kept["number"]]
     channels = sum(cut.channels for cut in cuts)
-    return {"cuts": len(cuts), "channels": channels, "made": max(0, len(path) - 1)}
+    branches = sum(cut.branches for cut in cuts)
+    return {"cuts": len(cuts), "channels": channels, "branches": branches, "made": max(0, len(path) - 1)}
 
 
 def _search(groups: Sequence[GroupSummary]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
 from secateur.graph.propagation.findings import Rescale
+from secateur.graph.substitutes import replacements_in
 from secateur.verification.arguments import refuse_model
 from secateur.verification.cases import Case, Kind, MaskedOriginal, varying
 from secateur.verification.original_sizes import original_sizes
@@ -46,6 +47,7 @@ class Expectation:
     Attributes:
         tolerance: largest relative difference that counts as equal.
         channels_removed: number of channels that the plan removes.
+        branches_removed: number of residual branches that it removes.
 
     Example:
         >>> from secateur.graph.tracing import trace
@@ -61,6 +63,7 @@ class Expectation:
 
     tolerance: float
     channels_removed: int
+    branches_removed: int
     _graph: ChannelGraph = field(repr=False)
     _after: ChannelGraph = field(repr=False)
     _cases: tuple[Case, ...] = field(repr=False)
@@ -103,6 +106,7 @@ class Expectation:
         return cls(
             TOLERANCE if tolerance is None else tolerance,
             plan.channels_removed,
+            plan.branches_removed,
             graph,
             after,
             cases,
@@ -159,7 +163,7 @@ class Expectation:
 
     def _different_parts(self, pruned: nn.Module) -> str | None:
         """Compare shapes, kinds and attributes; kernels may read beyond a tensor that is too small."""
-        wrong = misfit(pruned, self._after.tensors)
+        wrong = misfit(pruned, self._after.tensors) or self._different_modules(pruned)
         if wrong is not None:
             return wrong
         tensors, parameters = named_tensors(pruned), dict(pruned.named_parameters())
@@ -178,8 +182,18 @@ class Expectation:
                 return f"'{item.module}.{item.name}' is {value} instead of {item.value}"
         found = _float_attributes(pruned)
         for place, number in self._floats.items():
+            if self._after.is_replaced(place[0]):
+                continue
             if not same_value(number, found.get(place)):
                 return f"'{'.'.join(filter(None, place))}' is {found.get(place)} instead of {number}"
+        return None
+
+    def _different_modules(self, pruned: nn.Module) -> str | None:
+        """Compare the modules that were replaced with those that the removed branches lose."""
+        found = {item.path: item for item in replacements_in(pruned)}
+        for item in self._after.replacements:
+            if found.get(item.path) != item:
+                return f"'{item.path}' was not replaced, though its residual branch is removed"
         return None
 
     def _changed_values(self, pruned: nn.Module) -> str | None:
@@ -261,6 +275,7 @@ class Expectation:
             tolerance=worst.allowed,
             outputs=counted,
             channels_removed=self.channels_removed,
+            branches_removed=self.branches_removed,
             inputs=sum(1 for case in compared if not any(case.kind)),
             modes=tuple("training" if training else "evaluation" for training in modes),
             precision="float64" if not native else "float64 and the model's own precision",

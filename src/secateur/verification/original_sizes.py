@@ -16,9 +16,10 @@ def original_sizes(graph: ChannelGraph, tensors: dict[str, Tensor]) -> dict[str,
         tensors: its parameters and buffers by name.
 
     Returns:
-        Tensors of the original shapes; tensors that were never cut are returned unchanged.
+        Tensors of the original shapes, without those of residual branches that were removed before; tensors
+        that were never cut are returned unchanged.
     """
-    return {name: original_size(graph, name, tensors[name].detach()) for name in graph.wiring.shapes}
+    return {name: original_size(graph, name, tensors[name].detach()) for name in graph.tensors}
 
 
 def original_size(graph: ChannelGraph, name: str, tensor: Tensor) -> Tensor:

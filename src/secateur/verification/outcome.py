@@ -19,6 +19,7 @@ class Verification:
         outputs: number of finite output values that were compared, without those that do not depend on the
             inputs and without the buffers that training writes to.
         channels_removed: number of channels that the cut removed.
+        branches_removed: number of residual branches that it removed.
         inputs: number of inputs that were tried: the user's, and random ones of the same shapes.
         modes: modes of the network that were compared.
         precision: in which both networks were run.
@@ -41,6 +42,7 @@ class Verification:
     precision: str = "float64"
     not_checked: tuple[str, ...] = ()
     problem: str | None = None
+    branches_removed: int = 0
 
     @property
     def ok(self) -> bool:
@@ -57,7 +59,11 @@ class Verification:
             f"{' and '.join(self.modes)} mode, {self.precision}"
         )
         rest = f"; not checked: {'; '.join(self.not_checked)}" if self.not_checked else ""
-        what = f"the original with {self.channels_removed} channels masked"
+        gone = [f"{self.channels_removed} channels"]
+        if self.branches_removed:
+            word = "branch" if self.branches_removed == 1 else "branches"
+            gone.append(f"{self.branches_removed} residual {word}")
+        what = f"the original with {' and '.join(gone)} masked"
         if self.ok:
             return f"verified: the smaller network equals {what} ({gap}; {compared}){rest}"
         if self.problem is None and self.outputs == 0:

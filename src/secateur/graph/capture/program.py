@@ -111,7 +111,7 @@ class Program:
         changed: set[str] = set()
         for node in self.graph.nodes:
             for source in written_arguments(node):
-                item = self.placeholders.get(_base(source).name)
+                item = self.placeholders.get(base_of(source).name)
                 if item is not None and item.origin is Origin.TENSOR:
                     changed.add(item.name)
         return frozenset(changed)
@@ -189,7 +189,7 @@ def written_arguments(node: Node) -> Iterator[Node]:
             yield value
 
 
-def _base(node: Node) -> Node:
+def base_of(node: Node) -> Node:
     """Find the tensor that a node is a view of."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         schema = getattr(node.target, "_schema", None)

@@ -137,15 +137,22 @@ def run_reference(
     """
     written: dict[str, Tensor] = {}
     if not native:
-        tensors = {**tensors, **{name: _copied(tensors[name]) for name in forward.program.written}}
+        written_names = forward.program.written & tensors.keys()
+        tensors = {**tensors, **{name: _copied(tensors[name]) for name in written_names}}
     with reference_mode(forward, native=native) as mode:
         args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
         leaves = run_masked(forward, removed, tensors, kwargs or args, written)
         output = replace(Outputs.of(leaves, rounded=native or mode.rounded), paths=forward.program.outputs)
     if watched is None:
         return output
-    names = sorted(forward.program.written)
-    return output.with_buffers({name: watched.left_of(name, written[name]) for name in names})
+    return output.with_buffers(
+        {name: watched.left_of(name, written[name]) for name in written_buffers(forward, watched)}
+    )
+
+
+def written_buffers(forward: Pass, after: ChannelGraph) -> list[str]:
+    """List the tensors that a pass writes to and that a cut network has."""
+    return sorted(forward.program.written & after.tensors.keys())
 
 
 def _own_buffers(model: nn.Module, *, native: bool) -> None:

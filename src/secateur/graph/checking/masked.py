@@ -1,8 +1,9 @@
-"""Run the masked original: the captured program with removed channels held at zero.
+"""Run the masked original: the captured program with removed channels and residual branches held at zero.
 
 This is the reference for every cut. It runs the original operators on tensors of the original
-sizes; the only change is that each operator that contracts over channels sees zeros where a
-channel was removed, and each operator that takes a statistic over channels sees only the kept ones.
+sizes. What changes: each operator that contracts over channels sees zeros where a channel was removed, each
+operator that takes a statistic over channels sees only the kept ones, and where the value of a removed
+branch is added, zeros are added.
 Statistics of weights are no exception to the first rule: they are taken over whole weights.
 """
 
@@ -30,12 +31,13 @@ def run_masked(
     inputs: ExampleInputs,
     written: dict[str, Tensor] | None = None,
 ) -> tuple[Any, ...]:
-    """Run a captured forward pass with some channels masked.
+    """Run a captured forward pass with some channels and residual branches masked.
 
     Args:
         forward: the evaluation-mode or the training-mode pass.
-        removed: per slot, whether its channel is masked.
-        tensors: parameters and buffers by name, in the original shapes; not changed.
+        removed: per slot, whether its channel or its branch is masked.
+        tensors: parameters and buffers by name, in the original shapes; not changed. Those of masked branches
+            may be missing.
         inputs: inputs of the shapes that the pass was captured with; not changed.
         written: gets the buffers that the pass writes to, as they are after it.
 
@@ -71,8 +73,8 @@ def flat_arguments(
         item = program.placeholders[node.name]
         if item.origin is Origin.TENSOR:
             # No ``detach()``: in float64 mode it would convert every weight here, all at once.
-            data = tensors[item.name]
-            if item.name in program.written:
+            data = tensors.get(item.name)
+            if data is not None and item.name in program.written:
                 data = written.setdefault(item.name, data.clone())
             values.append(data)
         elif item.origin is Origin.CONSTANT:
@@ -102,8 +104,42 @@ def _own(constant: Any) -> Any:
     return constant.clone() if isinstance(constant, Tensor) else constant
 
 
+def _absent(forward: Pass, removed: BoolArray) -> tuple[dict[str, int], set[str]]:
+    """Find the sums that lose an operand with a removed branch, and the operators that compute nothing else.
+
+    Args:
+        forward: the pass.
+        removed: per slot, whether its channel or its branch is masked.
+
+    Returns:
+        The position of the lost operand by the name of the operator that adds, and names of operators.
+    """
+    lost: dict[str, int] = {}
+    skipped: set[str] = set()
+    empty: set[str] = set()  # sums of removed branches, of which nothing is left
+
+    def lose(node: str, argument: int) -> None:
+        if lost.setdefault(node, argument) != argument:
+            empty.add(node)
+
+    for operand in forward.operands:
+        if removed[operand.slot]:
+            skipped |= operand.own
+            lose(operand.node, operand.argument)
+    for node in forward.program.graph.nodes if empty else ():
+        if node.name in empty:
+            for user in node.users:
+                lose(user.name, user.args.index(node))
+    return lost, skipped | empty
+
+
 class MaskedInterpreter(Interpreter):
-    """Run a program operator by operator, and mask what contracting operators see."""
+    """Run a program operator by operator, and mask what contracting operators see.
+
+    Args:
+        forward: the program, with what is known of its operators.
+        removed: per slot, whether its channel or its residual branch is masked.
+    """
 
     def __init__(self, forward: Pass, removed: BoolArray) -> None:
         super().__init__(forward.program.module)
@@ -113,18 +149,24 @@ class MaskedInterpreter(Interpreter):
             if removed[read.labels].any():
                 self._reads.setdefault(read.node, []).append(read)
         self._flags = forward.flags
+        self._absent, self._skipped = _absent(forward, removed)
         # What no input reaches is a weight, whatever the rules say of it.
         fixed = _fixed(forward.program)
         self._statistics = {item.node: item for item in forward.statistics if item.node not in fixed}
 
     def run_node(self, n: Node) -> Any:
-        """Run one operator on masked arguments."""
+        """Run one operator on masked arguments; those that compute only a removed branch are left out."""
+        if n.name in self._skipped:
+            return None
+        absent = self._absent.get(n.name)
         reads, statistic = self._reads.get(n.name, ()), self._statistics.get(n.name)
         flag = self._flags.get(n.name)
-        if not reads and statistic is None and flag is None:
+        if not reads and statistic is None and flag is None and absent is None:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
+        if absent is not None:
+            changed[absent] = torch.zeros_like(changed[1 - absent])
         if flag is not None:
             defaults = [argument.default_value for argument in n.target._schema.arguments]  # type: ignore[union-attr]
             changed += defaults[len(changed) : flag + 1]

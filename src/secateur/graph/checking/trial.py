@@ -1,4 +1,4 @@
-"""Cut every group on trial before it is offered, and freeze what does not pass."""
+"""Remove channels and residual branches on trial before they are offered, and freeze what does not pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.errors import SecateurError, TraceError
+from secateur.graph.branches import Replacement, ResidualBranch
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
@@ -36,6 +38,8 @@ from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
 
+_Unit = TypeVar("_Unit", Group, ResidualBranch)
+
 MOST_TRIALS = 40
 """How many trials are made to find out which groups fail; what is undecided then is frozen."""
 
@@ -57,8 +61,31 @@ class Share(Enum):
     ONE_REMOVED = "all but one"
 
 
-_DRAW = {Share.HALF: 0, Share.FEWEST: 1, Share.ONE_REMOVED: 2}
-"""Which inputs a trial uses: one of two random draws, or those of the user."""
+@dataclass(frozen=True)
+class _Way:
+    """How a trial compares.
+
+    Attributes:
+        draw: which inputs it uses: one of two random draws, or those of the user.
+        exact: whether it compares in float64 at once, instead of in float32 first.
+        training: whether it compares in training mode too.
+        scaled: whether it runs on other inputs too, to see how far the outputs move.
+    """
+
+    draw: int
+    exact: bool = False
+    training: bool = False
+    scaled: bool = True
+
+
+_WAYS = {
+    Share.HALF: _Way(0, exact=True, training=True),
+    Share.FEWEST: _Way(1),
+    Share.ONE_REMOVED: _Way(2, scaled=False),
+}
+
+_ALL_BRANCHES = _Way(1, training=True, scaled=False)
+_HALF_OF_BRANCHES = _Way(0, scaled=False)
 
 
 @dataclass(frozen=True)
@@ -82,22 +109,24 @@ class _TrialCut:
     """A cut on trial.
 
     Attributes:
-        share: which channels were kept.
+        way: how it is compared.
         weights: those of the network before the cut.
         after: the graph after the cut.
         kept: for each tensor that is cut, the positions that stay in each dimension.
         tensors: parameters and buffers of the cut network, except lengths of normalised weights.
         attributes: integer attributes of the cut network.
+        replacements: modules that are replaced in it.
         found: outputs for the inputs of the trial, if they are known already.
         other: outputs for other inputs, if they are known already.
     """
 
-    share: Share
+    way: _Way
     weights: Weights
     after: ChannelGraph
     kept: Mapping[str, Mapping[int, IntArray]]
     tensors: Mapping[str, Tensor]
     attributes: Sequence[AttributeValue]
+    replacements: Sequence[Replacement]
     found: Outputs | None = None
     other: Outputs | None = None
 
@@ -115,11 +144,12 @@ def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> boo
 
 
 def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> ChannelGraph:
-    """Cut the groups on trial, all at once, and freeze those that fail.
+    """Remove channels and residual branches on trial, all at once, and freeze what fails.
 
     Of each group about half of the channels goes, then all but one, then a single one: code that does
     something else at some widths shows at the extremes. Where one channel alone fails and two pass, the
-    group gets a least width of two.
+    group gets a least width of two. Then all branches go, and about half of them together with half of the
+    channels of each group; branches that are parts of others have their own trials.
 
     Args:
         model: the network; not changed.
@@ -127,7 +157,7 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
         inputs: example inputs.
 
     Returns:
-        The graph with failed groups frozen, each with its reason.
+        The graph with failed groups and branches frozen, each with its reason.
     """
     trials = _Trials(model, graph, inputs)
     if not _open(graph):
@@ -139,23 +169,76 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
         for share in Share:
             groups = [group for group in _open(graph) if group.name not in frozen]
             while groups and (problem := trials.run(groups, share)) is not None:
-                failed = trials.culprits(groups, share, problem)
+                failed = trials.culprits(groups, partial(trials.run, share=share), problem)
                 if share is Share.FEWEST:
                     failed = {name: why for name, why in failed.items() if not trials.passes_with_two(name)}
                 frozen |= failed
                 # What was cut beside a frozen group is now cut without it, so all is tried once more.
                 settled = settled and not failed
                 groups = [group for group in groups if group.name not in frozen]
+    groups = [group for group in _open(graph) if group.name not in frozen]
+    failed_branches: dict[str, str] = {}
+    for branches in _levels(graph.branches):
+        failed_branches |= _failed_branches(trials, branches, groups)
     numbers = graph.wiring.numbers
     explained = {name: f"{why}; {numbers[name]}" if name in numbers else why for name, why in frozen.items()}
-    return _with(graph, explained, trials.least)
+    return _with(graph, explained, trials.least, failed_branches)
+
+
+def _levels(branches: Sequence[ResidualBranch]) -> list[list[ResidualBranch]]:
+    """Sort the branches that may be removed by how many others they are parts of."""
+    around = {branch.name: branch.parent for branch in branches}
+
+    def depth(name: str) -> int:
+        parent = around[name]
+        return 0 if parent is None else 1 + depth(parent)
+
+    levels: dict[int, list[ResidualBranch]] = {}
+    for branch in branches:
+        if branch.prunable:
+            levels.setdefault(depth(branch.name), []).append(branch)
+    return [levels[level] for level in sorted(levels)]
+
+
+def _failed_branches(
+    trials: _Trials, branches: Sequence[ResidualBranch], groups: Sequence[Group]
+) -> dict[str, str]:
+    """Remove residual branches on trial, none of them a part of another.
+
+    Args:
+        trials: of the network.
+        branches: the branches.
+        groups: the groups of which channels may be removed.
+
+    Returns:
+        The reason for each branch that fails, by its name.
+    """
+    order = np.random.default_rng(0).permutation(len(branches)).tolist()
+    failed: dict[str, str] = {}
+
+    def settle(chosen: Sequence[ResidualBranch], way: _Way, cut: Sequence[Group]) -> None:
+        left = [branch for branch in chosen if branch.name not in failed]
+        run = partial(trials.run_without, way=way, groups=cut)
+        while left and (problem := run(left)) is not None:
+            failed.update(trials.culprits(left, run, problem))
+            left = [branch for branch in left if branch.name not in failed]
+
+    settle(branches, _ALL_BRANCHES, ())
+    half = sorted(order[: (len(order) + 1) // 2])
+    settle([branches[number] for number in half], _HALF_OF_BRANCHES, groups)
+    return failed
 
 
 def _open(graph: ChannelGraph) -> list[Group]:
     return [group for group in graph.prunable if group.channels > 1]
 
 
-def _with(graph: ChannelGraph, frozen: Mapping[str, str], least: Mapping[str, int]) -> ChannelGraph:
+def _with(
+    graph: ChannelGraph,
+    frozen: Mapping[str, str],
+    least: Mapping[str, int],
+    failed_branches: Mapping[str, str],
+) -> ChannelGraph:
     groups = tuple(
         replace(
             group,
@@ -164,7 +247,11 @@ def _with(graph: ChannelGraph, frozen: Mapping[str, str], least: Mapping[str, in
         )
         for group in graph.wiring.groups
     )
-    return ChannelGraph.whole(replace(graph.wiring, groups=groups))
+    branches = tuple(
+        replace(branch, reason=failed_branches.get(branch.name, branch.reason))
+        for branch in graph.wiring.branches
+    )
+    return ChannelGraph.whole(replace(graph.wiring, groups=groups, branches=branches))
 
 
 class _Trials:
@@ -230,31 +317,54 @@ class _Trials:
             self.runs_as_it_is()
         return problem
 
-    def culprits(self, groups: Sequence[Group], share: Share, problem: _Fault) -> dict[str, str]:
-        """Find the groups that fail.
+    def run_without(
+        self, branches: Sequence[ResidualBranch], way: _Way, groups: Sequence[Group]
+    ) -> _Fault | None:
+        """Remove some residual branches and compare the outputs with the masked original.
 
         Args:
-            groups: some that fail together.
-            share: of the trial.
+            branches: those to remove.
+            way: how to compare.
+            groups: those that lose about half of their channels.
+
+        Returns:
+            What is wrong with the smaller network, ``None`` if it is right.
+        """
+        names = [branch.name for branch in branches]
+        generator = np.random.default_rng(0)
+        keep = {group.name: self._kept(generator, group, Share.HALF, 0) for group in groups}
+        problem = self._fault_of(self._cut(Keep(keep, names), way, self._scrambled))
+        if problem is not None:
+            self.runs_as_it_is()
+        return problem
+
+    def culprits(
+        self, units: Sequence[_Unit], run: Callable[[Sequence[_Unit]], _Fault | None], problem: _Fault
+    ) -> dict[str, str]:
+        """Find the groups or branches that fail.
+
+        Args:
+            units: some that fail together.
+            run: makes the trial with some of them.
             problem: why they fail.
 
         Returns:
-            Reasons by the names of groups; at least one.
+            Reasons by the names of groups or branches; at least one.
         """
         reason = f"not verified: {problem.reason}"
-        if len(groups) == 1 or problem.unseen:
-            return {group.name: reason for group in groups}
+        if len(units) == 1 or problem.unseen:
+            return {unit.name: reason for unit in units}
         if self._left <= 0:
-            return {group.name: f"{reason}; not tried alone" for group in groups}
-        middle = len(groups) // 2
+            return {unit.name: f"{reason}; not tried alone" for unit in units}
+        middle = len(units) // 2
         failed: dict[str, str] = {}
-        for part in (groups[:middle], groups[middle:]):
+        for part in (units[:middle], units[middle:]):
             self._left -= 1
-            found = self.run(part, share)
+            found = run(part)
             if found is not None:
-                failed |= self.culprits(part, share, found)
+                failed |= self.culprits(part, run, found)
         # Where each half passes alone, the two fail together, and the later half is given up.
-        return failed or {group.name: reason for group in groups[middle:]}
+        return failed or {unit.name: reason for unit in units[middle:]}
 
     def passes_with_two(self, name: str) -> bool:
         """Tell whether a group that fails with one channel passes with two, which is then its least width."""
@@ -282,7 +392,7 @@ class _Trials:
         plan = Keep({group.name: self._kept(generator, group, share, spare) for group in groups})
         # Nearly whole, the network is what it was trained as; narrow, its signals may fade.
         weights = self._prepared(plan) if share is Share.FEWEST else self._scrambled
-        cut = self._cut(plan, share, weights)
+        cut = self._cut(plan, _WAYS[share], weights)
         return self._fault_of(self._lively(cut, plan) if share is Share.HALF else cut)
 
     def _kept(self, generator: np.random.Generator, group: Group, share: Share, spare: int) -> list[int]:
@@ -306,32 +416,34 @@ class _Trials:
                 self._draw_closer()
         return Weights(self._scrambled.tensors)
 
-    def _cut(self, plan: Keep, share: Share, weights: Weights) -> _TrialCut:
+    def _cut(self, plan: Keep, way: _Way, weights: Weights) -> _TrialCut:
         """Cut all tensors; uncut ones are copied, since the network may write to them."""
         after = self._graph.after(plan)
         kept = by_tensor(positions_left(self._graph, after))
         tensors = {
             name: cut_tensor(tensor, kept[name]) if name in kept else tensor.clone()
             for name, tensor in weights.tensors.items()
+            if name in after.tensors
         }
-        return _TrialCut(share, weights, after, kept, tensors, self._graph.attributes_after(plan))
+        attributes = self._graph.attributes_after(plan)
+        return _TrialCut(way, weights, after, kept, tensors, attributes, after.replacements)
 
     def _lively(self, cut: _TrialCut, plan: Keep) -> _TrialCut:
         """Cut prepared weights instead, where the outputs are hardly others for other inputs."""
         evaluation = self._graph.wiring.evaluation
         try:
-            found = self._run_cut(cut, evaluation, self._draws[_DRAW[cut.share]], self._native)
-            other = self._quick_run(cut, self._draws[1 - _DRAW[cut.share]])
+            found = self._run_cut(cut, evaluation, self._draws[cut.way.draw], self._native)
+            other = self._quick_run(cut, self._draws[1 - cut.way.draw])
         except Exception:  # noqa: BLE001 - the comparison runs it once more, and reports it
             return cut
         if _far(found, other):
             return replace(cut, found=found, other=other)
         prepared = self._prepared(plan)
-        return replace(self._cut(plan, cut.share, prepared), other=prepared.outputs)
+        return replace(self._cut(plan, cut.way, prepared), other=prepared.outputs)
 
     def _fault_of(self, cut: _TrialCut) -> _Fault | None:
-        """Compare in float64; at the extremes in float32 first, which shows other code as well."""
-        if cut.share is not Share.HALF and self._fine and not self._native:
+        """Compare in float64; unless that is wanted at once, in float32 first, which shows other code too."""
+        if not cut.way.exact and self._fine and not self._native:
             problem = self._compared(cut, native=True)
             if problem is None or problem.unseen:
                 return problem
@@ -345,8 +457,8 @@ class _Trials:
         """Compare the passes of a cut network with those of the masked original."""
         wiring = self._graph.wiring
         try:
-            problem = self._compared_pass(cut, wiring.evaluation, _DRAW[cut.share], native)
-            if problem is not None or cut.share is not Share.HALF:
+            problem = self._compared_pass(cut, wiring.evaluation, cut.way.draw, native)
+            if problem is not None or not cut.way.training:
                 return problem
             if not wiring.training.program.derived:
                 problem = self._compared_pass(cut, wiring.training, 1, native)
@@ -416,7 +528,7 @@ class _Trials:
 
     def _run_cut(self, cut: _TrialCut, forward: Pass, inputs: ExampleInputs, native: bool) -> Outputs:
         """Run the cut network."""
-        with substituted(self._model, self._tensors(cut, native), cut.attributes):
+        with substituted(self._model, self._tensors(cut, native), cut.attributes, cut.replacements):
             return ComparedPass(forward, cut.after, native).run_cut(self._model, inputs, guarded=False)
 
     def _quick_run(self, cut: _TrialCut, inputs: ExampleInputs) -> Outputs:
@@ -437,7 +549,7 @@ class _Trials:
         """Compute outputs for other inputs, which show how far the outputs of the network move."""
         if forward.program.training:
             return [self._run_cut(cut, forward, doubled(self._draws[1 - draw]), self._native)]
-        if cut.share is Share.ONE_REMOVED:
+        if not cut.way.scaled:
             return []
         inputs = self._draws[1 - draw]
         other = cut.other or self._quick_run(cut, inputs)
@@ -460,8 +572,9 @@ class _Trials:
 
     def _training_fails(self, cut: _TrialCut, native: bool) -> _Fault | None:
         """Tell whether the training-mode forward pass of the cut network fails, where the whole one runs."""
-        error = _training_error(self._model, self._inputs, self._tensors(cut, native), cut.attributes)
-        if error is None or _training_error(self._model, self._inputs, cut.weights.tensors, ()) is not None:
+        changed = partial(substituted, attributes=cut.attributes, replacements=cut.replacements)
+        error = _training_error(self._model, self._inputs, self._tensors(cut, native), changed)
+        if error is None or _training_error(self._model, self._inputs, cut.weights.tensors) is not None:
             return None
         return _Fault(f"the training-mode forward pass fails ({error})")
 
@@ -546,25 +659,32 @@ def about_half(generator: np.random.Generator, channels: int) -> list[int]:
             return some
 
 
+_Exchange = Callable[[nn.Module, Mapping[str, Tensor]], contextlib.AbstractContextManager[None]]
+"""Gives a network other tensors within a block."""
+
+
 def _training_error(
-    model: nn.Module, inputs: ExampleInputs, tensors: Mapping[str, Tensor], attributes: Sequence[Any]
+    model: nn.Module,
+    inputs: ExampleInputs,
+    tensors: Mapping[str, Tensor],
+    exchange: _Exchange = substituted,
 ) -> str | None:
     """Run the training-mode forward pass on shapes alone and report what goes wrong."""
     error = _run_on_shapes(
-        model, inputs, tensors, attributes, lambda tensor: tensor.to("meta"), contextlib.nullcontext()
+        model, inputs, tensors, exchange, lambda tensor: tensor.to("meta"), contextlib.nullcontext()
     )
     if error is None:
         return None
     # Code that makes tensors on a certain device fails on the meta device; fake tensors follow it.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    return _run_on_shapes(model, inputs, tensors, attributes, mode.from_tensor, mode)
+    return _run_on_shapes(model, inputs, tensors, exchange, mode.from_tensor, mode)
 
 
 def _run_on_shapes(
     model: nn.Module,
     inputs: ExampleInputs,
     tensors: Mapping[str, Tensor],
-    attributes: Sequence[Any],
+    exchange: _Exchange,
     to_shape: Callable[[Tensor], Tensor],
     mode: contextlib.AbstractContextManager[Any],
 ) -> str | None:
@@ -572,7 +692,7 @@ def _run_on_shapes(
     args, kwargs = tree_map_only(Tensor, to_shape, call_arguments(doubled(inputs)))
     try:
         with (
-            substituted(model, shapes, attributes),
+            exchange(model, shapes),
             uncompiled(),
             mode,
             ShapeMode(),

@@ -1,4 +1,4 @@
-"""Run a module with other tensors and attributes, and restore the old ones."""
+"""Run a network with other tensors, attributes and modules in place, and restore the old ones."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from secateur.graph.branches import Replacement
 from secateur.graph.channel_graph import AttributeValue
 from secateur.graph.cutting.tensors import named_tensors, set_attributes
+from secateur.graph.substitutes import replace_modules
 from secateur.untouched import untouched
 
 
 @contextmanager
 def substituted(
-    model: nn.Module, tensors: Mapping[str, Tensor], attributes: Iterable[AttributeValue] = ()
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    attributes: Iterable[AttributeValue] = (),
+    replacements: Iterable[Replacement] = (),
 ) -> Iterator[None]:
-    """Exchange tensors and attributes of a network within a block, and leave it as it was.
+    """Exchange tensors, attributes and modules of a network within a block, and leave it as it was.
 
     Nothing is copied, so closures, hooks and everything else that refers to the network see the exchange.
 
@@ -24,9 +29,10 @@ def substituted(
         model: the network.
         tensors: parameters and buffers by name; tied ones by their first name.
         attributes: integer attributes to set.
+        replacements: modules to replace.
 
     Raises:
-        SurgeryError: the network has no such attribute.
+        SurgeryError: the network has no such attribute or module.
     """
     with untouched(model, weights=False) as noted:
         noted.seed_generators()
@@ -46,4 +52,5 @@ def substituted(
                 # Recurrent layers keep a list of their weights beside the registered ones.
                 module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
         set_attributes(model, attributes)
+        replace_modules(model, replacements)
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from types import FunctionType, ModuleType
 from typing import Any
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError
+from secateur.graph.branches import Replacement
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.cutting.attributes import attribute_of, separate, set_attribute
 from secateur.graph.cutting.rebinding import PLAIN, rebind
 from secateur.graph.groups import IntArray
+from secateur.graph.substitutes import substitutes
 
 _AT_ONCE = 1 << 20  # bytes that stay in the cache of a core
 
@@ -113,12 +115,14 @@ def by_tensor(cuts: Cuts) -> dict[str, dict[int, IntArray]]:
 
 
 def positions_left(before: ChannelGraph, after: ChannelGraph) -> Cuts:
-    """Find the positions of each tensor dimension that stay between one graph and a later one."""
+    """Find the positions of each tensor dimension that stay between a graph and a later one that has it."""
     cuts: dict[tuple[str, int], IntArray] = {}
     for group, old, new in zip(before.wiring.groups, before.alive, after.alive, strict=True):
         if len(old) == len(new):
             continue
         for member in group.members:
+            if member.tensor not in after.tensors:
+                continue
             key = (member.tensor, member.dim)
             if key not in cuts:
                 still = ~after.removed[before.span(*key)]
@@ -131,18 +135,20 @@ def copy_with(
     tensors: Mapping[str, Tensor],
     attributes: Iterable[AttributeValue] = (),
     *,
+    replacements: Iterable[Replacement] = (),
     gradient_hooks: bool = False,
 ) -> nn.Module:
-    """Copy a module with some tensors and integer attributes replaced; the rest is cloned.
+    """Copy a module, with some tensors, integer attributes and modules replaced; the rest is cloned.
 
-    Functions that the module holds (an own ``forward``, hooks) and that refer to it are rebuilt so that
-    they refer to the copy. Tensors that it holds besides parameters and buffers and that were computed with
-    gradients are detached in the copy.
+    Functions that the module holds (a ``forward`` as an attribute, hooks) and that refer to it are rebuilt so
+    that they refer to the copy. Tensors that it holds besides parameters and buffers and that were computed
+    with gradients are detached in the copy.
 
     Args:
         model: the module; not changed.
         tensors: new parameters and buffers by name. They are used as they are, not copied.
         attributes: integer attributes to set.
+        replacements: modules to replace; these are not copied.
         gradient_hooks: carry the gradient hooks of parameters over.
 
     Returns:
@@ -150,10 +156,12 @@ def copy_with(
         Parameters have no gradients.
 
     Raises:
-        SurgeryError: the module or a gradient hook cannot be copied, or the module has no such attribute.
+        SurgeryError: the module or a gradient hook cannot be copied, or the module has no such attribute or
+            module to replace.
     """
-    originals = named_tensors(model)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = substitutes(model, replacements)
+    kept = {id(tensor) for tensor in _tensors_outside(model, memo)}
+    originals = {name: tensor for name, tensor in named_tensors(model).items() if id(tensor) in kept}
     for name, old in originals.items():
         if name in tensors:
             memo[id(old)] = like(old, tensors[name])
@@ -187,6 +195,15 @@ def copy_with(
     set_attributes(result, attributes)
     renew_flat_weights(result)
     return result
+
+
+def _tensors_outside(model: nn.Module, replaced: Collection[int]) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of a network, except those of modules given by their id."""
+    if id(model) not in replaced:
+        for held in (model._parameters, model._buffers):
+            yield from (tensor for tensor in held.values() if tensor is not None)
+        for child in model.children():
+            yield from _tensors_outside(child, replaced)
 
 
 def like(old: Tensor, data: Tensor) -> Tensor:

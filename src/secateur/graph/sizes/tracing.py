@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
+from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.program import (
     ExampleInputs,
     Program,
@@ -77,14 +78,16 @@ class Observation:
     Attributes:
         calls: every operator that the code called, in order.
         equal: sources of pairs of sizes that the code found equal.
+        modules: the calls of every module, by its path.
     """
 
     calls: Sequence[_Call]
     equal: Sequence[tuple[Any, Any]]
+    modules: Mapping[str, Sequence[ModuleCall]]
 
 
 def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
-    """Run a network on shapes alone and record every operator that its code calls.
+    """Run a network on shapes alone and record every operator and every module that its code calls.
 
     Args:
         model: the network; not changed.
@@ -109,7 +112,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Obser
                 stack.enter_context(mode)
                 stack.enter_context(watch)
                 model(*args, **kwargs)
-            return Observation(watch.calls, tuple(EQUAL))
+            return Observation(watch.calls, tuple(EQUAL), watch.modules)
     return None
 
 
@@ -242,20 +245,20 @@ def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _paths(model: nn.Module, watch: _SizeTracer) -> Iterator[None]:
-    """Let the watch know which module is running."""
+    """Let the watch know which module is running, and how it is called."""
     handles = []
 
     def entering(path: str) -> Callable[..., None]:
         return lambda *_: watch.path.append(path)
 
-    def leaving(*_: Any) -> None:
-        watch.path.pop()
+    def leaving(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        watch.modules[watch.path.pop()].append(ModuleCall.of(args, kwargs, output))
 
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             watch.norms.add(path)
         handles.append(module.register_forward_pre_hook(entering(path)))
-        handles.append(module.register_forward_hook(leaving))
+        handles.append(module.register_forward_hook(leaving, with_kwargs=True))
     try:
         yield
     finally:
@@ -271,6 +274,7 @@ class _SizeTracer(ShapeMode):
         self.path = [""]
         self.norms: set[str] = set()
         self.calls: list[_Call] = []
+        self.modules: dict[str, list[ModuleCall]] = defaultdict(list)
         # Noted here, not on the tensors: some of them are the user's. Holding them keeps their identity.
         self._makers: dict[int, tuple[Tensor, _Call | str, int]] = {}
 

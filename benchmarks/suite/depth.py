@@ -1,0 +1,250 @@
+"""Accuracy at half the measured time, by fewer channels, fewer residual branches, or both.
+
+A CIFAR-10 residual network is first adapted to the images; that is the baseline. One image is timed on one
+thread. Each way measures the damage of what it may remove on the same images, plans half of the time with the
+same table, and is corrected by measuring; then the network is reconstructed, and trained for a few updates,
+the same for all. Accuracy is that on test images. Cells are means and standard deviations over draws of the
+images and of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import secateur as sec
+from benchmarks import benchmark
+from benchmarks.images import Images, accuracy, batches, data_path, images, raw, training
+from benchmarks.suite import recovery
+from benchmarks.tables import Table, spread
+from secateur.budget import WidthCurves, plan_within
+from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
+from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
+from secateur.recovery import CurveOptions
+from secateur.training.context import RunContext
+from secateur.training.loop import fit
+from secateur.training.random_state import seeded
+from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
+
+HALF = 0.5
+WAYS: Mapping[str, Literal["off", "auto", "only"]] = {"width": "off", "depth": "only", "both": "auto"}
+"""What may be removed, and the setting of ``Widths.depth``."""
+
+
+class Options(benchmark.Options):
+    """Options.
+
+    Attributes:
+        data: folder of images in the data folder, with ``train`` and ``test``.
+        network: a residual network for CIFAR-10.
+        weights: its file in the data folder.
+        baseline: checkpoint of the adapted network in the data folder, if it was made before.
+        work: folder where the adapted network is kept otherwise.
+        adapt: epochs of adaptation.
+        train: images to train on.
+        test: images to evaluate on.
+        shown: images to measure damage on and to reconstruct with.
+        updates: of fine-tuning, with ``batch`` images each.
+        rate: peak learning rate of fine-tuning.
+        batch: images in an update.
+        seconds: spent on timing each network.
+        timings: file of the times of single operators, which serve again; empty for none.
+        only: names of ways.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    keep_memory: bool = True
+    data: str = "cifar10"
+    network: str = "resnet56"
+    weights: str = "cifar10_resnet56-4bfd9763.th"
+    baseline: str = ""
+    work: Path = Path("runs/benchmarks")
+    adapt: int = 5
+    train: int = 6000
+    test: int = 10000
+    shown: int = 512
+    updates: int = 200
+    rate: float = 0.02
+    batch: int = 64
+    seconds: float = 1.0
+    timings: str = "runs/benchmarks/timings.jsonl"
+    only: tuple[str, ...] = tuple(WAYS)
+
+
+class Row(benchmark.Row):
+    """One way, once.
+
+    Attributes:
+        way: what may be removed.
+        seed: of the images shown, and of the training.
+        time: measured share of the time.
+        predicted: share of the time as the table predicts it.
+        macs: share of the MACs that is left.
+        params: share of the parameters that is left.
+        branches: number of residual branches removed.
+        of: number of residual branches that could be removed.
+        cut: accuracy after the cut and the reconstruction, in percent.
+        updates: of fine-tuning.
+        tuned: accuracy after it.
+    """
+
+    way: str
+    seed: int
+    time: float
+    predicted: float
+    macs: float
+    params: float
+    branches: int
+    of: int
+    cut: float
+    updates: int
+    tuned: float
+
+
+CASES: Mapping[str, Mapping[str, Any]] = {"resnet56": {}}
+QUICK: Mapping[str, Any] = {
+    "network": "resnet20",
+    "weights": "cifar10_resnet20-12fca82f.th",
+    "seeds": (0,),
+    "adapt": 1,
+    "train": 128,
+    "test": 250,
+    "shown": 64,
+    "updates": 2,
+    "seconds": 0.05,
+    "timings": "",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The adapted network, and the times on this device.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        options: of the benchmark.
+    """
+
+    model: nn.Module
+    options: Options
+
+    @cached_property
+    def graph(self) -> sec.ChannelGraph:
+        """The channel graph."""
+        return sec.trace(self.model, torch.randn(1, 3, 32, 32))
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The latency table for one image."""
+        timings = Timings(Path(self.options.timings)) if self.options.timings else Timings()
+        return latency_table(self.model, self.graph, torch.randn(1, 3, 32, 32), timings=timings)
+
+    def at_half_the_time(self, curves: WidthCurves, depth: Literal["off", "auto", "only"]) -> LatencyFit:
+        """Plan half of the measured time with the least damage."""
+
+        def compare(models: Mapping[str, nn.Module], inputs: Any) -> Comparison:
+            return compare_latency(models, inputs, min_seconds=self.options.seconds, min_runs=5)
+
+        def plan_for(limits: Mapping[str, int]) -> sec.PruningPlan:
+            return plan_within(self.graph, curves, limits, widths=sec.Widths(depth=depth), latency=self.table)
+
+        tuner = LatencyTuner(self.table, torch.randn(1, 3, 32, 32), compare)
+        limits = sec.Budget(latency=HALF).amounts(self.graph, self.table)
+        return tuner.plan(HALF, limits, plan_for, self.model)
+
+
+def run(options: Options) -> Iterator[Row]:
+    """Halve the time in every way, for each draw of images."""
+    folder = data_path(options.data)
+    train = raw(folder / "train", options.train, 0)
+    test = images(folder / "test", options.test, 0)
+    shared = {name: getattr(options, name) for name in ("network", "weights", "baseline", "work", "adapt")}
+    model = recovery.adapted(recovery.Training(train, test, recovery.Options(**shared)))
+    print(f"baseline {accuracy(model, test):.2f}", flush=True)
+    subject = Subject(model, options)
+    for seed in options.seeds:
+        if all(options.measured(way=way, seed=seed) for way in options.only):
+            continue
+        shown = batches(images(folder / "train", options.shown, seed), 64)
+        scores = sec.score(model, subject.graph, "taylor", shown, F.cross_entropy)
+        curves = sec.width_curves(model, subject.graph, scores, shown, CurveOptions(branches=True))
+        for way in options.only:
+            if not options.measured(way=way, seed=seed):
+                yield _halved(subject, way, seed, curves, shown, train, test)
+
+
+def _halved(
+    subject: Subject,
+    way: str,
+    seed: int,
+    curves: WidthCurves,
+    shown: Sequence[Images],
+    train: Images,
+    test: Images,
+) -> Row:
+    """Halve the time in one way, reconstruct, evaluate, train, and evaluate again."""
+    options, found = subject.options, subject.at_half_the_time(curves, WAYS[way])
+    plan = found.plan
+    small = sec.apply_plan(subject.model, plan)
+    sec.reconstruct(subject.model, small, plan, shown)
+    cut = accuracy(small, test)
+    settings = FitSettings(
+        epochs=0,
+        updates=options.updates,
+        schedule="one-cycle",
+        clip_norm=5.0,
+        keep_best=False,
+        optimizer=OptimizerSettings(learning_rate=options.rate, nesterov=True, weight_decay=5e-4),
+    )
+    with seeded(seed):
+        fit(
+            small,
+            training(train, options.batch, seed),
+            settings,
+            context=RunContext(DeviceSettings(channels_last="yes")),
+        )
+    small.eval()
+    before, after = plan.cost_before, plan.cost_after
+    return Row(
+        way=way,
+        seed=seed,
+        time=found.measured_ms / found.allowed_ms * HALF,
+        predicted=found.predicted_ms / float(subject.table.milliseconds(subject.graph.widths)),
+        macs=after.macs / before.macs,
+        params=after.params / before.params,
+        branches=plan.branches_removed,
+        of=len([branch for branch in subject.graph.branches if branch.prunable]),
+        cut=cut,
+        updates=options.updates,
+        tuned=accuracy(small, test),
+    )
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Show means and deviations over draws, a row for each way."""
+    lines = []
+    for way in dict.fromkeys(row.way for row in rows):
+        same = [row for row in rows if row.way == way]
+        lines.append(
+            (
+                way,
+                f"{mean(row.time for row in same):.3f}",
+                f"{mean(row.macs for row in same):.0%}",
+                f"{mean(row.params for row in same):.0%}",
+                f"{mean(row.branches for row in same):.1f} of {same[0].of}",
+                spread([row.cut for row in same]),
+                spread([row.tuned for row in same]),
+            )
+        )
+    updates = sorted({row.updates for row in rows})
+    trained = f"after {' or '.join(map(str, updates))} updates"
+    columns = ("removed", "time left", "MACs left", "parameters left", "branches removed")
+    return Table((*columns, "top-1 after the cut", f"top-1 {trained}"), lines)

@@ -1,0 +1,253 @@
+"""Find sums of a value and something computed from it in a captured program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+from torch.fx import Node
+
+from secateur.graph.capture.program import Origin, Program, base_of, written_arguments
+
+_ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
+
+_SHAPE_ONLY = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
+"""Operators that read nothing of a tensor but its shape."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A value that is added to a value that it was computed from.
+
+    Attributes:
+        node: the operator that adds.
+        argument: position of the value among its arguments, 0 or 1.
+        value: the operator that computes the value.
+        stream: what it was computed from: the other operand, or a part of it if that is a sum.
+        own: the operators that compute nothing but the value.
+    """
+
+    node: Node
+    argument: int
+    value: Node
+    stream: Node
+    own: frozenset[Node]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is left of the sum but the other operand, if the value is left out."""
+        return bool(self.node.kwargs.get("alpha", 1) == 1)
+
+
+class Dataflow:
+    """What is computed from what in a captured program, and in which module.
+
+    Operators that return the tensor that they are given, such as a conversion to the dtype that it has, count
+    as nothing: what reads their result reads that tensor. A program names the last of them where the code of
+    the network still holds the tensor itself.
+
+    Args:
+        program: the captured forward pass.
+
+    Attributes:
+        nodes: its operators.
+        inputs: for each operator, what it reads.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.nodes: Sequence[Node] = list(program.graph.nodes)
+        self.inputs: dict[Node, tuple[Node, ...]] = {}
+        self._same: dict[Node, Node] = {}
+        self._users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
+        self._bits = {node: 1 << number for number, node in enumerate(self.nodes)}
+        self._sources: dict[Node, int] = {}
+        for node in self.nodes:
+            self.inputs[node] = tuple(dict.fromkeys(self._same[item] for item in node.all_input_nodes))
+            self._same[node] = self.inputs[node][0] if _returns_what_it_reads(node) else node
+            self._sources[node] = 0
+            reads = not str(node.target).removeprefix("aten.").startswith(_SHAPE_ONLY)
+            for source in self.inputs[node]:
+                self._users[source].append(node)
+                if reads:
+                    self._sources[node] |= self._sources[source] | self._bits[source]
+
+    def depends(self, node: Node, source: Node) -> bool:
+        """Tell whether the numbers of a value are computed from those of another."""
+        return bool(self._sources[node] & self._bits[source])
+
+    def readers(self, node: Node) -> list[Node]:
+        """List the operators that read a value and whose results are read."""
+        return [user for user in self._users[node] if user not in self.effects]
+
+    @cached_property
+    def writes(self) -> list[tuple[Node, Node]]:
+        """The operators that write to a value other than a parameter or buffer, and the value."""
+        return [
+            (node, base)
+            for node in self.nodes
+            for base in (self._same[base_of(item)] for item in written_arguments(node))
+            if not self._is_tensor(base)
+        ]
+
+    @cached_property
+    def effects(self) -> dict[Node, frozenset[Node]]:
+        """The operators whose results nothing reads, with the values that they, or what reads them, write to.
+
+        Parameters and buffers are left out of those values.
+        """
+        found: dict[Node, frozenset[Node]] = {}
+        for node in reversed(self.nodes):
+            users = self._users[node]
+            if node.op == "call_function" and all(user in found for user in users):
+                found[node] = frozenset(self._written[node]).union(*(found[user] for user in users))
+        return found
+
+    @cached_property
+    def inside(self) -> dict[str, frozenset[Node]]:
+        """The operators of every module that is called, by its path."""
+        nodes: dict[str, set[Node]] = {}
+        for node in self.nodes:
+            for path in paths_of(node) if self._same[node] is node else ():
+                nodes.setdefault(path, set()).add(node)
+        return {path: frozenset(found) for path, found in nodes.items()}
+
+    def harmless_beside(self, nodes: Set[Node]) -> Set[Node]:
+        """Add the operators that have no effect but on some operators to these."""
+        return nodes | {node for node, written in self.effects.items() if written <= nodes}
+
+    def without_effect_but(self, nodes: Set[Node]) -> Set[Node]:
+        """Add the operators that read what some operators compute, and whose results nothing reads."""
+        found = set(nodes)
+        for node in self.nodes:
+            if node in self.effects and not found.isdisjoint(self.inputs[node]):
+                found.add(node)
+        return found
+
+    def additions(self) -> list[Addition]:
+        """Find the values that are added to a value that they were computed from, with the help of weights.
+
+        What is computed without weights belongs to a formula, such as that of an activation.
+
+        Returns:
+            The values in program order.
+        """
+        terms: dict[Node, tuple[Node, ...]] = {}
+        found: list[Addition] = []
+        for node in self.nodes:
+            if not _adds(node):
+                continue
+            left, right = self._operands(node)
+            parts = terms.get(left, (left,)), terms.get(right, (right,))
+            terms[node] = (*parts[0], *parts[1])
+            found += self._added(node, 0, (right, *parts[1]), terms)
+            found += self._added(node, 1, (left, *parts[0]), terms)
+        return [item for item in found if any(map(self._reads_tensor, item.own))]
+
+    def _added(
+        self, node: Node, argument: int, streams: Sequence[Node], terms: Mapping[Node, tuple[Node, ...]]
+    ) -> list[Addition]:
+        """Take an operand of a sum apart into values that are computed from what they are added to."""
+        value = self._operands(node)[argument]
+        stream = next((item for item in streams if self.depends(value, item)), None)
+        if stream is None:
+            return []
+        if value in terms and self.readers(value) == [node]:
+            left, right = (terms.get(item, (item,)) for item in self._operands(value))
+            if not any(self.depends(one, two) or self.depends(two, one) for one in left for two in right):
+                # Two values that were added first: each is a branch.
+                return [item for place in (0, 1) for item in self._added(value, place, streams, terms)]
+        return [Addition(node, argument, value, stream, self._own(node, value))]
+
+    def _own(self, node: Node, value: Node) -> frozenset[Node]:
+        """Find the operators all of whose results end in one operand of a sum."""
+        own: set[Node] = set()
+        if self.readers(value) == [node] and self._operands(node).count(value) == 1:
+            outside: set[Node] = set()
+            own = self._cone(value, outside)
+            # What writes to a value that others read does something besides computing the branch.
+            while writing := {item for item in own if not own.issuperset(self._written_after(item))}:
+                outside |= writing
+                own = self._cone(value, outside)
+        return frozenset(own)
+
+    def _cone(self, value: Node, outside: Collection[Node]) -> set[Node]:
+        """Find the operators that compute a value and nothing else, none of those given."""
+        cone: set[Node] = set()
+        known: Counter[Node] = Counter()
+        pending = [value]
+        while pending:
+            found = pending.pop()
+            if found.op != "call_function" or found in outside:
+                continue
+            cone.add(found)
+            for source in self.inputs[found]:
+                known[source] += 1
+                if known[source] == len(self.readers(source)):
+                    pending.append(source)
+        return cone
+
+    def _operands(self, addition: Node) -> tuple[Node, Node]:
+        left, right = addition.args[:2]
+        return self._same[left], self._same[right]  # type: ignore[index]
+
+    @cached_property
+    def _written(self) -> dict[Node, list[Node]]:
+        """For each operator, the values other than parameters and buffers that it writes to."""
+        found: dict[Node, list[Node]] = {node: [] for node in self.nodes}
+        for node, base in self.writes:
+            found[node].append(base)
+        return found
+
+    def _written_after(self, node: Node) -> Iterator[Node]:
+        """Find what an operator, or what has no other effect, writes to."""
+        yield from self._written[node]
+        for user in self._users[node]:
+            yield from self.effects.get(user, ())
+
+    def _reads_tensor(self, node: Node) -> bool:
+        return any(map(self._is_tensor, self.inputs[node]))
+
+    def _is_tensor(self, node: Node) -> bool:
+        """Tell whether a node stands for a parameter or buffer."""
+        item = self.program.placeholders.get(node.name)
+        return item is not None and item.origin is Origin.TENSOR
+
+
+def paths_of(node: Node) -> tuple[str, ...]:
+    """Paths of the modules that an operator runs in, from the outside in."""
+    return tuple(str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values())
+
+
+def _adds(node: Node) -> bool:
+    """Tell whether an operator adds two tensors of the shape of its result."""
+    if str(node.target) not in _ADDS or not all(isinstance(item, Node) for item in node.args[:2]):
+        return False
+    shapes = {shape_of(item) for item in (node, *node.args[:2])}  # type: ignore[arg-type]
+    return len(shapes) == 1 and None not in shapes
+
+
+def _returns_what_it_reads(node: Node) -> bool:
+    """Tell whether an operator returns the tensor that it is given, or divides it by one."""
+    if node.op != "call_function" or not node.all_input_nodes:
+        return False
+    target = str(node.target)
+    if target.startswith("aten.dropout."):
+        return node.args[2] is False
+    if not (target.startswith(("aten.to.", "aten.contiguous.")) or _divides_by_one(node)):
+        return False
+    before, after = (item.meta.get("val") for item in (node.args[0], node))  # type: ignore[union-attr]
+    return before.dtype == after.dtype and True not in node.args and not node.kwargs.get("copy")  # type: ignore[union-attr]
+
+
+def _divides_by_one(node: Node) -> bool:
+    return str(node.target) in ("aten.div.Tensor", "aten.mul.Tensor") and node.args[1] in (1, 1.0)
+
+
+def shape_of(node: Node) -> tuple[int, ...] | None:
+    """Shape of a value, ``None`` if it is no tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -1,0 +1,288 @@
+"""Find when the values of a program are alive, for any choice of residual branches that are present."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from secateur.graph.additions import paths_of
+from secateur.graph.branches import ResidualBranch, Substitute
+from secateur.graph.capture.program import Origin, Program
+from secateur.graph.conditions import ALWAYS, NEVER, Condition, all_present, both, either, is_absent, opposite
+
+_SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
+"""Operators that return their argument in evaluation mode, though their signature does not say so."""
+
+
+_LONGEST_CHAIN = 3
+"""Absent branches in a row that pass on a value which is also used later; beyond that, it counts twice."""
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A value in memory, and where it is alive under one condition.
+
+    Attributes:
+        node: the operator whose result has the value's sizes.
+        first: step of the program from which it is alive.
+        last: the last step at which it is alive.
+        condition: what branches must be present or absent for that.
+        broadcast: dimensions of which one position is stored.
+    """
+
+    node: Node
+    first: int
+    last: int
+    condition: Condition
+    broadcast: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Memory that an operator, or what takes its place, allocates.
+
+    Attributes:
+        node: the operator.
+        sizes: the operator whose result has its sizes.
+        exists: the condition under which it is allocated.
+        alias: the value whose memory it is unless that is no longer alive: what a removed branch passes on.
+        broadcast: dimensions of which one position is stored.
+    """
+
+    node: Node
+    sizes: Node
+    exists: Condition = ALWAYS
+    alias: Node | None = None
+    broadcast: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Substitute:
+    """What takes the place of a module of an absent branch.
+
+    Attributes:
+        memory: of what it returns.
+        branch: index of the branch.
+        inside: the operators of the module.
+        around: the module calls in which the module is called, from the outside in.
+    """
+
+    memory: _Memory
+    branch: int
+    inside: frozenset[Node]
+    around: Mapping[str, Any]
+
+    def stands_for(self, memories: Sequence[_Memory]) -> bool:
+        """Tell whether it takes exactly the memory of the result that it replaces."""
+        item = self.memory
+        replaces = item.alias is None and not item.broadcast and item.sizes is item.node
+        return replaces and all(memory.node in self.inside for memory in memories)
+
+
+class Lifetimes:
+    """When the values of a program are alive.
+
+    The caller holds the inputs throughout, and code that calls a module holds the arguments until the
+    module returns. Where a branch is absent, its operators do not run. What takes the place of its modules
+    returns zeros, or an argument; operators between them still run.
+
+    Args:
+        program: the captured forward pass.
+        branches: the residual branches of the network.
+
+    Attributes:
+        nodes: the steps of the program.
+    """
+
+    def __init__(self, program: Program, branches: Sequence[ResidualBranch]) -> None:
+        self._program = program
+        self._branches = {number: branch for number, branch in enumerate(branches) if branch.prunable}
+        self.nodes: Sequence[Node] = list(program.graph.nodes)
+        self._step = {node: step for step, node in enumerate(self.nodes)}
+        self._named = {node.name: node for node in self.nodes}
+        self._of: dict[str, list[int]] = {}
+        for number, branch in self._branches.items():
+            for name in branch.nodes:
+                self._of.setdefault(name, []).append(number)
+
+    @cached_property
+    def runs(self) -> list[Condition]:
+        """For each step, the condition under which it runs, or something in its place allocates memory."""
+        conditions = [all_present(self._of.get(node.name, ())) for node in self.nodes]
+        for node, item in self._substitutes.items():
+            if item.memory.alias is None:
+                around = (number for number in self._of[node.name] if number != item.branch)
+                conditions[self._step[node]] = all_present(around)
+        return conditions
+
+    def values(self) -> Iterator[Alive]:
+        """Yield all values, with the steps at which they are alive."""
+        uses = self._uses
+        for memory in uses:
+            start, known = self._step[memory.node], NEVER
+            yield Alive(memory.sizes, start, start, memory.exists, memory.broadcast)
+            found = sorted(uses[memory], key=lambda use: -use[0])
+            for place, (last, condition) in enumerate(found):
+                known = either(known, condition)
+                first = found[place + 1][0] + 1 if place + 1 < len(found) else start + 1
+                if first <= last:
+                    yield from self._alive(memory, max(first, start + 1), last, both(known, memory.exists))
+
+    def _alive(self, memory: _Memory, first: int, last: int, condition: Condition) -> Iterator[Alive]:
+        """Leave out the steps at which the value that a memory is an alias of is alive itself."""
+        if memory.alias is None:
+            if condition:
+                yield Alive(memory.sizes, first, last, condition, memory.broadcast)
+            return
+        for step in range(first, last + 1):
+            rest = both(condition, opposite(self._held(memory.alias, step, _LONGEST_CHAIN)))
+            if rest:
+                yield Alive(memory.sizes, step, step, rest)
+
+    def _held(self, node: Node, step: int, chain: int) -> Condition:
+        """The condition that a result is still held at a step, by its name or as what was passed on.
+
+        Args:
+            node: the operator.
+            step: of the program.
+            chain: how many values that were passed on are followed.
+        """
+        cases = []
+        for memory, case in self._memories[node]:
+            cases += [both(case, use) for until, use in self._uses[memory] if until >= step]
+            if memory.alias is not None and chain:
+                cases.append(both(case, self._held(memory.alias, step, chain - 1)))
+        return either(*cases)
+
+    @cached_property
+    def _uses(self) -> dict[_Memory, list[tuple[int, Condition]]]:
+        """For each memory, until which steps it is held, and under which conditions."""
+        found: dict[_Memory, list[tuple[int, Condition]]] = {}
+        returns = _returns(self.nodes)
+        for node, memories in self._memories.items():
+            for memory, _ in memories:
+                found.setdefault(memory, [])
+                if node.op == "placeholder":
+                    found[memory].append((len(self.nodes) - 1, ALWAYS))
+        for node, item in self._substitutes.items():
+            if item.memory.alias is not None:
+                # The code around the module that passes a value on holds it as an argument.
+                entered = item.around.keys() - _calls(item.memory.alias).keys()
+                held = max([self._step[node], *(returns[self._step[node]][call] for call in entered)])
+                for memory, case in self._memories[item.memory.alias]:
+                    found[memory].append((held, both(case, item.memory.exists)))
+        for step, node in enumerate(self.nodes):
+            runs = all_present(self._of.get(node.name, ()))
+            for source in node.all_input_nodes:
+                if source in self._memories:
+                    entered = _calls(node).keys() - _calls(source).keys()
+                    held = max([step, *(returns[step][call] for call in entered)])
+                    for memory, case in self._memories[source]:
+                        found[memory].append((held, both(case, runs)))
+        return {memory: _merged(uses) for memory, uses in found.items()}
+
+    @cached_property
+    def _memories(self) -> dict[Node, list[tuple[_Memory, Condition]]]:
+        """For each result, the memories that it may live in, with conditions; parameters are left out."""
+        found: dict[Node, list[tuple[_Memory, Condition]]] = {}
+        for node in self.nodes:
+            if node.op == "placeholder":
+                if self._program.placeholders[node.name].origin is Origin.INPUT:
+                    found[node] = [(_Memory(node, node), ALWAYS)]
+            elif node.op == "call_function":
+                source = _shared(node)
+                found[node] = found[source] if source in found else self._own(node)
+                item = self._substitutes.get(node)
+                if item is not None and not item.stands_for([memory for memory, _ in found[node]]):
+                    there = all_present([item.branch])
+                    kept = [(memory, both(case, there)) for memory, case in found[node]]
+                    found[node] = [*kept, (item.memory, item.memory.exists)]
+        return found
+
+    def _own(self, node: Node) -> list[tuple[_Memory, Condition]]:
+        """The memory that an operator allocates.
+
+        An operator between the modules of an absent branch computes values of the stream's sizes.
+        """
+        for number, branch in self._branches.items():
+            if node.name in branch.remaining:
+                stream = self._named[branch.stream]
+                if _differs_in_width(node, stream):
+                    absent, present = is_absent(number), all_present([number])
+                    return [
+                        (_Memory(node, node, present), present),
+                        (_Memory(node, stream, absent), absent),
+                    ]
+        return [(_Memory(node, node), ALWAYS)]
+
+    @cached_property
+    def _substitutes(self) -> dict[Node, _Substitute]:
+        """What takes the place of each result of a module that an absent branch loses."""
+        found: dict[Node, _Substitute] = {}
+        for number, branch in self._branches.items():
+            nodes = [self._named[name] for name in branch.nodes]
+            for item in branch.replacements:
+                inside = frozenset(node for node in nodes if item.path in paths_of(node))
+                results = [node for node in nodes if node in inside and not set(node.users) <= inside]
+                if not results:
+                    continue
+                node, stream = results[-1], self._named[branch.stream]
+                passes = item.substitute is Substitute.PASS
+                memory = _Memory(
+                    node,
+                    stream if passes else node,
+                    is_absent(number),
+                    stream if passes and not item.copied else None,
+                    item.single,
+                )
+                around = {
+                    call: entry
+                    for call, entry in _calls(node).items()
+                    if not f"{entry[0]}.".startswith(f"{item.path}.")
+                }
+                found[node] = _Substitute(memory, number, inside, around)
+        return found
+
+
+def _merged(uses: Sequence[tuple[int, Condition]]) -> list[tuple[int, Condition]]:
+    """Join uses that end at the same step."""
+    found: dict[int, Condition] = {}
+    for held, condition in uses:
+        found[held] = either(found.get(held, NEVER), condition)
+    return list(found.items())
+
+
+def _calls(node: Node) -> Mapping[str, Any]:
+    """The module calls that an operator runs in, from the outside in."""
+    return node.meta.get("nn_module_stack") or {}
+
+
+def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
+    """For each step, the last step of each module call that it is part of."""
+    returns: list[dict[str, int]] = [{} for _ in nodes]
+    for step in range(len(nodes) - 1, -1, -1):
+        later = returns[step + 1] if step + 1 < len(nodes) else {}
+        returns[step] = {call: later.get(call, step) for call in _calls(nodes[step])}
+    return returns
+
+
+def _shared(node: Node) -> Node | None:
+    """The value whose memory a result lives in, if an operator returns its first argument's memory."""
+    source = node.all_input_nodes[0] if node.all_input_nodes else None
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or str(schema.name).removeprefix("aten::") in _SAME_MEMORY:
+        return source
+    return source if any(item.alias_info is not None for item in schema.returns) else None
+
+
+def _differs_in_width(node: Node, stream: Node) -> bool:
+    """Tell whether a result has the sizes of the stream in all dimensions but one."""
+    one, other = node.meta.get("val"), stream.meta.get("val")
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.dim() != other.dim():
+        return False
+    return sum(size != wide for size, wide in zip(one.shape, other.shape, strict=True)) == 1
