@@ -169,7 +169,7 @@ def ablate(
     forward, tensors = with_channels_innermost(forward, tensors)
 
     def loss_of(run: PartialForward) -> float:
-        outputs = run.outputs()
+        outputs, *_ = run.outputs()
         there = tree_map_only(Tensor, lambda leaf: leaf.to(outputs.device), targets)
         return float(loss_fn(outputs, there).double())
 

@@ -155,3 +155,30 @@ def test_after_a_branch_was_removed_the_others_are_measured_in_the_smaller_netwo
     expected = width_curves(small, fresh, score(small, fresh, "magnitude"), [x], options)
     assert dict(found.branches) == pytest.approx(dict(expected.branches), rel=1e-3)
     assert found["1.conv1"].damages == pytest.approx(expected["1.conv1"].damages, rel=1e-3)
+
+
+class Parallel(nn.Module):
+    """Two branches that read one value and are added to each other first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+        self.two = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.one(x) + self.two(x)) + x)
+
+
+def test_a_branch_takes_over_what_a_removed_parallel_one_added() -> None:
+    torch.manual_seed(0)
+    net, x = Parallel().double().eval(), torch.randn(80, 6, dtype=torch.float64)
+    graph = trace(net, x[:2])
+    plan = PruningPlan(graph, {"two.0": range(5)}, ["one"])  # type: ignore[dict-item]
+    small = apply_plan(net, plan)
+    reconstruct(net, small, plan, [x], LeastSquares(ridge=0, rows_per_unknown=10**6), refit_downstream=False)
+    with torch.no_grad():
+        hidden = net.two[:2](x)[:, :5]
+        best = solved(hidden, net.one(x) + net.two(x))
+    torch.testing.assert_close(small.two[2].weight, best[:-1].T)  # type: ignore[index]
+    torch.testing.assert_close(small.two[2].bias, best[-1])  # type: ignore[index]

@@ -69,7 +69,7 @@ def played(
     forward = capture_forward(net, graph, [x])
     if innermost:
         forward, tensors = with_channels_innermost(forward, tensors)
-    return PartialForward(forward, removed, tensors).outputs()
+    return PartialForward(forward, removed, tensors).outputs()[0]
 
 
 @settings(max_examples=30)

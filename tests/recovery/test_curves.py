@@ -15,7 +15,7 @@ from secateur.criteria import score
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.plan import PruningPlan
-from secateur.recovery import CurveOptions, reconstruct, width_curves
+from secateur.recovery import CurveOptions, LeastSquares, reconstruct, width_curves
 from secateur.surgery import apply_plan
 
 
@@ -140,3 +140,34 @@ def test_wrong_arguments_are_refused(case: tuple[nn.Module, Tensor, ChannelGraph
         width_curves(net, graph, {"stem": range(5)}, [x])
     with pytest.raises(UsageError, match="held_back"):
         width_curves(net, graph, {"stem": range(6)}, [x], CurveOptions(held_back=1.0))
+
+
+class TwoOutputs(nn.Module):
+    """Scores, and boxes in pixels, from one hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(5, 8)
+        self.scores = nn.Linear(8, 4)
+        self.boxes = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.relu(self.hidden(x))
+        return {"scores": self.scores(hidden)[:, None], "boxes": 1000 * self.boxes(hidden)[:, None]}
+
+
+def test_all_outputs_count_alike_whatever_their_scale() -> None:
+    torch.manual_seed(0)
+    net, x = TwoOutputs().double().eval(), torch.randn(60, 5, dtype=torch.float64)
+    graph = trace(net, x[:2])
+    options = CurveOptions(shares=(0.5,), held_back=0.5, fit=LeastSquares(ridge=0, rows_per_unknown=10**6))
+    curve = width_curves(net, graph, score(net, graph, "magnitude"), [x], options)["hidden"]
+    plan = PruningPlan(graph, {"hidden": curve.kept(4)})
+    small = apply_plan(net, plan)
+    reconstruct(net, small, plan, [x[:30]], options.fit)
+    with torch.no_grad():
+        whole, cut = net(x[30:]), small(x[30:])
+    errors = [
+        float((cut[name] - whole[name]).square().mean() / whole[name].var(correction=0)) for name in whole
+    ]
+    assert curve.damages[0] == pytest.approx(sum(errors) / 2, rel=1e-6)

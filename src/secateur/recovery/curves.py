@@ -59,9 +59,9 @@ class CurveOptions:
         held_back: share of the examples on which the damage is measured; consumers are fitted on the others.
             By default damage is measured on 128 examples, or on half of them where there are fewer than twice
             as many: the precision of a mean depends on their number.
-        divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max outputs, or ``"mse"``, the
-            mean squared difference as a share of the outputs' variance. By default ``"kl"`` for
-            outputs of shape ``(examples, two or more)``.
+        divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max of the first output, or
+            ``"mse"``, the mean squared difference as a share of the variance, averaged over all outputs. By
+            default ``"kl"`` if the first output has the shape ``(examples, two or more)``.
         fit: how consumers are fitted, and how many examples are used in total.
         branches: whether the damage of removing each residual branch is measured too.
 
@@ -258,31 +258,38 @@ def masked_damage(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, batc
     return diverge(found, expected, _divergence_of(expected))
 
 
-def _divergence_of(outputs: Tensor) -> Divergence:
-    return "kl" if outputs.dim() == 2 and outputs.shape[1] > 1 else "mse"
+def _divergence_of(outputs: Sequence[Tensor]) -> Divergence:
+    return "kl" if outputs[0].dim() == 2 and outputs[0].shape[1] > 1 else "mse"
 
 
-def diverge(found: Tensor, expected: Tensor, kind: Divergence) -> float:
+def diverge(found: Sequence[Tensor], expected: Sequence[Tensor], kind: Divergence) -> float:
     """Measure the divergence of outputs, averaged over examples.
 
     Args:
-        found: outputs, shape ``(N, K)`` for ``"kl"``, any for ``"mse"``.
-        expected: outputs of the whole network, of the same shape.
-        kind: Σ p log(p / q) with p the soft-max of ``expected`` and q that of ``found``; or the mean
-            squared difference over the variance of ``expected``.
+        found: outputs, the first of shape ``(N, K)`` for ``"kl"``.
+        expected: outputs of the whole network, of the same shapes.
+        kind: ``"kl"``: Σ p log(p / q) with p the soft-max of the first output expected and q that of the
+            first found. ``"mse"``: the mean squared difference of each output over the variance of the
+            expected one, averaged over the outputs, so that boxes and scores of a detector count alike.
 
     Example:
         >>> import torch
-        >>> diverge(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]]), "kl")
+        >>> diverge([torch.tensor([[0.0, 0.0]])], [torch.tensor([[1.0, 1.0]])], "kl")
         0.0
-        >>> diverge(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0]), "mse")
-        1.0
+        >>> scores, boxes = torch.tensor([0.0, 2.0]), torch.tensor([0.0, 200.0])
+        >>> diverge([torch.tensor([1.0, 1.0]), boxes], [scores, boxes], "mse")
+        0.5
     """
     if kind == "mse":
-        variance = float(expected.double().var(correction=0)) or 1.0
-        return float((found - expected).double().square().mean()) / variance
-    p, q = F.log_softmax(expected.double(), 1), F.log_softmax(found.double(), 1)
+        return sum(map(_relative_error, found, expected)) / len(expected)
+    p, q = (F.log_softmax(outputs[0].double(), 1) for outputs in (expected, found))
     return max(0.0, float((p.exp() * (p - q)).sum(1).mean()))
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    """Compute the mean squared difference over the variance of what is expected."""
+    variance = float(expected.double().var(correction=0)) or 1.0
+    return float((found.double() - expected.double()).square().mean()) / variance
 
 
 def _shared_among_ranks(

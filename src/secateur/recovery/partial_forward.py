@@ -98,28 +98,31 @@ class PartialForward:
                 self._run(self._values[-1], 0, stop)
         self.step = stop
 
-    def outputs(self, chunks: int | None = None) -> Tensor:
+    def outputs(self, chunks: int | None = None) -> tuple[Tensor, ...]:
         """Run all remaining steps.
 
         Args:
             chunks: number of chunks that are used; all by default.
 
         Returns:
-            The first output with the examples in its first dimension, for all examples of these chunks, shape
-            ``(examples, ...)``.
+            The outputs with the examples in their first dimension, for all examples of these chunks, each of
+            shape ``(examples, ...)``; at least one.
+
+        Raises:
+            UsageError: no output has the examples in its first dimension.
         """
         final = len(self.forward.nodes) - 1
         self.advance(final, chunks)
-        results = []
+        results: list[list[Tensor]] = []
         for chunk, values in zip(self.chunks, self._values, strict=True):
             arguments = [values.get(item, item) for item in tree_leaves(self.forward.nodes[final].args)]
             tensors = [item for item in arguments if isinstance(item, Tensor)]
             # A loss that the network returns beside its outputs belongs to no example.
-            first = next((item for item in tensors if item.dim() and not len(item) % self.forward.size), None)
-            if first is None:
+            found = [item for item in tensors if item.dim() and not len(item) % self.forward.size]
+            if not found:
                 raise UsageError("no output has the examples in its first dimension")
-            results.append(self.forward.trimmed(first, chunk))
-        return torch.cat(results)
+            results.append([self.forward.trimmed(item, chunk) for item in found])
+        return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
     def fork(self, removed: BoolArray, tensors: Mapping[str, Tensor]) -> PartialForward:
         """Copy the values at this step for another network.
@@ -222,10 +225,11 @@ def with_channels_innermost(
         found = PartialForward(changed, forward.gone, inner).outputs(1)
     except RuntimeError:  # a view that is impossible in this layout
         return forward, tensors
-    scale = float(expected.abs().max())
-    if torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * scale, equal_nan=True):
-        return changed, inner
-    return forward, tensors
+    same = all(
+        torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()), equal_nan=True)
+        for one, other in zip(found, expected, strict=True)
+    )
+    return (changed, inner) if same else (forward, tensors)
 
 
 def removed_when_kept(graph: ChannelGraph, group: Group, kept: Iterable[int]) -> BoolArray:

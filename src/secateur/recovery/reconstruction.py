@@ -290,7 +290,10 @@ def _shortcut_error(
     addition = consumer.addition
     if addition is None or not all(run.holds(addition.shortcut) for run in (original, masked)):
         return None
-    error: Tensor = original.value(chunk, addition.shortcut) - masked.value(chunk, addition.shortcut)
+    error: Tensor = original.value(chunk, addition.shortcut)
+    left = masked.value(chunk, addition.shortcut)
+    if left is not None:  # the value is that of a removed branch otherwise
+        error = error - left
     if addition.norm is None:
         return error
     scale_name, variance_name = addition.norm
