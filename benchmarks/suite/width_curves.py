@@ -95,7 +95,7 @@ def run(options: Options) -> Iterator[Row]:
         evaluating += time.perf_counter() - cut
         cutting += cut - began
         damage = found[name].damages[found[name].widths.index(width)]
-        differences.append(abs(diverge(outputs, expected, "kl") / damage - 1))
+        differences.append(abs(diverge([outputs], [expected], "kl") / damage - 1))
     scale = len(points) / len(points[:: options.every])
     yield Row(
         network=options.trained or options.network,
