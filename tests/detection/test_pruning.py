@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +157,16 @@ def test_the_loss_from_raw_outputs_is_that_of_the_library(tmp_path: Path) -> Non
     torch.testing.assert_close(found, expected)
 
 
+def test_blocks_that_exporters_split_compute_the_same_after_a_cut(tmp_path: Path) -> None:
+    small, x = pruned(detector(), tmp_path), torch.rand(1, 3, SIDE, SIDE)
+    expected = small(x)[0]
+    blocks: list[Any] = [module for module in small.modules() if hasattr(module, "forward_split")]
+    assert blocks
+    for block in blocks:
+        block.forward = block.forward_split  # as the exporter of ultralytics does
+    assert torch.equal(small(x)[0], expected)
+
+
 @pytest.mark.slow
 def test_maps_between_backbone_and_heads_can_be_pruned() -> None:
     network, x = detector(), torch.rand(2, 3, SIDE, SIDE)
@@ -211,6 +223,11 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "data" / "labels").rglob("*.txt"):
         file.unlink()
     assert "has an object" in refused(tmp_path, detector(), data, settings=SETTINGS)
+    shutil.rmtree(tmp_path / "data" / "labels")
+    assert "has a file of labels" in refused(tmp_path, detector(), data, settings=SETTINGS)
+    for file in (tmp_path / "data" / "images" / "train").iterdir():
+        file.unlink()
+    assert "train: no image in" in refused(tmp_path, detector(), data, settings=SETTINGS)
 
 
 def test_broken_labels_are_named_and_counted(tmp_path: Path) -> None:
@@ -229,6 +246,11 @@ def test_settings_of_another_trainer_are_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, detector(), draw(tmp_path / "data", images=2), recipe=recipe)
     assert "finetune.optimizer" in message
     assert "detector.options" in message
+
+
+def test_images_that_the_stride_does_not_divide_are_refused() -> None:
+    with pytest.raises(UsageError, match="multiple of 32"):
+        DetectorSettings(image_size=100)
 
 
 def test_files_are_opened_only_if_trusted(tmp_path: Path) -> None:
@@ -266,6 +288,11 @@ def test_the_command_line(tmp_path: Path) -> None:
     refused = secateur(*words)
     assert refused.exit_code == 2
     assert "--trusted" in refused.output
+    wrong = tmp_path / "data" / "wrong.yaml"
+    wrong.write_text(data.read_text().replace("0: red", "0: purple"))
+    failed = secateur(*(wrong if word == data else word for word in words), "--trusted")
+    assert failed.exit_code == 2
+    assert "calls a class 'red'" in failed.output
     done = secateur(*words, "--trusted")
     assert done.exit_code == 0, done.output
     assert "mAP50-95" in done.output
@@ -274,3 +301,4 @@ def test_the_command_line(tmp_path: Path) -> None:
     again = sec.load(run / "checkpoints" / "best.safetensors")
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
+    assert "--overwrite" in secateur(*words, "--trusted").output

@@ -13,6 +13,8 @@ from secateur.errors import UsageError
 from secateur.formats import first_line
 from secateur.integrations.libraries import library
 
+_LABELS = "labels are expected in a folder 'labels' beside 'images', one .txt file for each image"
+
 
 def check_data(path: str | Path) -> dict[str, Any]:
     """Read a data file (``data.yaml``) and check what it names; nothing is downloaded or run.
@@ -93,14 +95,16 @@ def calibration_batches(trainer: Any, images: int) -> DetectorBatches:
         UsageError: no training image has an object.
     """
     size = min(trainer.batch_size, images)
-    loader = trainer.get_dataloader(trainer.data["train"], batch_size=size, rank=-1, mode="train")
+    try:
+        loader = trainer.get_dataloader(trainer.data["train"], batch_size=size, rank=-1, mode="train")
+    except ValueError as error:
+        raise UsageError(f"{trainer.args.data}: no training image has a file of labels; {_LABELS}") from error
     dataset = loader.dataset
     if hasattr(dataset, "close_mosaic"):
         dataset.close_mosaic(hyp=trainer.args)
     if hasattr(dataset, "labels") and not any(len(label["cls"]) for label in dataset.labels):
         raise UsageError(
-            f"{trainer.args.data}: none of the {len(dataset.labels)} training images has an object; labels "
-            "are expected in a folder 'labels' beside 'images', one .txt file for each image"
+            f"{trainer.args.data}: none of the {len(dataset.labels)} training images has an object; {_LABELS}"
         )
     raw: list[Mapping[str, Any]] = []
     for batch in loader:
@@ -122,8 +126,17 @@ def unusable_images(trainer: Any, split: str) -> tuple[list[str], int]:
 
     Returns:
         Files that cannot be read or whose labels are wrong, and the number of images without an object.
+
+    Raises:
+        UsageError: no image of the split can be used.
     """
-    dataset = trainer.build_dataset(trainer.data[split], mode="val", batch=trainer.batch_size)
+    try:
+        dataset = trainer.build_dataset(trainer.data[split], mode="val", batch=trainer.batch_size)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(
+            f"{trainer.args.data}: {split}: no image in {trainer.data[split]} can be used: "
+            f"{first_line(error)}"
+        ) from error
     if not hasattr(dataset, "labels"):
         return [], 0
     used = {str(label["im_file"]) for label in dataset.labels}

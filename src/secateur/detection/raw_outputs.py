@@ -60,7 +60,18 @@ def without_raw_outputs(network: nn.Module) -> nn.Module:
     assert isinstance(network, RawOutputs)
     copied = bare_copy(network)
     copied.__class__ = network.detector
+    _set_halves(copied)
     return copied
+
+
+def _set_halves(network: nn.Module) -> None:
+    """Set the width of the halves into which blocks split a tensor, as exporters of ultralytics read it.
+
+    In other passes these blocks halve the tensor without this number, so a cut does not change it.
+    """
+    blocks: list[Any] = [module for module in network.modules() if hasattr(module, "forward_split")]
+    for block in blocks:
+        block.c = block.cv1.conv.out_channels // 2
 
 
 def bare_copy(network: nn.Module) -> nn.Module:

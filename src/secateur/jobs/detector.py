@@ -22,10 +22,7 @@ from secateur.models import InputSpec, ModelSpec
 from secateur.recipes import Callback, Measured, fingerprint
 from secateur.training.context import launch
 from secateur.training.events import report_note
-from secateur.training.run_folder import NETWORK
-
-FILE = "pruned.pt"
-"""The file in the run folder that ``YOLO(...)`` opens."""
+from secateur.training.run_folder import DETECTOR, NETWORK, ULTRALYTICS
 
 
 def prune_pt(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -57,13 +54,13 @@ def prune_pt(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any
                 detector,
                 job.data.source,
                 job.budget,
-                place.run.path / "ultralytics",
+                place.run.path / ULTRALYTICS,
                 job.recipe,
                 job.detector,
                 place.callbacks,
                 job.seed,
             )
-        file = result.file.replace(place.run.path / FILE)
+        file = result.file.replace(place.run.path / DETECTOR)
         network = _network(result.network, job).after(cut_record(cut) for cut in result.pruning.cuts)
         original = replace(original, file=place.save("original", original))
         network = replace(network, file=place.finish(network))
