@@ -95,6 +95,19 @@ def test_the_library_loads_a_uniform_result(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_number_of_heads_is_right_where_outputs_hardly_depend_on_it(tmp_path: Path) -> None:
+    transformers = library("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8}
+    config = transformers.BertConfig(vocab_size=64, max_position_embeddings=32, **sizes)
+    torch.manual_seed(0)
+    small: Any = halved(transformers.BertForSequenceClassification(config).eval())
+    sec.save_pretrained(tmp_path / "small", small)
+    again = type(small).from_pretrained(str(tmp_path / "small"))
+    inputs = example_inputs(small)
+    assert torch.equal(again(**inputs).logits, small(**inputs).logits)
+    assert again.config.num_attention_heads == 4
+
+
 def test_a_process_without_secateur_computes_the_same(tmp_path: Path) -> None:
     small = halved(built("llama"))
     sec.save_pretrained(tmp_path / "small", small)
