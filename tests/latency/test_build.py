@@ -203,3 +203,24 @@ def test_real_operators_of_every_kind_run_at_the_sizes_of_a_real_cut() -> None:
     times = table.milliseconds(np.stack([graph.widths, least]))
     assert (times > 0).all()
     assert np.isfinite(times).all()
+
+
+class Shifted(nn.Module):
+    """Adds a number that is read from a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.register_buffer("shift", torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.last(x + x.new_full((1, 1, 1, 1), self.shift.item()))
+
+
+def test_a_number_that_the_pass_computes_does_not_prevent_a_table() -> None:
+    net = Shifted().eval()
+    graph = trace(net, X)
+    table = latency_table(net, graph, X, timings=Timings())
+    assert {"conv2d", "new_full", "add"} <= {entry.kind for entry in table.entries}
+    assert float(table.milliseconds(graph.widths)) > 0

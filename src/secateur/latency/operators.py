@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import SymFloat, Tensor
 from torch.fx import Node
 
 from secateur.errors import UsageError
@@ -309,7 +309,8 @@ class _OperatorReader:
                 return self._tensor(item, 0, value, varying)
             if isinstance(value, list | tuple):
                 return tuple(self._tensor(item, place, part, varying) for place, part in enumerate(value))
-            return value
+            # Time does not depend on a number that the forward pass computes.
+            return 1.0 if isinstance(value, SymFloat) else value
         if isinstance(item, list | tuple):
             return tuple(self._read(part, varying) for part in item)
         return item
