@@ -52,6 +52,15 @@ def test_an_earlier_run_is_kept_unless_overwriting_is_asked_for(tmp_path: Path) 
         assert read_summary(again.path) == {"status": "running"}
 
 
+def test_measurements_are_kept_unless_overwriting_is_asked_for(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.remember({"curves": [1.0]})
+    with pytest.raises(RunError, match="--overwrite"):
+        RunFolder(tmp_path)
+    RunFolder(tmp_path, overwrite=True).close()
+    assert not (tmp_path / "measured.json").exists()
+
+
 def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"dear")
     with pytest.raises(RunError, match=r"holds other files \(holiday.jpg\)"):

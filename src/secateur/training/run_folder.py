@@ -116,8 +116,9 @@ class RunFolder:
             raise
 
     def _clear(self, overwrite: bool) -> None:
-        # A run without a checkpoint holds nothing to lose.
-        if not overwrite and any((self.path / CHECKPOINTS).glob("*.safetensors")):
+        # A run without a checkpoint and without measurements holds nothing to lose.
+        results = [*(self.path / CHECKPOINTS).glob("*.safetensors"), *self.path.glob(MEASURED)]
+        if results and not overwrite:
             raise RunError(
                 f"{self.path} holds an earlier run; choose another --out, or replace it with --overwrite"
             )
