@@ -29,6 +29,16 @@ CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         {**_LLAMA, "num_attention_heads": 12, "num_key_value_heads": 4},
     ),
+    "qwen2": (
+        "Qwen2Config",
+        "Qwen2ForCausalLM",
+        {**_LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4},
+    ),
+    "mixtral": (
+        "MixtralConfig",
+        "MixtralForCausalLM",
+        {**_LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4, "num_local_experts": 4},
+    ),
     "qwen3": (
         "Qwen3Config",
         "Qwen3ForCausalLM",

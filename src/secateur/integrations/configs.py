@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from fractions import Fraction
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def configs_of(model: nn.Module) -> list[Any]:
         return [_with(config, {})]
     slopes = _all_slopes(kind, config, before)
     fitting: list[tuple[int, Any]] = []
-    for values in islice(product(*_choices(config, slopes, before, wanted)), _MOST_GUESSES):
+    for values in islice(_likeliest_first(_choices(config, slopes, before, wanted)), _MOST_GUESSES):
         changes = {
             setting: value for settings, value in zip(slopes, values, strict=True) for setting in settings
         }
@@ -82,8 +82,7 @@ def _choices(
 ) -> list[Sequence[int | None]]:
     """List for each setting, or settings together, the values that may be right, the likeliest first.
 
-    A setting without an influence on shapes, such as a number of heads that divides a width, may change as
-    others do.
+    Any setting may also change as others do, such as a number of heads that divides a width.
     """
     values = [_get(config, settings[0]) for settings in slopes]
     choices = [
@@ -95,10 +94,33 @@ def _choices(
         if value and found[0] and found[0] != value
     }
     for number, (value, found) in enumerate(zip(values, slopes.values(), strict=True)):
-        if value and all(dim == _ATTRIBUTE for _, dim in found):
+        if value and found:
             scaled = [int(value * ratio) for ratio in sorted(ratios) if (value * ratio).denominator == 1]
             choices[number] = list(dict.fromkeys([*choices[number], *scaled]))
     return choices
+
+
+def _likeliest_first(choices: Sequence[Sequence[int | None]]) -> Iterator[tuple[int | None, ...]]:
+    """Combine values, one of each list, those that are near the beginnings of their lists first.
+
+    >>> list(_likeliest_first([[1, 2], [3, 4]]))
+    [(1, 3), (1, 4), (2, 3), (2, 4)]
+    """
+    most = sum(len(values) - 1 for values in choices)
+    for rank in range(most + 1):
+        for places in _places(tuple(map(len, choices)), rank):
+            yield tuple(values[place] for values, place in zip(choices, places, strict=True))
+
+
+def _places(lengths: tuple[int, ...], rank: int) -> Iterator[tuple[int, ...]]:
+    """List the places, one in each of some lists, that add up to a number."""
+    if not lengths:
+        if rank == 0:
+            yield ()
+        return
+    for place in range(min(rank, lengths[0] - 1) + 1):
+        for rest in _places(lengths[1:], rank - place):
+            yield place, *rest
 
 
 def _all_slopes(
