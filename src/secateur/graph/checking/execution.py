@@ -216,7 +216,7 @@ class ComparedPass:
             random=program.is_random,
             native=self.native,
             guarded=guarded,
-            watched=program.written if program.training else (),
+            watched=written_buffers(self.forward, self.after) if program.training else (),
         )
 
 
