@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import parametrize
 
 from secateur.graph import ChannelGraph, Role, trace
+from secateur.graph.channel_graph import Keep
 from secateur.graph.checking.compare import largest_difference
 from secateur.graph.cutting.tensors import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from tests.graph.networks import NAMES, build
@@ -48,13 +49,6 @@ EXPECTED_GROUPS = {
     "transposed": {"down": 6, "up": 5},
     "auxiliary": {"stem": 8, "aux.0": 6},
 }
-
-
-class Keep:
-    """A plan in its barest form."""
-
-    def __init__(self, keep: dict[str, list[int]]) -> None:
-        self.keep = keep
 
 
 def cut(model: torch.nn.Module, graph: ChannelGraph, keep: dict[str, list[int]]) -> torch.nn.Module:

@@ -141,7 +141,8 @@ def _removed(graph: ChannelGraph, places: Places) -> np.ndarray:
             else:
                 removed[span] = ~np.isin(np.arange(size), found[dim])
     group, channel = graph.wiring.group_of, graph.wiring.channel_of
-    gone = set(zip(group[removed].tolist(), channel[removed].tolist(), strict=True)) - {(-1, -1)}
+    here = removed[: len(group)]  # those of residual branches follow
+    gone = set(zip(group[here].tolist(), channel[here].tolist(), strict=True)) - {(-1, -1)}
     for span in unknown:
         removed[span] = [
             pair in gone for pair in zip(group[span].tolist(), channel[span].tolist(), strict=True)

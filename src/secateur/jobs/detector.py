@@ -73,6 +73,7 @@ def prune_pt(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any
             **figures,
             detection={stage: _metrics(found) for stage, found in result.metrics.items()},
             verification=of_cuts(result.pruning.cuts),
+            removed_branches=[name for cut in result.pruning.cuts for name in cut.plan.without],
             checkpoint=network.file,
             file=file,
             latency=conditions,
