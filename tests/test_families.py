@@ -43,6 +43,10 @@ def cut_in_half(name: str, tmp_path: Path) -> None:
         assert torch.equal(small.eval()(x), again.eval()(x))
 
 
+HEAVY = ("inception_v3", "efficientnet_v2_s", "wide_resnet50_2", "vgg11")
+"""Families whose smallest network takes long; each has a relative among the others."""
+
+
 def train_a_step(model: torch.nn.Module, x: torch.Tensor) -> None:
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
@@ -57,7 +61,9 @@ def train_a_step(model: torch.nn.Module, x: torch.Tensor) -> None:
     assert sum(changed) > 0.5 * len(changed)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in QUICK]
+)
 def test_one_of_each_family(name: str, tmp_path: Path):
     cut_in_half(name, tmp_path)
 

@@ -91,7 +91,10 @@ class StopAt(Recorder):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", RECIPES)
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(how, marks=pytest.mark.slow) if how == "a few updates between" else how for how in RECIPES],
+)
 def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
     trained: Path, tmp_path: Path, how: str
 ) -> None:
@@ -300,7 +303,8 @@ def survive(trained: Path, tmp_path: Path, what: str, kills: int, seed: int) -> 
     return count
 
 
-@pytest.mark.parametrize("what", [pytest.param("train", marks=pytest.mark.slow), "prune"])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train", "prune"])
 def test_killed_runs_end_at_the_same_bits(trained: Path, tmp_path: Path, what: str) -> None:
     total, seed = 0, 0
     while total < FEW_KILLS:

@@ -36,7 +36,7 @@ EXPECTED = {
 
 _LOADED = (sec.trace, sec.apply_plan, sec.verify)
 OF_BRANCHES = mutants(files=branches.FILES)
-"""Listed when this file is loaded: after the harness has frozen what is in memory, functions are not found."""
+"""Listed when this file is loaded: once the harness has frozen memory, functions are not found any more."""
 
 
 @pytest.fixture(scope="module")
