@@ -198,6 +198,7 @@ def test_two_processes_prune_like_one(without_batch_norm: Path, alone: Path, tmp
     ]
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_with_one_line_and_it_can_be_gone_on_with(
     trained: Path, tmp_path: Path
 ) -> None:
