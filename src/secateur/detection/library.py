@@ -8,17 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from secateur._torchvision import has_operators, torchvision
-from secateur.integrations.libraries import library
+from secateur.integrations.libraries import library, quiet_logs
 
 
 @contextmanager
-def ultralytics_in_use(*, quiet: bool = True) -> Iterator[Any]:
-    """Provide ultralytics within a block.
+def ultralytics_in_use() -> Iterator[Any]:
+    """Provide ultralytics within a block, without its log and its progress bars.
 
     Where torchvision has no compiled operators, ultralytics suppresses boxes by its own function.
-
-    Args:
-        quiet: whether its log and its progress bars are switched off.
 
     Yields:
         The module ``ultralytics``.
@@ -26,21 +23,15 @@ def ultralytics_in_use(*, quiet: bool = True) -> Iterator[Any]:
     Raises:
         UsageError: it is not installed.
     """
-    disabled, suppress = logging.root.manager.disable, torchvision.ops.nms
-    if quiet:
-        logging.disable(logging.WARNING)
-    try:
+    with quiet_logs(logging.WARNING):
         module = library("ultralytics")
         logger: logging.Logger = library("ultralytics.utils").LOGGER
-        level = logger.level
-        if quiet:
-            logger.setLevel(logging.ERROR)  # progress bars follow it
-        if not has_operators():
-            torchvision.ops.nms = library("ultralytics.utils.nms").TorchNMS.nms
+        level, suppress = logger.level, torchvision.ops.nms
+        logger.setLevel(logging.ERROR)  # progress bars follow it
         try:
+            if not has_operators():
+                torchvision.ops.nms = library("ultralytics.utils.nms").TorchNMS.nms
             yield module
         finally:
+            torchvision.ops.nms = suppress
             logger.setLevel(level)
-    finally:
-        torchvision.ops.nms = suppress
-        logging.disable(disabled)

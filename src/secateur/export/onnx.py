@@ -16,6 +16,7 @@ from torch import Tensor
 
 from secateur.errors import ExportError
 from secateur.export.program import Exportable
+from secateur.integrations.libraries import quiet_logs
 from secateur.runtimes.metadata import KEY, ExportMetadata
 from secateur.runtimes.optional import optional
 
@@ -162,11 +163,10 @@ def _in_eight_bits(model: Any, exportable: Exportable, calibration: Sequence[Ten
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Suppress output, warnings and logs of these libraries."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    with (
+        quiet_logs(logging.ERROR),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -62,7 +62,7 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class _Substitute:
+class _SubstituteMemory:
     """What takes the place of a module of an absent branch.
 
     Attributes:
@@ -221,9 +221,9 @@ class Lifetimes:
         return [(_Memory(node, node), ALWAYS)]
 
     @cached_property
-    def _substitutes(self) -> dict[Node, _Substitute]:
+    def _substitutes(self) -> dict[Node, _SubstituteMemory]:
         """What takes the place of each result of a module that an absent branch loses."""
-        found: dict[Node, _Substitute] = {}
+        found: dict[Node, _SubstituteMemory] = {}
         for number, branch in self._branches.items():
             nodes = [self._named[name] for name in branch.nodes]
             for item in branch.replacements:
@@ -245,7 +245,7 @@ class Lifetimes:
                     for call, entry in _calls(node).items()
                     if not f"{entry[0]}.".startswith(f"{item.path}.")
                 }
-                found[node] = _Substitute(memory, number, inside, around)
+                found[node] = _SubstituteMemory(memory, number, inside, around)
         return found
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from secateur.errors import UsageError
 from secateur.integrations.huggingface import offline
-from secateur.integrations.libraries import library
+from secateur.integrations.libraries import library, quiet_logs
 
 Dimension = tuple[str, int]
 """A dimension of a tensor: the tensor's name, and the number of the dimension; of an attribute, -1."""
@@ -177,13 +177,12 @@ def _built(
 def silent() -> Iterator[None]:
     """Switch off the progress bars of transformers, and its log, which comments on configs that are tried."""
     bars: Any = library("transformers.utils.logging")
-    before, shown = logging.root.manager.disable, bars.is_progress_bar_enabled()
-    logging.disable(logging.ERROR)
+    shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
-        yield
+        with quiet_logs(logging.ERROR):
+            yield
     finally:
-        logging.disable(before)
         if shown:
             bars.enable_progress_bar()
 

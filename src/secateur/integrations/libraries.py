@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +41,21 @@ def library(name: str) -> Any:
         # Deprecations between these libraries are nothing that a user can mend.
         warnings.simplefilter("ignore")
         return import_module(name)
+
+
+@contextmanager
+def quiet_logs(level: int) -> Iterator[None]:
+    """Switch off all logs up to a level within a block.
+
+    >>> with quiet_logs(logging.ERROR):
+    ...     logging.getLogger("of a library").error("not shown")
+    """
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def config_file(origin: str, name: str) -> Path:

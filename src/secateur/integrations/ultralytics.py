@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError
 from secateur.inputs import InputSpec, Json, NamedInputs
-from secateur.integrations.libraries import library, positive
+from secateur.integrations.libraries import library, positive, quiet_logs
 
 _SIDE = 640
 _CLASSES = {
@@ -61,7 +60,7 @@ class Ultralytics:
 
     def build(self, name: str, arguments: Mapping[str, Json]) -> nn.Module:
         """Build the network of the description."""
-        with _quiet():
+        with quiet_logs(logging.WARNING):  # its import sets the level of its logger once
             tasks = library("ultralytics.nn.tasks")
             description = tasks.yaml_model_load(name)
         head = str(description["head"][-1][2])
@@ -74,7 +73,7 @@ class Ultralytics:
         if unknown := arguments.keys() - {"num_classes", "channels", "image_size"}:
             raise UsageError(f"ultralytics networks take no {', '.join(sorted(unknown))}")
         given = {"nc": classes} if classes else {}
-        with _quiet():
+        with quiet_logs(logging.WARNING):  # its import sets the level of its logger once
             model: nn.Module = getattr(tasks, kind)(description, ch=channels, verbose=False, **given)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -101,17 +100,6 @@ class Ultralytics:
             f"the published weights of ultralytics:{name} are a pickle, which is not opened; "
             "give a file of tensors"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the library report errors only within a block; its import sets the level of its logger once."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _descriptions() -> dict[str, Path]:

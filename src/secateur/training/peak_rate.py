@@ -66,7 +66,7 @@ class PeakRate:
 
 
 @dataclass(frozen=True)
-class Trials:
+class RateTrials:
     """The result of trials.
 
     Attributes:
@@ -84,7 +84,7 @@ def find_peak_rate(
     settings: FitSettings,
     loss_of: BatchLoss,
     interruption: Interruption | None = None,
-) -> Trials:
+) -> RateTrials:
     """Find the peak learning rate of a training by short trials on copies of the network.
 
     At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
@@ -133,7 +133,7 @@ def find_peak_rate(
         f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
-    return Trials(PeakRate(best / _LOWER, reason, start, pstdev(losses)), seconds)
+    return RateTrials(PeakRate(best / _LOWER, reason, start, pstdev(losses)), seconds)
 
 
 def _equals(losses: Sequence[float], lowest: Sequence[float]) -> bool:
