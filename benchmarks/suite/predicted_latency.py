@@ -24,9 +24,11 @@ class Options(LatencyOptions):
 
     Attributes:
         plans: random plans of each network.
+        without: share of the residual branches that a plan removes, about; each plan draws its own.
     """
 
     plans: int = 50
+    without: float = 0.0
 
 
 class Row(Base):
@@ -38,7 +40,15 @@ class Row(Base):
     table_seconds: float
 
 
-CASES: Mapping[str, Mapping[str, Any]] = {"batch-1": {"batches": (1,)}}
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "batch-1": {"batches": (1,)},
+    "branches": {
+        "batches": (1,),
+        "networks": ("resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16", "convnext_tiny"),
+        "plans": 20,
+        "without": 0.4,
+    },
+}
 QUICK: Mapping[str, Any] = {**timed_network.QUICK, "plans": 3}
 
 
@@ -56,20 +66,21 @@ def run(options: Options) -> Iterator[Row]:
             rng = np.random.default_rng(options.seeds[0] + 1)
             errors = []
             for _ in range(options.plans):
-                plan = random_plan(network.graph, rng)
+                plan = random_plan(network.graph, rng, options.without)
                 errors.append(network.predicted_share(plan) / network.share(plan) - 1)
             yield Row(network=name, batch=batch, errors=tuple(errors), table_seconds=seconds)
 
 
-def random_plan(graph: sec.ChannelGraph, rng: np.random.Generator) -> sec.PruningPlan:
-    """Draw a share for the network, and one around it for each group."""
+def random_plan(graph: sec.ChannelGraph, rng: np.random.Generator, without: float = 0.0) -> sec.PruningPlan:
+    """Draw a share for the network, and one around it for each group; and which branches to remove."""
     mean = rng.uniform(0.3, 1.0)
     keep = {
         group.name: tuple(range(round(group.channels * share) or 1))
         for group in graph.prunable
         for share in [float(np.clip(rng.normal(mean, 0.25), 0.05, 1))]
     }
-    return sec.PruningPlan(graph, keep)
+    absent = [branch.name for branch in graph.branches if branch.prunable and rng.random() < without]
+    return sec.PruningPlan(graph, keep, absent)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -84,8 +84,7 @@ _WAYS = {
     Share.ONE_REMOVED: _Way(2, scaled=False),
 }
 
-_ALL_BRANCHES = _Way(1, training=True, scaled=False)
-_HALF_OF_BRANCHES = _Way(0, scaled=False)
+_WITHOUT_BRANCHES = _Way(1, training=True, scaled=False)
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,8 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
 
     Of each group about half of the channels goes, then all but one, then a single one: code that does
     something else at some widths shows at the extremes. Where one channel alone fails and two pass, the
-    group gets a least width of two. Then all branches go, and about half of them together with half of the
-    channels of each group; branches that are parts of others have their own trials.
+    group gets a least width of two. Then all branches go, together with about half of the channels of each
+    group, and branches that are parts of others have their own trials.
 
     Args:
         model: the network; not changed.
@@ -213,19 +212,18 @@ def _failed_branches(
     Returns:
         The reason for each branch that fails, by its name.
     """
-    order = np.random.default_rng(0).permutation(len(branches)).tolist()
     failed: dict[str, str] = {}
 
-    def settle(chosen: Sequence[ResidualBranch], way: _Way, cut: Sequence[Group]) -> None:
-        left = [branch for branch in chosen if branch.name not in failed]
-        run = partial(trials.run_without, way=way, groups=cut)
+    def settle(cut: Sequence[Group]) -> None:
+        left, run = branches, partial(trials.run_without, groups=cut)
         while left and (problem := run(left)) is not None:
             failed.update(trials.culprits(left, run, problem))
             left = [branch for branch in left if branch.name not in failed]
 
-    settle(branches, _ALL_BRANCHES, ())
-    half = sorted(order[: (len(order) + 1) // 2])
-    settle([branches[number] for number in half], _HALF_OF_BRANCHES, groups)
+    if trials.run_without(branches, groups) is not None:
+        settle(())
+        branches = [branch for branch in branches if branch.name not in failed]
+        settle(groups)
     return failed
 
 
@@ -317,14 +315,11 @@ class _Trials:
             self.runs_as_it_is()
         return problem
 
-    def run_without(
-        self, branches: Sequence[ResidualBranch], way: _Way, groups: Sequence[Group]
-    ) -> _Fault | None:
+    def run_without(self, branches: Sequence[ResidualBranch], groups: Sequence[Group]) -> _Fault | None:
         """Remove some residual branches and compare the outputs with the masked original.
 
         Args:
             branches: those to remove.
-            way: how to compare.
             groups: those that lose about half of their channels.
 
         Returns:
@@ -333,7 +328,7 @@ class _Trials:
         names = [branch.name for branch in branches]
         generator = np.random.default_rng(0)
         keep = {group.name: self._kept(generator, group, Share.HALF, 0) for group in groups}
-        problem = self._fault_of(self._cut(Keep(keep, names), way, self._scrambled))
+        problem = self._fault_of(self._cut(Keep(keep, names), _WITHOUT_BRANCHES, self._scrambled))
         if problem is not None:
             self.runs_as_it_is()
         return problem
