@@ -49,6 +49,17 @@ def haar_kernels() -> Tensor:
     return torch.stack([one[:, None] * other / 2 for one in (low, high) for other in (low, high)])[:, None]
 
 
+class InterpolatedPositions(Ends):
+    """A table of positions is laid out as an image and resized; one reshape splits it and keeps its width."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, positions=nn.Parameter(torch.randn(1, 16, 8)))
+
+    def between(self, x: Tensor) -> Tensor:
+        image = self.positions.transpose(1, 2).view(1, -1, 4, 4)
+        return x + F.interpolate(image, size=x.shape[-2:], mode="bicubic")
+
+
 class BlurFromShape(Ends):
     """A fixed kernel for each channel, kept as a buffer; the number of groups is a size."""
 
@@ -305,6 +316,7 @@ class Patches(nn.Module):
 
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
+    "interpolated positions": (InterpolatedPositions, {"a": 8}),
     "fixed kernels with groups from a shape": (BlurFromShape, {"a": 8}),
     "one fixed kernel for all channels": (BlurExpanded, {"a": 8}),
     "wavelets there and back": (Wavelets, {"a": 6}),

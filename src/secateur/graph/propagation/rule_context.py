@@ -114,7 +114,8 @@ class RuleContext(OperatorContext):
         if settled is not None and settled in axes:
             return axes.index(settled)
         chosen = self._hints.axes.get(name)
-        return int(np.argmax(units)) if chosen is None else chosen
+        # An operator may make two rectangles, of which one has fewer axes.
+        return int(np.argmax(units)) if chosen is None or chosen >= len(units) else chosen
 
     def record_axis(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
         """Record a choice, so that a later operator can object to it."""

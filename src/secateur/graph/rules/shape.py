@@ -113,8 +113,8 @@ def _owned(op: RuleContext, labels: Labels) -> bool:
 def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
     """Deal a label vector out to several dimensions: one axis stays free, the others are coupled."""
     sizes = [op.shape[dim] for dim in dims]
-    if labels is None:
-        return [None] * len(sizes)
+    if labels is None or len(sizes) == 1:
+        return [labels] * len(sizes)
     block = labels.reshape(sizes)
     varying = [axis for axis in range(len(sizes)) if sizes[axis] > 1 and _varies(block, axis)]
     if not varying:
@@ -127,10 +127,9 @@ def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
     open_axes = [axis for axis in varying if not op.is_number_in_code(dims[axis])] or varying
     units = [sizes[axis] for axis in open_axes]
     numbers = [sizes[axis] for axis in varying if op.is_number_in_code(dims[axis])]
-    if len(sizes) > 1:
-        opened = {axis: op.open_axis(axis, sizes[axis], labels) for axis in open_axes}
-        if any(own is not None for own in opened.values()):
-            return [opened.get(axis) for axis in range(len(sizes))]
+    opened = {axis: op.open_axis(axis, sizes[axis], labels) for axis in open_axes}
+    if any(own is not None for own in opened.values()):
+        return [opened.get(axis) for axis in range(len(sizes))]
     place = op.free_axis(units, open_axes)
     if place == WHOLE:
         op.freeze(labels, f"keys and values stay, since single query heads are removed ({op.place})")
@@ -140,8 +139,7 @@ def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
     for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
         op.join(rows[:, column], rows[:, 0])
     kept = np.ascontiguousarray(rows[:, 0])
-    if len(sizes) > 1:
-        op.record_axis(units, place, kept)
+    op.record_axis(units, place, kept)
     if numbers and len(varying) > 1:
         op.record_numbers(labels, numbers)
     return [kept if axis == free else None for axis in range(len(sizes))]
