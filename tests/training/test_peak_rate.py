@@ -107,6 +107,18 @@ def test_a_loss_is_exceeded_beyond_chance_only() -> None:
     assert not rate.lowered().is_exceeded_by(5.0)
 
 
+def test_the_loss_before_training_is_that_of_all_batches_not_of_those_held_back() -> None:
+    """With two batches, one of which is hard, the mean over an epoch is above the loss of the easy one."""
+    net, (easy, *_) = quadratic(0.2)
+    hard = (easy[0], 10 * easy[1])
+    before = [loss_of(net, batch).item() for batch in (easy, hard)]
+    rate = find_peak_rate(net, [easy, hard], FitSettings(), loss_of).rate
+    assert rate.start_loss == pytest.approx(sum(before) / 2)
+    assert not rate.is_exceeded_by(sum(before) / 2)
+    assert not replace(rate, spread=0.0).is_exceeded_by(1.04 * sum(before) / 2)
+    assert replace(rate, spread=0.0).is_exceeded_by(1.06 * sum(before) / 2)
+
+
 def settled(examples: Examples) -> nn.Module:
     """A network that solves a problem, so that a rate far too high does harm."""
     torch.manual_seed(0)

@@ -39,6 +39,10 @@ _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
 heart say nothing about a training with augmentation."""
 _WARMUP = 0.25
 
+_CHANCE = 0.05
+"""Share by which the mean loss of an epoch may exceed that before training without a divergence: of a few
+batches, other augmentations alone move it so far."""
+
 
 @dataclass(frozen=True)
 class PeakRate:
@@ -47,7 +51,7 @@ class PeakRate:
     Attributes:
         value: the rate, which schedules multiply.
         reason: how it was chosen, in words.
-        start_loss: training loss before training, if trials were made.
+        start_loss: training loss before training on the first batches, if trials were made.
         spread: standard deviation of that loss between batches.
     """
 
@@ -58,7 +62,9 @@ class PeakRate:
 
     def is_exceeded_by(self, loss: float) -> bool:
         """Return whether the mean loss of an epoch is above that at the start, by more than chance."""
-        return self.start_loss is not None and not loss <= self.start_loss + 2 * self.spread
+        if self.start_loss is None:
+            return False
+        return not loss <= self.start_loss + max(2 * self.spread, _CHANCE * abs(self.start_loss))
 
     def lowered(self) -> PeakRate:
         """Return the rate for a second start after a divergence, which is not checked again."""
@@ -109,7 +115,8 @@ def find_peak_rate(
     """
     with seeded(0), at_epoch(batches, epoch_of(batches) or 0):
         samples = _samples(batches)
-        losses = _losses(copy_with(model, {}), samples[1], loss_of)
+        before = copy_with(model, {})
+        losses, others = (_losses(before, part, loss_of) for part in reversed(samples))
         start, began = fmean(losses), time.perf_counter()
         if not math.isfinite(start):
             raise TrainingError(
@@ -133,7 +140,8 @@ def find_peak_rate(
         f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
-    return RateTrials(PeakRate(best / _LOWER, reason, start, pstdev(losses)), seconds)
+    every = losses + others
+    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), pstdev(every)), seconds)
 
 
 def _equals(losses: Sequence[float], lowest: Sequence[float]) -> bool:
