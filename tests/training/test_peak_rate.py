@@ -100,7 +100,7 @@ def test_one_batch_is_enough_and_none_is_an_error() -> None:
 
 
 def test_a_loss_is_exceeded_beyond_chance_only() -> None:
-    rate = PeakRate(0.1, "", start_loss=1.0, spread=0.1)
+    rate = PeakRate(0.1, "", start_loss=1.0, error=0.1)
     assert not rate.is_exceeded_by(1.15)
     assert rate.is_exceeded_by(1.25)
     assert rate.is_exceeded_by(float("nan"))
@@ -115,8 +115,8 @@ def test_the_loss_before_training_is_that_of_all_batches_not_of_those_held_back(
     rate = find_peak_rate(net, [easy, hard], FitSettings(), loss_of).rate
     assert rate.start_loss == pytest.approx(sum(before) / 2)
     assert not rate.is_exceeded_by(sum(before) / 2)
-    assert not replace(rate, spread=0.0).is_exceeded_by(1.04 * sum(before) / 2)
-    assert replace(rate, spread=0.0).is_exceeded_by(1.06 * sum(before) / 2)
+    assert not replace(rate, error=0.0).is_exceeded_by(1.04 * sum(before) / 2)
+    assert replace(rate, error=0.0).is_exceeded_by(1.06 * sum(before) / 2)
 
 
 def settled(examples: Examples) -> nn.Module:
@@ -138,17 +138,17 @@ def test_a_training_that_diverges_starts_once_more_from_where_it_began(
 
     def far_too_high(*_: Any, **__: Any) -> Any:
         found = find_peak_rate(*_, **__)
-        return type(found)(PeakRate(2.0, "too high", found.rate.start_loss, found.rate.spread), 0.0)
+        return type(found)(PeakRate(2.0, "too high", found.rate.start_loss, found.rate.error), 0.0)
 
     monkeypatch.setattr("secateur.training.loop.find_peak_rate", far_too_high)
     heard = Recorder()
     settings = FitSettings(epochs=3, schedule="constant", clip_norm=0, keep_best=False)
     result = fit(net, examples, settings, context=replace(RunContext.of(net), callbacks=[heard]))
-    assert [event.epoch for event in heard.of(EpochDone)] == [1, 1, 2, 3]
+    assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 1, 2, 3]
     assert result.rate is not None
     assert result.rate.value == 0.2
     notes = heard.of(str)
-    assert any("diverged in epoch 1" in note and "rate of 0.2" in note for note in notes)
+    assert any("diverged in epoch 2" in note and "rate of 0.2" in note for note in notes)
     # It ends where a training at the lower rate ends: nothing of the first attempt is left.
     fit(reference, examples, settings.with_rate(0.2))
     for value, expected in zip(net.parameters(), reference.parameters(), strict=True):

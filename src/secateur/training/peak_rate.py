@@ -52,19 +52,19 @@ class PeakRate:
         value: the rate, which schedules multiply.
         reason: how it was chosen, in words.
         start_loss: training loss before training on the first batches, if trials were made.
-        spread: standard deviation of that loss between batches.
+        error: standard error of that loss, from its differences between batches.
     """
 
     value: float
     reason: str
     start_loss: float | None = None
-    spread: float = 0.0
+    error: float = 0.0
 
     def is_exceeded_by(self, loss: float) -> bool:
         """Return whether the mean loss of an epoch is above that at the start, by more than chance."""
         if self.start_loss is None:
             return False
-        return not loss <= self.start_loss + max(2 * self.spread, _CHANCE * abs(self.start_loss))
+        return not loss <= self.start_loss + max(2 * self.error, _CHANCE * abs(self.start_loss))
 
     def lowered(self) -> PeakRate:
         """Return the rate for a second start after a divergence, which is not checked again."""
@@ -141,7 +141,7 @@ def find_peak_rate(
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
     every = losses + others
-    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), pstdev(every)), seconds)
+    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), pstdev(every) / math.sqrt(len(every))), seconds)
 
 
 def _equals(losses: Sequence[float], lowest: Sequence[float]) -> bool:
