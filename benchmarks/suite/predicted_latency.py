@@ -80,7 +80,7 @@ def random_plan(graph: sec.ChannelGraph, rng: np.random.Generator, without: floa
         for share in [float(np.clip(rng.normal(mean, 0.25), 0.05, 1))]
     }
     absent = [branch.name for branch in graph.branches if branch.prunable and rng.random() < without]
-    return sec.PruningPlan(graph, keep, absent)
+    return sec.PruningPlan(graph, keep, tuple(absent))
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -141,7 +141,8 @@ def find_peak_rate(
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
     every = losses + others
-    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), pstdev(every) / math.sqrt(len(every))), seconds)
+    error = pstdev(every) / math.sqrt(len(every))
+    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), error), seconds)
 
 
 def _equals(losses: Sequence[float], lowest: Sequence[float]) -> bool:
