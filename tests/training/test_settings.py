@@ -16,8 +16,16 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 def test_a_mistake_inside_is_named_with_its_place() -> None:
-    with pytest.raises(UsageError, match=r"optimizer.learning_rate: .*\(is 0\)"):
-        FitSettings(optimizer={"learning_rate": 0})
+    with pytest.raises(UsageError, match=r"optimizer.momentum: .*\(is 2\)"):
+        FitSettings(optimizer={"momentum": 2})
+
+
+@pytest.mark.parametrize("rate", [0, -1, "autom", float("nan"), True, None])
+def test_a_learning_rate_is_a_number_above_zero_or_auto(rate: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        FitSettings(optimizer={"learning_rate": rate})
+    assert str(caught.value).count("must be a number above 0, or auto") == 1
+    assert str(caught.value).count("learning_rate") == 1
 
 
 def test_nesterov_without_momentum_is_refused() -> None:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.settings import Need, Settings
+
+
+def _rate(value: Any) -> float | str:
+    if isinstance(value, str) and value == "auto":
+        return value
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if isinstance(value, bool) or not 0 < rate < math.inf:
+        raise ValueError(f"must be a number above 0, or auto, not {value!r}")
+    return rate
 
 
 class OptimizerSettings(Settings):
@@ -24,7 +36,7 @@ class OptimizerSettings(Settings):
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = "auto"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
