@@ -37,7 +37,7 @@ from secateur.graph.propagation.findings import WHOLE, Findings, Hints, other_ax
 from secateur.graph.propagation.propagate import Environment, propagate
 from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.source import Sizes
-from secateur.graph.sizes.tracing import Likeness, likeness, observe, sizes_of
+from secateur.graph.sizes.tracing import Likeness, Observation, likeness, observe, sizes_of
 from secateur.graph.ungrouped import ungrouped
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
 
@@ -92,8 +92,8 @@ def trace(
 
     Raises:
         TraceError: the network cannot be captured.
-        UsageError: ``ignore`` or ``attention`` names no module, or the attention has not this unit, or it
-            is frozen.
+        UsageError: ``ignore`` or ``attention`` names no module, or the attention does not have this unit, or
+            it is frozen.
 
     Example:
         >>> import torch
@@ -109,32 +109,16 @@ def trace(
     changed = changed_by_mode(model)
     if changed:
         raise TraceError(
-            f"'{changed}' gets other values when the network changes between training and evaluation mode; "
-            "merge such weights for good, or switch that off, before tracing"
+            f"a change between training and evaluation mode rewrites '{changed}', as merged adapters do; "
+            "merge them permanently, or disable merging, before tracing"
         )
     left_alone = _left_alone(model, ignore)
     example_inputs = owned(on_device_of(model, example_inputs))
-    programs = [capture(model, example_inputs)]
-    seen = observe(model, example_inputs, training=False)
-    reached = programs[0].tensors
-    two = doubled(example_inputs)
-    # Code that expands something to a batch runs other operators for two examples.
-    trained = observe(model, example_inputs, training=True) or observe(model, two, training=True)
-    alike = likeness(seen, trained, modules_in_training(model))
-    unreached, complete = any(name not in reached for name, _ in model.named_parameters()), True
-    if unreached or (
-        alike is Likeness.DIFFERENT
-        or (alike is Likeness.ALIKE and not derivable(model, programs[0], example_inputs))
-    ):
-        try:
-            programs.append(capture(model, example_inputs, training=True))
-            trained = trained if two is example_inputs else observe(model, two, training=True)
-        except TraceError:
-            if unreached:
-                raise
-            complete = False
-    sizes = [sizes_of(found, program) for found, program in zip([seen, trained], programs, strict=False)]
-    branches, operands = find_branches(model, programs, {} if seen is None else seen.modules)
+    programs, observations, complete = _captured_programs(model, example_inputs)
+    sizes = [sizes_of(seen, program) for seen, program in zip(observations, programs, strict=True)]
+    branches, operands = find_branches(
+        model, programs, {} if observations[0] is None else observations[0].modules
+    )
     branches = tuple(_unless_left_alone(branch, left_alone) for branch in branches)
     captured = _Captured(model, programs, sizes, left_alone, complete, attention, branches, operands)
     graph, assumptions = captured.wired(frozenset())
@@ -145,23 +129,62 @@ def trace(
     return graph
 
 
+def _captured_programs(
+    model: nn.Module, inputs: ExampleInputs
+) -> tuple[list[Program], list[Observation | None], bool]:
+    """Capture the forward passes of a network from which its graph can be made.
+
+    The evaluation-mode pass is always captured. The training-mode pass is captured too if it does something
+    else, or reaches parameters that evaluation does not; otherwise it is derived from the first.
+
+    Args:
+        model: the network; not changed.
+        inputs: example inputs.
+
+    Returns:
+        The programs, the evaluation-mode one first; for each, what a run on shapes in its mode showed; and
+        whether the programs are all that the network does.
+
+    Raises:
+        TraceError: the network cannot be captured.
+    """
+    programs = [capture(model, inputs)]
+    seen = observe(model, inputs, training=False)
+    two = doubled(inputs)
+    # Code that expands something to a batch runs other operators for two examples.
+    trained = observe(model, inputs, training=True) or observe(model, two, training=True)
+    alike = likeness(seen, trained, modules_in_training(model))
+    unreached = any(name not in programs[0].tensors for name, _ in model.named_parameters())
+    if not unreached and (
+        alike is Likeness.SAME or (alike is Likeness.ALIKE and derivable(model, programs[0], inputs))
+    ):
+        return programs, [seen], True
+    try:
+        programs.append(capture(model, inputs, training=True))
+    except TraceError:
+        if unreached:
+            raise
+        return programs, [seen], False
+    return programs, [seen, trained if two is inputs else observe(model, two, training=True)], True
+
+
 @dataclass(frozen=True)
-class _Walk:
-    """What a walk through all programs of a network found.
+class _Propagated:
+    """What the rules of operators found in all programs of a network.
 
     Attributes:
         slots: all slots, with the equalities between them.
-        walked: for each program, its values and what was noted besides.
+        results: for each program, its values and what was noted besides.
     """
 
     slots: SlotTable
-    walked: Sequence[tuple[Environment, Findings]]
+    results: Sequence[tuple[Environment, Findings]]
 
     def labels(self, nodes: Collection[str]) -> IntArray:
         """Collect the channels that some operators left of their rectangles."""
         left = [
             choice.labels
-            for _, findings in self.walked
+            for _, findings in self.results
             for choice in findings.choices
             if choice.node in nodes
         ]
@@ -217,7 +240,7 @@ class _Captured:
     operands: tuple[tuple[Operand, ...], ...]
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
-        """Walk the programs and resolves what was found.
+        """Propagate labels through the programs and resolve what was found.
 
         Args:
             refused: operators whose fixed numbers were shown not to follow the widths.
@@ -227,15 +250,15 @@ class _Captured:
         """
         tensors = named_tensors(self.model)
         shapes = {name: tuple(item.shape) for name, item in tensors.items()}
-        walk, attentions = self._walked(shapes, refused)
-        slots, (env, findings) = walk.slots, walk.walked[0]
+        propagated, attentions = self._with_attention_units(shapes, refused)
+        slots, (env, findings) = propagated.slots, propagated.results[0]
         channels = find_channels(slots, label_vectors(env, findings))
         costing = Costing(channels, self.branches)
         parameters = frozenset(name for name, _ in self.model.named_parameters())
         costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
         costing.add_macs(findings, self.programs[0].batch)
         costing.activations(self.programs[0], env)
-        every = [found for _, found in walk.walked]
+        every = [found for _, found in propagated.results]
         first = len(channels.group_of)
         passes = [
             Pass(
@@ -278,10 +301,10 @@ class _Captured:
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
 
-    def _walked(
+    def _with_attention_units(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
-    ) -> tuple[_Walk, tuple[Attention, ...]]:
-        """Walk with the units of attention that were asked for, otherwise with the first free one of each.
+    ) -> tuple[_Propagated, tuple[Attention, ...]]:
+        """Propagate with the units of attention that were asked for, otherwise the first free one of each.
 
         Args:
             shapes: of all tensors.
@@ -292,23 +315,25 @@ class _Captured:
         """
         axes = self._attention_axes(shapes)
         asked = asked_units(self.attention, axes)
-        walks: dict[tuple[str, ...], _Walk] = {}
+        known: dict[tuple[str, ...], _Propagated] = {}
 
-        def walk(units: Mapping[str, str]) -> _Walk:
+        def with_units(units: Mapping[str, str]) -> _Propagated:
             key = tuple(units.get(path, "") for path in axes)
-            if key not in walks:
+            if key not in known:
                 settled = {
                     node: axis for path, unit in units.items() for node, axis in axes[path][unit].items()
                 }
-                walks[key] = self._agreed(shapes, refused, settled)
-            return walks[key]
+                known[key] = self._until_no_objection(shapes, refused, settled)
+            return known[key]
 
         free: dict[str, list[str]] = {path: [] for path in axes}
         for unit in UNITS:
             having = [path for path, own in axes.items() if unit in own]
             if not having:
                 continue
-            tried = walk({path: unit if path in having else next(iter(own)) for path, own in axes.items()})
+            tried = with_units(
+                {path: unit if path in having else next(iter(own)) for path, own in axes.items()}
+            )
             for path in having:
                 reason = tried.why_frozen(axes[path][unit])
                 if reason is None:
@@ -317,7 +342,7 @@ class _Captured:
                     raise UsageError(f"attention: '{unit}' of '{path}' cannot be removed: {reason}")
         # Where no unit is free, the reason that freezes whole heads is the one to read.
         units = {path: asked.get(path, [*own, *axes[path]][0]) for path, own in free.items()}
-        best = walk(units)
+        best = with_units(units)
         attentions = (
             Attention(
                 path,
@@ -338,10 +363,10 @@ class _Captured:
             propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
         return open_axes.axes()
 
-    def _agreed(
+    def _until_no_objection(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], settled: Mapping[str, int]
-    ) -> _Walk:
-        """Walk until no operator objects to the axis that an earlier one left free.
+    ) -> _Propagated:
+        """Propagate until no operator objects to the axis that an earlier one left free.
 
         Args:
             shapes: of all tensors.
@@ -351,13 +376,13 @@ class _Captured:
         modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
             slots = _frozen_slots(shapes, self.left_alone)
-            walked = [
+            results = [
                 propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
             ]
-            better = other_axes([findings for _, findings in walked], axes)
+            better = other_axes([findings for _, findings in results], axes)
             if not better:
-                return _Walk(slots, walked)
+                return _Propagated(slots, results)
             axes |= better
 
 
@@ -374,7 +399,7 @@ def _refuse_frozen(graph: ChannelGraph, attention: str | Mapping[str, str] | Non
 
 
 def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:
-    """The slots of all tensors, with those frozen that the user wants left alone."""
+    """Number the slots of all tensors and freeze those that the user wants left alone."""
     slots = SlotTable(shapes)
     for name, reason in left_alone.items():
         for dim in range(len(shapes[name])):
@@ -389,7 +414,7 @@ def _unless_left_alone(branch: ResidualBranch, left_alone: Mapping[str, str]) ->
 
 
 def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:
-    """For each tensor of the modules to leave alone, the reason."""
+    """Collect the tensors of the modules to leave alone, each with the reason."""
     paths = dict(model.named_modules())
     names = canonical_names(model)
     chosen: list[str] = []

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from secateur.graph.sizes.source import Computed, Power
+
+EqualSizes = list[tuple[Any, Any]]
+"""Sources of pairs of sizes that code found equal."""
+
+_EQUAL: ContextVar[EqualSizes | None] = ContextVar("_EQUAL", default=None)
+
+
+@contextmanager
+def recorded_equalities() -> Iterator[EqualSizes]:
+    """Record within a block which sizes the code compares and finds equal.
+
+    A comparison gives a plain truth value, which cannot carry a source, so it is recorded beside.
+    """
+    found: EqualSizes = []
+    token = _EQUAL.set(found)
+    try:
+        yield found
+    finally:
+        _EQUAL.reset(token)
 
 
 class Size(int):
@@ -45,8 +66,9 @@ class Size(int):
 
     def __eq__(self, other: object) -> bool:
         equal = int(self) == other
-        if equal and isinstance(other, Size):
-            EQUAL.append((self.source, other.source))
+        recorded = _EQUAL.get()
+        if equal and recorded is not None and isinstance(other, Size):
+            recorded.append((self.source, other.source))
         return equal
 
     def __ne__(self, other: object) -> bool:
@@ -94,10 +116,6 @@ class Proportional(float):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Proportional:
         return self
-
-
-EQUAL: list[tuple[Any, Any]] = []
-"""Sources of sizes that code found equal since a watch began."""
 
 
 def _arithmetic(operator: str) -> None:

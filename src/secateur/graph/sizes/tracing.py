@@ -36,7 +36,7 @@ from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.sizes.given import given_sizes
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
-from secateur.graph.sizes.traced import EQUAL, Proportional, Size
+from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,6 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Obser
     modes = (True, False) if training else (False,)
     for gradients, way in product(modes, (_on_meta, _on_fakes, _for_real)):
         watch = _SizeTracer()
-        EQUAL.clear()
         with contextlib.suppress(Exception):  # the user's code may fail in any way
             tensors, (args, kwargs), mode = way(model, inputs)
             with substituted(model, tensors), uncompiled(), contextlib.ExitStack() as stack:
@@ -111,8 +110,9 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Obser
                 stack.enter_context(torch.set_grad_enabled(gradients))
                 stack.enter_context(mode)
                 stack.enter_context(watch)
+                equal = stack.enter_context(recorded_equalities())
                 model(*args, **kwargs)
-            return Observation(watch.calls, tuple(EQUAL), watch.modules)
+            return Observation(watch.calls, tuple(equal), watch.modules)
     return None
 
 
