@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from fractions import Fraction
 from itertools import islice
@@ -15,7 +13,7 @@ from torch import nn
 
 from secateur.errors import UsageError
 from secateur.integrations.huggingface import offline
-from secateur.integrations.libraries import library, quiet_logs
+from secateur.integrations.libraries import silent
 
 Dimension = tuple[str, int]
 """A dimension of a tensor: the tensor's name, and the number of the dimension; of an attribute, -1."""
@@ -171,20 +169,6 @@ def _built(
             return _dimensions(kind(_with(config, changes or {})))
     except Exception:  # noqa: BLE001  # any check within the class
         return None
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Switch off the progress bars of transformers, and its log, which comments on configs that are tried."""
-    bars: Any = library("transformers.utils.logging")
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with quiet_logs(logging.ERROR):
-            yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _settings(config: Any) -> Iterator[Setting]:

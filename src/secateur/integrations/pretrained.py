@@ -14,8 +14,9 @@ from torch import nn
 
 from secateur.errors import CheckpointError, UsageError
 from secateur.formats import first_line
-from secateur.integrations.configs import configs_of, silent
+from secateur.integrations.configs import configs_of
 from secateur.integrations.huggingface import example_inputs, offline
+from secateur.integrations.libraries import silent
 from secateur.outputs import parts_of
 from secateur.untouched import untouched
 
