@@ -3,7 +3,8 @@
 ``limits`` holds the ``Budget`` and counts what widths cost, ``widths`` holds which widths groups may have,
 and ``feasible`` finds them.
 ``planning`` makes plans, by scores in the order of ``removal_order``, or by width curves (``curves``) with
-``curve_planner`` and ``integer_programme``. ``forecasts`` predicts what plans can reach.
+``curve_planner`` and ``integer_programme``; ``ties`` gives groups of one kind one width.
+``forecasts`` predicts what plans can reach.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur._compat import tree_unflatten
+from secateur._compat import tree_leaves, tree_unflatten
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
@@ -63,6 +63,33 @@ class CapturedForward:
     def examples(self) -> int:
         """Return the number of examples."""
         return sum(chunk.count for chunk in self.chunks)
+
+    @property
+    def first_output(self) -> Tensor | None:
+        """Return the first output with the examples in its first dimension, on shapes alone."""
+        values = (getattr(item, "meta", {}).get("val") for item in tree_leaves(self.nodes[-1].args))
+        tensors = (item for item in values if isinstance(item, Tensor))
+        return next((item for item in tensors if item.dim() and not len(item) % self.size), None)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+
+        The vocabulary is known from an embedding that is indexed with equally many tokens, and has as many
+        rows as there are scores.
+
+        Returns:
+            The number of tokens; 0 if the first output is something else.
+        """
+        scores = self.first_output
+        if scores is None or scores.dim() != 3:
+            return 0
+        for node in self.nodes:
+            if str(node.target) == "aten.embedding.default":
+                table, tokens = (item.meta["val"] for item in node.all_input_nodes[:2])
+                if tokens.shape == scores.shape[:2] and len(table) == scores.shape[2]:
+                    return int(scores.shape[1])
+        return 0
 
     def chunks_within(self, step: int, memory: int) -> int:
         """Count the chunks, at least one, whose values fit into some memory from a step onwards.
