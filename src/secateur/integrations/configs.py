@@ -260,7 +260,7 @@ def _no_config(
         "no setting changes this dimension"
         if loose
         else "widths differ between layers, or follow from each other: make the plan with "
-        'allocation="uniform", and leave out of it (widths.ignore) what the config cannot describe'
+        "Widths(uniform_widths=True), and leave out of it (widths.ignore) what the config cannot describe"
     )
     return (
         f"no config of {kind.__name__} describes these widths ({example}): {why}. sec.save keeps any widths; "
