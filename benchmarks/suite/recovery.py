@@ -177,7 +177,7 @@ class Training:
                 context=context,
             )
         model.eval()
-        return tuple(100 * epoch.top1 for epoch in done.history if epoch.top1 is not None)
+        return tuple(100 * epoch.metric for epoch in done.history if epoch.metric is not None)
 
 
 def adapted(bench: Training) -> nn.Module:

@@ -8,7 +8,7 @@ import pytest
 from secateur.cli.console import Reporter
 from secateur.training.events import EpochDone, Progress
 
-EPOCH = EpochDone("training", 2, 5, 0.25, 0.01, 61.0, top1=0.5)
+EPOCH = EpochDone("training", 2, 5, 0.25, 0.01, 61.0, metric=0.5)
 
 
 def tell_everything(reporter: Reporter) -> None:

@@ -22,6 +22,7 @@ PAGES = [
 ]
 NEEDS = {
     "docs/how-to/transformers.md": "transformers",
+    "docs/how-to/language-models.md": "transformers",
     "docs/how-to/speech.md": "transformers",
     "docs/how-to/diffusion.md": "diffusers",
     "docs/how-to/detectors.md": "ultralytics",

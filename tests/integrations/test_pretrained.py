@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import secateur as sec
+from secateur.budget import params_of_body
 from secateur.errors import CheckpointError, UsageError
 from secateur.integrations import pretrained
 from secateur.integrations.huggingface import example_inputs
@@ -136,11 +137,30 @@ def test_a_process_without_secateur_computes_the_same(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == str(generated(small, cache=True).tolist())
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
+def test_a_budget_of_parameters_leaves_one_width_for_all_layers(name: str, tmp_path: Path) -> None:
+    model = built(name)
+    graph = sec.trace(model, example_inputs(model, length=12), ignore=["model.embed_tokens"])
+    scores = sec.score(model, graph, "magnitude")
+    for group in scores:  # layers of different scores, of which a global order would take one alone
+        scores = {**scores, group: scores[group] * (1 + 9 * group.startswith("model.layers.1."))}
+    budget = sec.Budget(params=params_of_body(graph, 0.6))
+    with pytest.raises(UsageError, match="uniform_widths=True"):
+        sec.save_pretrained(tmp_path / "free", sec.apply_plan(model, sec.make_plan(graph, scores, budget)))
+    plan = sec.make_plan(graph, scores, budget, widths=sec.Widths(uniform_widths=True))
+    small = sec.apply_plan(model, plan)
+    sec.save_pretrained(tmp_path / "small", small)
+    again: Any = type(small).from_pretrained(str(tmp_path / "small"))  # type: ignore[attr-defined]
+    assert sum(item.numel() for item in again.parameters()) == plan.cost_after.params < graph.cost().params
+    for cache in (False, True):
+        assert torch.equal(generated(again, cache=cache), generated(small, cache=cache))
+
+
 def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
     model = built("llama")
     graph = sec.trace(model, example_inputs(model, length=12))
     small = sec.apply_plan(model, sec.plan_from(graph, {"model.layers.0.mlp.gate_proj": range(10)}))
-    with pytest.raises(UsageError, match=r"layers.0.mlp.* is 54 .*allocation=\"uniform\""):
+    with pytest.raises(UsageError, match=r"layers.0.mlp.* is 54 .*uniform_widths=True"):
         sec.save_pretrained(tmp_path / "small", small)
     assert not (tmp_path / "small").exists()
 

@@ -32,7 +32,7 @@ def test_the_curves_are_those_of_the_log(trained: Path, tmp_path: Path) -> None:
     log = read_metrics(run)
     epochs = [line for line in log if line["event"] == "epoch"]
     found = read(run / "tensorboard")
-    for curve, key in (("training/loss", "loss"), ("validation/accuracy", "top1")):
+    for curve, key in (("training/loss", "loss"), ("validation/accuracy", "metric")):
         points = [(number, line[key]) for number, line in enumerate(epochs, start=1)]
         expected = [(number, value) for number, value in points if value is not None]
         assert found[curve] == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]

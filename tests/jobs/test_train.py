@@ -98,8 +98,8 @@ def test_epochs_are_heard_and_written_down(tmp_path: Path, small_network: str) -
     assert [record["loss"] for record in written] == [event.loss for event in epochs]
     assert [event.epoch for event in epochs] == [0, 1, 2]
     training = read_summary(tmp_path / "run")["training"]
-    assert training["start"]["top1"] == epochs[0].top1
-    assert training["kept"]["top1"] == epochs[training["kept_epoch"]].top1 >= epochs[0].top1
+    assert training["start"]["top1"] == epochs[0].metric
+    assert training["kept"]["top1"] == epochs[training["kept_epoch"]].metric >= epochs[0].metric
     assert training["learning_rate"] > 0
 
 

@@ -138,7 +138,7 @@ def _small(run: Path) -> torch.nn.Module:
 def test_the_course_is_that_of_the_run(page: Taken, run: Path) -> None:
     epochs = [event for event in read_metrics(run) if event["event"] == "epoch"]
     accuracy, loss = specs(page)["epochs"][""]["data"]
-    assert accuracy["y"] == [epoch["top1"] for epoch in epochs]
+    assert accuracy["y"] == [epoch["metric"] for epoch in epochs]
     assert loss["y"] == [epoch["loss"] for epoch in epochs]
     course = specs(page)["course"]["MACs per example"]["data"]
     cuts = [event["cost"]["macs"] for event in read_metrics(run) if event["event"] == "cut"]
@@ -148,7 +148,7 @@ def test_the_course_is_that_of_the_run(page: Taken, run: Path) -> None:
     assert [row[2].split()[0] for row in rows] == ["before", "1", "before", "1", "2"]
     assert [row[2].endswith("(kept)") for row in rows] == [epoch["kept"] for epoch in epochs]
     training = read_summary(run)["training"]
-    assert training["start"]["top1"] == epochs[2]["top1"]
+    assert training["start"]["top1"] == epochs[2]["metric"]
     kept = page.tables["What was kept"]
     assert [row[1] for row in kept[1:3]] == [f"{training[side]['top1']:.2%}" for side in ("start", "kept")]
     summary = read_summary(run)

@@ -82,7 +82,7 @@ def train(context: RunContext, sizes: tuple[int, ...], criterion: str) -> dict[s
         context=context,
     )
     found = evaluate(model, batches((4, 2, 1)), context=context)
-    history = [[done.loss, done.top1, done.validation_loss] for done in state.history[1:]]
+    history = [[done.loss, done.metric, done.validation_loss] for done in state.history[1:]]
     return {
         "weights": dict(model.state_dict()),
         "scores": {name: watching.scores()[name] for name in watching.scores()},

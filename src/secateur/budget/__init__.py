@@ -3,7 +3,9 @@
 ``limits`` holds the ``Budget`` and counts what widths cost, ``widths`` holds which widths groups may have,
 and ``feasible`` finds them.
 ``planning`` makes plans, by scores in the order of ``removal_order``, or by width curves (``curves``) with
-``curve_planner`` and ``integer_programme``. ``forecasts`` predicts what plans can reach.
+``curve_planner`` and ``integer_programme``; ``ties`` gives groups of one kind one width.
+``body`` counts a language model without its embeddings.
+``forecasts`` predicts what plans can reach.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from secateur._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from secateur.budget.body import params_of_body
     from secateur.budget.curves import WidthCurve, WidthCurves
     from secateur.budget.forecasts import Forecast, forecast, reachable
     from secateur.budget.limits import Allocation, Budget, Unit
@@ -29,6 +32,7 @@ __all__ = [
     "Widths",
     "forecast",
     "make_plan",
+    "params_of_body",
     "plan_within",
     "reachable",
 ]
@@ -36,6 +40,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "body": "params_of_body",
         "curves": "WidthCurve WidthCurves",
         "forecasts": "Forecast forecast reachable",
         "limits": "Allocation Budget Unit",

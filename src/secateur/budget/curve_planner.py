@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from secateur.budget.curves import WidthCurves
 from secateur.budget.feasible import FeasibleWidths
 from secateur.budget.integer_programme import GroupOptions, minimise_damage
 from secateur.budget.limits import CostEvaluator
+from secateur.budget.ties import summed, vanishing
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
@@ -17,7 +20,9 @@ _MOST = 96  # widths of one group that are offered: enough for every budget, few
 _THIN = (0.1, 0.05, 0.02, 0.01)  # shares of a group below which its curve is not reliable
 
 
-def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: FeasibleWidths) -> PruningPlan:
+def plan_by_curves(
+    evaluator: CostEvaluator, curves: WidthCurves, feasible: FeasibleWidths, ties: IntArray | None = None
+) -> PruningPlan:
     """Plan the widths within the limits that have the least damage, summed over groups and removed branches.
 
     Curves are measured with all other groups intact, which can compensate. If several groups become very
@@ -28,6 +33,7 @@ def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: Feas
         evaluator: the network and the limits, which the least widths meet.
         curves: the damage of each group's widths.
         feasible: the widths that groups may take.
+        ties: the kind of each group, where all groups of one kind get one width.
 
     Returns:
         The plan; within each group the channels are removed in the order of its curve.
@@ -42,7 +48,11 @@ def plan_by_curves(evaluator: CostEvaluator, curves: WidthCurves, feasible: Feas
         # Narrower is not always faster: then only the least widths of all groups are certain to be within.
         options = _options(graph, curves, feasible, feasible.least)
     inside = feasible.depth.inside if feasible.depth.units else None
-    chosen = minimise_damage(evaluator, options, inside)
+    if ties is None:
+        chosen = minimise_damage(evaluator, options, inside)
+    else:
+        together = None if inside is None else vanishing(inside, ties)
+        chosen = minimise_damage(replace(evaluator, ties=ties), summed(options, ties), together)[ties]
     return feasible.plan(graph, chosen, lambda number, width: curves[graph.groups[number].name].kept(width))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from secateur.budget.depth import Depth, branch_names, find_depth, fits, module_paths
 from secateur.budget.limits import WORDS, CostEvaluator, amount_of, amount_words
+from secateur.budget.ties import common_widths
 from secateur.budget.widths import Bounds, Widths
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group, Role
@@ -56,6 +57,16 @@ class FeasibleWidths:
         """List the widths of a group between its bounds, ascending."""
         options = self.options[group]
         return np.asarray(options[options <= self.most[group]], dtype=np.int64)
+
+    def by_kind(self, ties: IntArray) -> FeasibleWidths:
+        """Return the widths of each kind of groups, in place of those of each group; without depth units.
+
+        Args:
+            ties: the kind of each group; groups of one kind may have the same widths.
+        """
+        first = np.unique(ties, return_index=True)[1]
+        options = tuple(self.options[place] for place in first)
+        return FeasibleWidths(self.original[first], self.least[first], self.most[first], options)
 
     def below(self, targets: IntArray) -> IntArray:
         """Find the largest width of each group that is at most its target; the least one if none is."""
@@ -147,8 +158,7 @@ def feasible_widths(
             below = np.arange(-(-floor // step) * step, whole, step, dtype=np.int64)
         return np.append(below, whole)
 
-    found = tuple(options_of(group) for group in range(len(original)))
-    least = np.array([one[0] for one in found], dtype=np.int64)
+    found = [options_of(group) for group in range(len(original))]
     most = np.array(
         [
             one[-1] if fix else max(one[one <= cap], default=0)
@@ -156,6 +166,9 @@ def feasible_widths(
         ],
         dtype=np.int64,
     )
+    if widths.uniform_widths:
+        found, most = common_widths(graph, found, most)
+    least = np.array([one[0] for one in found], dtype=np.int64)
     for group in np.flatnonzero(most < least)[:1]:
         kind = "one that runs well" if options is not None else f"a multiple of {widths.multiple_of}"
         raise UsageError(
@@ -246,6 +259,7 @@ def explain_infeasible(
         "only": (asked.changed(only=()), options, unscored),
         "groups without scores": (asked, options, Unscored()),
         "uniform_depth": (asked.changed(uniform_depth=False), options, unscored),
+        "uniform_widths": (asked.changed(uniform_widths=False), options, unscored),
     }
     alone = [f"{name} (without: {gain(*other)})" for name, other in without.items() if gain(*other)]
     free = gain(Widths(), None, Unscored())

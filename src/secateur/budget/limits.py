@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -211,18 +211,23 @@ class CostEvaluator:
         limits: the largest amount that may remain, by quantity; times in nanoseconds.
         latency: predicts milliseconds, if they count.
         depth: the branches that may be absent.
+        ties: for each group and depth unit, the place of its width in a choice where several have one width;
+            by default each has its own.
     """
 
     graph: ChannelGraph
     limits: Mapping[str, int]
     latency: LatencyModel | None = None
     depth: Depth = field(default_factory=Depth.off)
+    ties: IntArray | None = None
 
     def evaluate(self, widths: IntArray) -> IntArray:
         """Count parameters, MACs, bytes, memory, channels and nanoseconds; widths (..., units) to (..., 6).
 
         Nanoseconds are zero where nothing predicts them.
         """
+        if self.ties is not None:
+            widths = widths[..., self.ties]
         groups, depth = widths[..., : len(self.graph.groups)], self.depth
         if depth.units:
             present = depth.present(widths)
@@ -261,7 +266,8 @@ class CostEvaluator:
     def original(self) -> dict[str, int]:
         """Return the costs of the unpruned network, by quantity."""
         channels = [group.channels for group in self.graph.groups]
-        return self.named(np.array([*channels, *[1] * len(self.depth.units)], dtype=np.int64))
+        widths = np.array([*channels, *[1] * len(self.depth.units)], dtype=np.int64)
+        return replace(self, ties=None).named(widths)
 
     def least_of(self, *choices: IntArray) -> dict[str, int]:
         """Find the least that any of some choices of widths needs, by quantity.

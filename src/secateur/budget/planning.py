@@ -21,6 +21,7 @@ from secateur.budget.feasible import (
 )
 from secateur.budget.limits import Allocation, Budget, CostEvaluator, amount_of
 from secateur.budget.removal_order import RemovalOrder, comparable, per_cost, removal_order
+from secateur.budget.ties import summed_scores, ties_of
 from secateur.budget.widths import Widths
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, UsageError
@@ -133,11 +134,12 @@ def plan_within(
     widths = widths or Widths()
     options, unscored = width_options(widths, graph, latency), _unscored(graph, scores)
     feasible = feasible_widths(graph, widths, options, unscored)
+    ties = ties_of(graph, len(feasible.depth.units)) if widths.uniform_widths else None
     evaluator = CostEvaluator(graph, limits, latency, feasible.depth)
     if isinstance(scores, WidthCurves):
         if not evaluator.within(feasible.least):
             raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
-        return plan_by_curves(evaluator, scores, feasible)
+        return plan_by_curves(evaluator, scores, feasible, ties)
     if allocation == "curves":
         raise UsageError(
             "allocation='curves' needs width curves: give what width_curves(model, graph, scores, batches) "
@@ -147,6 +149,11 @@ def plan_within(
         raise UsageError(
             f"allocation='uniform' takes the same share of every group, and depth={widths.depth!r} removes "
             "whole branches: take allocation 'global' or 'curves', or depth 'off'"
+        )
+    if ties is not None and feasible.depth.units:
+        raise UsageError(
+            "uniform_widths and the removal of branches in one plan need width curves: in place of scores, "
+            "give what width_curves(model, graph, scores, batches, CurveOptions(branches=True)) measures"
         )
     if share is not None:
         kept = np.array([amount_of(share, int(count)) for count in feasible.original], dtype=np.int64)
@@ -158,7 +165,12 @@ def plan_within(
     order = removal_order(ranked, feasible, allocation)
     if not evaluator.within(feasible.least):
         raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
-    found = _widths(evaluator, order, feasible)
+    if ties is None:
+        found = _widths(evaluator, order, feasible)
+    else:
+        together = feasible.by_kind(ties)
+        evenly = removal_order(summed_scores(ranked, ties), together, allocation)
+        found = _widths(replace(evaluator, ties=ties), evenly, together)[ties]
     return feasible.plan(graph, found, lambda number, width: _last(order.channels[number], width))
 
 

@@ -70,6 +70,10 @@ class Widths(Settings):
             fewer equal blocks. A block is the smallest module that contains the branch and has a sibling with
             the same tensors by name, whose own name differs in digits only (``layers.3``). A branch in no
             such module is removed alone.
+        uniform_widths: give all groups of one kind one width, so that a configuration with one number for
+            all layers describes the network. Groups of one kind have names and tensors that differ in numbers
+            only (``layers.3.mlp.up``), and equally many channels. With branches removed in the same plan, a
+            kind counts with the damage in all of its layers.
 
     Raises:
         UsageError: a value is out of range.
@@ -87,6 +91,7 @@ class Widths(Settings):
     only: Annotated[Sequence[str], BeforeValidator(_names)] = ()
     depth: Literal["off", "auto", "only"] = "off"
     uniform_depth: bool = False
+    uniform_widths: bool = False
 
     @model_validator(mode="after")
     def _has_depth(self) -> Widths:

@@ -36,8 +36,10 @@ def network_choice(
         )
 
 
-def data_choice(source: str, batch_size: int, strict: bool) -> DataChoice:
-    """Choose images.
+def data_choice(
+    source: str, batch_size: int | None, strict: bool, text: Mapping[str, object] | None = None
+) -> DataChoice:
+    """Choose images or text.
 
     Raises:
         UsageError: a value is wrong.
@@ -45,7 +47,7 @@ def data_choice(source: str, batch_size: int, strict: bool) -> DataChoice:
     from secateur.jobs.settings import DataChoice
 
     with option_names({"source": "--data: "}):
-        return DataChoice(source=source, batch_size=batch_size, strict=strict)
+        return DataChoice(source=source, batch_size=batch_size, strict=strict, text=text or {})
 
 
 def device_choice(accelerator: str, precision: str = "float32", devices: int | None = None) -> DeviceSettings:

@@ -23,10 +23,11 @@ from rich.progress import (
 )
 
 from secateur.cli.quiet import silent_output
-from secateur.formats import duration, percent
+from secateur.formats import duration
 from secateur.recipes import Callback, Cut, Tried
 from secateur.training.events import EpochDone
 from secateur.training.events import Progress as ProgressEvent
+from secateur.training.metrics import kind_named
 
 _WIDE = 120
 """Columns of the output if there is no terminal."""
@@ -162,16 +163,16 @@ def epoch_line(event: EpochDone) -> str:
     Args:
         event: the epoch.
 
-    >>> epoch_line(EpochDone("training", 0, 5, None, None, 0.2, top1=0.9, validation_loss=0.3, kept=True))
+    >>> epoch_line(EpochDone("training", 0, 5, None, None, 0.2, 0.9, validation_loss=0.3, kept=True))
     'training  before training  top-1 90.00%  validation loss 0.300  0.2 s  kept'
-    >>> epoch_line(EpochDone("training", 1, 5, 0.51, 0.01, 3.2, top1=0.89, validation_loss=0.4))
+    >>> epoch_line(EpochDone("training", 1, 5, 0.51, 0.01, 3.2, 0.89, validation_loss=0.4))
     'training  epoch 1/5  loss 0.510  top-1 89.00%  validation loss 0.400  lr 0.01  3.2 s'
     """
     parts = [event.phase, f"epoch {event.epoch}/{event.epochs}" if event.epoch else "before training"]
     if event.loss is not None:
         parts.append(f"loss {event.loss:.3f}")
-    if event.top1 is not None:
-        parts.append(f"top-1 {percent(event.top1)}")
+    if event.metric is not None:
+        parts.append(f"{event.metric_name} {kind_named(event.metric_name).show(event.metric)}")
     if event.validation_loss is not None:
         parts.append(f"validation loss {event.validation_loss:.3f}")
     if event.learning_rate is not None:

@@ -34,7 +34,7 @@ def export(
     weights: options.Weights = None,
     model: options.Builder = None,
     size: options.Size = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     strict: options.Strict = False,
     seconds: Annotated[float, typer.Option(min=0, help="Measuring time for each network.")] = 1.0,
     json: options.Json = False,

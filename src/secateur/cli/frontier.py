@@ -41,10 +41,10 @@ def frontier(
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Show accuracy against cost at several budgets, without training, before you choose one.
+    """Show accuracy or perplexity against cost at several budgets, without training, before you choose one.
 
     For each budget a copy of the network is cut, verified, reconstructed and evaluated on the validation
-    images. The damage of every width is measured once; it serves later budgets too. Point 1 is
+    data. The damage of every width is measured once; it serves later budgets too. Point 1 is
     the largest network. `secateur prune --measured RUN --point N` prunes to one of them and fine-tunes.
 
     Examples:

@@ -78,7 +78,7 @@ def prune_job(
         idle = set(recipe_sets) - WITHOUT_DATA - set(_TRAINING)
         given.mistakes += [(name, "no effect without --data") for name in sorted(idle)]
     asked = found.pop("recipe", {})
-    name = recipe or ("default" if has_data else "plain")
+    name = recipe or _usual_recipe(found.get("data", {}).get("source"))
     if not any(goal in found for goal in _GOALS):
         share = CHANNELS_LEFT.get(asked.get("preset", name))
         if share is None:
@@ -311,6 +311,15 @@ def _overlap(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
+def _usual_recipe(data: str | None) -> str:
+    """Return the name of the recipe that is taken if none is given."""
+    from secateur.jobs.settings import is_text
+
+    if data is None:
+        return "plain"
+    return "language" if is_text(data) else "default"
+
+
 def _is_own_code(network: Mapping[str, Any]) -> bool:
     """Check whether a network is built by a file of the user, which may register criteria."""
     named = (str(network.get(name, "")) for name in ("source", "builder"))
@@ -337,6 +346,27 @@ def _read(path: Path, command: str, job: type[Job]) -> dict[str, Any]:
         return table
     found = {name: table.pop(name) for name in job.model_fields if name in table}
     return {**found, "recipe": {**found.get("recipe", {}), **table}}
+
+
+def text_table(sets: Sequence[str]) -> dict[str, Any]:
+    """Read settings of text from texts ``data.text.NAME=VALUE``, for commands that have no other settings.
+
+    Raises:
+        UsageError: one is of another form.
+
+    >>> text_table(["data.text.block=512", "data.text.stride=256"])
+    {'block': 512, 'stride': 256}
+    """
+    from secateur.settings import merged
+
+    found: dict[str, Any] = {}
+    for text in sets:
+        table = _parse(text) or {}
+        inner = table.get("data", {}).get("text") if isinstance(table.get("data"), Mapping) else None
+        if not isinstance(inner, Mapping):
+            raise UsageError(f"--set {text}: write data.text.NAME=VALUE, such as data.text.block=512")
+        found = merged(found, inner)
+    return found
 
 
 def settable(job: type[Job]) -> list[str]:

@@ -41,7 +41,7 @@ def measure(
         bool, typer.Option("--memory", help="Measure peak memory too, in a process for each network.")
     ] = False,
     seconds: Annotated[float, typer.Option(min=0, help="Measuring time for each network.")] = 2.0,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     strict: options.Strict = False,
     trusted: Annotated[
         bool,

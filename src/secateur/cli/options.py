@@ -27,6 +27,14 @@ Set = Annotated[
         help="Change a setting, such as data.batch_size=64; may be given several times.",
     ),
 ]
+TextSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change how text is read, such as data.text.block=512; may be given several times.",
+    ),
+]
 Builder = Annotated[
     str | None,
     typer.Option(
@@ -64,11 +72,15 @@ _DATA = typer.Option(
     "--data",
     metavar="DIR",
     help="Folder with train/ and val/ or test/, each with a folder of images per class; or the word digits, "
-    "for handwritten digits that need no download; for a detector (.pt) its data.yaml.",
+    "for handwritten digits that need no download; for a language model a text file, JSON lines or a folder "
+    "of them; for a detector (.pt) its data.yaml.",
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in one step.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images, or blocks of text, in one step.", show_default="32 images, 4 blocks"),
+]
 Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse unreadable images instead of leaving them out."),

@@ -34,7 +34,7 @@ def oracle(
     weights: options.Weights = None,
     model: options.Builder = None,
     size: options.Size = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     strict: options.Strict = False,
     devices: options.Devices = None,
     json: options.Json = False,

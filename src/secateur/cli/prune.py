@@ -96,9 +96,9 @@ def prune(
         str | None,
         typer.Option(
             metavar="NAME|FILE.toml",
-            help="How to prune and train: default, plain, one-shot, original, paper; a file of settings; or "
-            "a run's config.toml, which repeats the run.",
-            show_default="default, or plain without --data",
+            help="How to prune and train: default, plain, one-shot, original, paper, language; a file of "
+            "settings; or a run's config.toml, which repeats the run.",
+            show_default="default; language for text, plain without --data",
         ),
     ] = None,
     sets: options.Set = None,
@@ -131,7 +131,8 @@ def prune(
     """Prune a network to a budget by whole channels, verify each cut, and fine-tune.
 
     With --data: rank, cut, fine-tune. Without: one cut by the size of the weights, and no training.
-    The result is RUN/checkpoints/best.safetensors.
+    The result is RUN/checkpoints/best.safetensors; of a language model also RUN/pretrained, if a config
+    describes it.
 
     Everything else is set with --set: `secateur recipe` lists the names and their defaults.
 
@@ -144,6 +145,7 @@ def prune(
       secateur prune runs/digits --data digits --measured runs/frontier --point 5 --out runs/digits-5
       secateur prune runs/resnet56 --data images --latency 0.5 --depth auto --out runs/shorter
       secateur prune resnet18 --weights none --latency 0.5 --set widths.multiple_of=auto --out runs/half
+      secateur prune hf:models/smol --data text.txt --params 0.8 --out runs/smol-80
       secateur prune best.pt --trusted --data data.yaml --macs 0.5 --out runs/detector-half
       secateur prune --recipe runs/digits-small/config.toml --out runs/digits-again
     """

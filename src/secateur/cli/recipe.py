@@ -19,8 +19,8 @@ def recipe(
         str,
         typer.Argument(
             metavar="NAME|FILE.toml",
-            help="default, plain, one-shot, original, paper; a recipe file or a run's config.toml; or train, "
-            "for the settings of training.",
+            help="default, plain, one-shot, original, paper, language; a recipe file or a run's config.toml; "
+            "or train, for the settings of training.",
         ),
     ] = "default",
 ) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.formats import count, factor, milliseconds, percent, size
+from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in
 
 Figures = Mapping[str, Any]
 
@@ -18,7 +19,8 @@ _LONG = 28
 """Longest name in characters that is not shortened."""
 
 _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("top1", "top-1 accuracy", percent),
+    ("top1", "top-1 accuracy", TOP_1.show),
+    ("perplexity", "perplexity", PERPLEXITY.show),
     ("map50", "mAP50", percent),
     ("map", "mAP50-95", percent),
     ("params", "parameters", count),
@@ -33,7 +35,8 @@ def before_after(before: Figures, after: Figures) -> Table:
     """Show two networks side by side, and how much smaller the second is.
 
     Args:
-        before: ``top1``, ``params``, ``macs``, ``file_bytes`` and ``latency_ms``; absent ones are left out.
+        before: ``top1`` or another metric, ``params``, ``macs``, ``file_bytes`` and ``latency_ms``; absent
+            ones are left out.
         after: the same keys.
     """
     table = Table(box=box.SIMPLE_HEAD)
@@ -61,27 +64,45 @@ def figures_of_one(figures: Figures) -> Table:
 
 
 def frontier_table(frontier: Mapping[str, Any], evaluated_on: str) -> Table:
-    """Show the points of a frontier, with the standard errors of their accuracies.
+    """Show the points of a frontier, with the standard errors of their metric.
 
     Args:
         frontier: as in ``summary.json``.
-        evaluated_on: the images on which networks were evaluated, ``validation`` or ``test``.
+        evaluated_on: the data on which networks were evaluated, ``validation`` or ``test``.
     """
     table = Table(box=box.SIMPLE_HEAD)
     examples = frontier["baseline"]["examples"]
-    accuracy = f"top-1 on {examples:,} {evaluated_on} images"
+    metric = kind_in(frontier["baseline"])
+    quality = f"{metric.name} on {examples:,} {evaluated_on} {metric.unit}"
     timed = any(point["latency_ms"] is not None for point in frontier["points"])
-    headings = ("point", "budget", "MACs", "parameters", *(("latency",) if timed else ()), accuracy, "loss")
+    headings = ("point", "budget", "MACs", "parameters", *(("latency",) if timed else ()), quality, "loss")
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left")
     for row in [frontier["baseline"], *frontier["points"]]:
         budget = f"{row['share']:.0%} of {frontier['by']}" if row["share"] else ""
         time = (milliseconds(row["latency_ms"]),) if timed else ()
         name = str(row["number"]) if row["number"] else "whole"
-        quality = f"{percent(row['top1'])} ± {100 * row['error']:.1f}"
+        quality = f"{metric.show(row[metric.key])} ± {metric.show_error(row['error'])}"
         cost = count(row["cost"]["macs"]), count(row["cost"]["params"])
         table.add_row(name, budget, *cost, *time, quality, f"{row['loss']:.3f}")
     return table
+
+
+def protocol_line(protocol: Mapping[str, Any], error: float) -> str:
+    """Format how a perplexity was measured.
+
+    Args:
+        protocol: as in ``summary.json``.
+        error: its standard error.
+
+    >>> print(protocol_line({"block": 256, "stride": 256, "blocks": 16, "predicted": 4080}, 0.5))
+    standard error 0.5; 16 blocks of 256 tokens, 256 apart; tokens are predicted from those before them ...
+    """
+    return (
+        f"standard error {PERPLEXITY.show_error(error)}; {protocol['blocks']:,} blocks of "
+        f"{protocol['block']:,} tokens, {protocol['stride']:,} apart; tokens are predicted from those before "
+        "them in a block"
+    )
 
 
 def verification_line(verification: Mapping[str, Any]) -> str:
@@ -168,8 +189,9 @@ def brief(names: Sequence[str]) -> dict[str, str]:
 def _change(key: str, before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return ""
-    if key == "top1":
-        return f"{100 * (after - before):+.2f} points"
+    if key in (TOP_1.key, PERPLEXITY.key):
+        metric = kind_in({key: after})
+        return metric.change(before, after) + (" points" if metric.is_share else "")
     return factor(before, after)
 
 

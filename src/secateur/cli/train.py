@@ -38,12 +38,12 @@ def train(
     ] = None,
     sets: options.Set = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the images.", show_default="by their number")
+        int | None, typer.Option(help="Passes over the data.", show_default="by their number")
     ] = None,
     lr: Annotated[
         float | None, typer.Option("--lr", help="Peak learning rate.", show_default="found by short trials")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in one step.", show_default="32")] = None,
+    batch_size: options.BatchSize = None,
     size: options.Size = None,
     device: options.JobDevice = None,
     devices: options.Devices = None,
@@ -52,10 +52,10 @@ def train(
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Train a network on a folder of images, from published weights, a file, or random weights.
+    """Train a network on a folder of images or a text, from published weights, a file, or random weights.
 
     The classifier is replaced by one for the folder's classes. The network that does best on the validation
-    images is kept in RUN/checkpoints/best.safetensors and evaluated on the test images.
+    data is kept in RUN/checkpoints/best.safetensors and evaluated on the test data.
 
     Everything else is set with --set: `secateur recipe train` lists the names and their defaults.
 

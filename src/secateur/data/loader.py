@@ -36,8 +36,18 @@ class _Draws:
     batch_seeds: list[int]
 
 
+class Passes:
+    """Batches whose order may differ from pass to pass; the number of a pass determines it.
+
+    Attributes:
+        epoch: number of the next pass; each pass adds one.
+    """
+
+    epoch: int
+
+
 @dataclass
-class Loader:
+class Loader(Passes):
     """Load a split in batches; it can be iterated several times.
 
     The seed and the number of a pass determine its order and augmentation: equal numbers give the
@@ -169,19 +179,19 @@ def normalized(images: Tensor, spec: InputSpec) -> Tensor:
 
 
 def epoch_of(batches: object) -> int | None:
-    """Return the number of the next pass of a :class:`Loader`; ``None`` for other batches."""
-    return batches.epoch if isinstance(batches, Loader) else None
+    """Return the number of the next pass of :class:`Passes`; ``None`` for other batches."""
+    return batches.epoch if isinstance(batches, Passes) else None
 
 
 def set_epoch(batches: object, epoch: int | None) -> None:
-    """Set the number of the next pass of a :class:`Loader`; other batches are not changed."""
-    if isinstance(batches, Loader) and epoch is not None:
+    """Set the number of the next pass of :class:`Passes`; other batches are not changed."""
+    if isinstance(batches, Passes) and epoch is not None:
         batches.epoch = epoch
 
 
 @contextmanager
 def at_epoch(batches: object, epoch: int) -> Iterator[None]:
-    """Start a :class:`Loader` at a pass in a block, and restore it afterwards; ignore other batches."""
+    """Start :class:`Passes` at a pass in a block, and restore it afterwards; ignore other batches."""
     before = epoch_of(batches)
     set_epoch(batches, epoch)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from math import gcd
 from typing import Any
 
@@ -84,6 +85,8 @@ class Costing:
         module returns.
         """
         lifetimes = Lifetimes(program, self._branches)
+        # Values of one layer are alive under the same few conditions, at many steps.
+        cases = cache(lambda one, other: exclusive(both(one, other)))
         numbers: dict[tuple[Node, int | None, Case, tuple[int, ...]], list[int]] = {}
 
         def declared(node: Node, item_size: int | None, case: Case, broadcast: tuple[int, ...]) -> list[int]:
@@ -95,7 +98,7 @@ class Costing:
         live: list[list[int]] = [[] for _ in lifetimes.nodes]
         for alive in lifetimes.values():
             for point in range(alive.first, alive.last + 1):
-                for case in exclusive(both(alive.condition, lifetimes.runs[point])):
+                for case in cases(alive.condition, lifetimes.runs[point]):
                     live[point] += declared(alive.node, None, case, alive.broadcast)
         for step, node in enumerate(lifetimes.nodes):
             if _operator(node) in _WITH_INDICES:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from fractions import Fraction
 from itertools import islice
@@ -15,7 +13,7 @@ from torch import nn
 
 from secateur.errors import UsageError
 from secateur.integrations.huggingface import offline
-from secateur.integrations.libraries import library, quiet_logs
+from secateur.integrations.libraries import silent
 
 Dimension = tuple[str, int]
 """A dimension of a tensor: the tensor's name, and the number of the dimension; of an attribute, -1."""
@@ -173,20 +171,6 @@ def _built(
         return None
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """Switch off the progress bars of transformers, and its log, which comments on configs that are tried."""
-    bars: Any = library("transformers.utils.logging")
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with quiet_logs(logging.ERROR):
-            yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
-
-
 def _settings(config: Any) -> Iterator[Setting]:
     """List the settings that are whole numbers or not given, also those of configs within."""
     for name, value in vars(config).items():
@@ -276,7 +260,7 @@ def _no_config(
         "no setting changes this dimension"
         if loose
         else "widths differ between layers, or follow from each other: make the plan with "
-        'allocation="uniform", and leave out of it (widths.ignore) what the config cannot describe'
+        "Widths(uniform_widths=True), and leave out of it (widths.ignore) what the config cannot describe"
     )
     return (
         f"no config of {kind.__name__} describes these widths ({example}): {why}. sec.save keeps any widths; "

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, UsageError, closest
 from secateur.inputs import InputSpec, Json, NamedInput, NamedInputs
-from secateur.integrations.libraries import LocalFolders, config_file, library, positive, read_config
+from secateur.integrations.libraries import (
+    LocalFolders,
+    config_file,
+    library,
+    positive,
+    read_config,
+    silent,
+)
 
 _LENGTH, _SAMPLES, _SIDE = 16, 16000, 224
 """Tokens, samples of sound, and side of images where neither config nor user says it."""
@@ -60,7 +67,7 @@ class HuggingFace(LocalFolders):
 
         folder = config_file("hf", name).parent
         kind, config = _opened(name, {})
-        with offline():
+        with offline(), silent():
             model: nn.Module = kind.from_pretrained(
                 str(folder), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )

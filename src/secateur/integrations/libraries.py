@@ -58,6 +58,20 @@ def quiet_logs(level: int) -> Iterator[None]:
         logging.disable(before)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Switch off the progress bars of transformers, and its log, which comments on what it loads."""
+    bars: Any = library("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        with quiet_logs(logging.ERROR):
+            yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
 def config_file(origin: str, name: str) -> Path:
     """Find the ``config.json`` of a network.
 

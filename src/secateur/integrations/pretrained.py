@@ -14,8 +14,9 @@ from torch import nn
 
 from secateur.errors import CheckpointError, UsageError
 from secateur.formats import first_line
-from secateur.integrations.configs import configs_of, silent
+from secateur.integrations.configs import configs_of
 from secateur.integrations.huggingface import example_inputs, offline
+from secateur.integrations.libraries import silent
 from secateur.outputs import parts_of
 from secateur.untouched import untouched
 
@@ -26,7 +27,7 @@ def save_pretrained(
     """Save a pruned network of transformers so that ``from_pretrained`` loads it, without Secateur.
 
     The config describes the widths: hidden and intermediate sizes, heads, key-value heads, size of the
-    heads. It knows one width for all layers, so plans must be uniform (``allocation="uniform"``). Networks
+    heads. It knows one width for all layers, so plans need ``Widths(uniform_widths=True)``. Networks
     with other widths are saved with :func:`secateur.save` and loaded with :func:`secateur.load`.
 
     Args:
@@ -54,7 +55,9 @@ def save_pretrained(
         >>> model = LlamaForCausalLM(config).eval()
         >>> graph = sec.trace(model, torch.randint(3, 64, (1, 8)))
         >>> scores = sec.score(model, graph, "magnitude")
-        >>> plan = sec.make_plan(graph, scores, sec.Budget(channels=0.5), allocation="uniform")
+        >>> widths = sec.Widths(uniform_widths=True)
+        >>> plan = sec.make_plan(
+        ...     graph, scores, sec.Budget(channels=0.5), widths=widths, allocation="uniform")
         >>> small = sec.apply_plan(model, plan)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = save_pretrained(f"{folder}/small", small)

@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.budget import Budget, WidthCurves
 from secateur.budget.limits import WORDS
 from secateur.criteria import Scores
-from secateur.data import ImageData
 from secateur.errors import UsageError
+from secateur.graph.capture.program import owned
 from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import FrontierJob, PruneJob, Search
+from secateur.jobs.task import Task
 from secateur.jobs.workplace import Workplace
 from secateur.recipes import (
     Callback,
@@ -54,7 +55,7 @@ class Bench(Callback):
         job: its settings.
         place: the run folder, device and callbacks.
         network: the network before the job.
-        data: the images for ranking, fine-tuning and validation.
+        task: the data for ranking, fine-tuning and validation.
         measured: scores and curves of the network before the job, once they are known.
         latency: the measurement before the last cut, if the budget limits latency.
         tuned: the last fine-tuning, once it is finished.
@@ -63,7 +64,7 @@ class Bench(Callback):
     job: PruneJob | FrontierJob
     place: Workplace
     network: Network
-    data: ImageData
+    task: Task
     measured: Measured | None = None
     latency: LatencyFit | None = None
     tuned: FitState | None = None
@@ -92,7 +93,9 @@ class Bench(Callback):
         self._network = fingerprint(model)
         context = replace(self.context, save=lambda name, found: self.keep(name, model, found))
         example = self.network.example()
-        result = run_recipe(model, example, budget, self.job.recipe, self.training(), context)
+        result = run_recipe(
+            model, example, budget, self.job.recipe, self.training(), context, loss_fn=self.task.loss_fn
+        )
         self._remember(Measured(self._network, result.scores, result.curves))
         self.latency, self.tuned = result.latency, result.fits[-1] if result.fits else None
         return result.cuts
@@ -106,19 +109,20 @@ class Bench(Callback):
         self._network = fingerprint(self.network.model)
         training = self.training()
         if training.validation is None:
-            training = replace(training, validation=self.data.test_batches())
+            training = replace(training, validation=self.task.test_batches())
         context = replace(self.context, journal=Journal())
         example = self.network.example()
-        found = run_frontier(self.network.model, example, axis, self.job.recipe, training, context)
+        model, recipe = self.network.model, self.job.recipe
+        found = run_frontier(model, example, axis, recipe, training, context, loss_fn=self.task.loss_fn)
         self._remember(found.measured)
         return found
 
     def training(self) -> Training:
         """Collect the batches, and how latency is measured."""
         return Training(
-            batches=self.data.training_batches(),
-            calibration=self.data.training_batches(augment=False),
-            validation=self.data.validation_batches(),
+            batches=self.task.training_batches(),
+            calibration=self.task.calibration_batches(),
+            validation=self.task.validation_batches(),
             check_inputs=self._check_inputs(),
             latency=LatencyOptions(inputs=self.network.example(self.job.latency_batch)),
         )
@@ -134,7 +138,7 @@ class Bench(Callback):
         Args:
             name: of the checkpoint.
             model: the network.
-            evaluation: its evaluation on the validation images.
+            evaluation: its evaluation on the validation data.
         """
         network = replace(self.network, model=model).after(cut_record(cut) for cut in self._cuts)
         return self.place.save(name, network, evaluation)
@@ -145,7 +149,7 @@ class Bench(Callback):
         Raises:
             UsageError: there are none.
         """
-        batches = self.data.validation_batches()
+        batches = self.task.validation_batches()
         if batches is None:
             raise UsageError("a search needs validation images; leave data.held_out=0 out, or add val/")
         return evaluate(
@@ -155,10 +159,10 @@ class Bench(Callback):
             task="validating",
         )
 
-    def _check_inputs(self) -> Tensor:
-        batches = self.data.validation_batches() or self.data.training_batches(augment=False)
-        images = next(iter(batches))[0]
-        return images.to(self.place.context.device)
+    def _check_inputs(self) -> Any:
+        batches = self.task.validation_batches() or self.task.calibration_batches()
+        inputs, _ = next(iter(batches))
+        return owned(inputs, self.place.context.device)
 
     def on_cut(self, cut: Cut) -> None:
         """Collect a cut, for the checkpoints."""

@@ -1,4 +1,4 @@
-"""Evaluate a network on images: the job behind ``secateur evaluate``."""
+"""Evaluate a network on images or text: the job behind ``secateur evaluate``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from secateur.jobs.images import open_images, report_skipped
-from secateur.jobs.networks import check_outputs, input_of, open_network
+from secateur.jobs.images import ImageTask, report_skipped
 from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.jobs.task import open_task
 from secateur.recipes import Callback
 from secateur.training.context import launch
 from secateur.training.evaluate import evaluate as judge
 from secateur.training.interrupt import interruptible
+from secateur.training.losses import evaluation_loss
 from secateur.training.settings import DeviceSettings
 
 
@@ -22,38 +23,35 @@ def evaluate(
     device: DeviceSettings | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Compute accuracy and loss of a network on the test images.
+    """Compute accuracy or perplexity, and loss, of a network on the test data.
 
     Args:
         choice: the network.
-        data_choice: the images; only ``test/`` (or ``val/``) is needed.
+        data_choice: the images or the text; only ``test`` (or ``val``) is needed. All of a text that is not
+            divided counts.
         device: where to compute.
         callbacks: receive progress and notes.
 
     Returns:
-        ``network``, ``model``, ``top1``, ``loss``, ``examples`` and ``skipped``.
+        ``network``, ``model``, ``top1`` or ``perplexity``, ``loss``, ``examples`` (images, or predicted
+        tokens), the standard ``error``; ``classes`` and ``skipped`` images, or the ``protocol`` of the
+        perplexity.
 
     Raises:
         SecateurError: the message says what is wrong.
     """
     with launch(device) as context, interruptible(context.ranks) as interruption:
-        data = open_images(data_choice, input_of(choice), seed=0, training=False)
-        network = open_network(choice, data.classes)
+        task = open_task(data_choice, choice, seed=0, training=False)
+        network = task.open(choice)
         network.model.to(context.device)
-        check_outputs(network, data.classes)
         found = judge(
             network.model,
-            data.test_batches(),
+            task.test_batches(),
+            loss_fn=evaluation_loss(task.loss_fn),
             context=replace(
                 context, callbacks=callbacks if context.ranks.is_main else (), interruption=interruption
             ),
         )
-    report_skipped(data, callbacks)
-    return {
-        "network": choice.source,
-        "model": network.name,
-        "top1": found.metric,
-        "loss": found.loss,
-        "examples": found.examples,
-        "skipped": list(data.skipped),
-    }
+    if isinstance(task, ImageTask):
+        report_skipped(task.data, callbacks)
+    return {"network": choice.source, "model": network.name, **found.to_dict(), **task.facts()}

@@ -14,6 +14,7 @@ from secateur.graph.capture.program import ExampleInputs
 from secateur.latency import compare_latency
 from secateur.network_cost import cost
 from secateur.training.evaluate import Evaluation
+from secateur.training.metrics import TOP_1
 
 Figures = dict[str, Any]
 
@@ -54,21 +55,21 @@ class Clock:
 def figures(
     model: nn.Module, inputs: ExampleInputs, file: Path | None = None, evaluation: Evaluation | None = None
 ) -> Figures:
-    """Collect the costs and the accuracy of a network; milliseconds come from :func:`latencies`.
+    """Collect the costs and the metric of a network; milliseconds come from :func:`latencies`.
 
     Args:
         model: the network.
         inputs: an example batch.
         file: its checkpoint.
-        evaluation: its accuracy, if it was evaluated.
+        evaluation: its evaluation, if it was evaluated.
 
     Returns:
-        ``top1`` in [0, 1], ``params``, ``macs`` of one example, ``file_bytes``, ``latency_ms``; unknown
-        figures are ``None``.
+        The metric by its key (``top1``, in [0, 1], or ``perplexity``), ``params``, ``macs`` of one example,
+        ``file_bytes``, ``latency_ms``; unknown figures are ``None``.
     """
     needs = cost(model, inputs)
     return {
-        "top1": evaluation.metric if evaluation else None,
+        **({evaluation.kind.key: evaluation.metric} if evaluation else {TOP_1.key: None}),
         "params": needs.params,
         "macs": needs.macs,
         "file_bytes": file.stat().st_size if file else None,

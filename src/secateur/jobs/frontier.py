@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import UsageError
+from secateur.inputs import InputSpec
 from secateur.jobs.bench import Bench
-from secateur.jobs.images import open_images, read_all
-from secateur.jobs.networks import Network, check_outputs, input_of, open_network, run_file
+from secateur.jobs.networks import Network, run_file
 from secateur.jobs.settings import FrontierJob
 from secateur.jobs.sisters import smaller_sisters
+from secateur.jobs.task import open_task
 from secateur.jobs.workplace import at_work
 from secateur.recipes import Callback
 from secateur.training.context import launch
@@ -21,8 +22,7 @@ from secateur.training.run_folder import read_summary
 def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Measure a network once, and cut, verify, reconstruct and evaluate it at several budgets.
 
-    Nothing is trained. Accuracies are those on the validation images; on the test images, if there are no
-    others.
+    Nothing is trained. The metric is that on the validation data; on the test data, if there is no other.
 
     Args:
         job: its settings.
@@ -37,33 +37,32 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
     """
     run_file(job.network)
     with launch(job.device) as context:
-        data = open_images(job.data, input_of(job.network), job.seed)
+        task = open_task(job.data, job.network, job.seed)
+        task.refuse_idle(job.recipe)
         with at_work("frontier", job, context, callbacks) as place:
-            network = open_network(job.network, data.classes)
+            network = task.open(job.network)
             network.model.to(context.device)
-            check_outputs(network, data.classes)
             with place.clock("reading"):
-                read_all(data, place.callbacks)
-            place.begin(network, data)
+                task.read(place.callbacks)
+            place.begin(network, task)
             with place.clock("points"):
-                found = Bench(job, place, network, data).frontier((job.by, job.points))
+                found = Bench(job, place, network, task).frontier((job.by, job.points))
             with place.clock("sisters"):
                 sisters = _sisters(network, found.cost.params)
             place.run.summarise(
                 model=network.name,
                 frontier={**found.to_dict(), "sisters": sisters},
-                evaluated_on="validation" if len(data.validation) else "test",
-                classes=data.classes,
-                skipped=data.skipped,
+                evaluated_on=task.evaluated_on,
+                **task.facts(),
             )
         return dict(place.run.summary)
 
 
 def _sisters(network: Network, params: int) -> list[dict[str, Any]]:
     """List the smaller networks of the same family, if the network is one that is built by name."""
-    if network.spec is None:
+    if network.spec is None or not isinstance(network.inputs, InputSpec):
         return []
-    return smaller_sisters(network.spec, network.input, params)
+    return smaller_sisters(network.spec, network.inputs, params)
 
 
 def budget_of(run: Path, point: int) -> tuple[str, float]:

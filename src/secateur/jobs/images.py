@@ -1,16 +1,97 @@
-"""Open the images of a job, and report how many there are and which cannot be read."""
+"""Train and judge networks on images in classes; report how many there are and which cannot be read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from secateur.data import DataSettings, ImageData, open_data
-from secateur.jobs.settings import DataChoice
+import torch
+from torch import Tensor
+
+from secateur.data import DataSettings, ImageData, Loader, open_data
+from secateur.errors import DataError, UsageError
+from secateur.jobs.answers import compare_answers
+from secateur.jobs.networks import Network, check_outputs, open_network
+from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.models import InputSpec
-from secateur.recipes import Callback
+from secateur.recipes import Callback, Recipe
 from secateur.training.events import report_note, report_progress
+from secateur.training.losses import LossFunction
 
-_SHOWN = 10
+_SHOWN, _BATCH = 10, 32
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Images in classes, cross-entropy, and accuracy.
+
+    Attributes:
+        data: the images.
+        source: the user's word for them.
+    """
+
+    data: ImageData
+    source: str
+    loss_fn: LossFunction | None = None
+
+    @property
+    def evaluated_on(self) -> str:
+        """Return where networks are compared without training."""
+        return "validation" if len(self.data.validation) else "test"
+
+    def open(self, choice: NetworkChoice) -> Network:
+        """Open a network, and check that it distinguishes these classes."""
+        network = open_network(choice, self.data.classes)
+        check_outputs(network, self.data.classes)
+        return network
+
+    def read(self, callbacks: Sequence[Callback]) -> None:
+        """Decode all images, and report how many there are."""
+        read_all(self.data, callbacks)
+
+    def refuse_idle(self, recipe: Recipe) -> None:
+        """Refuse flipped images where a mirror image may be of another class.
+
+        Raises:
+            UsageError: the teacher is to see them.
+        """
+        if recipe.distillation.weight and recipe.distillation.flip and not self.data.augmentation.flip:
+            raise UsageError(
+                f"distillation.flip: images of '{self.source}' are not flipped in training, since mirror "
+                "images may be of another class; leave distillation.flip out"
+            )
+
+    def training_batches(self) -> Loader:
+        """Return augmented training images."""
+        return self.data.training_batches()
+
+    def calibration_batches(self) -> Loader:
+        """Return training images without augmentation."""
+        return self.data.training_batches(augment=False)
+
+    def validation_batches(self) -> Loader | None:
+        """Return the validation images, if there are any."""
+        return self.data.validation_batches()
+
+    def test_batches(self) -> Loader:
+        """Return the test images."""
+        return self.data.test_batches()
+
+    def start(self) -> dict[str, Any]:
+        """Describe the images: their number by split."""
+        data = self.data
+        images = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
+        return {"images": images, "tested_on": "validation" if data.test is data.validation else "test"}
+
+    def facts(self) -> dict[str, Any]:
+        """Describe the images: their classes, and those that could not be read."""
+        return {"classes": self.data.classes, "skipped": self.data.skipped}
+
+    def compare(self, before: list[Tensor], after: list[Tensor]) -> dict[str, Any] | None:
+        """Compare the answers of two networks on the test images."""
+        return compare_answers(self.data.test, self.data.classes, torch.cat(before), torch.cat(after))
 
 
 def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: bool = True) -> ImageData:
@@ -25,8 +106,10 @@ def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: boo
     Raises:
         DataError: it is missing, empty or inconsistent.
     """
+    if Path(choice.source).is_file():
+        raise DataError(f"{choice.source} is a file, and the network takes images; give a folder of images")
     settings = DataSettings(
-        batch_size=choice.batch_size,
+        batch_size=choice.batch_size or _BATCH,
         seed=seed,
         held_out=choice.held_out,
         mixup=choice.mixup,

@@ -25,6 +25,7 @@ from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.costing import module_macs
 from secateur.graph.describe import branch_shares, hanging_shares
+from secateur.latency.measure import batch_size
 from secateur.recipes import Cut
 from secateur.untouched import untouched
 
@@ -219,7 +220,7 @@ def summarise(
         ),
         cost_before=asdict(graph.cost()),
         cost_after=asdict(left.cost()),
-        timing=LayerTiming(batch=len(timed), device=str(device_of(before)), runs=runs),
+        timing=LayerTiming(batch=batch_size(timed), device=str(device_of(before)), runs=runs),
     )
 
 

@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from secateur.budget import Budget
 from secateur.criteria import Criterion, Needs, resolve
-from secateur.data import ImageData
 from secateur.errors import SecateurError, UsageError
-from secateur.jobs.answers import compare_answers, losses_line
+from secateur.jobs.answers import losses_line
 from secateur.jobs.bench import Bench, search
 from secateur.jobs.detector import prune_pt
-from secateur.jobs.images import open_images, read_all
 from secateur.jobs.network_summary import summarise
-from secateur.jobs.networks import Network, check_outputs, input_of, open_network, run_file
+from secateur.jobs.networks import Network, open_network, run_file
+from secateur.jobs.pretrained import write_pretrained
 from secateur.jobs.records import cut_record, fit_record
 from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_detector
+from secateur.jobs.task import Task, open_task
 from secateur.jobs.verifications import of_cuts
 from secateur.jobs.workplace import Workplace, at_work
 from secateur.recipes import (
@@ -44,7 +43,7 @@ from secateur.training.run_folder import ANSWERS, NETWORK
 def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Prune a network to a budget.
 
-    With data: rank, cut, fine-tune, repeat, and evaluate before and after on the test images. Without:
+    With data: rank, cut, fine-tune, repeat, and evaluate before and after on the test data. Without:
     one cut by the weights alone. Every cut is verified; the result is read back bit for bit.
 
     Args:
@@ -52,7 +51,8 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
         callbacks: receive progress and notes.
 
     Returns:
-        The content of ``summary.json``. The network is in ``checkpoints/best.safetensors``.
+        The content of ``summary.json``. The network is in ``checkpoints/best.safetensors``; one of
+        transformers also in ``pretrained/``, if its config can describe it.
 
     Raises:
         SecateurError: the message says what is wrong; only the run folder was changed.
@@ -70,39 +70,40 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
         return _prune(job, criterion, context, callbacks)
 
 
-def _images(job: PruneJob) -> ImageData | None:
-    """Open the images, if there are any."""
+def _task(job: PruneJob) -> Task | None:
+    """Open the data, if there is any."""
     if job.data is None:
         return None
-    data = open_images(job.data, input_of(job.network), job.seed)
-    if job.recipe.distillation.weight and job.recipe.distillation.flip and not data.augmentation.flip:
+    task = open_task(job.data, job.network, job.seed)
+    task.refuse_idle(job.recipe)
+    if job.search is not None and task.loss_fn is not None:
         raise UsageError(
-            f"distillation.flip: images of '{job.data.source}' are not flipped in training, since mirror "
-            "images may be of another class; leave distillation.flip out"
+            "--max-drop: not for language models, which have no accuracy; give a budget, such as --params 0.8"
         )
-    return data
+    return task
 
 
 def _prune(
     job: PruneJob, criterion: Criterion, context: RunContext, callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     budget = job.budget
-    data = _images(job)
+    task = _task(job)
     with at_work("prune", job, context, callbacks) as place:
-        network = open_network(job.network, data.classes if data else None)
+        network = task.open(job.network) if task else open_network(job.network)
         network.model.to(place.context.device)
         original = network.copy()
         if original.file is None:
             original = replace(original, file=place.save("original", original))
         evaluations: dict[str, Evaluation] = {}
-        if data is not None:
-            network, cuts, evaluations = _with_data(job, place, network, data, budget)
+        if task is not None:
+            network, cuts, evaluations = _with_data(job, place, network, task)
         else:
             place.begin(network, None)
             assert budget is not None  # a search needs data
             cuts = _without_data(job, place, network, budget)
         network = network.after(cut_record(cut) for cut in cuts)
         network = replace(network, file=place.finish(network))
+        folders = write_pretrained(place, network, task)
         figures, conditions = place.compare({"baseline": original, "pruned": network}, evaluations)
         place.run.summarise(
             model=network.name,
@@ -112,6 +113,7 @@ def _prune(
             removed_branches=[name for cut in cuts for name in cut.plan.without],
             checkpoint=network.file,
             latency=conditions,
+            **folders,
         )
         _summarise(place, original, network, cuts)
     return dict(place.run.summary)
@@ -132,20 +134,19 @@ def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence
 
 
 def _with_data(
-    job: PruneJob, place: Workplace, network: Network, data: ImageData, budget: Budget | None
+    job: PruneJob, place: Workplace, network: Network, task: Task
 ) -> tuple[Network, Sequence[Cut], dict[str, Evaluation]]:
     """Prune with fine-tuning; evaluate before and after."""
-    check_outputs(network, data.classes)
     with place.clock("reading"):
-        read_all(data, place.callbacks)
-    place.begin(network, data)
+        task.read(place.callbacks)
+    place.begin(network, task)
     answers: tuple[list[Tensor], list[Tensor]] = [], []
-    before = place.evaluate(network.model, data.test_batches(), answers[0])
+    before = place.evaluate(network.model, task, answers[0])
     report_note(place.callbacks, f"before: {before}")
-    bench = Bench(job, place, network, data)
+    bench = Bench(job, place, network, task)
     with place.clock("pruning"):
-        if budget is not None:
-            cuts: Sequence[Cut] = bench.cut(network.model, budget)
+        if job.budget is not None:
+            cuts: Sequence[Cut] = bench.cut(network.model, job.budget)
             _note_time(place, bench.latency)
         else:
             assert job.search is not None
@@ -153,15 +154,16 @@ def _with_data(
             place.run.summarise(path=path)
     if bench.tuned is not None:
         place.run.summarise(training=fit_record(bench.tuned))
-    after = place.evaluate(network.model, data.test_batches(), answers[1])
+    after = place.evaluate(network.model, task, answers[1])
     report_note(place.callbacks, f"after: {after}")
-    if not place.context.ranks.is_distributed:  # otherwise each process has some of the answers
-        found = compare_answers(data.test, data.classes, *map(torch.cat, answers))
+    # Of several processes, each has some of the answers.
+    found = None if place.context.ranks.is_distributed else task.compare(*answers)
+    if found is not None:
         place.run.remember(found, ANSWERS)
         line = losses_line(found)
         if line is not None:
             report_note(place.callbacks, line)
-    place.run.summarise(classes=data.classes, skipped=data.skipped)
+    place.run.summarise(**task.facts())
     return network, cuts, {"baseline": before, "pruned": after}
 
 

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from secateur.budget import Budget, Unit
 from secateur.detection.labels import is_labelled_folder
 from secateur.detection.settings import DetectorSettings
+from secateur.language.documents import SUFFIXES, is_text_folder
+from secateur.language.settings import TextSettings
 from secateur.recipes import Recipe
 from secateur.settings import Settings
 from secateur.training.settings import DeviceSettings, FitSettings
@@ -31,35 +33,48 @@ EXPORTED = (".onnx", ".pt2")
 
 
 class DataChoice(Settings):
-    """Choose images, and how they are read.
+    """Choose images or text, and how they are read.
 
     Attributes:
-        source: a folder, ``digits``, or the ``data.yaml`` of a detector.
-        batch_size: images in a batch.
+        source: a folder of images, ``digits``, the ``data.yaml`` of a detector; for a language model a text
+            file, JSON lines, or a folder of them.
+        batch_size: images or blocks of text in a batch; 32 images or 4 blocks if not given.
         strict: refuse unreadable images instead of leaving them out.
         mixup: alpha of mixup of training images, as in :class:`secateur.data.DataSettings`; 0 for none.
         held_out: share of ``train/`` that is held out for validation where there is no ``val/``; with 0, all
-            images are trained on and the last network is kept.
+            images are trained on and the last network is kept. Of a text, the last part is held out.
+        text: how text is divided into blocks.
     """
 
     source: str
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     strict: bool = False
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     held_out: float = Field(default=0.1, ge=0, lt=1)
+    text: TextSettings = TextSettings()
 
     @field_validator("source")
     @classmethod
     def _is_there(cls, source: str) -> str:
-        if source.endswith((".yaml", ".yml")) and Path(source).is_file():
-            return source
-        if source != "digits" and not Path(source).is_dir():
-            kind = "file" if source.endswith((".yaml", ".yml")) else "folder"
+        if source != "digits" and not Path(source).exists():
+            kind = "file" if Path(source).suffix in (".yaml", ".yml", *SUFFIXES) else "folder"
             raise ValueError(
-                f"there is no {kind} {source}; give a folder of images, the word digits, or for a detector "
-                "its data.yaml"
+                f"there is no {kind} {source}; give a folder of images, the word digits, for a language "
+                "model a text, or for a detector its data.yaml"
             )
         return source
+
+
+def is_text(source: str) -> bool:
+    """Check whether a user's word for data is a text: a file, or a folder with files of text.
+
+    >>> is_text("digits"), is_text("data.yaml")
+    (False, False)
+    """
+    path = Path(source)
+    if path.is_dir():
+        return is_text_folder(path)
+    return path.is_file() and path.suffix not in (".yaml", ".yml")
 
 
 class NetworkChoice(Settings):

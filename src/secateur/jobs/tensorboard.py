@@ -10,6 +10,7 @@ from secateur.errors import UsageError
 from secateur.jobs.records import cut_record, epoch_record
 from secateur.recipes import Callback, Cut
 from secateur.training.events import EpochDone
+from secateur.training.metrics import kind_named
 from secateur.training.run_folder import TENSORBOARD, read_metrics
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 _EPOCH = {
     "loss": "training/loss",
     "learning_rate": "training/learning rate",
-    "top1": "validation/accuracy",
     "validation_loss": "validation/loss",
 }
 
@@ -51,7 +51,8 @@ class TensorBoard(Callback):
         record = epoch_record(epoch)
         writer = self._opened("epoch")
         self._epoch += 1
-        self._write(writer, {curve: record[key] for key, curve in _EPOCH.items() if record[key] is not None})
+        curves = {**_EPOCH, "metric": f"validation/{kind_named(epoch.metric_name).title}"}
+        self._write(writer, {curve: record[key] for key, curve in curves.items() if record[key] is not None})
 
     def on_cut(self, cut: Cut) -> None:
         """Write the points of a cut."""

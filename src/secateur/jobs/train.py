@@ -1,4 +1,4 @@
-"""Train a network on images: the job behind ``secateur train``."""
+"""Train a network on images or text: the job behind ``secateur train``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from secateur.jobs.images import open_images, read_all
-from secateur.jobs.networks import Network, check_outputs, input_of, open_network
+from secateur.jobs.networks import Network
+from secateur.jobs.pretrained import write_pretrained
 from secateur.jobs.records import fit_record
 from secateur.jobs.settings import TrainJob
+from secateur.jobs.task import open_task
 from secateur.jobs.workplace import at_work
 from secateur.network_cost import cost
 from secateur.recipes import Callback
@@ -19,7 +20,7 @@ from secateur.training.loop import fit
 
 
 def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Train a network, keep the best epoch, and evaluate it on the test images.
+    """Train a network, keep the best epoch, and evaluate it on the test data.
 
     Args:
         job: its settings.
@@ -36,36 +37,37 @@ def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
 
 
 def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
-    data = open_images(job.data, input_of(job.network), job.seed)
+    task = open_task(job.data, job.network, job.seed)
     with at_work("train", job, context, callbacks) as place:
-        network = open_network(job.network, data.classes)
+        network = task.open(job.network)
         report_note(place.callbacks, origin(network))
         network.model.to(place.context.device)
-        check_outputs(network, data.classes)
         cost(network.model, network.example())  # found now, not after hours: what cannot be captured
         with place.clock("reading"):
-            read_all(data, place.callbacks)
-        place.begin(network, data)
+            task.read(place.callbacks)
+        place.begin(network, task)
         with place.clock("training"):
             state = fit(
                 network.model,
-                data.training_batches(),
+                task.training_batches(),
                 job.fit,
-                validation=data.validation_batches(),
+                validation=task.validation_batches(),
+                loss_fn=task.loss_fn,
                 context=replace(place.context, save=lambda name, found: place.save(name, network, found)),
             )
-        evaluation = place.evaluate(network.model, data.test_batches())
+        evaluation = place.evaluate(network.model, task)
         network = replace(network, file=place.finish(network))
+        folders = write_pretrained(place, network, task)
         figures, conditions = place.compare({"network": network}, {"network": evaluation})
         place.run.summarise(
             model=network.name,
             **figures,
             checkpoint=network.file,
             training=fit_record(state),
-            validation_top1=state.kept.metric if state.kept else None,
-            classes=data.classes,
-            skipped=data.skipped,
+            **{f"validation_{kept.kind.key}": kept.metric for kept in [state.kept] if kept},
+            **task.facts(),
             latency=conditions,
+            **folders,
         )
     return dict(place.run.summary)
 

@@ -10,20 +10,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.data import ImageData
 from secateur.errors import UsageError
 from secateur.inputs import Json
 from secateur.jobs.figures import Clock, Figures, figures, latencies
 from secateur.jobs.networks import Network
 from secateur.jobs.records import STATE, RunRecorder, recorded
 from secateur.jobs.settings import Job
+from secateur.jobs.task import Task
 from secateur.jobs.tensorboard import TensorBoard
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, RecipeContext, fingerprint
 from secateur.training.context import RunContext
-from secateur.training.evaluate import Batches, Evaluation, evaluate
+from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import report_note, report_progress
 from secateur.training.interrupt import interruptible
+from secateur.training.losses import evaluation_loss
 from secateur.training.random_state import seeded
 from secateur.training.resume import Journal
 from secateur.training.run_folder import RunFolder
@@ -50,30 +51,27 @@ class Workplace:
         """Return the callbacks; the first of them writes to the run folder."""
         return self.context.callbacks
 
-    def evaluate(self, model: nn.Module, batches: Batches, answers: list[Tensor] | None = None) -> Evaluation:
-        """Evaluate a network.
+    def evaluate(self, model: nn.Module, task: Task, answers: list[Tensor] | None = None) -> Evaluation:
+        """Evaluate a network on the test data.
 
         Args:
             model: the network.
-            batches: pairs of inputs and class indices.
+            task: the data and the metric.
             answers: receives the answers, as for :func:`secateur.training.evaluate.evaluate`.
         """
+        loss_fn, batches = evaluation_loss(task.loss_fn), task.test_batches()
         with self.clock("evaluation"):
-            return evaluate(model, batches, context=self.context, answers=answers)
+            return evaluate(model, batches, loss_fn=loss_fn, context=self.context, answers=answers)
 
-    def begin(self, network: Network, data: ImageData | None) -> None:
-        """Record the weights and images at the start of the job.
+    def begin(self, network: Network, task: Task | None) -> None:
+        """Record the weights and the data at the start of the job.
 
         Args:
             network: with its weights.
-            data: the images, already read; ``None`` if there are none.
+            task: the data, already read; ``None`` if there is none.
         """
-        images, tested_on = {}, None
-        if data is not None:
-            images = {"train": len(data.train), "val": len(data.validation), "test": len(data.test)}
-            tested_on = "validation" if data.test is data.validation else "test"
-        start = {"weights": fingerprint(network.model), "images": images, "tested_on": tested_on}
-        self.run.summarise(start=start)
+        found = {"images": {}, "tested_on": None} if task is None else task.start()
+        self.run.summarise(start={"weights": fingerprint(network.model), **found})
 
     def save(self, name: str, network: Network, evaluation: Evaluation | None = None) -> Path:
         """Write a network to the run's checkpoints.
@@ -81,11 +79,12 @@ class Workplace:
         Args:
             name: of the checkpoint.
             network: the network in its current state.
-            evaluation: of the network on the validation images.
+            evaluation: of the network on the validation data.
         """
         metrics: dict[str, Json] = {}
         if evaluation is not None:
-            metrics = {"validation_top1": evaluation.metric, "validation_loss": evaluation.loss}
+            metric = f"validation_{evaluation.kind.key}"
+            metrics = {metric: evaluation.metric, "validation_loss": evaluation.loss}
         file = self.run.checkpoint(name)
         if self.context.ranks.is_main:
             network.save(file, metrics)

@@ -1,6 +1,7 @@
 """Measure the latency of networks, and predict it for any widths of their groups.
 
 - ``measure``: times whole networks, in one of the ``pytorch_runtimes``; several are run alternately.
+- ``generation``: times how fast language models read a prompt and write a token.
 - ``table``: predicts the time of a network from its group widths.
 - ``build``: makes such a table. It finds the ``operators``, measures each with an ``operator_timer`` at a few
   sizes, interpolates between them (``piecewise_linear``), and calibrates the sum with runs of the network.
@@ -9,6 +10,7 @@
 from __future__ import annotations
 
 from secateur.latency.build import NetworkTimer, latency_table
+from secateur.latency.generation import Generation, compare_generation
 from secateur.latency.measure import (
     Comparison,
     InterleavedTimes,
@@ -24,6 +26,7 @@ from secateur.latency.table import LatencyModel, LatencyTable, efficient_widths
 __all__ = [
     "PYTORCH_RUNTIMES",
     "Comparison",
+    "Generation",
     "InterleavedTimes",
     "Latency",
     "LatencyModel",
@@ -33,6 +36,7 @@ __all__ = [
     "PreparedNetwork",
     "PyTorchRuntime",
     "Timings",
+    "compare_generation",
     "compare_latency",
     "efficient_widths",
     "interleaved_timing",

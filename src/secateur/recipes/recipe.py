@@ -17,17 +17,21 @@ from secateur.training.settings import FitSettings
 class Distillation(Settings):
     """Training on the outputs of the network before the first cut (arXiv 1503.02531).
 
-    This helps if that network is well trained, and harms if it is not. It needs cross-entropy as loss.
+    This helps if that network is well trained, and harms if it is not. It needs cross-entropy as loss, or
+    the next-token loss of language models.
 
     Attributes:
         weight: share of the loss that compares with the teacher's outputs; 0 for none.
         temperature: of the soft-max of those outputs.
+        divergence: ``forward`` covers all that the teacher finds probable, ``reverse`` avoids what it finds
+            improbable.
         flip: average the teacher's outputs for an image and its mirror image; only for images whose mirror
             image has the same class.
     """
 
     weight: float = Field(default=0.9, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
+    divergence: Literal["forward", "reverse"] = "forward"
     flip: bool = False
 
 
@@ -112,7 +116,8 @@ class Recipe(Settings):
                 and cut; no reconstruction, no training. ``"original"``: the protocol of the first PyTorch
                 implementation of arXiv 1611.06440 (512 filters per step, 10 epochs after each, 15 at the
                 end). ``"paper"``: the protocol of its section 3.1 (one channel per step, 30 updates between,
-                batches of 32).
+                batches of 32). ``"language"``: the default recipe for language models, with AdamW and a
+                teacher at temperature 1.
             **changes: as for :meth:`changed`.
 
         Raises:
@@ -209,6 +214,7 @@ class Recipe(Settings):
         untaught = self.distillation.weight == 0
         teach = ("distillation.weight is 0", "set distillation.weight to 0.9")
         yield "distillation.temperature", untaught, *teach
+        yield "distillation.divergence", untaught, *teach
         yield "distillation.flip", untaught and self.distillation.flip, *teach
         yield "reconstruct_batches", not self.reconstruct, "reconstruct is false", "set reconstruct to true"
         by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
@@ -281,6 +287,8 @@ def _constant(optimizer: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
     return {"optimizer": optimizer, **plain, **settings}
 
 
+_LANGUAGE = {"optimizer": {"name": "adamw"}, "clip_norm": 1.0}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "default": {},
@@ -298,6 +306,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "channels_per_step": 1,
             "between": _constant(_PAPER, updates=30),
             "finetune": _constant(_PAPER, epochs=10, keep_best=True),
+        },
+        "language": {
+            "curve_batches": 16,
+            "reconstruct_batches": 16,
+            "distillation": {"weight": 0.5, "temperature": 1},
+            "between": _LANGUAGE,
+            "finetune": _LANGUAGE,
         },
     }
 )

@@ -41,7 +41,7 @@ from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
 from secateur.training.loop import FIT, fit
-from secateur.training.losses import LossFunction, with_auxiliaries
+from secateur.training.losses import LossFunction, next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
 from secateur.training.resume import Entry, restore, snapshot
@@ -624,10 +624,17 @@ def left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
 def _teacher(
     model: nn.Module, example_inputs: ExampleInputs, recipe: Recipe, loss_fn: LossFunction | None
 ) -> Teacher | None:
-    """Copy the network as the teacher, if the recipe distils and the outputs are class scores."""
-    distillation = recipe.distillation
-    if not distillation.weight or not _is_cross_entropy(loss_fn) or not _trains(recipe):
+    """Copy the network as the teacher, if the recipe distils and outputs are scores of classes or tokens."""
+    distillation, is_language = recipe.distillation, loss_fn is next_token_loss
+    if not distillation.weight or not (_is_cross_entropy(loss_fn) or is_language) or not _trains(recipe):
         return None
     if distillation.flip:
         require_images(example_inputs)
-    return Teacher(copy_with(model, {}), distillation.weight, distillation.temperature, distillation.flip)
+    return Teacher(
+        copy_with(model, {}),
+        distillation.weight,
+        distillation.temperature,
+        distillation.flip,
+        reverse=distillation.divergence == "reverse",
+        dim=-1 if is_language else 1,
+    )

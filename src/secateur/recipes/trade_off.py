@@ -12,7 +12,7 @@ from secateur.budget import Budget, forecast
 from secateur.budget.limits import NANOSECONDS, QUANTITIES
 from secateur.criteria import Criterion, resolve
 from secateur.errors import BudgetError, UsageError
-from secateur.formats import count, percent
+from secateur.formats import count
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture.program import mode_of
 from secateur.graph.cutting.tensors import copy_with
@@ -25,7 +25,8 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.runner import left_alone, run_recipe
 from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import report_note, report_progress
-from secateur.training.losses import LossFunction
+from secateur.training.losses import LossFunction, evaluation_loss
+from secateur.training.metrics import OWN
 from secateur.verification import Verification
 
 Axis = Literal["macs", "params", "latency"]
@@ -108,9 +109,9 @@ class Frontier:
         rows = [("whole", self.cost, self.baseline)]
         rows += [(str(point.number), point.cost, point.evaluation) for point in self.points]
         for name, cost, found in rows:
-            quality = f"{found.metric:.6g}"
+            quality = found.kind.show(found.metric)
             if found.examples:
-                quality = f"{percent(found.metric)} ± {100 * found.error:.2g}"
+                quality += f" ± {found.kind.show_error(found.error)}"
             lines.append(f"{name:>5}  {count(cost.macs):>8}  {count(cost.params):>10}  {quality}")
         return "\n".join(lines)
 
@@ -239,7 +240,9 @@ def run_frontier(
     if measured is None:
         raise BudgetError(f"no point of the frontier can be reached; limit another quantity than {by}")
     time = reach.now / NANOSECONDS if by == "latency" else None
-    return Frontier(by, _evaluated(model, training, context), graph.cost(), tuple(found), measured, time)
+    return Frontier(
+        by, _evaluated(model, training, loss_fn, context), graph.cost(), tuple(found), measured, time
+    )
 
 
 def untrained(recipe: Recipe) -> Recipe:
@@ -296,15 +299,17 @@ def _point(
     )
     measured = context.measured or Measured(fingerprint(model), result.scores, result.curves)
     latency = None if result.latency is None else result.latency.measured_ms
-    evaluation = _evaluated(result.model, training, context)
+    evaluation = _evaluated(result.model, training, loss_fn, context)
     return FrontierPoint(number, share, result.plan, result.verification, evaluation, latency), measured
 
 
-def _evaluated(model: nn.Module, training: Training, context: RecipeContext) -> Evaluation:
+def _evaluated(
+    model: nn.Module, training: Training, loss_fn: LossFunction | None, context: RecipeContext
+) -> Evaluation:
     if training.metric is not None:
         with mode_of(model, training=False):
-            return Evaluation(float(training.metric(model)), name="metric")
+            return Evaluation(float(training.metric(model)), name=OWN.name)
     batches = training.batches if training.validation is None else training.validation
     if batches is None:
         raise UsageError("there is nothing to evaluate on: pass Training(validation=...) or a metric")
-    return evaluate(model, batches, context=context, task="validating")
+    return evaluate(model, batches, loss_fn=evaluation_loss(loss_fn), context=context, task="validating")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur._compat import tree_unflatten
+from secateur._compat import tree_leaves, tree_unflatten
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
@@ -31,6 +31,7 @@ from secateur.graph.wiring import Wiring
 from secateur.recovery.chunks import Chunk, chunks_of, count_examples, gather
 
 _CHUNK = 64  # examples that run at once: enough to keep the device busy, and little memory
+_CHUNK_TOKENS = 512  # of texts that run at once, where the scores of each token are large
 _CHUNK_BYTES = 1 << 28  # of activations, where the examples are large
 
 
@@ -63,6 +64,20 @@ class CapturedForward:
     def examples(self) -> int:
         """Return the number of examples."""
         return sum(chunk.count for chunk in self.chunks)
+
+    @property
+    def first_output(self) -> Tensor | None:
+        """Return the first output with the examples in its first dimension, on shapes alone."""
+        return _first_output(self.program, self.size)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+
+        Returns:
+            The number of tokens; 0 if the first output is something else.
+        """
+        return _scored_tokens(self.program, self.size)
 
     def chunks_within(self, step: int, memory: int) -> int:
         """Count the chunks, at least one, whose values fit into some memory from a step onwards.
@@ -180,7 +195,7 @@ def capture_forward(
     arguments = graph.wiring.program.arguments
     leaves, spec = gather(batches, arguments, device_of(model), max_examples)
     graph.wiring.program.refuse_other_branch(leaves)
-    size = min(_CHUNK, count_examples(leaves), max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
+    size = _chunk_size(graph, leaves)
     chunks = chunks_of(leaves, size)
     program = _program(model, graph, chunks[0].leaves, spec)
     wiring = _without_removed(graph, program, _steps_of(graph, program, size))
@@ -195,6 +210,51 @@ def capture_forward(
 def removed_without(graph: ChannelGraph, branch: str) -> BoolArray:
     """Mark what is removed when one residual branch is absent, and all channels are kept."""
     return graph.after(Keep({}, [branch])).removed
+
+
+def _first_output(program: Program, batch: int) -> Tensor | None:
+    """Return the first output of a program with the examples in its first dimension, on shapes alone."""
+    outputs = tree_leaves(_steps(program)[-1].args)
+    values = (item.meta.get("val") for item in outputs if isinstance(item, Node))
+    tensors = (item for item in values if isinstance(item, Tensor))
+    return next((item for item in tensors if item.dim() and not len(item) % batch), None)
+
+
+def _scored_tokens(program: Program, batch: int) -> int:
+    """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+
+    The vocabulary is known from an embedding that is indexed with equally many tokens, and has as many rows
+    as there are scores.
+
+    Args:
+        program: the captured forward pass.
+        batch: number of examples that it was captured for.
+    """
+    scores = _first_output(program, batch)
+    if scores is None or scores.dim() != 3:
+        return 0
+    for node in _steps(program):
+        if str(node.target) == "aten.embedding.default":
+            table, tokens = (item.meta["val"] for item in node.all_input_nodes[:2])
+            if tokens.shape == scores.shape[:2] and len(table) == scores.shape[2]:
+                return int(scores.shape[1])
+    return 0
+
+
+def _chunk_size(graph: ChannelGraph, leaves: Sequence[Any]) -> int:
+    """Choose how many examples run at once.
+
+    Args:
+        graph: of the network.
+        leaves: the arguments for all examples.
+    """
+    traced, examples = graph.wiring.program, count_examples(leaves)
+    size = min(_CHUNK, examples, max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
+    if not _scored_tokens(traced, traced.batch):
+        return size
+    # Texts may be longer than the traced one; few are measured, and enough tokens keep a device busy.
+    tokens = next(leaf for leaf in leaves if isinstance(leaf, Tensor)).numel() // examples
+    return min(size, max(1, _CHUNK_TOKENS // tokens))
 
 
 def _bytes_per_example(graph: ChannelGraph) -> int:

@@ -3,14 +3,15 @@
 A residual branch has one point: it is absent, and the next layers that read the stream are refitted.
 
 Scores give the order in which channels of a group are removed; they say little about how many channels each
-group can lose. So that is measured. The second moments of every consumer's inputs are gathered once; the
+group can lose. So that is measured. The second moments of what a group's consumers read are gathered when a
+pass through the network reaches them, and kept until the last group that needs them is measured; the
 least-squares fit for any cut of one group follows from them without reading data again. Then each cut runs
 from the first step that reads a cut channel, with the values of the whole network at that step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -42,7 +43,11 @@ Divergence = Literal["kl", "mse"]
 ENOUGH = 128
 """Examples on which damage is measured, if there are twice as many; more hardly improve the widths."""
 
+ENOUGH_TOKENS = 1024
+"""Tokens on which damage is measured where the network scores each token of an example."""
+
 _LEAST_EXAMPLES = 2
+_AT_ONCE = 1 << 22  # scores that are converted to float64 at once
 _UNREAD = "nothing in the forward pass reads its channels"
 
 CurveProgress = Callable[[WidthCurves, int], None]
@@ -58,10 +63,12 @@ class CurveOptions:
             shares, on more examples, take twice as long and hardly find better widths (``BENCHMARKS.md``).
         held_back: share of the examples on which the damage is measured; consumers are fitted on the others.
             By default damage is measured on 128 examples, or on half of them where there are fewer than twice
-            as many: the precision of a mean depends on their number.
-        divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max of the first output, or
-            ``"mse"``, the mean squared difference as a share of the variance, averaged over all outputs. By
-            default ``"kl"`` if the first output has the shape ``(examples, two or more)``.
+            as many: the precision of a mean depends on their number. Where each token is scored, as many
+            examples as contain 1024 tokens are enough.
+        divergence: ``"kl"``, the Kullback-Leibler divergence of the soft-max over the last dimension of the
+            first output, or ``"mse"``, the mean squared difference as a share of the variance, averaged over
+            all outputs. By default ``"kl"`` if the first output has the shape ``(examples, two or more)``, or
+            gives each token of an example a score for every entry of the vocabulary.
         fit: how consumers are fitted, and how many examples are used in total.
         branches: whether the damage of removing each residual branch is measured too.
 
@@ -139,10 +146,10 @@ def width_curves(
     """
     fitting, measuring = _captured(model, graph, batches, options)
     tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    original, consumers = tensors, _gather_moments(fitting, graph, tensors, options.fit)
+    original = tensors
     measuring, tensors = with_channels_innermost(measuring, tensors)
     expected = PartialForward(measuring, graph.removed, tensors).outputs()
-    divergence: Divergence = options.divergence or _divergence_of(expected)
+    divergence: Divergence = options.divergence or _divergence_of(measuring)
     same = resume is not None and resume.divergence == divergence
     known = resume if resume is not None and same else WidthCurves({}, divergence)
     starts = {
@@ -153,9 +160,19 @@ def width_curves(
     unmeasured = dict(scores.unscored) if isinstance(scores, Scores) else {}
     unmeasured |= {name: _UNREAD for name, start in starts.items() if start is None}
     todo = {name: start for name, start in starts.items() if start is not None}
+    orders = {name: _order(scores[name], graph[name]) for name in todo}
+    widths = {name: _widths(graph[name].channels, options.shares) for name in todo}
+    old = {
+        name: curve
+        for name, curve in known.items()
+        if name in todo and (curve.order, curve.widths) == (orders[name], widths[name])
+    }
+    moments = _GatheredMoments(
+        PartialForward(fitting, graph.removed, original), graph, set(todo) - set(old), options.fit
+    )
     whole = PartialForward(measuring, graph.removed, tensors)
 
-    def damage(group: Group, kept: Sequence[int]) -> float:
+    def damage(group: Group, kept: Sequence[int], consumers: Sequence[_ConsumerMoments]) -> float:
         removed = removed_when_kept(graph, group, kept)
         changed = dict(tensors)
         for consumer in consumers:
@@ -163,14 +180,15 @@ def width_curves(
         return diverge(whole.fork(removed, changed).outputs(), expected, divergence)
 
     def measure(name: str) -> WidthCurve:
-        order = _order(scores[name], graph[name])
-        widths = _widths(graph[name].channels, options.shares)
-        old = known.get(name)
-        if old is not None and (old.order, old.widths) == (order, widths):
-            return old
+        nonlocal whole
+        if name in old:
+            return old[name]
+        if todo[name] < whole.step:
+            whole = PartialForward(measuring, graph.removed, tensors)
         whole.advance(todo[name])
-        damages = [damage(graph[name], order[len(order) - width :]) for width in widths[:-1]]
-        return WidthCurve(order, widths, (*damages, 0.0))
+        order, consumers = orders[name], moments.of(name)
+        damages = [damage(graph[name], order[len(order) - width :], consumers) for width in widths[name][:-1]]
+        return WidthCurve(order, widths[name], (*damages, 0.0))
 
     measured: dict[str, WidthCurve] = {}
     damages: dict[str, float] = {}
@@ -181,9 +199,12 @@ def width_curves(
         if progress is not None:
             progress(WidthCurves(measured, divergence, unmeasured, damages), total)
 
-    for names, curves in _shared_among_ranks(
-        sorted(todo, key=todo.__getitem__), lambda name: asdict(measure(name)), ranks
-    ):
+    # Groups that are read throughout the network come last: what they need is then gathered already, and
+    # what the others need is dropped layer by layer.
+    ends = moments.ends()
+    spans = {name: (start, ends.get(name, start)) for name, start in todo.items()}
+    ordered = sorted(todo, key=lambda name: (_contains_another(spans[name], spans.values()), todo[name]))
+    for names, curves in _shared_among_ranks(ordered, lambda name: asdict(measure(name)), ranks):
         measured |= {name: _curve(found) for name, found in zip(names, curves, strict=True)}
         report()
     whole = PartialForward(measuring, graph.removed, tensors)
@@ -255,22 +276,31 @@ def masked_damage(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, batc
         PartialForward(forward, removed, tensors).outputs()
         for removed in (graph.removed, graph.after(plan).removed)
     )
-    return diverge(found, expected, _divergence_of(expected))
+    return diverge(found, expected, _divergence_of(forward))
 
 
-def _divergence_of(outputs: Sequence[Tensor]) -> Divergence:
-    return "kl" if outputs[0].dim() == 2 and outputs[0].shape[1] > 1 else "mse"
+def _divergence_of(forward: CapturedForward) -> Divergence:
+    """Choose the divergence of the outputs of a forward pass."""
+    first = forward.first_output
+    classes = first is not None and first.dim() == 2 and first.shape[1] > 1
+    return "kl" if classes or forward.scored_tokens else "mse"
+
+
+def _contains_another(span: tuple[int, int], spans: Iterable[tuple[int, int]]) -> bool:
+    """Check whether another span of steps lies within one."""
+    return any(span != other and span[0] <= other[0] and other[1] <= span[1] for other in spans)
 
 
 def diverge(found: Sequence[Tensor], expected: Sequence[Tensor], kind: Divergence) -> float:
     """Measure the divergence of outputs, averaged over examples.
 
     Args:
-        found: outputs, the first of shape ``(N, K)`` for ``"kl"``.
+        found: outputs, the first of shape ``(N, K)`` or ``(N, T, K)`` for ``"kl"``.
         expected: outputs of the whole network, of the same shapes.
         kind: ``"kl"``: Σ p log(p / q) with p the soft-max of the first output expected and q that of the
-            first found. ``"mse"``: the mean squared difference of each output over the variance of the
-            expected one, averaged over the outputs, so that boxes and scores of a detector count alike.
+            first found, over the last dimension. ``"mse"``: the mean squared difference of each output over
+            the variance of the expected one, averaged over the outputs, so that boxes and scores of a
+            detector count alike.
 
     Example:
         >>> import torch
@@ -282,8 +312,12 @@ def diverge(found: Sequence[Tensor], expected: Sequence[Tensor], kind: Divergenc
     """
     if kind == "mse":
         return sum(map(_relative_error, found, expected)) / len(expected)
-    p, q = (F.log_softmax(outputs[0].double(), 1) for outputs in (expected, found))
-    return max(0.0, float((p.exp() * (p - q)).sum(1).mean()))
+    rows, others = (outputs[0].flatten(end_dim=-2) for outputs in (expected, found))
+    total = 0.0
+    for part in torch.arange(len(rows)).split(max(1, _AT_ONCE // rows.shape[1])):
+        p, q = (F.log_softmax(item[part[0] : part[-1] + 1].double(), 1) for item in (rows, others))
+        total += float((p.exp() * (p - q)).sum())
+    return max(0.0, total / len(rows))
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:
@@ -313,7 +347,9 @@ def _captured(
     forward = capture_forward(model, graph, batches, options.fit.max_examples)
     if forward.examples < _LEAST_EXAMPLES:
         raise UsageError("width curves need at least two examples: one to fit on, one to measure on")
-    return forward.split(1 - (options.held_back or min(0.5, ENOUGH / forward.examples)))
+    tokens = forward.scored_tokens
+    enough = -(-ENOUGH_TOKENS // tokens) if tokens else ENOUGH
+    return forward.split(1 - (options.held_back or min(0.5, enough / forward.examples)))
 
 
 def _order(scores: Any, group: Group) -> tuple[int, ...]:
@@ -390,18 +426,70 @@ class _ConsumerMoments:
         return result
 
 
-def _gather_moments(
-    forward: CapturedForward, graph: ChannelGraph, tensors: Mapping[str, Tensor], fit: LeastSquares
-) -> list[_ConsumerMoments]:
-    """Run the whole network and gather the patches' moments of every consumer of prunable channels."""
-    prunable = np.array([group.prunable for group in graph.groups] + [False])
-    whole = PartialForward(forward, graph.removed, tensors)
-    found = []
-    for consumer in find_consumers(forward.wiring):
-        if prunable[graph.wiring.group_of[consumer.labels]].any():
-            whole.advance(consumer.step)
-            found.append(_ConsumerMoments(consumer, fit.ridge, _patches(consumer, whole, fit)))
-    return found
+class _GatheredMoments:
+    """Gather the moments of what consumers read when a pass reaches them, once for all that read one value.
+
+    Args:
+        whole: the whole network on the examples of the fit.
+        graph: its graph.
+        groups: names of the groups to measure.
+        fit: how to fit.
+    """
+
+    def __init__(
+        self, whole: PartialForward, graph: ChannelGraph, groups: Set[str], fit: LeastSquares
+    ) -> None:
+        self._whole, self._fit = whole, fit
+        self._consumers = find_consumers(whole.forward.wiring)
+        # The groups that each consumer reads and that are not measured yet.
+        self._waiting: list[set[str]] = []
+        for consumer in self._consumers:
+            labels = consumer.labels[consumer.labels >= 0]
+            read = np.unique(graph.wiring.group_of[labels])
+            self._waiting.append({graph.groups[number].name for number in read if number >= 0} & groups)
+        self._patches: dict[tuple[Any, ...], tuple[Tensor, Tensor] | Tensor] = {}
+        self._reached = 0
+
+    def ends(self) -> dict[str, int]:
+        """Find the step of the last consumer of each group that is not measured yet."""
+        pairs = zip(self._consumers, self._waiting, strict=True)
+        return {name: consumer.step for consumer, names in pairs for name in names}
+
+    def of(self, group: str) -> list[_ConsumerMoments]:
+        """Return the consumers of a group with their moments, which are dropped if no other group needs them.
+
+        Args:
+            group: name of a group to measure, once.
+        """
+        own = [number for number, names in enumerate(self._waiting) if group in names]
+        for number in range(self._reached, own[-1] + 1 if own else 0):
+            self._gather(number)
+            self._reached = number + 1
+        found = [
+            _ConsumerMoments(consumer, self._fit.ridge, self._patches[_input_of(consumer)])
+            for consumer in (self._consumers[number] for number in own)
+        ]
+        for number in own:
+            self._waiting[number].remove(group)
+        needed = {
+            _input_of(consumer)
+            for consumer, names in zip(self._consumers, self._waiting, strict=True)
+            if names
+        }
+        self._patches = {key: patches for key, patches in self._patches.items() if key in needed}
+        return found
+
+    def _gather(self, number: int) -> None:
+        """Gather the moments of one consumer, if they are needed and not known."""
+        consumer = self._consumers[number]
+        if self._waiting[number] and _input_of(consumer) not in self._patches:
+            self._whole.advance(consumer.step)
+            self._patches[_input_of(consumer)] = _patches(consumer, self._whole, self._fit)
+
+
+def _input_of(consumer: Consumer) -> tuple[Any, ...]:
+    """Name what the moments of a consumer's inputs depend on."""
+    return consumer.source, consumer.window, consumer.constant
 
 
 def _patches(consumer: Consumer, whole: PartialForward, fit: LeastSquares) -> tuple[Tensor, Tensor] | Tensor:

@@ -18,7 +18,8 @@ class Epoch:
         attempt: number of the network in a search, from 1.
         phase: of the run.
         loss: in training; ``None`` before it.
-        top1: share of the validation examples that are classified correctly, if there are any.
+        metric: of the network on the validation examples, if there are any.
+        metric_name: what the metric is, such as ``top-1``.
         macs: multiply-accumulates of the network at that time; ``None`` before the first cut.
         params: parameters, likewise.
         seconds: since the evaluation before.
@@ -30,7 +31,8 @@ class Epoch:
     attempt: int
     phase: str
     loss: float | None
-    top1: float | None
+    metric: float | None
+    metric_name: str
     macs: int | None
     params: int | None
     seconds: float
@@ -130,7 +132,8 @@ def _epoch(event: Mapping[str, Any], number: int, attempt: int, last: CutMade | 
         attempt=attempt,
         phase=str(event["phase"]),
         loss=_number(event["loss"]),
-        top1=_number(event["top1"]),
+        metric=_number(event["metric"]),
+        metric_name=str(event["metric_name"]),
         macs=last.macs if last else None,
         params=last.params if last else None,
         seconds=float(event["seconds"]),

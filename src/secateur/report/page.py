@@ -10,12 +10,12 @@ from typing import Any
 from jinja2 import TemplateError
 
 from secateur.files import write_text
-from secateur.formats import count, factor, milliseconds, percent, size
+from secateur.formats import count, factor, milliseconds, size
 from secateur.jobs.network_summary import GroupSummary
 from secateur.jobs.verifications import together
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
-from secateur.report.drawings.course import accuracy_against_cost, epoch_by_epoch
+from secateur.report.drawings.course import epoch_by_epoch, metric_against_cost
 from secateur.report.drawings.frontier import frontier
 from secateur.report.drawings.layers import layer_costs
 from secateur.report.drawings.scores import score_distributions, width_curves
@@ -24,6 +24,7 @@ from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
 from secateur.report.shell import Drawing, render
+from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in
 from secateur.training.run_folder import REPORT, RunError
 
 _SUMMARY = (
@@ -111,6 +112,7 @@ def _rendered(records: Records) -> str:
         search=_search(network.groups if network else ()),
         layers=network.layers if network else (),
         timing=network.timing if network else None,
+        metric=records.metric,
         itself=ITSELF,
         scores=_score_rows(records),
         curves=records.curves,
@@ -126,7 +128,7 @@ def drawings(records: Records) -> list[Drawing]:
     Args:
         records: of the run.
     """
-    found = [frontier(records), accuracy_against_cost(records), epoch_by_epoch(records)]
+    found = [frontier(records), metric_against_cost(records), epoch_by_epoch(records)]
     network = records.network
     if network is not None:
         found.append(widths(network.groups))
@@ -144,7 +146,8 @@ def drawings(records: Records) -> list[Drawing]:
 
 
 _ROWS = (
-    ("top1", "test accuracy", percent),
+    ("top1", "test accuracy", TOP_1.show),
+    ("perplexity", "perplexity of the test text", PERPLEXITY.show),
     ("params", "parameters", count),
     ("macs", "MACs per example", count),
     ("file_bytes", "file", size),
@@ -152,8 +155,11 @@ _ROWS = (
     ("latency_ms", "latency", milliseconds),
 )
 
-_NO_TEST = "validation accuracy (epochs were chosen on these images)"
-"""The name of the accuracy where there are no test images besides those of validation."""
+_NO_TEST = {
+    "top1": "validation accuracy (epochs were chosen on these images)",
+    "perplexity": "perplexity of the validation text (epochs were chosen on it)",
+}
+"""The names of metrics where there is no test data besides that of validation."""
 
 
 def comparison(records: Records) -> list[dict[str, str]]:
@@ -177,8 +183,8 @@ def comparison(records: Records) -> list[dict[str, str]]:
         old, new = before.get(key), after.get(key)
         if new is not None:
             shown = {"before": show(old) if old is not None else "", "after": show(new)}
-            if key == "top1" and (summary.get("start") or {}).get("tested_on") == "validation":
-                name = _NO_TEST
+            if key in _NO_TEST and (summary.get("start") or {}).get("tested_on") == "validation":
+                name = _NO_TEST[key]
             words = {side: text.replace(" ", "\N{NO-BREAK SPACE}") for side, text in shown.items()}
             unit = "points" if key == "top1" and old is not None else ""
             rows.append({"name": name, **words, "change": _change(key, old, new), "unit": unit})
@@ -188,8 +194,8 @@ def comparison(records: Records) -> list[dict[str, str]]:
 def _change(key: str, before: float | None, after: float) -> str:
     if before is None:
         return ""
-    if key == "top1":
-        return f"{100 * (after - before):+.2f}"
+    if key in _NO_TEST:
+        return kind_in({key: after}).change(before, after)
     return factor(before, after)
 
 

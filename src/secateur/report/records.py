@@ -14,6 +14,7 @@ from secateur.criteria import Scores
 from secateur.errors import SecateurError
 from secateur.jobs.network_summary import NetworkSummary
 from secateur.report.course import Course, course_of
+from secateur.training.metrics import MetricKind, kind_in, kind_named
 from secateur.training.run_folder import ANSWERS, CONFIG, MEASURED, METRICS, NETWORK, RunError, read_summary
 
 T = TypeVar("T")
@@ -52,6 +53,14 @@ class Records:
     curves: WidthCurves | None
     answers: Mapping[str, Any] | None
     missing: tuple[str, ...]
+
+    @property
+    def metric(self) -> MetricKind:
+        """Return what the networks of the run were judged by."""
+        if self.course.epochs:
+            return kind_named(self.course.epochs[-1].metric_name)
+        frontier = (self.summary.get("frontier") or {}).get("baseline")
+        return kind_in(self.summary.get("baseline"), self.summary.get("network"), frontier)
 
 
 def read_records(run: Path | str) -> Records:

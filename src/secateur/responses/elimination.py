@@ -47,7 +47,9 @@ class Elimination:
         damped = covariance.double().clone()
         damped.diagonal().add_(ridge * damped.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny))
         self.inverse = torch.linalg.inv(damped)
-        self.weight = weight.double()
+        weight = weight.double()
+        # Errors depend on Wᵀ W alone, so the triangular factor of many outputs (a vocabulary) is enough.
+        self.weight = torch.linalg.qr(weight).R if len(weight) > 2 * weight.shape[1] else weight
         self._columns = columns
         self._place = torch.arange(len(damped))
         self._alive = torch.ones(len(columns), dtype=torch.bool)

@@ -45,12 +45,18 @@ class Teacher:
         temperature: soft-max temperature, in both networks; a higher one gives wrong classes more weight.
         flip: average its outputs over each image and the flipped image, which costs a second forward pass.
             Use it only where a flipped image is of the same class.
+        reverse: learn by the reverse divergence, KL(network ‖ teacher), which avoids what the teacher finds
+            improbable (arXiv 2306.08543, section 2.1); otherwise by KL(teacher ‖ network), which covers all
+            that the teacher finds probable.
+        dim: dimension of the class scores in the outputs; -1 for the tokens of a language model.
     """
 
     model: nn.Module
     weight: float = 0.9
     temperature: float = 4.0
     flip: bool = False
+    reverse: bool = False
+    dim: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1:
@@ -72,7 +78,7 @@ class Teacher:
             inputs: of the network; images, shape ``(N, C, H, W)``, with ``flip``.
 
         Returns:
-            Class scores of shape ``(N, K)``, not differentiable.
+            Class scores, not differentiable.
 
         Raises:
             UsageError: the inputs are no images, with ``flip``.
@@ -94,11 +100,13 @@ class Teacher:
         """Combine the loss against the targets with the loss against the teacher.
 
         (1 - w) · loss + w · T² · KL(soft-max(teacher / T) ‖ soft-max(outputs / T)), equation 1 of the paper
-        and the scale of its section 2, which keeps the size of gradients the same for all temperatures.
+        and the scale of its section 2, which keeps the size of gradients the same for all temperatures. The
+        divergence is a mean over all that is classified: images, pixels or tokens.
 
         Args:
             loss: of the outputs against the targets, a scalar.
-            outputs: class scores of shape ``(N, K)``, or what begins with them.
+            outputs: class scores, or what begins with them: of shape ``(N, K)`` or ``(N, K, ...)``, or
+                ``(N, ..., K)`` with ``dim=-1``.
             inputs: of the network.
 
         Returns:
@@ -109,7 +117,13 @@ class Teacher:
         >>> float(teacher.join(torch.tensor(2.0), teacher.model(inputs).detach(), inputs))
         1.0
         """
-        wanted = log_softmax(self.outputs(inputs) / self.temperature, 1)
-        found = log_softmax(main_output(outputs) / self.temperature, 1)
+        wanted, found = (self._logarithms(scores) for scores in (self.outputs(inputs), main_output(outputs)))
+        if self.reverse:
+            wanted, found = found, wanted
         divergence = kl_div(found, wanted, reduction="batchmean", log_target=True) * self.temperature**2
         return (1 - self.weight) * loss + self.weight * divergence
+
+    def _logarithms(self, scores: Tensor) -> Tensor:
+        """Return log-probabilities at the temperature, one row for each example, pixel or token."""
+        rows = scores.movedim(self.dim, -1).flatten(0, -2).float()
+        return log_softmax(rows / self.temperature, 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from secateur.training.interrupt import Interruption
+from secateur.training.metrics import TOP_1
 
 Item = TypeVar("Item")
 
@@ -39,8 +40,9 @@ class EpochDone:
         loss: mean over the examples since the last report, while the weights changed; none for epoch 0.
         learning_rate: of the last step; none for epoch 0.
         seconds: time since the last report, validation included.
-        top1: share of validation examples classified correctly, if there are any.
-        validation_loss: mean over them.
+        metric: of the evaluation on validation examples, if there was one.
+        metric_name: what the metric is; ``top-1`` is the share of examples that are classified correctly.
+        validation_loss: mean over the validation examples.
         kept: whether this network is kept, unless a later one is preferred to it.
     """
 
@@ -50,7 +52,8 @@ class EpochDone:
     loss: float | None
     learning_rate: float | None
     seconds: float
-    top1: float | None = None
+    metric: float | None = None
+    metric_name: str = TOP_1.name
     validation_loss: float | None = None
     kept: bool = False
 

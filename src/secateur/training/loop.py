@@ -30,7 +30,8 @@ from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, report_note, report_progress
-from secateur.training.losses import LossFunction, with_auxiliaries
+from secateur.training.losses import LossFunction, evaluation_loss, with_auxiliaries
+from secateur.training.metrics import OWN, TOP_1
 from secateur.training.optimizers import (
     largest_rate,
     learning_rate_factors,
@@ -60,7 +61,8 @@ class FitOptions(TypedDict, total=False):
         find_rate: find a learning rate for ``optimizer`` too, if the settings do not give one.
         loss_fn: mean loss of a batch; cross-entropy with the settings' label smoothing if not given, and the
             loss that the network returns for batches that are mappings. For these it is called with all that
-            the network returns, and with the batch.
+            the network returns, and with the batch. With ``next_token_loss``, the network is a language
+            model, and is evaluated by its perplexity.
         teacher: a network whose outputs are learnt besides the targets; not from batches that are mappings,
             whose outputs may not be class scores.
         observe: entered for the last epoch, for example to collect scores from its steps.
@@ -90,7 +92,7 @@ class FitState:
         rate: the peak learning rate.
         evaluation: of the last epoch, if there is validation data.
         start: of the network before training; epoch 0.
-        highest: the evaluation with the highest metric so far.
+        highest: the best evaluation so far: of the highest accuracy, or the lowest perplexity.
         kept: of the network that is kept (:func:`secateur.training.selection.is_preferred`).
         kept_epoch: its number.
         history: all epochs so far, those before a restart included.
@@ -269,7 +271,7 @@ def _prepare(
         finds_rate=is_free and settings.optimizer.learning_rate == "auto",
         loss_fn=with_auxiliaries(loss_fn, own=given is None),
         teacher=options.get("teacher"),
-        evaluate=_evaluator(model, options.get("validation"), options.get("metric"), context),
+        evaluate=_evaluator(model, options, context),
         observe=options.get("observe") or nullcontext(),
         phase=options.get("phase", "training"),
         context=context,
@@ -283,20 +285,20 @@ def _prepare(
     )
 
 
-def _evaluator(
-    model: nn.Module, validation: Batches | None, metric: Metric | None, context: RunContext
-) -> Callable[[], Evaluation] | None:
+def _evaluator(model: nn.Module, options: FitOptions, context: RunContext) -> Callable[[], Evaluation] | None:
     """Return what evaluates the network after an epoch, if anything does."""
+    metric, validation = options.get("metric"), options.get("validation")
     if metric is not None:
         return partial(_measure, model, metric)
     if validation is not None:
-        return partial(evaluate, model, validation, context=context, task="validating")
+        loss_fn = evaluation_loss(options.get("loss_fn"))
+        return partial(evaluate, model, validation, loss_fn=loss_fn, context=context, task="validating")
     return None
 
 
 def _measure(model: nn.Module, metric: Metric) -> Evaluation:
     with mode_of(model, training=False), torch.no_grad():
-        return Evaluation(float(metric(model)), name="metric")
+        return Evaluation(float(metric(model)), name=OWN.name)
 
 
 def _resume(setup: _Setup) -> FitState | None:
@@ -382,13 +384,13 @@ def _outcome(state: FitState) -> str:
     if not state.kept_epoch:
         return f"no epoch is better than the network before training, which is kept ({kept})"
     name = f"epoch {state.kept_epoch}" + (" of the second start" if _restarted(state) else "")
-    text = f"{name} is kept ({kept}; before training {start.name} {start.metric:.2%}, loss {start.loss:.4f})"
     if not kept.examples:
-        return f"{name} is kept ({kept}; before training {start.metric:.6g})"
-    if highest.metric > kept.metric:
+        return f"{name} is kept ({kept}; before training {start.kind.show(start.metric)})"
+    text = f"{name} is kept ({kept}; before training {start.value}, loss {start.loss:.4f})"
+    if highest.quality > kept.quality:
         return (
-            f"{text}; the highest was {highest.metric:.2%}, within the standard error of "
-            f"{100 * highest.error:.1f} points, which decides nothing"
+            f"{text}; the highest was {highest.kind.show(highest.metric)}, within the standard error of "
+            f"{highest.kind.show_error(highest.error)} points, which decides nothing"
         )
     return text
 
@@ -534,7 +536,8 @@ def _finish_epoch(
         loss=loss,
         learning_rate=rate,
         seconds=seconds,
-        top1=evaluation.metric if evaluation else None,
+        metric=evaluation.metric if evaluation else None,
+        metric_name=evaluation.name if evaluation else TOP_1.name,
         validation_loss=evaluation.loss if evaluation else None,
         kept=is_kept,
     )
@@ -546,7 +549,7 @@ def _finish_epoch(
 def _consider(state: FitState, evaluation: Evaluation) -> bool:
     """Return whether the network is kept from now on."""
     assert state.start is not None
-    if state.highest is None or evaluation.metric > state.highest.metric:
+    if state.highest is None or evaluation.quality > state.highest.quality:
         state.highest = evaluation
     if state.kept is not None and not is_preferred(evaluation, state.kept, state.start, state.highest):
         return False

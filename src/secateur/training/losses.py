@@ -1,18 +1,23 @@
-"""Compute losses of networks with auxiliary outputs, and of those that compute their loss themselves."""
+"""Compute losses of networks with auxiliary outputs, of those that have their own, of language models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from secateur.batches import own_loss
-from secateur.errors import TrainingError
+from secateur.batches import labels_of, own_loss
+from secateur.errors import TrainingError, UsageError
 from secateur.outputs import parts_of
 
 LossFunction = Callable[[Any, Any], Tensor]
 """The mean loss of a batch: of outputs and targets, or of outputs and a batch that is a mapping."""
+
+NOT_COUNTED = -100
+"""The target of a token that is read and not predicted."""
 
 _AUXILIARY_WEIGHT = 0.3
 _LONE_AUXILIARY_WEIGHT = 0.4
@@ -79,3 +84,65 @@ def with_auxiliaries(loss_fn: LossFunction, *, own: bool = False) -> LossFunctio
         return loss
 
     return total
+
+
+def next_token_loss(outputs: Any, targets: Any) -> Tensor:
+    """Compute the mean loss of predicting each token from the tokens before it.
+
+    Args:
+        outputs: logits of the next token, shape ``(batch, length, vocabulary)``, or what begins with them.
+        targets: token ids, int64, shape ``(batch, length)``, not shifted, or a batch whose ``labels`` they
+            are. Tokens whose target is -100 do not count, nor does the first of each sequence.
+
+    Returns:
+        A scalar, in nats, differentiable in ``outputs``.
+
+    Raises:
+        UsageError: the shapes do not fit.
+
+    >>> words = torch.tensor([[0, 1, 1]])
+    >>> round(float(next_token_loss(torch.zeros(1, 3, 4), words)), 4)  # log 4
+    1.3863
+    """
+    losses, counted = token_losses(main_output(outputs), labels_of(targets))
+    return losses.sum() / counted.sum()
+
+
+def evaluation_loss(loss_fn: LossFunction | None) -> LossFunction:
+    """Return the loss by which a network is evaluated: that of language models, or cross-entropy.
+
+    Args:
+        loss_fn: that of its training, if one was given.
+    """
+    return next_token_loss if loss_fn is next_token_loss else cross_entropy
+
+
+def token_losses(logits: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+    """Compute the loss of each token but the first of each sequence.
+
+    Args:
+        logits: of the next token, shape ``(batch, length, vocabulary)``.
+        targets: token ids, shape ``(batch, length)``, not shifted.
+
+    Returns:
+        Losses, float32 (or float64), shape ``(batch, length - 1)``, zero where the target is -100; and where
+        they count, bool, of the same shape.
+
+    Raises:
+        UsageError: the shapes do not fit.
+    """
+    if not isinstance(targets, Tensor) or targets.ndim != 2 or logits.shape[:-1] != targets.shape:
+        found = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise UsageError(
+            f"the loss of the next token needs logits of shape (batch, length, vocabulary) and token ids of "
+            f"shape (batch, length) as targets, not {tuple(logits.shape)} and {found}"
+        )
+    following = targets[:, 1:]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    losses = cross_entropy(
+        logits[:, :-1].flatten(0, 1).to(dtype),
+        following.flatten(),
+        ignore_index=NOT_COUNTED,
+        reduction="none",
+    )
+    return losses.view(following.shape), following != NOT_COUNTED

@@ -9,14 +9,14 @@ def is_preferred(found: Evaluation, kept: Evaluation, start: Evaluation, highest
     """Decide whether a network replaces the one that is kept.
 
     Metrics that differ by less than a standard error are equal, and among equals the lower loss is preferred.
-    A network whose metric is below that at the start is never kept. A user's metric, whose standard error and
-    loss are not known, must be higher.
+    A network that is worse than the one at the start is never kept. So the lowest perplexity is kept, which
+    is that of the lowest loss. A user's metric, whose standard error and loss are not known, must be higher.
 
     Args:
         found: the network in question.
         kept: the network that is kept so far.
         start: the network before training.
-        highest: the evaluation with the highest metric so far, ``found`` included.
+        highest: the best evaluation so far, ``found`` included.
 
     >>> start, first = Evaluation(0.90, 0.40, 100), Evaluation(0.92, 0.30, 100)
     >>> is_preferred(first, start, start, highest=first)  # equal, and the loss is lower
@@ -28,8 +28,8 @@ def is_preferred(found: Evaluation, kept: Evaluation, start: Evaluation, highest
     False
     """
     if not found.examples:
-        return found.metric > kept.metric
-    least = max(start.metric, highest.metric - highest.error)
-    if found.metric < least:
+        return found.quality > kept.quality
+    least = max(start.quality, highest.quality - highest.error)
+    if found.quality < least:
         return False
-    return kept.metric < least or found.loss < kept.loss
+    return kept.quality < least or found.loss < kept.loss

@@ -1,4 +1,4 @@
-"""Draw accuracy against cost during a run, and by epoch."""
+"""Draw accuracy, or another metric, against cost during a run, and by epoch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from secateur.report.course import Epoch
 from secateur.report.records import Records
 from secateur.report.shell import AFTER, BEFORE, CYCLE, GONE, INK, MUTED, Drawing, drawing, plain
 
-_PERCENT = ".2~%"
 
-
-def accuracy_against_cost(records: Records) -> Drawing | None:
+def metric_against_cost(records: Records) -> Drawing | None:
     """Draw every epoch at the cost of its network; for a search, every network that it tried.
 
     Args:
@@ -21,36 +19,37 @@ def accuracy_against_cost(records: Records) -> Drawing | None:
     Returns:
         The figure, or ``None`` if nothing was evaluated.
     """
-    variants = {}
+    variants, metric = {}, records.metric
     for key, title in (("macs", "MACs per example"), ("params", "parameters")):
         path = _path(records.summary, key)
-        traces = [*path, *([] if path else _epochs(records, key)), *_ends(records.summary, key)]
+        traces = [*path, *([] if path else _epochs(records, key)), *_ends(records, key)]
         if traces:
             layout = {
                 "xaxis": {"title": {"text": title}, "autorange": "reversed", "tickformat": "~s"},
-                "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT},
+                "yaxis": {"title": {"text": metric.title}, "tickformat": metric.tick_format},
             }
             variants[title] = {"data": traces, "layout": layout}
-    label = "Accuracy against cost: the network moves to the right as it gets smaller"
+    label = f"{metric.title.capitalize()} against cost: the network moves to the right as it gets smaller"
     return Drawing("course", label, variants) if variants else None
 
 
 def _epochs(records: Records, key: str) -> list[dict[str, Any]]:
     """Draw the epochs as a line from the whole network to the smaller one."""
     whole = _of(records.summary, "baseline", key)
-    known = [epoch for epoch in records.course.epochs if epoch.top1 is not None]
+    known = [epoch for epoch in records.course.epochs if epoch.metric is not None]
     costs = [getattr(epoch, key) or whole for epoch in known]
     if not known or None in costs:
         return []
+    value = f"%{{y:{records.metric.number_format}}}"
     return [
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": "on validation images, in the course of training",
+            "name": f"on validation {records.metric.unit}, in the course of training",
             "x": costs,
-            "y": [epoch.top1 for epoch in known],
+            "y": [epoch.metric for epoch in known],
             "customdata": [_where(epoch) for epoch in known],
-            "hovertemplate": "%{customdata}<br>%{y:.2%} at %{x:.4~s}<extra></extra>",
+            "hovertemplate": f"%{{customdata}}<br>{value} at %{{x:.4~s}}<extra></extra>",
             "line": {"color": AFTER, "width": 1},
             "marker": {"color": AFTER, "size": 7},
         }
@@ -62,10 +61,11 @@ def _where(epoch: Epoch) -> str:
     return f"{plain(epoch.phase)}, {when}"
 
 
-def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Draw the accuracy before and after the run, on test images."""
+def _ends(records: Records, key: str) -> list[dict[str, Any]]:
+    """Draw the metric before and after the run, on test data."""
+    summary, metric = records.summary, records.metric
     ends = [
-        (name, _of(summary, side, key), _of(summary, side, "top1"))
+        (name, _of(summary, side, key), _of(summary, side, metric.key))
         for name, side in (("before", "baseline"), ("after", "pruned"))
     ]
     known = [end for end in ends if None not in end]
@@ -75,11 +75,11 @@ def _ends(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         {
             "type": "scatter",
             "mode": "markers",
-            "name": "before and after, on test images",
+            "name": f"before and after, on test {metric.unit}",
             "x": [cost for _, cost, _ in known],
-            "y": [top1 for _, _, top1 in known],
+            "y": [value for _, _, value in known],
             "customdata": [name for name, _, _ in known],
-            "hovertemplate": "%{customdata}: %{y:.2%} at %{x:.4~s}<extra></extra>",
+            "hovertemplate": f"%{{customdata}}: %{{y:{metric.number_format}}} at %{{x:.4~s}}<extra></extra>",
             "marker": {"color": GONE, "size": 13, "symbol": "diamond", "line": {"color": INK, "width": 1}},
         }
     ]
@@ -129,7 +129,7 @@ def _of(summary: Mapping[str, Any], side: str, key: str) -> Any:
 
 
 def epoch_by_epoch(records: Records) -> Drawing | None:
-    """Draw accuracy and loss over the epochs, with a line at each cut.
+    """Draw metric and loss over the epochs, with a line at each cut.
 
     Args:
         records: of the run.
@@ -137,16 +137,27 @@ def epoch_by_epoch(records: Records) -> Drawing | None:
     Returns:
         The figure, or ``None`` if there are fewer than two epochs.
     """
-    course = records.course
+    course, metric = records.course, records.metric
     if len(course.epochs) < 2:
         return None
     traces = [
-        _line(course.epochs, "top1", "accuracy on validation images", AFTER, "y", ":.2%"),
+        _line(
+            course.epochs,
+            "metric",
+            f"{metric.title} on validation {metric.unit}",
+            AFTER,
+            "y",
+            f":{metric.number_format}",
+        ),
         _line(course.epochs, "loss", "loss in training", CYCLE[1], "y2", ":.4g"),
     ]
     layout = {
         "xaxis": {"title": {"text": "evaluation"}, "tickformat": ",d", "rangemode": "tozero", "anchor": "y2"},
-        "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT, "domain": [0.55, 1]},
+        "yaxis": {
+            "title": {"text": metric.title},
+            "tickformat": metric.tick_format,
+            "domain": [0.55, 1],
+        },
         "yaxis2": {"title": {"text": "loss"}, "domain": [0, 0.45], "rangemode": "tozero", "anchor": "x"},
         "shapes": [
             {
@@ -163,7 +174,7 @@ def epoch_by_epoch(records: Records) -> Drawing | None:
         "hovermode": "x unified",
         "meta": {"height": 460},
     }
-    label = "Accuracy and loss over the epochs; dashed lines are cuts"
+    label = f"{metric.title.capitalize()} and loss over the epochs; dashed lines are cuts"
     return drawing("epochs", label, [trace for trace in traces if any(trace["y"])], layout)
 
 

@@ -1,4 +1,4 @@
-"""Draw the trade-off between cost and accuracy."""
+"""Draw the trade-off between cost and accuracy, or another metric."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 from secateur.report.records import Records
 from secateur.report.shell import AFTER, GONE, INK, MUTED, Drawing, plain
-
-_PERCENT = ".2~%"
+from secateur.training.metrics import MetricKind
 
 
 def frontier(records: Records) -> Drawing | None:
-    """Draw the accuracy of each point of a frontier against its cost, with standard errors.
+    """Draw the metric of each point of a frontier against its cost, with standard errors.
 
     Args:
         records: of the run.
@@ -23,7 +22,7 @@ def frontier(records: Records) -> Drawing | None:
     found = records.summary.get("frontier")
     if not found:
         return None
-    variants = {}
+    variants, metric = {}, records.metric
     for title, key in (
         ("MACs per example", "macs"),
         ("parameters", "params"),
@@ -37,15 +36,16 @@ def frontier(records: Records) -> Drawing | None:
             continue
         layout = {
             "xaxis": {"title": {"text": title}, "tickformat": "~s", "rangemode": "tozero"},
-            "yaxis": {"title": {"text": "accuracy"}, "tickformat": _PERCENT},
+            "yaxis": {"title": {"text": metric.title}, "tickformat": metric.tick_format},
             "shapes": [_line(sister[key]) for sister in found["sisters"] if key in sister],
             "annotations": [_name(sister, key) for sister in found["sisters"] if key in sister],
         }
-        traces = [_points("cut and reconstructed, not trained", points, AFTER, "circle")]
+        traces = [_points("cut and reconstructed, not trained", points, metric, AFTER, "circle")]
         if whole is not None:
-            traces.append(_points("the network as it is", [(whole, found["baseline"])], GONE, "diamond"))
+            before = [(whole, found["baseline"])]
+            traces.append(_points("the network as it is", before, metric, GONE, "diamond"))
         variants[title] = {"data": traces, "layout": layout}
-    label = "Accuracy against cost at several budgets; bars are standard errors"
+    label = f"{metric.title.capitalize()} against cost at several budgets; bars are standard errors"
     return Drawing("frontier", label, variants)
 
 
@@ -75,18 +75,22 @@ def _name(sister: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _points(
-    name: str, points: Sequence[tuple[float, Mapping[str, Any]]], colour: str, symbol: str
+    name: str,
+    points: Sequence[tuple[float, Mapping[str, Any]]],
+    metric: MetricKind,
+    colour: str,
+    symbol: str,
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers+text",
         "name": name,
         "x": [cost for cost, _ in points],
-        "y": [point["top1"] for _, point in points],
+        "y": [point[metric.key] for _, point in points],
         "error_y": {"type": "data", "array": [point["error"] for _, point in points], "color": colour},
         "text": [str(point["number"] or "") for _, point in points],
         "textposition": "bottom right",
-        "hovertemplate": "%{text} %{y:.2%} at %{x:.4~s}<extra></extra>",
+        "hovertemplate": f"%{{text}} %{{y:{metric.number_format}}} at %{{x:.4~s}}<extra></extra>",
         "line": {"color": colour, "width": 1},
         "marker": {"color": colour, "size": 9, "symbol": symbol, "line": {"color": INK, "width": 1}},
     }

@@ -1,0 +1,85 @@
+"""Write networks of transformers, and their tokenizers, as folders that the library loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import CheckpointError, SecateurError, UsageError
+from secateur.files import write_text
+from secateur.formats import first_line
+from secateur.integrations.pretrained import save_pretrained
+from secateur.jobs.networks import Network
+from secateur.jobs.task import Task
+from secateur.jobs.text import TextTask
+from secateur.jobs.workplace import Workplace
+from secateur.training.events import report_note
+from secateur.training.run_folder import PRETRAINED, TOKENIZER
+
+
+def write_pretrained(place: Workplace, network: Network, task: Task | None) -> dict[str, Any]:
+    """Write a network of transformers and its tokenizer to the run folder.
+
+    Args:
+        place: where the job runs.
+        network: the result of the job.
+        task: what it was trained on; the tokenizer of a text is written too.
+
+    Returns:
+        For the summary: the folders ``tokenizer`` and ``pretrained``. The latter is ``None`` if no config
+        describes the network; a note gives the reason.
+    """
+    tokenizer = task.tokenizer if isinstance(task, TextTask) else None
+    if not place.context.ranks.is_main or not is_of_transformers(network.model):
+        return {}
+    found: dict[str, Any] = {}
+    if tokenizer is not None:
+        found["tokenizer"] = place.run.path / TOKENIZER
+        tokenizer.save_pretrained(str(found["tokenizer"]))
+    try:
+        with place.clock("pretrained"):
+            found["pretrained"] = export_pretrained(place.run.path / PRETRAINED, network.model, tokenizer)
+    except (UsageError, CheckpointError) as error:
+        found["pretrained"] = None
+        report_note(place.callbacks, f"not written for from_pretrained: {error}")
+    else:
+        report_note(place.callbacks, f"for from_pretrained: {found['pretrained']}")
+    return found
+
+
+def is_of_transformers(model: nn.Module) -> bool:
+    """Check whether a network is one of transformers."""
+    return hasattr(model, "save_pretrained") and hasattr(model, "config")
+
+
+def export_pretrained(folder: Path, model: nn.Module, tokenizer: Any = None) -> Path:
+    """Write a network for ``from_pretrained``, with the cache of keys and values switched on.
+
+    Args:
+        folder: created, or replaced.
+        model: as ``hf:FOLDER`` builds it, with the cache switched off.
+        tokenizer: written too, if given.
+
+    Raises:
+        UsageError: no config describes the network.
+        CheckpointError: the config refuses its widths, or what was written does not give the same outputs.
+    """
+    try:
+        written = save_pretrained(folder, model, tokenizer)
+    except SecateurError:
+        raise
+    except Exception as error:  # classes of configs refuse numbers in their own ways
+        reason = first_line(error.__cause__ or error)
+        raise CheckpointError(
+            f"the config of {type(model).__name__} refuses these widths: {reason}"
+        ) from error
+    for name in ("config.json", "generation_config.json"):
+        file = written / name
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content.get("use_cache") is False:
+                write_text(file, json.dumps({**content, "use_cache": True}, indent=2) + "\n")
+    return written

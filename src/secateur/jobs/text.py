@@ -1,0 +1,222 @@
+"""Train and judge language models on text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.checkpoint import read_metadata
+from secateur.errors import DataError, UsageError
+from secateur.formats import first_line
+from secateur.graph.capture.program import mode_of
+from secateur.inputs import NamedInputs
+from secateur.integrations.libraries import config_file
+from secateur.jobs.networks import Network, open_network
+from secateur.jobs.settings import DataChoice, NetworkChoice, is_checkpoint
+from secateur.language import TextBlocks, TextData, open_text, open_tokenizer
+from secateur.models import ModelSpec
+from secateur.recipes import Callback, Recipe
+from secateur.training.events import report_note, report_progress
+from secateur.training.losses import LossFunction, main_output, next_token_loss
+from secateur.training.run_folder import CHECKPOINTS, TOKENIZER, find_checkpoint
+
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """Text, the next-token loss, and perplexity.
+
+    Attributes:
+        data: the text, as blocks of tokens.
+        tokenizer: that made them.
+    """
+
+    data: TextData
+    tokenizer: Any
+    loss_fn: LossFunction = next_token_loss
+
+    @classmethod
+    def of(cls, choice: DataChoice, network: NetworkChoice, seed: int, *, training: bool) -> TextTask:
+        """Open a text with the tokenizer of a network.
+
+        Raises:
+            DataError: the text cannot be used.
+            UsageError: there is no tokenizer.
+        """
+        if choice.mixup:
+            raise UsageError("data.mixup: no effect on text; leave it out")
+        tokenizer = open_tokenizer(choice.text.tokenizer or tokenizer_folder(network))
+        data = open_text(
+            choice.source,
+            tokenizer,
+            choice.text,
+            batch_size=choice.batch_size or _BATCH,
+            held_out=choice.held_out,
+            seed=seed,
+            training=training,
+        )
+        return cls(data, tokenizer)
+
+    @property
+    def evaluated_on(self) -> str:
+        """Return where networks are compared without training."""
+        return "validation" if "val" in self.data.tokens else "test"
+
+    def open(self, choice: NetworkChoice) -> Network:
+        """Open a language model that reads blocks of this length, and check that it fits the text.
+
+        Raises:
+            UsageError: it reads fewer tokens at once.
+            DataError: it is no language model, or the tokenizer is that of another network.
+        """
+        network = open_network(choice)
+        if choice.weights is None and network.file is None and network.weights is None:
+            raise UsageError(
+                f"{choice.source} holds no weights that can be read (*.safetensors; pickles are not opened); "
+                "give --weights none to start from random ones"
+            )
+        network = _reading(network, self.data.settings.block)
+        check_language_model(network, max(int(tokens.max()) for tokens in self.data.tokens.values()))
+        return network
+
+    def read(self, callbacks: Sequence[Callback]) -> None:
+        """Report how much text there is, and how it is used."""
+        report_progress(callbacks, "reading text", 1, 1)
+        sizes = {name: len(tokens) for name, tokens in self.data.tokens.items()}
+        protocol = self.data.protocol
+        held = f"{sizes['val']:,} to choose on, " if "val" in sizes else ""
+        same = " (the same)" if self.data.tested_on == "validation" else ""
+        report_note(
+            callbacks,
+            f"{sizes['train']:,} tokens to train on, {held}{sizes['test']:,} to report on{same}; perplexity "
+            f"is that of {protocol['predicted']:,} tokens in {protocol['blocks']:,} blocks of "
+            f"{protocol['block']}, {protocol['stride']} apart",
+        )
+
+    def refuse_idle(self, recipe: Recipe) -> None:
+        """Refuse settings of training that have no effect on text.
+
+        Raises:
+            UsageError: there is one.
+        """
+        idle = {
+            "between.label_smoothing": recipe.between.label_smoothing,
+            "finetune.label_smoothing": recipe.finetune.label_smoothing,
+            "distillation.flip": recipe.distillation.flip,
+        }
+        for name, value in idle.items():
+            if value:
+                raise UsageError(f"{name}: no effect on language models; leave it out")
+
+    def training_batches(self) -> TextBlocks:
+        """Return shuffled blocks."""
+        return self.data.training_batches()
+
+    def calibration_batches(self) -> TextBlocks:
+        """Return the same; text is not augmented."""
+        return self.data.training_batches()
+
+    def validation_batches(self) -> TextBlocks | None:
+        """Return the blocks that are held out, if any are."""
+        return self.data.validation_batches()
+
+    def test_batches(self) -> TextBlocks:
+        """Return the blocks to report on."""
+        return self.data.test_batches()
+
+    def start(self) -> dict[str, Any]:
+        """Describe the text: tokens by split."""
+        tokens = {name: len(found) for name, found in self.data.tokens.items()}
+        return {"tokens": tokens, "tested_on": self.data.tested_on}
+
+    def facts(self) -> dict[str, Any]:
+        """Describe how perplexity was measured."""
+        return {"protocol": self.data.protocol}
+
+    def compare(self, before: list[Tensor], after: list[Tensor]) -> None:
+        """Return nothing: there are no classes."""
+
+
+def tokenizer_folder(choice: NetworkChoice) -> Path:
+    """Find the folder with the tokenizer of a network: that of its run, or that of its config.
+
+    Args:
+        choice: a run folder, a checkpoint, or ``hf:FOLDER``.
+
+    Raises:
+        UsageError: none is known.
+    """
+    if not is_checkpoint(choice.source):
+        return _config_folder(ModelSpec.parse(choice.source))
+    path = find_checkpoint(choice.source)
+    if path.parent.name == CHECKPOINTS and (path.parents[1] / TOKENIZER).is_dir():
+        return path.parents[1] / TOKENIZER
+    spec = read_metadata(path).builder
+    if spec is None:
+        raise UsageError(
+            f"{choice.source}: its tokenizer is not known; name its folder with data.text.tokenizer"
+        )
+    return _config_folder(spec)
+
+
+def _config_folder(spec: ModelSpec) -> Path:
+    origin, _, name = spec.name.partition(":")
+    return config_file(origin, name).parent
+
+
+def _reading(network: Network, block: int) -> Network:
+    """Return a language model whose example inputs are blocks of ids, without a mask."""
+    spec, config = network.spec, getattr(network.model, "config", None)
+    most = getattr(config, "max_position_embeddings", None)
+    if isinstance(most, int) and most < block:
+        raise UsageError(f"{network.name} reads at most {most:,} tokens at once; give data.text.block={most}")
+    assert spec is not None
+    spec = replace(spec, arguments={**spec.arguments, "length": block})
+    inputs = spec.inputs
+    assert isinstance(inputs, NamedInputs)
+    return replace(network, spec=spec, inputs=NamedInputs({"input_ids": inputs.tensors["input_ids"]}))
+
+
+def check_language_model(network: Network, largest_id: int) -> None:
+    """Check that a network predicts each token from the tokens before it.
+
+    Args:
+        network: reads token ids.
+        largest_id: that the tokenizer returns for the text.
+
+    Raises:
+        UsageError: it fails.
+        DataError: it predicts something else, or has fewer tokens than the tokenizer.
+    """
+    ids = network.example()["input_ids"]
+    other = ids.clone()
+    other[:, -1] = torch.where(ids[:, -1] == ids[:, 0], ids[:, -1] - 1, ids[:, 0])
+    with mode_of(network.model, training=False), torch.inference_mode():
+        try:
+            found, changed = (main_output(network.model(input_ids=each)) for each in (ids, other))
+        except Exception as error:  # code of the user's
+            raise UsageError(
+                f"{network.name} fails on {ids.shape[1]} tokens ({type(error).__name__}: {first_line(error)})"
+            ) from error
+    if found.shape[:-1] != ids.shape:
+        raise DataError(
+            f"{network.name} returns scores of shape {tuple(found.shape)} for {len(ids)} blocks of "
+            f"{ids.shape[1]} tokens; on text, only networks that predict each next token (such as "
+            "LlamaForCausalLM) are used"
+        )
+    if not torch.allclose(found[:, :-1], changed[:, :-1], atol=1e-4 * float(found.abs().max())):
+        raise DataError(
+            f"{network.name} sees the tokens that it predicts; on text, only networks that predict each "
+            "token from those before it (such as LlamaForCausalLM) are used"
+        )
+    if largest_id >= found.shape[-1]:
+        raise DataError(
+            f"the tokenizer returns the id {largest_id:,}, and {network.name} has {found.shape[-1]:,} "
+            "tokens; name the folder of its own tokenizer with data.text.tokenizer"
+        )
