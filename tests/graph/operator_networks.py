@@ -549,6 +549,11 @@ def one_of(y: Tensor) -> Tensor:
 
 
 STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "running sums": (lambda y: y.cumsum(1) + y.logcumsumexp(-1) + y.cumprod(1), LINES),
+    "picked for each row": (
+        lambda y: y * y.gather(1, y.argmax(1, keepdim=True)) + y.topk(2, 1)[0].mean(1, keepdim=True),
+        LINES,
+    ),
     "losses of probabilities": (
         lambda y: (
             y
@@ -643,9 +648,14 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "places of the smallest": (
         lines(lambda y: y + y.min(-1, True).indices),
         LINES,
-        "the index of a channel is used",
+        "the places found are used as numbers",
     ),
-    "places of the largest": (lines(kept_places), LINES, "the index of a channel is used as a value"),
+    "places of the largest": (lines(kept_places), LINES, "the places found are used as numbers"),
+    "places of the median": (
+        lines(lambda y: y + y.median(1, keepdim=True)[1]),
+        LINES,
+        "the index of a channel is used as a value",
+    ),
     "sorted": (lines(lambda y: y.sort(1)[0]), LINES, r"ranked by value \(sort\)"),
     "fourier transform of channels": (
         lines(lambda y: torch.fft.fft(y).real),
@@ -658,14 +668,9 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         PICTURE,
         "neighbouring channels are pooled together",
     ),
-    "running sum": (lines(lambda y: y.logcumsumexp(1)), LINES, "added up in order"),
+    "running maximum": (lines(lambda y: y.cummax(1)[0]), LINES, "added up in order"),
     "difference": (lines(lambda y: y.diff(dim=1), 8, 7), LINES, "subtracted from its neighbour"),
     "triangle": (lines(torch.tril), LINES, "zeroed by position"),
-    "picked for each row": (
-        lines(lambda y: y.gather(1, y.argmax(1, keepdim=True)), 8, 1),
-        LINES,
-        "ranked by value|picked by an index tensor",
-    ),
     "spectral norm": (spectral, LINES, "a scalar computed from whole weights"),
     "drawn channels": (
         lines(lambda y: y.softmax(-1).multinomial(1).to(y), 8, 1),

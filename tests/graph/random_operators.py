@@ -280,7 +280,7 @@ class OfAll(nn.Module):
 
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.way = way % 12
+        self.way = way % 14
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -313,7 +313,38 @@ class OfAll(nn.Module):
             rows = tokens(y)
             mixed = torch.cdist(rows, rows.exp()) @ rows
             return mixed.transpose(1, 2).reshape(x.shape)
+        if self.way == 11:
+            return y.cumsum(1).cos() + y.logcumsumexp(1) + y.cumprod(1)
+        if self.way == 12:
+            return y * y.gather(1, y.argmin(1, keepdim=True)) + y.topk(1, 1).values
         return y * F.pairwise_distance(y.movedim(1, -1), y.flip(2).movedim(1, -1)).unsqueeze(1) + y.nansum()
+
+
+class Mixture(nn.Module):
+    """A mixture of factors for the channels: each example chooses some by their scores."""
+
+    def __init__(self, channels: int, way: int) -> None:
+        super().__init__()
+        self.count, self.way = 4, ("index", "scatter", "one_hot", "best", "counts")[way % 5]
+        self.router = nn.Linear(channels, self.count)
+        self.factors = nn.Parameter(torch.randn(self.count, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.router(x.flatten(2).mean(2))
+        weights, chosen = scores.softmax(-1).topk(2)
+        if self.way == "index":
+            made = (self.factors[chosen] * weights[..., None]).sum(1)
+        elif self.way == "scatter":
+            made = torch.zeros_like(scores).scatter(1, chosen, weights) @ self.factors
+        elif self.way == "one_hot":
+            made = (F.one_hot(chosen, self.count).sum(1) * scores) @ self.factors
+        elif self.way == "best":
+            best, place = scores.max(-1)
+            made = best[:, None] * F.embedding(place, self.factors)
+        else:
+            count = torch.histc(chosen.flatten().to(x), self.count, 0, self.count - 1)
+            made = torch.index_select(self.factors, 0, chosen[:, 0]) * (count.cumsum(0) * count).sum()
+        return x * beside(x, made)
 
 
 class Words(nn.Module):

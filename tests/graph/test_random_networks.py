@@ -74,8 +74,8 @@ def prune_in_rounds(recipe: Recipe, rounds: int) -> None:
 
 
 def some(generator: np.random.Generator, group: Group) -> list[int]:
-    """Between one and all channels of a group."""
-    count = int(generator.integers(1, group.channels + 1))
+    """Between as few as are needed and all channels of a group."""
+    count = int(generator.integers(group.min_channels, group.channels + 1))
     return generator.permutation(group.channels)[:count].tolist()
 
 

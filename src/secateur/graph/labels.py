@@ -32,10 +32,13 @@ class Value:
     Attributes:
         shape: its sizes.
         labels: per dimension, the label vector or ``None``.
+        places: the channels of which its numbers are places, such as those of chosen experts; ``None`` where
+            its numbers are none.
     """
 
     shape: tuple[int, ...]
     labels: tuple[Labels, ...]
+    places: Labels = None
 
     @staticmethod
     def plain(shape: tuple[int, ...]) -> Value:

@@ -158,6 +158,8 @@ class PartialForward:
             gone = torch.from_numpy(np.flatnonzero(removed[read.labels]))
             if not len(gone):
                 continue
+            if read.fill:
+                return False
             argument: Any = node.args[read.argument]
             source = argument if read.place is None else argument[read.place]
             if not self.holds(source) or any(

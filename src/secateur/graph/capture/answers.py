@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur._compat import tree_leaves
+from secateur.exact import SameNumbers
 
 _FINITENESS = {"isfinite", "isnan", "isinf", "isposinf", "isneginf"}
 """Operators that tell finite numbers from others."""
@@ -112,7 +113,8 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     equal = [leaf for leaf in given if equal_value(leaf) is not None]
     moving = [leaf for leaf in given if equal_value(leaf) is None]
-    with torch.no_grad(), Asking([*moving, *model.parameters()], equal) as asking:
+    # Code that draws numbers to decide what it skips must decide as in the passes of the check.
+    with torch.no_grad(), SameNumbers(), Asking([*moving, *model.parameters()], equal) as asking:
         model(*args, **kwargs)
     return dict(asking.answers), asking.used
 

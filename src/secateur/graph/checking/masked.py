@@ -2,13 +2,14 @@
 
 This is the reference for every cut. It runs the original operators on tensors of the original
 sizes. What changes: each operator that contracts over channels sees zeros where a channel was removed, each
-operator that takes a statistic over channels sees only the kept ones, and where the value of a removed
-branch is added, zeros are added.
+operator that picks channels by value sees them last, each operator that takes a statistic over channels sees
+only the kept ones, and where the value of a removed branch is added, zeros are added.
 Statistics of weights are no exception to the first rule: they are taken over whole weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,6 +105,13 @@ def _own(constant: Any) -> Any:
     return constant.clone() if isinstance(constant, Tensor) else constant
 
 
+def _number(fill: float, dtype: torch.dtype) -> float:
+    """Return what a removed channel reads as; whole numbers have a smallest and a largest one."""
+    if math.isfinite(fill) or dtype.is_floating_point:
+        return fill
+    return torch.iinfo(dtype).min if fill < 0 else torch.iinfo(dtype).max
+
+
 def _absent(forward: Pass, removed: BoolArray) -> tuple[dict[str, int], set[str]]:
     """Find the sums that lose an operand with a removed branch, and the operators that compute nothing else.
 
@@ -193,7 +201,7 @@ class MaskedInterpreter(Interpreter):
         shape = [1] * value.dim()
         shape[read.dim] = -1
         keep = torch.from_numpy(~self._removed[read.labels]).to(value.device)
-        return torch.where(keep.view(shape), value, value.new_zeros(()))
+        return torch.where(keep.view(shape), value, value.new_full((), _number(read.fill, value.dtype)))
 
     def _among_kept(self, node: Node, item: Statistic, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
         written = args[0] if next(written_arguments(node), None) is not None else None

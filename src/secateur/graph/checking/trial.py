@@ -228,7 +228,8 @@ def _failed_branches(
 
 
 def _open(graph: ChannelGraph) -> list[Group]:
-    return [group for group in graph.prunable if group.channels > 1]
+    least = _needed(graph)
+    return [group for group in graph.prunable if group.channels > least.get(group.name, 1)]
 
 
 def _with(
@@ -394,7 +395,7 @@ class _Trials:
         """Draw the channels of a group that a trial keeps."""
         if share is Share.HALF:
             # Of each group another share: with one for all, sizes that fit by accident would pass.
-            return about_half(generator, group.channels)
+            return about_half(generator, group.channels, self.least.get(group.name, 1))
         if share is Share.ONE_REMOVED:
             gone = int(generator.integers(group.channels))
             return [channel for channel in range(group.channels) if channel != gone]
@@ -575,7 +576,10 @@ class _Trials:
 
 
 def _needed(graph: ChannelGraph) -> dict[str, int]:
-    """Find groups over which an unbiased variance is taken: of one value there is none."""
+    """Find groups of which several channels must stay.
+
+    An unbiased variance of one value is none, and what is picked by value must be there.
+    """
     unbiased = ("aten.var", "aten.std")
     wiring = graph.wiring
     nodes = {node.name: node for node in wiring.program.graph.nodes}
@@ -588,6 +592,14 @@ def _needed(graph: ChannelGraph) -> dict[str, int]:
                     if labels is not None and id(labels) not in kept:
                         found = set(wiring.group_of[labels].tolist()) - {-1}
                         names |= {wiring.groups[number].name: 2 for number in found}
+    for read in wiring.reads:
+        numbers, counts = np.unique(wiring.group_of[read.labels], return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            if read.least > 1 and number >= 0:
+                group = wiring.groups[number]
+                slots = max(1, count // group.channels)  # of each channel among those that are ranked
+                least = min(group.channels, -(-read.least // slots))
+                names[group.name] = max(least, names.get(group.name, 1))
     return names
 
 
@@ -637,14 +649,14 @@ def _far(one: Outputs, other: Outputs) -> bool:
     return False
 
 
-def about_half(generator: np.random.Generator, channels: int) -> list[int]:
-    """Draw about half of a number of channels, at least one, never all.
+def about_half(generator: np.random.Generator, channels: int, least: int = 1) -> list[int]:
+    """Draw about half of a number of channels, at least as many as needed, never all.
 
     What is kept never maps onto itself where channels change places in pairs (neighbours, halves, ends):
     such a coupling could be overlooked. An odd number of them cannot; where one channel is its own partner,
     it is the middle one.
     """
-    count = min(max(1, round(channels * generator.uniform(0.3, 0.7))), channels - 1)
+    count = min(max(least, round(channels * generator.uniform(0.3, 0.7))), channels - 1)
     if channels % 2 == 0:
         count |= 1
     while True:

@@ -29,6 +29,10 @@ class Read:
     """Which tensor, where the argument is a list of them."""
     at_input: bool = False
     """Whether it is the input of the module that is read."""
+    fill: float = 0.0
+    """What a removed channel reads as; infinite where channels are ranked, so that it comes last."""
+    least: int = 1
+    """How many of the channels must stay, as many as the operator picks."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -137,6 +138,27 @@ class OperatorContext:
             own = self.value(name).labels[dim]
             self.set_role(own, Role.CARRIER)
             self.join(own, labels, f"reads values that are not channels ({self.place})")
+
+    def rank(self, dim: int, labels: Labels, count: int, *, largest: bool) -> Labels:
+        """Record that the operator picks channels of its first argument by value.
+
+        Args:
+            dim: the dimension in which they are ranked.
+            labels: its channels.
+            count: how many are picked; as many must stay.
+            largest: whether the largest are picked, not the smallest.
+
+        Returns:
+            The channels of which the operator's indices are places; ``None`` if all are picked, which freezes
+            them.
+        """
+        if labels is None or count >= len(labels):
+            self.freeze(labels, f"ranked by value ({self.place})")
+            return None
+        fill = -math.inf if largest else math.inf
+        name = self.node.name
+        self._findings.reads.append(Read(name, 0, dim, labels, self.module, "", fill=fill, least=count))
+        return labels
 
     def read(self, name: str, dim: int, labels: Labels, weight: str = "") -> None:
         """Record that the operator contracts over the channels in a dimension of an argument."""

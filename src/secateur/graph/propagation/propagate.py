@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import TraceError
-from secateur.graph.capture.program import Origin, Program, module_path, written_arguments
+from secateur.graph.capture.program import Origin, Program, module_path, operator_name, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
 from secateur.graph.propagation.multihead import tie_multihead
+from secateur.graph.propagation.places import with_places
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.propagation.weights import weight_operators
 from secateur.graph.rules import find_rule
@@ -23,6 +24,10 @@ from secateur.graph.sizes.constraints import resolve_sizes
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
+
+
+PLACES_USED = "ranked by value, and the places found are used as numbers"
+"""Why channels are frozen of which an operator found places that something else than a pick uses."""
 
 
 def propagate(
@@ -119,7 +124,11 @@ def _call(
         path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
         _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
         return _plain(node)
-    return _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
+    found = _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
+    found, numbers = with_places(node, env, found)
+    for labels in numbers if node.name not in hints.unread else ():
+        slots.freeze(labels, f"{PLACES_USED} ({operator_name(node)} in '{module_path(node)}')")
+    return found
 
 
 def _checked(node: Node, found: Value | Sequence[Value]) -> Value | Sequence[Value]:
@@ -158,3 +167,5 @@ def _freeze_values(env: Environment, node: Node, slots: SlotTable, reason: str) 
                 for labels in value.labels:
                     if labels is not None:
                         slots.freeze(labels, reason)
+                if value.places is not None:
+                    slots.freeze(value.places, f"{PLACES_USED} ({reason})")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture.program import module_path
-from secateur.graph.groups import IntArray
+from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.constants import is_fixed
 from secateur.graph.propagation.findings import WHOLE, Choice, Equation, Read, Rescale
@@ -57,6 +57,23 @@ class RuleContext(OperatorContext):
             return None
         places: list[int] = value.tolist()
         return places
+
+    def pick(self, labels: Labels, index: Value, reason: str) -> None:
+        """Record that the operator picks channels, which only places of these channels may do.
+
+        Args:
+            labels: the channels of the dimension that is picked from.
+            index: the places.
+            reason: why the channels are frozen if the index holds other numbers.
+        """
+        if index.places is None:
+            self.freeze(labels, reason)
+        elif labels is None or len(labels) != len(index.places):
+            self.freeze(labels, reason)
+            self.freeze(index.places, f"places of channels pick from something else ({self.place})")
+        else:
+            self.set_role(labels, Role.CARRIER)
+            self.join(labels, index.places)
 
     def read_item(self, name: str, place: int, dim: int, labels: Labels) -> None:
         """Record a read, as :meth:`read`, of one tensor of an argument that is a list of tensors."""

@@ -205,8 +205,13 @@ def bucketize(op: RuleContext) -> Value:
 
 @rule("aten.one_hot")
 def one_hot(op: RuleContext) -> Value:
-    """Append a dimension without labels for the classes."""
-    return Value(op.shape, (*op.first().labels, None))
+    """Append a dimension for the classes, which are channels if the numbers are places of channels."""
+    value = op.first()
+    if value.places is not None and len(value.places) != op.shape[-1]:
+        op.freeze(value.places, f"numbered beyond their number ({op.place})")
+        return Value(op.shape, (*value.labels, None))
+    op.constrain_sizes([value.places], op.shape[-1:])
+    return Value(op.shape, (*value.labels, value.places))
 
 
 @rule("aten.tril", "aten.triu")

@@ -13,10 +13,11 @@ _STRIDE_BYTES = 16
 
 @rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
 def grouped_product(op: RuleContext) -> Value:
-    """Contract each run of rows with the matrix of its expert; experts stay.
+    """Contract each run of rows with the matrix of its expert.
 
-    The operator takes only widths of which a row fills a multiple of 16 bytes, so channels go in runs. The
-    second name is what ``transformers`` puts in its place during a capture.
+    Experts are channels where the ends of the runs are counted from their places. The operator takes only
+    widths of which a row fills a multiple of 16 bytes, so channels go in runs. The second name is what
+    ``transformers`` puts in its place during a capture.
     """
     names = [argument.name for argument in op.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
     left, right = op.value(names[0]), op.value(names[1])
@@ -26,7 +27,9 @@ def grouped_product(op: RuleContext) -> Value:
                 op.freeze(labels, f"a grouped product in a form that is not followed ({op.place})")
         return Value.plain(op.shape)
     op.freeze(left.labels[0], f"rows are dealt out to experts ({op.place})")
-    op.freeze(right.labels[0], f"experts are chosen by their place ({op.place})")
+    ends = op.value("offs").labels[0] if op.has("offs") else None
+    op.set_role(right.labels[0], Role.CARRIER)
+    op.join(right.labels[0], ends, f"experts are chosen by their place ({op.place})")
     incoming, outgoing = right.labels[1], right.labels[2]
     op.set_role(incoming, Role.CONSUMER)
     op.set_role(outgoing, Role.PRODUCER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
-from secateur.graph.rules.reduction import is_used
 
 
 @rule("aten.index")
@@ -26,10 +26,21 @@ def index(op: RuleContext) -> Value:
     value = op.first()
     picked = indexed_dims(op)
     given = [op.fixed_places(item) for item in op.option("indices") if item is not None]
+    indices = [
+        value
+        for value, item in zip(op.values("indices"), op.option("indices"), strict=True)
+        if item is not None
+    ]
     for position, dim in enumerate(picked):
         labels, places = value.labels[dim], given[position] if len(given) == len(picked) else None
-        for part in [labels] if labels is None or places is None else _as_far_as(labels, places):
-            op.freeze(part, f"picked by an index tensor ({op.place})")
+        reason = f"picked by an index tensor ({op.place})"
+        if labels is not None and places is not None:
+            for part in _as_far_as(labels, places):
+                op.freeze(part, reason)
+        elif len(given) == len(picked):
+            op.pick(labels, indices[position], reason)
+        else:
+            op.freeze(labels, reason)
     for item in op.values("indices"):
         for labels in item.labels:
             op.freeze(labels, f"used as an index ({op.place})")
@@ -68,10 +79,10 @@ def is_mask(index: Any) -> bool:
 
 @rule("aten.index_select")
 def index_select(op: RuleContext) -> Value:
-    """One dimension is picked from by an index tensor: it is fixed."""
+    """One dimension is picked from by an index tensor: it is fixed, unless that holds places of channels."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
-    op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    op.pick(value.labels[dim], op.value("index"), f"picked by an index tensor ({op.place})")
     return Value(op.shape, (*value.labels[:dim], None, *value.labels[dim + 1 :]))
 
 
@@ -131,32 +142,66 @@ def repeat_interleave(op: RuleContext) -> Value:
     "aten.mode",
 )
 def ranked(op: RuleContext) -> Value | Sequence[Value]:
-    """Places count here, so channels in the ranked dimension are fixed; the others are handed on."""
+    """Rank along one dimension: where a number of channels is picked, the result holds their places.
+
+    Other operators fix the channels of the ranked dimension, since their order becomes that of the result.
+    """
     value = op.first()
     dim = op.option_or("dim", 0 if op.operator == "msort" else None)
     dim = dim % len(value.shape) if dim is not None and value.shape else None
-    chosen = op.operator.startswith("topk") and is_used(op, 1)
-    use = ", and the places found are used as numbers, such as those of experts" if chosen else ""
-    reason = f"ranked by value{use} ({op.place})"
+    places: Labels = None
+    if dim is not None and op.operator in ("topk", "argmax", "argmin"):
+        smallest = op.operator == "argmin" or op.option_or("largest", True) is False
+        places = op.rank(dim, value.labels[dim], int(op.option_or("k", 1)), largest=not smallest)
     labels: list[Labels] = []
     for axis, own in enumerate(value.labels):
-        if dim is None or axis == dim:
-            op.freeze(own, reason)
-        else:
+        if axis != dim and dim is not None:
             labels.append(own)
+        elif places is None:
+            op.freeze(own, f"ranked by value ({op.place})")
     several = isinstance(op.node.meta["val"], Sequence)
     if dim is None:
         return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)
     if len(op.shape) == len(value.shape):
         labels.insert(dim, None)
     result = Value(op.shape, tuple(labels))
-    return [result] * len(op.shapes) if several else result
+    found = replace(result, places=places)
+    return [result, found] if several else found
+
+
+@rule("aten.histc")
+def histogram(op: RuleContext) -> Value:
+    """Count how often each number occurs: once for each channel if the numbers are places of channels."""
+    value = op.first()
+    for labels in value.labels:
+        op.freeze(labels, f"values are counted across channels ({op.place})")
+    places, bins = value.places, op.shape[0]
+    if places is not None and (len(places), op.option("min"), op.option("max")) != (bins, 0, bins - 1):
+        op.freeze(places, f"counted in other bins than one for each ({op.place})")
+        places = None
+    op.constrain_sizes([places], op.shape)
+    return Value(op.shape, (places,))
+
+
+@rule("aten.cumsum")
+def running_sum(op: RuleContext) -> Value:
+    """Add up values in order; removed channels add nothing."""
+    value = op.first()
+    if value.shape:
+        dim = op.option("dim") % len(value.shape)
+        op.read("self", dim, value.labels[dim])
+    return value
+
+
+@rule("aten.cumprod", "aten.logcumsumexp")
+def running_statistic(op: RuleContext) -> Value:
+    """Accumulate values in order; over channels, those that are kept."""
+    value = op.first()
+    dim = op.option("dim") % len(value.shape) if value.shape else 0
+    return op.statistic(value) if value.shape and value.labels[dim] is not None else value
 
 
 @rule(
-    "aten.cumsum",
-    "aten.cumprod",
-    "aten.logcumsumexp",
     "aten.cummax",
     "aten.cummin",
 )

@@ -33,10 +33,10 @@ def linear(op: RuleContext) -> Value:
 
 @rule("aten.embedding")
 def embedding(op: RuleContext) -> Value:
-    """Look up rows: the columns are the channels, the rows stay."""
+    """Look up rows: the columns are the channels; the rows stay, unless the network itself chooses them."""
     weight, indices = op.value("weight"), op.value("indices")
     op.set_role(weight.labels[1], Role.PRODUCER)
-    op.freeze(weight.labels[0], f"rows of an embedding ({op.place})")
+    op.pick(weight.labels[0], indices, f"rows of an embedding ({op.place})")
     op.attribute("embedding_dim", weight.labels[1])
     return Value(op.shape, (*indices.labels, weight.labels[1]))
 

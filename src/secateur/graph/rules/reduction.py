@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -29,15 +30,23 @@ def reduce(op: RuleContext) -> Value | Sequence[Value]:
 
 @rule(*(f"aten.{name}" for name in sorted(_BY_VALUE)))
 def extreme(op: RuleContext) -> Value | Sequence[Value]:
-    """Reduce to an extreme or the median; channels are frozen if the returned indices are used."""
+    """Reduce to an extreme or the median; the index of an extreme is the place of a channel."""
     if op.has("other"):  # the larger of two tensors, index by index
         return combine(op, [op.value("self"), op.value("other")], op.shape)
     value = op.first()
     dims = _dims(op, len(value.shape))
-    if is_used(op, 1):
+    if not is_used(op, 1):
+        return reduced(op, dims)
+    largest = {"max": True, "min": False}.get(op.operator)
+    if largest is None or len(dims) != 1:
         for dim in dims:
             op.freeze(value.labels[dim], f"the index of a channel is used as a value ({op.place})")
-    return reduced(op, dims)
+        return reduced(op, dims)
+    (dim,) = dims
+    places = op.rank(dim, value.labels[dim], 1, largest=largest)
+    kept = (None,) if op.option_or("keepdim", False) else ()
+    result = Value(op.shape, (*value.labels[:dim], *kept, *value.labels[dim + 1 :]))
+    return [result, replace(result, places=places)]
 
 
 def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:

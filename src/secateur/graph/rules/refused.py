@@ -10,7 +10,7 @@ from secateur.graph.rules import rule
 
 REASONS = {
     "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
-    "values are counted across channels": "histc bincount _unique2 unique_consecutive",
+    "values are counted across channels": "bincount _unique2 unique_consecutive",
     "channels are drawn at random": "multinomial",
     "every channel meets all others": "kron",
     "a target names channels by their index": (

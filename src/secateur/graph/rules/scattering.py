@@ -1,7 +1,8 @@
 """Operators that read or write positions of one dimension given by an index tensor.
 
-The indexed dimension is frozen. Along all others the tensors are joined index by index. A constant that is
-written to adopts the channels; the trial cut checks that its size in the code follows.
+The indexed dimension is frozen, unless the places are those of its channels. Along all others the tensors are
+joined index by index. A constant that is written to adopts the channels; the trial cut checks that its size
+in the code follows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def gather(op: RuleContext) -> Value:
     if not value.shape or not index.shape:
         return _refused(op)
     dim = op.option("dim") % len(value.shape)
-    op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
+    op.pick(value.labels[dim], index, f"picked by an index tensor ({op.place})")
     labels = [
         index.labels[axis] if axis == dim else _beside(op, axis, "self", "index")
         for axis in range(len(value.shape))
@@ -52,9 +53,12 @@ def scatter(op: RuleContext) -> Value:
     dim = op.option("dim") % len(value.shape)
     written = ["src"] if op.has("src") and op.value("src").shape else []
     names = ["self", "index", *written]
-    for name in names:
-        op.freeze(op.value(name).labels[dim], f"scattered to places of an index tensor ({op.place})")
-    labels = [None if axis == dim else _beside(op, axis, *names) for axis in range(len(value.shape))]
+    reason = f"scattered to places of an index tensor ({op.place})"
+    for name in names[1:]:
+        op.freeze(op.value(name).labels[dim], reason)
+    op.pick(op.adopt("self", dim, index.places), index, reason)
+    picked = None if index.places is None else op.value("self").labels[dim]
+    labels = [picked if axis == dim else _beside(op, axis, *names) for axis in range(len(value.shape))]
     return Value(op.shape, tuple(labels))
 
 
@@ -65,10 +69,13 @@ def index_add(op: RuleContext) -> Value:
     if not value.shape or len(source.shape) != len(value.shape):
         return _refused(op)
     dim = op.option("dim") % len(value.shape)
-    for item in (value.labels[dim], source.labels[dim], *op.value("index").labels):
-        op.freeze(item, f"written to places of an index tensor ({op.place})")
+    index, reason = op.value("index"), f"written to places of an index tensor ({op.place})"
+    for item in (source.labels[dim], *index.labels):
+        op.freeze(item, reason)
+    op.pick(op.adopt("self", dim, index.places), index, reason)
+    picked = None if index.places is None else op.value("self").labels[dim]
     labels = [
-        None if axis == dim else _beside(op, axis, "self", "source") for axis in range(len(value.shape))
+        picked if axis == dim else _beside(op, axis, "self", "source") for axis in range(len(value.shape))
     ]
     return Value(op.shape, tuple(labels))
 

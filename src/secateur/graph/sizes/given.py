@@ -21,6 +21,8 @@ _NUMBER = {
     "group_norm": (1, "num_groups"),
     "pad": (1, "pad"),
     "repeat_interleave": (1, "repeats"),
+    "one_hot": (1, "num_classes"),
+    "histc": (1, "bins"),
 }
 """Place and name of the one argument that is a size, or a list of sizes."""
 

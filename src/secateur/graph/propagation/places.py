@@ -1,0 +1,114 @@
+"""Follow numbers that are places of channels, such as those of the experts that a router chose.
+
+A cut renumbers what stays, in order. So such numbers may be moved, sorted, and used to pick from a dimension
+that holds these channels; anything else that is done with them freezes the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch.fx import Node
+
+from secateur.graph.capture.program import operator_name
+from secateur.graph.groups import IntArray
+from secateur.graph.labels import Labels, Value
+
+# fmt: off
+_MOVE = {
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "mT", "movedim",
+    "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "slice", "narrow", "select",
+    "split", "chunk", "unbind", "to", "_to_copy", "clone", "contiguous", "detach", "detach_", "alias", "cat",
+    "concat", "concatenate", "stack",
+    "sort", "lift_fresh_copy", "index", "gather",
+}
+# fmt: on
+"""Operators that move numbers and keep each as it is."""
+
+_FIRST_ONLY = {"sort"}
+"""Operators of which only the first result holds the numbers that went in."""
+
+_PICK = {
+    "index": "indices",
+    "index_select": "index",
+    "gather": "index",
+    "scatter": "index",
+    "scatter_add": "index",
+    "index_add": "index",
+    "embedding": "indices",
+    "one_hot": "self",
+    "histc": "self",
+}
+"""Operators whose rules follow places, and the argument that holds them."""
+
+_COMPARE = {"eq", "ne", "gt", "ge", "lt", "le"}
+"""Operators that compare numbers; two places of the same channels compare alike after a cut."""
+
+_IGNORE = {
+    "argsort",
+    "sym_size",
+    "_assert_tensor_metadata",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+}
+"""Operators that read the order of numbers, which a cut does not change, or their shape alone."""
+
+
+def with_places(node: Node, env: Mapping[Node, Any], found: Any) -> tuple[Any, list[IntArray]]:
+    """Let an operator hand on the places that it moves.
+
+    Args:
+        node: the operator.
+        env: the values of the nodes before it.
+        found: the value of its result, or one for each of several, as its rule gave it.
+
+    Returns:
+        The value with places, and the channels of which the operator uses places as mere numbers.
+    """
+    held = {source: places for source in node.all_input_nodes if (places := _places(env, source)) is not None}
+    if not held:
+        return found, []
+    name = operator_name(node).removesuffix("_")
+    first = node.args[0]
+    moved = _common([_places(env, item) for item in (first if isinstance(first, Sequence) else [first])])
+    if name in _MOVE and moved is not None:
+        beside = [places for source, places in held.items() if not np.array_equal(places, moved)]
+        if isinstance(found, Sequence):
+            return [
+                replace(item, places=moved) if number == 0 or name not in _FIRST_ONLY else item
+                for number, item in enumerate(found)
+            ], beside
+        return replace(found, places=moved), beside
+    same = len({tuple(places.tolist()) for places in held.values()}) == 1
+    if name in _COMPARE and same and set(node.args) <= set(held):
+        return found, []
+    if name in _IGNORE or (name in _PICK and not _beside(node, _PICK[name], held)):
+        return found, []
+    return found, list(held.values())
+
+
+def _places(env: Mapping[Node, Any], item: Any) -> Labels:
+    value = env.get(item) if isinstance(item, Node) else None
+    return value.places if isinstance(value, Value) else None
+
+
+def _common(found: Sequence[Labels]) -> Labels:
+    """Return the places that all of some values hold; ``None`` if they hold different ones."""
+    first = found[0] if found else None
+    same = all(item is not None and first is not None and np.array_equal(item, first) for item in found)
+    return first if same else None
+
+
+def _beside(node: Node, argument: str, held: Mapping[Node, IntArray]) -> bool:
+    """Tell whether an operator takes places in another argument than the one that its rule follows."""
+    names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    item = given.pop(argument, None)
+    inside = set(item) if isinstance(item, Sequence) else {item}
+    others = {leaf for rest in given.values() for leaf in (rest if isinstance(rest, Sequence) else [rest])}
+    return any(source in others or source not in inside for source in held)
