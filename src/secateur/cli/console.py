@@ -171,7 +171,8 @@ def epoch_line(event: EpochDone) -> str:
     if event.loss is not None:
         parts.append(f"loss {event.loss:.3f}")
     if event.top1 is not None:
-        parts.append(f"top-1 {percent(event.top1)}")
+        value = percent(event.top1) if event.metric == "top-1" else f"{event.top1:.4g}"
+        parts.append(f"{event.metric} {value}")
     if event.validation_loss is not None:
         parts.append(f"validation loss {event.validation_loss:.3f}")
     if event.learning_rate is not None:

@@ -52,6 +52,14 @@ Weights = Annotated[
         show_default="published ones, where there are any",
     ),
 ]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        "--trust",
+        help="Open a .pt file of ultralytics: a pickle, which can run any code that it holds.",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(
@@ -64,7 +72,8 @@ _DATA = typer.Option(
     "--data",
     metavar="DIR",
     help="Folder with train/ and val/ or test/, each with a folder of images per class; or the word digits, "
-    "for handwritten digits that need no download; for a detector (.pt) its data.yaml.",
+    "for handwritten digits that need no download; for a detector its data.yaml, or a folder with VOC or "
+    "COCO labels.",
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]

@@ -168,7 +168,7 @@ def brief(names: Sequence[str]) -> dict[str, str]:
 def _change(key: str, before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return ""
-    if key == "top1":
+    if key in ("top1", "map50", "map"):
         return f"{100 * (after - before):+.2f} points"
     return factor(before, after)
 

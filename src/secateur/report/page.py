@@ -145,12 +145,16 @@ def drawings(records: Records) -> list[Drawing]:
 
 _ROWS = (
     ("top1", "test accuracy", percent),
+    ("map50", "validation mAP50", percent),
+    ("map", "validation mAP50-95", percent),
     ("params", "parameters", count),
     ("macs", "MACs per example", count),
     ("file_bytes", "file", size),
     ("memory", "activations", size),
     ("latency_ms", "latency", milliseconds),
 )
+
+_ACCURACIES = ("top1", "map50", "map")
 
 _NO_TEST = "validation accuracy (epochs were chosen on these images)"
 """The name of the accuracy where there are no test images besides those of validation."""
@@ -180,7 +184,7 @@ def comparison(records: Records) -> list[dict[str, str]]:
             if key == "top1" and (summary.get("start") or {}).get("tested_on") == "validation":
                 name = _NO_TEST
             words = {side: text.replace(" ", "\N{NO-BREAK SPACE}") for side, text in shown.items()}
-            unit = "points" if key == "top1" and old is not None else ""
+            unit = "points" if key in _ACCURACIES and old is not None else ""
             rows.append({"name": name, **words, "change": _change(key, old, new), "unit": unit})
     return rows
 
@@ -188,7 +192,7 @@ def comparison(records: Records) -> list[dict[str, str]]:
 def _change(key: str, before: float | None, after: float) -> str:
     if before is None:
         return ""
-    if key == "top1":
+    if key in _ACCURACIES:
         return f"{100 * (after - before):+.2f}"
     return factor(before, after)
 

@@ -39,9 +39,10 @@ class EpochDone:
         loss: mean over the examples since the last report, while the weights changed; none for epoch 0.
         learning_rate: of the last step; none for epoch 0.
         seconds: time since the last report, validation included.
-        top1: share of validation examples classified correctly, if there are any.
+        top1: share of validation examples classified correctly, if there are any; or the value of ``metric``.
         validation_loss: mean over them.
         kept: whether this network is kept, unless a later one is preferred to it.
+        metric: by which networks are compared, ``"top-1"`` or the name of the user's metric.
     """
 
     phase: str
@@ -53,6 +54,7 @@ class EpochDone:
     top1: float | None = None
     validation_loss: float | None = None
     kept: bool = False
+    metric: str = "top-1"
 
 
 class TrainingCallback:

@@ -28,7 +28,7 @@ from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
-from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
+from secateur.training.evaluate import ACCURACY, Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, report_note, report_progress
 from secateur.training.losses import LossFunction, with_auxiliaries
 from secateur.training.optimizers import (
@@ -296,7 +296,7 @@ def _evaluator(
 
 def _measure(model: nn.Module, metric: Metric) -> Evaluation:
     with mode_of(model, training=False), torch.no_grad():
-        return Evaluation(float(metric(model)), name="metric")
+        return Evaluation(float(metric(model)), name=getattr(metric, "name", "metric"))
 
 
 def _resume(setup: _Setup) -> FitState | None:
@@ -535,8 +535,9 @@ def _finish_epoch(
         learning_rate=rate,
         seconds=seconds,
         top1=evaluation.metric if evaluation else None,
-        validation_loss=evaluation.loss if evaluation else None,
+        validation_loss=evaluation.loss if evaluation and evaluation.examples else None,
         kept=is_kept,
+        metric=evaluation.name if evaluation else ACCURACY,
     )
     state.history.append(done)
     for callback in setup.context.callbacks:
