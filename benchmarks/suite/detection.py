@@ -237,7 +237,7 @@ def _peer(taylor: bool) -> Cut:
             iterative_steps=peer.STEPS,
             ignored_layers=[model.model[-1]],  # type: ignore[index]
         )
-        side = tuner.settings.image_size
+        side = x.shape[-1]
 
         def macs() -> int:
             return sec.cost(with_raw_outputs(model), torch.zeros(1, 3, side, side)).macs

@@ -179,7 +179,7 @@ def test_maps_between_backbone_and_heads_can_be_pruned() -> None:
 def test_every_generation_and_task(name: str, labels: str, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", kind=labels)
     result = prune_detector(
-        detector(name, 0.15),
+        detector(name, 0.25 if name == "yolo12n" else 0.15),  # its attention needs multiples of 32 channels
         data,
         sec.Budget(macs=0.6),
         tmp_path / "out",

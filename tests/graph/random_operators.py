@@ -280,7 +280,7 @@ class OfAll(nn.Module):
 
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.way = way % 14
+        self.way = way % 12
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -293,14 +293,16 @@ class OfAll(nn.Module):
                 (-1, 1), correction=0, keepdim=True
             )
         if self.way == 2:
-            return y * y.max(1, keepdim=True)[0] + y.min(1).values.unsqueeze(1)
+            picked = y.gather(1, y.argmin(1, keepdim=True)) + y.topk(1, 1).values
+            return y * y.max(1, keepdim=True)[0] + y.min(1).values.unsqueeze(1) + picked
         if self.way == 3:
             low, high = y.aminmax(dim=1, keepdim=True)
             return (y - low) / (high - low + 1)
         if self.way == 4:
             return y * y.median(1, keepdim=True)[0] + y.median(-1, keepdim=True)[0] + y.median()
         if self.way == 5:
-            return y - y.logsumexp((1, 2), keepdim=True)
+            summed = y.cumsum(1).cos() + y.logcumsumexp(1) + y.cumprod(1)
+            return summed - y.logsumexp((1, 2), keepdim=True)
         if self.way == 6:
             return y * y.prod(1, keepdim=True) + (y > 0.5).any(1, keepdim=True) + (y < 0.9).all()
         if self.way == 7:
@@ -313,10 +315,6 @@ class OfAll(nn.Module):
             rows = tokens(y)
             mixed = torch.cdist(rows, rows.exp()) @ rows
             return mixed.transpose(1, 2).reshape(x.shape)
-        if self.way == 11:
-            return y.cumsum(1).cos() + y.logcumsumexp(1) + y.cumprod(1)
-        if self.way == 12:
-            return y * y.gather(1, y.argmin(1, keepdim=True)) + y.topk(1, 1).values
         return y * F.pairwise_distance(y.movedim(1, -1), y.flip(2).movedim(1, -1)).unsqueeze(1) + y.nansum()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -26,16 +27,18 @@ def evaluate(
     device: options.Device = "auto",
     devices: options.Devices = None,
     precision: options.Precision = "float32",
+    trusted: options.Trusted = False,
     json: options.Json = False,
 ) -> None:
-    """Evaluate a network on the test images of a folder, or a language model on a text.
+    """Evaluate a network on the test images of a folder, a language model on a text, a detector on boxes.
 
     Examples:
       secateur evaluate runs/digits --data digits
       secateur evaluate runs/digits-small/checkpoints/best.safetensors --data digits --json
       secateur evaluate hf:models/smol --data text.txt --set data.text.block=512
+      secateur evaluate best.pt --trusted --data data.yaml --size 320
     """
-    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    network = network_choice(checkpoint, weights=weights, builder=model, size=size, trusted=trusted)
     chosen = data_choice(data, batch_size, strict, text_table(sets or ()))
     where = device_choice(device, precision, devices)
     run_in_processes(devices)
@@ -43,12 +46,20 @@ def evaluate(
     from secateur.cli.console import Reporter
     from secateur.cli.tables import protocol_line
     from secateur.jobs.evaluate import evaluate as work
-    from secateur.training.metrics import kind_in
 
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
         found = work(network, chosen, where, [reporter])
-        metric = kind_in(found)
-        line = f"{found['model']}: {metric.name} {metric.show(found[metric.key])}, loss {found['loss']:.4f}"
-        reporter.finish(f"{line} over {found['examples']:,} {metric.unit}", found)
+        reporter.finish(_line(found), found)
         if "protocol" in found:
             reporter.tell(protocol_line(found["protocol"], found["error"]))
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    """Format what was found for people."""
+    from secateur.training.metrics import kinds_in
+
+    shown = ", ".join(f"{kind.name} {kind.show(found[kind.key])}" for kind in kinds_in(found))
+    if "examples" in found:
+        unit = kinds_in(found)[0].unit
+        return f"{found['model']}: {shown}, loss {found['loss']:.4f} over {found['examples']:,} {unit}"
+    return f"{found['model']}: {shown} on the images of {found['split']}"

@@ -41,6 +41,7 @@ def inspect(
     ] = False,
     batch: options.Batch = 1,
     model: options.Builder = None,
+    trusted: options.Trusted = False,
     json: options.Json = False,
 ) -> None:
     """Show coupled channels, what is frozen and why, what layers cost, and what is reachable.
@@ -52,6 +53,7 @@ def inspect(
       secateur inspect mobilenet_v2 --input 3,96,96 --json
       secateur inspect hf:models/bert --input 128
       secateur inspect hf:models/llama --attention query_heads
+      secateur inspect best.pt --trusted --input 3,320,320
     """
     from secateur.budget import Budget
     from secateur.jobs.settings import is_checkpoint
@@ -63,7 +65,7 @@ def inspect(
             Budget(**asked)
     # Couplings do not depend on the weights, so no weights are fetched.
     weights = None if is_checkpoint(network) else "none"
-    choice = network_choice(network, weights=weights, classes=classes, builder=model)
+    choice = network_choice(network, weights=weights, classes=classes, builder=model, trusted=trusted)
 
     from secateur.cli.console import Reporter
     from secateur.cli.structure import structure

@@ -60,6 +60,14 @@ Weights = Annotated[
         show_default="published ones, where there are any",
     ),
 ]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        "--trust",
+        help="Open a .pt file of ultralytics: a pickle, which can run any code that it holds.",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(
@@ -73,7 +81,7 @@ _DATA = typer.Option(
     metavar="DIR",
     help="Folder with train/ and val/ or test/, each with a folder of images per class; or the word digits, "
     "for handwritten digits that need no download; for a language model a text file, JSON lines or a folder "
-    "of them; for a detector (.pt) its data.yaml.",
+    "of them; for a detector its data.yaml, or a folder with VOC or COCO labels.",
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]

@@ -113,14 +113,7 @@ def prune(
     measured: options.Measured = None,
     weights: options.Weights = None,
     model: options.Builder = None,
-    trusted: Annotated[
-        bool,
-        typer.Option(
-            "--trusted",
-            "--trust",
-            help="Open a .pt file of ultralytics: it is a pickle, which can run any code that it holds.",
-        ),
-    ] = False,
+    trusted: options.Trusted = False,
     device: options.JobDevice = None,
     devices: options.Devices = None,
     seed: options.JobSeed = None,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.formats import count, factor, milliseconds, percent, size
-from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in
+from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in, kind_of
 
 Figures = Mapping[str, Any]
 
@@ -189,9 +189,9 @@ def brief(names: Sequence[str]) -> dict[str, str]:
 def _change(key: str, before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return ""
-    if key in (TOP_1.key, PERPLEXITY.key):
-        metric = kind_in({key: after})
-        return metric.change(before, after) + (" points" if metric.is_share else "")
+    kind = kind_of(key)
+    if kind is not None:
+        return kind.change(before, after) + (" points" if kind.is_share else "")
     return factor(before, after)
 
 

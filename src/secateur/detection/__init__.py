@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from secateur.detection.files import open_detector, save_detector
     from secateur.detection.head_outputs import HeadOutputs
     from secateur.detection.labels import convert_labels
-    from secateur.detection.pruning import DetectorResult, prune_detector
+    from secateur.detection.pruning import prune_detector
+    from secateur.detection.results import DetectorResult
     from secateur.detection.settings import DetectorSettings
 
 __all__ = [
@@ -32,7 +33,8 @@ __getattr__, __dir__ = lazy_names(
         "files": "open_detector save_detector",
         "head_outputs": "HeadOutputs",
         "labels": "convert_labels",
-        "pruning": "DetectorResult prune_detector",
+        "pruning": "prune_detector",
+        "results": "DetectorResult",
         "settings": "DetectorSettings",
     },
 )

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
-from secateur.errors import UsageError
-from secateur.formats import first_line
+from secateur.detection.labels import (
+    IMAGE_ENDINGS,
+    SPLITS,
+    LabelledImage,
+    LabelledImages,
+    LabelledObject,
+    checked_box,
+    checked_labels,
+)
+from secateur.errors import DataError, UsageError
+from secateur.formats import first_line, listed
 from secateur.integrations.libraries import library
+
+DATA_FILE = "data.yaml"
 
 _LABELS = "labels are expected in a folder 'labels' beside 'images', one .txt file for each image"
 
@@ -20,42 +33,181 @@ def check_data(path: str | Path) -> dict[str, Any]:
     """Read a data file (``data.yaml``) and check what it names; nothing is downloaded or run.
 
     Args:
-        path: the file, with ``path``, ``train``, ``val``, ``names`` and perhaps ``test``.
+        path: the file, with ``train``, ``val``, ``names`` and perhaps ``path`` and ``test``. A relative
+            ``path`` is looked for beside the file, then in the current folder.
 
     Returns:
-        Its content.
+        Its content; ``path`` is absolute.
 
     Raises:
         UsageError: it is not there, is not such a file, or names folders that are not there.
     """
     path = Path(path)
+    if (path / DATA_FILE).is_file():
+        raise UsageError(f"--data {path}: this folder holds a {DATA_FILE}; give --data {path / DATA_FILE}")
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--data {path}: not a data.yaml; give the file that lists train, val and names")
     try:
-        content = library("ultralytics.utils").YAML.load(path)
+        content = library("yaml").safe_load(path.read_text(encoding="utf-8"))
     except Exception as error:
         raise UsageError(f"{path} cannot be read as YAML: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no settings; it needs train, val and names")
     missing = [name for name in ("train", "val", "names") if not content.get(name)]
     if missing:
         raise UsageError(f"{path} has no {' and no '.join(missing)}; train, val and names are needed")
     if not isinstance(content["names"], list | dict):
         raise UsageError(f"{path}: names: {content['names']!r} is no list of the names of the classes")
-    root = Path(content.get("path") or path.parent)
-    if not root.is_absolute() and not root.exists():
-        root = path.parent / root
-    for split in ("train", "val", "test"):
+    content["path"] = str(_root(path, str(content.get("path") or ".")))
+    for split in SPLITS:
         for folder in _listed(content.get(split)):
-            # Files of Roboflow name ../train where train lies beside them; ultralytics accepts it.
-            if not any((root / place).exists() for place in (folder, folder.removeprefix("../"))):
+            if not _place(content, folder).exists():
                 raise UsageError(
-                    f"{path}: {split}: there is no {root / folder}; correct {split} or path in this file "
-                    "(nothing is downloaded)"
+                    f"{path}: {split}: there is no {_place(content, folder)}; correct {split} or path in "
+                    "this file (nothing is downloaded)"
                 )
     return dict(content)
 
 
+def check_image_folder(folder: str | Path, names: Sequence[str] | None) -> Path:
+    """Check a folder of images by class, as classifiers of ultralytics read it.
+
+    Args:
+        folder: with ``train/`` and ``val/`` or ``test/``, each with a folder for each class.
+        names: the classes of the network, if they are known.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: it is no such folder, or has other classes.
+    """
+    folder = Path(folder)
+    train = folder / "train"
+    if not train.is_dir() or not any((folder / split).is_dir() for split in ("val", "test")):
+        raise UsageError(
+            f"--data {folder}: a classifier needs a folder with train/ and val/ or test/, each with a folder "
+            "of images per class"
+        )
+    found = sorted(place.name for place in train.iterdir() if place.is_dir())
+    if names is not None and found != list(names):
+        raise UsageError(
+            f"{train} has the classes {listed(found)}, the network has {listed(names)}; train the unpruned "
+            "network on these data first"
+        )
+    return folder
+
+
+def class_names(content: Mapping[str, Any]) -> list[str]:
+    """List the names of the classes in a data file, by their numbers."""
+    names = content["names"]
+    return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+
+
+def with_absolute_path(path: Path, content: Mapping[str, Any], out: Path) -> Path:
+    """Return a data file whose ``path`` is absolute: the given one, or a copy in a folder.
+
+    Ultralytics looks for a relative path in a folder of its settings.
+
+    Args:
+        path: the file.
+        content: what :func:`check_data` found in it.
+        out: the folder.
+    """
+    if library("yaml").safe_load(path.read_text(encoding="utf-8")).get("path") in (None, content["path"]):
+        return path
+    file = out / DATA_FILE
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")  # JSON is YAML
+    return file
+
+
+def read_yolo_labels(path: str | Path, names: Sequence[str] | None = None) -> LabelledImages:
+    """Read the images that a data file lists, with their labels in text files.
+
+    Args:
+        path: the file, as for :func:`check_data`.
+        names: the classes of the network, in its order; by default those of the file.
+
+    Returns:
+        The images, and what could not be used. An image without a text file has no objects.
+
+    Raises:
+        UsageError: the file cannot be used, or has other classes than the network.
+    """
+    content = check_data(path)
+    known, broken = class_names(content), list[str]()
+    splits = {
+        split: [
+            image
+            for folder in _listed(content.get(split))
+            for file in _files(_place(content, folder))
+            for image in _labelled(file, known, broken)
+        ]
+        for split in SPLITS
+    }
+    return checked_labels(Path(path), splits, known if names is None else names, broken)
+
+
+def _root(path: Path, place: str) -> Path:
+    """Resolve the path in a data file: beside the file, or in the current folder."""
+    beside = path.parent / place
+    return (beside if beside.exists() or not Path(place).exists() else Path(place)).resolve()
+
+
+def _place(content: Mapping[str, Any], folder: str) -> Path:
+    """Resolve an entry of a data file.
+
+    Files of Roboflow name ``../train`` where ``train`` lies beside them; ultralytics accepts it.
+    """
+    root = Path(content["path"])
+    plain = root / folder.removeprefix("../")
+    return plain if plain.exists() else root / folder
+
+
 def _listed(value: Any) -> Sequence[str]:
     return [str(item) for item in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def _files(place: Path) -> list[Path]:
+    """List the images in a folder, or in a text file that names them."""
+    if place.is_dir():
+        found: Iterator[Path] = place.rglob("*")
+    else:
+        lines = place.read_text(encoding="utf-8").split("\n")
+        found = iter([place.parent / line.strip() for line in lines if line.strip()])
+    return sorted(file for file in found if file.suffix.lower() in IMAGE_ENDINGS)
+
+
+def _labelled(file: Path, names: Sequence[str], broken: list[str]) -> Iterator[LabelledImage]:
+    """Read an image's size and its labels: a class and centre, width and height, or a polygon, as shares."""
+    parts = list(file.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    text = Path(*parts).with_suffix(".txt")
+    try:
+        with Image.open(file) as image:
+            size = (float(image.width), float(image.height))
+        lines = text.read_text(encoding="utf-8").split("\n") if text.is_file() else []
+        objects = tuple(_object(line, names, size) for line in lines if line.strip())
+    except (OSError, ValueError, DataError) as error:
+        broken.append(f"{file.name}: {first_line(error)}")
+    else:
+        yield LabelledImage(file, size, objects)
+
+
+def _object(line: str, names: Sequence[str], size: tuple[float, float]) -> LabelledObject:
+    label, *places = map(float, line.split())
+    if label not in range(len(names)):
+        raise DataError(f"class {label:g} of {len(names)} (counted from 0)")
+    if len(places) == 4:
+        x, y, width, height = places
+        xs, ys = [x - width / 2, x + width / 2], [y - height / 2, y + height / 2]
+    else:
+        xs, ys = places[::2], places[1::2]
+    if len(places) < 4 or len(places) % 2 or not all(-1e-3 <= place <= 1 + 1e-3 for place in places):
+        raise DataError(f"{line.strip()!r} is no class with shares of width and height")
+    edges = [min(xs) * size[0], min(ys) * size[1], max(xs) * size[0], max(ys) * size[1]]
+    return checked_box(names[int(label)], edges, size)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Convert labelled images to the format of ultralytics: VOC XML, and COCO JSON."""
+"""Read labelled images (VOC XML, COCO JSON, YOLO text), and write them in the format of ultralytics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from xml.etree import ElementTree as ET
 
 from secateur.errors import DataError, UsageError
 
-_SPLITS = ("train", "val", "test")
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SPLITS = ("train", "val", "test")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+LabelledObject = tuple[str, float, float, float, float]
+"""The class of an object, and its left, top, right and bottom edge in pixels."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,22 @@ class LabelledImage:
 
     file: Path
     size: tuple[float, float]
-    objects: tuple[tuple[str, float, float, float, float], ...]
+    objects: tuple[LabelledObject, ...]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their objects.
+
+    Attributes:
+        splits: images by ``train``, ``val`` and ``test``; the latter may be empty.
+        names: of the classes.
+        broken: what could not be used: file and reason.
+    """
+
+    splits: Mapping[str, Sequence[LabelledImage]]
+    names: tuple[str, ...]
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,58 +70,94 @@ def is_labelled_folder(folder: str | Path) -> bool:
     return (folder / "Annotations").is_dir() or any(folder.glob("annotations/*.json"))
 
 
-def convert_labels(folder: str | Path, out: str | Path, names: Sequence[str] | None = None) -> Converted:
-    """Write the labels of a VOC or COCO folder as ultralytics reads them, with links to the images.
+def read_labels(folder: str | Path, names: Sequence[str] | None = None) -> LabelledImages:
+    """Read the labels of a VOC or COCO folder.
 
     VOC: ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and ``ImageSets/Main/{train,val,test}.txt``.
     COCO: ``annotations/*train*.json``, ``*val*.json`` and perhaps ``*test*.json``; images are looked for in
     all folders within. Objects that are marked as difficult (VOC) or as a crowd (COCO) are left out.
 
     Args:
-        folder: the labelled images; not changed.
-        out: where to write ``images/``, ``labels/`` and ``data.yaml``; created if missing.
+        folder: the labelled images.
         names: the classes of the network, in its order; by default those of the labels, sorted.
 
     Returns:
-        The data file, and what could not be used.
+        The images, and what could not be used.
 
     Raises:
         UsageError: the folder holds neither kind of labels, lacks training or validation images, or has a
             class that is not among ``names``.
     """
-    folder, out = Path(folder), Path(out)
+    folder = Path(folder)
     broken: list[str] = []
     if (folder / "Annotations").is_dir():
-        splits = {split: list(_voc(folder, split, broken)) for split in _SPLITS}
+        splits = {split: list(_voc(folder, split, broken)) for split in SPLITS}
     elif any(folder.glob("annotations/*.json")):
-        splits = {split: list(_coco(folder, split, broken)) for split in _SPLITS}
+        splits = {split: list(_coco(folder, split, broken)) for split in SPLITS}
     else:
         raise UsageError(
             f"{folder} holds no labels: give a data.yaml, a folder with Annotations/*.xml (VOC), or one with "
             "annotations/*.json (COCO)"
         )
-    for split in _SPLITS[:2]:
+    return checked_labels(folder, splits, names, broken)
+
+
+def checked_labels(
+    source: Path,
+    splits: Mapping[str, Sequence[LabelledImage]],
+    names: Sequence[str] | None,
+    broken: Sequence[str],
+) -> LabelledImages:
+    """Check that there are images to train and to validate on, with classes that the network has.
+
+    Args:
+        source: the file or folder, for messages.
+        splits: images by split.
+        names: the classes of the network; by default those of the labels, sorted.
+        broken: what could not be used.
+
+    Raises:
+        UsageError: they cannot be used.
+    """
+    first = f" ({broken[0]})" if broken else ""
+    for split in SPLITS[:2]:
         if not splits[split]:
-            raise UsageError(f"{folder} has no labelled images for {split}{_first(broken)}")
+            raise UsageError(f"{source} has no labelled images for {split}{first}")
     labels = sorted({label for images in splits.values() for image in images for label, *_ in image.objects})
     names = labels if names is None else names
     if unknown := [label for label in labels if label not in names]:
         raise UsageError(
-            f"{folder} has labels of the class {unknown[0]!r}, which the network does not have "
+            f"{source} has labels of the class {unknown[0]!r}, which the network does not have "
             f"({', '.join(names)}); rename it, or train the unpruned network on these data first"
         )
-    for split, images in splits.items():
+    if not any(image.objects for image in splits["train"]):
+        raise UsageError(f"{source}: no training image has an object{first}")
+    return LabelledImages(splits, tuple(names), tuple(broken))
+
+
+def convert_labels(folder: str | Path, out: str | Path, names: Sequence[str] | None = None) -> Converted:
+    """Write the labels of a VOC or COCO folder as ultralytics reads them, with links to the images.
+
+    Args:
+        folder: as for :func:`read_labels`; not changed.
+        out: where to write ``images/``, ``labels/`` and ``data.yaml``; created if missing.
+        names: as for :func:`read_labels`.
+
+    Returns:
+        The data file, and what could not be used.
+
+    Raises:
+        UsageError: as for :func:`read_labels`; nothing is written then.
+    """
+    found, out = read_labels(folder, names), Path(out)
+    for split, images in found.splits.items():
         for image in images:
-            _write(image, names, out, split)
-    listed = "".join(f"  {number}: {json.dumps(name)}\n" for number, name in enumerate(names))
-    paths = "".join(f"{split}: images/{split}\n" for split in _SPLITS if splits[split])
+            _write(image, found.names, out, split)
+    listed = "".join(f"  {number}: {json.dumps(name)}\n" for number, name in enumerate(found.names))
+    paths = "".join(f"{split}: images/{split}\n" for split in SPLITS if found.splits[split])
     data = out / "data.yaml"
     data.write_text(f"path: {json.dumps(str(out.resolve()))}\n{paths}names:\n{listed}", encoding="utf-8")
-    return Converted(data, {split: len(images) for split, images in splits.items()}, tuple(broken))
-
-
-def _first(broken: Sequence[str]) -> str:
-    return f" ({broken[0]})" if broken else ""
+    return Converted(data, {split: len(images) for split, images in found.splits.items()}, found.broken)
 
 
 def _write(image: LabelledImage, names: Sequence[str], out: Path, split: str) -> None:
@@ -130,7 +185,7 @@ def _voc(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]
         file.stem: file
         for place in ("JPEGImages", "images")
         for file in (folder / place).glob("*")
-        if file.suffix.lower() in _IMAGES
+        if file.suffix.lower() in IMAGE_ENDINGS
     }
     for line in listing.read_text(encoding="utf-8").splitlines():
         name = line.split()[0] if line.strip() else ""
@@ -154,7 +209,7 @@ def _voc_image(labels: Path, picture: Path) -> LabelledImage:
         if item.findtext("difficult") == "1":
             continue
         edges = [float(item.findtext(f"bndbox/{edge}") or "") for edge in ("xmin", "ymin", "xmax", "ymax")]
-        objects.append(_checked(str(item.findtext("name")), edges, (width, height)))
+        objects.append(checked_box(str(item.findtext("name")), edges, (width, height)))
     return LabelledImage(picture, (width, height), tuple(objects))
 
 
@@ -172,7 +227,7 @@ def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage
         except (OSError, ValueError, KeyError, TypeError) as error:
             broken.append(f"{file.name}: {type(error).__name__} {error}")
             continue
-        pictures = {path.name: path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES}
+        pictures = {path.name: path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS}
         for number, image in images.items():
             name = Path(str(image["file_name"])).name
             if name not in pictures:
@@ -189,15 +244,18 @@ def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage
 
 def _coco_object(
     item: Mapping[str, Any], categories: Mapping[Any, str], size: tuple[float, float]
-) -> tuple[str, float, float, float, float]:
+) -> LabelledObject:
     left, top, width, height = map(float, item["bbox"])
-    return _checked(categories[item["category_id"]], [left, top, left + width, top + height], size)
+    return checked_box(categories[item["category_id"]], [left, top, left + width, top + height], size)
 
 
-def _checked(
-    label: str, edges: Sequence[float], size: tuple[float, float]
-) -> tuple[str, float, float, float, float]:
+def checked_box(label: str, edges: Sequence[float], size: tuple[float, float]) -> LabelledObject:
     """Clip a box to its image.
+
+    Args:
+        label: its class.
+        edges: left, top, right and bottom, in pixels.
+        size: width and height of the image.
 
     Raises:
         DataError: nothing of it is inside the image.

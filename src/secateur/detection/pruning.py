@@ -1,19 +1,27 @@
-"""Prune a detector of ultralytics: score, cut, reconstruct, fine-tune by its own trainer, validate."""
+"""Prune a detector: score, cut, reconstruct, fine-tune, validate; of ultralytics by its own trainer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.detection.data import calibration_batches, check_data, unusable_images
+from secateur.checkpoint import save
+from secateur.detection.data import (
+    calibration_batches,
+    check_data,
+    check_image_folder,
+    class_names,
+    unusable_images,
+    with_absolute_path,
+)
 from secateur.detection.files import save_detector
-from secateur.detection.labels import convert_labels
+from secateur.detection.head_outputs import is_torchvision_detector
+from secateur.detection.labels import convert_labels, is_labelled_folder
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import (
     DetectorLoss,
@@ -21,36 +29,16 @@ from secateur.detection.raw_outputs import (
     with_raw_outputs,
     without_raw_outputs,
 )
+from secateur.detection.results import DetectorResult, in_words
 from secateur.detection.settings import DetectorSettings
-from secateur.detection.tuning import DetectorTuner, in_words
+from secateur.detection.torchvision_pruning import prune_torchvision, read_any_labels
+from secateur.detection.tuning import DetectorTuner
 from secateur.errors import UsageError
 from secateur.integrations.libraries import library
-from secateur.recipes import Callback, LatencyOptions, PruneResult, Recipe, Training, prune
+from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
 from secateur.training.events import report_note
 from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings
-
-
-@dataclass(frozen=True)
-class DetectorResult:
-    """The result of pruning a detector.
-
-    Attributes:
-        network: the pruned network of ultralytics, in evaluation mode.
-        pruning: plan, verification, scores and curves; its network returns the raw outputs of the heads.
-        metrics: what ultralytics measures on the validation images, by stage: ``"before"``, ``"cut"``
-            (reconstructed, not trained), ``"after"``. The key ``"fitness"`` is what training maximises.
-        file: the ``.pt`` file, which ``YOLO(file)`` opens.
-    """
-
-    network: nn.Module = field(repr=False)
-    pruning: PruneResult = field(repr=False)
-    metrics: Mapping[str, Mapping[str, float]]
-    file: Path
-
-    def __str__(self) -> str:
-        stages = ", ".join(f"{stage} {values['fitness']:.3f}" for stage, values in self.metrics.items())
-        return f"{self.pruning}\nfitness on the validation images: {stages}\n{self.file}"
 
 
 def prune_detector(
@@ -63,19 +51,19 @@ def prune_detector(
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
 ) -> DetectorResult:
-    """Prune a detector, and fine-tune it by the trainer of ultralytics.
+    """Prune a detector, and fine-tune it: one of ultralytics by its own trainer.
 
     The raw outputs of the heads are what is scored, verified and reconstructed. The reconstructed network is
     candidate zero of fine-tuning: the result is never below it on the validation images.
 
     Args:
-        detector: ``YOLO("yolov8n.pt")``, or its network; not changed.
+        detector: ``YOLO("yolov8n.pt")``, or its network, or a detector of torchvision; not changed.
         data: the ``data.yaml`` that it was trained with, or another with the same classes; or a folder with
-            VOC or COCO labels, as for :func:`secateur.detection.labels.convert_labels`.
+            VOC or COCO labels, as for :func:`secateur.detection.labels.read_labels`.
         budget: what may remain.
         out: folder for ``pruned.pt`` and the records of ultralytics; created if missing.
-        recipe: how to prune. The trainer of ultralytics trains for ``finetune.epochs`` or ``updates`` (and
-            ``between.epochs`` between cuts); its other settings are ``settings.options``.
+        recipe: how to prune and train. The trainer of ultralytics trains for ``finetune.epochs`` or
+            ``updates`` (and ``between.epochs`` between cuts); its other settings are ``settings.options``.
         settings: images and training.
         callbacks: receive reports.
         seed: of all random numbers.
@@ -89,15 +77,21 @@ def prune_detector(
         VerificationError: the cut is wrong or could not be checked.
     """
     recipe, settings = recipe or Recipe(), settings or DetectorSettings()
+    out = Path(out)
+    if isinstance(detector, nn.Module) and is_torchvision_detector(detector):
+        labelled = read_any_labels(data, settings.classes)
+        note_broken(labelled.broken, callbacks)
+        out.mkdir(parents=True, exist_ok=True)
+        file = out / "pruned.safetensors"
+        done = prune_torchvision(detector, labelled, budget, file, recipe, settings, callbacks, seed)
+        save(file, done.network, classes=labelled.names)
+        return done
     _check_recipe(recipe)
     network = _copied(detector)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if Path(data).is_dir():
-        data = _converted(data, out / "data", _names(network), callbacks)
-    _check_classes(network, check_data(data), data)
+    data = _data_for(network, data, out, callbacks)
     with ultralytics_in_use(), seeded(seed):
-        tuner = DetectorTuner(Path(data), out, settings, callbacks, seed)
+        tuner = DetectorTuner(data, out, settings, callbacks, seed)
         trainer = tuner.trainer(network, epochs=1, name="data")
         for split in ("train", "val"):
             _note_images(trainer, split, callbacks)
@@ -135,6 +129,51 @@ def prune_detector(
     return DetectorResult(small, result, metrics, file)
 
 
+def validate_detector(
+    detector: Any,
+    data: str | Path,
+    out: str | Path,
+    settings: DetectorSettings | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[dict[str, float], str]:
+    """Measure a detector of ultralytics on the test images, or on those of validation if there are none.
+
+    Args:
+        detector: as for :func:`prune_detector`; not changed.
+        data: as for :func:`prune_detector`.
+        out: folder for the records of ultralytics.
+        settings: images.
+        callbacks: receive reports.
+
+    Returns:
+        The metrics by the names of ultralytics, and the name of the split.
+
+    Raises:
+        UsageError: the data are wrong, or have other classes.
+    """
+    network, out = _copied(detector), Path(out)
+    data = _data_for(network, data, out, callbacks)
+    with ultralytics_in_use():
+        tuner = DetectorTuner(data, out, settings or DetectorSettings(), callbacks)
+        split = "test" if tuner.trainer(network, 1, "data").data.get("test") else "val"
+        return tuner.validate(network, split), split
+
+
+def _data_for(network: nn.Module, data: str | Path, out: Path, callbacks: Sequence[Callback]) -> Path:
+    """Return the data as ultralytics reads them, after they were checked for a network.
+
+    Raises:
+        UsageError: they are of another kind than the network needs, or have other classes.
+    """
+    if getattr(network, "task", None) == "classify":
+        return check_image_folder(data, _names(network))
+    if is_labelled_folder(data):
+        data = _converted(data, out / "data", _names(network), callbacks)
+    content = check_data(data)
+    _check_classes(network, content, data)
+    return with_absolute_path(Path(data), content, out)
+
+
 def _copied(detector: Any) -> nn.Module:
     """Copy the network of a ``YOLO`` object, or a network itself, in evaluation mode, with its task."""
     network = detector if isinstance(detector, nn.Module) and hasattr(detector, "stride") else detector.model
@@ -159,10 +198,15 @@ def _converted(
     found = convert_labels(folder, out, names)
     counts = ", ".join(f"{count} {split}" for split, count in found.images.items() if count)
     report_note(callbacks, f"labels of {folder} converted: {counts} images ({found.data})")
-    if found.broken:
-        more = "; ..." if len(found.broken) > 5 else ""
-        report_note(callbacks, f"{len(found.broken)} labels left out: {'; '.join(found.broken[:5])}{more}")
+    note_broken(found.broken, callbacks)
     return found.data
+
+
+def note_broken(broken: Sequence[str], callbacks: Sequence[Callback]) -> None:
+    """Report the first labels that cannot be used, and their number."""
+    if broken:
+        more = "; ..." if len(broken) > 5 else ""
+        report_note(callbacks, f"{len(broken)} labels left out: {'; '.join(broken[:5])}{more}")
 
 
 def _check_recipe(recipe: Recipe) -> None:
@@ -181,12 +225,11 @@ def _check_recipe(recipe: Recipe) -> None:
 
 def _check_classes(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:
     """Refuse data of other classes than those of the network."""
-    names = content["names"]
-    wanted = [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+    wanted = class_names(content)
     classes = len(getattr(network, "names", None) or ()) or getattr(network, "nc", len(wanted))
     if classes != len(wanted):
         raise UsageError(
-            f"the network has {classes} classes, {data} has {len(wanted)} ({', '.join(map(str, wanted))}); "
+            f"the network has {classes} classes, {data} has {len(wanted)} ({', '.join(wanted)}); "
             "train the unpruned network on these data first, then prune it"
         )
     known = _names(network)

@@ -1,4 +1,4 @@
-"""Settings of detectors: size of the images, batches, and what else the trainer of ultralytics takes."""
+"""Settings of detectors: images, batches, classes, and further arguments of ultralytics."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from secateur.settings import Settings
 
 
 class DetectorSettings(Settings):
-    """Choose how images of a detector are read and how it is trained by ultralytics.
+    """Choose how images of a detector are read, and how ultralytics trains it.
 
     Attributes:
-        image_size: side of the images in pixels, a multiple of 32, the stride of the coarsest feature map.
+        image_size: side of the square images in pixels, a multiple of 32, the stride of the coarsest feature
+            map; if not given, that of the detector, or 640 (224 for classifiers) if it takes any size.
         batch: images in a batch.
         calibration_images: training images on which scores, width curves and reconstruction are computed.
+        classes: names of the classes of a detector of torchvision, in the order of its labels from 1; if not
+            given, those of its checkpoint or of the labels.
         options: further arguments of ultralytics, such as ``{"lr0": 0.002, "optimizer": "AdamW"}``.
     """
 
-    image_size: int = Field(default=640, ge=32, multiple_of=32)
+    image_size: int | None = Field(default=None, ge=32, multiple_of=32)
     batch: int = Field(default=16, ge=1)
     calibration_images: int = Field(default=128, ge=2)
+    classes: tuple[str, ...] | None = Field(default=None, min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)

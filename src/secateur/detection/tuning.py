@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.detection.raw_outputs import bare_copy
+from secateur.detection.results import in_words
 from secateur.detection.settings import DetectorSettings
 from secateur.errors import UsageError
 from secateur.formats import first_line
@@ -44,7 +45,7 @@ class DetectorTuner:
             "mode": "train",
             "model": str(self.out / "pruned.pt"),
             "data": str(self.data),
-            "imgsz": self.settings.image_size,
+            "imgsz": image_size_of(network, self.settings),
             "batch": self.settings.batch,
             "epochs": epochs,
             "device": _device(network),
@@ -104,14 +105,9 @@ class DetectorTuner:
         return {name: float(value) for name, value in found.items()}
 
 
-def in_words(metrics: Mapping[str, float]) -> str:
-    """Write the metrics of ultralytics without its prefixes: mAP50, mAP50-95, top-1."""
-    shown = {
-        name.removeprefix("metrics/"): value
-        for name, value in metrics.items()
-        if "mAP" in name or "top" in name
-    }
-    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items()) or f"{metrics['fitness']:.3f}"
+def image_size_of(network: nn.Module, settings: DetectorSettings) -> int:
+    """Return the side of the images, by default that which ultralytics takes for the task."""
+    return settings.image_size or (224 if getattr(network, "task", None) == "classify" else 640)
 
 
 def _total(losses: Any) -> float:

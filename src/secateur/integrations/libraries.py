@@ -21,6 +21,7 @@ PACKAGES = {
     "ultralytics": "ultralytics",
     "diffusers": "diffusers",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "yaml": "pyyaml",
 }
 """Names on the package index, by module."""
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from secateur.jobs.detector import evaluate_boxes
 from secateur.jobs.images import ImageTask, report_skipped
-from secateur.jobs.settings import DataChoice, NetworkChoice
+from secateur.jobs.settings import DataChoice, NetworkChoice, is_detector
 from secateur.jobs.task import open_task
 from secateur.recipes import Callback
 from secateur.training.context import launch
@@ -23,7 +24,7 @@ def evaluate(
     device: DeviceSettings | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Compute accuracy or perplexity, and loss, of a network on the test data.
+    """Compute accuracy or perplexity, and loss, of a network on the test data; of a detector its mAP.
 
     Args:
         choice: the network.
@@ -35,11 +36,13 @@ def evaluate(
     Returns:
         ``network``, ``model``, ``top1`` or ``perplexity``, ``loss``, ``examples`` (images, or predicted
         tokens), the standard ``error``; ``classes`` and ``skipped`` images, or the ``protocol`` of the
-        perplexity.
+        perplexity. For a detector what :func:`secateur.jobs.detector.evaluate_boxes` returns.
 
     Raises:
         SecateurError: the message says what is wrong.
     """
+    if is_detector(choice.source) or data_choice.has_boxes:
+        return evaluate_boxes(choice, data_choice, device, callbacks)
     with launch(device) as context, interruptible(context.ranks) as interruption:
         task = open_task(data_choice, choice, seed=0, training=False)
         network = task.open(choice)

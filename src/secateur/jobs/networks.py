@@ -200,7 +200,10 @@ def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Ne
         raise DataError(f"{path} has the classes {listed(known)}, but the data has {listed(classes)}")
     spec = metadata.builder
     if choice.builder is not None:
-        spec = ModelSpec.parse(choice.builder, classes=len(known) if known else None)
+        # A detector has one class more than there are names: the background.
+        outputs = spec.arguments.get("num_classes") if spec is not None else None
+        count = outputs if isinstance(outputs, int) else len(known) if known else None
+        spec = ModelSpec.parse(choice.builder, classes=count)
     model = load(path, spec.build() if spec is not None and choice.builder is not None else None)
     return Network(
         model=model,

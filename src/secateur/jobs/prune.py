@@ -13,7 +13,7 @@ from secateur.criteria import Criterion, Needs, resolve
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.answers import losses_line
 from secateur.jobs.bench import Bench, search
-from secateur.jobs.detector import prune_pt
+from secateur.jobs.detector import prune_boxes
 from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, open_network, run_file
 from secateur.jobs.pretrained import write_pretrained
@@ -57,8 +57,8 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; only the run folder was changed.
     """
-    if is_detector(job.network.source):
-        return prune_pt(job, callbacks)
+    if is_detector(job.network.source) or (job.data is not None and job.data.has_boxes):
+        return prune_boxes(job, callbacks)
     run_file(job.network)
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:

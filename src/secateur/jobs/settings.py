@@ -56,6 +56,10 @@ class DataChoice(Settings):
     @field_validator("source")
     @classmethod
     def _is_there(cls, source: str) -> str:
+        if source.endswith((".yaml", ".yml")) and Path(source).is_file():
+            return source
+        if (Path(source) / "data.yaml").is_file():
+            raise ValueError(f"{source} holds a data.yaml; give {Path(source) / 'data.yaml'}")
         if source != "digits" and not Path(source).exists():
             kind = "file" if Path(source).suffix in (".yaml", ".yml", *SUFFIXES) else "folder"
             raise ValueError(
@@ -63,6 +67,11 @@ class DataChoice(Settings):
                 "model a text, or for a detector its data.yaml"
             )
         return source
+
+    @property
+    def has_boxes(self) -> bool:
+        """Return whether these are images with labelled boxes: a ``data.yaml``, or VOC or COCO labels."""
+        return self.source.endswith((".yaml", ".yml")) or is_labelled_folder(self.source)
 
 
 def is_text(source: str) -> bool:
@@ -233,6 +242,16 @@ class Job(Settings):
     typed: str | None = None
 
 
+def _images_by_class(data: DataChoice) -> DataChoice:
+    """Refuse labelled boxes."""
+    if data.has_boxes:
+        raise ValueError(
+            f"{data.source} has labelled boxes, which this command does not read; give a folder of images by "
+            "class (detectors: secateur prune and secateur evaluate)"
+        )
+    return data
+
+
 def _existing_run(path: Path) -> Path:
     if not path.exists():
         raise ValueError(f"there is no run {path}")
@@ -247,7 +266,7 @@ class TrainJob(Job):
         fit: the training itself.
     """
 
-    data: DataChoice
+    data: Annotated[DataChoice, AfterValidator(_images_by_class)]
     fit: FitSettings = FitSettings()
 
 
@@ -262,7 +281,7 @@ class FrontierJob(Job):
         measured: an earlier run of the same network, whose scores and width curves are used again.
     """
 
-    data: DataChoice
+    data: Annotated[DataChoice, AfterValidator(_images_by_class)]
     by: Literal["macs", "params", "latency"] = "macs"
     points: int = Field(default=8, ge=1)
     recipe: Recipe = Recipe()
@@ -292,7 +311,7 @@ class PruneJob(Job):
         search: which loss of accuracy is allowed, in place of a budget.
         recipe: how to prune and train.
         measured: an earlier run of the same network, whose scores and width curves are used again.
-        detector: how a detector of ultralytics (a ``.pt`` file) reads images and is trained.
+        detector: how a detector reads images, and how ultralytics trains it.
     """
 
     data: DataChoice | None = None
@@ -310,14 +329,6 @@ class PruneJob(Job):
             raise ValueError("a search cannot be resumed; start another one that uses this run as measured")
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("a search, and measured, need data; give --data")
-        if self.data is not None:
-            source = self.data.source
-            with_boxes = source.endswith((".yaml", ".yml")) or is_labelled_folder(source)
-            if with_boxes != is_detector(self.network.source):
-                raise ValueError(
-                    "a detector (a .pt file) needs its data.yaml or a folder with VOC or COCO labels, and "
-                    "other networks a folder of images by class"
-                )
         if self.data is None and self.recipe.allocation == "curves":
             raise ValueError("allocation: curves need data; give --data, or choose global or uniform")
         return self

@@ -6,6 +6,7 @@ fetches published weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -43,6 +44,10 @@ _BUILTIN: Mapping[str, tuple[Callable[..., nn.Module], InputSpec]] = {
 }
 
 
+_DETECTOR_SIDE = 640
+"""Side of the images of detectors that take any size."""
+
+
 class Family(Protocol):
     """A source of networks."""
 
@@ -71,16 +76,16 @@ class Family(Protocol):
 
 
 class Torchvision:
-    """The classification networks of torchvision."""
+    """The classification networks of torchvision, and its detectors."""
 
     def names(self) -> list[str]:
-        """List the names as in ``torchvision.models``."""
+        """List the names of classification networks as in ``torchvision.models``."""
         names: list[str] = torchvision.models.list_models(module=torchvision.models)
         return names
 
     def known(self, name: str) -> bool:
         """See :class:`Family`."""
-        return name in self.names()
+        return name in self.names() or _is_detector(name)
 
     def has_weights(self, name: str) -> bool:
         """See :class:`Family`."""
@@ -88,12 +93,17 @@ class Torchvision:
 
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """See :class:`Family`."""
-        settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **arguments}
+        backbone = {"weights_backbone": None} if _is_detector(name) else {}
+        settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **backbone, **arguments}
         model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
         return model
 
     def inputs(self, name: str, arguments: Arguments) -> InputSpec:
-        """See :class:`Family`."""
+        """See :class:`Family`; detectors normalise images themselves."""
+        if _is_detector(name):
+            named = re.search(r"\d{3}", name)  # ssdlite320: it resizes all images to this side
+            side = int(named.group()) if named else _DETECTOR_SIDE
+            return InputSpec((3, side, side), (0.0,) * 3, (1.0,) * 3)
         recipe = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **arguments}
         side = _integer(settings, "image_size", recipe.crop_size[0])
@@ -187,6 +197,11 @@ FAMILIES: Mapping[str, Family] = {
     "diffusers": Diffusers(),
     "smp": SegmentationModels(),
 }
+
+
+def _is_detector(name: str) -> bool:
+    """Test whether torchvision has a detector of this name."""
+    return name in torchvision.models.list_models(module=torchvision.models.detection)
 
 
 def _timm() -> Any:

@@ -24,7 +24,7 @@ from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
 from secateur.report.shell import Drawing, render
-from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in
+from secateur.training.metrics import MAP, MAP_50, PERPLEXITY, TOP_1, kind_of
 from secateur.training.run_folder import REPORT, RunError
 
 _SUMMARY = (
@@ -147,6 +147,8 @@ def drawings(records: Records) -> list[Drawing]:
 
 _ROWS = (
     ("top1", "test accuracy", TOP_1.show),
+    ("map50", "validation mAP50", MAP_50.show),
+    ("map", "validation mAP50-95", MAP.show),
     ("perplexity", "perplexity of the test text", PERPLEXITY.show),
     ("params", "parameters", count),
     ("macs", "MACs per example", count),
@@ -186,7 +188,8 @@ def comparison(records: Records) -> list[dict[str, str]]:
             if key in _NO_TEST and (summary.get("start") or {}).get("tested_on") == "validation":
                 name = _NO_TEST[key]
             words = {side: text.replace(" ", "\N{NO-BREAK SPACE}") for side, text in shown.items()}
-            unit = "points" if key == "top1" and old is not None else ""
+            kind = kind_of(key)
+            unit = "points" if kind is not None and kind.is_share and old is not None else ""
             rows.append({"name": name, **words, "change": _change(key, old, new), "unit": unit})
     return rows
 
@@ -194,8 +197,9 @@ def comparison(records: Records) -> list[dict[str, str]]:
 def _change(key: str, before: float | None, after: float) -> str:
     if before is None:
         return ""
-    if key in _NO_TEST:
-        return kind_in({key: after}).change(before, after)
+    kind = kind_of(key)
+    if kind is not None:
+        return kind.change(before, after)
     return factor(before, after)
 
 

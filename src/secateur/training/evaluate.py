@@ -26,7 +26,7 @@ Batches = Iterable[Any]
 """Pairs of inputs and class indices, or mappings of named arguments with the labels among them."""
 
 Metric = Callable[[nn.Module], float]
-"""A metric of the user's: how good a network is; larger is better."""
+"""A metric of the user's: how good a network is; larger is better. It is shown by its attribute ``name``."""
 
 
 @dataclass(frozen=True)

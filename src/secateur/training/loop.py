@@ -298,7 +298,7 @@ def _evaluator(model: nn.Module, options: FitOptions, context: RunContext) -> Ca
 
 def _measure(model: nn.Module, metric: Metric) -> Evaluation:
     with mode_of(model, training=False), torch.no_grad():
-        return Evaluation(float(metric(model)), name=OWN.name)
+        return Evaluation(float(metric(model)), name=getattr(metric, "name", OWN.name))
 
 
 def _resume(setup: _Setup) -> FitState | None:
@@ -538,7 +538,7 @@ def _finish_epoch(
         seconds=seconds,
         metric=evaluation.metric if evaluation else None,
         metric_name=evaluation.name if evaluation else TOP_1.name,
-        validation_loss=evaluation.loss if evaluation else None,
+        validation_loss=evaluation.loss if evaluation and evaluation.examples else None,
         kept=is_kept,
     )
     state.history.append(done)

@@ -18,6 +18,7 @@ class MetricKind:
         key: of its values in summaries.
         title: the quantity in words, for headings and axes.
         unit: what examples are called.
+        is_share: whether values are shares, which are written in percent.
         lower_is_better: whether a lower value is better.
     """
 
@@ -25,12 +26,8 @@ class MetricKind:
     key: str
     title: str
     unit: str
+    is_share: bool = False
     lower_is_better: bool = False
-
-    @property
-    def is_share(self) -> bool:
-        """Return whether values are shares of examples, which are written in percent."""
-        return self.key == "top1"
 
     @property
     def number_format(self) -> str:
@@ -71,12 +68,14 @@ class MetricKind:
         return f"×{after / before:.3f}" if before > 0 and self.lower_is_better else factor(before, after)
 
 
-TOP_1 = MetricKind("top-1", "top1", "accuracy", "images")
+TOP_1 = MetricKind("top-1", "top1", "accuracy", "images", is_share=True)
+MAP = MetricKind("mAP50-95", "map", "mean average precision", "images", is_share=True)
+MAP_50 = MetricKind("mAP50", "map50", "mean average precision at an overlap of 0.5", "images", is_share=True)
 PERPLEXITY = MetricKind("perplexity", "perplexity", "perplexity", "tokens", lower_is_better=True)
 OWN = MetricKind("metric", "metric", "metric", "examples")
 """A metric of the user's, which is higher for better networks."""
 
-_KINDS = (TOP_1, PERPLEXITY, OWN)
+_KINDS = (TOP_1, MAP, MAP_50, PERPLEXITY, OWN)
 
 
 def kind_named(name: str) -> MetricKind:
@@ -84,11 +83,21 @@ def kind_named(name: str) -> MetricKind:
     return next((kind for kind in _KINDS if kind.name == name), OWN)
 
 
+def kind_of(key: str) -> MetricKind | None:
+    """Return the kind of metric that is stored under a key of a summary; ``None`` for another figure."""
+    return next((kind for kind in _KINDS if kind.key == key), None)
+
+
+def kinds_in(*figures: Mapping[str, Any] | None) -> list[MetricKind]:
+    """List the kinds of metrics that some figures of a summary hold, the first one first."""
+    held = {key for found in figures for key, value in (found or {}).items() if value is not None}
+    return [kind for kind in _KINDS if kind.key in held]
+
+
 def kind_in(*figures: Mapping[str, Any] | None) -> MetricKind:
-    """Return the kind of metric that some figures of a summary hold; accuracy if they hold none.
+    """Return the kind of metric that networks are compared by in a summary; accuracy if it holds none.
 
     >>> kind_in({"params": 3}, {"perplexity": 34.1}).title, kind_in({}).title
     ('perplexity', 'accuracy')
     """
-    held = {key for found in figures for key, value in (found or {}).items() if value is not None}
-    return next((kind for kind in _KINDS if kind.key in held), TOP_1)
+    return next(iter(kinds_in(*figures)), TOP_1)

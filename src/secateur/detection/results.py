@@ -1,0 +1,48 @@
+"""The result of pruning a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from secateur.recipes import PruneResult
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """The result of pruning a detector.
+
+    Attributes:
+        network: the pruned network of ultralytics or torchvision, in evaluation mode.
+        pruning: plan, verification, scores and curves; its network returns the raw outputs of the heads.
+        metrics: what is measured on the validation images, by stage: ``"before"``, ``"cut"`` (reconstructed,
+            not trained), ``"after"``; for ultralytics in its names, for torchvision ``map`` and ``map50``.
+        file: the ``.pt`` file, which ``YOLO(file)`` opens; for torchvision a checkpoint without pickle.
+    """
+
+    network: nn.Module = field(repr=False)
+    pruning: PruneResult = field(repr=False)
+    metrics: Mapping[str, Mapping[str, float]]
+    file: Path
+
+    def __str__(self) -> str:
+        stages = "; ".join(f"{stage} {in_words(values)}" for stage, values in self.metrics.items())
+        return f"{self.pruning}\non the validation images: {stages}\n{self.file}"
+
+
+def in_words(metrics: Mapping[str, float]) -> str:
+    """Write metrics without the prefixes of ultralytics: mAP50, mAP50-95, top-1.
+
+    >>> in_words({"map50": 0.9, "map": 0.61}), in_words({"metrics/mAP50(B)": 0.5, "fitness": 0.1})
+    ('mAP50 0.900, mAP50-95 0.610', 'mAP50(B) 0.500')
+    """
+    plain = {"map50": "mAP50", "map": "mAP50-95"}
+    shown = {
+        plain.get(name, name.removeprefix("metrics/")): value
+        for name, value in metrics.items()
+        if name in plain or "mAP" in name or "top" in name
+    }
+    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items()) or f"{metrics['fitness']:.3f}"

@@ -1,0 +1,213 @@
+"""Prune a detector of torchvision: score, cut, reconstruct, fine-tune on its own losses, measure mAP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.budget import Budget
+from secateur.detection.data import read_yolo_labels
+from secateur.detection.head_outputs import HeadOutputs
+from secateur.detection.labels import LabelledImage, LabelledImages, is_labelled_folder, read_labels
+from secateur.detection.mean_ap import mean_average_precision
+from secateur.detection.results import DetectorResult, in_words
+from secateur.detection.settings import DetectorSettings
+from secateur.detection.torchvision_images import DetectorImages, side_of, square_transform
+from secateur.devices import device_of
+from secateur.errors import UsageError
+from secateur.graph.capture.program import mode_of
+from secateur.graph.cutting.tensors import copy_with
+from secateur.recipes import Callback, Cut, LatencyOptions, Recipe, Training, prune
+from secateur.training.events import report_note, report_progress
+from secateur.training.random_state import seeded
+
+
+def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> LabelledImages:
+    """Read a VOC or COCO folder, or the images that a ``data.yaml`` lists.
+
+    Args:
+        source: the folder or file.
+        names: the classes of the network, in its order; by default those of the labels.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    if is_labelled_folder(source):
+        return read_labels(source, names)
+    return read_yolo_labels(source, names)
+
+
+@dataclass(frozen=True)
+class DetectorBench:
+    """Read images for a detector, and measure it.
+
+    Attributes:
+        detector: of torchvision; only its transform and its device are used.
+        labelled: images with their objects.
+        settings: size of the images and of the batches.
+        callbacks: receive progress.
+    """
+
+    detector: nn.Module
+    labelled: LabelledImages
+    settings: DetectorSettings
+    callbacks: Sequence[Callback] = ()
+
+    def batches(self, split: str, *, training: bool = False, most: int | None = None) -> DetectorImages:
+        """Read the images of a split.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            training: whether they are shuffled and flipped.
+            most: how many images to read.
+        """
+        side = side_of(self.detector, self.settings.image_size)
+        images: Sequence[LabelledImage] = list(islice(self.labelled.splits[split], most))
+        return DetectorImages(
+            images=images,
+            classes=self.labelled.names,
+            transform=square_transform(self.detector, side),
+            side=side,
+            batch=self.settings.batch,
+            device=device_of(self.detector),
+            training=training,
+        )
+
+    def evaluate(self, heads: HeadOutputs, split: str = "val") -> dict[str, float]:
+        """Measure ``map`` and ``map50`` of a detector on the images of a split.
+
+        Args:
+            heads: of the detector.
+            split: ``train``, ``val`` or ``test``.
+        """
+        found, expected, batches = [], [], self.batches(split)
+        report_progress(self.callbacks, "measuring mAP", 0, len(batches))
+        with mode_of(heads, training=False), torch.no_grad():
+            for number, batch in enumerate(batches):
+                found += heads.detect(batch["images"])
+                expected += batch["targets"]
+                report_progress(self.callbacks, "measuring mAP", number + 1, len(batches))
+        return mean_average_precision(found, expected)
+
+
+@dataclass
+class _Stages(Callback):
+    """Keep the mAP of the network after the last cut, before it is trained.
+
+    Attributes:
+        bench: measures.
+        metrics: of the stages so far.
+    """
+
+    bench: DetectorBench
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    name = "mAP50-95"
+
+    def __call__(self, heads: nn.Module) -> float:
+        """Measure the mAP of a network."""
+        assert isinstance(heads, HeadOutputs)
+        found = self.bench.evaluate(heads)
+        self.metrics.setdefault("cut", found)
+        return found["map"]
+
+    def on_cut(self, cut: Cut) -> None:
+        """Forget what was measured before this cut."""
+        self.metrics.pop("cut", None)
+
+
+def prune_torchvision(
+    detector: nn.Module,
+    data: LabelledImages,
+    budget: Budget,
+    file: Path,
+    recipe: Recipe,
+    settings: DetectorSettings,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+) -> DetectorResult:
+    """Prune a detector of torchvision whole, and fine-tune it on its own losses.
+
+    Arguments, results and errors are those of :func:`secateur.detection.prune_detector`, apart from two.
+
+    Args:
+        detector: of torchvision.
+        data: labelled images.
+        budget: what may remain.
+        file: that the result names; the caller writes it.
+        recipe: how to prune and train.
+        settings: images.
+        callbacks: receive reports.
+        seed: of all random numbers.
+    """
+    heads = HeadOutputs(copy_with(detector, {})).eval()
+    _check_settings(settings)
+    bench = DetectorBench(detector, data, settings, callbacks)
+    calibration = bench.batches("train", most=settings.calibration_images)
+    images: torch.Tensor = next(iter(calibration))["images"]
+    _check_classes(heads, images[:1], data)
+    report_note(
+        callbacks,
+        f"labels from 1: {', '.join(data.names)}; images of {calibration.side} pixels",
+    )
+    stages = _Stages(bench)
+    with seeded(seed):
+        before = bench.evaluate(heads)
+        report_note(callbacks, f"before: {in_words(before)}")
+        result = prune(
+            heads,
+            {"images": images[:2]},
+            budget,
+            batches=Training(
+                batches=bench.batches("train", training=True),
+                calibration=calibration,
+                metric=stages,
+                latency=LatencyOptions(inputs={"images": images[:1]}),
+            ),
+            recipe=recipe,
+            callbacks=[stages, *callbacks],
+        )
+        small = result.model.eval()
+        assert isinstance(small, HeadOutputs)
+        after = bench.evaluate(small)
+    cut = stages.metrics.get("cut", after)
+    report_note(callbacks, f"cut, not trained: {in_words(cut)}")
+    report_note(callbacks, f"after: {in_words(after)}")
+    return DetectorResult(
+        small.detector().eval(), result, {"before": before, "cut": cut, "after": after}, file
+    )
+
+
+def _check_settings(settings: DetectorSettings) -> None:
+    """Refuse settings of ultralytics.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if settings.options:
+        raise UsageError(
+            "detector.options: no effect on detectors of torchvision; set finetune.epochs, "
+            "finetune.optimizer and the like"
+        )
+
+
+def _check_classes(heads: HeadOutputs, image: torch.Tensor, data: LabelledImages) -> None:
+    """Compare the classes of a network, the background included, with those of the data.
+
+    Raises:
+        UsageError: there are others.
+    """
+    with torch.no_grad():
+        found: Mapping[str, Any] = heads(image)
+    scores = found["cls_logits"] if "cls_logits" in found else found["box"][0]
+    if scores.shape[-1] != len(data.names) + 1:
+        raise UsageError(
+            f"the network has {scores.shape[-1]} classes with the background, the data has "
+            f"{len(data.names)} ({', '.join(data.names)}) and the background; train the unpruned network on "
+            "these data first, or name its classes with detector.classes"
+        )
