@@ -94,7 +94,7 @@ def prune_job(
         if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
-        if criterion not in CRITERIA and not _is_own_code(found.get("network", {})):
+        if criterion not in CRITERIA and not is_own_code(found.get("network", {})):
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
@@ -311,8 +311,12 @@ def _overlap(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def _is_own_code(network: Mapping[str, Any]) -> bool:
-    """Check whether a network is built by a file of the user, which may register criteria."""
+def is_own_code(network: Mapping[str, Any]) -> bool:
+    """Check whether a network is built by a file of the user, which may register criteria.
+
+    >>> is_own_code({"source": "run", "builder": "net.py:make"}), is_own_code({"source": "resnet18"})
+    (True, False)
+    """
     named = (str(network.get(name, "")) for name in ("source", "builder"))
     return any(text.rpartition(":")[0].endswith(".py") for text in named)
 

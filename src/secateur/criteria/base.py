@@ -1,10 +1,12 @@
 """Define what a criterion is, and register criteria by name.
 
 A criterion is a small immutable object. It makes an observer, which gathers what the scores are computed
-from. Three base classes need only the formula:
+from. Four base classes need only the formula:
 
 - :class:`secateur.criteria.weight.WeightCriterion`, from the weights of a channel,
-- :class:`secateur.criteria.activation.ActivationCriterion`, from what the consumers read,
+- :class:`secateur.criteria.activation.ActivationCriterion`, from averages of what the consumers read,
+- :class:`secateur.criteria.weighted_activation.WeightedActivationCriterion`, from what each consumer reads
+  and its weights,
 - :class:`secateur.criteria.gates.GateCriterion`, from the gradient of a gate on what they read.
 
 >>> from secateur.criteria import GateCriterion, resolve
