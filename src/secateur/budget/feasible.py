@@ -255,7 +255,7 @@ def explain_infeasible(
         strict = [name for name, other in without.items() if other != (asked, options, unscored)]
         cause = f"It is limited by {' and '.join(strict)} together (without: {free})"
     else:
-        cause = "What is frozen, and one channel of every prunable group, need that much"
+        cause = "The frozen groups and one channel of every prunable group already need that much"
     return f"no plan meets the budget. {'; '.join(parts)}. {cause}"
 
 

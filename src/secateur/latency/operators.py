@@ -262,7 +262,7 @@ class _OperatorReader:
         traced = graph.wiring.program
         if _steps(program) != _steps(traced):
             raise UsageError(
-                "for these inputs the forward pass is not the one that was traced; trace the network with "
+                "with these inputs the network runs other operators than when it was traced; trace it with "
                 "inputs of this shape"
             )
         self._extents = graph.wiring.extents
