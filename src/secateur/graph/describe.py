@@ -94,7 +94,7 @@ def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[
 
 
 def branch_shares(graph: ChannelGraph) -> dict[str, tuple[float, float]]:
-    """For each residual branch, the share of the parameters and MACs that would vanish with it.
+    """Compute, for each residual branch, the share of the parameters and MACs that would vanish with it.
 
     Args:
         graph: the channel graph.
@@ -111,7 +111,7 @@ def branch_shares(graph: ChannelGraph) -> dict[str, tuple[float, float]]:
 
 
 def _branches(graph: ChannelGraph) -> list[str]:
-    """Residual branches, those that may be removed with their shares, the others with their reasons."""
+    """List residual branches: those that may be removed with their shares, the others with their reasons."""
     shares = branch_shares(graph)
     rows: list[tuple[str, ...]] = [("residual branch", "params", "MACs")]
     rows += [

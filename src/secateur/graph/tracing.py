@@ -92,8 +92,8 @@ def trace(
 
     Raises:
         TraceError: the network cannot be captured.
-        UsageError: ``ignore`` or ``attention`` names no module, or the attention has not this unit, or it
-            is frozen.
+        UsageError: ``ignore`` or ``attention`` names no module, or the attention does not have this
+            unit, or it is frozen.
 
     Example:
         >>> import torch
@@ -109,8 +109,8 @@ def trace(
     changed = changed_by_mode(model)
     if changed:
         raise TraceError(
-            f"'{changed}' gets other values when the network changes between training and evaluation mode; "
-            "merge such weights for good, or switch that off, before tracing"
+            f"model.train() or model.eval() rewrites '{changed}' (as merged adapters do); merge permanently, "
+            "or switch merging off, before tracing"
         )
     left_alone = _left_alone(model, ignore)
     example_inputs = owned(on_device_of(model, example_inputs))
@@ -217,7 +217,7 @@ class _Captured:
     operands: tuple[tuple[Operand, ...], ...]
 
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
-        """Walk the programs and resolves what was found.
+        """Walk the programs and resolve what was found.
 
         Args:
             refused: operators whose fixed numbers were shown not to follow the widths.
@@ -374,7 +374,7 @@ def _refuse_frozen(graph: ChannelGraph, attention: str | Mapping[str, str] | Non
 
 
 def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:
-    """The slots of all tensors, with those frozen that the user wants left alone."""
+    """Number the slots of all tensors, with those frozen that the user wants left alone."""
     slots = SlotTable(shapes)
     for name, reason in left_alone.items():
         for dim in range(len(shapes[name])):
@@ -389,7 +389,7 @@ def _unless_left_alone(branch: ResidualBranch, left_alone: Mapping[str, str]) ->
 
 
 def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:
-    """For each tensor of the modules to leave alone, the reason."""
+    """Give the reason for each tensor of the modules to leave alone."""
     paths = dict(model.named_modules())
     names = canonical_names(model)
     chosen: list[str] = []

@@ -23,9 +23,9 @@ def grouped_product(op: RuleContext) -> Value:
     if len(left.shape) != 2 or len(right.shape) != 3:
         for item in op.tensors():
             for labels in item.labels:
-                op.freeze(labels, f"a grouped product in a form that is not followed ({op.place})")
+                op.freeze(labels, f"a grouped product in a form that is not supported ({op.place})")
         return Value.plain(op.shape)
-    op.freeze(left.labels[0], f"rows are dealt out to experts ({op.place})")
+    op.freeze(left.labels[0], f"rows are assigned to experts ({op.place})")
     op.freeze(right.labels[0], f"experts are chosen by their place ({op.place})")
     incoming, outgoing = right.labels[1], right.labels[2]
     op.set_role(incoming, Role.CONSUMER)

@@ -19,7 +19,7 @@ from secateur.graph.rules.reduction import is_used
 
 @rule("aten.index")
 def index(op: RuleContext) -> Value:
-    """Indexed dimensions are fixed; what is picked takes the place of the first of them.
+    """Freeze indexed dimensions; what is picked takes the place of the first of them.
 
     Places that are numbers in the code fix what lies between them and the end that they count from.
     """
@@ -68,7 +68,7 @@ def is_mask(index: Any) -> bool:
 
 @rule("aten.index_select")
 def index_select(op: RuleContext) -> Value:
-    """One dimension is picked from by an index tensor: it is fixed."""
+    """Freeze the dimension from which an index tensor picks."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
@@ -77,7 +77,7 @@ def index_select(op: RuleContext) -> Value:
 
 @rule("aten.repeat", "aten.tile")
 def repeat(op: RuleContext) -> Value:
-    """Contents are repeated whole: so are labels."""
+    """Repeat labels as the contents are repeated."""
     value = op.first()
     times = list(op.option("repeats" if op.operator == "repeat" else "dims"))
     times = [1] * (len(op.shape) - len(times)) + times
@@ -99,7 +99,7 @@ def repeat(op: RuleContext) -> Value:
 
 @rule("aten.repeat_interleave")
 def repeat_interleave(op: RuleContext) -> Value:
-    """Each index is repeated in place, equally often or not at all known.
+    """Repeat each index in place, a fixed or an unknown number of times.
 
     What is no channel is repeated as often as a size says that may follow channels.
     """
@@ -131,7 +131,7 @@ def repeat_interleave(op: RuleContext) -> Value:
     "aten.mode",
 )
 def ranked(op: RuleContext) -> Value | Sequence[Value]:
-    """Places count here, so channels in the ranked dimension are fixed; the others are handed on."""
+    """Freeze channels in the ranked dimension, where positions count; pass on the others."""
     value = op.first()
     dim = op.option_or("dim", 0 if op.operator == "msort" else None)
     dim = dim % len(value.shape) if dim is not None and value.shape else None
