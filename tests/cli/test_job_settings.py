@@ -242,7 +242,7 @@ def test_a_criterion_that_the_users_file_registers_is_left_for_later(tmp_path: P
     assert "did you mean 'finetune.optimizer.learning_rate'?" in refused("finetune.learning_rate=0.1")
     assert "did you mean 'between.epochs' or 'finetune.epochs'?" in refused("epochs=3")
     (tmp_path / "net.py").write_text("def make(): ...\n")
-    builder = ("--model", f"{tmp_path / 'net.py'}:make")
+    builder = ("--builder", f"{tmp_path / 'net.py'}:make")
     chosen = prune_job({**OPTIONS, "network.builder": builder}, None, ("criterion=mine",))
     assert chosen.recipe.criterion == "mine"
 

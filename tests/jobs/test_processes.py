@@ -49,7 +49,7 @@ LONG = plain(2, 9)
 def words(network: Path, out: Path, how: list[str], batch: int = 100) -> list[str]:
     data = ["--data", "digits", *sets(f"data.batch_size={batch}", "device.precision=float32")]
     code = network.parent / "plain.py"
-    builder = ["--model", f"{code}:plain"] if code.is_file() else []
+    builder = ["--builder", f"{code}:plain"] if code.is_file() else []
     return ["prune", str(network), *how, *data, *builder, "--out", str(out)]
 
 

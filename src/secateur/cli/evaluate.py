@@ -17,7 +17,7 @@ def evaluate(
     ],
     data: options.Data,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
@@ -32,7 +32,7 @@ def evaluate(
       secateur evaluate runs/digits --data digits
       secateur evaluate runs/digits-small/checkpoints/best.safetensors --data digits --json
     """
-    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    network = network_choice(checkpoint, weights=weights, builder=builder, size=size)
     images = data_choice(data, batch_size, strict)
     where = device_choice(device, precision, devices)
     run_in_processes(devices)

@@ -40,7 +40,7 @@ def inspect(
         bool, typer.Option("--latency", help="Measure the network's operators on this device too.")
     ] = False,
     batch: options.Batch = 1,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     json: options.Json = False,
 ) -> None:
     """Show coupled channels, what is frozen and why, what layers cost, and what is reachable.
@@ -63,7 +63,7 @@ def inspect(
             Budget(**asked)
     # Couplings do not depend on the weights, so no weights are fetched.
     weights = None if is_checkpoint(network) else "none"
-    choice = network_choice(network, weights=weights, classes=classes, builder=model)
+    choice = network_choice(network, weights=weights, classes=classes, builder=builder)
 
     from secateur.cli.console import Reporter
     from secateur.cli.structure import structure

@@ -32,7 +32,7 @@ def oracle(
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Training images to use.")] = 256,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = 32,
     strict: options.Strict = False,
@@ -51,7 +51,7 @@ def oracle(
     from secateur.errors import UsageError
 
     names = [name.strip() for name in criteria.split(",")] if criteria else []
-    choice = network_choice(network, weights=weights, builder=model, size=size)
+    choice = network_choice(network, weights=weights, builder=builder, size=size)
     for name in names:
         if name not in CRITERIA and not is_own_code(choice.model_dump()):
             raise UsageError(f"--criteria {name}: unknown{suggestion(name, CRITERIA)}")

@@ -112,7 +112,7 @@ def prune(
     ] = False,
     measured: options.Measured = None,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     trusted: Annotated[
         bool,
         typer.Option(
@@ -160,7 +160,7 @@ def prune(
         {
             "network.source": ("RUN", network),
             "network.weights": ("--weights", weights),
-            "network.builder": ("--model", model),
+            "network.builder": ("--builder", builder),
             "network.trusted": ("--trusted", trusted or None),
             "data.source": ("--data", data),
             **limits,
