@@ -399,6 +399,6 @@ def test_unknown_kinds():
 def test_a_graph_without_prunable_groups():
     graph = chain(3, frozen=frozenset({0}))
     assert make_plan(graph, {}, Budget(channels=0.5)).keep == {}
-    with pytest.raises(BudgetError, match="What is frozen"):
+    with pytest.raises(BudgetError, match="The frozen groups"):
         make_plan(graph, {}, Budget(macs=0.5))
     assert reachable(graph) == (Cost(12, 9, 48, 24),) * 2
