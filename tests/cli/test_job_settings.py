@@ -54,7 +54,7 @@ SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "finetune.optimizer.nesterov": (True, lambda recipe: recipe.finetune.optimizer.nesterov),
     "between.optimizer.weight_decay": (0.003, lambda recipe: recipe.between.optimizer.weight_decay),
     "finetune.schedule": ("one-cycle", lambda recipe: recipe.finetune.schedule),
-    "finetune.average": (0.95, lambda recipe: recipe.finetune.average),
+    "finetune.ema_decay": (0.95, lambda recipe: recipe.finetune.ema_decay),
     "finetune.patience": (3, lambda recipe: recipe.finetune.patience),
     "finetune.warmup": (0.2, lambda recipe: recipe.finetune.warmup),
     "between.label_smoothing": (0.15, lambda recipe: recipe.between.label_smoothing),

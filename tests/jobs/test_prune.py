@@ -196,7 +196,7 @@ def test_what_cannot_be_is_refused(trained: Path, small_network: str, tmp_path: 
 def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Path) -> None:
     heard = Recorder()
     settings = trained_at(
-        0.01, "default", steps=2, reconstruct_batches=4, finetune={"average": 0.9, "epochs": 1}
+        0.01, "default", steps=2, reconstruct_batches=4, finetune={"ema_decay": 0.9, "epochs": 1}
     )
     summary = prune(job(tmp_path / "run", trained, recipe=settings), [heard])
     assert summary["verification"]["ok"]
