@@ -112,7 +112,7 @@ class Reader:
         group: for each position of that dimension, the index of its group in
             ``graph.groups``; -1 where the position is not a channel.
         channel: for each position, the index of the channel within its group; -1 likewise.
-            A channel may hold several positions (a flattened picture).
+            A channel may hold several positions (a flattened image).
         at_input: whether what is read is the (only) input of the module, and only read there; if not, it
             is made inside its forward pass, as the queries of an attention are.
 
