@@ -143,7 +143,7 @@ def test_the_whole_road_goes_on_there(net: nn.Module, batches: Batches, precisio
         "plain",
         steps=2,
         between={"epochs": 1},
-        finetune={"epochs": 1, "average": 0.9},
+        finetune={"epochs": 1, "ema_decay": 0.9},
         reconstruct=True,
         reconstruct_batches=2,
         distillation={"weight": 0.5},

@@ -161,7 +161,7 @@ class Training:
         settings = FitSettings(
             epochs=epochs,
             schedule="one-cycle",
-            average=way.average,
+            ema_decay=way.average,
             clip_norm=5.0,
             keep_best=False,
             optimizer=OptimizerSettings(learning_rate=rate, nesterov=True, weight_decay=5e-4),

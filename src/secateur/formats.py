@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def count(number: float, unit: str = "") -> str:
@@ -72,6 +72,26 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Align the columns of a table, numbers to the right.
+
+    Args:
+        rows: texts, equally many in each row.
+        left: the columns that hold words, which are aligned to the left.
+
+    >>> table([("group", "channels"), ("a", "12")])
+    ['group  channels', 'a            12']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def listed(items: Sequence[str], most: int = 4, separator: str = ", ") -> str:

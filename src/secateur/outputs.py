@@ -32,7 +32,7 @@ class Parts:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors among the leaves."""
+        """List the tensors among the leaves."""
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secateur.errors import UsageError
-from secateur.formats import count
+from secateur.formats import count, table
 from secateur.graph import ChannelGraph, Cost, Group, Role
 from secateur.graph.branches import Replacement, outermost, with_parts
 from secateur.graph.channel_graph import AttributeValue
@@ -102,7 +102,7 @@ class PruningPlan:
 
     @property
     def removes_nothing(self) -> bool:
-        """Whether all channels and all residual branches stay."""
+        """Return whether all channels and all residual branches stay."""
         return not self.keep and not self.without
 
     @cached_property
@@ -218,9 +218,9 @@ class PruningPlan:
         if self.without:
             removed.append(f"{self.branches_removed} of {len(self.graph.branches)} residual branches")
         lines = [f"removes {' and '.join(removed)}", ""]
-        lines += _table([("", "before", "after", "left"), *costs])
+        lines += table([("", "before", "after", "left"), *costs])
         if widths:
-            lines += ["", *_table([("group", "before", "after", "left"), *widths])]
+            lines += ["", *table([("group", "before", "after", "left"), *widths])]
         if self.without:
             lines += ["", "removed residual branches:", *(f"  {name}" for name in self.without)]
         return "\n".join(lines)
@@ -347,14 +347,3 @@ def _row(name: str, before: int, after: int, unit: str | None = None) -> tuple[s
     """Format a line of a table; numbers are shortened if they have a unit, which may be empty."""
     words = [f"{number:,}" if unit is None else count(number, unit) for number in (before, after)]
     return name, *words, f"{after / before if before else 1.0:.1%}"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Align the columns of a table, names to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]

@@ -132,6 +132,19 @@ def _suggestion(names: list[Any], model: type[BaseModel]) -> str:
     return closest(str(names[-1]), paths) or f"; choose one of {', '.join(model.model_fields)}"
 
 
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the dotted path and value of every entry of a table that is not a table itself.
+
+    >>> list(flatten({"fit": {"epochs": 3, "options": {}}, "seed": 0}))
+    [('fit.epochs', 3), ('fit.options', {}), ('seed', 0)]
+    """
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 def setting_paths(model: type[BaseModel]) -> Iterator[str]:
     """List the dotted paths of all settings, those inside others included.
 

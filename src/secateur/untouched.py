@@ -32,7 +32,7 @@ _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", 
 
 
 @contextmanager
-def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
+def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]:
     """Restore models and random states at the end of the block, also after an error.
 
     For every module, these are recorded and restored: its attributes of any kind (also inside lists, dicts,
@@ -60,7 +60,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[Notes]:
         >>> hasattr(net, "seen"), net.num_batches_tracked.item()
         (False, 0)
     """
-    noted = Notes(weights)
+    noted = StateRecord(weights)
     restore_random = _random_rewinder()
     threads, default = torch.get_num_threads(), torch.get_default_dtype()
     for model in models:
@@ -165,7 +165,7 @@ def _seed(generator: RandomGenerator) -> None:
         generator.seed(0)
 
 
-class Notes:
+class StateRecord:
     """The recorded state of some models, in the order in which it is restored.
 
     Attributes:

@@ -310,7 +310,7 @@ def test_an_impossible_budget_says_what_is_possible():
         "MACs: at most 6 (4.62%) may remain, but the least possible is 13 (10.00%); "
         "parameters: at most 150 (100.00%) may remain, and the least possible is 24 (16.00%); "
         "channels: at most 1 (10.00%) may remain, and the least possible is 1 (10.00%). "
-        "What is frozen, and one channel of every prunable group, need that much"
+        "The frozen groups and one channel of every prunable group already need that much"
     )
 
 
@@ -399,6 +399,6 @@ def test_unknown_kinds():
 def test_a_graph_without_prunable_groups():
     graph = chain(3, frozen=frozenset({0}))
     assert make_plan(graph, {}, Budget(channels=0.5)).keep == {}
-    with pytest.raises(BudgetError, match="What is frozen"):
+    with pytest.raises(BudgetError, match="The frozen groups"):
         make_plan(graph, {}, Budget(macs=0.5))
     assert reachable(graph) == (Cost(12, 9, 48, 24),) * 2

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from secateur.budget import Budget
-from secateur.cli.amounts import amount, limits, shape, time
+from secateur.cli.amounts import limit, limits, shape, time
 from secateur.errors import UsageError
 
 
@@ -21,7 +21,7 @@ from secateur.errors import UsageError
     ],
 )
 def test_shares_are_floats_and_amounts_are_integers(text: str, value: float) -> None:
-    result = amount(text)
+    result = limit(text)
     assert result == value
     assert type(result) is type(value)
 
@@ -29,7 +29,7 @@ def test_shares_are_floats_and_amounts_are_integers(text: str, value: float) -> 
 @pytest.mark.parametrize("text", ["half", "-0.5", "", "1/2", "5 x", "nan"])
 def test_other_words_are_wrong_usage(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="neither a share"):
-        amount(text)
+        limit(text)
 
 
 def test_shapes() -> None:

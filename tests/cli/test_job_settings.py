@@ -23,6 +23,7 @@ from secateur.errors import UsageError
 from secateur.jobs.settings import EXPORTED, PruneJob, TrainJob
 from secateur.recipes import PRESETS, Recipe
 from secateur.runtimes import SUFFIXES
+from secateur.settings import setting_paths
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 Command = Callable[..., Result]
@@ -53,12 +54,30 @@ SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "finetune.optimizer.nesterov": (True, lambda recipe: recipe.finetune.optimizer.nesterov),
     "between.optimizer.weight_decay": (0.003, lambda recipe: recipe.between.optimizer.weight_decay),
     "finetune.schedule": ("one-cycle", lambda recipe: recipe.finetune.schedule),
-    "finetune.average": (0.95, lambda recipe: recipe.finetune.average),
+    "finetune.ema_decay": (0.95, lambda recipe: recipe.finetune.ema_decay),
     "finetune.patience": (3, lambda recipe: recipe.finetune.patience),
     "finetune.warmup": (0.2, lambda recipe: recipe.finetune.warmup),
     "between.label_smoothing": (0.15, lambda recipe: recipe.between.label_smoothing),
     "finetune.clip_norm": (2.5, lambda recipe: recipe.finetune.clip_norm),
+    "finetune.keep_best": (False, lambda recipe: recipe.finetune.keep_best),
+    "attention": ("head_dim", lambda recipe: recipe.attention),
+    "cost_regularization.rate": (0.02, lambda recipe: recipe.cost_regularization.rate),
+    "widths.floors": (0.25, lambda recipe: recipe.widths.floors),
+    "widths.caps": (0.75, lambda recipe: recipe.widths.caps),
+    "widths.ignore": (["stem"], lambda recipe: list(recipe.widths.ignore)),
+    "widths.only": (["stem"], lambda recipe: list(recipe.widths.only or ())),
+    "widths.depth": ("auto", lambda recipe: recipe.widths.depth),
+    "widths.uniform_depth": (True, lambda recipe: recipe.widths.uniform_depth),
 }
+NEEDED = {
+    **{f"between.{name}": ("steps=2",) for name in FitSettings.model_fields},
+    "between.optimizer.momentum": ("steps=2",),
+    "between.optimizer.weight_decay": ("steps=2",),
+    "normalize": ("allocation=global",),
+    "cost_regularization.rate": ("cost_regularization.unit=macs",),
+    "widths.uniform_depth": ("widths.depth=auto",),
+}
+"""Other settings, without which a setting would have no effect."""
 OPTIONS = {
     "network.source": ("RUN", "secateur:digits"),
     "data.source": ("--data", "digits"),
@@ -86,9 +105,15 @@ def refused(*sets: str, **options: Any) -> str:
 def test_each_setting_of_the_recipe_can_be_set(name: str) -> None:
     value, setting = SETTINGS[name]
     assert setting(Recipe()) != value
-    needed = {"between": ("steps=2",), "normalize": ("allocation=global",)}.get(name.partition(".")[0], ())
     written = str(value).lower() if isinstance(value, bool) else value
-    assert setting(job(f"{name}={written}", *needed).recipe) == value
+    assert setting(job(f"{name}={written}", *NEEDED.get(name, ())).recipe) == value
+
+
+def test_each_setting_of_the_recipe_has_an_example() -> None:
+    examples = {name.replace("between.", "finetune.") for name in SETTINGS}  # one for both phases
+    paths = {path.replace("between", "finetune") for path in setting_paths(Recipe)}
+    missing = [path for path in paths if not any(f"{name}.".startswith(f"{path}.") for name in examples)]
+    assert missing == []
 
 
 def test_settings_of_the_job_can_be_set() -> None:
@@ -217,7 +242,7 @@ def test_a_criterion_that_the_users_file_registers_is_left_for_later(tmp_path: P
     assert "did you mean 'finetune.optimizer.learning_rate'?" in refused("finetune.learning_rate=0.1")
     assert "did you mean 'between.epochs' or 'finetune.epochs'?" in refused("epochs=3")
     (tmp_path / "net.py").write_text("def make(): ...\n")
-    builder = ("--model", f"{tmp_path / 'net.py'}:make")
+    builder = ("--builder", f"{tmp_path / 'net.py'}:make")
     chosen = prune_job({**OPTIONS, "network.builder": builder}, None, ("criterion=mine",))
     assert chosen.recipe.criterion == "mine"
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from secateur.cli.structure import structure
 from secateur.graph import ChannelGraph, trace
-from secateur.graph.describe import describe, ungrouped
+from secateur.graph.describe import describe, ungrouped_by_reason
 
 
 def graph_with(reasons: dict[str, str]) -> ChannelGraph:
@@ -30,7 +30,7 @@ def test_parameters_of_no_group_are_listed_by_reason() -> None:
 
 def test_where_all_are_in_groups_nothing_is_added() -> None:
     assert "in no group" not in describe(graph_with({}))
-    assert ungrouped(graph_with({})) == {}
+    assert ungrouped_by_reason(graph_with({})) == {}
 
 
 def test_inspect_shows_them_too() -> None:

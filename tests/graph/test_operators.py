@@ -1,4 +1,4 @@
-"""Every operator that has a rule, held against an answer that does not come from the engine.
+"""Compare every rule with an answer that does not come from the engine.
 
 Where channels only meet in weights that contract over them, the answer is the original with the columns of
 the removed channels zeroed. Where an operator takes a statistic over channels, it is the same network built
@@ -86,6 +86,15 @@ def test_a_statistic_is_of_the_kept_channels(name: str) -> None:
         wanted = F.linear(between(y), model.b.weight[:, kept], model.b.bias)
         torch.testing.assert_close(small(x), wanted, rtol=1e-10, atol=1e-10)
     assert sec.verify(model, small, plan, x, tolerance=1e-9).ok
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_cost_what_pytorch_counts(name: str) -> None:
+    between, shape = STATISTICS[name]
+    model, x = lines(between)().eval(), torch.randn(shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    assert sec.cost(model, x).macs * 2 * len(x) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("name", FROZEN)

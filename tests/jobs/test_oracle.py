@@ -53,3 +53,9 @@ def test_a_file_of_something_else_is_refused_and_kept(trained: Path, tmp_path: P
     assert out.read_text() == "[1, 2]"
     with pytest.raises(UsageError, match="there is no folder"):
         oracle(NetworkChoice(source=str(trained)), DIGITS, tmp_path / "no" / "o.json", ["magnitude"], 64)
+
+
+def test_an_unknown_criterion_is_refused_before_the_measurement(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tailor"):
+        oracle(NetworkChoice(source=str(trained)), DIGITS, tmp_path / "o.json", ["taylor", "tailor"], 64)
+    assert not (tmp_path / "o.json").exists()

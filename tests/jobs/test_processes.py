@@ -49,7 +49,7 @@ LONG = plain(2, 9)
 def words(network: Path, out: Path, how: list[str], batch: int = 100) -> list[str]:
     data = ["--data", "digits", *sets(f"data.batch_size={batch}", "device.precision=float32")]
     code = network.parent / "plain.py"
-    builder = ["--model", f"{code}:plain"] if code.is_file() else []
+    builder = ["--builder", f"{code}:plain"] if code.is_file() else []
     return ["prune", str(network), *how, *data, *builder, "--out", str(out)]
 
 
@@ -226,7 +226,7 @@ def test_three_processes_of_torchrun_prune_like_one_with_all_that_recovers(
     without_batch_norm: Path, tmp_path: Path, optimizer: str, rate: str
 ) -> None:
     how = [*plain(1, 1, rate), *sets("allocation=curves", "reconstruct=true", "reconstruct_batches=2")]
-    how += sets("distillation.weight=0.5", "finetune.average=0.9")
+    how += sets("distillation.weight=0.5", "finetune.ema_decay=0.9")
     how += sets(*(f"{phase}.optimizer.name={optimizer}" for phase in ("between", "finetune")))
     run(words(without_batch_norm, tmp_path / "alone", how))
     run(words(without_batch_norm, tmp_path / "threads", how), threads=2)
@@ -251,7 +251,7 @@ def test_batches_with_fewer_images_than_processes(without_batch_norm: Path, tmp_
 def test_runs_that_are_interrupted_or_lose_their_first_process_end_at_the_same_bits(
     trained: Path, tmp_path: Path
 ) -> None:
-    how = [*LONG, *sets("reconstruct=true", "reconstruct_batches=2", "finetune.average=0.9")]
+    how = [*LONG, *sets("reconstruct=true", "reconstruct_batches=2", "finetune.ema_decay=0.9")]
 
     def arguments(name: str) -> list[str]:
         return [*words(trained, tmp_path / name, how), "--devices", "2"]

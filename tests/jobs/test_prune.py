@@ -11,8 +11,9 @@ from secateur.checkpoint import load, read_metadata
 from secateur.cli.job_settings import prune_job
 from secateur.criteria import base
 from secateur.errors import BudgetError, DataError, UsageError
+from secateur.jobs.oracle import oracle
 from secateur.jobs.prune import prune
-from secateur.jobs.settings import PruneJob
+from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob
 from secateur.jobs.train import train
 from secateur.recipes import Cut, Recipe, Tried
 from secateur.training.events import Progress
@@ -155,6 +156,9 @@ def test_a_criterion_of_the_users_file_prunes(tmp_path: Path, monkeypatch: pytes
     again = {"out": ("--out", tmp_path / "again")}
     repeated = prune(prune_job(again, str(tmp_path / "run" / "config.toml"), ()))
     assert repeated["criterion"] == "position-of-channel"
+    choice, data = NetworkChoice(source=f"{file}:small"), DataChoice(source="digits", batch_size=64)
+    result = oracle(choice, data, tmp_path / "oracle.json", ["position-of-channel"], 64)
+    assert result["agreement"][0]["criterion"] == "position-of-channel"
 
 
 def test_named_modules_stay_whole(trained: Path, tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ def test_what_cannot_be_is_refused(trained: Path, small_network: str, tmp_path: 
 def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Path) -> None:
     heard = Recorder()
     settings = trained_at(
-        0.01, "default", steps=2, reconstruct_batches=4, finetune={"average": 0.9, "epochs": 1}
+        0.01, "default", steps=2, reconstruct_batches=4, finetune={"ema_decay": 0.9, "epochs": 1}
     )
     summary = prune(job(tmp_path / "run", trained, recipe=settings), [heard])
     assert summary["verification"]["ok"]

@@ -38,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "reconstruct_batches": 2,
         "distillation": {"weight": 0.5},
         "between": {"epochs": 2, "optimizer": ADAM},
-        "finetune": {"epochs": 2, "average": 0.9, "optimizer": ADAM},
+        "finetune": {"epochs": 2, "ema_decay": 0.9, "optimizer": ADAM},
     },
     "no training between": {
         "steps": 3,
@@ -120,7 +120,7 @@ def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
 
 def test_training_that_is_stopped_ends_at_the_same_bits(small_network: str, tmp_path: Path) -> None:
     def job(out: str, resume: bool = False) -> TrainJob:
-        fit = {"epochs": 4, "average": 0.9, "optimizer": {"learning_rate": 0.05}}
+        fit = {"epochs": 4, "ema_decay": 0.9, "optimizer": {"learning_rate": 0.05}}
         return TrainJob(
             network={"source": small_network, "size": 8},
             data={"source": "digits", "batch_size": 64},
@@ -224,7 +224,7 @@ def command(trained: Path, out: Path, what: str) -> list[str]:
         "train": ["train", "--model", str(trained), "--epochs", "5", "--lr", "0.02"],
         "prune": [
             *("prune", str(trained), "--recipe", "plain", "--macs", "0.3"),
-            *sets("steps=3", "between.epochs=1", "finetune.epochs=3", "finetune.average=0.9"),
+            *sets("steps=3", "between.epochs=1", "finetune.epochs=3", "finetune.ema_decay=0.9"),
             *sets("reconstruct=true", "distillation.weight=0.5"),
         ],
     }

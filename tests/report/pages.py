@@ -8,6 +8,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 VOID = {"meta", "link", "input", "br", "img", "path", "circle"}
+FIGURES_OF_METRICS = ("course", "epochs", "verification")
+"""Figures that need no ``network.json`` and no ``measured.json``."""
+
+FIGURES = (*FIGURES_OF_METRICS, "widths", "coupling", "layers", "scores", "curves")
+
 FOLDING = {"p", "li", "option", "td", "th", "tr", "thead", "tbody"}
 
 

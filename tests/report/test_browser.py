@@ -16,6 +16,7 @@ from secateur.jobs.settings import PruneJob
 from secateur.recipes import Recipe
 from secateur.report import agreement_page, write_report
 from tests.report.chromium import Page, browser, executable
+from tests.report.pages import FIGURES
 from tests.report.test_agreement import FOUND
 
 pytestmark = [
@@ -28,7 +29,6 @@ SECONDS = 2.0
 
 MOST_BYTES = 6_000_000
 
-FIGURES = ("course", "epochs", "widths", "coupling", "scores", "curves", "layers", "verification")
 COMPLAINTS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -16,7 +17,7 @@ from secateur.graph import Role
 from secateur.report import run_page, write_report
 from secateur.training.run_folder import RunError, read_measured, read_metrics, read_summary
 from tests.report.conftest import Change
-from tests.report.pages import Taken, specs
+from tests.report.pages import FIGURES, FIGURES_OF_METRICS, Taken, specs
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,11 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / "best.safetensors")
 
 
+def traces(page: Taken, figure: str, variant: str) -> dict[str, Any]:
+    """The traces of a figure by their names."""
+    return {trace["name"]: trace for trace in specs(page)[figure][variant]["data"]}
+
+
 def test_widths_are_those_of_the_checkpoint(page: Taken, run: Path) -> None:
     tensors = weights(run)
     (caption,) = (name for name in page.tables if name.startswith("Channel groups"))
@@ -39,7 +45,7 @@ def test_widths_are_those_of_the_checkpoint(page: Taken, run: Path) -> None:
     assert rows["stem"][:2] == ["12", str(len(tensors["stem.weight"]))]
     assert rows["inner"][:2] == ["16", str(len(tensors["inner.weight"]))]
     assert rows["head (frozen)"][:2] == ["10", str(len(tensors["head.weight"]))]
-    bars = {trace["name"]: trace for trace in specs(page)["widths"][""]["data"]}
+    bars = traces(page, "widths", "")
     assert bars["after"]["x"] == ["stem", "inner"]
     assert bars["after"]["y"] == [len(tensors["stem.weight"]), len(tensors["inner.weight"])]
     assert bars["after"]["base"] == [-width / 2 for width in bars["after"]["y"]]
@@ -47,7 +53,7 @@ def test_widths_are_those_of_the_checkpoint(page: Taken, run: Path) -> None:
 
 def test_costs_of_layers_are_the_closed_form_of_what_is_left(page: Taken, run: Path) -> None:
     tensors = weights(run)
-    before, after = specs(page)["layers"]["MACs per example"]["data"]
+    before, after = (traces(page, "layers", "MACs per example")[name] for name in ("before", "after"))
     # 16 by 16 images, halved by the stem; the head sees one position, and is the smallest by far.
     found = dict(zip(after["y"], after["x"], strict=True))
     for name, positions in (("stem", 64), ("inner", 64), ("outer", 64)):
@@ -56,7 +62,7 @@ def test_costs_of_layers_are_the_closed_form_of_what_is_left(page: Taken, run: P
     summary = read_summary(run)
     assert sum(after["x"]) == summary["pruned"]["macs"]
     assert sum(before["x"]) == summary["baseline"]["macs"]
-    _, params = specs(page)["layers"]["parameters"]["data"]
+    params = traces(page, "layers", "parameters")["after"]
     held = sum(tensor.numel() for name, tensor in tensors.items() if not re.search("running|batches", name))
     assert sum(params["x"]) == summary["pruned"]["params"] == held
 
@@ -99,8 +105,11 @@ def test_a_cut_that_is_not_verified_is_not_hidden(changed: Change) -> None:
 
 def test_scores_are_split_by_the_channels_that_the_checkpoint_lost(page: Taken, run: Path) -> None:
     measured = read_measured(run)["scores"]["scores"]
-    raw = specs(page)["scores"]["raw, linear scale"]["data"]
-    stays, goes = ({name: sorted(_of(trace, name)) for name in measured} for trace in raw)
+    raw = traces(page, "scores", "raw, linear scale")
+    stays, goes = (
+        {name: sorted(_of(raw[which], name)) for name in measured}
+        for which in ("stays", "is removed in this run")
+    )
     alive = {name: list(range(len(scores))) for name, scores in measured.items()}
     for entry in read_metadata(run / "checkpoints" / "best.safetensors").history:
         assert isinstance(entry, dict)
@@ -185,16 +194,7 @@ def test_times_are_of_every_module_that_ran(page: Taken, run: Path) -> None:
 
 def test_every_figure_is_valid_has_a_place_a_label_and_a_table(page: Taken) -> None:
     found = specs(page)
-    assert set(found) == {
-        "course",
-        "epochs",
-        "widths",
-        "coupling",
-        "layers",
-        "scores",
-        "curves",
-        "verification",
-    }
+    assert set(found) == set(FIGURES)
     places = [value for _, name, value in page.attributes if name == "data-drawing"]
     assert sorted(places) == sorted(found)
     for variants in found.values():
@@ -301,7 +301,7 @@ def test_an_old_run_still_has_a_page_that_says_what_is_missing(changed: Change) 
     words = " ".join(" ".join(page.text).split())
     for name in ("network.json", "measured.json", "config.toml"):
         assert f"the run holds no {name}" in words
-    assert set(specs(page)) == {"course", "epochs", "verification"}
+    assert set(specs(page)) == set(FIGURES_OF_METRICS)
     assert "÷" in words  # what the run came to is known all the same
 
 

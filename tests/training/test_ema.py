@@ -44,7 +44,7 @@ def test_the_network_left_behind_is_the_average_of_all_steps(
 
     optimizer.step = step  # type: ignore[method-assign]
     fit(twin, batches, SETTINGS, optimizer=optimizer)
-    fit(net, batches, SETTINGS.model_copy(update={"average": 0.8}))
+    fit(net, batches, SETTINGS.model_copy(update={"ema_decay": 0.8}))
     assert len(seen) == 10
     for name, tensor in net.state_dict().items():
         if not tensor.is_floating_point():
@@ -60,7 +60,7 @@ def test_the_average_is_judged_and_kept_while_training_goes_on_with_the_weights_
 ) -> None:
     kept: list[Tensor] = []
     context = RunContext(save=lambda name, _: kept.append(net[0].weight.detach().clone()))
-    fit(net, batches, SETTINGS.model_copy(update={"average": 0.9}), validation=batches, context=context)
+    fit(net, batches, SETTINGS.model_copy(update={"ema_decay": 0.9}), validation=batches, context=context)
     assert torch.equal(kept[-1], net[0].weight)
     assert not torch.equal(kept[-1], kept[0])
 

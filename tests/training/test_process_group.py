@@ -68,7 +68,7 @@ def batches(sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
 def train(context: RunContext, sizes: tuple[int, ...], criterion: str) -> dict[str, Any]:
     """Two epochs with all that a fit can have, watched in the last."""
     model, examples = network(), batches(sizes)
-    settings = FitSettings(epochs=2, average=0.5, clip_norm=1.0, label_smoothing=0.1, keep_best=False)
+    settings = FitSettings(epochs=2, ema_decay=0.5, clip_norm=1.0, label_smoothing=0.1, keep_best=False)
     watching = watch(
         model, trace(model, examples[0][0]), criterion, across_ranks=context.ranks.is_distributed
     )
@@ -124,7 +124,7 @@ def test_processes_train_like_one(count: int, tmp_path: Path) -> None:
 
 def train_normalised(context: RunContext) -> dict[str, Any]:
     model = normalised_network()
-    settings = FitSettings(epochs=2, average=0.5, keep_best=False)
+    settings = FitSettings(epochs=2, ema_decay=0.5, keep_best=False)
     fit(model, batches((8, 8, 4)), settings, context=context)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

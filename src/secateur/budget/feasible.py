@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ from secateur.budget.depth import Depth, branch_names, find_depth, fits, module_
 from secateur.budget.limits import WORDS, CostEvaluator, amount_of, amount_words
 from secateur.budget.ties import common_widths
 from secateur.budget.widths import Bounds, Widths
-from secateur.errors import UsageError
+from secateur.errors import UsageError, closest
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.graph.groups import IntArray
 from secateur.latency import LatencyModel, efficient_widths
@@ -208,7 +207,7 @@ def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False
         matches = [n for n, group in enumerate(graph.groups) if fits(group.name, pattern)]
         if not matches and graph.groups and not (lower and any(fits(one, pattern) for one in branches)):
             known = [*(group.name for group in graph.groups), *branches]
-            raise UsageError(f"{what}: no group '{pattern}'{_hint(pattern, known)}")
+            raise UsageError(f"{what}: no group '{pattern}'{closest(pattern, known)}")
         for number in matches:
             amount = amount_of(limit, graph.groups[number].channels, up=lower)
             result[number] = strictest(result[number], max(1, amount))
@@ -269,7 +268,7 @@ def explain_infeasible(
         strict = [name for name, other in without.items() if other != (asked, options, unscored)]
         cause = f"It is limited by {' and '.join(strict)} together (without: {free})"
     else:
-        cause = "What is frozen, and one channel of every prunable group, need that much"
+        cause = "The frozen groups and one channel of every prunable group already need that much"
     return f"no plan meets the budget. {'; '.join(parts)}. {cause}"
 
 
@@ -290,7 +289,7 @@ def _named(
         ]
         if not any(found) and not any(fits(path, pattern) for path in everything):
             known = [*everything, *(group.name for group in graph.groups)]
-            raise UsageError(f"{what}: no group or module '{pattern}'{_hint(pattern, known)}")
+            raise UsageError(f"{what}: no group or module '{pattern}'{closest(pattern, known)}")
         named |= np.array(found, dtype=np.bool_)
     return named
 
@@ -303,8 +302,3 @@ def _output_paths(group: Group) -> set[str]:
         if member.role is not Role.CONSUMER
         for path in module_paths(member.tensor)
     }
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.4)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

@@ -13,6 +13,7 @@ from secateur.budget.limits import NANOSECONDS, QUANTITIES, Budget, CostEvaluato
 from secateur.budget.planning import make_plan
 from secateur.budget.widths import Widths
 from secateur.errors import BudgetError
+from secateur.formats import table
 from secateur.graph import ChannelGraph, Cost
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
@@ -71,14 +72,7 @@ class Forecast:
                 shown[-1] += f" ({reach.planned / max(1, reach.now):.1%})"
             rows.append((QUANTITIES[name], *shown))
         used = [column for column in range(5) if any(row[column] for row in rows[1:])]
-        widths = [max(len(row[column]) for row in rows) for column in used]
-        lines = [
-            "  ".join(
-                row[column].rjust(width) if column else row[column].ljust(width)
-                for column, width in zip(used, widths, strict=True)
-            )
-            for row in rows
-        ]
+        lines = table([[row[column] for column in used] for row in rows])
         return "\n".join([*lines, *([self.impossible] if self.impossible else [])])
 
     def to_dict(self) -> dict[str, Any]:

@@ -464,7 +464,7 @@ def _worthwhile(problem: _Problem, places: IntArray) -> list[list[int]]:
 
 
 def _least_of_others(values: FloatArray, owner: IntArray, groups: int) -> FloatArray:
-    """Find, for each value, the least of those of other owners; infinite if there are none."""
+    """Return, for each value, the minimum over all other groups; infinite if there are none."""
     least = np.full(groups, np.inf)
     np.minimum.at(least, owner, values)
     first, second = np.sort(np.append(least, np.inf))[:2]

@@ -51,7 +51,9 @@ QUANTITIES = {
 _COLUMNS = tuple(QUANTITIES)
 _BOUNDLESS = np.iinfo(np.int64).max
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
-_TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ns|us|µs|ms|s)")
+TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ns|us|µs|ms|s)")
+"""A time with its unit, in lower case."""
+
 NANOSECONDS = 10**6
 """Nanoseconds in a millisecond."""
 
@@ -108,7 +110,7 @@ def checked_time(limit: object) -> float | str | None:
     if limit is None:
         return None
     if isinstance(limit, str):
-        found = _TIME.fullmatch(limit.strip().lower())
+        found = TIME.fullmatch(limit.strip().lower())
         if found is not None and 0 < float(found["number"]) < math.inf:
             return f"{found['number']} {found['unit']}"
     share = _share(limit)

@@ -233,7 +233,7 @@ def _put_back(evaluator: CostEvaluator, order: RemovalOrder, widths: IntArray, r
 
 
 def _first(holds: Callable[[IntArray], npt.NDArray[np.bool_]], below: int, end: int) -> int:
-    """Find the first number above ``below`` for which a condition holds; ``end`` if none below that does.
+    """Return the smallest number between ``below`` and ``end`` for which a condition holds, or ``end``.
 
     The condition holds for all numbers after the first for which it does.
     """

@@ -60,7 +60,7 @@ def transient_buffers(model: nn.Module) -> tuple[str, ...]:
 
 
 def hooked(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules with hooks.
+    """List the paths of the modules with hooks.
 
     >>> norm = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
     >>> _ = norm.register_forward_hook(print)

@@ -9,11 +9,10 @@ import typer
 
 _LETTERS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _QUANTITIES = ("macs", "params", "channels", "memory")
-_TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ns|us|µs|ms|s|%|)")
 _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
 
 
-def amount(text: str | float) -> float | int:
+def limit(text: str | float) -> float | int:
     """Parse a share of the original that may remain, or an absolute amount.
 
     Args:
@@ -25,7 +24,7 @@ def amount(text: str | float) -> float | int:
     Raises:
         typer.BadParameter: it is neither.
 
-    >>> amount("0.5"), amount("50%"), amount("1.5M"), amount("512")
+    >>> limit("0.5"), limit("50%"), limit("1.5M"), limit("512")
     (0.5, 0.5, 1500000, 512)
     """
     found = _PATTERN.fullmatch(str(text).strip())
@@ -55,15 +54,17 @@ def time(text: str | float) -> float | str:
     >>> time("0.5"), time("12ms"), time("12.5"), time("50%")
     (0.5, '12ms', '12.5ms', 0.5)
     """
+    from secateur.budget.limits import TIME
+
     words = str(text).strip().lower()
-    found = _TIME.fullmatch(words)
-    if not found:
-        raise typer.BadParameter(f"{text!r} is neither a share (0.5, 50%) nor a time (12ms, 800us)")
-    if found["unit"] == "%":
-        return float(found["number"]) / 100
-    if found["unit"]:
+    if TIME.fullmatch(words):
         return words
+    found = _PATTERN.fullmatch(words)
+    if not found or found["unit"] not in ("", "%"):
+        raise typer.BadParameter(f"{text!r} is neither a share (0.5, 50%) nor a time (12ms, 800us)")
     number = float(found["number"])
+    if found["unit"]:
+        return number / 100
     return number if number <= 1 and "." in words else f"{words}ms"
 
 
@@ -79,7 +80,7 @@ def limits(words: Sequence[str]) -> dict[str, float | str]:
     >>> limits(["macs=0.5,params=1M", "latency=12ms"])
     {'macs': 0.5, 'params': 1000000, 'latency': '12ms'}
     """
-    parsers: dict[str, Callable[[str], float | str]] = dict.fromkeys(_QUANTITIES, amount) | {"latency": time}
+    parsers: dict[str, Callable[[str], float | str]] = dict.fromkeys(_QUANTITIES, limit) | {"latency": time}
     found: dict[str, float | str] = {}
     for word in (part.strip() for text in words for part in text.split(",")):
         name, equals, value = word.partition("=")

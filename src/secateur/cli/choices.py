@@ -30,7 +30,7 @@ def network_choice(
     """
     from secateur.jobs.settings import NetworkChoice
 
-    with option_names({"source": "", "weights": "--weights: ", "builder": "--model: "}):
+    with option_names({"source": "", "weights": "--weights: ", "builder": "--builder: "}):
         return NetworkChoice(
             source=source, weights=weights, builder=builder, size=size, classes=classes, trusted=trusted
         )

@@ -19,7 +19,7 @@ def evaluate(
     ],
     data: options.Data,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = None,
     strict: options.Strict = False,
@@ -38,7 +38,7 @@ def evaluate(
       secateur evaluate hf:models/smol --data text.txt --set data.text.block=512
       secateur evaluate best.pt --trusted --data data.yaml --size 320
     """
-    network = network_choice(checkpoint, weights=weights, builder=model, size=size, trusted=trusted)
+    network = network_choice(checkpoint, weights=weights, builder=builder, size=size, trusted=trusted)
     chosen = data_choice(data, batch_size, strict, text_table(sets or ()))
     where = device_choice(device, precision, devices)
     run_in_processes(devices)

@@ -32,7 +32,7 @@ def export(
     ] = "float32",
     data: options.OptionalData = None,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = None,
     strict: options.Strict = False,
@@ -51,7 +51,7 @@ def export(
     """
     from secateur.jobs.settings import ExportChoice
 
-    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    network = network_choice(checkpoint, weights=weights, builder=builder, size=size)
     with option_names({"out": "--out: ", "format": "--format: ", "weights_as": "--weights-as: "}):
         wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
     images = data_choice(data, batch_size, strict) if data else None

@@ -34,7 +34,7 @@ def frontier(
     sets: options.Set = None,
     measured: options.Measured = None,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     device: options.JobDevice = None,
     seed: options.JobSeed = None,
     overwrite: options.Overwrite = False,
@@ -56,7 +56,7 @@ def frontier(
         {
             "network.source": ("RUN", network),
             "network.weights": ("--weights", weights),
-            "network.builder": ("--model", model),
+            "network.builder": ("--builder", builder),
             "data.source": ("--data", data),
             "by": ("--by", by),
             "points": ("--points", points),

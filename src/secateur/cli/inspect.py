@@ -40,7 +40,7 @@ def inspect(
         bool, typer.Option("--latency", help="Measure the network's operators on this device too.")
     ] = False,
     batch: options.Batch = 1,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     trusted: options.Trusted = False,
     json: options.Json = False,
 ) -> None:
@@ -65,7 +65,7 @@ def inspect(
             Budget(**asked)
     # Couplings do not depend on the weights, so no weights are fetched.
     weights = None if is_checkpoint(network) else "none"
-    choice = network_choice(network, weights=weights, classes=classes, builder=model, trusted=trusted)
+    choice = network_choice(network, weights=weights, classes=classes, builder=builder, trusted=trusted)
 
     from secateur.cli.console import Reporter
     from secateur.cli.structure import structure

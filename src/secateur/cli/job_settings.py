@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,7 +94,7 @@ def prune_job(
         if not has_data and "criterion" not in asked:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
-        if criterion not in CRITERIA and not _is_own_code(found.get("network", {})):
+        if criterion not in CRITERIA and not is_own_code(found.get("network", {})):
             given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
         return base.changed(changes)
 
@@ -220,13 +220,13 @@ class _Given:
             self._add(text)
 
     def _add(self, text: str) -> None:
-        from secateur.settings import merged
+        from secateur.settings import flatten, merged
 
         table = _parse(text)
         if table is None:
             self.mistakes.append(("", f"--set {text}: write NAME=VALUE, such as finetune.epochs=4"))
             return
-        for path, _ in _leaves(table):
+        for path, _ in flatten(table):
             other = self._word(path)
             if other is not None:
                 self.mistakes.append(("", f"{other} and --set {text} give the same setting; leave one out"))
@@ -235,7 +235,7 @@ class _Given:
 
     @property
     def paths(self) -> Collection[str]:
-        """The dotted paths of the settings that the command line gives."""
+        """Return the dotted paths of the settings that the command line gives."""
         return self._words.keys()
 
     def any(self, *paths: str) -> bool:
@@ -244,9 +244,11 @@ class _Given:
 
     def set_to(self, *paths: str) -> list[str]:
         """List what ``--set`` sets within some settings to something other than zero or false."""
+        from secateur.settings import flatten
+
         return [
             self._words[path]
-            for path, value in _leaves(self._sets)
+            for path, value in flatten(self._sets)
             if value and any(f"{path}.".startswith(f"{start}.") for start in paths)
         ]
 
@@ -320,8 +322,12 @@ def _usual_recipe(data: str | None) -> str:
     return "language" if is_text(data) else "default"
 
 
-def _is_own_code(network: Mapping[str, Any]) -> bool:
-    """Check whether a network is built by a file of the user, which may register criteria."""
+def is_own_code(network: Mapping[str, Any]) -> bool:
+    """Check whether a network is built by a file of the user, which may register criteria.
+
+    >>> is_own_code({"source": "run", "builder": "net.py:make"}), is_own_code({"source": "resnet18"})
+    (True, False)
+    """
     named = (str(network.get(name, "")) for name in ("source", "builder"))
     return any(text.rpartition(":")[0].endswith(".py") for text in named)
 
@@ -394,15 +400,6 @@ def _nested(names: Sequence[str], value: object) -> dict[str, Any]:
         value = {name: value}
     assert isinstance(value, dict)
     return value
-
-
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """List the dotted path and value of every entry of a table that is not a table itself."""
-    for name, value in table.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def measure(
     ],
     data: options.OptionalData = None,
     weights: options.Weights = "none",
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     batch: Annotated[
         list[int] | None,
@@ -72,7 +72,7 @@ def measure(
         else network_choice(
             source,
             weights=None if is_checkpoint(source) else weights,
-            builder=model if is_checkpoint(source) else None,
+            builder=builder if is_checkpoint(source) else None,
             size=size,
         )
         for source in checkpoints

@@ -38,7 +38,7 @@ TextSet = Annotated[
 Builder = Annotated[
     str | None,
     typer.Option(
-        "--model",
+        "--builder",
         metavar="FILE:FUNCTION",
         help="The function that builds the checkpoint's network, if it is in your own file.",
     ),

@@ -9,7 +9,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.choices import data_choice, device_choice, network_choice
-from secateur.cli.job_settings import CRITERIA, suggestion
+from secateur.cli.job_settings import CRITERIA, is_own_code, suggestion
 from secateur.cli.processes import is_main, run_in_processes
 
 
@@ -32,7 +32,7 @@ def oracle(
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Training images to use.")] = 256,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     batch_size: options.BatchSize = None,
     strict: options.Strict = False,
@@ -51,12 +51,12 @@ def oracle(
     from secateur.errors import UsageError
 
     names = [name.strip() for name in criteria.split(",")] if criteria else []
+    choice = network_choice(network, weights=weights, builder=builder, size=size)
     for name in names:
-        if name not in CRITERIA:
+        if name not in CRITERIA and not is_own_code(choice.model_dump()):
             raise UsageError(f"--criteria {name}: unknown{suggestion(name, CRITERIA)}")
     if page is not None and not page.absolute().parent.is_dir():
         raise UsageError(f"--page {page}: there is no folder {page.parent}")
-    choice = network_choice(network, weights=weights, builder=model, size=size)
     images = data_choice(data, batch_size, strict)
     processes = device_choice("cpu", "auto", devices)
     run_in_processes(devices)
@@ -64,12 +64,12 @@ def oracle(
     from secateur.cli.console import Reporter
     from secateur.cli.tables import agreements
     from secateur.files import write_text
-    from secateur.jobs.oracle import CRITERIA as PAPER
+    from secateur.jobs.oracle import PAPER_CRITERIA
     from secateur.jobs.oracle import oracle as work
     from secateur.report import agreement_page
 
     with Reporter(as_json=json, quiet=not is_main()) as reporter:
-        found = work(choice, images, out, names or PAPER, examples, [reporter], processes)
+        found = work(choice, images, out, names or PAPER_CRITERIA, examples, [reporter], processes)
         if page is not None and is_main():
             write_text(page, agreement_page(found))
         reporter.finish(agreements(found["agreement"]), found)

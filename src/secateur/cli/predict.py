@@ -18,7 +18,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files to classify.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     size: options.Size = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -32,7 +32,7 @@ def predict(
       secateur predict runs/digits-small seven.png
       secateur predict runs/resnet18 cat.jpg dog.jpg --top 1 --json
     """
-    network = network_choice(checkpoint, weights=weights, builder=model, size=size)
+    network = network_choice(checkpoint, weights=weights, builder=builder, size=size)
     where = device_choice(device)
 
     from secateur.cli.console import Reporter

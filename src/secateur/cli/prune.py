@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from secateur.cli import options
-from secateur.cli.amounts import amount, time
+from secateur.cli.amounts import limit, time
 from secateur.cli.errors import FAILED
 from secateur.cli.job_settings import limit_of_point, prune_job
 from secateur.cli.processes import is_main, run_in_processes
@@ -36,7 +36,7 @@ def prune(
     macs: Annotated[
         float | None,
         typer.Option(
-            parser=amount,
+            parser=limit,
             metavar="LIMIT",
             help="Multiply-accumulates of one example.",
             rich_help_panel=_BUDGET,
@@ -44,18 +44,18 @@ def prune(
     ] = None,
     params: Annotated[
         float | None,
-        typer.Option(parser=amount, metavar="LIMIT", help="Parameters.", rich_help_panel=_BUDGET),
+        typer.Option(parser=limit, metavar="LIMIT", help="Parameters.", rich_help_panel=_BUDGET),
     ] = None,
     channels: Annotated[
         float | None,
         typer.Option(
-            parser=amount, metavar="LIMIT", help="Channels of the prunable groups.", rich_help_panel=_BUDGET
+            parser=limit, metavar="LIMIT", help="Channels of the prunable groups.", rich_help_panel=_BUDGET
         ),
     ] = None,
     memory: Annotated[
         float | None,
         typer.Option(
-            parser=amount, metavar="LIMIT", help="Peak bytes of activations.", rich_help_panel=_BUDGET
+            parser=limit, metavar="LIMIT", help="Peak bytes of activations.", rich_help_panel=_BUDGET
         ),
     ] = None,
     latency: Annotated[
@@ -112,7 +112,7 @@ def prune(
     ] = False,
     measured: options.Measured = None,
     weights: options.Weights = None,
-    model: options.Builder = None,
+    builder: options.Builder = None,
     trusted: options.Trusted = False,
     device: options.JobDevice = None,
     devices: options.Devices = None,
@@ -155,7 +155,7 @@ def prune(
         {
             "network.source": ("RUN", network),
             "network.weights": ("--weights", weights),
-            "network.builder": ("--model", model),
+            "network.builder": ("--builder", builder),
             "network.trusted": ("--trusted", trusted or None),
             "data.source": ("--data", data),
             **limits,

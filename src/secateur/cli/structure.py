@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.cli.outlook import reachable
+from secateur.cli.reachable_table import reachable_table
 from secateur.cli.tree import Columns, Fitted, ModuleTree, colour
 from secateur.formats import count, listed, size
 
@@ -38,7 +38,7 @@ def structure(found: Mapping[str, Any], *, whole: bool = False) -> RenderableTyp
     )
     parts: list[RenderableType] = [
         heading,
-        reachable(found["forecast"]),
+        reachable_table(found["forecast"]),
         Fitted(ModuleTree(found, whole=whole).draw),
         Fitted(partial(_groups, prunable)),
     ]

@@ -137,7 +137,7 @@ class ActivationMean(ActivationCriterion):
     name = "activation-mean"
 
     def moments(self, x: Tensor) -> Tensor:
-        """The mean.
+        """Return the mean.
 
         >>> ActivationMean().moments(torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]]))
         tensor([[4.]])
@@ -180,7 +180,7 @@ class Apoz(ActivationCriterion):
     name = "apoz"
 
     def moments(self, x: Tensor) -> Tensor:
-        """The share of values that are not zero.
+        """Return the share of values that are not zero.
 
         >>> Apoz().moments(torch.tensor([[[0.0, 3.0]], [[0.0, 0.0]]]))
         tensor([[0.2500]])

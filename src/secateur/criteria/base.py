@@ -1,10 +1,12 @@
 """Define what a criterion is, and register criteria by name.
 
 A criterion is a small immutable object. It makes an observer, which gathers what the scores are computed
-from. Three base classes need only the formula:
+from. Four base classes need only the formula:
 
 - :class:`secateur.criteria.weight.WeightCriterion`, from the weights of a channel,
-- :class:`secateur.criteria.activation.ActivationCriterion`, from what the consumers read,
+- :class:`secateur.criteria.activation.ActivationCriterion`, from averages of what the consumers read,
+- :class:`secateur.criteria.weighted_activation.WeightedActivationCriterion`, from what each consumer reads
+  and its weights,
 - :class:`secateur.criteria.gates.GateCriterion`, from the gradient of a gate on what they read.
 
 >>> from secateur.criteria import GateCriterion, resolve
@@ -95,7 +97,7 @@ class Observer(ABC):
 
     @property
     def sources(self) -> list[Tensor]:
-        """Leaf tensors that a backward pass must reach."""
+        """Return the leaf tensors that a backward pass must reach."""
         return []
 
     def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
@@ -103,7 +105,7 @@ class Observer(ABC):
         loss = loss_of(outputs, targets, loss_fn)
         if not loss.requires_grad:
             raise UsageError("the loss does not depend on the network's output; check loss_fn")
-        propagate(loss, self.sources)
+        backward_without_grads(loss, self.sources)
 
     def needs_another_pass(self) -> bool:
         """Tell whether the last pass does not count and has to be repeated."""
@@ -139,7 +141,7 @@ def loss_of(outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:
     )
 
 
-def propagate(
+def backward_without_grads(
     outputs: Tensor, sources: list[Tensor], gradient: Tensor | None = None, *, retain_graph: bool = False
 ) -> None:
     """Run a backward pass that leaves no gradient behind.

@@ -42,7 +42,7 @@ class BatchCounter:
 
     @property
     def generator(self) -> torch.Generator:
-        """The generator of random numbers for this batch."""
+        """Make the generator of random numbers for this batch."""
         return self._generator
 
     def _next(self, examples: int) -> None:

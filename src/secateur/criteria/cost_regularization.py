@@ -17,16 +17,14 @@ CostKind = Literal["params", "macs", "bytes", "memory"]
 
 
 def regularize_scores(
-    scores: Scores, graph: ChannelGraph, per: CostKind = "macs", lam: float | None = 1e-3
+    scores: Scores, graph: ChannelGraph, per: CostKind = "macs", lam: float = 1e-3
 ) -> Scores:
     """Regularise scores by what the channels cost.
 
     The cost c of a channel is what the network needs less when its group has one channel
-    fewer, in millions (of parameters, MACs per example, bytes). The result is
-
-    - ``score - lam * c``, the FLOPs regularisation of Molchanov et al. (arXiv 1611.06440), with
-      lambda = 1e-3; it may be negative;
-    - ``score / c`` with ``lam=None``. Groups whose channels cost nothing are left out then.
+    fewer, in millions (of parameters, MACs per example, bytes). The result is ``score - lam * c``, the FLOPs
+    regularisation of Molchanov et al. (arXiv 1611.06440, section 2.2), with lambda = 1e-3; it may
+    be negative.
 
     Use normalised scores, ``regularize_scores(scores.normalized("l2"), graph)``, and do not normalise again.
 
@@ -34,7 +32,7 @@ def regularize_scores(
         scores: scores of the groups.
         graph: the channel graph that they were computed for.
         per: ``"params"``, ``"macs"``, ``"bytes"`` or ``"memory"``.
-        lam: score per million; ``None`` to divide.
+        lam: score per million.
 
     Returns:
         Regularised scores.
@@ -51,15 +49,11 @@ def regularize_scores(
     """
     if per not in get_args(CostKind):
         raise UsageError(f"per is one of {', '.join(get_args(CostKind))}, not {per!r}")
-    if lam is not None and not np.isfinite(lam):
-        raise UsageError(f"lam is a finite number or None, not {lam}")
+    if not np.isfinite(lam):
+        raise UsageError(f"lam is a finite number, not {lam}")
     costs = channel_costs(graph, per)
-    if lam is not None:
-        values = {name: scores[name] - lam * costs[name] for name in scores}
-        return Scores(f"{scores.criterion} - {lam:g} per million {per}", values, scores.unscored)
-    free = {name: f"its channels cost no {per}" for name in scores if not costs[name] > 0}
-    values = {name: scores[name] / costs[name] for name in scores if name not in free}
-    return Scores(f"{scores.criterion} per million {per}", values, {**scores.unscored, **free})
+    values = {name: scores[name] - lam * costs[name] for name in scores}
+    return Scores(f"{scores.criterion} - {lam:g} per million {per}", values, scores.unscored)
 
 
 def channel_costs(graph: ChannelGraph, per: CostKind) -> dict[str, float]:

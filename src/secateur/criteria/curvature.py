@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from secateur.criteria.base import Loss, Needs, ObservedNetwork, Observer, loss_of, propagate, register
+from secateur.criteria.base import (
+    Loss,
+    Needs,
+    ObservedNetwork,
+    Observer,
+    backward_without_grads,
+    loss_of,
+    register,
+)
 from secateur.criteria.batch_counter import BatchCounter
 from secateur.criteria.gates import GateCriterion, GateObserver
 from secateur.errors import UsageError
@@ -91,7 +99,7 @@ class CurvatureObserver(GateObserver):
         examples = outputs.shape[0]
         for column in columns:
             cotangent = column.view(outputs.shape).to(outputs.dtype)
-            propagate(outputs, self.sources, cotangent, retain_graph=True)
+            backward_without_grads(outputs, self.sources, cotangent, retain_graph=True)
             for gate, places in self.gates.take():
                 self.add(gate, places, examples)
                 examples = 0  # all columns belong to the same examples

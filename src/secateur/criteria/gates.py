@@ -296,7 +296,7 @@ class GateObserver(Observer):
 
     @property
     def sources(self) -> list[Tensor]:
-        """The tensor that every gate depends on."""
+        """Return the tensor that every gate depends on."""
         return [self.gates.anchor]
 
     def needs_another_pass(self) -> bool:

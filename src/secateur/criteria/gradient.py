@@ -25,7 +25,7 @@ class Taylor(GateCriterion):
     name = "taylor"
 
     def per_example(self, gate: Tensor) -> Tensor:
-        """The absolute gate gradient.
+        """Return the absolute gate gradient.
 
         >>> import torch
         >>> Taylor().per_example(torch.tensor([[-1.0, 2.0]]))
@@ -49,7 +49,7 @@ class TaylorSquared(GateCriterion):
     name = "taylor-squared"
 
     def per_example(self, gate: Tensor) -> Tensor:
-        """The squared gate gradient.
+        """Return the squared gate gradient.
 
         >>> import torch
         >>> TaylorSquared().per_example(torch.tensor([[-1.0, 2.0]]))

@@ -96,7 +96,9 @@ class ReconstructionObserver(Observer):
             stop = start + group.channels
             values = None if group.name in unscored else self._score(start, stop, covariances)
             if values is None:
-                unscored.setdefault(group.name, "its channels lie unevenly in the groups of a convolution")
+                unscored.setdefault(
+                    group.name, "the groups of a convolution hold unequal numbers of its channels"
+                )
                 values = torch.zeros(group.channels)
             parts.append(values)
             start = stop

@@ -152,7 +152,7 @@ class Magnitude(WeightCriterion):
             raise UsageError(f"the order p of a norm is positive, not {self.p}")
 
     def of_weights(self, weights: Tensor) -> Tensor:
-        """The norm of each row.
+        """Compute the norm of each row.
 
         >>> Magnitude().of_weights(torch.tensor([[3.0, 4.0]]))
         tensor([5.])
@@ -172,7 +172,7 @@ class Fpgm(WeightCriterion):
     name = "fpgm"
 
     def of_weights(self, weights: Tensor) -> Tensor:
-        """The sum of Euclidean distances to all rows.
+        """Compute the sum of Euclidean distances to all rows.
 
         >>> Fpgm().of_weights(torch.tensor([[0.0], [1.0], [5.0]]))
         tensor([6., 5., 9.])
@@ -193,7 +193,7 @@ class Lamp(WeightCriterion):
     name = "lamp"
 
     def of_weights(self, weights: Tensor) -> Tensor:
-        """Squared norms, each over the sum of those that are at least as large.
+        """Divide squared norms, each by the sum of those that are at least as large.
 
         >>> Lamp().of_weights(torch.tensor([[1.0], [2.0], [1.0]])).tolist()
         [0.166..., 1.0, 0.166...]

@@ -66,7 +66,7 @@ class WeightGradientObserver(Observer):
 
     @property
     def sources(self) -> list[Tensor]:
-        """The producing weights."""
+        """Return the producing weights."""
         return [weight for weight, _ in self._weights.values()]
 
     def attach(self) -> list[RemovableHandle]:

@@ -100,7 +100,7 @@ class Wanda(WeightedActivationCriterion):
     name = "wanda"
 
     def moments(self, x: Tensor) -> Tensor:
-        """The mean square.
+        """Return the mean square.
 
         >>> Wanda().moments(torch.tensor([[[1.0, 3.0]]]))
         tensor([[5.]])
@@ -108,7 +108,7 @@ class Wanda(WeightedActivationCriterion):
         return x.float().square().mean((0, 2))[None]
 
     def of_positions(self, moments: Tensor, weights: Tensor) -> Tensor:
-        """The root mean square times the sum of the absolute weights.
+        """Multiply the root mean square by the sum of the absolute weights.
 
         >>> Wanda().of_positions(torch.tensor([[4.0]]), torch.tensor([[1.0, -2.0]]))
         tensor([6.])
@@ -127,12 +127,12 @@ class Flap(WeightedActivationCriterion):
     name = "flap"
 
     def moments(self, x: Tensor) -> Tensor:
-        """The mean and the mean square."""
+        """Return the mean and the mean square."""
         wide = x.float()
         return torch.stack([wide.mean((0, 2)), wide.square().mean((0, 2))])
 
     def of_positions(self, moments: Tensor, weights: Tensor) -> Tensor:
-        """The variance times the sum of the squared weights.
+        """Multiply the variance by the sum of the squared weights.
 
         >>> Flap().of_positions(torch.tensor([[1.0], [5.0]]), torch.tensor([[1.0, -2.0]]))
         tensor([20.])

@@ -55,7 +55,7 @@ class FileCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the file computes what the network computes."""
+        """Return whether the file computes what the network computes."""
         return self.max_error <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:

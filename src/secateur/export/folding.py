@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from secateur.graph.capture.program import operator_name
+
 # fmt: off
 _KEEP_ZEROS = frozenset({
     "_to_copy", "_unsafe_view", "alias", "avg_pool2d", "clone", "contiguous", "detach", "dropout", "expand",
@@ -38,7 +40,7 @@ def folded(program: ExportedProgram) -> ExportedProgram:
             continue
         if _is_zero(node, zeros):
             zeros.add(node)
-        elif _operator(node) == "add":
+        elif operator_name(node) == "add":
             left, right = node.args[:2]
             rest = left if right in zeros else right if left in zeros else None
             if rest is not None and node.kwargs.get("alpha", 1) == 1 and _kind(rest) == _kind(node):
@@ -50,7 +52,7 @@ def folded(program: ExportedProgram) -> ExportedProgram:
 
 def _is_zero(node: Node, zeros: set[Node]) -> bool:
     """Tell whether the result of an operator is zero, whatever the inputs of the network are."""
-    operator, args = _operator(node), node.args
+    operator, args = operator_name(node), node.args
     if operator == "zeros_like":
         return True
     if operator == "mul":
@@ -58,10 +60,6 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
     if operator == "add":
         return args[0] in zeros and args[1] in zeros
     return (operator in _KEEP_ZEROS or operator == "div") and bool(args) and args[0] in zeros
-
-
-def _operator(node: Node) -> str:
-    return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
 def _kind(node: Any) -> tuple[Any, ...] | None:

@@ -38,16 +38,16 @@ class Addition:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is left of the sum but the other operand, if the value is left out."""
+        """Return whether nothing is left of the sum but the other operand, if the value is left out."""
         return bool(self.node.kwargs.get("alpha", 1) == 1)
 
 
 class Dataflow:
     """What is computed from what in a captured program, and in which module.
 
-    Operators that return the tensor that they are given, such as a conversion to the dtype that it has, count
-    as nothing: what reads their result reads that tensor. A program names the last of them where the code of
-    the network still holds the tensor itself.
+    Operators that return the tensor that they are given, such as a conversion to the dtype that it has, are
+    skipped: a reader of the result counts as a reader of the argument. A program names the last of them where
+    the code of the network still holds the tensor itself.
 
     Args:
         program: the captured forward pass.
@@ -85,7 +85,7 @@ class Dataflow:
 
     @cached_property
     def writes(self) -> list[tuple[Node, Node]]:
-        """The operators that write to a value other than a parameter or buffer, and the value."""
+        """List the operators that write to a value other than a parameter or buffer, each with the value."""
         return [
             (node, base)
             for node in self.nodes
@@ -95,7 +95,7 @@ class Dataflow:
 
     @cached_property
     def effects(self) -> dict[Node, frozenset[Node]]:
-        """The operators whose results nothing reads, with the values that they, or what reads them, write to.
+        """Find the operators whose results nothing reads, and the values that they or their users write to.
 
         Parameters and buffers are left out of those values.
         """
@@ -108,7 +108,7 @@ class Dataflow:
 
     @cached_property
     def inside(self) -> dict[str, frozenset[Node]]:
-        """The operators of every module that is called, by its path."""
+        """Collect the operators of every module that is called, by its path."""
         nodes: dict[str, set[Node]] = {}
         for node in self.nodes:
             for path in paths_of(node) if self._same[node] is node else ():
@@ -196,7 +196,7 @@ class Dataflow:
 
     @cached_property
     def _written(self) -> dict[Node, list[Node]]:
-        """For each operator, the values other than parameters and buffers that it writes to."""
+        """List, for each operator, the values other than parameters and buffers that it writes to."""
         found: dict[Node, list[Node]] = {node: [] for node in self.nodes}
         for node, base in self.writes:
             found[node].append(base)
@@ -218,7 +218,7 @@ class Dataflow:
 
 
 def paths_of(node: Node) -> tuple[str, ...]:
-    """Paths of the modules that an operator runs in, from the outside in."""
+    """List the paths of the modules that an operator runs in, from the outside in."""
     return tuple(str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values())
 
 
@@ -248,6 +248,6 @@ def _divides_by_one(node: Node) -> bool:
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
-    """Shape of a value, ``None`` if it is no tensor."""
+    """Return the shape of a value, ``None`` if it is no tensor."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -118,12 +118,12 @@ class ResidualBranch:
 
     @property
     def prunable(self) -> bool:
-        """Whether the branch may be removed."""
+        """Return whether the branch may be removed."""
         return self.reason is None
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Paths of the modules that are replaced, in the order of the network."""
+        """List the paths of the modules that are replaced, in the order of the network."""
         return tuple(item.path for item in self.replacements)
 
 
@@ -176,8 +176,7 @@ def find_branches(
     """Find the residual branches of a network.
 
     A branch is a value that is added to a value of the same shape that it was computed from, through any
-    operators. Values that are added to each other first, and then to what all were computed from, are one
-    branch each.
+    operators. In ``x + (f(x) + g(x))``, f and g are two branches.
 
     Args:
         model: the network; not changed.
@@ -222,7 +221,7 @@ class _Part:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The modules to replace."""
+        """Return the modules to replace."""
         if self.whole is None:
             return self.modules
         prefix = self.whole + "."
@@ -430,7 +429,7 @@ def _named(
     taken: set[str] = set()
     names: list[str] = []
     for number, part in enumerate(parts):
-        # A module that computes other branches too says little.
+        # A module that also computes other branches is too large to name this one.
         others = [path for other, path in enumerate(common) if other != number and parents[other] != number]
         path = common[number]
         if not path or any(_is_below(f"{other}.", [path]) for other in others):

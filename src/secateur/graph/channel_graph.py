@@ -27,11 +27,11 @@ class Keeps(Protocol):
 
     @property
     def keep(self) -> Mapping[str, Sequence[int]]:
-        """Kept channel indices by group name; absent groups stay whole."""
+        """Return the kept channel indices by group name; absent groups stay whole."""
 
     @property
     def without(self) -> Collection[str]:
-        """Names of the residual branches that are removed."""
+        """Return the names of the residual branches that are removed."""
 
 
 @dataclass(frozen=True)
@@ -96,35 +96,35 @@ class ChannelGraph:
 
     @classmethod
     def whole(cls, wiring: Wiring) -> ChannelGraph:
-        """The graph of a network of which nothing has been cut."""
+        """Make the graph of a network of which nothing has been cut."""
         return cls(wiring, tuple(np.arange(group.channels) for group in wiring.groups))
 
     # -- groups ----------------------------------------------------------------------------
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """All groups, prunable and frozen, in the order of the network."""
+        """List all groups, prunable and frozen, in the order of the network."""
         return tuple(
             self._current(group, alive) for group, alive in zip(self.wiring.groups, self.alive, strict=True)
         )
 
     @property
     def prunable(self) -> tuple[Group, ...]:
-        """The groups of which channels may be removed."""
+        """List the groups of which channels may be removed."""
         return tuple(group for group in self.groups if group.prunable)
 
     @property
     def frozen(self) -> tuple[Group, ...]:
-        """The groups that must stay whole; each carries its reason."""
+        """List the groups that must stay whole, each with its reason."""
         return tuple(group for group in self.groups if not group.prunable)
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
-        """What is removed from each attention, and what could be removed instead."""
+        """List what is removed from each attention, and what could be removed instead."""
         return self.wiring.attentions
 
     def __getitem__(self, name: str) -> Group:
-        """The group of a name.
+        """Return the group of a name.
 
         Raises:
             UsageError: there is no such group; the message lists names that come close.
@@ -146,11 +146,11 @@ class ChannelGraph:
 
     @cached_property
     def branches(self) -> tuple[ResidualBranch, ...]:
-        """The residual branches that are still there, in the order of the network."""
+        """List the residual branches that are still there, in the order of the network."""
         return tuple(branch for branch in self.wiring.branches if branch.name not in self._gone)
 
     def branch(self, name: str) -> ResidualBranch:
-        """The residual branch of a name.
+        """Return the residual branch of a name.
 
         Raises:
             UsageError: there is no such branch; the message lists names that come close.
@@ -163,12 +163,12 @@ class ChannelGraph:
 
     @cached_property
     def _gone(self) -> frozenset[str]:
-        """Names of the removed branches, and of those that are parts of them."""
+        """Collect the names of the removed branches, and of those that are parts of them."""
         return with_parts(self.wiring.branches, self.absent)
 
     @property
     def replacements(self) -> tuple[Replacement, ...]:
-        """The modules that removed residual branches lost, in the order of the network."""
+        """List the modules that removed residual branches lost, in the order of the network."""
         return tuple(
             item
             for branch in self.wiring.branches
@@ -184,7 +184,7 @@ class ChannelGraph:
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every parameter and buffer, by qualified name."""
+        """Return the shape of every parameter and buffer, by qualified name."""
         return {
             name: tuple(int(self._stays(name, dim).sum()) for dim in range(len(shape)))
             for name, shape in self.wiring.shapes.items()
@@ -193,14 +193,14 @@ class ChannelGraph:
 
     @cached_property
     def _removed_tensors(self) -> frozenset[str]:
-        """Names of the parameters and buffers that were removed with residual branches."""
+        """Collect the names of the parameters and buffers that were removed with residual branches."""
         return frozenset(
             name for branch in self.wiring.branches if branch.name in self.absent for name in branch.tensors
         )
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """The places where masking a channel has an effect."""
+        """List the places where masking a channel has an effect."""
         place = self._new_channel
         readers = []
         for read in self.wiring.places:
@@ -214,7 +214,7 @@ class ChannelGraph:
 
     @cached_property
     def cost_model(self) -> CostModel:
-        """The costs as exact polynomials of the widths of :attr:`groups`, with the branches that are there.
+        """Return the costs as polynomials of the widths of :attr:`groups`, with the branches that are there.
 
         ``wiring.cost_model`` is a function of the branches too.
         """
@@ -222,12 +222,12 @@ class ChannelGraph:
 
     @cached_property
     def present(self) -> IntArray:
-        """1 for each branch of the network as it was traced that is still there, 0 for the others."""
+        """Return 1 for each branch of the traced network that is still there, 0 for the others."""
         return np.array([branch.name not in self._gone for branch in self.wiring.branches], dtype=np.int64)
 
     @property
     def units(self) -> IntArray:
-        """The widths, then 1 or 0 for each residual branch; the widths alone while no branch was removed."""
+        """Return the widths, then 1 or 0 for each residual branch unless none was removed."""
         return np.append(self.widths, self.present) if self.absent else self.widths
 
     @cached_property
@@ -236,7 +236,7 @@ class ChannelGraph:
         return np.array([group.channels for group in self.groups], dtype=np.int64)
 
     def cost(self, keep: Mapping[str, int] | None = None) -> Cost:
-        """Exact cost of the network when groups are narrowed, without running it.
+        """Compute the exact cost of the network if groups are narrowed, without running it.
 
         Args:
             keep: number of channels that stay, by group name; absent groups stay as they are.
@@ -250,7 +250,7 @@ class ChannelGraph:
         return self.wiring.cost_model.cost(np.append(widths, self.present))
 
     def index(self, name: str) -> int:
-        """Position of a group in :attr:`groups`."""
+        """Return the position of a group in :attr:`groups`."""
         self[name]
         return self._index[name]
 
@@ -261,7 +261,7 @@ class ChannelGraph:
     # -- cutting ---------------------------------------------------------------------------
 
     def after(self, plan: Keeps) -> ChannelGraph:
-        """The graph of the network that a plan leaves; nothing is traced again.
+        """Make the graph of the network that a plan leaves; nothing is traced again.
 
         Args:
             plan: a plan made for this graph.
@@ -280,7 +280,7 @@ class ChannelGraph:
         )
 
     def attributes_after(self, plan: Keeps) -> tuple[AttributeValue, ...]:
-        """The integer attributes of modules that a plan changes, with their new values."""
+        """List the integer attributes of modules that a plan changes, with their new values."""
         smaller = self.after(plan)
         before, after = self.removed, smaller.removed
         changes = []
@@ -295,7 +295,7 @@ class ChannelGraph:
 
     @cached_property
     def removed(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Per slot of the wiring, whether it has been cut; the slots of the residual branches are last."""
+        """Mark the slots of the wiring that have been cut; the slots of the residual branches are last."""
         stays = np.zeros(int(self._starts[-1]) + 1, dtype=bool)
         for start, alive in zip(self._starts, self.alive, strict=False):
             stays[start + alive] = True
@@ -306,7 +306,7 @@ class ChannelGraph:
         return np.concatenate([~stays[key], np.array([*branches, False])])
 
     def span(self, tensor: str, dim: int) -> slice:
-        """The slots of one dimension of a tensor, in the original numbering.
+        """Return the slots of one dimension of a tensor, in the original numbering.
 
         Args:
             tensor: qualified name of a parameter or buffer.
@@ -316,7 +316,7 @@ class ChannelGraph:
         return slice(start, start + size)
 
     def positions(self, tensor: str, dim: int) -> IntArray:
-        """The original positions along a tensor's dimension that are still there.
+        """Return the original positions along a tensor's dimension that are still there.
 
         Args:
             tensor: qualified name of a parameter or buffer.
@@ -325,7 +325,7 @@ class ChannelGraph:
         return np.flatnonzero(self._stays(tensor, dim))
 
     def left_of(self, name: str, tensor: Tensor) -> Tensor:
-        """What is left of a parameter or buffer of the original sizes.
+        """Select what is left of a parameter or buffer of the original sizes.
 
         Args:
             name: its qualified name.
@@ -344,7 +344,7 @@ class ChannelGraph:
 
     @cached_property
     def _new_channel(self) -> IntArray:
-        """Per slot, the index of its channel among those still there."""
+        """Compute, per slot, the index of its channel among those still there."""
         place = np.full(int(self._starts[-1]) + 1, -1, dtype=np.int64)
         for start, alive in zip(self._starts, self.alive, strict=False):
             place[start + alive] = np.arange(len(alive))
@@ -356,7 +356,7 @@ class ChannelGraph:
         return ~self.removed[self.span(tensor, dim)]
 
     def _current(self, group: Group, alive: IntArray) -> Group:
-        """A group of the wiring with the channels and positions that are left."""
+        """Return a group of the wiring with the channels and positions that are left."""
         if len(alive) == group.channels and not self.removed.any():
             return group
         members = []

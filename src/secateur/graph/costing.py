@@ -107,7 +107,7 @@ class Costing:
         self._builder.live([point for point in live if point])
 
     def build(self) -> CostModel:
-        """The finished model."""
+        """Build the cost model."""
         return self._builder.build()
 
     def _value(
@@ -138,7 +138,7 @@ class Costing:
         return numbers
 
     def _extent(self, labels: IntArray, divisor: int = 1) -> int:
-        """The size of a labelled dimension, or an exact share of it: a constant plus multiples of widths."""
+        """Declare the size of a labelled dimension, or an exact share: a constant plus multiples of width."""
         key = labels.tobytes(), divisor
         if key not in self._known:
             constant, multiples = self._counts(labels)
@@ -147,7 +147,7 @@ class Costing:
         return self._known[key]
 
     def _counts(self, labels: IntArray) -> tuple[int, dict[int, int]]:
-        """How many labels belong to no group, and how many to each channel of every group."""
+        """Count the labels that belong to no group, and those of each channel of every group."""
         group = np.where(labels >= 0, self._channels.group_of[labels], -1)
         counts = np.bincount(group + 1, minlength=len(self._sizes) + 1)
         return int(counts[0]), {
@@ -178,7 +178,7 @@ def module_macs(graph: ChannelGraph) -> dict[str, int]:
 
 
 def _by_name(parts: Iterable[Iterable[str]]) -> dict[str, list[int]]:
-    """For each name, the numbers of the parts that contain it."""
+    """List, for each name, the numbers of the parts that contain it."""
     found: dict[str, list[int]] = {}
     for number, names in enumerate(parts):
         for name in names:
@@ -187,7 +187,7 @@ def _by_name(parts: Iterable[Iterable[str]]) -> dict[str, list[int]]:
 
 
 def _of_one_example(item: OperatorMacs, batch: int) -> tuple[int, list[int]]:
-    """The share of one example in an operator's work: a coefficient, and a divisor of each extent."""
+    """Compute the share of one example in an operator's work: a coefficient, and a divisor of each extent."""
     common = gcd(item.coefficient, batch)
     share, rest = item.coefficient // common, batch // common
     divisors = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
-from secateur.formats import listed
+from secateur.formats import listed, table
 from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.groups import Group, Role
 
@@ -27,14 +27,18 @@ def describe(graph: ChannelGraph) -> str:
         what the network returns beside its outputs.
     """
     prunable = [(index, group) for index, group in enumerate(graph.groups) if group.prunable]
-    shares = hanging_shares(graph)
+    shares = group_cost_shares(graph)
     rows: list[tuple[str, ...]] = [("group", "channels", "params", "MACs", "written by -> read by")]
     rows += [
         (group.name, str(group.channels), *(f"{share:.1%}" for share in shares[index, :2]), coupling(group))
         for index, group in prunable
     ]
     total = sum(group.channels for _, group in prunable)
-    lines = [f"{total} channels in {len(prunable)} prunable groups; {graph.cost()}", "", *_table(rows)]
+    lines = [
+        f"{total} channels in {len(prunable)} prunable groups; {graph.cost()}",
+        "",
+        *table(rows, left=(0, 4)),
+    ]
     lines += _attentions(graph)
     reasons = Counter(str(group.reason) for group in graph.frozen)
     if reasons:
@@ -46,7 +50,7 @@ def describe(graph: ChannelGraph) -> str:
         lines += ["", *_branches(graph)]
     if graph.wiring.ungrouped:
         lines += ["", "in no group:"]
-        lines += [f"  {_short(names)}: {reason}" for reason, names in ungrouped(graph).items()]
+        lines += [f"  {_short(names)}: {reason}" for reason, names in ungrouped_by_reason(graph).items()]
     if graph.wiring.program.left_out:
         lines += ["", "no outputs, since their tensors are not known:"]
         lines += [f"  output{path}: {name}" for path, name in graph.wiring.program.left_out.items()]
@@ -65,7 +69,7 @@ def _attentions(graph: ChannelGraph) -> list[str]:
     )
 
 
-def ungrouped(graph: ChannelGraph) -> dict[str, list[str]]:
+def ungrouped_by_reason(graph: ChannelGraph) -> dict[str, list[str]]:
     """List the parameters that no group holds, by the reason.
 
     Args:
@@ -77,7 +81,7 @@ def ungrouped(graph: ChannelGraph) -> dict[str, list[str]]:
     return found
 
 
-def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def group_cost_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Compute, for each group, the share of every cost that would vanish with the whole group.
 
     Args:
@@ -94,7 +98,7 @@ def hanging_shares(graph: ChannelGraph) -> np.ndarray[tuple[int, int], np.dtype[
 
 
 def branch_shares(graph: ChannelGraph) -> dict[str, tuple[float, float]]:
-    """For each residual branch, the share of the parameters and MACs that would vanish with it.
+    """Compute, for each residual branch, the share of the parameters and MACs that would vanish with it.
 
     Args:
         graph: the channel graph.
@@ -111,7 +115,7 @@ def branch_shares(graph: ChannelGraph) -> dict[str, tuple[float, float]]:
 
 
 def _branches(graph: ChannelGraph) -> list[str]:
-    """Residual branches, those that may be removed with their shares, the others with their reasons."""
+    """List residual branches: those that may be removed with their shares, the others with their reasons."""
     shares = branch_shares(graph)
     rows: list[tuple[str, ...]] = [("residual branch", "params", "MACs")]
     rows += [
@@ -119,7 +123,7 @@ def _branches(graph: ChannelGraph) -> list[str]:
         for branch in graph.branches
         if branch.prunable
     ]
-    lines = _table(rows) if len(rows) > 1 else []
+    lines = table(rows) if len(rows) > 1 else []
     reasons = Counter(str(branch.reason) for branch in graph.branches if not branch.prunable)
     if reasons:
         lines += [*([""] if lines else []), "residual branches that stay:"]
@@ -138,15 +142,3 @@ def coupling(group: Group) -> str:
 
 def _short(names: Iterable[str]) -> str:
     return listed(list(names), _SHOWN)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Format columns of equal width; numbers to the right, words to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if 0 < column < 4 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -37,7 +37,8 @@ class Member:
         tensor: qualified name of the parameter or buffer, as in ``model.state_dict()``.
         dim: the dimension of that tensor.
         role: what the dimension does with the channels.
-        slots: positions along the dimension, shape ``(channels, slots per channel)``.
+        slots: positions along the dimension, shape ``(channels, slots per channel)``; not the numbers of
+            :class:`secateur.graph.labels.SlotTable`, which count over all tensors.
 
     Example:
         >>> Member("layer1.conv.weight", 0, Role.PRODUCER, np.array([[0], [1]])).module
@@ -51,7 +52,7 @@ class Member:
 
     @property
     def module(self) -> str:
-        """Path of the module that owns the tensor (empty for the network itself)."""
+        """Return the path of the module that owns the tensor (empty for the network itself)."""
         return self.tensor.rpartition(".")[0]
 
 
@@ -83,7 +84,7 @@ class Group:
 
     @property
     def prunable(self) -> bool:
-        """Whether channels of this group may be removed."""
+        """Return whether channels of this group may be removed."""
         return self.reason is None
 
     def roles(self, role: Role) -> tuple[Member, ...]:
@@ -92,7 +93,7 @@ class Group:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Paths of all modules that the group touches, in the order of the network."""
+        """List the paths of all modules that the group touches, in the order of the network."""
         return tuple(dict.fromkeys(member.module for member in self.members))
 
 
@@ -111,7 +112,7 @@ class Reader:
         group: for each position of that dimension, the index of its group in
             ``graph.groups``; -1 where the position is not a channel.
         channel: for each position, the index of the channel within its group; -1 likewise.
-            A channel may hold several positions (a flattened picture).
+            A channel may hold several positions (a flattened image).
         at_input: whether what is read is the (only) input of the module, and only read there; if not, it
             is made inside its forward pass, as the queries of an attention are.
 

@@ -148,14 +148,6 @@ class SlotTable:
             self._known = components, written & (reason < 0)
         return self._known
 
-    def count_free(self) -> int:
-        """Count the channels that are written by something and that nothing freezes."""
-        components = self.components()
-        role, _ = self.roles()
-        reason, _ = self.reasons(components)
-        written = np.unique(components[role == _ROLES.index(Role.PRODUCER)])
-        return int((reason[written] < 0).sum())
-
     def reasons(self, components: IntArray) -> tuple[IntArray, list[str]]:
         """Find, per channel, the index of the first reason that freezes it (-1: free), and the reasons."""
         count = int(components.max(initial=-1)) + 1

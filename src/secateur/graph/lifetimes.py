@@ -112,7 +112,7 @@ class Lifetimes:
 
     @cached_property
     def runs(self) -> list[Condition]:
-        """For each step, the condition under which it runs, or something in its place allocates memory."""
+        """Find, per step, the condition under which it runs, or something in its place allocates memory."""
         conditions = [all_present(self._of.get(node.name, ())) for node in self.nodes]
         for node, item in self._substitutes.items():
             if item.memory.alias is None:
@@ -134,7 +134,7 @@ class Lifetimes:
                     yield from self._alive(memory, max(first, start + 1), last, both(known, memory.exists))
 
     def _alive(self, memory: _Memory, first: int, last: int, condition: Condition) -> Iterator[Alive]:
-        """Leave out the steps at which the value that a memory is an alias of is alive itself."""
+        """Skip the steps at which the aliased value itself is alive."""
         if memory.alias is None:
             if condition:
                 yield Alive(memory.sizes, first, last, condition, memory.broadcast)
@@ -145,7 +145,7 @@ class Lifetimes:
                 yield Alive(memory.sizes, step, step, rest)
 
     def _held(self, node: Node, step: int, chain: int) -> Condition:
-        """The condition that a result is still held at a step, by its name or as what was passed on.
+        """Find the condition that a result is still held at a step, by its name or as what was passed on.
 
         Args:
             node: the operator.
@@ -161,7 +161,7 @@ class Lifetimes:
 
     @cached_property
     def _uses(self) -> dict[_Memory, list[tuple[int, Condition]]]:
-        """For each memory, until which steps it is held, and under which conditions."""
+        """Find, for each memory, until which steps it is held, and under which conditions."""
         found: dict[_Memory, list[tuple[int, Condition]]] = {}
         returns = _returns(self.nodes)
         for node, memories in self._memories.items():
@@ -188,7 +188,7 @@ class Lifetimes:
 
     @cached_property
     def _memories(self) -> dict[Node, list[tuple[_Memory, Condition]]]:
-        """For each result, the memories that it may live in, with conditions; parameters are left out."""
+        """Find, per result, the memories that it may live in, with conditions; parameters are left out."""
         found: dict[Node, list[tuple[_Memory, Condition]]] = {}
         for node in self.nodes:
             if node.op == "placeholder":
@@ -205,7 +205,7 @@ class Lifetimes:
         return found
 
     def _own(self, node: Node) -> list[tuple[_Memory, Condition]]:
-        """The memory that an operator allocates.
+        """Make the memory that an operator allocates.
 
         An operator between the modules of an absent branch computes values of the stream's sizes.
         """
@@ -222,7 +222,7 @@ class Lifetimes:
 
     @cached_property
     def _substitutes(self) -> dict[Node, _SubstituteMemory]:
-        """What takes the place of each result of a module that an absent branch loses."""
+        """Find what takes the place of each result of a module that an absent branch loses."""
         found: dict[Node, _SubstituteMemory] = {}
         for number, branch in self._branches.items():
             nodes = [self._named[name] for name in branch.nodes]
@@ -258,12 +258,12 @@ def _merged(uses: Sequence[tuple[int, Condition]]) -> list[tuple[int, Condition]
 
 
 def _calls(node: Node) -> Mapping[str, Any]:
-    """The module calls that an operator runs in, from the outside in."""
+    """List the module calls that an operator runs in, from the outside in."""
     return node.meta.get("nn_module_stack") or {}
 
 
 def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
-    """For each step, the last step of each module call that it is part of."""
+    """Find, for each step, the last step of each module call that it is part of."""
     returns: list[dict[str, int]] = [{} for _ in nodes]
     for step in range(len(nodes) - 1, -1, -1):
         later = returns[step + 1] if step + 1 < len(nodes) else {}
@@ -272,7 +272,7 @@ def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
 
 
 def _shared(node: Node) -> Node | None:
-    """The value whose memory a result lives in, if an operator returns its first argument's memory."""
+    """Return the value whose memory a result lives in, if an operator returns its first argument's memory."""
     source = node.all_input_nodes[0] if node.all_input_nodes else None
     schema = getattr(node.target, "_schema", None)
     if schema is None or str(schema.name).removeprefix("aten::") in _SAME_MEMORY:

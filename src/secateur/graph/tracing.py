@@ -109,8 +109,8 @@ def trace(
     changed = changed_by_mode(model)
     if changed:
         raise TraceError(
-            f"a change between training and evaluation mode rewrites '{changed}', as merged adapters do; "
-            "merge them permanently, or disable merging, before tracing"
+            f"model.train() or model.eval() rewrites '{changed}' (as merged adapters do); merge permanently, "
+            "or switch merging off, before tracing"
         )
     left_alone = _left_alone(model, ignore)
     example_inputs = owned(on_device_of(model, example_inputs))

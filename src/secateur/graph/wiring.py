@@ -1,8 +1,8 @@
 """Wiring: from labels and equalities to channels, groups, readers and costs.
 
 The wiring of a network never changes: cutting only drops slots from it. It keeps the original
-programs and the original numbering, so a network that was cut several times can still be held
-against its masked original.
+programs and the original numbering, so a network that was cut several times can still be compared
+with its masked original.
 """
 
 from __future__ import annotations
@@ -89,17 +89,17 @@ class Wiring:
 
     @property
     def program(self) -> Program:
-        """The evaluation-mode program."""
+        """Return the evaluation-mode program."""
         return self.evaluation.program
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """Operators of the evaluation-mode program that contract over channels."""
+        """List the operators of the evaluation-mode program that contract over channels."""
         return self.evaluation.reads
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """Operators of the evaluation-mode program that look at all channels at once."""
+        """List the operators of the evaluation-mode program that look at all channels at once."""
         return self.evaluation.statistics
 
 
@@ -113,7 +113,7 @@ class Channels:
 
 
 def find_channels(slots: SlotTable, extents: Sequence[IntArray]) -> Channels:
-    """Resolve all equalities and sorts the channels into groups.
+    """Resolve all equalities and sort the channels into groups.
 
     Channels are of the same make if they own equally many slots in the same tensor dimensions,
     are counted equally often in every cost, and are frozen for the same reason.
@@ -160,7 +160,7 @@ def find_channels(slots: SlotTable, extents: Sequence[IntArray]) -> Channels:
 
 
 def _owners(slots: SlotTable) -> IntArray:
-    """Per slot, the number of the tensor dimension that it belongs to, -1 for none."""
+    """Number, per slot, the tensor dimension that it belongs to, -1 for none."""
     owner = np.full(slots.size, -1, dtype=np.int64)
     for number, (name, dim) in enumerate(slots.owners):
         owner[slots.span(name, dim)] = number
@@ -170,7 +170,7 @@ def _owners(slots: SlotTable) -> IntArray:
 def _makes(
     slots: SlotTable, component: IntArray, owner: IntArray, extents: Sequence[IntArray]
 ) -> list[bytes]:
-    """Per channel, how many slots it owns in which tensor dimensions, and how often which cost counts it."""
+    """Count, per channel, its slots in each tensor dimension, and how often each cost counts it."""
     own = owner >= 0
     holders = [component[own], *(component[labels] for labels in extents)]
     places = [owner[own], *(np.full(len(found), len(slots.owners) + at) for at, found in enumerate(extents))]
@@ -184,7 +184,7 @@ def _makes(
 def _members(
     slots: SlotTable, owner: IntArray, group_of: IntArray, channel_of: IntArray
 ) -> list[tuple[Member, ...]]:
-    """Per group, its tensor dimensions with the slots of each channel, in the order of the network."""
+    """List, per group, its tensor dimensions with the slots of each channel, in the order of the network."""
     role, rank = slots.roles()
     used = np.flatnonzero((group_of >= 0) & (owner >= 0))
     order = used[np.lexsort((used, channel_of[used], owner[used], group_of[used]))]
@@ -205,7 +205,7 @@ def _members(
 
 
 def _name(members: Iterable[Member], taken: set[str]) -> str:
-    """Path of the first producer, with a number where several groups have the same one."""
+    """Return the path of the first producer, with a number where several groups have the same one."""
     first = next(member for member in members if member.role is Role.PRODUCER)
     base = first.module or first.tensor
     name, number = base, 1
@@ -217,7 +217,7 @@ def _name(members: Iterable[Member], taken: set[str]) -> str:
 
 
 def distinct_reads(findings: Sequence[Findings]) -> tuple[Read, ...]:
-    """The places that read channels, over all programs: a module that reads with one weight counts once."""
+    """List the places that read channels in all programs: a module that reads with one weight counts once."""
     found: dict[tuple[str, str], Read] = {}
     for note in findings:
         for read in note.reads:
@@ -228,7 +228,7 @@ def distinct_reads(findings: Sequence[Findings]) -> tuple[Read, ...]:
 
 
 def distinct_attributes(findings: Sequence[Findings]) -> tuple[Attribute, ...]:
-    """The attributes that follow widths, over all programs, each once."""
+    """List the attributes that follow widths in all programs, each once."""
     found: dict[tuple[str, str, int | None], Attribute] = {}
     for note in findings:
         for item in note.attributes:

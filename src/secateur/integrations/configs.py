@@ -40,8 +40,8 @@ def configs_of(model: nn.Module) -> list[Any]:
         model: a pruned network of transformers; not changed.
 
     Returns:
-        Changed copies of its config. Those come first that give most attributes of modules the numbers of
-        the pruned network.
+        Changed copies of its config, sorted: those that reproduce most module attributes of the pruned
+        network come first.
 
     Raises:
         UsageError: no config describes these shapes; the message names a tensor that differs.

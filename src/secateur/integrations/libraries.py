@@ -39,7 +39,7 @@ def library(name: str) -> Any:
         package = PACKAGES[name.partition(".")[0]]
         raise UsageError(f"{package} is not installed: pip install {package}")
     with warnings.catch_warnings():
-        # Deprecations between these libraries are nothing that a user can mend.
+        # Users cannot fix deprecations between these libraries.
         warnings.simplefilter("ignore")
         return import_module(name)
 

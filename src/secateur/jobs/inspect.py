@@ -14,7 +14,7 @@ from secateur.criteria import score
 from secateur.detection.head_outputs import is_torchvision_detector
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Role, trace
-from secateur.graph.describe import branch_shares, hanging_shares, ungrouped
+from secateur.graph.describe import branch_shares, group_cost_shares, ungrouped_by_reason
 from secateur.inputs import InputSpec, NamedInputs
 from secateur.jobs.detector import captured_model, open_pt
 from secateur.jobs.network_summary import coupled, layer_costs
@@ -71,8 +71,7 @@ def inspect(
     scores = score(network.model, graph, "magnitude") if budget is not None and graph.prunable else {}
     table = None
     if latency or (budget is not None and budget.latency is not None):
-        pace = LatencyOptions().tuner(network.model, graph, draw(batch), callbacks)
-        table = pace.table
+        table = LatencyOptions().tuner(network.model, graph, draw(batch), callbacks).table
     return {
         "model": network.name,
         "input": shown,
@@ -84,7 +83,9 @@ def inspect(
             for item in graph.attentions
         ],
         "branches": _branches(graph),
-        "ungrouped": [{"names": names, "reason": reason} for reason, names in ungrouped(graph).items()],
+        "ungrouped": [
+            {"names": names, "reason": reason} for reason, names in ungrouped_by_reason(graph).items()
+        ],
         "forecast": forecast(graph, budget, scores, latency=table).to_dict(),
     }
 
@@ -154,7 +155,7 @@ def _branches(graph: ChannelGraph) -> list[dict[str, Any]]:
 
 
 def _groups(graph: ChannelGraph) -> list[dict[str, Any]]:
-    shares = hanging_shares(graph)
+    shares = group_cost_shares(graph)
     return [
         {
             "name": group.name,

@@ -24,7 +24,7 @@ from secateur.errors import DataError
 from secateur.graph import ChannelGraph, Group, Role, trace
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.costing import module_macs
-from secateur.graph.describe import branch_shares, hanging_shares
+from secateur.graph.describe import branch_shares, group_cost_shares
 from secateur.latency.measure import batch_size
 from secateur.recipes import Cut
 from secateur.untouched import untouched
@@ -350,7 +350,7 @@ def _clocks(model: nn.Module) -> Iterator[dict[str, float]]:
 
 
 def _groups(graph: ChannelGraph, left: ChannelGraph, cuts: Sequence[Cut]) -> tuple[GroupSummary, ...]:
-    shares, removed_by = hanging_shares(graph), _removed_by(graph, cuts)
+    shares, removed_by = group_cost_shares(graph), _removed_by(graph, cuts)
     return tuple(
         GroupSummary(
             name=group.name,

@@ -13,7 +13,7 @@ from typing import Any
 from torch.nn.functional import cross_entropy
 
 from secateur.ablation import Ablation, ablate, compare_ranking
-from secateur.criteria import score
+from secateur.criteria import resolve, score
 from secateur.data import ImageData
 from secateur.errors import DataError, StoppedError, UsageError
 from secateur.files import write_text
@@ -28,7 +28,7 @@ from secateur.training.events import report_note, report_progress
 from secateur.training.interrupt import Interruption, interruptible
 from secateur.training.settings import DeviceSettings
 
-CRITERIA = ("taylor", "magnitude", "activation-mean", "apoz", "mutual-information", "random")
+PAPER_CRITERIA = ("taylor", "magnitude", "activation-mean", "apoz", "mutual-information", "random")
 """The criteria that the paper compares, and random scores."""
 
 _SECONDS_BETWEEN_WRITES = 20.0
@@ -38,7 +38,7 @@ def oracle(
     choice: NetworkChoice,
     data_choice: DataChoice,
     out: Path,
-    criteria: Sequence[str] = CRITERIA,
+    criteria: Sequence[str] = PAPER_CRITERIA,
     examples: int = 256,
     callbacks: Sequence[Callback] = (),
     processes: DeviceSettings | None = None,
@@ -61,6 +61,7 @@ def oracle(
 
     Raises:
         SecateurError: the message says what is wrong.
+        UsageError: a criterion is unknown.
         StoppedError: the user stopped it; the measurements so far are in the file.
     """
     with launch(processes or DeviceSettings(accelerator="cpu")) as context:
@@ -83,6 +84,8 @@ def _oracle(
     with interruptible(ranks) as interruption:
         network = open_network(choice, data.classes)
         check_outputs(network, data.classes)
+        for name in criteria:
+            resolve(name)  # an unknown one is refused before the long measurement
         network.model.eval()
         graph = trace(network.model, network.example())
         batches = _batches(data, examples)

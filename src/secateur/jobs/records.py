@@ -17,6 +17,7 @@ from secateur.errors import SecateurError, StoppedError, UsageError
 from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, Cut, Tried
+from secateur.settings import flatten
 from secateur.training.context import RunContext
 from secateur.training.events import EpochDone
 from secateur.training.loop import FitState
@@ -96,19 +97,17 @@ def check_same(settings: Mapping[str, Any], out: Path) -> None:
         raise UsageError(f"--resume needs the settings that {out} began with: {shown}")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten settings to dotted names.
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten settings to dotted names, in the form in which files hold them.
 
-    >>> _flat({"fit": {"epochs": 3}, "seed": 0})
-    {'fit.epochs': 3, 'seed': 0}
+    >>> _flat({"fit": {"epochs": 3, "options": {}}, "sizes": (1, 2)})
+    {'fit.epochs': 3, 'sizes': [1, 2]}
     """
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flatten(settings)
+        if value != {}  # files hold no empty tables
+    }
 
 
 def environment(context: RunContext) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Latency:
 
     @property
     def spread_ms(self) -> float:
-        """Distance of the quartiles, milliseconds: a measure of the noise."""
+        """Return the distance of the quartiles, milliseconds: a measure of the noise."""
         return self.high_ms - self.low_ms
 
     def __str__(self) -> str:

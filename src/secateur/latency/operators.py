@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.capture.program import Origin, Program
+from secateur.graph.capture.program import Origin, Program, module_path
 from secateur.graph.groups import IntArray
 
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
@@ -262,7 +262,7 @@ class _OperatorReader:
         traced = graph.wiring.program
         if _steps(program) != _steps(traced):
             raise UsageError(
-                "for these inputs the forward pass is not the one that was traced; trace the network with "
+                "with these inputs the network runs other operators than when it was traced; trace it with "
                 "inputs of this shape"
             )
         self._extents = graph.wiring.extents
@@ -283,14 +283,13 @@ class _OperatorReader:
         groups = self._extents.slots.shape[1]
         constants = np.array([self._extents.constants[axis].sum() for axis in axes], dtype=np.int64)
         slots = np.array([self._extents.slots[axis].sum(0) for axis in axes], dtype=np.int64)
-        path = str((list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0])
         return Operator(
             name=str(node.target),
             axes=tuple(self._axis(axis) for axis in axes),
             constants=constants.reshape(1, len(axes)),
             slots=slots.reshape(1, len(axes), groups),
             branches=np.array([[node.name in names for names in self._branches]], dtype=np.bool_),
-            modules=(path,),
+            modules=(module_path(node),),
             _arguments=_with_axes(arguments, place),
             _keywords=tuple((name, _with_axes(item, place)) for name, item in keywords),
             _parts=tuple(tuple(int(self._sizes[extent]) for extent in axis) for axis in axes),

@@ -278,19 +278,19 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
     tabulated = np.concatenate(curves)
     none = np.zeros((0, entries[0].inside.shape[1] if entries else 0), dtype=np.bool_)
     return _Predictor(
-        np.array(fixed),
-        np.concatenate([none, *fixed_inside]),
-        np.concatenate([none, *inside]),
-        np.array(full),
-        np.array(first_axes, dtype=np.int64),
-        np.array(axes, dtype=_AXIS),
-        np.array(slots, dtype=np.float64).T,
-        np.array(pairs, dtype=_PAIR),
-        tabulated["log"].copy(),
-        tabulated["index"].copy(),
-        tabulated["fraction"].copy(),
-        np.array(corrections),
-        entries[0].slots.shape[-1] if entries else 0,
+        fixed=np.array(fixed),
+        fixed_inside=np.concatenate([none, *fixed_inside]),
+        inside=np.concatenate([none, *inside]),
+        full=np.array(full),
+        first_axes=np.array(first_axes, dtype=np.int64),
+        axes=np.array(axes, dtype=_AXIS),
+        slots=np.array(slots, dtype=np.float64).T,
+        pairs=np.array(pairs, dtype=_PAIR),
+        logs=tabulated["log"].copy(),
+        index=tabulated["index"].copy(),
+        fraction=tabulated["fraction"].copy(),
+        corrections=np.array(corrections),
+        groups=entries[0].slots.shape[-1] if entries else 0,
     )
 
 

@@ -91,7 +91,7 @@ class ModelSpec:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are published weights, or weights in the network's folder."""
+        """Return whether there are published weights, or weights in the network's folder."""
         if self.is_file:
             return False
         family, name = _split(self.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
 from secateur.report.repeat import repetition
 from secateur.report.shell import Drawing, render
+from secateur.settings import flatten
 from secateur.training.metrics import MAP, MAP_50, PERPLEXITY, TOP_1, kind_of
 from secateur.training.run_folder import REPORT, RunError
 
@@ -118,7 +119,10 @@ def _rendered(records: Records) -> str:
         curves=records.curves,
         answers=records.answers,
         missing=records.missing,
-        settings=_flat(records.config),
+        settings=[
+            (name, json.dumps(value, ensure_ascii=False, default=str))
+            for name, value in flatten(records.config)
+        ],
     )
 
 
@@ -239,14 +243,3 @@ def _ends(rows: Sequence[Any]) -> dict[str, Any]:
         return {"first": rows, "left_out": 0, "last": ()}
     half = _MOST_ROWS // 2
     return {"first": rows[:half], "left_out": len(rows) - 2 * half, "last": rows[-half:]}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten settings to dotted names, as in the file."""
-    found: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, json.dumps(value, ensure_ascii=False, default=str)))
-    return found

@@ -62,12 +62,12 @@ class RunContext:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process."""
+        """Return the device of this process."""
         return self.fabric.device
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that share the work."""
+        """Return the processes that share the work."""
         return Ranks(self.fabric.world_size > 1)
 
     def uses_channels_last(self, model: nn.Module) -> bool:

@@ -277,7 +277,7 @@ def _prepare(
         context=context,
         wrapped=wrapped,
         stepper=stepper,
-        average=WeightAverage(model, settings.average) if settings.average else None,
+        average=WeightAverage(model, settings.ema_decay) if settings.ema_decay else None,
         channels_last=context.uses_channels_last(model),
         steps_per_epoch=min(per_epoch, max(steps, 1)),
         steps=steps,

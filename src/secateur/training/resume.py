@@ -90,7 +90,7 @@ class Journal:
 
     @property
     def parts(self) -> list[str]:
-        """Names of the parts that were read and are not recalled yet."""
+        """List the names of the parts that were read and are not recalled yet."""
         return sorted(self._found)
 
     def __bool__(self) -> bool:

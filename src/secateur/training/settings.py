@@ -60,7 +60,7 @@ class FitSettings(Settings):
         warmup: share of the steps that increase the learning rate to its peak.
         label_smoothing: weight of the uniform distribution in the target (arXiv 1512.00567, section 7).
         clip_norm: largest Euclidean norm of the gradient of all parameters together; 0 for no limit.
-        average: decay of the exponential moving average of the weights, which is evaluated and kept instead
+        ema_decay: decay of the exponential moving average of the weights, which is evaluated and kept instead
             of the last weights (0.99 covers about 100 steps); 0 for none.
         keep_best: keep the network that did best on the validation examples, the one before training
             included, instead of the last. Accuracies that differ by less than their standard error are equal;
@@ -76,7 +76,7 @@ class FitSettings(Settings):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip_norm: float = Field(default=5.0, ge=0)
-    average: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     keep_best: bool = True
     patience: int | None = Field(default=None, ge=1)
 

@@ -22,8 +22,8 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.tensors import by_tensor, positions_left
 from secateur.graph.ungrouped import UNUSED
 from secateur.graph.wiring import Pass
+from secateur.verification.chunks import batchwise, chunks, cycled
 from secateur.verification.original_sizes import original_size
-from secateur.verification.portions import batchwise, cycled, portions
 
 _DRAWS = 2
 """Random draws of inputs."""
@@ -117,18 +117,18 @@ class MaskedOriginal:
             raise
         except Exception as error:
             raise UsageError(f"the network does not run on these inputs: {described(error)}") from error
-        portion = next(iter(portions(evaluation, inputs)))[0]
+        chunk = next(iter(chunks(evaluation, inputs)))[0]
         for seed in range(1, self._draws() + 1):
             found = self._first(
                 evaluation,
                 self._weights,
-                [random_inputs(evaluation.program, portion, seed), jittered(portion, seed)],
+                [random_inputs(evaluation.program, chunk, seed), jittered(chunk, seed)],
             )
             cases += [] if found is None else [found]
         unrun = [] if len(cases) > 1 else ["random inputs (the network does not run on them)"]
         weights = self._weights
         if self._prepared.is_prepared:
-            prepared = self._prepared_cases(cases, portion)
+            prepared = self._prepared_cases(cases, chunk)
             cases += prepared
             if prepared:
                 weights = self._prepared
@@ -141,7 +141,7 @@ class MaskedOriginal:
             unrun.append(f"what uses {_quoted(unread)} (no captured pass does)")
         if not training.program.complete:
             return tuple(cases), (*unrun, "training mode (it could not be captured)")
-        part = portion if training.program.derived else cycled(training, portion)
+        part = chunk if training.program.derived else cycled(training, chunk)
         parts = [random_inputs(training.program, part, 0), part]
         found = self._first(training, weights, parts)
         if found is None and weights.is_prepared:
@@ -152,26 +152,26 @@ class MaskedOriginal:
             cases.append(found)
         return tuple(cases), tuple(unrun)
 
-    def _prepared_cases(self, real: Sequence[Case], portion: ExampleInputs) -> list[Case]:
+    def _prepared_cases(self, real: Sequence[Case], chunk: ExampleInputs) -> list[Case]:
         """Run the evaluation-mode pass with prepared weights, on one input.
 
         If an output does not depend on the inputs with the real weights, it may with the prepared ones,
         which two inputs show. If it still does not, all layers are scaled as well.
         """
         still = bool(constant_parts([case.expected for case in real]))
-        found = self._prepared_runs(self._prepared, portion, 2 if still else 1)
+        found = self._prepared_runs(self._prepared, chunk, 2 if still else 1)
         if still and found and constant_parts([case.expected for case in found]):
             # Signals become small in a deep network that was never trained, or from which much was removed.
             self._prepared = self._lively(found[0])
-            found = self._prepared_runs(self._prepared, portion, 2)
+            found = self._prepared_runs(self._prepared, chunk, 2)
         return found if all(varying(case.expected, ()) for case in found) else []
 
-    def _prepared_runs(self, weights: WeightPair, portion: ExampleInputs, count: int) -> list[Case]:
+    def _prepared_runs(self, weights: WeightPair, chunk: ExampleInputs, count: int) -> list[Case]:
         """Run the evaluation-mode pass on some inputs; empty if it does not run with these weights."""
         forward = self._graph.wiring.evaluation
         found = []
         for seed in range(3, 3 + count):
-            inputs = [random_inputs(forward.program, portion, seed), jittered(portion, seed), portion]
+            inputs = [random_inputs(forward.program, chunk, seed), jittered(chunk, seed), chunk]
             case = self._first(forward, weights, inputs)
             if case is None:
                 return []

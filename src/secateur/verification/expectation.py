@@ -30,9 +30,9 @@ from secateur.graph.propagation.findings import Rescale
 from secateur.graph.substitutes import replacements_in
 from secateur.verification.arguments import refuse_model
 from secateur.verification.cases import Case, Kind, MaskedOriginal, varying
+from secateur.verification.chunks import batchwise
 from secateur.verification.original_sizes import original_sizes
 from secateur.verification.outcome import Verification
-from secateur.verification.portions import batchwise
 
 if TYPE_CHECKING:
     from secateur.plan import PruningPlan

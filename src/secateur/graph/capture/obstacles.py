@@ -20,7 +20,7 @@ from secateur._compat import FakeTensor, tree_leaves
 from secateur.formats import first_line
 from secateur.graph.capture.places import Place, lines_with, named, place_in_stack, place_of
 
-_PART = "or trace the part of the network that does without (trace(model.backbone, ...))"
+_PART = "or trace only a submodule that does not do this, such as trace(model.backbone, ...)"
 
 
 def find_obstacle(model: nn.Module, inputs: object) -> str | None:
@@ -196,7 +196,7 @@ def explain(model: nn.Module, error: Exception, inputs: object) -> str:
 _VALUES = {
     "number": (
         "the code turns values of a tensor into a Python number (float, int, bool, .item() or .tolist()), "
-        f"which a captured program does not know. Compute with the tensor itself, {_PART}."
+        f"which is unknown during capture. Compute with the tensor itself, {_PART}."
     ),
     "loop": (
         "how often the loop runs depends on the values of a tensor. Loop over a fixed number, or compute on "

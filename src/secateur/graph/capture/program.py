@@ -100,14 +100,14 @@ class Program:
 
     @cached_property
     def is_random(self) -> bool:
-        """Whether random numbers may be drawn."""
+        """Return whether random numbers may be drawn."""
         if self.training:  # stochastic depth leaves no trace in the program of the other mode
             return True
         return any(map(_draws, self.graph.nodes))
 
     @cached_property
     def written(self) -> frozenset[str]:
-        """Names of the parameters and buffers that operators write to."""
+        """List the names of the parameters and buffers that operators write to."""
         changed: set[str] = set()
         for node in self.graph.nodes:
             for source in written_arguments(node):
@@ -145,12 +145,12 @@ class Program:
 
     @property
     def graph(self) -> Graph:
-        """The operators in the order in which they run."""
+        """Return the operators in the order in which they run."""
         return self.module.graph
 
     @property
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the input tensors, in order."""
+        """Return the shapes of the input tensors, in order."""
         values = [
             node.meta.get("val")
             for node in self.graph.nodes
@@ -160,7 +160,7 @@ class Program:
 
     @property
     def tensors(self) -> frozenset[str]:
-        """Names of the parameters and buffers that the program reads."""
+        """Return the names of the parameters and buffers that the program reads."""
         used = {node.name for node in self.graph.nodes if node.op == "placeholder" and node.users}
         return frozenset(
             item.name
@@ -401,7 +401,7 @@ def _exported(
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         _stand_in(model)
         returned = _returning_leaves(model)
-        # Code that tosses a coin does so in the same way when it is run for the check.
+        # Seeded, so that random choices in the code are the same here and in the check.
         seed_everything()
         noted.seed_generators()
         try:
@@ -417,7 +417,7 @@ def _exported(
 def _returning_leaves(model: nn.Module) -> list[Parts]:
     """Let a network return the leaves of its output, whose class export need not know then.
 
-    The caller puts the hook off again.
+    The caller removes the hook.
 
     Returns:
         A list that gets the places of the leaves at each call.

@@ -1,8 +1,7 @@
 """Choose numbers for sizes that depend on values, such as the number of tokens that come to an expert.
 
-Such a size counts positions, and is another number in every pass. Rules and costs need numbers, so each is
-taken for the mean: what several masks of a module pick from is divided evenly among them. Only what is noted
-of the results changes: the program itself still counts.
+Such a size differs in every pass, but rules and costs need a number: the mean is used. What several masks of
+a module pick from is divided evenly among them. Only recorded shapes change.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Slices:
 
     @property
     def relative(self) -> Tensor:
-        """The difference of each slice, relative to its scale."""
+        """Compute the difference of each slice, relative to its scale."""
         return _ratio(self.gap, self.scale)
 
     def coarse(self, share: float) -> Slices:
@@ -224,7 +224,8 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
         change = largest((want.amax(0, keepdim=True) - want.amin(0, keepdim=True)).expand_as(want))
     for other in others:
         change = torch.maximum(change, largest((want - other.to(want).nan_to_num(0.0, 0.0, 0.0)).abs()))
-    # A slice that does not move at all is compared on its own size; so is all, if nothing tells how it moves.
+    # A slice that does not vary is compared relative to its own size; so is every slice if nothing shows how
+    # it varies.
     still = (
         (change <= STILL * size) if others or want.shape[0] > 1 else torch.ones_like(size, dtype=torch.bool)
     )

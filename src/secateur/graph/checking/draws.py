@@ -32,8 +32,8 @@ def random_inputs(program: Program, inputs: ExampleInputs, seed: int) -> Example
 
     Floating-point values get the mean and spread of the given ones (their range, if none is negative), or
     are normal where the given ones are all zero or NaN; those that hold infinities (masks) stay. Integers lie
-    below the number of rows of the embedding that they index, or else within the given range. What has only
-    one value and is no float stays, and so do sparse tensors.
+    below the number of rows of the embedding that they index, or else within the given range. Non-float
+    tensors with a single value are not changed, nor are sparse tensors.
 
     Args:
         program: the captured forward pass, which tells what indexes an embedding.

@@ -31,8 +31,8 @@ from secateur.untouched import untouched
 def uncompiled() -> Iterator[None]:
     """Run compiled functions and modules as ordinary Python within a block, without warnings.
 
-    Compiled code reads the memory of tensors that only have a shape, and does not see modes. What the
-    network's code warns of, it warns of when the user runs it.
+    Compiled code reads the memory of tensors that only have a shape, and does not see modes. Warnings
+    of the network are suppressed here; users see them when they run it.
     """
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -240,12 +240,12 @@ class Judgement:
 
     @property
     def ok(self) -> bool:
-        """Whether the outputs are equal."""
+        """Return whether the outputs are equal."""
         return self.problem is None and self.error <= self.allowed
 
     @property
     def times(self) -> float:
-        """The error as a multiple of the limit."""
+        """Return the error as a multiple of the limit."""
         if self.problem is not None:
             return float("inf")
         return self.error / self.allowed if self.allowed else float("inf") * (self.error > 0)

@@ -130,7 +130,7 @@ class _Scaling(MaskedInterpreter):
 
     @property
     def is_exact(self) -> bool:
-        """Whether no operator read a weight before it was scaled."""
+        """Return whether no operator read a weight before it was scaled."""
         return all(len(node.users) == 1 for node, name in self._names.items() if name in self._done)
 
     def run_node(self, n: Node) -> Any:

@@ -303,8 +303,8 @@ class _Trials:
         problem = self._attempt(groups, share)
         if problem is not None and problem.unseen:
             if share is Share.FEWEST:
-                # A normalisation over a single channel leaves nothing of it; two tell something. So few may
-                # tell nothing even so; then half of them have.
+                # Normalising one channel gives a constant, so two are tried. If two show nothing either, the
+                # trial with half of the channels decides.
                 problem = self._attempt(groups, share, spare=1)
                 problem = None if problem is not None and problem.unseen else problem
             else:
@@ -359,7 +359,7 @@ class _Trials:
             found = run(part)
             if found is not None:
                 failed |= self.culprits(part, run, found)
-        # Where each half passes alone, the two fail together, and the later half is given up.
+        # If each half passes alone, the halves fail together; the second half is frozen.
         return failed or {unit.name: reason for unit in units[middle:]}
 
     def passes_with_two(self, name: str) -> bool:
@@ -425,7 +425,7 @@ class _Trials:
         return _TrialCut(way, weights, after, kept, tensors, attributes, after.replacements)
 
     def _lively(self, cut: _TrialCut, plan: Keep) -> _TrialCut:
-        """Cut prepared weights instead, where the outputs are hardly others for other inputs."""
+        """Cut prepared weights instead, if the outputs hardly change with the inputs."""
         evaluation = self._graph.wiring.evaluation
         try:
             found = self._run_cut(cut, evaluation, self._draws[cut.way.draw], self._native)
@@ -438,7 +438,7 @@ class _Trials:
         return replace(self._cut(plan, cut.way, prepared), other=prepared.outputs)
 
     def _fault_of(self, cut: _TrialCut) -> _Fault | None:
-        """Compare in float64; unless that is wanted at once, in float32 first, which shows other code too."""
+        """Compare in float32 first, unless float64 is required; confirm a difference in float64."""
         if not cut.way.exact and self._fine and not self._native:
             problem = self._compared(cut, native=True)
             if problem is None or problem.unseen:
@@ -633,7 +633,7 @@ def _is_finite(outputs: Outputs) -> bool:
 
 
 def _far(one: Outputs, other: Outputs) -> bool:
-    """Tell whether some output is clearly another one."""
+    """Return whether any output clearly differs between two runs."""
     if one.paths != other.paths:
         return True
     for left, right in zip(one.leaves, other.leaves, strict=True):
@@ -652,9 +652,9 @@ def _far(one: Outputs, other: Outputs) -> bool:
 def about_half(generator: np.random.Generator, channels: int, least: int = 1) -> list[int]:
     """Draw about half of a number of channels, at least as many as needed, never all.
 
-    What is kept never maps onto itself where channels change places in pairs (neighbours, halves, ends):
-    such a coupling could be overlooked. An odd number of them cannot; where one channel is its own partner,
-    it is the middle one.
+    The kept set is never symmetric under an exchange of channels in pairs (neighbours, halves, ends), since a
+    coupling of the pairs would go unnoticed. An odd number of channels cannot be; if one channel is its own
+    partner, it is the middle one.
     """
     count = min(max(least, round(channels * generator.uniform(0.3, 0.7))), channels - 1)
     if channels % 2 == 0:

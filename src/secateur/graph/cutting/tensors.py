@@ -92,7 +92,7 @@ def _select(tensor: Tensor, dim: int, selection: _Selection, out: Tensor | None 
 
 
 def _block(kept: IntArray, size: int) -> int:
-    """Find the largest length of which every run of positions is a multiple, and lies on a grid of it.
+    """Find the largest block size that divides the start and the length of every run of positions.
 
     >>> _block(np.array([0, 1, 2, 6, 7, 8]), 9), _block(np.array([1, 2, 3]), 9)
     (3, 1)

@@ -84,7 +84,7 @@ class Attribute:
 
     @property
     def key(self) -> AttributeKey:
-        """What tells the attribute from others."""
+        """Return what identifies the attribute."""
         return self.module, self.name, self.index
 
 
@@ -194,7 +194,7 @@ class Hints:
 
 
 def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[str, int]:
-    """Another free axis for every choice that was objected to.
+    """Choose another free axis for every choice that was objected to.
 
     Args:
         findings: what propagation found.
@@ -209,9 +209,9 @@ def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[s
 
 
 def next_axis(choice: Choice, tried: Mapping[str, int]) -> int | None:
-    """The axis to try after the one that a choice left free; ``None`` if all were tried.
+    """Return the axis to try after the one that a choice left free; ``None`` if all were tried.
 
-    The axes before the largest are tried one after the other; if the largest is the first, the second is.
+    Try the axes before the largest one, nearest first; if the largest is the first axis, try the second.
     """
     if choice.settled:
         return None

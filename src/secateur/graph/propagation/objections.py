@@ -16,8 +16,8 @@ from secateur.graph.propagation.findings import Choice, Findings, Hints, next_ax
 class Objections:
     """What one operator may object to.
 
-    Where an operator has lost channels to an objection, its operands do not fit the operands that it meets
-    later. That is no reason to object to those as well: they may fit in the next round.
+    After an objection, operands further on no longer match. That is a consequence, so no further objection is
+    raised.
 
     Args:
         node: the operator.

@@ -81,23 +81,23 @@ class OperatorContext:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the (first) result."""
+        """Return the shape of the (first) result."""
         result = self.node.meta["val"]
         return tuple((result if isinstance(result, Tensor) else result[0]).shape)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of all results of an operator with several."""
+        """Return the shapes of all results of an operator with several."""
         return [tuple(item.shape) for item in self.node.meta["val"]]
 
     @property
     def operator(self) -> str:
-        """Short name of the operator, for messages."""
+        """Return the short name of the operator, for messages."""
         return operator_name(self.node)
 
     @property
     def place(self) -> str:
-        """The operator and its module, for messages."""
+        """Name the operator and its module, for messages."""
         return f"{self.operator} in '{self.module}'" if self.module else self.operator
 
     def join(self, left: Labels, right: Labels, why: str = "") -> Labels:

@@ -36,7 +36,7 @@ def propagate(
     slots: SlotTable,
     hints: Hints,
 ) -> tuple[Environment, Findings]:
-    """Give every value of a program its labels and collects what the rules say.
+    """Give every value of a program its labels and collect what the rules say.
 
     Args:
         program: the captured forward pass.
@@ -93,7 +93,7 @@ def _unread(program: Program) -> frozenset[str]:
 
 
 def _tensor_name(program: Program, node: str) -> str:
-    """The parameter or buffer that a node of the program stands for; empty for computed values."""
+    """Return the parameter or buffer that a node of the program stands for; empty for computed values."""
     item = program.placeholders.get(node)
     return item.name if item is not None and item.origin is Origin.TENSOR else ""
 
@@ -149,7 +149,7 @@ def _checked(node: Node, found: Value | Sequence[Value]) -> Value | Sequence[Val
 
 
 def _plain(node: Node) -> Any:
-    """Values without channels, in the form of the node's result."""
+    """Make values without channels, in the form of the node's result."""
     result = node.meta.get("val")
     if isinstance(result, Tensor):
         return Value.plain(tuple(result.shape))

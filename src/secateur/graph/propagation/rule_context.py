@@ -227,7 +227,7 @@ class RuleContext(OperatorContext):
 
     @property
     def sources(self) -> tuple[Source | None, ...]:
-        """Where the sizes that the operator was given come from; empty if that is not known."""
+        """Return where the sizes that the operator was given come from; empty if that is not known."""
         return self._hints.sizes.get(self.node.name, ())
 
     def is_number_in_code(self, dim: int) -> bool:
@@ -299,7 +299,7 @@ class RuleContext(OperatorContext):
         return self._hints.tensors.get(item.name, "") if isinstance(item, Node) else ""
 
     def left_out(self, name: str) -> list[IntArray]:
-        """List what an argument leaves out of the wider values in whose memory it lies.
+        """List the labels outside the view, if an argument is a view of a wider tensor.
 
         Args:
             name: the argument, a tensor.

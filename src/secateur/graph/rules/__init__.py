@@ -75,7 +75,7 @@ def register_rule(*operators: str, replace: bool = False) -> Callable[[Rule], Ru
 
 
 def find_rule(operator: str) -> Rule | None:
-    """The rule of an operator, given as ``aten.relu_.default``; ``None`` if there is none.
+    """Find the rule of an operator, given as ``aten.relu_.default``; ``None`` if there is none.
 
     Example:
         >>> find_rule("aten.relu_.default") is find_rule("aten.gelu.default")

@@ -12,7 +12,7 @@ from secateur.graph.rules.elementwise import combine
 
 @rule("aten.scaled_dot_product_attention")
 def attention(op: RuleContext) -> Value:
-    """Queries meet keys and are contracted; values are handed on; heads are dimensions that meet.
+    """Contract queries with keys, pass on values, and join the heads of all three.
 
     Without a scale of its own the operator divides by the root of the width of a head, so that
     width has to stay as it is, and whole heads go. With grouped queries, a head of keys and values goes
@@ -71,7 +71,7 @@ def _shared_heads(op: RuleContext, stack: Value, rigid: bool, heads: int) -> Val
 
 
 def _mask(op: RuleContext) -> Value:
-    """The mask or bias without its positions."""
+    """Return the mask or bias without its positions."""
     mask = op.value("attn_mask")
     for labels in mask.labels[-2:]:
         op.freeze(labels, f"used as a position of attention ({op.place})")

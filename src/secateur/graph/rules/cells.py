@@ -59,6 +59,10 @@ def _states(op: RuleContext, hidden: Labels) -> None:
 def _frozen(op: RuleContext) -> Value | list[Value]:
     for item in op.tensors():
         for labels in item.labels:
-            op.freeze(labels, f"this form of recurrence is not taken apart ({op.place})")
+            op.freeze(
+                labels,
+                "packed sequences, projections and other special forms of recurrent layers are not supported "
+                f"({op.place})",
+            )
     several = op.operator == "lstm_cell"
     return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)

@@ -42,7 +42,7 @@ def _plain(op: RuleContext, incoming: Labels, weight: Value, dim: int) -> Labels
 
 
 def _grouped(op: RuleContext, incoming: Labels, weight: Value, dim: int, groups: int) -> Labels:
-    """Lose whole groups, or the same place in every group: whichever leaves more units."""
+    """Remove whole groups, or the same place in every group: whichever leaves more units."""
     outgoing, inner = weight.labels[0], weight.labels[1]
     width_in, width_out = weight.shape[1], weight.shape[0] // groups
     if incoming is None or outgoing is None:
@@ -75,7 +75,7 @@ def _grouped(op: RuleContext, incoming: Labels, weight: Value, dim: int, groups:
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def transposed(op: RuleContext) -> Value:
-    """As a convolution with the weight's first two dimensions exchanged."""
+    """Treat it as a convolution with the weight's first two dimensions exchanged."""
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming = value.labels[dim]
@@ -95,7 +95,7 @@ def transposed(op: RuleContext) -> Value:
 
 
 def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) -> Labels:
-    """Lose whole groups, or the same place in every group, of the outputs and of the inputs."""
+    """Remove whole groups, or the same place in every group, of the outputs and of the inputs."""
     incoming, outgoing = weight.labels[0], weight.labels[1]
     if incoming is None or outgoing is None:
         op.freeze(incoming, f"a grouped convolution without a weight of its own ({op.place})")
@@ -122,7 +122,7 @@ def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) ->
 
 
 def _space(op: RuleContext, value: Value, dim: int) -> list[Labels]:
-    """Labels of the spatial dimensions: only a filter of one position leaves those where they are."""
+    """Return the labels of the spatial dimensions: only a filter of one position keeps those."""
     found: list[Labels] = []
     for place, labels in enumerate(value.labels[dim + 1 :]):
         single = op.value("weight").shape[2 + place] == 1
@@ -135,14 +135,14 @@ def _space(op: RuleContext, value: Value, dim: int) -> list[Labels]:
 
 
 def _at(option: Any, place: int) -> Any:
-    """An option that is given for each spatial dimension, or once for all."""
+    """Return an option that is given for each spatial dimension, or once for all."""
     if not isinstance(option, Sequence) or isinstance(option, str):
         return option
     return option[place] if len(option) > 1 else option[0]
 
 
 def _positions(value: Value, dim: int) -> list[Labels | int]:
-    """Every dimension but the channels."""
+    """List every dimension but the channels."""
     return [_extent(value, other) for other in range(len(value.shape)) if other != dim]
 
 

@@ -8,11 +8,14 @@ from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
 
+_BOTH = ("x1", "x2")
+"""The names of the two tensors, in every operator of this file."""
+
 
 @rule("aten.cosine_similarity")
 def cosine_similarity(op: RuleContext) -> Value:
     """Contract one dimension of two broadcast tensors; both are masked, because of the norms."""
-    together = _together(op, "x1", "x2")
+    together = _together(op)
     dim = op.option("dim") % len(together.shape)
     _read(op, together, dim)
     return Value(op.shape, (*together.labels[:dim], *together.labels[dim + 1 :]))
@@ -21,7 +24,7 @@ def cosine_similarity(op: RuleContext) -> Value:
 @rule("aten.pairwise_distance")
 def pairwise_distance(op: RuleContext) -> Value:
     """Reduce the last dimension of a difference; a statistic, since ``eps`` is added per channel."""
-    together = _together(op, "x1", "x2")
+    together = _together(op)
     last = (None,) if op.option("keepdim") else ()
     result = Value(op.shape, (*together.labels[:-1], *last))
     return result if together.labels[-1] is None else op.statistic(result)
@@ -30,8 +33,8 @@ def pairwise_distance(op: RuleContext) -> Value:
 @rule("aten.cdist")
 def cdist(op: RuleContext) -> Value:
     """Contract the last dimensions of two tensors, for every pair of rows."""
-    one, other = op.value("x1"), op.value("x2")
-    for name, value in (("x1", one), ("x2", other)):
+    one, other = map(op.value, _BOTH)
+    for name, value in zip(_BOTH, (one, other), strict=True):
         op.set_role(value.labels[-1], Role.CONSUMER)
         op.read(name, -1, value.labels[-1])
     op.join(one.labels[-1], other.labels[-1])
@@ -42,9 +45,9 @@ def cdist(op: RuleContext) -> Value:
     return Value(op.shape, (*lead.labels, one.labels[-2], other.labels[-2]))
 
 
-def _together(op: RuleContext, *names: str) -> Value:
+def _together(op: RuleContext) -> Value:
     """Broadcast two tensors and join their labels."""
-    values = [op.value(name) for name in names]
+    values = [op.value(name) for name in _BOTH]
     rank = max(len(value.shape) for value in values)
     padded = [(*(1,) * (rank - len(value.shape)), *value.shape) for value in values]
     return combine(op, values, tuple(max(sizes) for sizes in zip(*padded, strict=True)))
@@ -53,7 +56,7 @@ def _together(op: RuleContext, *names: str) -> Value:
 def _read(op: RuleContext, together: Value, dim: int) -> None:
     """Mark the contraction in both tensors, with the dimension counted from the end."""
     place, labels = dim - len(together.shape), together.labels[dim]
-    for name in ("x1", "x2"):
+    for name in _BOTH:
         own: Labels = op.value(name).labels[place] if len(op.value(name).shape) >= -place else None
         if labels is not None and own is not None:
             op.set_role(own, Role.CONSUMER)

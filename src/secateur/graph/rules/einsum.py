@@ -13,13 +13,13 @@ from secateur.graph.rules import rule
 
 @rule("aten.einsum")
 def einsum(op: RuleContext) -> Value:
-    """Dimensions of one letter meet; letters that do not come out are contracted."""
+    """Join dimensions of one letter; contract letters that the result does not have."""
     values = op.values("tensors")
     terms, result = _letters(str(op.option("equation")), [value.shape for value in values])
     if result is None:
         for value in values:
             for labels in value.labels:
-                op.freeze(labels, f"a sum of products in a form that is not followed ({op.place})")
+                op.freeze(labels, f"a sum of products in a form that is not supported ({op.place})")
         return Value.plain(op.shape)
     if len(values) == 2:
         both = [(terms[0].index(letter), terms[1].index(letter)) for letter in terms[0] if letter in terms[1]]
@@ -61,7 +61,7 @@ def _object(op: RuleContext, terms: list[str], values: list[Value]) -> None:
 
 
 def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str | None]:
-    """The letters of each operand and of the result; no result for forms that are not followed.
+    """Parse the letters of each operand and of the result; no result for forms that are not supported.
 
     Dimensions under an ellipsis get letters of their own, counted from the last one.
     """

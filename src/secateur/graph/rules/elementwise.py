@@ -33,14 +33,14 @@ NARY = """
 
 @rule(*(f"aten.{name}" for name in UNARY.split()))
 def unary(op: RuleContext) -> Value:
-    """The labels stay as they are."""
+    """Keep the labels as they are."""
     value = op.first()
     return Value(op.shape, value.labels)
 
 
 @rule(*(f"aten.{name}" for name in NARY.split()))
 def broadcast(op: RuleContext) -> Value:
-    """Operands meet index by index; a dimension of size one meets all indices."""
+    """Join operands index by index; a dimension of size one meets all indices."""
     if op.operator in ("mul", "div"):
         op.scale(divides=op.operator == "div")
     operands = op.tensors()
@@ -86,7 +86,7 @@ def _meet(op: RuleContext, vectors: list[Labels]) -> Labels:
 
 
 def _single(op: RuleContext, vectors: list[Labels]) -> Labels:
-    """A dimension of size one: a single channel is joined only to other single channels."""
+    """Combine a dimension of size one: a single channel is joined only to other single channels."""
     labelled = [vector for vector in vectors if vector is not None]
     for vector in labelled[1:]:
         op.join(labelled[0], vector)
@@ -98,7 +98,7 @@ def _single(op: RuleContext, vectors: list[Labels]) -> Labels:
 
 @rule("aten.prelu", "aten._prelu_kernel")
 def prelu(op: RuleContext) -> Value:
-    """One slope per channel, or one slope for all."""
+    """Tie one slope to each channel, unless one slope serves all."""
     value = op.first()
     slopes = op.value("weight")
     if slopes.shape != (1,) and len(value.shape) > 1:
@@ -109,13 +109,13 @@ def prelu(op: RuleContext) -> Value:
 
 @rule("aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar")
 def nothing(_site: RuleContext) -> Value:
-    """No tensor comes out."""
+    """Return no tensor."""
     return Value.plain(())
 
 
 @rule("aten.arange", "aten.linspace", "aten.scalar_tensor", "aten.eye")
 def counted(op: RuleContext) -> Value:
-    """Numbers in order hold no channels."""
+    """Return a value without channels: the result is numbers in order."""
     return Value.plain(op.shape)
 
 
@@ -132,7 +132,7 @@ def counted(op: RuleContext) -> Value:
     "aten.randn",
 )
 def constant(op: RuleContext) -> Value:
-    """Values made from nothing: as many as a size says, which may follow channels."""
+    """Make values from nothing: as many as a size says, which may follow channels."""
     labels = [op.follower(place, size) for place, size in enumerate(op.shape)]
     op.constrain_sizes(labels, op.shape)
     return Value(op.shape, tuple(labels))
@@ -140,13 +140,13 @@ def constant(op: RuleContext) -> Value:
 
 @rule("aten.fill", "aten.zero")
 def overwrite(op: RuleContext) -> Value:
-    """The shape, and with it the labels, stay."""
+    """Keep the shape, and with it the labels."""
     return op.first()
 
 
 @rule("aten.glu")
 def glu(op: RuleContext) -> Value:
-    """Halves of a dimension meet index by index."""
+    """Join the halves of a dimension index by index."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]

@@ -24,9 +24,9 @@ def grouped_product(op: RuleContext) -> Value:
     if len(left.shape) != 2 or len(right.shape) != 3:
         for item in op.tensors():
             for labels in item.labels:
-                op.freeze(labels, f"a grouped product in a form that is not followed ({op.place})")
+                op.freeze(labels, f"a grouped product in a form that is not supported ({op.place})")
         return Value.plain(op.shape)
-    op.freeze(left.labels[0], f"rows are dealt out to experts ({op.place})")
+    op.freeze(left.labels[0], f"rows are assigned to experts ({op.place})")
     ends = op.value("offs").labels[0] if op.has("offs") else None
     op.set_role(right.labels[0], Role.CARRIER)
     op.join(right.labels[0], ends, f"experts are chosen by their place ({op.place})")

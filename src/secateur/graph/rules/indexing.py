@@ -19,7 +19,7 @@ from secateur.graph.rules import rule
 
 @rule("aten.index")
 def index(op: RuleContext) -> Value:
-    """Indexed dimensions are fixed; what is picked takes the place of the first of them.
+    """Freeze indexed dimensions; what is picked takes the place of the first of them.
 
     Places that are numbers in the code fix what lies between them and the end that they count from.
     """
@@ -79,7 +79,7 @@ def is_mask(index: Any) -> bool:
 
 @rule("aten.index_select")
 def index_select(op: RuleContext) -> Value:
-    """One dimension is picked from by an index tensor: it is fixed, unless that holds places of channels."""
+    """Pick from one dimension by an index tensor: it is fixed, unless that holds places of channels."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     op.pick(value.labels[dim], op.value("index"), f"picked by an index tensor ({op.place})")
@@ -88,7 +88,7 @@ def index_select(op: RuleContext) -> Value:
 
 @rule("aten.repeat", "aten.tile")
 def repeat(op: RuleContext) -> Value:
-    """Contents are repeated whole: so are labels."""
+    """Repeat labels as the contents are repeated."""
     value = op.first()
     times = list(op.option("repeats" if op.operator == "repeat" else "dims"))
     times = [1] * (len(op.shape) - len(times)) + times
@@ -110,7 +110,7 @@ def repeat(op: RuleContext) -> Value:
 
 @rule("aten.repeat_interleave")
 def repeat_interleave(op: RuleContext) -> Value:
-    """Each index is repeated in place, equally often or not at all known.
+    """Repeat each index in place, a fixed or an unknown number of times.
 
     What is no channel is repeated as often as a size says that may follow channels.
     """

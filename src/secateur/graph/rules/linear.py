@@ -154,7 +154,7 @@ def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = 
 
 
 def _stacked(op: RuleContext, left: Value, right: Value) -> Value:
-    """Leading dimensions meet as in broadcasting."""
+    """Join leading dimensions as in broadcasting."""
     stacks = [Value(item.shape[:-2], item.labels[:-2]) for item in (left, right)]
     lead = tuple(torch.broadcast_shapes(*(item.shape for item in stacks)))
     if len(left.shape) == len(right.shape):

@@ -9,7 +9,7 @@ from secateur.graph.rules import rule
 
 @rule("aten.batch_norm", "aten.instance_norm")
 def per_channel(op: RuleContext) -> Value:
-    """Each channel has its own scale, shift and statistics."""
+    """Tie scale, shift and statistics to each channel."""
     value = op.value("input")
     labels = value.labels[1] if len(value.shape) > 1 else None
     for other in (*value.labels[:1], *value.labels[2:]):
@@ -22,7 +22,7 @@ def per_channel(op: RuleContext) -> Value:
 
 @rule("aten.layer_norm", "aten.rms_norm")
 def layer_norm(op: RuleContext) -> Value:
-    """Statistics over the last dimensions, then a scale and perhaps a shift per index."""
+    """Normalise over the last dimensions, then apply a scale and perhaps a shift per index."""
     value = op.value("input")
     dims = len(op.option("normalized_shape"))
     sizes = []
@@ -39,7 +39,7 @@ def layer_norm(op: RuleContext) -> Value:
 
 @rule("aten.group_norm")
 def group_norm(op: RuleContext) -> Value:
-    """Statistics within equal chunks of the channels; whole chunks go, or the same place in each."""
+    """Normalise within equal chunks of the channels; whole chunks go, or the same place in each."""
     value = op.value("input")
     labels, groups = value.labels[1], int(op.option("num_groups"))
     for name in ("weight", "bias"):

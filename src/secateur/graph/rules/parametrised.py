@@ -10,7 +10,7 @@ from secateur.graph.rules import rule
 
 @rule("aten._weight_norm")
 def weight_norm(op: RuleContext) -> Value:
-    """Direction, normalised over all dimensions but one, times a length for each index of that one.
+    """Multiply a direction, normalised over all dimensions but one, by a length for each index of that one.
 
     The length of what is cut follows, so that the weight of what stays is the same number.
     """

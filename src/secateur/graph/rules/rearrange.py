@@ -14,34 +14,34 @@ from secateur.graph.rules import rule
 
 @rule("aten.pixel_shuffle")
 def pixel_shuffle(op: RuleContext) -> Value:
-    """Each run of r² channels becomes one channel of more pixels."""
+    """Join each run of r² channels into one channel of more pixels."""
     value = op.first()
     return _gathered(op, value, len(value.shape) - 3, int(op.option("upscale_factor")) ** 2)
 
 
 @rule("aten.pixel_unshuffle")
 def pixel_unshuffle(op: RuleContext) -> Value:
-    """Each channel becomes r² channels of fewer pixels."""
+    """Spread each channel over r² channels of fewer pixels."""
     value = op.first()
     return _spread(op, value, len(value.shape) - 3, int(op.option("downscale_factor")) ** 2)
 
 
 @rule("aten.im2col")
 def im2col(op: RuleContext) -> Value:
-    """Patches become channels (``unfold``): each channel becomes one per place in the patch."""
+    """Spread each channel over one channel per position in the patch (``unfold``)."""
     value = op.first()
     return _spread(op, value, len(value.shape) - 3, math.prod(op.option("kernel_size")))
 
 
 @rule("aten.col2im")
 def col2im(op: RuleContext) -> Value:
-    """Patches laid out as channels are added up to a picture."""
+    """Join the channels of patches, which are added up to an image (``fold``)."""
     value = op.first()
     return _gathered(op, value, len(value.shape) - 2, math.prod(op.option("kernel_size")))
 
 
 def _gathered(op: RuleContext, value: Value, dim: int, run: int) -> Value:
-    """Each run of channels becomes one: the run goes together."""
+    """Join each run of channels into one: the run goes together."""
     labels = _channels(op, value, dim)
     if labels is not None:
         rows = labels.reshape(-1, run)
@@ -52,7 +52,7 @@ def _gathered(op: RuleContext, value: Value, dim: int, run: int) -> Value:
 
 
 def _spread(op: RuleContext, value: Value, dim: int, run: int) -> Value:
-    """Each channel becomes a run of channels."""
+    """Spread each channel over a run of channels."""
     labels = _channels(op, value, dim)
     return _with_channels(op, value, dim, None if labels is None else np.repeat(labels, run))
 
@@ -70,7 +70,7 @@ def _with_channels(op: RuleContext, value: Value, dim: int, labels: IntArray | N
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(op: RuleContext) -> Value:
-    """Groups are interleaved: the same place goes from every group."""
+    """Interleave groups: the same place goes from every group."""
     value = op.first()
     labels = value.labels[1]
     if labels is None:
@@ -83,7 +83,7 @@ def channel_shuffle(op: RuleContext) -> Value:
 
 @rule("aten.unfold")
 def unfold(op: RuleContext) -> Value:
-    """Windows along a dimension: positions, not channels; a new dimension comes last."""
+    """Freeze a dimension with windows along it: positions, not channels; a new dimension comes last."""
     value = op.first()
     dim = op.option("dimension") % len(value.shape)
     op.freeze(value.labels[dim], f"used as a spatial dimension ({op.place})")

@@ -16,10 +16,10 @@ _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 @rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
 def recurrent(op: RuleContext) -> list[Value]:
-    """Rows of the weights are gates times hidden units; columns read the input or the hidden state.
+    """Join rows of the weights to hidden units, once a gate, and columns to the input or hidden state.
 
     The module has one hidden size for all layers and directions, so one unit goes out of all of them. Packed
-    sequences and projected outputs are not taken apart: what touches them is frozen.
+    sequences and projected outputs are not supported: what touches them is frozen.
     """
     parts = op.values("params") if op.has("input") and op.has("params") else []
     directions = 2 if op.option_or("bidirectional", False) else 1
@@ -54,14 +54,14 @@ def recurrent(op: RuleContext) -> list[Value]:
 
 
 def _rows(weight: Value, gates: int) -> IntArray:
-    """Labels of the rows, one row of the answer for each gate."""
+    """Return the labels of the rows, one row of the result for each gate."""
     labels = weight.labels[0]
     assert labels is not None, "a parameter has labels"
     return labels.reshape(gates, -1)
 
 
 def _join_gates(op: RuleContext, parts: list[Value], gates: int, hidden: IntArray) -> None:
-    """All gates of all weights and biases of one direction have the same hidden units."""
+    """Join the hidden units of all gates of all weights and biases of one direction."""
     for part in parts:
         op.set_role(part.labels[0], Role.PRODUCER if len(part.shape) > 1 else Role.CARRIER)
         for row in _rows(part, gates):
@@ -74,7 +74,7 @@ def _join_columns(op: RuleContext, columns: Labels, hidden: IntArray) -> None:
 
 
 def _results(op: RuleContext, value: Value, outgoing: Labels, hidden: IntArray) -> list[Value]:
-    """The states of all steps, and the last ones of each layer and direction."""
+    """Make the states of all steps, and the last ones of each layer and direction."""
     op.tie_zeros("hx", hidden)
     for state in op.values("hx") if op.operator == "lstm" else [op.value("hx")]:
         op.join(state.labels[-1], hidden)
@@ -86,5 +86,9 @@ def _results(op: RuleContext, value: Value, outgoing: Labels, hidden: IntArray) 
 def _frozen(op: RuleContext) -> list[Value]:
     for item in op.tensors():
         for labels in item.labels:
-            op.freeze(labels, f"this form of recurrence is not taken apart ({op.place})")
+            op.freeze(
+                labels,
+                "packed sequences, projections and other special forms of recurrent layers are not supported "
+                f"({op.place})",
+            )
     return [Value.plain(shape) for shape in op.shapes]

@@ -1,4 +1,7 @@
-"""Reductions and soft-maxima: over positions they hand channels on, over channels they read them all."""
+"""Reduce, and compute soft-maxima.
+
+Over positions, channels keep their labels; over channels, the result depends on all of them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _BY_VALUE = {"max", "min", "median", "nanmedian"}
 
 @rule(*(f"aten.{name}" for name in REDUCTIONS.split()))
 def reduce(op: RuleContext) -> Value | Sequence[Value]:
-    """Reduced dimensions vanish; where they held channels, the statistic is over the kept ones."""
+    """Drop the reduced dimensions; where they held channels, the statistic is over the kept ones."""
     return reduced(op, _dims(op, len(op.first().shape)))
 
 
@@ -83,7 +86,7 @@ def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:
     "aten.special_log_softmax",
 )
 def softmax(op: RuleContext) -> Value:
-    """Over positions element-wise as far as channels go; over channels a statistic of the kept ones."""
+    """Keep labels where the soft-max is over positions; over channels it is a statistic of the kept ones."""
     value = op.first()
     if not value.shape:
         return value

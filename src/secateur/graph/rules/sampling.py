@@ -11,7 +11,7 @@ from secateur.graph.rules import rule
 def grid_sampler(op: RuleContext) -> Value:
     """Keep the channels; spatial dimensions and the coordinates are frozen."""
     value, grid = op.value("input"), op.value("grid")
-    reason = f"used as a position in a picture ({op.place})"
+    reason = f"used as a position in an image ({op.place})"
     for labels in (*value.labels[2:], *grid.labels[1:]):
         op.freeze(labels, reason)
     batch = op.join(value.labels[0], grid.labels[0])

@@ -146,5 +146,5 @@ def _refused(op: RuleContext) -> Value:
     """Freeze all arguments of a form without a rule."""
     for item in op.tensors():
         for labels in item.labels:
-            op.freeze(labels, f"indices in a form that is not followed ({op.place})")
+            op.freeze(labels, f"indices in a form that is not supported ({op.place})")
     return Value.plain(op.shape)

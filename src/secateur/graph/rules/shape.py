@@ -24,7 +24,7 @@ from secateur.graph.rules import rule
     "aten.view_as",
 )
 def reshape(op: RuleContext) -> Value:
-    """Split and merges dimensions: labels are repeated where they merge, a rectangle where they split."""
+    """Split and merge dimensions: labels are repeated where they merge, a rectangle where they split."""
     value = _refined(op.first(), op.shape)
     labels: list[Labels] = []
     for before, after in _segments(value.shape, op.shape):
@@ -60,7 +60,7 @@ def _refined(value: Value, new: Sequence[int]) -> Value:
 
 
 def _segments(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[range, range]]:
-    """The shortest runs of old and new dimensions that hold the same number of elements."""
+    """List the shortest runs of old and new dimensions that hold the same number of elements."""
     left = right = 0
     while left < len(old) or right < len(new):
         begin, start = left, right
@@ -78,7 +78,7 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[range, r
 
 
 def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
-    """One label vector for several dimensions laid end to end."""
+    """Make one label vector for several dimensions laid end to end."""
     labelled = [dim for dim in dims if value.labels[dim] is not None and value.shape[dim] > 1]
     if not labelled:
         single = [value.labels[dim] for dim in dims if value.labels[dim] is not None]
@@ -111,7 +111,7 @@ def _owned(op: RuleContext, labels: Labels) -> bool:
 
 
 def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
-    """Deal a label vector out to several dimensions: one axis stays free, the others are coupled."""
+    """Split a label vector over several dimensions: one axis stays free, the others are coupled."""
     sizes = [op.shape[dim] for dim in dims]
     if labels is None or len(sizes) == 1:
         return [labels] * len(sizes)
@@ -152,7 +152,7 @@ def _varies(block: np.ndarray[tuple[int, ...], np.dtype[np.int64]], axis: int) -
 
 @rule("aten.permute")
 def permute(op: RuleContext) -> Value:
-    """Dimensions change places, and labels with them."""
+    """Permute labels as the dimensions."""
     value = op.first()
     order = [dim % len(value.shape) for dim in op.option("dims")]
     return Value(op.shape, tuple(value.labels[dim] for dim in order))
@@ -160,7 +160,7 @@ def permute(op: RuleContext) -> Value:
 
 @rule("aten.transpose", "aten.swapaxes", "aten.swapdims")
 def transpose(op: RuleContext) -> Value:
-    """Two dimensions change places."""
+    """Exchange two dimensions."""
     value = op.first()
     count = len(value.shape)
     one, other = (int(dim) % count for dim in op.node.args[1:3])  # type: ignore[arg-type]
@@ -171,20 +171,20 @@ def transpose(op: RuleContext) -> Value:
 
 @rule("aten.t", "aten.numpy_T", "aten.matrix_H")
 def matrix_transpose(op: RuleContext) -> Value:
-    """All dimensions in reverse order."""
+    """Reverse the order of all dimensions."""
     return Value(op.shape, tuple(reversed(op.first().labels)))
 
 
 @rule("aten.mT", "aten.mH", "aten.adjoint")
 def transpose_matrices(op: RuleContext) -> Value:
-    """The last two dimensions change places."""
+    """Exchange the last two dimensions."""
     *lead, row, column = op.first().labels
     return Value(op.shape, (*lead, column, row))
 
 
 @rule("aten.movedim")
 def movedim(op: RuleContext) -> Value:
-    """Dimensions move to other places."""
+    """Move dimensions to other places."""
     value = op.first()
     count = len(value.shape)
     source = _as_list(op.option("source"), count)
@@ -197,7 +197,7 @@ def movedim(op: RuleContext) -> Value:
 
 @rule("aten.unsqueeze")
 def unsqueeze(op: RuleContext) -> Value:
-    """A new dimension of size one, without channels."""
+    """Add a dimension of size one, without channels."""
     value = op.first()
     dim = op.option("dim") % (len(value.shape) + 1)
     return Value(op.shape, (*value.labels[:dim], None, *value.labels[dim:]))
@@ -205,7 +205,7 @@ def unsqueeze(op: RuleContext) -> Value:
 
 @rule("aten.squeeze")
 def squeeze(op: RuleContext) -> Value:
-    """Dimensions of size one vanish; a single channel there cannot be removed."""
+    """Remove dimensions of size one; a single channel there cannot be removed."""
     value = op.first()
     count = len(value.shape)
     named = "dim" in str(op.node.target).rpartition(".")[2]
@@ -219,7 +219,7 @@ def squeeze(op: RuleContext) -> Value:
 
 @rule("aten.expand", "aten.broadcast_to")
 def expand(op: RuleContext) -> Value:
-    """Dimensions of size one are repeated; the others keep their labels."""
+    """Repeat dimensions of size one; the others keep their labels."""
     value = op.first()
     lead = len(op.shape) - len(value.shape)
     labels = [op.follower(place, size) for place, size in enumerate(op.shape[:lead])]
@@ -235,7 +235,7 @@ def expand(op: RuleContext) -> Value:
 
 @rule("aten.expand_as")
 def expand_as(op: RuleContext) -> Value:
-    """Dimensions of size one are repeated as often as another tensor has channels."""
+    """Repeat dimensions of size one as often as another tensor has channels."""
     value, other = op.value("self"), op.value("other")
     lead = len(op.shape) - len(value.shape)
     labels = list(other.labels)

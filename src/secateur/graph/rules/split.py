@@ -14,7 +14,7 @@ from secateur.graph.rules import rule
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")
 def concatenate(op: RuleContext) -> Value:
-    """Labels are laid end to end along one dimension and joined along the others."""
+    """Lay labels end to end along one dimension and join them along the others."""
     parts = [part for part in op.values("tensors") if part.shape != (0,)]
     dim = op.option("dim") % len(op.shape)
     labels: list[Labels] = []
@@ -46,7 +46,7 @@ def _all_joined(op: RuleContext, vectors: list[Labels]) -> Labels:
 
 @rule("aten.stack")
 def stack(op: RuleContext) -> Value:
-    """A new dimension without channels; the others are joined."""
+    """Add a dimension without channels; join the others."""
     parts = op.values("tensors")
     dim = op.option("dim") % len(op.shape)
     labels = [_all_joined(op, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
@@ -63,7 +63,7 @@ def stack(op: RuleContext) -> Value:
     "aten.unsafe_split",
 )
 def pieces(op: RuleContext) -> Sequence[Value]:
-    """Consecutive pieces: equal ones are coupled index by index, unequal ones stay whole."""
+    """Cut consecutive pieces: equal ones are coupled index by index, unequal ones stay whole."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]
@@ -102,7 +102,7 @@ def _with(value: Value, shape: tuple[int, ...], dim: int, labels: Labels) -> Val
 
 @rule("aten.unbind")
 def unbind(op: RuleContext) -> Sequence[Value]:
-    """One dimension is taken apart: each of its indices is fixed."""
+    """Freeze each index of the dimension that is taken apart."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     op.freeze(value.labels[dim], f"taken apart index by index ({op.place})")
@@ -112,7 +112,7 @@ def unbind(op: RuleContext) -> Sequence[Value]:
 
 @rule("aten.select")
 def select(op: RuleContext) -> Value:
-    """One index of a dimension is picked: it is fixed."""
+    """Freeze the index of a dimension that is picked."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     op.freeze(value.labels[dim], f"one index is picked ({op.place})")
@@ -121,7 +121,7 @@ def select(op: RuleContext) -> Value:
 
 @rule("aten.slice", "aten.narrow")
 def cut_out(op: RuleContext) -> Value:
-    """A range of a dimension: all of it, nothing, or between borders that follow the widths or are fixed."""
+    """Cut a range of a dimension: all, nothing, or between borders that follow the widths or are fixed."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     labels = value.labels[dim]
@@ -142,7 +142,7 @@ def cut_out(op: RuleContext) -> Value:
 
 
 def _every_other(op: RuleContext, labels: Labels) -> Labels:
-    """Every n-th channel to the end: runs of n go together, so that each keeps its place in its run."""
+    """Take every n-th channel to the end: runs of n go together, so that each keeps its place in its run."""
     step, start, end = (int(op.option_or(name, None) or 0) for name in ("step", "start", "end"))
     if labels is None or step < 2 or not 0 <= start < step or 0 < end < len(labels) or end < 0:
         return None
@@ -153,7 +153,7 @@ def _every_other(op: RuleContext, labels: Labels) -> Labels:
 
 
 def _between(op: RuleContext, labels: Labels, dim: int) -> Labels:
-    """A range whose borders are known to come from attributes or other sizes, or are the ends."""
+    """Cut a range whose borders come from attributes or other sizes, or are the ends."""
     if labels is None or len(op.sources) != 2 or op.option_or("step", 1) != 1:
         return None
     given = (op.option("start") or 0), op.option_or("end", None)
@@ -167,7 +167,7 @@ def _between(op: RuleContext, labels: Labels, dim: int) -> Labels:
 
 
 def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
-    """One of several equal pieces, if borders are where equal pieces end; that they follow is a proposal."""
+    """Cut one of several equal pieces, if borders are where these end; that they follow is a proposal."""
     size = op.shape[dim]
     start = op.option("start") or 0
     if labels is None or op.option_or("step", 1) != 1 or len(labels) % size or not isinstance(start, int):
@@ -185,7 +185,7 @@ def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
 
 
 def _beside_numbers(op: RuleContext, labels: Labels, dim: int) -> Labels:
-    """A range with a border that is a number in the code: as many channels as it counts stay."""
+    """Cut a range with a border that is a number in the code: as many channels as it counts stay."""
     if labels is None or len(op.sources) != 2 or op.option_or("step", 1) != 1:
         return None
     given = (op.option("start") or 0), op.option_or("end", None)
@@ -200,7 +200,7 @@ def _beside_numbers(op: RuleContext, labels: Labels, dim: int) -> Labels:
 
 @rule("aten.pad", "aten.constant_pad_nd")
 def pad(op: RuleContext) -> Value:
-    """Padding in positions hands channels on; padded channels come from nothing."""
+    """Pass channels on if positions are padded; padded channels come from nothing."""
     value = op.first()
     widths = list(op.option("pad"))
     labels = list(value.labels)
@@ -216,7 +216,7 @@ def pad(op: RuleContext) -> Value:
 
 
 def _padding(op: RuleContext, place: int, width: int, taken: list[str]) -> IntArray:
-    """Channels that padding adds: as many as the code or an attribute of the module says, or fixed."""
+    """Make the channels that padding adds: as many as the code or an attribute says, or fixed."""
     slots = op.slots.fresh(width)
     if width == 0:
         return slots
@@ -233,7 +233,7 @@ def _padding(op: RuleContext, place: int, width: int, taken: list[str]) -> IntAr
 
 @rule("aten.flip")
 def flip(op: RuleContext) -> Value:
-    """A dimension in reverse order, and its labels with it."""
+    """Reverse a dimension, and its labels with it."""
     value = op.first()
     labels = list(value.labels)
     for dim in op.option("dims"):
@@ -244,7 +244,7 @@ def flip(op: RuleContext) -> Value:
 
 @rule("aten.roll")
 def roll(op: RuleContext) -> Value:
-    """Contents move along a dimension by a fixed number of places: channels there are fixed."""
+    """Freeze channels along which contents move by a fixed number of places."""
     value = op.first()
     for dim in op.option("dims") or range(len(value.shape)):
         op.freeze(value.labels[dim], f"rolled by a fixed number of places ({op.place})")

@@ -130,7 +130,7 @@ def _every_nth(item: Equation | Quotient, form: Form, count: int, known: KnownSi
 
 
 def _labels_of(form: Form, counts: Sequence[int], slots: SlotTable) -> Labels:
-    """Make labels of which there are always as many as a form says; none for a constant."""
+    """Make a label vector whose kept length always equals the form; None for a constant."""
     if form.fixed:
         return None
     numbers, first = np.unique(slots.components(), return_index=True)

@@ -1,7 +1,7 @@
 """Describe factors that code makes from a width, such as ``x.shape[-1] ** -0.5``.
 
 Such a factor changes when channels are removed. The cut network then differs from the original with
-silent channels, so the channels must stay. There is one exception: a sum over the channels that is
+masked channels, so the channels must stay. There is one exception: a sum over the channels that is
 multiplied so that the number of channels drops out is a mean, and a mean is taken over the kept ones.
 """
 

@@ -44,17 +44,17 @@ class Form:
 
     @property
     def fixed(self) -> bool:
-        """Whether the number cannot change."""
+        """Return whether the number cannot change."""
         return len(self.keys) == 0
 
     @property
     def is_zero(self) -> bool:
-        """Whether the number is zero, before any cut and after it."""
+        """Return whether the number is zero, before any cut and after it."""
         return self.fixed and abs(self.rest) < 1e-9
 
     @property
     def unknowns(self) -> list[int]:
-        """The attributes among the variables."""
+        """List the attributes among the variables."""
         return [int(key) for key in self.keys if key < 0]
 
     def times(self, factor: float) -> Form:
@@ -97,7 +97,7 @@ def multiples(labels: IntArray | None, count: int) -> list[IntArray]:
 
 
 def apart(channel: IntArray, one: IntArray, other: IntArray) -> int:
-    """Count the channels that two vectors would be left with if they were joined.
+    """Count the distinct channels that remain if two vectors are joined.
 
     Args:
         channel: for each label, the channel that it belongs to.

@@ -29,7 +29,7 @@ class FromAttribute:
 
     @property
     def key(self) -> AttributeKey:
-        """What tells the attribute from others."""
+        """Return what identifies the attribute."""
         return self.module, self.name, self.index
 
 

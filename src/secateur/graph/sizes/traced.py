@@ -89,7 +89,7 @@ class Proportional(float):
     source: Any
 
     def __new__(cls, value: float, base: Any, power: float) -> Proportional:
-        """A number, the source of the size, and the power."""
+        """Make a size from a number, its source, and the power."""
         number = super().__new__(cls, value)
         number.source = Power(base, power)
         return number

@@ -53,12 +53,15 @@ class _Call:
 
     @property
     def is_switched(self) -> bool:
-        """Whether it is dropout, or the counter of a batch normalisation."""
+        """Return whether it is dropout, or the counter of a batch normalisation."""
         return "dropout" in self.key[1] or self.counts
 
     @property
     def is_harmless(self) -> bool:
-        """Whether it couples no channels: at most one tensor of more than a number an example goes in."""
+        """Return whether it couples no channels.
+
+        So it is if at most one argument has more than one number per example.
+        """
         return self.wide <= 1 and self.key[1] in _HARMLESS
 
 
@@ -217,7 +220,7 @@ def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
 
 
 def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
-    """Replace the integers in attributes by such that remember, and mark tensors with their names.
+    """Replace integer attributes by sizes that remember their source; mark tensors with their names.
 
     Returns:
         A function that puts the integers back.

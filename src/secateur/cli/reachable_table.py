@@ -22,7 +22,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def reachable(forecast: Mapping[str, Any]) -> RenderableType:
+def reachable_table(forecast: Mapping[str, Any]) -> RenderableType:
     """Format the least and the present amount of each quantity, and the amount after a plan.
 
     Args:

@@ -1,4 +1,4 @@
-"""Run any number of examples in portions of the batch size that a network was traced with."""
+"""Run any number of examples in chunks of the batch size that a network was traced with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from secateur.graph.checking.compare import Outputs
 from secateur.graph.wiring import Pass
 
 
-def portions(forward: Pass, inputs: ExampleInputs) -> Iterator[tuple[ExampleInputs, int]]:
-    """Split inputs into portions of the traced batch size, each with its number of counted examples."""
+def chunks(forward: Pass, inputs: ExampleInputs) -> Iterator[tuple[ExampleInputs, int]]:
+    """Split inputs into chunks of the traced batch size, each with its number of counted examples."""
     program = forward.program
     args, kwargs = call_arguments(inputs)
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -36,15 +36,15 @@ def portions(forward: Pass, inputs: ExampleInputs) -> Iterator[tuple[ExampleInpu
     if count == 0:
         raise UsageError("the inputs contain no example; pass at least one")
     for start in range(0, count, program.batch):
-        # The last portion is padded with its last example, which is not counted.
+        # The last chunk is padded with its last example, which is not counted.
         yield examples(inputs, start, program.batch), min(program.batch, count - start)
 
 
 def batchwise(
     forward: Pass, inputs: ExampleInputs, run: Callable[[ExampleInputs], Outputs], *, whole: bool = False
 ) -> Outputs:
-    """Run any number of examples in portions of the traced batch size."""
-    parts = list(portions(forward, inputs))
+    """Run any number of examples in chunks of the traced batch size."""
+    parts = list(chunks(forward, inputs))
     if whole or (len(parts) == 1 and parts[0][1] < 0):
         return run(inputs)
     results = [(run(part), count) for part, count in parts]
