@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secateur.graph.checking.trial import about_half
+from secateur.graph.checking.trial_widths import about_half
 
 
 @pytest.mark.parametrize("channels", range(2, 40))
