@@ -60,6 +60,15 @@ Weights = Annotated[
         show_default="published ones, where there are any",
     ),
 ]
+MeasuredWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="default|none|FILE",
+        help="For a MODEL: published weights, none, or a file.",
+        show_default="those of a local folder, otherwise none",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(
