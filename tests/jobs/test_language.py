@@ -15,8 +15,9 @@ import secateur as sec
 from secateur.errors import DataError, UsageError
 from secateur.jobs.evaluate import evaluate
 from secateur.jobs.frontier import frontier
+from secateur.jobs.measure import measure
 from secateur.jobs.prune import prune
-from secateur.jobs.settings import DataChoice, FrontierJob, NetworkChoice, PruneJob, TrainJob
+from secateur.jobs.settings import Conditions, DataChoice, FrontierJob, NetworkChoice, PruneJob, TrainJob
 from secateur.jobs.train import train
 from secateur.recipes import Recipe
 from secateur.report.page import run_page
@@ -60,10 +61,10 @@ def pruning(place: Path, out: Path, **changes: Any) -> PruneJob:
 
 @pytest.fixture(scope="module")
 def pruned(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a uniform plan that leaves the residual stream whole, fine-tuned."""
+    """The run folder of a plan with equal widths in all layers and a whole residual stream, fine-tuned."""
     out = tmp_path_factory.mktemp("runs") / "pruned"
-    widths = {"ignore": ["model.embed_tokens"]}
-    prune(pruning(place, out, recipe={"allocation": "uniform", "widths": widths}))
+    widths = {"uniform_widths": True, "ignore": ["model.embed_tokens"]}
+    prune(pruning(place, out, recipe={"widths": widths}))
     return out
 
 
@@ -144,7 +145,7 @@ def test_widths_that_no_config_describes_are_in_the_checkpoint_alone(place: Path
 
 
 def test_widths_that_the_config_refuses_do_not_stop_the_run(place: Path, tmp_path: Path) -> None:
-    recipe = {"allocation": "uniform", "finetune": {"epochs": 0}}
+    recipe = {"allocation": "uniform", "widths": {"uniform_widths": True}, "finetune": {"epochs": 0}}
     job = pruning(place, tmp_path / "odd", recipe=recipe)  # the stream has 19 channels, for 4 heads
     assert prune(job)["pretrained"] is None
     notes = [event["text"] for event in read_metrics(job.out) if event["event"] == "note"]
@@ -228,7 +229,7 @@ def with_code(folder: Path) -> dict[str, Any]:
     [
         (no_tokenizer, r"holds no tokenizer \(tokenizer\.json"),
         (other_tokenizer, r"the tokenizer returns the id 39, and hf:.* has 14 tokens"),
-        (lambda folder: {"block": 65}, "reads at most 64 tokens at once; give data.text.block=64"),
+        (lambda folder: {"block": 65}, "reads at most 64 tokens at once, not 65; lower data.text.block"),
         (pickled, "holds no weights that can be read"),
         (with_code, "its network is code in the folder, which is not run"),
     ],
@@ -257,3 +258,39 @@ def test_networks_of_another_kind_are_refused(tmp_path: Path, place: Path) -> No
         evaluate(NetworkChoice(source=f"hf:{tmp_path}/classes"), data)
     with pytest.raises(DataError, match="is a file, and the network takes images"):
         evaluate(NetworkChoice(source="secateur:digits"), data)
+
+
+def test_tokens_a_second_are_measured_beside_each_other(pruned: Path, place: Path) -> None:
+    choices = [NetworkChoice(source=f"hf:{place}/model"), NetworkChoice(source=str(pruned))]
+    data = DataChoice(source=str(place / "text.txt"), text=TEXT)
+    found = measure(choices, data, conditions=Conditions(seconds=0, prompt=24, threads=(1,)))
+    first, second = found["networks"]
+    assert found["latency"]["prompt"] == 24
+    assert min(first["prefill"], first["decode"], second["prefill"], second["decode"]) > 0
+    assert second["perplexity"] < first["perplexity"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "model", use_cache=False)
+    ids = torch.zeros(2, 24, dtype=torch.int64)
+    assert first["macs"] == sec.cost(model, {"input_ids": ids}).macs > second["macs"]
+    assert second["params"] == read_summary(pruned)["pruned"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"memory": True}, "--memory"),
+        ({"batches": (2,)}, "--batch"),
+        ({"runtimes": ("bf16",)}, "--runtime bf16"),
+        ({"threads": (1, 2)}, "--threads"),
+        ({"prompt": 65}, "reads at most 64 tokens at once, not 65"),
+    ],
+)
+def test_conditions_of_other_networks_are_refused(
+    conditions: dict[str, Any], message: str, place: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        measure([NetworkChoice(source=f"hf:{place}/model")], conditions=Conditions(**conditions))
+
+
+def test_language_models_are_measured_alone(place: Path) -> None:
+    with pytest.raises(UsageError, match="secateur:digits is no language model"):
+        measure([NetworkChoice(source=name) for name in (f"hf:{place}/model", "secateur:digits")])

@@ -8,6 +8,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.choices import data_choice, device_choice, network_choice, option_names
+from secateur.cli.job_settings import text_table
 
 
 def measure(
@@ -19,7 +20,7 @@ def measure(
         ),
     ],
     data: options.OptionalData = None,
-    weights: options.Weights = "none",
+    weights: options.MeasuredWeights = None,
     builder: options.Builder = None,
     size: options.Size = None,
     batch: Annotated[
@@ -40,9 +41,14 @@ def measure(
     memory: Annotated[
         bool, typer.Option("--memory", help="Measure peak memory too, in a process for each network.")
     ] = False,
+    prompt: Annotated[
+        int | None,
+        typer.Option("--prompt", min=1, help="Tokens that language models read.", show_default="256"),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Measuring time for each network.")] = 2.0,
     batch_size: options.BatchSize = None,
     strict: options.Strict = False,
+    sets: options.TextSet = None,
     trusted: Annotated[
         bool,
         typer.Option(
@@ -54,6 +60,8 @@ def measure(
 ) -> None:
     """Compare networks: parameters, MACs, file size, milliseconds, and accuracy with --data.
 
+    Of language models: tokens a second that are read and written, and perplexity with --data.
+
     The runs of the networks alternate, so that a busy machine slows all of them alike. A difference that
     is smaller than the spread of the times is called noise.
 
@@ -63,6 +71,7 @@ def measure(
       secateur measure runs/digits runs/digits-small --data digits
       secateur measure runs/digits-small small.onnx --data digits --memory
       secateur measure torchvision:resnet18 torchvision:resnet50 --batch 1 --batch 8 --runtime bf16
+      secateur measure hf:models/smol runs/smol-80 --prompt 512
     """
     from secateur.jobs.settings import EXPORTED, Conditions, is_checkpoint
 
@@ -71,13 +80,13 @@ def measure(
         if source.endswith(EXPORTED)
         else network_choice(
             source,
-            weights=None if is_checkpoint(source) else weights,
+            weights=None if is_checkpoint(source) else weights or _usual_weights(source),
             builder=builder if is_checkpoint(source) else None,
             size=size,
         )
         for source in checkpoints
     ]
-    images = data_choice(data, batch_size, strict) if data else None
+    chosen = data_choice(data, batch_size, strict, text_table(sets or ())) if data else None
     with option_names({"runtimes": "--runtime: ", "batches": "--batch: ", "threads": "--threads: "}):
         conditions = Conditions(
             runtimes=tuple(runtime or ("eager",)),
@@ -85,6 +94,7 @@ def measure(
             threads=tuple(threads or ()),
             seconds=seconds,
             memory=memory,
+            **({} if prompt is None else {"prompt": prompt}),
         )
     where = device_choice(device, "auto")
 
@@ -93,10 +103,15 @@ def measure(
     from secateur.jobs.measure import measure as work
 
     with Reporter(as_json=json) as reporter:
-        found = work(networks, images, conditions=conditions, device=where, callbacks=[reporter])
+        found = work(networks, chosen, conditions=conditions, device=where, callbacks=[reporter])
         names = brief(checkpoints)
         rows = [(names[row["name"]], row) for row in found["networks"]]
         reporter.finish(side_by_side(rows), found)
         if len(found["timings"]) > len(rows):
             reporter.tell(timing_table([{**row, "name": names[row["name"]]} for row in found["timings"]]))
         reporter.tell(conditions_line(found["latency"]))
+
+
+def _usual_weights(source: str) -> str | None:
+    """Return the weights that are taken if none are given: those in a local folder, and no published ones."""
+    return None if source.startswith("hf:") else "none"

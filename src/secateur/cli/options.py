@@ -68,6 +68,15 @@ Trusted = Annotated[
         help="Open a .pt file of ultralytics: a pickle, which can run any code that it holds.",
     ),
 ]
+MeasuredWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="default|none|FILE",
+        help="For a MODEL: published weights, none, or a file.",
+        show_default="those of a local folder, otherwise none",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(

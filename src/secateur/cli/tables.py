@@ -28,7 +28,11 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("file_bytes", "file", size),
     ("memory_bytes", "peak memory", size),
     ("latency_ms", "latency", milliseconds),
+    ("prefill", "tokens read / s", count),
+    ("decode", "tokens written / s", count),
 )
+
+_SPEEDS = ("prefill", "decode")
 
 
 def before_after(before: Figures, after: Figures) -> Table:
@@ -192,6 +196,8 @@ def _change(key: str, before: float | None, after: float | None) -> str:
     kind = kind_of(key)
     if kind is not None:
         return kind.change(before, after) + (" points" if kind.is_share else "")
+    if key in _SPEEDS:
+        return f"×{after / before:.2f}"
     return factor(before, after)
 
 
@@ -205,8 +211,9 @@ def conditions_line(latency: Mapping[str, Any]) -> str:
     'latency: median of 50 runs each, alternating; batch 1, cpu, 2 threads'
     """
     threads = latency["threads"]
+    what = f"prompt of {latency['prompt']} tokens" if "prompt" in latency else "latency"
     where = f"{latency['device']}, {threads} thread{'s' * (threads != 1)}"
-    return f"latency: median of {latency['runs']} runs each, alternating; batch {latency['batch']}, {where}"
+    return f"{what}: median of {latency['runs']} runs each, alternating; batch {latency['batch']}, {where}"
 
 
 def timing_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -13,7 +13,7 @@ from secateur.errors import DataError, UsageError
 from secateur.export import Description, export
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
-from secateur.models import InputSpec
+from secateur.models import InputSpec, NamedInputs
 from secateur.runtimes import IN_PYTORCH, Runner, is_exported, open_exported, prepare
 
 
@@ -39,6 +39,12 @@ class Candidate:
         if self.file is not None and self.file.metadata is not None:
             return self.file.metadata.network
         return Path(self.source).name
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Return whether it is a network that reads token ids."""
+        inputs = self.network.inputs if self.network is not None else None
+        return isinstance(inputs, NamedInputs) and "input_ids" in inputs.tensors
 
     @property
     def size(self) -> tuple[int, ...]:

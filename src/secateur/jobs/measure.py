@@ -9,6 +9,7 @@ from secateur.errors import DataError, UsageError
 from secateur.jobs.candidates import AsModule, Candidate, check_scores, open_candidate
 from secateur.jobs.evaluate import evaluate
 from secateur.jobs.footprint import footprint
+from secateur.jobs.generation import measure_language
 from secateur.jobs.images import open_images
 from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
 from secateur.jobs.timing import timings
@@ -41,9 +42,11 @@ def measure(
     Returns:
         ``networks``, a list of figures with their ``name``; ``latency``, the conditions of their
         ``latency_ms``; and ``timings``, one row for each network, runtime, batch size and number of threads.
+        For language models, see :func:`secateur.jobs.generation.measure_language`.
 
     Raises:
-        UsageError: the networks take inputs of different sizes; ``--size`` sets one for all.
+        UsageError: the networks take inputs of different sizes; ``--size`` sets one for all; or some are
+            language models and others are not.
         SecateurError: a network, a file or the data cannot be used.
     """
     conditions = conditions or Conditions()
@@ -52,6 +55,8 @@ def measure(
     for candidate in candidates:
         if candidate.network is not None:
             candidate.network.model.to(context.device)
+    if any(candidate.reads_tokens for candidate in candidates):
+        return measure_language(choices, candidates, data, conditions, device, callbacks)
     sizes = {candidate.size for candidate in candidates}
     if len(sizes) > 1:
         shown = " and ".join("x".join(map(str, size)) for size in sorted(sizes))

@@ -176,6 +176,7 @@ class Conditions(Settings):
         threads: of the CPU; as PyTorch is set to if none are given.
         seconds: time spent on each network under each condition.
         memory: whether peak memory is measured too, in a separate process for each network.
+        prompt: tokens that language models read before the tokens that they write.
     """
 
     runtimes: tuple[Literal["eager", "channels-last", "compile", "bf16", "onnxruntime"], ...] = Field(
@@ -185,6 +186,7 @@ class Conditions(Settings):
     threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
     seconds: float = Field(default=1.0, ge=0)
     memory: bool = False
+    prompt: int = Field(default=256, ge=1)
 
 
 class ExportChoice(Settings):

@@ -81,7 +81,7 @@ class TextTask:
                 f"{choice.source} holds no weights that can be read (*.safetensors; pickles are not opened); "
                 "give --weights none to start from random ones"
             )
-        network = _reading(network, self.data.settings.block)
+        network = reading(network, self.data.settings.block)
         check_language_model(network, max(int(tokens.max()) for tokens in self.data.tokens.values()))
         return network
 
@@ -170,12 +170,23 @@ def _config_folder(spec: ModelSpec) -> Path:
     return config_file(origin, name).parent
 
 
-def _reading(network: Network, block: int) -> Network:
-    """Return a language model whose example inputs are blocks of ids, without a mask."""
+def reading(network: Network, block: int) -> Network:
+    """Return a language model whose example inputs are blocks of ids, without a mask.
+
+    Args:
+        network: takes ``input_ids``.
+        block: length of the blocks.
+
+    Raises:
+        UsageError: it reads fewer tokens at once.
+    """
     spec, config = network.spec, getattr(network.model, "config", None)
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and most < block:
-        raise UsageError(f"{network.name} reads at most {most:,} tokens at once; give data.text.block={most}")
+        raise UsageError(
+            f"{network.name} reads at most {most:,} tokens at once, not {block:,}; lower "
+            "data.text.block or --prompt"
+        )
     assert spec is not None
     spec = replace(spec, arguments={**spec.arguments, "length": block})
     inputs = spec.inputs
