@@ -251,12 +251,12 @@ def attention(subject: Subject, share: float) -> nn.Module | None:
     names = [branch.name for branch in subject.graph.branches if branch.name.endswith("self_attn")]
     limit = subject.budget(share).amounts(subject.graph)["params"]
     gone: list[str] = []
-    while sec.PruningPlan(subject.graph, {}, gone).cost_after.params > limit:
+    while sec.PruningPlan(subject.graph, {}, tuple(gone)).cost_after.params > limit:
         left = [name for name in names if name not in gone]
         if not left:
             return None
         gone.append(min(left, key=lambda name: _loss_without(subject, [*gone, name])))
-    return sec.apply_plan(subject.model, sec.PruningPlan(subject.graph, {}, gone))
+    return sec.apply_plan(subject.model, sec.PruningPlan(subject.graph, {}, tuple(gone)))
 
 
 WAYS: Mapping[str, Callable[[Subject, float], nn.Module | None]] = {
@@ -313,7 +313,7 @@ def _until_within(subject: Subject, share: float, parts: Sequence[Sequence[str]]
     """Remove branches, part by part, until the rest is within the budget."""
     limit = subject.budget(share).amounts(subject.graph)["params"]
     for count in range(len(parts) + 1):
-        plan = sec.PruningPlan(subject.graph, {}, [name for part in parts[:count] for name in part])
+        plan = sec.PruningPlan(subject.graph, {}, tuple(name for part in parts[:count] for name in part))
         if plan.cost_after.params <= limit:
             return plan
     raise SystemExit(f"the layers without branches are more than {share:.0%} of the body")
@@ -337,7 +337,8 @@ def run(options: Options) -> Iterator[Row]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = data_path(options.network)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     valid, test = (
         blocks_of(tokenizer, data_path(name).read_text(encoding="utf-8"), length)

@@ -38,7 +38,7 @@ def params_of_body(graph: ChannelGraph, share: float) -> int:
         >>> params_of_body(trace(net, torch.zeros(1, 3, dtype=torch.int64)), 0.5)  # 400 and half of 142
         471
     """
-    if not isinstance(share, float) or not 0 < share < 1:
+    if not 0 < share < 1:
         raise UsageError(f"{share!r} is no share of the body; write a float between 0 and 1, such as 0.8")
     program = graph.wiring.program
     names = {place: item.name for place, item in program.placeholders.items() if item.origin is Origin.TENSOR}
