@@ -141,13 +141,16 @@ def test_a_process_without_secateur_computes_the_same(tmp_path: Path) -> None:
 def test_a_budget_of_parameters_leaves_one_width_for_all_layers(name: str, tmp_path: Path) -> None:
     model = built(name)
     graph = sec.trace(model, example_inputs(model, length=12), ignore=["model.embed_tokens"])
-    scores = sec.score(model, graph, "magnitude")
-    for group in scores:  # layers of different scores, of which a global order would take one alone
-        scores = {**scores, group: scores[group] * (1 + 9 * group.startswith("model.layers.1."))}
     budget = sec.Budget(params=params_of_body(graph, 0.6))
+    scores = {  # one layer alone would lose channels in a global order
+        name: values * (100 if name.startswith("model.layers.1.") else 1)
+        for name, values in sec.score(model, graph, "magnitude").items()
+    }
+    free = sec.make_plan(graph, scores, budget, normalize="none")
     with pytest.raises(UsageError, match="uniform_widths=True"):
-        sec.save_pretrained(tmp_path / "free", sec.apply_plan(model, sec.make_plan(graph, scores, budget)))
-    plan = sec.make_plan(graph, scores, budget, widths=sec.Widths(uniform_widths=True))
+        sec.save_pretrained(tmp_path / "free", sec.apply_plan(model, free))
+    widths = sec.Widths(uniform_widths=True)
+    plan = sec.make_plan(graph, scores, budget, widths=widths, normalize="none")
     small = sec.apply_plan(model, plan)
     sec.save_pretrained(tmp_path / "small", small)
     again: Any = type(small).from_pretrained(str(tmp_path / "small"))  # type: ignore[attr-defined]
@@ -163,6 +166,46 @@ def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"layers.0.mlp.* is 54 .*uniform_widths=True"):
         sec.save_pretrained(tmp_path / "small", small)
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_layers_without_branches_are_left_out(name: str, tmp_path: Path) -> None:
+    config, kind, sizes = CONFIGS[name]
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    layers = {"n_layer" if name == "gpt2" else "num_hidden_layers": 4}
+    model = getattr(transformers, kind)(getattr(transformers, config)(**{**sizes, **layers})).eval()
+    graph = sec.trace(model, example_inputs(model, length=12))
+    gone = [branch.name for branch in graph.branches if ".1." in f"{branch.name}."]
+    narrow = [group.name for group in graph.prunable if group.channels == graph.prunable[-1].channels]
+    keep = {name: range(graph[name].channels // 2) for name in narrow if ".1." not in name}
+    small = sec.apply_plan(model, sec.PruningPlan(graph, keep, gone))
+    before, expected = dict(small.named_modules()), [generated(small, cache=cache) for cache in (False, True)]
+    sec.save_pretrained(tmp_path / "small", small)
+    assert dict(small.named_modules()) == before
+    again: Any = type(small).from_pretrained(str(tmp_path / "small"))  # type: ignore[attr-defined]
+    assert again.config.num_hidden_layers == 3
+    assert len(again.state_dict()) == len(small.state_dict())
+    for cache, tokens in zip((False, True), expected, strict=True):
+        assert torch.equal(generated(again, cache=cache), tokens)
+        assert torch.equal(generated(small, cache=cache), tokens)
+
+
+def test_a_layer_that_lost_one_of_its_branches_is_refused(tmp_path: Path) -> None:
+    model = built("llama")
+    graph = sec.trace(model, example_inputs(model, length=12))
+    small = sec.apply_plan(model, sec.PruningPlan(graph, {}, ["model.layers.1.mlp"]))
+    with pytest.raises(UsageError, match="modules were removed"):
+        sec.save_pretrained(tmp_path / "small", small)
+
+
+def test_a_width_that_the_library_refuses_is_named(tmp_path: Path) -> None:
+    model = built("llama")
+    graph = sec.trace(model, example_inputs(model, length=12))
+    small = sec.apply_plan(model, sec.plan_from(graph, {"model.embed_tokens": range(5)}))
+    with pytest.raises(UsageError, match=r"refuses .*hidden size \(43\) is not a multiple .*multiple_of"):
+        sec.save_pretrained(tmp_path / "small", small)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_that_computes_something_else_is_refused(

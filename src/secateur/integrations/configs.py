@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from secateur.errors import UsageError
 from secateur.integrations.huggingface import offline
+from secateur.integrations.layers import Shortened
 from secateur.integrations.libraries import silent
 
 Dimension = tuple[str, int]
@@ -29,7 +30,7 @@ _PROBE = 137
 _MOST_GUESSES = 256
 
 
-def configs_of(model: nn.Module) -> list[Any]:
+def configs_of(model: nn.Module, shortened: Sequence[Shortened] = ()) -> list[Any]:
     """Find configs from which the class of a pruned network builds networks of the same shapes.
 
     Each whole number in the config is changed alone, on the meta device, to see which dimensions follow it;
@@ -38,6 +39,7 @@ def configs_of(model: nn.Module) -> list[Any]:
 
     Args:
         model: a pruned network of transformers; not changed.
+        shortened: lists of layers that have fewer layers than the config says.
 
     Returns:
         Changed copies of its config, sorted: those that reproduce most module attributes of the pruned
@@ -46,7 +48,8 @@ def configs_of(model: nn.Module) -> list[Any]:
     Raises:
         UsageError: no config describes these shapes; the message names a tensor that differs.
     """
-    kind, config, found = type(model), _config(model), _dimensions(model)
+    kind, found = type(model), _dimensions(model)
+    config = _with_fewer_layers(kind, _config(model), found, shortened)
     before = _built(kind, config)
     if before is None or before.keys() != found.keys():
         raise UsageError(
@@ -70,6 +73,35 @@ def configs_of(model: nn.Module) -> list[Any]:
     if not fitting:
         raise UsageError(_no_config(kind, slopes, before, wanted))
     return [changed for _, changed in sorted(fitting, key=lambda pair: pair[0])]
+
+
+def _with_fewer_layers(
+    kind: Any, config: Any, found: Mapping[Dimension, int], shortened: Sequence[Shortened]
+) -> Any:
+    """Change the numbers of layers in a config so that it describes the tensors of a network.
+
+    Settings that list something for each layer lose the entries of those that were left out.
+
+    Returns:
+        The config itself if no numbers of layers do that.
+    """
+    lengths = [
+        [setting for setting in _settings(config) if _get(config, setting) == item.length]
+        for item in shortened
+    ]
+    for settings in product(*lengths):
+        changed = _with(
+            config,
+            {setting: len(item.kept) for setting, item in zip(settings, shortened, strict=True)},
+        )
+        for item in shortened:
+            for name, value in vars(config).items():
+                if isinstance(value, list | tuple) and len(value) == item.length:
+                    setattr(changed, name, type(value)(value[number] for number in item.kept))
+        built = _built(kind, changed)
+        if built is not None and built.keys() == found.keys():
+            return changed
+    return config
 
 
 def _choices(

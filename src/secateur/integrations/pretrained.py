@@ -16,6 +16,7 @@ from secateur.errors import CheckpointError, UsageError
 from secateur.formats import first_line
 from secateur.integrations.configs import configs_of
 from secateur.integrations.huggingface import example_inputs, offline
+from secateur.integrations.layers import without_empty_layers
 from secateur.integrations.libraries import silent
 from secateur.outputs import parts_of
 from secateur.untouched import untouched
@@ -27,7 +28,8 @@ def save_pretrained(
     """Save a pruned network of transformers so that ``from_pretrained`` loads it, without Secateur.
 
     The config describes the widths: hidden and intermediate sizes, heads, key-value heads, size of the
-    heads. It knows one width for all layers, so plans need ``Widths(uniform_widths=True)``. Networks
+    heads, number of layers. It knows one width for all layers, so plans need
+    ``Widths(uniform_widths=True)``, and ``uniform_depth=True`` where residual branches are removed. Networks
     with other widths are saved with :func:`secateur.save` and loaded with :func:`secateur.load`.
 
     Args:
@@ -68,22 +70,46 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds something other than a saved network; choose another folder")
-    configs = configs_of(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with _configured(model, configs[0]), silent():
-            model.save_pretrained(partial, max_shard_size=shard)  # type: ignore[operator]
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
-        if check:
-            _choose(model, partial, configs)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with without_empty_layers(model) as shortened:
+        configs = configs_of(model, shortened)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            configs = _accepted(configs, partial)
+            with _configured(model, configs[0]), silent():
+                model.save_pretrained(partial, max_shard_size=shard)  # type: ignore[operator]
+            if tokenizer is not None:
+                tokenizer.save_pretrained(partial)
+            if check:
+                _choose(model, partial, configs)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _accepted(configs: Sequence[Any], folder: Path) -> list[Any]:
+    """Select the configs that the library writes; it refuses, for example, widths that heads do not divide.
+
+    Raises:
+        UsageError: it writes none.
+    """
+    accepted, refused = [], []
+    for config in configs:
+        try:
+            with silent():
+                config.save_pretrained(folder)
+            accepted.append(config)
+        except Exception as error:  # noqa: BLE001  # any check within its class
+            refused.append(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
+    if not accepted:
+        raise UsageError(
+            f"transformers refuses the config that describes these widths ({refused[0]}); choose others with "
+            "widths.multiple_of, leave groups out of the plan with widths.ignore, or use sec.save"
+        )
+    return accepted
 
 
 def _choose(model: nn.Module, folder: Path, configs: Sequence[Any]) -> None:
