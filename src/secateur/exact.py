@@ -94,7 +94,7 @@ def _converted(item: Any) -> Any:
 
 
 def _holds_integers(item: Any) -> bool:
-    """Check whether an argument contains only integers, such as the strides of a convolution."""
+    """Return whether an argument contains only integers, such as the strides of a convolution."""
     return type(item) in (tuple, list) and all(type(number) is int for number in item)
 
 
@@ -123,7 +123,7 @@ def _is_float(item: Any) -> bool:
 
 
 def _is_rows_by_matrices(left: Tensor, right: Tensor, offs: Tensor | None = None, **rest: Any) -> bool:
-    """Tell whether a grouped product is one of runs of rows with stacked matrices, and nothing else."""
+    """Return whether a grouped product is one of runs of rows with stacked matrices, and nothing else."""
     others = [item for item in rest.values() if item is not None]
     return offs is not None and left.dim() == 2 and right.dim() == 3 and not others
 

@@ -161,7 +161,7 @@ class PruningPlan:
         return frozenset(tensor for name in self.without for tensor in self.graph.branch(name).tensors)
 
     def _is_removed(self, group: Group) -> bool:
-        """Check whether all that holds a group's channels is removed with residual branches."""
+        """Return whether all that holds a group's channels is removed with residual branches."""
         return all(member.tensor in self.removed_tensors for member in group.members)
 
     def to_dict(self) -> dict[str, Any]:

@@ -482,7 +482,7 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _same(tensor: Tensor, before: Tensor) -> bool:
-    """Check whether a tensor has the same numbers as before."""
+    """Return whether a tensor has the same numbers as before."""
     found = tensor.detach()
     if found.shape != before.shape or found.dtype != before.dtype:
         return False

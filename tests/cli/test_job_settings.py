@@ -31,7 +31,7 @@ Command = Callable[..., Result]
 SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "criterion": ("obd", lambda recipe: recipe.criterion),
     "normalize": ("max", lambda recipe: recipe.normalize),
-    "cost_regularization.unit": ("params", lambda recipe: recipe.cost_regularization.unit),
+    "cost_regularization.quantity": ("params", lambda recipe: recipe.cost_regularization.quantity),
     "allocation": ("uniform", lambda recipe: recipe.allocation),
     "reconstruct": (False, lambda recipe: recipe.reconstruct),
     "reconstruct_batches": (7, lambda recipe: recipe.reconstruct_batches),
@@ -74,7 +74,7 @@ NEEDED = {
     "between.optimizer.momentum": ("steps=2",),
     "between.optimizer.weight_decay": ("steps=2",),
     "normalize": ("allocation=global",),
-    "cost_regularization.rate": ("cost_regularization.unit=macs",),
+    "cost_regularization.rate": ("cost_regularization.quantity=macs",),
     "widths.uniform_depth": ("widths.depth=auto",),
 }
 """Other settings, without which a setting would have no effect."""

@@ -101,6 +101,23 @@ def test_prune_train_save_open_and_train_again(tmp_path: Path) -> None:
         assert {name: tensor.shape for name, tensor in last.model.state_dict().items()} == shapes
 
 
+def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
+    notes = Notes()
+    result = prune_detector(
+        detector(),
+        draw(tmp_path / "data"),
+        sec.Budget(macs=0.5),
+        tmp_path / "out",
+        Recipe(steps=2, between={"epochs": 1}, finetune={"epochs": 0}),
+        SETTINGS,
+        [notes],
+    )
+    assert len(result.pruning.cuts) == 2
+    assert result.metrics["after"] == result.metrics["cut"]
+    for start, count in (("cut, not trained", 2), ("epoch ", 1)):
+        assert sum(note.startswith(start) for note in notes.texts) == count, notes.texts
+
+
 def test_the_librarys_own_trainer_does_not_undo_the_cut_silently(tmp_path: Path) -> None:
     data, file = draw(tmp_path / "data"), save_detector(tmp_path / "pruned.pt", detector())
     with ultralytics_in_use() as ultralytics, pytest.raises(KeyError, match="PrunedDetectionTrainer"):

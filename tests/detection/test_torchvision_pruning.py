@@ -157,7 +157,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "mAP50-95" in done.output
     assert "validation mAP50-95" in (run / "report.html").read_text()
-    found = secateur("evaluate", run, "--model", network, "--data", data, "--size", SIDE)
+    found = secateur("evaluate", run, "--builder", network, "--data", data, "--size", SIDE)
     assert found.exit_code == 0, found.output
     assert "mAP50-95" in found.output
     shown = secateur("inspect", network, "--classes", 3, "--input", f"3,{SIDE},{SIDE}")

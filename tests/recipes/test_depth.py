@@ -105,7 +105,7 @@ def test_the_optimizer_forgets_what_was_removed() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cost_regularization": {"unit": "macs"}}, "compares scores by cost already"),
+        ({"cost_regularization": {"quantity": "macs"}}, "compares scores by cost already"),
         ({"allocation": "uniform"}, "allocation 'uniform' takes the same share of every group"),
         ({"allocation": "global", "normalize": "l1"}, "normalize: no effect while widths.depth is 'auto'"),
         ({"allocation": "global", "criterion": "magnitude"}, "'magnitude' does not score residual branches"),

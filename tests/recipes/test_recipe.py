@@ -166,11 +166,13 @@ def test_a_setting_that_another_one_switches_off_is_a_mistake(
 
 def test_cost_regularization_is_for_scores_that_are_compared_between_groups() -> None:
     assert Recipe().allocation == "curves"
-    unit = {"unit": "macs"}
-    assert Recipe().changed({"cost_regularization": unit}).allocation == "global"
-    assert Recipe.preset("default", cost_regularization=unit, allocation="uniform").allocation == "uniform"
-    with pytest.raises(UsageError, match="cost_regularization.unit: no effect while allocation is 'curves'"):
-        Recipe(cost_regularization=unit, allocation="curves")
+    cost = {"quantity": "macs"}
+    assert Recipe().changed({"cost_regularization": cost}).allocation == "global"
+    assert Recipe.preset("default", cost_regularization=cost, allocation="uniform").allocation == "uniform"
+    with pytest.raises(
+        UsageError, match="cost_regularization.quantity: no effect while allocation is 'curves'"
+    ):
+        Recipe(cost_regularization=cost, allocation="curves")
 
 
 def test_the_named_protocols_have_nothing_that_their_authors_had_not() -> None:

@@ -92,12 +92,12 @@ def test_step_limitss_fall_steadily_and_never_below_the_goal(start: int, share: 
 def test_charges_move_the_cut_to_dear_channels(graph: ChannelGraph) -> None:
     """With equal scores, a high rate cuts where a channel saves most, as the charged scores say."""
     equal = Scores("equal", {group.name: torch.ones(group.channels) for group in graph.prunable})
-    settings = Recipe.preset("plain", steps=1, cost_regularization={"unit": "params", "rate": 1e6})
+    settings = Recipe.preset("plain", steps=1, cost_regularization={"quantity": "params", "rate": 1e6})
     plan = scheduled(Budget(channels=0.7), graph, settings).step(graph, equal, 1).plan
     costs = channel_costs(graph, "params")
     dearest = max(costs, key=lambda name: costs[name] * 1e6 - float(equal.normalized("l2")[name][0]))
     assert set(plan.removed) == {dearest}
-    free = Recipe.preset("plain", steps=1, cost_regularization={"unit": "params", "rate": 0})
+    free = Recipe.preset("plain", steps=1, cost_regularization={"quantity": "params", "rate": 0})
     plain = scheduled(Budget(channels=0.7), graph, Recipe.preset("plain", steps=1)).step(graph, equal, 1).plan
     assert scheduled(Budget(channels=0.7), graph, free).step(graph, equal, 1).plan.removed == plain.removed
 

@@ -106,7 +106,7 @@ class _Problem:
         return np.array([option.widths[0] == 0 for option in self.options], dtype=np.bool_)
 
     def within(self, places: IntArray) -> bool:
-        """Check whether a choice is within all limits."""
+        """Return whether a choice is within all limits."""
         return bool(self.evaluator.within(self.widths(places)))
 
     def moved(self, places: IntArray, groups: IntArray, to: Sequence[int]) -> tuple[IntArray, FloatArray]:

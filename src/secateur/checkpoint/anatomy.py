@@ -315,7 +315,7 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter | None:
 
 
 def is_parameter(model: nn.Module, name: str) -> bool:
-    """Check whether a tensor is a parameter, not a buffer."""
+    """Return whether a tensor is a parameter, not a buffer."""
     path, _, leaf = name.rpartition(".")
     return leaf in _module(model, path)._parameters
 
@@ -347,14 +347,14 @@ def _misfit(tensor: Tensor, built: Tensor) -> str:
 
 
 def _is_vacant(model: nn.Module, name: str) -> bool:
-    """Check whether a tensor can be added, such as the bias of a convolution that was built without one."""
+    """Return whether a tensor can be added, such as the bias of a convolution that was built without one."""
     path, _, leaf = name.rpartition(".")
     module = parts(model).get(path)
     return module is not None and module._parameters.get(leaf, module) is None
 
 
 def _has_loose_tensors(model: nn.Module) -> bool:
-    """Check whether a module keeps tensors that are neither parameters nor buffers."""
+    """Return whether a module keeps tensors that are neither parameters nor buffers."""
     own = ("_parameters", "_buffers", "_modules")
     values = (v for module in model.modules() for name, v in vars(module).items() if name not in own)
     return any(isinstance(item, Tensor) for value in values for item in _items(value))

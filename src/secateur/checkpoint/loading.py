@@ -152,7 +152,7 @@ def _opened(path: Path) -> safe_open:
 
 
 def _looks_pickled(path: Path) -> bool:
-    """Check whether a file begins like a zip archive or a pickle, as files of ``torch.save`` do."""
+    """Return whether a file begins like a zip archive or a pickle, as files of ``torch.save`` do."""
     try:
         with path.open("rb") as file:
             return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")

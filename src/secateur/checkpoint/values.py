@@ -24,7 +24,7 @@ class _NotPlainError(ValueError):
 
 
 def is_plain(value: object) -> bool:
-    """Check whether a value can be written.
+    """Return whether a value can be written.
 
     >>> is_plain((8, None, [1.5, "same"])), is_plain({"a": 1}), is_plain(torch.zeros(1))
     (True, False, False)

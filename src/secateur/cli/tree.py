@@ -197,7 +197,7 @@ class ModuleTree:
         return any(layer["name"] in self._shown for layer in node.layers())
 
     def _is_large(self, node: Module) -> bool:
-        """Check whether a module of small layers is large as a whole."""
+        """Return whether a module of small layers is large as a whole."""
         return bool(node.children) and any(
             node.sum(key) >= _LARGE * total for key, total in self._totals.items()
         )

@@ -108,7 +108,7 @@ class Observer(ABC):
         backward_without_grads(loss, self.sources)
 
     def needs_another_pass(self) -> bool:
-        """Tell whether the last pass does not count and has to be repeated."""
+        """Return whether the last pass does not count and has to be repeated."""
         return False
 
     @abstractmethod

@@ -300,7 +300,7 @@ class GateObserver(Observer):
         return [self.gates.anchor]
 
     def needs_another_pass(self) -> bool:
-        """Tell whether an activation of the last pass was overwritten before it could be read."""
+        """Return whether an activation of the last pass was overwritten before it could be read."""
         lost, self.gates.lost = self.gates.lost, False
         return lost
 

@@ -102,8 +102,10 @@ def prune_detector(
         report_note(callbacks, f"before: {in_words(metrics['before'])}")
 
         def train(model: nn.Module, phase: FitSettings) -> None:
-            metrics["cut"] = tuner.validate(without_raw_outputs(model))
+            metrics["cut"] = metrics["after"] = tuner.validate(without_raw_outputs(model))
             report_note(callbacks, f"cut, not trained: {in_words(metrics['cut'])}")
+            if not phase.trains:
+                return
             per_epoch = math.ceil(len(batches.dataset) / settings.batch)
             epochs = math.ceil(phase.steps(per_epoch) / per_epoch)
             trained = without_raw_outputs(model)

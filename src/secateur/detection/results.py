@@ -18,8 +18,9 @@ class DetectorResult:
     Attributes:
         network: the pruned network of ultralytics or torchvision, in evaluation mode.
         pruning: plan, verification, scores and curves; its network returns the raw outputs of the heads.
-        metrics: what is measured on the validation images, by stage: ``"before"``, ``"cut"`` (reconstructed,
-            not trained), ``"after"``; for ultralytics in its names, for torchvision ``map`` and ``map50``.
+        metrics: what is measured on the validation images, by stage: ``"before"``, ``"cut"`` (after the
+            last cut: reconstructed, not trained since), ``"after"``; for ultralytics in its names, for
+            torchvision ``map`` and ``map50``.
         file: the ``.pt`` file, which ``YOLO(file)`` opens; for torchvision a checkpoint without pickle.
     """
 

@@ -51,7 +51,7 @@ def folded(program: ExportedProgram) -> ExportedProgram:
 
 
 def _is_zero(node: Node, zeros: set[Node]) -> bool:
-    """Tell whether the result of an operator is zero, whatever the inputs of the network are."""
+    """Return whether the result of an operator is zero, whatever the inputs of the network are."""
     operator, args = operator_name(node), node.args
     if operator == "zeros_like":
         return True

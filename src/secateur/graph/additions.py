@@ -76,7 +76,7 @@ class Dataflow:
                     self._sources[node] |= self._sources[source] | self._bits[source]
 
     def depends(self, node: Node, source: Node) -> bool:
-        """Tell whether the numbers of a value are computed from those of another."""
+        """Return whether the numbers of a value are computed from those of another."""
         return bool(self._sources[node] & self._bits[source])
 
     def readers(self, node: Node) -> list[Node]:
@@ -212,7 +212,7 @@ class Dataflow:
         return any(map(self._is_tensor, self.inputs[node]))
 
     def _is_tensor(self, node: Node) -> bool:
-        """Tell whether a node stands for a parameter or buffer."""
+        """Return whether a node stands for a parameter or buffer."""
         item = self.program.placeholders.get(node.name)
         return item is not None and item.origin is Origin.TENSOR
 
@@ -223,7 +223,7 @@ def paths_of(node: Node) -> tuple[str, ...]:
 
 
 def _adds(node: Node) -> bool:
-    """Tell whether an operator adds two tensors of the shape of its result."""
+    """Return whether an operator adds two tensors of the shape of its result."""
     if str(node.target) not in _ADDS or not all(isinstance(item, Node) for item in node.args[:2]):
         return False
     shapes = {shape_of(item) for item in (node, *node.args[:2])}  # type: ignore[arg-type]
@@ -231,7 +231,7 @@ def _adds(node: Node) -> bool:
 
 
 def _returns_what_it_reads(node: Node) -> bool:
-    """Tell whether an operator returns the tensor that it is given, or divides it by one."""
+    """Return whether an operator returns the tensor that it is given, or divides it by one."""
     if node.op != "call_function" or not node.all_input_nodes:
         return False
     target = str(node.target)

@@ -416,7 +416,7 @@ def _last(part: _Part, flow: Dataflow) -> set[str]:
 
 
 def _is_written(flow: Dataflow, inside: Set[Node]) -> bool:
-    """Tell whether an operator outside a module writes to what the module returns."""
+    """Return whether an operator outside a module writes to what the module returns."""
     return any(base in inside and node not in inside for node, base in flow.writes)
 
 

@@ -177,7 +177,7 @@ class ChannelGraph:
         )
 
     def is_replaced(self, path: str) -> bool:
-        """Tell whether a module, or one around it, was replaced when a residual branch was removed."""
+        """Return whether a module, or one around it, was replaced when a residual branch was removed."""
         return any(f"{path}.".startswith(f"{item.path}.") for item in self.replacements)
 
     # -- tensors, readers, costs -----------------------------------------------------------

@@ -78,7 +78,7 @@ class _SubstituteMemory:
     around: Mapping[str, Any]
 
     def stands_for(self, memories: Sequence[_Memory]) -> bool:
-        """Tell whether it takes exactly the memory of the result that it replaces."""
+        """Return whether it takes exactly the memory of the result that it replaces."""
         item = self.memory
         replaces = item.alias is None and not item.broadcast and item.sizes is item.node
         return replaces and all(memory.node in self.inside for memory in memories)
@@ -281,7 +281,7 @@ def _shared(node: Node) -> Node | None:
 
 
 def _differs_in_width(node: Node, stream: Node) -> bool:
-    """Tell whether a result has the sizes of the stream in all dimensions but one."""
+    """Return whether a result has the sizes of the stream in all dimensions but one."""
     one, other = node.meta.get("val"), stream.meta.get("val")
     if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.dim() != other.dim():
         return False

@@ -20,7 +20,7 @@ from secateur.errors import UsageError, closest
 
 
 def names_a_file(spec: str) -> bool:
-    """Check whether a specification names a function in a file.
+    """Return whether a specification names a function in a file.
 
     >>> names_a_file("nets/mine.py:network"), names_a_file("torchvision:resnet18")
     (True, False)
@@ -48,7 +48,7 @@ def find_function(spec: str) -> Callable[..., nn.Module]:
 
 
 def takes(function: Callable[..., object], argument: str) -> bool:
-    """Check whether a function can be called with this keyword argument.
+    """Return whether a function can be called with this keyword argument.
 
     >>> takes(lambda num_classes: None, "num_classes"), takes(lambda: None, "num_classes")
     (True, False)

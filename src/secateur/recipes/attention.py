@@ -34,7 +34,7 @@ def attention_graphs(
 
 
 def scores_fit(graph: ChannelGraph, scores: Mapping[str, Any]) -> bool:
-    """Tell whether scores have one number for each channel of each group of a graph that they name."""
+    """Return whether scores have one number for each channel of each group of a graph that they name."""
     return all(name in graph and len(values) == graph[name].channels for name, values in scores.items())
 
 

@@ -39,11 +39,11 @@ class CostRegularization(Settings):
     """Lower the score of expensive channels (arXiv 1611.06440, section 2.2).
 
     Attributes:
-        unit: the quantity that counts as cost; no regularisation if not given.
-        rate: normalised score per million of that unit.
+        quantity: what counts as cost; no regularisation if not given.
+        rate: normalised score per million of it.
     """
 
-    unit: Literal["params", "macs", "bytes", "memory"] | None = None
+    quantity: Literal["params", "macs", "bytes", "memory"] | None = None
     rate: float = Field(default=1e-3, ge=0)
 
 
@@ -191,16 +191,16 @@ class Recipe(Settings):
             phase: FitSettings = getattr(self, name)
             if phase.updates is not None and phase.epochs and {"epochs", "updates"} <= phase.model_fields_set:
                 raise ValueError(f"{name}.epochs and {name}.updates exclude each other; give one of them")
-        if self.cost_regularization.unit is not None and self.allocation == "curves":
+        if self.cost_regularization.quantity is not None and self.allocation == "curves":
             raise ValueError(
-                "cost_regularization.unit: no effect while allocation is 'curves', which does not compare "
-                "scores between groups; set allocation to 'global' or 'uniform'"
+                "cost_regularization.quantity: no effect while allocation is 'curves', which does not "
+                "compare scores between groups; set allocation to 'global' or 'uniform'"
             )
         if self.widths.depth != "off":
-            if self.cost_regularization.unit is not None:
+            if self.cost_regularization.quantity is not None:
                 raise ValueError(
-                    "cost_regularization.unit: no effect while widths.depth removes residual branches, which "
-                    "compares scores by cost already; set widths.depth to 'off'"
+                    "cost_regularization.quantity: no effect while widths.depth removes residual branches, "
+                    "which compares scores by cost already; set widths.depth to 'off'"
                 )
             if self.allocation == "uniform":
                 raise ValueError(
@@ -222,8 +222,9 @@ class Recipe(Settings):
         yield "normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'"
         depth = f"widths.depth is {self.widths.depth!r}", "set widths.depth to 'off'"
         yield "normalize", self.widths.depth != "off", *depth
-        unit = "set cost_regularization.unit"
-        yield "cost_regularization.rate", self.cost_regularization.unit is None, "there is no unit", unit
+        counts = self.cost_regularization.quantity is not None
+        no_quantity = "there is no quantity", "set cost_regularization.quantity"
+        yield "cost_regularization.rate", not counts, *no_quantity
         for name in ("between", "finetune"):
             yield from self._needs_of_phase(name)
 
@@ -259,7 +260,7 @@ def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
         elif phase.get("updates") is not None:
             changes[name] = {"epochs": None, **phase}
     regularization = changes.get("cost_regularization")
-    if isinstance(regularization, Mapping) and regularization.get("unit") is not None:
+    if isinstance(regularization, Mapping) and regularization.get("quantity") is not None:
         changes.setdefault("allocation", "global")
     return changes
 

@@ -141,9 +141,9 @@ class PruningSchedule:
     def plan(self, graph: ChannelGraph, ranking: Mapping[str, Any], limits: Mapping[str, int]) -> PruningPlan:
         """Make the plan within limits according to the recipe."""
         normalize, cost = self.recipe.normalize, self.recipe.cost_regularization
-        if cost.unit is not None and isinstance(ranking, Scores):
+        if cost.quantity is not None and isinstance(ranking, Scores):
             # The rate is in units of normalised scores, which must not be normalised again.
-            ranking = regularize_scores(ranking.normalized(normalize), graph, cost.unit, cost.rate)
+            ranking = regularize_scores(ranking.normalized(normalize), graph, cost.quantity, cost.rate)
             normalize = "none"
         return plan_within(
             graph,
@@ -162,5 +162,5 @@ def _prunable_channels(graph: ChannelGraph) -> int:
 
 
 def _is_filters(group: Group, graph: ChannelGraph) -> bool:
-    """Check whether a convolution writes the channels: its weight has dimensions for positions."""
+    """Return whether a convolution writes the channels: its weight has dimensions for positions."""
     return any(len(graph.tensors[member.tensor]) > 2 for member in group.roles(Role.PRODUCER))

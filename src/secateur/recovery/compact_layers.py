@@ -110,5 +110,5 @@ def _among_zeros(x: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
 
 
 def _has_channels_innermost(x: Tensor) -> bool:
-    """Check whether the channels of images are innermost in memory."""
+    """Return whether the channels of images are innermost in memory."""
     return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -31,7 +31,7 @@ SUFFIXES = (".onnx", ".pt2")
 
 
 def is_exported(source: str | Path) -> bool:
-    """Check whether a name is that of an exported file, by its ending.
+    """Return whether a name is that of an exported file, by its ending.
 
     >>> is_exported("small.onnx"), is_exported("small.safetensors")
     (True, False)

@@ -88,7 +88,7 @@ class Case:
         return Kind(self.program.training, self.weights.is_prepared)
 
     def is_repetition_of(self, other: Case) -> bool:
-        """Check whether it is another run of the same pass with the same weights."""
+        """Return whether it is another run of the same pass with the same weights."""
         return self is not other and self.kind == other.kind
 
 

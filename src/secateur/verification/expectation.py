@@ -324,7 +324,7 @@ def _float_attributes(model: nn.Module) -> dict[tuple[str, str], float]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Check whether two tensors of one shape and dtype have equal values; NaN equals NaN."""
+    """Return whether two tensors of one shape and dtype have equal values; NaN equals NaN."""
     one, other = (item.to_dense() if item.layout is not torch.strided else item for item in (one, other))
     one = one.to(other.device)
     if torch.equal(one, other):

@@ -70,7 +70,7 @@ def _keep_precision(call: Node, region: GraphModule) -> None:
 
 
 def _checks_dtype(node: Node) -> bool:
-    """Tell whether an operator insists on a dtype, which may be that of an autocast region."""
+    """Return whether an operator insists on a dtype, which may be that of an autocast region."""
     return str(node.target).startswith("aten._assert_tensor_metadata")
 
 

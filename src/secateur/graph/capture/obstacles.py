@@ -231,7 +231,7 @@ def _of_values(error: Exception, place: Place) -> str:
 
 
 def depends_on_values(error: Exception) -> bool:
-    """Tell whether an export failed because code depends on the values of tensors."""
+    """Return whether an export failed because code depends on the values of tensors."""
     kinds = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
     names = _kinds(error)
     return bool(names & kinds) or ("UserError" in names and "data-dependent" in str(error).lower())

@@ -170,7 +170,7 @@ class Program:
 
 
 def _draws(node: Node) -> bool:
-    """Tell whether an operator draws random numbers: dropout that is switched off does not."""
+    """Return whether an operator draws random numbers: dropout that is switched off does not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     named = dict(zip((item.name for item in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]

@@ -55,7 +55,7 @@ def refuse_wrapped(model: object, name: str = "model") -> None:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Tell whether a module is what ``torch.compile`` returns for another one.
+    """Return whether a module is what ``torch.compile`` returns for another one.
 
     >>> is_compiled(nn.Linear(2, 2))
     False

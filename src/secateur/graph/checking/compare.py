@@ -251,7 +251,7 @@ def _ratio(gap: Tensor, scale: Tensor) -> Tensor:
 
 
 def same_value(want: Any, have: Any) -> bool:
-    """Tell whether two values are of one type and equal; NaN equals NaN."""
+    """Return whether two values are of one type and equal; NaN equals NaN."""
     if type(want) is not type(have):
         return False
     if isinstance(want, float) and math.isnan(want):

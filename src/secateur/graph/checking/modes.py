@@ -72,7 +72,7 @@ def in_training(forward: Pass, paths: Collection[str]) -> Pass:
 
 
 def derivable(model: nn.Module, program: Program, inputs: ExampleInputs) -> bool:
-    """Tell whether the training-mode pass that is made from the evaluation-mode one gives the right numbers.
+    """Return whether the training-mode pass that is made from the evaluation-mode one gives right numbers.
 
     Random values take the place of constant tensors, which may hide a branch.
 

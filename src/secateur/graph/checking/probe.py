@@ -64,7 +64,7 @@ def random_for_constant(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hides(tensor: Tensor) -> bool:
-    """Tell whether a tensor is constant; a single number counts if it is a parameter that is zero."""
+    """Return whether a tensor is constant; a single number counts if it is a parameter that is zero."""
     if tensor.numel() <= 1:
         return isinstance(tensor, nn.Parameter) and tensor.numel() == 1 and float(tensor.detach()) == 0
     flat = tensor.detach().reshape(-1)

@@ -78,19 +78,19 @@ def _integers_of_class(kind: type) -> dict[str, Any]:
 
 
 def is_of_class(owner: object, name: str) -> bool:
-    """Tell whether an attribute is one of the class, which the object itself does not have."""
+    """Return whether an attribute is one of the class, which the object itself does not have."""
     return not isinstance(owner, dict) and name not in vars(owner)
 
 
 def is_integral(value: object) -> bool:
-    """Tell whether a value is an integer, or a list or tuple of integers; truth values are none."""
+    """Return whether a value is an integer, or a list or tuple of integers; truth values are none."""
     if type(value) in (list, tuple):
         return bool(value) and all(type(item) is int for item in value)  # type: ignore[attr-defined]
     return type(value) is int
 
 
 def is_configuration(value: object) -> bool:
-    """Tell whether a value is an object or a dict that may hold sizes."""
+    """Return whether a value is an object or a dict that may hold sizes."""
     if isinstance(value, dict):
         return len(value) <= _MOST_ENTRIES
     if isinstance(value, _NO_OBJECTS) or not hasattr(value, "__dict__"):

@@ -1,4 +1,4 @@
-"""Check whether a network is the one that a channel graph describes."""
+"""Return whether a network is the one that a channel graph describes."""
 
 from __future__ import annotations
 

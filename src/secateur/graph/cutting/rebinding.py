@@ -104,7 +104,7 @@ class _Rebinder:
         return id(value) in self._memo and self._memo[id(value)] is not value and value is not self._memo
 
     def _refers(self, value: Any) -> bool:
-        """Tell whether an object leads to an original."""
+        """Return whether an object leads to an original."""
         seen: set[int] = set()
         pending = [value]
         while pending:

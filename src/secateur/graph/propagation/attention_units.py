@@ -90,7 +90,7 @@ class OpenAxes:
             self.owners[slot] = self.owners[one] + self.owners[int(inner[0])]
 
     def is_open(self, labels: Labels) -> bool:
-        """Tell whether labels belong to an open axis."""
+        """Return whether labels belong to an open axis."""
         return labels is not None and any(slot in self.owners for slot in labels.tolist())
 
     def record_product(

@@ -84,13 +84,13 @@ _NORMALISED = {"batch_norm": (1, 5), "layer_norm": (2, 4), "group_norm": (2, 4)}
 
 
 def _are_shapes(rows: Tensor, matrices: Tensor) -> bool:
-    """Tell whether a grouped product gets rows and stacked matrices without values."""
+    """Return whether a grouped product gets rows and stacked matrices without values."""
     without_values = rows.is_meta or isinstance(rows, FakeTensor)
     return without_values and rows.dim() == 2 and matrices.dim() == 3
 
 
 def _is_ordinary(value: Any) -> bool:
-    """Tell whether a value is a contiguous tensor of real numbers on the meta device, with dimensions."""
+    """Return whether a value is a contiguous tensor of real numbers on the meta device, with dimensions."""
     return (
         type(value) in (Tensor, nn.Parameter)
         and value.device.type == "meta"
