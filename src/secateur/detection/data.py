@@ -14,8 +14,8 @@ from torch import Tensor
 from secateur.detection.labels import (
     IMAGE_ENDINGS,
     SPLITS,
+    DetectionData,
     LabelledImage,
-    LabelledImages,
     LabelledObject,
     checked_box,
     checked_labels,
@@ -121,7 +121,7 @@ def with_absolute_path(path: Path, content: Mapping[str, Any], out: Path) -> Pat
     return file
 
 
-def read_yolo_labels(path: str | Path, names: Sequence[str] | None = None) -> LabelledImages:
+def read_yolo_labels(path: str | Path, names: Sequence[str] | None = None) -> DetectionData:
     """Read the images that a data file lists, with their labels in text files.
 
     Args:
