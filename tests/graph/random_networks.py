@@ -246,6 +246,7 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "sampled": lambda at: operators.Sampled(at.dims, at.way),
     "pointwise": lambda at: operators.Pointwise(at.channels, at.way),
     "of all": lambda at: operators.OfAll(at.channels, at.way + at.size),
+    "along channels": lambda at: operators.AlongChannels(at.way),
     "mixture": lambda at: operators.Mixture(at.channels, at.way),
     "words": lambda at: operators.Words(at.channels, at.way),
     "rounded": lambda at: operators.Rounded(at.channels, at.way),
@@ -257,7 +258,17 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "decoder": lambda at: sized.Decoder(at.channels, at.divisor, at.width, normed=at.odd),
 }
 
-STATISTICS = {"attention", "decoder", "mixture", "multihead", "norm", "of all", "over-channels", "residual"}
+STATISTICS = {
+    "along channels",
+    "attention",
+    "decoder",
+    "mixture",
+    "multihead",
+    "norm",
+    "of all",
+    "over-channels",
+    "residual",
+}
 """Kinds in which channels may meet outside the weights that read them."""
 
 LARGEST = 16

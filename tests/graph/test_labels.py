@@ -59,6 +59,16 @@ def test_the_first_reason_and_the_first_role_count():
     assert role[2:].tolist() == [-1, -1]
 
 
+def test_a_final_reason_comes_before_earlier_ones():
+    slots = SlotTable({"w": (3,)})
+    slots.freeze(np.array([0, 1]), "early")
+    slots.freeze(np.array([1, 2]), "final", final=True)
+    slots.freeze(np.array([2]), "late", final=True)
+    component = slots.components()
+    reason, texts = slots.reasons(component)
+    assert [texts[reason[component[slot]]] for slot in range(3)] == ["early", "final", "final"]
+
+
 def test_nothing_frozen_means_no_reason():
     slots = SlotTable({"a": (3,)})
     assert slots.reasons(slots.components())[0].tolist() == [-1, -1, -1]

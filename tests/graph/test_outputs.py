@@ -428,3 +428,28 @@ def test_a_channel_that_is_picked_for_its_shape_stays_free() -> None:
 def test_code_that_picks_a_channel_in_vain_must_still_run() -> None:
     graph = sec.trace(Fixed().eval(), torch.randn(4, 6))
     assert "the forward pass fails" in str(graph["a"].reason)
+
+
+class Tied(nn.Module):
+    """Words whose table is the last layer too, and a stream that meets a constant and is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, 6)
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.a(self.words(x))
+        z = self.b(y + torch.arange(6.0).sin())
+        return y, z @ self.b.weight @ self.words.weight.t()
+
+
+def test_outputs_are_named_before_other_reasons() -> None:
+    graph = sec.trace(Tied().eval(), torch.randint(0, 9, (2, 3)))
+    table = {
+        part.dim: group.reason
+        for group in graph.groups
+        for part in group.members
+        if part.tensor == "words.weight"
+    }
+    assert table[0] == graph["a"].reason == "is an output of the network"

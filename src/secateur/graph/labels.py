@@ -78,6 +78,7 @@ class SlotTable:
         self._left: list[IntArray] = []
         self._right: list[IntArray] = []
         self._frozen: list[tuple[IntArray, str]] = []
+        self._final: list[tuple[IntArray, str]] = []
         self._claims: list[tuple[IntArray, Role]] = []
         self._known: tuple[IntArray, BoolArray] | None = None
 
@@ -106,9 +107,15 @@ class SlotTable:
         self._right.append(right.ravel())
         self._known = None
 
-    def freeze(self, slots: IntArray, reason: str) -> None:
-        """Forbid the removal of slots, for a reason that the user will read."""
-        self._frozen.append((slots.ravel(), reason))
+    def freeze(self, slots: IntArray, reason: str, *, final: bool = False) -> None:
+        """Forbid the removal of slots, for a reason that the user will read.
+
+        Args:
+            slots: what stays.
+            reason: in words.
+            final: whether no other code in the network could free them. Such a reason is named before others.
+        """
+        (self._final if final else self._frozen).append((slots.ravel(), reason))
         self._known = None
 
     def set_role(self, slots: IntArray, role: Role) -> None:
@@ -151,10 +158,11 @@ class SlotTable:
     def reasons(self, components: IntArray) -> tuple[IntArray, list[str]]:
         """Find, per channel, the index of the first reason that freezes it (-1: free), and the reasons."""
         count = int(components.max(initial=-1)) + 1
-        texts = list(dict.fromkeys(text for _, text in self._frozen))
+        frozen = [*self._final, *self._frozen]
+        texts = list(dict.fromkeys(text for _, text in frozen))
         index = {text: number for number, text in enumerate(texts)}
         first = np.full(count, -1, dtype=np.int64)
-        for slots, text in reversed(self._frozen):
+        for slots, text in reversed(frozen):
             first[components[slots]] = index[text]
         return first, texts
 

@@ -403,7 +403,7 @@ def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str
     slots = SlotTable(shapes)
     for name, reason in left_alone.items():
         for dim in range(len(shapes[name])):
-            slots.freeze(slots.span(name, dim), reason)
+            slots.freeze(slots.span(name, dim), reason, final=True)
     return slots
 
 

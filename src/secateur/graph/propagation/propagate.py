@@ -66,7 +66,7 @@ def propagate(
         if node.op == "placeholder":
             env[node] = _placeholder(program, node, slots)
         elif node.op == "output":
-            _freeze_values(env, node, slots, "is an output of the network")
+            _freeze_values(env, node, slots, "is an output of the network", final=True)
         elif node.op == "call_function":
             env[node] = _call(node, env, slots, findings, modules, known)
         else:
@@ -158,7 +158,9 @@ def _plain(node: Node) -> Any:
     return None
 
 
-def _freeze_values(env: Environment, node: Node, slots: SlotTable, reason: str) -> None:
+def _freeze_values(
+    env: Environment, node: Node, slots: SlotTable, reason: str, *, final: bool = False
+) -> None:
     """Freeze everything that an operator touches."""
     for source in node.all_input_nodes:
         found = env.get(source)
@@ -166,6 +168,6 @@ def _freeze_values(env: Environment, node: Node, slots: SlotTable, reason: str) 
             if isinstance(value, Value):
                 for labels in value.labels:
                     if labels is not None:
-                        slots.freeze(labels, reason)
+                        slots.freeze(labels, reason, final=final)
                 if value.places is not None:
                     slots.freeze(value.places, f"{PLACES_USED} ({reason})")
