@@ -136,4 +136,9 @@ def _members(ties: IntArray) -> list[IntArray]:
 
 
 def _without_numbers(name: str) -> str:
-    return re.sub(r"\d+", "#", name)
+    """Replace the numbers in a name; that of a group among those of one module goes.
+
+    >>> _without_numbers("layers.3.experts#2"), _without_numbers("layers.12.experts")
+    ('layers.#.experts', 'layers.#.experts')
+    """
+    return re.sub(r"\d+", "#", re.sub(r"#\d+$", "", name))
