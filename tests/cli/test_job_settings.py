@@ -68,6 +68,8 @@ SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "widths.only": (["stem"], lambda recipe: list(recipe.widths.only or ())),
     "widths.depth": ("auto", lambda recipe: recipe.widths.depth),
     "widths.uniform_depth": (True, lambda recipe: recipe.widths.uniform_depth),
+    "widths.uniform_widths": (True, lambda recipe: recipe.widths.uniform_widths),
+    "distillation.divergence": ("reverse", lambda recipe: recipe.distillation.divergence),
 }
 NEEDED = {
     **{f"between.{name}": ("steps=2",) for name in FitSettings.model_fields},
