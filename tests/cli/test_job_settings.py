@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 from secateur.budget import Budget, Widths
-from secateur.cli.job_settings import CRITERIA, prune_job, train_job
+from secateur.cli.job_settings import CRITERIA, frontier_job, prune_job, train_job
 from secateur.cli.recipe import _meanings
 from secateur.criteria import criterion_names
 from secateur.errors import UsageError
@@ -69,6 +69,8 @@ SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "widths.only": (["stem"], lambda recipe: list(recipe.widths.only or ())),
     "widths.depth": ("auto", lambda recipe: recipe.widths.depth),
     "widths.uniform_depth": (True, lambda recipe: recipe.widths.uniform_depth),
+    "widths.uniform_widths": (True, lambda recipe: recipe.widths.uniform_widths),
+    "distillation.divergence": ("reverse", lambda recipe: recipe.distillation.divergence),
 }
 NEEDED = {
     **{f"between.{name}": ("steps=2",) for name in FitSettings.model_fields},
@@ -246,6 +248,26 @@ def test_a_criterion_that_the_users_file_registers_is_left_for_later(tmp_path: P
     builder = ("--builder", f"{tmp_path / 'net.py'}:make")
     chosen = prune_job({**OPTIONS, "network.builder": builder}, None, ("criterion=mine",))
     assert chosen.recipe.criterion == "mine"
+
+
+def test_a_frontier_takes_the_recipe_of_a_file_without_its_budget(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text('criterion = "obd"\n[budget]\nmacs = 0.5\n[finetune]\nepochs = 3\n')
+    options: dict[str, tuple[str, Any]] = {
+        "network.source": ("RUN", "secateur:digits"),
+        "data.source": ("--data", "digits"),
+        "by": ("--by", "params"),
+        "points": ("--points", 3),
+        "out": ("--out", Path("out")),
+    }
+    found = frontier_job(options, str(file), ())
+    assert (found.recipe.criterion, found.by, found.points) == ("obd", "params", 3)
+    assert not found.recipe.finetune.trains
+    for text in ("budget.macs=0.5", "points=4"):
+        with pytest.raises(UsageError, match=f"--set {text}: unknown"):
+            frontier_job(options, None, (text,))
+    with pytest.raises(UsageError, match="--points 0: .*greater than or equal to 1"):
+        frontier_job({**options, "points": ("--points", 0)}, None, ())
 
 
 def test_every_setting_has_a_meaning() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secateur.recipes import Recipe
 
 T = TypeVar("T")
+J = TypeVar("J", "PruneJob", "FrontierJob")
 
 Options = Mapping[str, tuple[str, Any]]
 """For the dotted path of each setting, the option that gives it and its value (``None`` if not given)."""
@@ -29,7 +30,7 @@ CRITERIA = (
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 
-_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed"))
+_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed", "by", "points"))
 """Settings of a job that only options give."""
 
 _TRAINING = ("between", "finetune", "distillation", "data.mixup")
@@ -53,6 +54,29 @@ def prune_job(
     Raises:
         UsageError: something is wrong; the message names all mistakes by their options.
     """
+    from secateur.jobs.settings import PruneJob
+
+    return _resolved(PruneJob, options, recipe, sets, finetune)
+
+
+def frontier_job(options: Options, recipe: str | None, sets: Sequence[str]) -> FrontierJob:
+    """Resolve the job of a frontier: like a pruning job without training and budget.
+
+    Args:
+        options: of the command.
+        recipe: as for :func:`prune_job`; the budget of a file is not used.
+        sets: as for :func:`prune_job`.
+
+    Raises:
+        UsageError: something is wrong; the message names all mistakes by their options.
+    """
+    from secateur.jobs.settings import FrontierJob
+
+    return _resolved(FrontierJob, options, recipe, sets, finetune=False)
+
+
+def _resolved(job: type[J], options: Options, recipe: str | None, sets: Sequence[str], finetune: bool) -> J:
+    """Resolve a job that prunes; the arguments are those of :func:`prune_job`."""
     from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
     from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
     from secateur.settings import merged
@@ -61,8 +85,9 @@ def prune_job(
     if recipe not in (None, file, *PRESETS):
         raise UsageError(f"--recipe {recipe}: unknown; choose one of {', '.join(PRESETS)}, or give FILE.toml")
     table = _read(Path(file), "prune", PruneJob) if file else {}
+    table = {name: value for name, value in table.items() if name in job.model_fields}
     given = _Given(options, sets, file)
-    job_sets, recipe_sets = given.split(PruneJob, Recipe)
+    job_sets, recipe_sets = given.split(job, Recipe)
     if given.any("network.source"):
         table.pop("network", None)
     if given.any(*_GOALS):
@@ -79,7 +104,7 @@ def prune_job(
         given.mistakes += [(name, "no effect without --data") for name in sorted(idle)]
     asked = found.pop("recipe", {})
     name = recipe or _usual_recipe(found.get("data", {}).get("source"))
-    if not any(goal in found for goal in _GOALS):
+    if "budget" in job.model_fields and not any(goal in found for goal in _GOALS):
         share = CHANNELS_LEFT.get(asked.get("preset", name))
         if share is None:
             raise UsageError(
@@ -99,31 +124,7 @@ def prune_job(
         return base.changed(changes)
 
     resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
-    return given.checked(lambda: PruneJob(**_with_processes(found, given), recipe=resolved))
-
-
-def frontier_job(options: Options, recipe: str | None, sets: Sequence[str]) -> FrontierJob:
-    """Resolve the job of a frontier: like a pruning job without training, of which only the budget is open.
-
-    Args:
-        options: of the command.
-        recipe: as for :func:`prune_job`.
-        sets: as for :func:`prune_job`.
-
-    Raises:
-        UsageError: something is wrong; the message names all mistakes by their options.
-    """
-    from secateur.jobs.settings import FrontierJob
-    from secateur.settings import SettingsError
-
-    own = {path: options[path][1] for path in ("by", "points")}
-    others = {path: option for path, option in options.items() if path not in own}
-    cut = prune_job({**others, "budget.macs": ("--by", 0.5)}, recipe, sets, finetune=False)
-    shared = {name: getattr(cut, name) for name in FrontierJob.model_fields if name not in own}
-    try:
-        return FrontierJob(**shared, **own)
-    except SettingsError as error:
-        raise UsageError("; ".join(f"--{path}: {text}" for path, text in error.mistakes)) from None
+    return given.checked(lambda: job(**_with_processes(found, given), recipe=resolved))
 
 
 def limit_of_point(measured: Path | None, point: int, others: Options) -> dict[str, tuple[str, Any]]:
