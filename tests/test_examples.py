@@ -18,6 +18,7 @@ from tests.documents.prepared import images
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SECONDS = 240
 QUICK = {
+    "detector": ["--images", "16", "--epochs", "4"],
     "distributed": ["--epochs", "3"],
     "fabric_module": ["--epochs", "2"],
     "latency_target": ["--width", "16", "--epochs", "1"],

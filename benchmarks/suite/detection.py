@@ -5,6 +5,8 @@ cut to a share of the MACs and fine-tuned by the trainer of ultralytics for a fi
 on the same images for the same epochs: random channels, torch-pruning 1.6.1 (which needs every C2f rewritten
 without chunks), and the architecture that Secateur found, from random weights for all epochs together. mAP is
 measured on the test images, which nothing else uses; epochs are chosen on the validation images.
+
+An interrupted run continues with the next way; with ``keep``, the trained network is kept too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from benchmarks import images, peer
 from benchmarks.benchmark import Options as BaseOptions
 from benchmarks.benchmark import Row as BaseRow
 from benchmarks.tables import Table, spread
-from secateur.detection import DetectorSettings, convert_labels
+from secateur.detection import DetectorSettings, convert_labels, open_detector, save_detector
 from secateur.detection.data import calibration_batches
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
@@ -34,6 +36,9 @@ from secateur.recipes import Recipe
 from secateur.training.random_state import seeded
 
 CLASSES = 3
+OURS, RANDOM = "secateur", "random channels"
+GROUP_NORM, TAYLOR = "torch-pruning 1.6.1, group norm", "torch-pruning 1.6.1, Taylor"
+FROM_SCRATCH = "the same network from random weights"
 
 
 class Options(BaseOptions):
@@ -47,7 +52,10 @@ class Options(BaseOptions):
         finetune: share of the epochs for fine-tuning.
         shares: of the MACs that are left.
         calibration: images for scores, curves and reconstruction.
-        peers: whether the peer runs too.
+        ways: how channels are chosen, among the names in ``WAYS``.
+        from_scratch: whether the architecture that Secateur found is trained from random weights too.
+        keep: folder for trained and pruned networks, from which a later run with this folder starts; none
+            by default.
     """
 
     networks: tuple[str, ...] = ("yolov8n", "yolo11n")
@@ -57,7 +65,9 @@ class Options(BaseOptions):
     finetune: float = 0.2
     shares: tuple[float, ...] = (0.5, 0.25)
     calibration: int = 128
-    peers: bool = True
+    ways: tuple[str, ...] = (OURS, RANDOM, GROUP_NORM, TAYLOR)
+    from_scratch: bool = True
+    keep: str = ""
 
 
 class Row(BaseRow):
@@ -75,7 +85,8 @@ class Row(BaseRow):
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "bccd": {"seeds": (0, 1, 2)},
-    "bccd-small": {"networks": ("yolov8n",), "image_size": 160, "epochs": 60, "shares": (0.5,)},
+    # About 40 minutes on one core.
+    "bccd-small": {"networks": ("yolov8n",), "image_size": 160, "epochs": 20, "calibration": 48},
 }
 QUICK: Mapping[str, Any] = {
     "networks": ("yolov8n",),
@@ -84,7 +95,7 @@ QUICK: Mapping[str, Any] = {
     "finetune": 0.5,
     "shares": (0.5,),
     "calibration": 16,
-    "peers": False,
+    "ways": (OURS, RANDOM),
 }
 
 
@@ -96,8 +107,9 @@ def run(options: Options) -> Iterator[Row]:
         data = convert_labels(f"{folder}/BCCD", f"{folder}/data").data
         for seed in options.seeds:
             for name in options.networks:
+                out = Path(options.keep or folder) / f"{name}-{options.image_size}-{options.epochs}-{seed}"
                 with seeded(seed):
-                    yield from _network(name, seed, options, data, Path(folder) / f"{name}-{seed}")
+                    yield from _network(name, seed, options, data, out)
 
 
 def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> Iterator[Row]:
@@ -108,11 +120,7 @@ def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> I
         options={"patience": options.patience},
     )
     tuner = DetectorTuner(data, out, settings, seed=seed)
-    network = library("ultralytics").YOLO(f"{name}.yaml").model
-    network = type(network)(network.yaml, nc=CLASSES, verbose=False)
-    network.task = "detect"
-    untrained = deepcopy(network)
-    tuner.train(network, options.epochs)
+    network, untrained = _trained(name, tuner, options.epochs)
     epochs = max(1, round(options.finetune * options.epochs))
 
     def row(way: str, share: float, stage: str, model: nn.Module) -> Row:
@@ -129,29 +137,49 @@ def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> I
             map=found["metrics/mAP50-95(B)"],
         )
 
-    yield row("none", 1.0, "trained", network)
+    def done(way: str, share: float, stage: str = "fine-tuned") -> bool:
+        return options.measured(network=name, seed=seed, way=way, share=share, stage=stage)
+
+    if not done("none", 1.0, "trained"):
+        yield row("none", 1.0, "trained", network)
     for share in options.shares:
-        for way, cut in _ways(options).items():
-            small = cut(network, tuner, share)
-            yield row(way, share, "cut", small)
+        for way in options.ways:
+            if done(way, share):
+                continue
+            with seeded(seed):
+                small = WAYS[way](network, tuner, share)
+            if way == OURS:
+                save_detector(_file_of(out, share), small)
+            if not done(way, share, "cut"):
+                yield row(way, share, "cut", small)
             tuner.train(small, epochs, tuner.validate(small))
             yield row(way, share, "fine-tuned", small)
-            if way == "secateur":
-                same = _from_scratch(untrained, small)
-                tuner.train(same, options.epochs + epochs)
-                yield row("the same network from random weights", share, "fine-tuned", same)
+        if options.from_scratch and not done(FROM_SCRATCH, share):
+            same = _from_scratch(untrained, open_detector(_file_of(out, share), trusted=True))
+            tuner.train(same, options.epochs + epochs)
+            yield row(FROM_SCRATCH, share, "fine-tuned", same)
+
+
+def _file_of(out: Path, share: float) -> Path:
+    """Return the file of the network that Secateur cuts to a share."""
+    return out / f"secateur-{share:g}.pt"
+
+
+def _trained(name: str, tuner: DetectorTuner, epochs: int) -> tuple[nn.Module, nn.Module]:
+    """Train a network, or read it if that was done before; return it and the untrained one."""
+    network = library("ultralytics").YOLO(f"{name}.yaml").model
+    network = type(network)(network.yaml, nc=CLASSES, verbose=False)
+    network.task = "detect"
+    untrained, file = deepcopy(network), tuner.out / "trained.pth"
+    if file.is_file():
+        network.load_state_dict(torch.load(file, weights_only=True))
+    else:
+        tuner.train(network, epochs)
+        torch.save(network.state_dict(), file)
+    return network, untrained
 
 
 Cut = Callable[[nn.Module, DetectorTuner, float], nn.Module]
-
-
-def _ways(options: Options) -> dict[str, Cut]:
-    ways: dict[str, Cut] = {"secateur": _ours(Recipe(finetune={"epochs": 0}))}
-    ways["random channels"] = _ours(Recipe.preset("one-shot", criterion="random"))
-    if options.peers:
-        ways["torch-pruning 1.6.1, group norm"] = _peer(taylor=False)
-        ways["torch-pruning 1.6.1, Taylor"] = _peer(taylor=True)
-    return ways
 
 
 def _ours(recipe: Recipe) -> Cut:
@@ -258,6 +286,15 @@ def _peer(taylor: bool) -> Cut:
         return model
 
     return cut
+
+
+WAYS: Mapping[str, Cut] = {
+    OURS: _ours(Recipe(finetune={"epochs": 0})),
+    RANDOM: _ours(Recipe.preset("one-shot", criterion="random")),
+    GROUP_NORM: _peer(taylor=False),
+    TAYLOR: _peer(taylor=True),
+}
+"""Functions that cut a copy of a network to a share of its MACs, by how channels are chosen."""
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -64,13 +65,12 @@ def suppressed(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     [1, 2]
     """
     order = scores.argsort(descending=True, stable=True)
-    overlaps = (torchvision.ops.box_iou(boxes[order], boxes[order]) > iou_threshold).tolist()
-    dropped = [False] * len(order)
+    overlaps = (torchvision.ops.box_iou(boxes[order], boxes[order]) > iou_threshold).numpy(force=True)
+    dropped = np.zeros(len(order), dtype=bool)
     for place, row in enumerate(overlaps):
         if not dropped[place]:
-            for later in range(place + 1, len(order)):
-                dropped[later] = dropped[later] or row[later]
-    return order[~torch.tensor(dropped, dtype=torch.bool, device=order.device)]
+            dropped[place + 1 :] |= row[place + 1 :]
+    return order[torch.from_numpy(~dropped).to(order.device)]
 
 
 def _aligned(

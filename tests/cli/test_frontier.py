@@ -25,6 +25,8 @@ def test_a_frontier_is_computed_and_pruning_goes_on_from_a_point(
     page = (out / "report.html").read_text()
     assert "Points of the frontier" in page
     assert "Missing in this report" not in page
+    assert "a share of the MACs" in page
+    assert f"secateur prune {trained} --data digits --measured {out} --point N" in page
 
     how = ("--measured", out, "--point", 2, "--no-finetune")
     result = secateur("prune", trained, *data, *how, "--out", small)

@@ -38,6 +38,7 @@ SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "curve_batches": (3, lambda recipe: recipe.curve_batches),
     "distillation.weight": (0.25, lambda recipe: recipe.distillation.weight),
     "distillation.temperature": (6.5, lambda recipe: recipe.distillation.temperature),
+    "distillation.outputs": (0.5, lambda recipe: recipe.distillation.outputs),
     "distillation.flip": (True, lambda recipe: recipe.distillation.flip),
     "steps": (4, lambda recipe: recipe.steps),
     "channels_per_step": (9, lambda recipe: recipe.channels_per_step),

@@ -49,6 +49,16 @@ def draw(folder: Path, images: int = 8, kind: str = "boxes") -> Path:
     return data
 
 
+def draw_by_class(folder: Path, images: int = 8) -> Path:
+    """Write the same images in a folder for each class, as classifiers read them, and return the folder."""
+    boxes = draw(folder / "boxes", images)
+    for file in sorted(boxes.parent.glob("images/*/*.png")):
+        place = folder / "classes" / file.parent.name / list(COLOURS)[int(file.stem) % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        file.rename(place / file.name)
+    return folder / "classes"
+
+
 def _label(kind: str, left: float, top: float, right: float, bottom: float) -> str:
     box = f"{(left + right) / 2} {(top + bottom) / 2} {right - left} {bottom - top}"
     corners = f"{left} {top} {right} {top} {right} {bottom} {left} {bottom}"

@@ -144,6 +144,8 @@ def limit_of_point(measured: Path | None, point: int, others: Options) -> dict[s
         raise UsageError(f"--point {point} and {given[0]} exclude each other; leave one of them out")
     if measured is None:
         raise UsageError(f"--point {point}: give the run of secateur frontier with --measured RUN")
+    if not (measured / "summary.json").is_file():
+        raise UsageError(f"--measured {measured}: there is no run in it; give that of secateur frontier")
     by, share = budget_of(measured, point)
     return {f"budget.{by}": ("--point", share)}
 

@@ -84,7 +84,12 @@ def save_detector(path: str | Path, network: nn.Module) -> Path:
         if isinstance(description, dict) and description.get("backbone"):
             description["backbone"][0][2] = _NOT_BUILT
             vars(copied)["yaml"] = description
-        arguments = getattr(network, "args", {})
+        given = getattr(network, "args", {})
+        arguments = dict(given if isinstance(given, dict) else vars(given))
+        # Without it, the library takes every network for one that finds boxes.
+        arguments["task"] = getattr(network, "task", None) or library(
+            "ultralytics.nn.tasks"
+        ).guess_model_task(network)
         content = {
             "epoch": -1,
             "best_fitness": None,
@@ -92,7 +97,7 @@ def save_detector(path: str | Path, network: nn.Module) -> Path:
             "updates": None,
             "optimizer": None,
             "model": copied,
-            "train_args": dict(arguments if isinstance(arguments, dict) else vars(arguments)),
+            "train_args": arguments,
             "date": datetime.now().astimezone().isoformat(),
             "version": ultralytics.__version__,
         }

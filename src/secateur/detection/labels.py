@@ -35,7 +35,7 @@ class LabelledImage:
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class DetectionData:
     """Images with their objects.
 
     Attributes:
@@ -70,7 +70,7 @@ def is_labelled_folder(folder: str | Path) -> bool:
     return (folder / "Annotations").is_dir() or any(folder.glob("annotations/*.json"))
 
 
-def read_labels(folder: str | Path, names: Sequence[str] | None = None) -> LabelledImages:
+def read_labels(folder: str | Path, names: Sequence[str] | None = None) -> DetectionData:
     """Read the labels of a VOC or COCO folder.
 
     VOC: ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and ``ImageSets/Main/{train,val,test}.txt``.
@@ -107,7 +107,7 @@ def checked_labels(
     splits: Mapping[str, Sequence[LabelledImage]],
     names: Sequence[str] | None,
     broken: Sequence[str],
-) -> LabelledImages:
+) -> DetectionData:
     """Check that there are images to train and to validate on, with classes that the network has.
 
     Args:
@@ -132,7 +132,7 @@ def checked_labels(
         )
     if not any(image.objects for image in splits["train"]):
         raise UsageError(f"{source}: no training image has an object{first}")
-    return LabelledImages(splits, tuple(names), tuple(broken))
+    return DetectionData(splits, tuple(names), tuple(broken))
 
 
 def convert_labels(folder: str | Path, out: str | Path, names: Sequence[str] | None = None) -> Converted:

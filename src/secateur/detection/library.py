@@ -1,10 +1,12 @@
-"""Use ultralytics without its output, and without operators that an installation lacks."""
+"""Use ultralytics without its output, its limit on time, and operators that an installation lacks."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from secateur._torchvision import has_operators, torchvision
@@ -15,7 +17,9 @@ from secateur.integrations.libraries import library, quiet_logs
 def ultralytics_in_use() -> Iterator[Any]:
     """Provide ultralytics within a block, without its log and its progress bars.
 
-    Where torchvision has no compiled operators, ultralytics suppresses boxes by its own function.
+    Where torchvision has no compiled operators, ultralytics suppresses boxes by its own function. It leaves
+    out the boxes of images for which there is no time, so mAP would depend on how busy the machine is; there
+    is no such limit here.
 
     Yields:
         The module ``ultralytics``.
@@ -27,11 +31,14 @@ def ultralytics_in_use() -> Iterator[Any]:
         module = library("ultralytics")
         logger: logging.Logger = library("ultralytics.utils").LOGGER
         level, suppress = logger.level, torchvision.ops.nms
+        boxes: Any = library("ultralytics.utils.nms")
+        limited = boxes.non_max_suppression
         logger.setLevel(logging.ERROR)  # progress bars follow it
+        boxes.non_max_suppression = partial(limited, max_time_img=math.inf)
         try:
             if not has_operators():
-                torchvision.ops.nms = library("ultralytics.utils.nms").TorchNMS.nms
+                torchvision.ops.nms = boxes.TorchNMS.nms
             yield module
         finally:
-            torchvision.ops.nms = suppress
+            torchvision.ops.nms, boxes.non_max_suppression = suppress, limited
             logger.setLevel(level)

@@ -36,6 +36,7 @@ from secateur.detection.tuning import DetectorTuner
 from secateur.errors import UsageError
 from secateur.integrations.libraries import library
 from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
+from secateur.training.distillation import Teacher
 from secateur.training.events import report_note
 from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings
@@ -101,6 +102,9 @@ def prune_detector(
         metrics = {"before": tuner.validate(network)}
         report_note(callbacks, f"before: {in_words(metrics['before'])}")
 
+        wanted = recipe.distillation.outputs
+        teacher = Teacher(with_raw_outputs(network), weight=0.0, outputs_weight=wanted) if wanted else None
+
         def train(model: nn.Module, phase: FitSettings) -> None:
             metrics["cut"] = metrics["after"] = tuner.validate(without_raw_outputs(model))
             report_note(callbacks, f"cut, not trained: {in_words(metrics['cut'])}")
@@ -109,7 +113,7 @@ def prune_detector(
             per_epoch = math.ceil(len(batches.dataset) / settings.batch)
             epochs = math.ceil(phase.steps(per_epoch) / per_epoch)
             trained = without_raw_outputs(model)
-            metrics["after"] = tuner.train(trained, epochs, metrics["cut"])
+            metrics["after"] = tuner.train(trained, epochs, metrics["cut"], teacher)
             model.load_state_dict(trained.state_dict())
 
         images, _ = next(iter(batches))
@@ -173,6 +177,7 @@ def _data_for(network: nn.Module, data: str | Path, out: Path, callbacks: Sequen
         data = _converted(data, out / "data", _names(network), callbacks)
     content = check_data(data)
     _check_classes(network, content, data)
+    _check_points(network, content, data)
     return with_absolute_path(Path(data), content, out)
 
 
@@ -240,6 +245,21 @@ def _check_classes(network: nn.Module, content: Mapping[str, Any], data: str | P
         raise UsageError(
             f"the network calls a class {other[0]!r} that {data} calls {other[1]!r}; correct names in "
             "this file"
+        )
+
+
+def _check_points(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:
+    """Refuse data without the key points that a network finds."""
+    if getattr(network, "task", None) != "pose":
+        return
+    points, found = getattr(network, "kpt_shape", None), content.get("kpt_shape")
+    if found is None:
+        raise UsageError(
+            f"{data} has no kpt_shape, and the network finds key points; add it, or choose other data"
+        )
+    if points is not None and list(points) != list(found):
+        raise UsageError(
+            f"the network finds key points of shape {list(points)}, {data} has kpt_shape {list(found)}"
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.training.distillation import Teacher
+
 _MAPS = "feats"
 """The name of the feature maps among raw outputs. The loss reads their sizes only."""
 
@@ -120,6 +122,35 @@ class DetectorLoss:
             return {name: self._with_maps(value, images) for name, value in outputs.items()}
         strides: Tensor = self._network.stride  # type: ignore[assignment]
         return {**outputs, _MAPS: [_map(outputs["boxes"], images, int(stride)) for stride in strides]}
+
+
+class DistilledLoss:
+    """The loss of a detector in training, with the difference of its raw outputs from a teacher's.
+
+    Args:
+        loss: of ultralytics.
+        teacher: a network that returns raw outputs.
+    """
+
+    def __init__(self, loss: Any, teacher: Teacher) -> None:
+        self._loss, self._teacher = loss, teacher
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_loss"], name)
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Compute the parts of the loss of a batch, which are summed over its images, and its means.
+
+        Args:
+            outputs: of the detector in training mode.
+            batch: of the loader of ultralytics.
+        """
+        losses, means = self._loss(outputs, batch)
+        images: Tensor = batch["img"]
+        found = _without_maps(outputs[1] if isinstance(outputs, tuple) else outputs)
+        zero = torch.zeros((), device=images.device)
+        extra = self._teacher.join(zero, found, images, scores=False) * len(images)
+        return losses + extra / losses.numel(), means
 
 
 def _without_maps(outputs: Any) -> Any:

@@ -17,7 +17,7 @@ from secateur.detection.labels import LabelledImage
 
 
 @dataclass(frozen=True)
-class DetectorImages:
+class SquareBatches:
     """Batches of normalised square images with their boxes; iterating again reads them again.
 
     Attributes:

@@ -14,11 +14,11 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.detection.data import read_yolo_labels
 from secateur.detection.head_outputs import HeadOutputs
-from secateur.detection.labels import LabelledImage, LabelledImages, is_labelled_folder, read_labels
+from secateur.detection.labels import DetectionData, LabelledImage, is_labelled_folder, read_labels
 from secateur.detection.mean_ap import mean_average_precision
 from secateur.detection.results import DetectorResult, in_words
 from secateur.detection.settings import DetectorSettings
-from secateur.detection.torchvision_images import DetectorImages, side_of, square_transform
+from secateur.detection.torchvision_images import SquareBatches, side_of, square_transform
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture.program import mode_of
@@ -28,7 +28,7 @@ from secateur.training.events import report_note, report_progress
 from secateur.training.random_state import seeded
 
 
-def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> LabelledImages:
+def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> DetectionData:
     """Read a VOC or COCO folder, or the images that a ``data.yaml`` lists.
 
     Args:
@@ -44,7 +44,7 @@ def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> L
 
 
 @dataclass(frozen=True)
-class DetectorBench:
+class DetectorJudge:
     """Read images for a detector, and measure it.
 
     Attributes:
@@ -55,11 +55,11 @@ class DetectorBench:
     """
 
     detector: nn.Module
-    labelled: LabelledImages
+    labelled: DetectionData
     settings: DetectorSettings
     callbacks: Sequence[Callback] = ()
 
-    def batches(self, split: str, *, training: bool = False, most: int | None = None) -> DetectorImages:
+    def batches(self, split: str, *, training: bool = False, most: int | None = None) -> SquareBatches:
         """Read the images of a split.
 
         Args:
@@ -69,7 +69,7 @@ class DetectorBench:
         """
         side = side_of(self.detector, self.settings.image_size)
         images: Sequence[LabelledImage] = list(islice(self.labelled.splits[split], most))
-        return DetectorImages(
+        return SquareBatches(
             images=images,
             classes=self.labelled.names,
             transform=square_transform(self.detector, side),
@@ -101,18 +101,18 @@ class _Stages(Callback):
     """Keep the mAP of the network after the last cut, before it is trained.
 
     Attributes:
-        bench: measures.
+        judge: measures.
         metrics: of the stages so far.
     """
 
-    bench: DetectorBench
+    judge: DetectorJudge
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     name = "mAP50-95"
 
     def __call__(self, heads: nn.Module) -> float:
         """Measure the mAP of a network."""
         assert isinstance(heads, HeadOutputs)
-        found = self.bench.evaluate(heads)
+        found = self.judge.evaluate(heads)
         self.metrics.setdefault("cut", found)
         return found["map"]
 
@@ -123,7 +123,7 @@ class _Stages(Callback):
 
 def prune_torchvision(
     detector: nn.Module,
-    data: LabelledImages,
+    data: DetectionData,
     budget: Budget,
     file: Path,
     recipe: Recipe,
@@ -147,24 +147,24 @@ def prune_torchvision(
     """
     heads = HeadOutputs(copy_with(detector, {})).eval()
     _check_settings(settings)
-    bench = DetectorBench(detector, data, settings, callbacks)
-    calibration = bench.batches("train", most=settings.calibration_images)
+    judge = DetectorJudge(detector, data, settings, callbacks)
+    calibration = judge.batches("train", most=settings.calibration_images)
     images: torch.Tensor = next(iter(calibration))["images"]
     _check_classes(heads, images[:1], data)
     report_note(
         callbacks,
         f"labels from 1: {', '.join(data.names)}; images of {calibration.side} pixels",
     )
-    stages = _Stages(bench)
+    stages = _Stages(judge)
     with seeded(seed):
-        before = bench.evaluate(heads)
+        before = judge.evaluate(heads)
         report_note(callbacks, f"before: {in_words(before)}")
         result = prune(
             heads,
             {"images": images[:2]},
             budget,
             batches=Training(
-                batches=bench.batches("train", training=True),
+                batches=judge.batches("train", training=True),
                 calibration=calibration,
                 metric=stages,
                 latency=LatencyOptions(inputs={"images": images[:1]}),
@@ -174,7 +174,7 @@ def prune_torchvision(
         )
         small = result.model.eval()
         assert isinstance(small, HeadOutputs)
-        after = bench.evaluate(small)
+        after = judge.evaluate(small)
     cut = stages.metrics.get("cut", after)
     report_note(callbacks, f"cut, not trained: {in_words(cut)}")
     report_note(callbacks, f"after: {in_words(after)}")
@@ -196,7 +196,7 @@ def _check_settings(settings: DetectorSettings) -> None:
         )
 
 
-def _check_classes(heads: HeadOutputs, image: torch.Tensor, data: LabelledImages) -> None:
+def _check_classes(heads: HeadOutputs, image: torch.Tensor, data: DetectionData) -> None:
     """Compare the classes of a network, the background included, with those of the data.
 
     Raises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from secateur.detection.raw_outputs import bare_copy
+from secateur.detection.raw_outputs import DistilledLoss, bare_copy
 from secateur.detection.results import in_words
 from secateur.detection.settings import DetectorSettings
 from secateur.errors import UsageError
 from secateur.formats import first_line
+from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note, report_progress
 
 
@@ -55,6 +57,8 @@ class DetectorTuner:
             "plots": False,
             "verbose": False,
             "seed": self.seed,
+            # The default, 0.1, is for networks that are not trained yet.
+            "warmup_bias_lr": 0.0,
             **self.settings.options,
         }
         try:
@@ -65,7 +69,11 @@ class DetectorTuner:
         return trainer
 
     def train(
-        self, network: nn.Module, epochs: int, start: Mapping[str, float] | None = None
+        self,
+        network: nn.Module,
+        epochs: int,
+        start: Mapping[str, float] | None = None,
+        teacher: Teacher | None = None,
     ) -> dict[str, float]:
         """Train a network in place, and keep the best epoch, or the start if no epoch is better.
 
@@ -73,6 +81,7 @@ class DetectorTuner:
             network: the network.
             epochs: passes over the training images.
             start: its metrics before; the first epoch is the best so far if not given.
+            teacher: a network that returns raw outputs, which are learnt besides the labels.
 
         Returns:
             The metrics of what is kept.
@@ -91,7 +100,8 @@ class DetectorTuner:
                 best, state = found, deepcopy(trainer.ema.ema.state_dict())
 
         trainer.add_callback("on_model_save", after_epoch)
-        trainer.train()
+        with nullcontext() if teacher is None else _distilling(trainer, teacher):
+            trainer.train()
         network.load_state_dict(state)
         return best
 
@@ -103,6 +113,19 @@ class DetectorTuner:
         )
         found = trainer.get_validator()(model=trainer.model)
         return {name: float(value) for name, value in found.items()}
+
+
+@contextmanager
+def _distilling(trainer: Any, teacher: Teacher) -> Iterator[None]:
+    """Let a trainer learn the outputs of a teacher as well, within a block."""
+
+    def start(trainer: Any) -> None:
+        model = trainer.model
+        model.criterion = DistilledLoss(model.init_criterion(), teacher)
+
+    trainer.add_callback("on_train_start", start)
+    with teacher.teaching():
+        yield
 
 
 def image_size_of(network: nn.Module, settings: DetectorSettings) -> int:

@@ -13,11 +13,11 @@ from torch import nn
 from secateur.checkpoint import read_metadata
 from secateur.detection import DetectorResult, DetectorSettings, open_detector, prune_detector
 from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
-from secateur.detection.labels import LabelledImages
+from secateur.detection.labels import DetectionData
 from secateur.detection.pruning import note_broken, validate_detector
 from secateur.detection.raw_outputs import bare_copy, with_raw_outputs
 from secateur.detection.torchvision_images import side_of
-from secateur.detection.torchvision_pruning import DetectorBench, prune_torchvision, read_any_labels
+from secateur.detection.torchvision_pruning import DetectorJudge, prune_torchvision, read_any_labels
 from secateur.detection.tuning import image_size_of
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.network_summary import summarise
@@ -131,7 +131,7 @@ def evaluate_boxes(
             split = "test" if labelled.splits["test"] else "val"
             network.model.to(context.device)
             heads = HeadOutputs(network.model).eval()
-            found = DetectorBench(network.model, labelled, settings, callbacks).evaluate(heads, split)
+            found = DetectorJudge(network.model, labelled, settings, callbacks).evaluate(heads, split)
     return {"network": choice.source, "model": network.name, "split": split, **_metrics(found)}
 
 
@@ -181,7 +181,7 @@ def _bare(detector: nn.Module) -> nn.Module:
 
 
 def _pruned(
-    job: PruneJob, place: Workplace, detector: nn.Module, labelled: LabelledImages | None
+    job: PruneJob, place: Workplace, detector: nn.Module, labelled: DetectionData | None
 ) -> DetectorResult:
     """Prune a detector, with the labels that are read already or with ultralytics."""
     assert job.data is not None
@@ -206,7 +206,7 @@ def _pruned(
 
 def _open_torchvision(
     choice: NetworkChoice, source: str, settings: DetectorSettings
-) -> tuple[Network, LabelledImages]:
+) -> tuple[Network, DetectionData]:
     """Open a detector of torchvision for the classes of labelled images.
 
     Raises:

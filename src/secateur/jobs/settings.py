@@ -257,6 +257,8 @@ def _images_by_class(data: DataChoice) -> DataChoice:
 def _existing_run(path: Path) -> Path:
     if not path.exists():
         raise ValueError(f"there is no run {path}")
+    if path.is_dir() and not (path / "measured.json").is_file():
+        raise ValueError(f"{path} holds no measured.json; give the folder of a run that measured something")
     return path
 
 

@@ -17,11 +17,13 @@ from secateur.training.settings import FitSettings
 class Distillation(Settings):
     """Training on the outputs of the network before the first cut (arXiv 1503.02531).
 
-    This helps if that network is well trained, and harms if it is not. It needs cross-entropy as loss, or
-    the next-token loss of language models.
+    This helps if that network is well trained, and harms if it is not.
 
     Attributes:
-        weight: share of the loss that compares with the teacher's outputs; 0 for none.
+        weight: share of the loss that compares with the teacher's scores of classes or tokens, where the loss
+            is cross-entropy or the next-token loss of language models; 0 for none.
+        outputs: weight of the mean squared difference of all outputs, as a share of their variance, which is
+            added to the loss; for networks and losses of any kind, also detectors. 0 for none.
         temperature: of the soft-max of those outputs.
         divergence: ``forward`` covers all that the teacher finds probable, ``reverse`` avoids what it finds
             improbable.
@@ -30,6 +32,7 @@ class Distillation(Settings):
     """
 
     weight: float = Field(default=0.9, ge=0, le=1)
+    outputs: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     temperature: float = Field(default=4.0, gt=0)
     divergence: Literal["forward", "reverse"] = "forward"
     flip: bool = False

@@ -624,17 +624,19 @@ def left_alone(model: nn.Module, widths: Widths) -> tuple[list[str], Widths]:
 def _teacher(
     model: nn.Module, example_inputs: ExampleInputs, recipe: Recipe, loss_fn: LossFunction | None
 ) -> Teacher | None:
-    """Copy the network as the teacher, if the recipe distils and outputs are scores of classes or tokens."""
+    """Copy the network as the teacher, if the recipe distils scores of classes or tokens, or all outputs."""
     distillation, is_language = recipe.distillation, loss_fn is next_token_loss
-    if not distillation.weight or not (_is_cross_entropy(loss_fn) or is_language) or not _trains(recipe):
+    weight = distillation.weight if _is_cross_entropy(loss_fn) or is_language else 0.0
+    if not (weight or distillation.outputs) or not _trains(recipe):
         return None
-    if distillation.flip:
+    if weight and distillation.flip:
         require_images(example_inputs)
     return Teacher(
         copy_with(model, {}),
-        distillation.weight,
+        weight,
         distillation.temperature,
         distillation.flip,
         reverse=distillation.divergence == "reverse",
         dim=-1 if is_language else 1,
+        outputs_weight=distillation.outputs,
     )

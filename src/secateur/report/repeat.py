@@ -18,15 +18,22 @@ def repetition(records: Records) -> Mapping[str, Any]:
 
     Returns:
         ``typed``: the command as it was typed, or ``None``; ``again``: the command that repeats the run with
-        its settings, or ``None``; ``environment`` by name.
+        its settings, or ``None``; ``point``: the command that prunes to point ``N`` of a frontier, or
+        ``None``; ``environment`` by name.
     """
     command, path = records.config.get("command"), records.path
     again = None
     if command in ("prune", "train"):
         out = path.with_name(f"{path.resolve().name}-again")
         again = shlex.join(["secateur", command, "--recipe", str(path / CONFIG), "--out", str(out)])
+    point = None
+    if command == "frontier":
+        network, data = (records.config[name]["source"] for name in ("network", "data"))
+        point = shlex.join(["secateur", "prune", network, "--data", data, "--measured", str(path)])
+        point += " --point N --out RUN"
     return {
         "typed": records.summary.get("typed"),
         "again": again,
+        "point": point,
         "environment": dict(records.summary.get("environment") or {}),
     }

@@ -13,6 +13,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from secateur.errors import UsageError
 from secateur.graph.capture.program import call_arguments, mode_of
+from secateur.outputs import parts_of
 from secateur.training.losses import main_output
 
 _IMAGES = 4  # dimensions of a batch of them
@@ -41,7 +42,7 @@ class Teacher:
 
     Attributes:
         model: the network; run in evaluation mode, and never trained.
-        weight: weight of its outputs in the loss, above 0 and up to 1; the targets have the rest.
+        weight: weight of its class scores in the loss, up to 1; the targets have the rest. 0 for none.
         temperature: soft-max temperature, in both networks; a higher one gives wrong classes more weight.
         flip: average its outputs over each image and the flipped image, which costs a second forward pass.
             Use it only where a flipped image is of the same class.
@@ -49,6 +50,8 @@ class Teacher:
             improbable (arXiv 2306.08543, section 2.1); otherwise by KL(teacher ‖ network), which covers all
             that the teacher finds probable.
         dim: dimension of the class scores in the outputs; -1 for the tokens of a language model.
+        outputs_weight: weight of the difference of all outputs, of any kind, which is added to the loss; see
+            :func:`relative_difference`. 0 for none.
     """
 
     model: nn.Module
@@ -57,10 +60,15 @@ class Teacher:
     flip: bool = False
     reverse: bool = False
     dim: int = 1
+    outputs_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight <= 1:
-            raise UsageError(f"the teacher's weight is {self.weight}; give a number above 0 and up to 1")
+        if not 0 <= self.weight <= 1:
+            raise UsageError(f"the teacher's weight is {self.weight}; give a number from 0 to 1")
+        if not self.outputs_weight >= 0 or not (self.weight or self.outputs_weight):
+            raise UsageError(
+                f"the teacher's weights are {self.weight} and {self.outputs_weight}; give one above 0"
+            )
         if not self.temperature > 0:
             raise UsageError(f"the temperature is {self.temperature}; give a number above 0")
 
@@ -96,18 +104,30 @@ class Teacher:
         views = inputs, inputs.flip(-1)
         return torch.stack([main_output(self.model(view)) for view in views]).mean(0)
 
-    def join(self, loss: Tensor, outputs: Any, inputs: Any) -> Tensor:
+    @torch.no_grad()
+    def all_outputs(self, inputs: Any) -> Any:
+        """Compute all outputs of the teacher, in their structure.
+
+        Args:
+            inputs: of the network.
+        """
+        args, kwargs = call_arguments(inputs)
+        return self.model(*args, **kwargs)
+
+    def join(self, loss: Tensor, outputs: Any, inputs: Any, *, scores: bool = True) -> Tensor:
         """Combine the loss against the targets with the loss against the teacher.
 
         (1 - w) · loss + w · T² · KL(soft-max(teacher / T) ‖ soft-max(outputs / T)), equation 1 of the paper
         and the scale of its section 2, which keeps the size of gradients the same for all temperatures. The
-        divergence is a mean over all that is classified: images, pixels or tokens.
+        divergence is a mean over all that is classified: images, pixels or tokens. The difference of all
+        outputs is added with its weight.
 
         Args:
             loss: of the outputs against the targets, a scalar.
-            outputs: class scores, or what begins with them: of shape ``(N, K)`` or ``(N, K, ...)``, or
-                ``(N, ..., K)`` with ``dim=-1``.
+            outputs: what the network returned. With ``weight`` class scores, or what begins with them: of
+                shape ``(N, K)`` or ``(N, K, ...)``, or ``(N, ..., K)`` with ``dim=-1``.
             inputs: of the network.
+            scores: whether the outputs are class scores; if not, ``weight`` has no effect.
 
         Returns:
             A scalar, differentiable in ``outputs`` and ``loss``.
@@ -117,13 +137,67 @@ class Teacher:
         >>> float(teacher.join(torch.tensor(2.0), teacher.model(inputs).detach(), inputs))
         1.0
         """
-        wanted, found = (self._logarithms(scores) for scores in (self.outputs(inputs), main_output(outputs)))
-        if self.reverse:
-            wanted, found = found, wanted
-        divergence = kl_div(found, wanted, reduction="batchmean", log_target=True) * self.temperature**2
-        return (1 - self.weight) * loss + self.weight * divergence
+        if self.weight and scores:
+            pair = self.outputs(inputs), main_output(outputs)
+            wanted, found = (self._logarithms(each) for each in pair)
+            if self.reverse:
+                wanted, found = found, wanted
+            divergence = kl_div(found, wanted, reduction="batchmean", log_target=True) * self.temperature**2
+            loss = (1 - self.weight) * loss + self.weight * divergence
+        if self.outputs_weight:
+            loss = loss + self.outputs_weight * relative_difference(outputs, self.all_outputs(inputs))
+        return loss
 
     def _logarithms(self, scores: Tensor) -> Tensor:
         """Return log-probabilities at the temperature, one row for each example, pixel or token."""
         rows = scores.movedim(self.dim, -1).flatten(0, -2).float()
         return log_softmax(rows / self.temperature, 1)
+
+
+def relative_difference(found: Any, wanted: Any) -> Tensor:
+    """Compute the mean squared difference of outputs as a share of their variance.
+
+    It is averaged over the tensors, so that boxes in pixels and scores count alike. Losses among the outputs,
+    and tensors that only one side has, do not count.
+
+    Args:
+        found: outputs of the network that is trained, in any structure.
+        wanted: outputs of its teacher.
+
+    Returns:
+        A scalar, differentiable in ``found``; 0 for equal outputs, about 1 for outputs that are all the mean.
+
+    Raises:
+        UsageError: they have no tensor in common.
+
+    >>> wanted = {"boxes": torch.tensor([100.0, 300.0]), "scores": torch.tensor([0.1, 0.3])}
+    >>> found = {"boxes": torch.tensor([200.0, 200.0]), "scores": torch.tensor([0.1, 0.3])}
+    >>> round(float(relative_difference(found, wanted)), 4)
+    0.5
+    """
+    mine, theirs = (_by_path(outputs) for outputs in (found, wanted))
+    paths = [path for path in theirs if path in mine and mine[path].shape == theirs[path].shape]
+    if not paths:
+        raise UsageError(
+            "distillation.outputs: the outputs of the network in training and of its teacher have no tensor "
+            f"in common ({', '.join(mine)}; {', '.join(theirs)}); set it to 0"
+        )
+    shares = []
+    for path in paths:
+        one, other = mine[path].float(), theirs[path].float()
+        spread = other.var(correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+        shares.append((one - other).square().mean() / spread)
+    return torch.stack(shares).mean()
+
+
+def _by_path(outputs: Any) -> dict[str, Tensor]:
+    """List the tensors of an output that are no losses, by their paths; a first one has no path."""
+    parts = parts_of(outputs)
+    pairs = zip(parts.paths, parts.leaves, strict=True)
+    found = {
+        path: leaf
+        for path, leaf in pairs
+        if isinstance(leaf, Tensor) and leaf.dim() and leaf.is_floating_point()
+    }
+    # With auxiliary heads a network returns a tuple in training mode, and its first tensor otherwise.
+    return {"" if path == "[0]" else path: leaf for path, leaf in found.items()}

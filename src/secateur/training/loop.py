@@ -63,8 +63,8 @@ class FitOptions(TypedDict, total=False):
             loss that the network returns for batches that are mappings. For these it is called with all that
             the network returns, and with the batch. With ``next_token_loss``, the network is a language
             model, and is evaluated by its perplexity.
-        teacher: a network whose outputs are learnt besides the targets; not from batches that are mappings,
-            whose outputs may not be class scores.
+        teacher: a network whose outputs are learnt besides the targets; its class scores not from batches
+            that are mappings, whose outputs may not be class scores.
         observe: entered for the last epoch, for example to collect scores from its steps.
         phase: name of this training in events, ``"training"`` if not given.
         context: where to compute, and what to report to. If not given, the network is trained on its device,
@@ -482,9 +482,9 @@ def _loss(setup: _Setup, module: nn.Module, batch: Any) -> Tensor:
     args, kwargs = call_arguments(inputs)
     outputs = module(*args, **kwargs)
     loss = setup.loss_fn(outputs, targets)
-    if setup.teacher is not None and not isinstance(targets, Mapping):
+    if setup.teacher is not None:
         with context.fabric.autocast():
-            loss = setup.teacher.join(loss, outputs, inputs)
+            loss = setup.teacher.join(loss, outputs, inputs, scores=not isinstance(targets, Mapping))
     return loss
 
 
