@@ -193,8 +193,9 @@ def test_a_busy_machine_does_not_change_which_boxes_are_found(monkeypatch: pytes
         clock = iter(range(0, 10**6, 1000))
         monkeypatch.setattr(nms.time, "time", lambda: float(next(clock)))
         found = nms.non_max_suppression(predictions)
+        limited = nms.non_max_suppression.func(predictions)
     assert [len(boxes) for boxes in found] == [1, 1, 1]
-    assert [len(boxes) for boxes in nms.non_max_suppression(predictions)] != [1, 1, 1]
+    assert [len(boxes) for boxes in limited] != [1, 1, 1]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +116,7 @@ def with_absolute_path(path: Path, content: Mapping[str, Any], out: Path) -> Pat
     if library("yaml").safe_load(path.read_text(encoding="utf-8")).get("path") in (None, content["path"]):
         return path
     file = out / DATA_FILE
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")  # JSON is YAML
+    file.write_text(library("yaml").safe_dump(dict(content)), encoding="utf-8")
     return file
 
 
