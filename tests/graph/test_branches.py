@@ -89,14 +89,24 @@ def test_modules_are_replaced_by_modules_of_the_same_kind_of_result() -> None:
 
 
 def test_a_copy_protects_the_stream_from_operators_in_place() -> None:
-    _, graph = traced(Basic(6, 5))
-    kinds = {item.path: (item.substitute, item.copied) for item in graph.branch("blocks.0").replacements}
+    _, graph = traced(Whole(6, 4), Basic(6, 5))
+    kinds = {item.path: (item.substitute, item.copied) for item in graph.branch("blocks.1").replacements}
     assert kinds == {
-        "blocks.0.conv1": (Substitute.PASS, False),
-        "blocks.0.bn1": (Substitute.PASS, True),  # the activation writes to its result
-        "blocks.0.conv2": (Substitute.PASS, False),
-        "blocks.0.bn2": (Substitute.ZEROS, False),
+        "blocks.1.conv1": (Substitute.PASS, False),
+        "blocks.1.bn1": (Substitute.PASS, True),  # the activation writes to its result
+        "blocks.1.conv2": (Substitute.PASS, False),
+        "blocks.1.bn2": (Substitute.ZEROS, False),
     }
+
+
+def test_a_block_that_rectifies_what_is_rectified_already_is_passed_over() -> None:
+    model, graph = traced(Basic(6, 5), Basic(6, 4))
+    passed = Replacement("blocks.1", Substitute.PASS)
+    assert graph.branch("blocks.1").replacements == (passed,)
+    small = sec.apply_plan(model, PruningPlan(graph, {}, ["blocks.1"]))
+    model.blocks[1].bn2.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+    assert torch.equal(small(X), model(X))
+    assert torch.equal(small.train()(X), model.train()(X))
 
 
 class Shared(nn.Module):
@@ -263,6 +273,10 @@ def test_any_branches_of_any_chain(net: Chain, seed: int, data: st.DataObject) -
     wholes = [item.path for item in plan.replacements if isinstance(model.get_submodule(item.path), Whole)]
     for path in wholes:
         model.get_submodule(path).register_forward_hook(lambda _, args, __: args[0])
+    rectified = [item.path for item in plan.replacements if isinstance(model.get_submodule(item.path), Basic)]
+    for path in rectified:
+        last = model.get_submodule(path).bn2
+        last.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
     nested = [item.path for item in plan.replacements if isinstance(model.get_submodule(item.path), Nested)]
     for path in nested:
         model.get_submodule(path).register_forward_hook(lambda _, args, __: args[0])

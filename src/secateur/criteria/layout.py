@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from secateur.errors import UsageError
 from secateur.graph.additions import paths_of
@@ -201,10 +202,16 @@ def _streams(graph: ChannelGraph, branch: ResidualBranch) -> list[BranchStream]:
 def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list[BranchOutput]:
     """Find the modules that return the value of a branch, which no other module of the branch reads."""
     whole = branch.replacements[-1]
+    nodes = {node.name: node for node in graph.wiring.program.graph.nodes}
     if whole.substitute is Substitute.PASS:  # the module computes the sum
+        if any(node.name in branch.nodes for node in nodes[branch.addition].users):
+            # It rectifies the sum too, so the value is not what it adds to its argument.
+            return [
+                BranchOutput(branch.name, path, None, None, index)
+                for path in _ends_within(nodes[branch.value], whole.path)
+            ]
         entry = None if whole.entry is None else whole.entry[0]
         return [BranchOutput(branch.name, whole.path, entry, whole.argument, index)]
-    nodes = {node.name: node for node in graph.wiring.program.graph.nodes}
     own, ends = set(branch.nodes), set[str]()
     pending = [nodes[branch.value]]
     seen: set[Node] = set()
@@ -220,6 +227,20 @@ def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list
         for item in branch.replacements
         if item.substitute is Substitute.ZEROS and item.path in ends
     ]
+
+
+def _ends_within(value: Node, whole: str) -> list[str]:
+    """Find the modules inside a module of whose outputs its own code computes a value."""
+    ends, pending, seen = dict[str, None](), [value], set[Node]()
+    while pending:
+        node = pending.pop()
+        below = [path for path in paths_of(node) if path.startswith(whole + ".")]
+        if below:
+            ends[below[0]] = None
+        elif node not in seen and whole in paths_of(node):
+            seen.add(node)
+            pending.extend(node.all_input_nodes)
+    return list(ends)
 
 
 def _reasons(layout: ChannelLayout, hidden: list[ScoredInput]) -> dict[str, str]:

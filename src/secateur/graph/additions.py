@@ -14,6 +14,12 @@ from secateur.graph.capture.program import Origin, Program, base_of, written_arg
 
 _ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
 
+_RECTIFIERS = ("aten.relu.default", "aten.relu_.default")
+"""Operators that return a value without negative numbers as it is, and never return negative numbers."""
+
+_KEEP_SIGNS = ("aten.max_pool", "aten.avg_pool", "aten.adaptive_avg_pool", "aten.adaptive_max_pool")
+"""Operators that return no negative numbers if they read none."""
+
 _SHAPE_ONLY = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
 """Operators that read nothing of a tensor but its shape."""
 
@@ -126,6 +132,27 @@ class Dataflow:
             if node in self.effects and not found.isdisjoint(self.inputs[node]):
                 found.add(node)
         return found
+
+    def unchanged_after(self, addition: Addition) -> frozenset[Node]:
+        """Find the operators after a sum that return the other operand as it is if the value is zero.
+
+        These are rectifiers, such as that at the end of a block of a ResNet, if the other operand has no
+        negative numbers.
+        """
+        left, right = self._operands(addition.node)
+        found: set[Node] = set()
+        if self._is_rectified(left if addition.argument == 1 else right):
+            node = addition.node
+            while len(readers := self.readers(node)) == 1 and str(readers[0].target) in _RECTIFIERS:
+                (node,) = readers
+                found.add(node)
+        return frozenset(found)
+
+    def _is_rectified(self, node: Node) -> bool:
+        """Return whether a value has no negative numbers."""
+        while str(node.target).startswith(_KEEP_SIGNS):
+            node = self.inputs[node][0]
+        return str(node.target) in _RECTIFIERS
 
     def additions(self) -> list[Addition]:
         """Find the values that are added to a value that they were computed from, with the help of weights.

@@ -258,7 +258,7 @@ def _matching(parts: Mapping[_Key, _Part], flow: Dataflow, others: Mapping[_Key,
     for key, part in parts.items():
         if key not in others:
             continue
-        allowed = flow.harmless_beside(others[key].addition.own | {others[key].addition.node})
+        allowed = _allowed_in_whole(flow, others[key].addition)
         if all(flow.inside.get(path, frozenset()) <= allowed for path in part.paths):
             matching[key] = replace(others[key], whole=part.whole, modules=part.modules)
     return matching
@@ -267,7 +267,7 @@ def _matching(parts: Mapping[_Key, _Part], flow: Dataflow, others: Mapping[_Key,
 def _operand(flow: Dataflow, part: _Part, slot: int) -> Operand:
     addition = part.addition
     inside = frozenset[Node]().union(*(flow.inside.get(path, frozenset()) for path in part.paths))
-    own = flow.without_effect_but((addition.own | inside) - {addition.node})
+    own = flow.without_effect_but((addition.own | inside) - _sum_of(flow, addition))
     return Operand(addition.node.name, addition.argument, slot, frozenset(node.name for node in own))
 
 
@@ -281,8 +281,18 @@ def _modules(flow: Dataflow, addition: Addition) -> tuple[str, ...]:
 
 def _whole(flow: Dataflow, addition: Addition, holder: str) -> str | None:
     """Find the smallest module that computes the sum of a stream and a branch, and nothing else."""
-    allowed = flow.harmless_beside(addition.own | {addition.node})
+    allowed = _allowed_in_whole(flow, addition)
     return holder if holder and addition.is_plain and flow.inside[holder] <= allowed else None
+
+
+def _allowed_in_whole(flow: Dataflow, addition: Addition) -> Set[Node]:
+    """Collect the operators of a branch and of the sum, and those that have no other effect."""
+    return flow.harmless_beside(addition.own | _sum_of(flow, addition))
+
+
+def _sum_of(flow: Dataflow, addition: Addition) -> frozenset[Node]:
+    """Collect the operators that return the stream if the value of the branch is zero."""
+    return flow.unchanged_after(addition) | {addition.node}
 
 
 class _Tensors:
