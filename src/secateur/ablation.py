@@ -35,6 +35,7 @@ from secateur.untouched import untouched
 
 _UNREAD = "nothing in the forward pass reads its channels"
 _SINGLE = "has a single channel"
+_NEEDED = "needs all of its channels"
 
 AblationProgress = Callable[["Ablation", int], None]
 """Called whenever more channels are measured, with the changes so far and the final number of channels."""
@@ -224,9 +225,12 @@ def _starts(forward: CapturedForward, graph: ChannelGraph) -> tuple[dict[str, in
     start: dict[str, int] = {}
     unmeasured: dict[str, str] = {}
     for group in graph.prunable:
-        step = None if group.channels == 1 else forward.first_affected_step(_without(graph, group, 0))
+        if group.channels <= group.min_channels:
+            unmeasured[group.name] = _SINGLE if group.channels == 1 else _NEEDED
+            continue
+        step = forward.first_affected_step(_without(graph, group, 0))
         if step is None:
-            unmeasured[group.name] = _SINGLE if group.channels == 1 else _UNREAD
+            unmeasured[group.name] = _UNREAD
         else:
             start[group.name] = step
     return start, unmeasured

@@ -6,6 +6,7 @@ at minus infinity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -145,6 +146,14 @@ def test_as_many_experts_stay_as_are_picked() -> None:
         graph, sec.score(model, graph, "magnitude"), sec.Budget(channels=0.25), allocation="uniform"
     )
     assert len(plan.keep["router"]) == 3
+
+
+def test_curves_end_at_the_number_of_experts_that_are_picked() -> None:
+    model, x = Mixture(by_index_select).eval(), torch.randn(40, 4)
+    graph = sec.trace(model, x)
+    curves = sec.width_curves(model, graph, sec.score(model, graph, "magnitude"), [x])
+    assert min(curves["router"].widths) == 3
+    assert all(map(math.isfinite, curves["router"].damages))
 
 
 def all_picked(s: Mixture, x: Tensor, scores: Tensor) -> Tensor:

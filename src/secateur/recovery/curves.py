@@ -161,7 +161,7 @@ def width_curves(
     unmeasured |= {name: _UNREAD for name, start in starts.items() if start is None}
     todo = {name: start for name, start in starts.items() if start is not None}
     orders = {name: _order(scores[name], graph[name]) for name in todo}
-    widths = {name: _widths(graph[name].channels, options.shares) for name in todo}
+    widths = {name: _widths(graph[name].channels, options.shares, graph[name].min_channels) for name in todo}
     old = {
         name: curve
         for name, curve in known.items()
@@ -363,13 +363,15 @@ def _order(scores: Any, group: Group) -> tuple[int, ...]:
     return tuple(int(channel) for channel in np.argsort(values, kind="stable"))
 
 
-def _widths(channels: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """List ascending widths for the shares, and all channels.
+def _widths(channels: int, shares: Sequence[float], least: int = 1) -> tuple[int, ...]:
+    """List ascending widths for the shares, none below the least, and all channels.
 
-    >>> _widths(16, (0.5, 0.01, 0.5))
-    (1, 8, 16)
+    >>> _widths(16, (0.5, 0.01, 0.5)), _widths(16, (0.5, 0.01), least=2)
+    ((1, 8, 16), (2, 8, 16))
     """
-    return tuple(sorted({min(channels, max(1, round(channels * share))) for share in shares} | {channels}))
+    return tuple(
+        sorted({min(channels, max(least, round(channels * share))) for share in shares} | {channels})
+    )
 
 
 @dataclass(frozen=True, eq=False)
