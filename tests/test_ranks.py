@@ -58,6 +58,7 @@ def talk(context: RunContext) -> dict[str, Any]:
         "integers": ranks.all_gather_rows(torch.tensor([ranks.rank])),
         "same": ranks.broadcast({"from": ranks.rank, "text": "é" * ranks.rank}),
         "gathered": ranks.all_gather(["x"] * ranks.rank),
+        "shared": list(ranks.share_out([10, 20, 30, 40], lambda item: item + ranks.rank)),
         "first": ranks.is_main,
     }
 
@@ -74,6 +75,7 @@ def test_processes_tell_each_other_numbers_and_words(tmp_path: Path) -> None:
         assert member["integers"].tolist() == [0, 1, 2]
         assert member["same"] == {"from": 0, "text": ""}
         assert member["gathered"] == [[], ["x"], ["x", "x"]]
+        assert member["shared"] == [([10, 20, 30], [10, 21, 32]), ([40], [40])]
 
 
 def whole_batches() -> list[Any]:

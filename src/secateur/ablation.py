@@ -9,9 +9,8 @@ very little time, and a channel that is zero for all examples takes none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -183,20 +182,16 @@ def ablate(
     ranks = Ranks(across_ranks)
     whole = PartialForward(forward, graph.removed, tensors)
 
-    def measure(group: Group) -> Iterator[tuple[list[int], list[float]]]:
+    def measure(group: Group) -> Iterator[tuple[Sequence[int], list[float]]]:
         """Yield channels of a group that are not measured yet, and the losses without each."""
         waiting = changes[group.name].isnan().nonzero().flatten().tolist()
         zero = [channel for channel in waiting if whole.reads_only_zeros(_without(graph, group, channel))]
         if zero:
             yield zero, [loss] * len(zero)
         waiting = [channel for channel in waiting if channel not in zero]
-        for at in range(0, len(waiting), ranks.world_size):
-            turn = waiting[at : at + ranks.world_size]
-            mine = [
-                loss_of(whole.fork(_without(graph, group, channel), tensors))
-                for channel in turn[ranks.rank : ranks.rank + 1]
-            ]
-            yield turn, list(chain.from_iterable(ranks.all_gather(mine)))
+        yield from ranks.share_out(
+            waiting, lambda channel: loss_of(whole.fork(_without(graph, group, channel), tensors))
+        )
 
     def report() -> None:
         if progress is not None:
@@ -213,8 +208,9 @@ def ablate(
         whole.advance(places[branch])
         return loss_of(whole.fork(removed_without(graph, branch), tensors)) - loss
 
-    for found in _shared_among_ranks(list(places.keys() - branches.keys()), change_without, places, ranks):
-        branches |= found
+    waiting = sorted(places.keys() - branches.keys(), key=lambda name: (places[name], name))
+    for names, found in ranks.share_out(waiting, change_without):
+        branches |= zip(names, found, strict=True)
         report()
     ordered = {name: branches[name] for name in places}
     return Ablation(changes, loss, forward.examples, unmeasured, ordered)
@@ -234,17 +230,6 @@ def _starts(forward: CapturedForward, graph: ChannelGraph) -> tuple[dict[str, in
         else:
             start[group.name] = step
     return start, unmeasured
-
-
-def _shared_among_ranks(
-    names: Iterable[str], measure: Callable[[str], float], places: Mapping[str, int], ranks: Ranks
-) -> Iterator[dict[str, float]]:
-    """Yield what was measured of each name, in the order of steps; each process measures one at a time."""
-    waiting = sorted(names, key=lambda name: (places[name], name))
-    for at in range(0, len(waiting), ranks.world_size):
-        turn = waiting[at : at + ranks.world_size]
-        mine = [measure(name) for name in turn[ranks.rank : ranks.rank + 1]]
-        yield dict(zip(turn, chain.from_iterable(ranks.all_gather(mine)), strict=True))
 
 
 def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Any]:

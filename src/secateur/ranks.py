@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -22,6 +22,7 @@ from secateur.batches import plain
 from secateur.errors import UsageError
 
 Value = TypeVar("Value")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,26 @@ class Ranks:
         found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
+
+    def share_out(
+        self, items: Sequence[Item], measure: Callable[[Item], Value]
+    ) -> Iterator[tuple[Sequence[Item], list[Value]]]:
+        """Measure items in turns, in which each process has at most one.
+
+        Args:
+            items: the same in all processes.
+            measure: returns plain values.
+
+        Yields:
+            The items of each turn and what was measured, in all processes.
+
+        >>> list(Ranks().share_out("ab", str.upper))
+        [('a', ['A']), ('b', ['B'])]
+        """
+        for at in range(0, len(items), self.world_size):
+            turn = items[at : at + self.world_size]
+            mine = [measure(item) for item in turn[self.rank : self.rank + 1]]
+            yield turn, list(chain.from_iterable(self.all_gather(mine)))
 
     def all_gather_rows(self, tensor: Tensor) -> Tensor:
         """Concatenate the rows of a CPU tensor from all processes, by rank; some may have none."""

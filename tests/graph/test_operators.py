@@ -1,4 +1,6 @@
-"""Compare every rule with an answer that does not come from the engine.
+"""Compare rules of operators with answers that do not come from the engine.
+
+Rules of other operators are tested by networks of common layers (``networks.py``, ``random_networks.py``).
 
 Where channels only meet in weights that contract over them, the answer is the original with the columns of
 the removed channels zeroed. Where an operator takes a statistic over channels, it is the same network built

@@ -51,7 +51,7 @@ def write_pretrained(place: Workplace, network: Network, task: Task | None) -> d
 
 
 def is_of_transformers(model: nn.Module) -> bool:
-    """Check whether a network is one of transformers."""
+    """Return whether a network is one of transformers."""
     return hasattr(model, "save_pretrained") and hasattr(model, "config")
 
 

@@ -86,7 +86,7 @@ def splits_of(source: Any) -> dict[str, Any]:
 
 
 def is_text_folder(path: Path) -> bool:
-    """Check whether a folder holds files of text, itself or in the folder of a split."""
+    """Return whether a folder holds files of text, itself or in the folder of a split."""
     return any(entry.suffix in SUFFIXES for entry in _entries(path) if entry.is_file()) or any(
         inner.suffix in SUFFIXES
         for entry in _entries(path)

@@ -11,9 +11,9 @@ from the first step that reads a cut channel, with the values of the whole netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ from secateur.recovery.partial_forward import PartialForward, removed_when_kept,
 from secateur.recovery.reconstruction import LeastSquares, next_consumers, refit
 from secateur.responses import Moments, blocks, fit_restricted, fit_rows_restricted, positions, rows_to_take
 from secateur.untouched import untouched
-
-T = TypeVar("T")
 
 Divergence = Literal["kl", "mse"]
 
@@ -204,7 +202,7 @@ def width_curves(
     ends = moments.ends()
     spans = {name: (start, ends.get(name, start)) for name, start in todo.items()}
     ordered = sorted(todo, key=lambda name: (_contains_another(spans[name], spans.values()), todo[name]))
-    for names, curves in _shared_among_ranks(ordered, lambda name: asdict(measure(name)), ranks):
+    for names, curves in ranks.share_out(ordered, lambda name: asdict(measure(name))):
         measured |= {name: _curve(found) for name, found in zip(names, curves, strict=True)}
         report()
     whole = PartialForward(measuring, graph.removed, tensors)
@@ -218,7 +216,7 @@ def width_curves(
         whole.advance(places[name])
         return diverge(whole.fork(removed, {**tensors, **changed}).outputs(), expected, divergence)
 
-    for names, found in _shared_among_ranks(sorted(places, key=places.__getitem__), measure_branch, ranks):
+    for names, found in ranks.share_out(sorted(places, key=places.__getitem__), measure_branch):
         damages |= dict(zip(names, found, strict=True))
         report()
     return WidthCurves(
@@ -324,16 +322,6 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     """Compute the mean squared difference over the variance of what is expected."""
     variance = float(expected.double().var(correction=0)) or 1.0
     return float((found.double() - expected.double()).square().mean()) / variance
-
-
-def _shared_among_ranks(
-    names: Sequence[str], measure: Callable[[str], T], ranks: Ranks
-) -> Iterator[tuple[Sequence[str], list[T]]]:
-    """Yield names with what was measured, in plain values; each process measures one at a time."""
-    for at in range(0, len(names), ranks.world_size):
-        turn = names[at : at + ranks.world_size]
-        mine = [measure(name) for name in turn[ranks.rank : ranks.rank + 1]]
-        yield turn, [item for items in ranks.all_gather(mine) for item in items]
 
 
 def _curve(found: Mapping[str, Any]) -> WidthCurve:
