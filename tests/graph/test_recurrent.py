@@ -110,7 +110,7 @@ def test_projected_outputs_are_left_alone_with_a_reason() -> None:
     net, x = nn.Sequential(nn.Linear(4, 6), nn.LSTM(6, 8, proj_size=3)).eval(), torch.randn(5, 2, 4)
     graph = sec.trace(net, x)
     assert not graph.prunable
-    assert "recurrence" in str(graph["0"].reason)
+    assert "recurrent layers" in str(graph["0"].reason)
 
 
 def test_tracing_leaves_the_list_of_weights_as_it_was() -> None:

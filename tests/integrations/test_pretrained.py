@@ -215,7 +215,7 @@ def test_a_network_that_computes_something_else_is_refused(
     small = halved(model)
     right = pretrained.configs_of(small)[0]
     right.rms_norm_eps = 0.5
-    monkeypatch.setattr(pretrained, "configs_of", lambda model: [right])
+    monkeypatch.setattr(pretrained, "configs_of", lambda *_: [right])
     with pytest.raises(CheckpointError, match="computes something else"):
         sec.save_pretrained(tmp_path / "small", small)
     assert not list(tmp_path.iterdir())

@@ -116,7 +116,8 @@ def evaluate_boxes(
     Raises:
         SecateurError: the message says what is wrong.
     """
-    settings = DetectorSettings(image_size=choice.size, batch=data.batch_size)
+    given = {"image_size": choice.size, "batch": data.batch_size}
+    settings = DetectorSettings(**{name: value for name, value in given.items() if value is not None})
     with launch(device) as context:
         if is_detector(choice.source):
             network = open_pt(choice, choice.size)

@@ -140,7 +140,7 @@ def find_peak_rate(
         f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
-    every = losses + others
+    every = [loss for loss in losses + others if math.isfinite(loss)]
     error = pstdev(every) / math.sqrt(len(every))
     return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), error), seconds)
 
