@@ -348,7 +348,7 @@ def test_a_printed_recipe_says_what_settings_mean(secateur: Command) -> None:
     assert "steps = 1  # number of cuts; each leaves the same share of what remained" in printed
     assert "the gradient of all parameters together; 0 for no limit\n" in printed
     assert "(constant, cosine, one-cycle)" in printed
-    assert "# data.batch_size =  # images or blocks of text in a batch; 32 images or 4 blocks if not given" in printed
+    assert "# data.batch_size =  # images or blocks of text in a batch; 32 images or 4" in printed
     assert "[fit.optimizer]" in secateur("recipe", "train").stdout
     assert secateur("recipe", "stew").exit_code == 2
 
