@@ -16,8 +16,17 @@ from secateur.errors import DataError, UsageError
 from secateur.jobs.evaluate import evaluate
 from secateur.jobs.frontier import frontier
 from secateur.jobs.measure import measure
+from secateur.jobs.pretrained import export_folder
 from secateur.jobs.prune import prune
-from secateur.jobs.settings import Conditions, DataChoice, FrontierJob, NetworkChoice, PruneJob, TrainJob
+from secateur.jobs.settings import (
+    Conditions,
+    DataChoice,
+    ExportChoice,
+    FrontierJob,
+    NetworkChoice,
+    PruneJob,
+    TrainJob,
+)
 from secateur.jobs.train import train
 from secateur.recipes import Recipe
 from secateur.report.page import run_page
@@ -294,3 +303,17 @@ def test_conditions_of_other_networks_are_refused(
 def test_language_models_are_measured_alone(place: Path) -> None:
     with pytest.raises(UsageError, match="secateur:digits is no language model"):
         measure([NetworkChoice(source=name) for name in (f"hf:{place}/model", "secateur:digits")])
+
+
+def test_a_run_is_exported_as_a_folder_for_from_pretrained(pruned: Path, tmp_path: Path) -> None:
+    found = export_folder(NetworkChoice(source=str(pruned)), tmp_path / "small")
+    assert found["tokenizer"] is True
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(found["folder"])
+    words = torch.arange(6)[None]
+    expected = sec.load(pruned / "checkpoints" / "best.safetensors")
+    torch.testing.assert_close(loaded(words).logits, expected(words).logits)
+    assert len(transformers.AutoTokenizer.from_pretrained(found["folder"])) > 2
+    with pytest.raises(UsageError, match="no network of transformers"):
+        export_folder(NetworkChoice(source="torchvision:resnet18", weights="none"), tmp_path / "other")
+    with pytest.raises(UsageError, match="as they are"):
+        ExportChoice(out=tmp_path / "half", format="hf", weights_as="float16")

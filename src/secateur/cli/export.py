@@ -20,7 +20,10 @@ def export(
     ],
     format: Annotated[  # noqa: A002  # the name of the option
         str | None,
-        typer.Option("--format", help="onnx or pt2; by the ending of FILE if not given."),
+        typer.Option(
+            "--format",
+            help="onnx, pt2, or hf (a folder for transformers); by the ending of FILE if not given.",
+        ),
     ] = None,
     weights_as: Annotated[
         str,
@@ -39,15 +42,17 @@ def export(
     seconds: Annotated[float, typer.Option(min=0, help="Measuring time for each network.")] = 1.0,
     json: options.Json = False,
 ) -> None:
-    """Write a network for ONNX Runtime, or for PyTorch without Secateur.
+    """Write a network for ONNX Runtime, for PyTorch without Secateur, or for transformers.
 
     The file takes any batch size and describes how images must be prepared. It is read back, run in its
-    runtime and compared with the network; if the results differ, no file is written.
+    runtime and compared with the network; if the results differ, no file is written. With --format hf it is a
+    folder for from_pretrained, with the tokenizer.
 
     Examples:
       secateur export runs/digits-small --format onnx --out small.onnx
       secateur export runs/digits-small --out small.pt2
       secateur export runs/digits-small --out small-int8.onnx --weights-as int8 --data digits
+      secateur export runs/smol-80 --format hf --out models/smol-80
     """
     from secateur.jobs.settings import ExportChoice
 
@@ -60,6 +65,14 @@ def export(
     from secateur.cli.tables import brief, conditions_line, side_by_side
     from secateur.jobs.export import export as work
 
+    if wanted.format == "hf":
+        from secateur.jobs.pretrained import export_folder
+
+        with Reporter(as_json=json) as reporter:
+            folder = export_folder(network, wanted.out)
+            beside = " and its tokenizer" if folder["tokenizer"] else ""
+            reporter.finish(f"{folder['folder']}: {folder['model']}{beside}, for from_pretrained", folder)
+        return
     with Reporter(as_json=json) as reporter:
         found = work(network, wanted, images, seconds=seconds, callbacks=[reporter])
         names = brief([str(row["name"]) for row in found["networks"]])

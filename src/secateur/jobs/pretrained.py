@@ -12,10 +12,12 @@ from secateur.errors import CheckpointError, SecateurError, UsageError
 from secateur.files import write_text
 from secateur.formats import first_line
 from secateur.integrations.pretrained import save_pretrained
-from secateur.jobs.networks import Network
+from secateur.jobs.networks import Network, open_network
+from secateur.jobs.settings import NetworkChoice
 from secateur.jobs.task import Task
-from secateur.jobs.text import TextTask
+from secateur.jobs.text import TextTask, tokenizer_folder
 from secateur.jobs.workplace import Workplace
+from secateur.language import holds_tokenizer, open_tokenizer
 from secateur.training.events import report_note
 from secateur.training.run_folder import PRETRAINED, TOKENIZER
 
@@ -48,6 +50,34 @@ def write_pretrained(place: Workplace, network: Network, task: Task | None) -> d
     else:
         report_note(place.callbacks, f"for from_pretrained: {found['pretrained']}")
     return found
+
+
+def export_folder(choice: NetworkChoice, folder: Path) -> dict[str, Any]:
+    """Write a network of transformers, and its tokenizer if it has one, as a folder for ``from_pretrained``.
+
+    Args:
+        choice: the network.
+        folder: created, or replaced.
+
+    Returns:
+        ``network``, ``model``, ``folder`` and ``tokenizer``: whether that is there too.
+
+    Raises:
+        UsageError: it is no network of transformers, or no config describes it.
+        CheckpointError: the config refuses its widths, or what was written does not give the same outputs.
+    """
+    network = open_network(choice)
+    if not is_of_transformers(network.model):
+        raise UsageError(f"--format hf: {choice.source} is no network of transformers; write onnx or pt2")
+    beside = tokenizer_folder(choice)
+    tokenizer = open_tokenizer(beside) if holds_tokenizer(beside) else None  # networks of images have none
+    written = export_pretrained(folder, network.model, tokenizer)
+    return {
+        "network": choice.source,
+        "model": network.name,
+        "folder": str(written),
+        "tokenizer": tokenizer is not None,
+    }
 
 
 def is_of_transformers(model: nn.Module) -> bool:

@@ -193,13 +193,14 @@ class ExportChoice(Settings):
     """Choose the file to export.
 
     Attributes:
-        out: the file.
-        format: ``onnx`` or ``pt2``; by the ending of the file's name if not given.
+        out: the file; for ``hf`` the folder.
+        format: ``onnx``, ``pt2``, or ``hf`` for a folder that transformers loads; by the ending of the file's
+            name if not given.
         weights_as: how weights are kept.
     """
 
     out: Path
-    format: Literal["onnx", "pt2"] | None = None
+    format: Literal["onnx", "pt2", "hf"] | None = None
     weights_as: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
 
     @field_validator("out")
@@ -213,6 +214,8 @@ class ExportChoice(Settings):
     def _has_a_format(self) -> ExportChoice:
         if self.format is None and not self.out.name.endswith(EXPORTED):
             raise ValueError(f"{self.out}: end its name in {' or '.join(EXPORTED)}, or give the format")
+        if self.format == "hf" and self.weights_as != "float32":
+            raise ValueError("the format hf keeps the weights as they are; leave --weights-as out")
         return self
 
 

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from secateur.language.documents import read_documents
     from secateur.language.settings import TextSettings
     from secateur.language.text import TextData, open_text
-    from secateur.language.tokenizer import open_tokenizer
+    from secateur.language.tokenizer import holds_tokenizer, open_tokenizer
 
-__all__ = ["TextBlocks", "TextData", "TextSettings", "open_text", "open_tokenizer", "read_documents"]
+__all__ = [
+    "TextBlocks",
+    "TextData",
+    "TextSettings",
+    "holds_tokenizer",
+    "open_text",
+    "open_tokenizer",
+    "read_documents",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -25,6 +33,6 @@ __getattr__, __dir__ = lazy_names(
         "documents": "read_documents",
         "settings": "TextSettings",
         "text": "TextData open_text",
-        "tokenizer": "open_tokenizer",
+        "tokenizer": "holds_tokenizer open_tokenizer",
     },
 )

@@ -21,6 +21,11 @@ _TOGETHER = 256
 """Documents that are tokenized at once."""
 
 
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Return whether a folder holds files of a tokenizer."""
+    return any((Path(folder) / name).is_file() for name in _FILES)
+
+
 def open_tokenizer(folder: str | Path) -> Any:
     """Open the tokenizer in a folder of transformers; nothing is downloaded, and no code of it is run.
 
@@ -30,8 +35,7 @@ def open_tokenizer(folder: str | Path) -> Any:
     Raises:
         UsageError: there is none, it cannot be read, or transformers is not installed.
     """
-    folder = Path(folder)
-    if not any((folder / name).is_file() for name in _FILES):
+    if not holds_tokenizer(folder):
         raise UsageError(
             f"{folder} holds no tokenizer ({', '.join(_FILES)}); copy its files there, or name its folder "
             "with data.text.tokenizer"
