@@ -97,6 +97,31 @@ class Lifetimes:
 
     Attributes:
         nodes: the steps of the program.
+
+    Example:
+        A block computes ``x + f(x)`` between two layers. Without the branch, it passes the result of the
+        first layer on, which is then alive in place of the sum, until the last layer has read it.
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur.graph import trace
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.f = nn.Linear(4, 4)
+        ...     def forward(self, x):
+        ...         return x + self.f(x)
+        >>> graph = trace(nn.Sequential(nn.Linear(3, 4), Block(), nn.Linear(4, 2)), torch.ones(2, 3))
+        >>> lifetimes = Lifetimes(graph.wiring.program, graph.wiring.branches)
+        >>> [node.name for node in lifetimes.nodes[7:11]]
+        ['linear', 'linear_1', 'add', 'linear_2']
+        >>> for item in lifetimes.values():
+        ...     if item.first > 8 and item.condition != ALWAYS:
+        ...         print(item.node, f"{item.first}-{item.last}", [sorted(case) for case in item.condition])
+        linear_1 9-9 [[(0, True)]]
+        add 10-10 [[(0, True)]]
+        linear 9-9 [[(0, False)]]
+        linear 10-10 [[(0, False)]]
     """
 
     def __init__(self, program: Program, branches: Sequence[ResidualBranch]) -> None:
