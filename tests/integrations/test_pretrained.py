@@ -168,6 +168,18 @@ def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "small").exists()
 
 
+def test_heads_are_fewer_where_the_config_does_not_give_their_size(tmp_path: Path) -> None:
+    model: Any = built("mixtral")
+    assert model.config.head_dim is None
+    graph = sec.trace(model, example_inputs(model, length=12), ignore=["model.embed_tokens"])
+    keep = {f"model.layers.{layer}.self_attn.q_proj": (1,) for layer in range(2)}
+    small: Any = sec.apply_plan(model, sec.PruningPlan(graph, keep))
+    sec.save_pretrained(tmp_path / "small", small)
+    again = type(small).from_pretrained(str(tmp_path / "small"))
+    assert (again.config.num_attention_heads, again.config.num_key_value_heads) == (2, 1)
+    assert torch.equal(generated(again, cache=True), generated(small, cache=True))
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
 def test_layers_without_branches_are_left_out(name: str, tmp_path: Path) -> None:
     config, kind, sizes = CONFIGS[name]

@@ -61,6 +61,24 @@ def configs_of(model: nn.Module, shortened: Sequence[Shortened] = ()) -> list[An
     if wanted.items() <= before.items():
         return [_with(config, {})]
     slopes = _all_slopes(kind, config, before)
+    fitting = _fitting(kind, config, slopes, before, found, wanted)
+    if not fitting:
+        given = _given(kind, config, before)
+        fitting = _fitting(kind, given, _all_slopes(kind, given, before), before, found, wanted)
+    if not fitting:
+        raise UsageError(_no_config(kind, slopes, before, wanted))
+    return fitting
+
+
+def _fitting(
+    kind: Any,
+    config: Any,
+    slopes: Mapping[tuple[Setting, ...], Mapping[Dimension, float]],
+    before: Mapping[Dimension, int],
+    found: Mapping[Dimension, int],
+    wanted: Mapping[Dimension, int],
+) -> list[Any]:
+    """Change the settings of a config to those that give the wanted dimensions, the best copies first."""
     fitting: list[tuple[int, Any]] = []
     for values in islice(_likeliest_first(_choices(config, slopes, before, wanted)), _MOST_GUESSES):
         changes = {
@@ -70,9 +88,25 @@ def configs_of(model: nn.Module, shortened: Sequence[Shortened] = ()) -> list[An
         if built is not None and built.keys() == before.keys() and wanted.items() <= built.items():
             other = sum(built[item] != size for item, size in found.items())
             fitting.append((other, _with(config, changes)))
-    if not fitting:
-        raise UsageError(_no_config(kind, slopes, before, wanted))
     return [changed for _, changed in sorted(fitting, key=lambda pair: pair[0])]
+
+
+def _given(kind: Any, config: Any, before: Mapping[Dimension, int]) -> Any:
+    """Give settings that follow from others the numbers that they stand for, such as the size of heads."""
+    given = config
+    for setting in _settings(config):
+        if _get(config, setting) is not None:
+            continue
+        after = _built(kind, config, {setting: _PROBE}) or {}
+        numbers = {
+            Fraction(before.get(item, 0) * _PROBE, size)
+            for item, size in after.items()
+            if size and not size % _PROBE and size != before.get(item)
+        }
+        if len(numbers) == 1 and (number := numbers.pop()).denominator == 1:
+            changed = _with(given, {setting: int(number)})
+            given = changed if _built(kind, changed) == before else given
+    return given
 
 
 def _with_fewer_layers(
