@@ -129,3 +129,30 @@ def test_weights_in_half_precision_are_fitted_like_those_in_single() -> None:
         assert {item.dtype for item in small.parameters()} == {next(model.parameters()).dtype}
     assert errors["half"] == pytest.approx(errors["single"], rel=0.05)
     assert damages["half"].damages[0] == pytest.approx(damages["single"].damages[0], rel=0.1)
+
+
+class Positioned(Language):
+    """Positions are repeated for every text of a batch, which a capture of a single text leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.arange(64.0)[None, :, None] / 64)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = self.places[:, : ids.shape[1]].expand(len(ids), -1, WIDTH)
+        return self.head(self.layers(self.embed(ids) + places))
+
+
+def test_the_number_of_traced_texts_does_not_matter() -> None:
+    torch.manual_seed(0)
+    net, ids = Positioned().double().eval(), torch.randint(VOCABULARY, (24, 16))
+    fitted = []
+    for traced in (ids[:1, :8], ids[:2]):
+        graph = trace(net, traced)
+        plan = PruningPlan(graph, {f"layers.{layer}.gate": range(7) for layer in range(LAYERS)})
+        small = apply_plan(net, plan)
+        reconstruct(net, small, plan, [ids])
+        curves = width_curves(net, graph, score(net, graph, "magnitude", None), [ids])
+        fitted.append((small.state_dict(), curves["layers.1.gate"].damages))
+    assert torch.tensor(fitted[0][1]).allclose(torch.tensor(fitted[1][1]))
+    assert all(torch.allclose(value, fitted[1][0][name]) for name, value in fitted[0][0].items())

@@ -294,12 +294,36 @@ def _steps_of(graph: ChannelGraph, program: Program, size: int) -> dict[str, str
     absent = {name for item in graph.wiring.branches if item.name in graph.absent for name in item.nodes}
     traced = [step for step in _steps(graph.wiring.program) if step.name not in absent]
     found = [step for step in _steps(program) if not any(map(graph.is_replaced, paths_of(step)))]
-    if [str(step.target) for step in traced] != [str(step.target) for step in found]:
+    pairs = _aligned(traced, found)
+    if pairs is None:
         raise UsageError(
             f"the forward pass for {size} examples is not the one that was traced; "
             "trace the network with inputs of this shape"
         )
-    return {old.name: new.name for old, new in zip(traced, found, strict=True)}
+    return {old.name: new.name for old, new in pairs}
+
+
+def _aligned(traced: Sequence[Node], found: Sequence[Node]) -> list[tuple[Node, Node]] | None:
+    """Pair the steps of two programs in order; ``None`` if they run other operators.
+
+    A single example is not repeated where several are, so a step that only repeats a value may be in one of
+    the two programs.
+    """
+    pairs, place = [], 0
+    for step in found:
+        while place < len(traced) and traced[place].target != step.target and _repeats(traced[place]):
+            place += 1
+        if place < len(traced) and traced[place].target == step.target:
+            pairs.append((traced[place], step))
+            place += 1
+        elif not _repeats(step):
+            return None
+    return pairs if all(map(_repeats, traced[place:])) else None
+
+
+def _repeats(step: Node) -> bool:
+    """Return whether a step repeats a value along dimensions of size one, and does nothing else."""
+    return str(step.target) == "aten.expand.default"
 
 
 def _steps(program: Program) -> list[Node]:
