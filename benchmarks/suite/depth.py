@@ -109,7 +109,7 @@ class Row(benchmark.Row):
     tuned: float
 
 
-CASES: Mapping[str, Mapping[str, Any]] = {"resnet56": {}}
+CASES: Mapping[str, Mapping[str, Any]] = {"resnet56": {"test": 5000}}
 QUICK: Mapping[str, Any] = {
     "network": "resnet20",
     "weights": "cifar10_resnet20-12fca82f.th",
