@@ -35,6 +35,7 @@ SETTINGS: dict[str, tuple[object, Callable[[Recipe], Any]]] = {
     "allocation": ("uniform", lambda recipe: recipe.allocation),
     "reconstruct": (False, lambda recipe: recipe.reconstruct),
     "reconstruct_batches": (7, lambda recipe: recipe.reconstruct_batches),
+    "reconstruct_ridge": (0.02, lambda recipe: recipe.reconstruct_ridge),
     "curve_batches": (3, lambda recipe: recipe.curve_batches),
     "distillation.weight": (0.25, lambda recipe: recipe.distillation.weight),
     "distillation.temperature": (6.5, lambda recipe: recipe.distillation.temperature),

@@ -76,6 +76,8 @@ class Recipe(Settings):
         reconstruct: fit the consumers of removed channels by least squares after each cut, before any
             training.
         reconstruct_batches: batches for the fit; with more of them, it is more accurate on other examples.
+        reconstruct_ridge: strength of the regularisation of the fit toward the old weights, for the
+            reconstruction and for width curves; language models need a hundred times that of images.
         distillation: training on the outputs of the unpruned network.
         cost_regularization: lower the score of expensive channels.
         filters_only: do not prune the channels between linear layers, as in the earliest work.
@@ -103,6 +105,7 @@ class Recipe(Settings):
     curve_batches: int = Field(default=8, ge=1)
     reconstruct: bool = True
     reconstruct_batches: int = Field(default=32, ge=1)
+    reconstruct_ridge: float = Field(default=1e-3, ge=0)
     distillation: Distillation = Distillation()
     cost_regularization: CostRegularization = CostRegularization()
     filters_only: bool = False
@@ -220,6 +223,8 @@ class Recipe(Settings):
         yield "distillation.divergence", untaught, *teach
         yield "distillation.flip", untaught and self.distillation.flip, *teach
         yield "reconstruct_batches", not self.reconstruct, "reconstruct is false", "set reconstruct to true"
+        unfitted = not self.reconstruct and self.allocation != "curves"
+        yield "reconstruct_ridge", unfitted, "reconstruct is false", "set reconstruct to true"
         by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
         yield "curve_batches", self.allocation != "curves", *by_curves
         yield "normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'"
@@ -314,6 +319,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "language": {
             "curve_batches": 16,
             "reconstruct_batches": 16,
+            "reconstruct_ridge": 0.1,
             "distillation": {"weight": 0.5, "temperature": 1},
             "between": _LANGUAGE,
             "finetune": _LANGUAGE,

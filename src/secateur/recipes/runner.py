@@ -35,7 +35,7 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult, composed
 from secateur.recipes.schedule import PruningSchedule, ScheduledStep
 from secateur.recipes.state import PART, RecipeState, load_state
-from secateur.recovery import CurveOptions, masked_damage, reconstruct, width_curves
+from secateur.recovery import CurveOptions, LeastSquares, masked_damage, reconstruct, width_curves
 from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
@@ -358,7 +358,7 @@ class _RecipeRun:
             self.graph,
             {} if depth == "only" else scores,
             self.some_batches(self.recipe.curve_batches),
-            CurveOptions(branches=depth != "off"),
+            CurveOptions(fit=LeastSquares(ridge=self.recipe.reconstruct_ridge), branches=depth != "off"),
             resume=known,
             progress=progress,
             across_ranks=self.context.ranks.is_distributed,
@@ -432,7 +432,8 @@ class _RecipeRun:
         before = copy_with(self.model, {}) if self.recipe.reconstruct else None
         _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
-            reconstruct(before, self.model, plan, self.some_batches(self.recipe.reconstruct_batches))
+            shown = self.some_batches(self.recipe.reconstruct_batches)
+            reconstruct(before, self.model, plan, shown, LeastSquares(ridge=self.recipe.reconstruct_ridge))
         self.graph = self.graph.after(plan)
         done = Cut(self.state.step, self.schedule.steps, plan, verification)
         self.state.cuts.append(done)
