@@ -113,6 +113,7 @@ def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
         [notes],
     )
     assert len(result.pruning.cuts) == 2
+    assert not torch.are_deterministic_algorithms_enabled()
     assert result.metrics["after"] == result.metrics["cut"]
     for start, count in (("cut, not trained", 2), ("epoch ", 1)):
         assert sum(note.startswith(start) for note in notes.texts) == count, notes.texts

@@ -191,5 +191,5 @@ def test_it_is_inspected_and_others_refuse_it(folder) -> None:
     assert sum(layer["macs"] for layer in found["layers"]) == found["cost"]["macs"]
     with pytest.raises(UsageError, match="length as one number"):
         inspect(choice, (3, 8, 8))
-    with pytest.raises(UsageError, match="networks of images only"):
+    with pytest.raises(UsageError, match="at most 32 tokens at once"):
         measure([choice])

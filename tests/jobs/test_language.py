@@ -158,7 +158,7 @@ def test_widths_that_the_config_refuses_do_not_stop_the_run(place: Path, tmp_pat
     job = pruning(place, tmp_path / "odd", recipe=recipe)  # the stream has 19 channels, for 4 heads
     assert prune(job)["pretrained"] is None
     notes = [event["text"] for event in read_metrics(job.out) if event["event"] == "note"]
-    expected = "refuses these widths: The hidden size (19) is not a multiple"
+    expected = "refuses the config that describes these widths (The hidden size (19) is not a multiple"
     assert any(expected in note for note in notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.detection.raw_outputs import DistilledLoss, bare_copy
@@ -18,6 +20,7 @@ from secateur.errors import UsageError
 from secateur.formats import first_line
 from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note, report_progress
+from secateur.training.random_state import seeded
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,11 @@ class DetectorTuner:
     seed: int = 0
 
     def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
-        """Create a trainer for a network, with its data."""
+        """Create a trainer for a network, with its data; the process is left as it was."""
+        with _process_restored(self.seed):
+            return self._created(network, epochs, name)
+
+    def _created(self, network: nn.Module, epochs: int, name: str) -> Any:
         from secateur.detection.trainers import trainer_for
 
         arguments = {
@@ -87,7 +94,6 @@ class DetectorTuner:
             The metrics of what is kept.
         """
         best, state = dict(start or {"fitness": -1.0}), deepcopy(network.state_dict())
-        trainer = self.trainer(bare_copy(network), epochs, "fine-tuning")
 
         def after_epoch(trainer: Any) -> None:
             nonlocal best, state
@@ -99,9 +105,11 @@ class DetectorTuner:
             if found["fitness"] > best["fitness"]:
                 best, state = found, deepcopy(trainer.ema.ema.state_dict())
 
-        trainer.add_callback("on_model_save", after_epoch)
-        with nullcontext() if teacher is None else _distilling(trainer, teacher):
-            trainer.train()
+        with _process_restored(self.seed):
+            trainer = self._created(bare_copy(network), epochs, "fine-tuning")
+            trainer.add_callback("on_model_save", after_epoch)
+            with nullcontext() if teacher is None else _distilling(trainer, teacher):
+                trainer.train()
         network.load_state_dict(state)
         return best
 
@@ -113,6 +121,31 @@ class DetectorTuner:
         )
         found = trainer.get_validator()(model=trainer.model)
         return {name: float(value) for name, value in found.items()}
+
+
+_VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
+
+
+@contextmanager
+def _process_restored(seed: int) -> Iterator[None]:
+    """Put back, after a block, what a trainer of ultralytics sets in the process: seeds and determinism."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    variables = {name: os.environ.get(name) for name in _VARIABLES}
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        torch.backends.cudnn.deterministic = cudnn
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
