@@ -77,7 +77,8 @@ class Recipe(Settings):
             training.
         reconstruct_batches: batches for the fit; with more of them, it is more accurate on other examples.
         reconstruct_ridge: strength of the regularisation of the fit toward the old weights, for the
-            reconstruction and for width curves; language models need a hundred times that of images.
+            reconstruction and for width curves; language models need far more, since a few
+            features with huge values dominate its scale.
         distillation: training on the outputs of the unpruned network.
         cost_regularization: lower the score of expensive channels.
         filters_only: do not prune the channels between linear layers, as in the earliest work.
@@ -319,7 +320,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "language": {
             "curve_batches": 16,
             "reconstruct_batches": 16,
-            "reconstruct_ridge": 0.1,
+            "reconstruct_ridge": 1.0,
             "distillation": {"weight": 0.5, "temperature": 1},
             "between": _LANGUAGE,
             "finetune": _LANGUAGE,
