@@ -178,3 +178,13 @@ def test_tables_that_methods_keep_are_real_after_a_trace() -> None:
     sec.trace(fresh, x)
     assert type(fresh.table(5)) is torch.Tensor
     assert not fresh(x).is_meta
+
+
+def test_what_makes_algorithms_deterministic_is_put_back() -> None:
+    enabled, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    with untouched():
+        torch.use_deterministic_algorithms(not enabled, warn_only=True)
+        torch.backends.cudnn.deterministic = not cudnn
+    assert torch.are_deterministic_algorithms_enabled() == enabled
+    assert torch.is_deterministic_algorithms_warn_only_enabled() is False
+    assert torch.backends.cudnn.deterministic == cudnn

@@ -39,41 +39,21 @@ WAYS: Mapping[str, Literal["off", "auto", "only"]] = {"width": "off", "depth": "
 """What may be removed, and the setting of ``Widths.depth``."""
 
 
-class Options(benchmark.Options):
+class Options(recovery.AdaptedOptions):
     """Options.
 
     Attributes:
-        data: folder of images in the data folder, with ``train`` and ``test``.
-        network: a residual network for CIFAR-10.
-        weights: its file in the data folder.
-        baseline: checkpoint of the adapted network in the data folder, if it was made before.
-        work: folder where the adapted network is kept otherwise.
-        adapt: epochs of adaptation.
-        train: images to train on.
-        test: images to evaluate on.
-        shown: images to measure damage on and to reconstruct with.
         updates: of fine-tuning, with ``batch`` images each.
         rate: peak learning rate of fine-tuning.
-        batch: images in an update.
         seconds: spent on timing each network.
         timings: file of the times of single operators, which serve again; empty for none.
         only: names of ways.
     """
 
-    seeds: tuple[int, ...] = (0, 1, 2)
     keep_memory: bool = True
-    data: str = "cifar10"
-    network: str = "resnet56"
-    weights: str = "cifar10_resnet56-4bfd9763.th"
-    baseline: str = ""
-    work: Path = Path("runs/benchmarks")
-    adapt: int = 5
-    train: int = 6000
     test: int = 10000
-    shown: int = 512
     updates: int = 200
     rate: float = 0.02
-    batch: int = 64
     seconds: float = 1.0
     timings: str = "runs/benchmarks/timings.jsonl"
     only: tuple[str, ...] = tuple(WAYS)
@@ -166,7 +146,7 @@ def run(options: Options) -> Iterator[Row]:
     folder = data_path(options.data)
     train = raw(folder / "train", options.train, 0)
     test = images(folder / "test", options.test, 0)
-    shared = {name: getattr(options, name) for name in ("network", "weights", "baseline", "work", "adapt")}
+    shared = {name: getattr(options, name) for name in recovery.AdaptedOptions.model_fields}
     model = recovery.adapted(recovery.Training(train, test, recovery.Options(**shared)))
     print(f"baseline {accuracy(model, test):.2f}", flush=True)
     subject = Subject(model, options)

@@ -36,8 +36,8 @@ from secateur.training.random_state import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
 
-class Options(benchmark.Options):
-    """Options.
+class AdaptedOptions(benchmark.Options):
+    """Options of the benchmarks that start from an adapted network.
 
     Attributes:
         data: folder of images in the data folder, with ``train`` and ``test``.
@@ -45,17 +45,11 @@ class Options(benchmark.Options):
         weights: its file in the data folder.
         baseline: checkpoint of the adapted network in the data folder, if it was made before.
         work: folder where the adapted network is kept otherwise.
-        shares: of the MACs that are left.
-        epochs: of fine-tuning.
-        rates: peak learning rates; that of the way if empty.
-        mixup: strength of mixing training images, 0 for not at all.
         adapt: epochs of adaptation.
-        adapt_rate: peak learning rate of the adaptation.
         train: images to train on.
         test: images to evaluate on.
         shown: images to choose and reconstruct with.
         batch: images in a step.
-        only: names of ways.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -64,16 +58,30 @@ class Options(benchmark.Options):
     weights: str = "cifar10_resnet56-4bfd9763.th"
     baseline: str = ""
     work: Path = Path("runs/benchmarks")
-    shares: tuple[float, ...] = (0.4,)
-    epochs: tuple[int, ...] = (3,)
-    rates: tuple[float, ...] = ()
-    mixup: float = 0.0
     adapt: int = 5
-    adapt_rate: float = 0.02
     train: int = 6000
     test: int = 2500
     shown: int = 512
     batch: int = 64
+
+
+class Options(AdaptedOptions):
+    """Options.
+
+    Attributes:
+        shares: of the MACs that are left.
+        epochs: of fine-tuning.
+        rates: peak learning rates; that of the way if empty.
+        mixup: strength of mixing training images, 0 for not at all.
+        adapt_rate: peak learning rate of the adaptation.
+        only: names of ways.
+    """
+
+    shares: tuple[float, ...] = (0.4,)
+    epochs: tuple[int, ...] = (3,)
+    rates: tuple[float, ...] = ()
+    mixup: float = 0.0
+    adapt_rate: float = 0.02
     only: tuple[str, ...] = tuple(WAYS)
 
 

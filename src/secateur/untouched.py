@@ -41,7 +41,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
     modules; the states of its random generators; caches of its methods (``functools.lru_cache``), which are
     cleared if they got entries; the random states of Python, NumPy and PyTorch on every
-    device.
+    device; the number of threads, the default dtype, and whether algorithms must be deterministic.
 
     Args:
         models: the networks that may be run within the block.
@@ -63,6 +63,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     noted = StateRecord(weights)
     restore_random = _random_rewinder()
     threads, default = torch.get_num_threads(), torch.get_default_dtype()
+    determinism = _determinism()
     for model in models:
         noted.model(model)
     classes = {type(module) for model in models for module in model.modules()}
@@ -79,6 +80,25 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
             torch.set_num_threads(threads)
         if torch.get_default_dtype() != default:
             torch.set_default_dtype(default)
+        if _determinism() != determinism:
+            enabled, warns, fills, torch.backends.cudnn.deterministic = determinism
+            torch.use_deterministic_algorithms(enabled, warn_only=warns)
+            torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+def _determinism() -> tuple[bool, bool, bool, bool]:
+    """Return what PyTorch does for results that repeat.
+
+    Returns:
+        Whether deterministic algorithms are required; whether others only warn; whether new memory is filled
+        then; and whether cuDNN is deterministic.
+    """
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic,
+    )
 
 
 def _method_caches(kind: type) -> Iterator[_lru_cache_wrapper[Any]]:

@@ -8,7 +8,7 @@ the length of the dimension in which a module's input holds channels.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -206,22 +206,21 @@ def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list
     if whole.substitute is Substitute.PASS:  # the module computes the sum
         if any(node.name in branch.nodes for node in nodes[branch.addition].users):
             # It rectifies the sum too, so the value is not what it adds to its argument.
-            return [
-                BranchOutput(branch.name, path, None, None, index)
-                for path in _ends_within(nodes[branch.value], whole.path)
-            ]
+            below = f"{whole.path}."
+            ends = _last_modules(
+                nodes[branch.value],
+                lambda node: [path for path in paths_of(node) if path.startswith(below)][:1],
+                lambda node: whole.path in paths_of(node),
+            )
+            return [BranchOutput(branch.name, path, None, None, index) for path in ends]
         entry = None if whole.entry is None else whole.entry[0]
         return [BranchOutput(branch.name, whole.path, entry, whole.argument, index)]
-    own, ends = set(branch.nodes), set[str]()
-    pending = [nodes[branch.value]]
-    seen: set[Node] = set()
-    while pending:
-        node = pending.pop()
-        if node.name in own:
-            ends.update(paths_of(node))
-        elif node not in seen and node.name in branch.remaining:
-            seen.add(node)
-            pending.extend(node.all_input_nodes)
+    own = set(branch.nodes)
+    ends = _last_modules(
+        nodes[branch.value],
+        lambda node: paths_of(node) if node.name in own else (),
+        lambda node: node.name in branch.remaining,
+    )
     return [
         BranchOutput(branch.name, item.path, None if item.entry is None else item.entry[0], None, index)
         for item in branch.replacements
@@ -229,18 +228,26 @@ def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list
     ]
 
 
-def _ends_within(value: Node, whole: str) -> list[str]:
-    """Find the modules inside a module of whose outputs its own code computes a value."""
-    ends, pending, seen = dict[str, None](), [value], set[Node]()
+def _last_modules(
+    value: Node, modules_of: Callable[[Node], Sequence[str]], between: Callable[[Node], bool]
+) -> list[str]:
+    """Find the modules from whose outputs a value is computed without another module.
+
+    Args:
+        value: the operator that computes it.
+        modules_of: lists the paths of the modules that an operator runs in, among those that count.
+        between: whether an operator in none of them lies between the modules and the value.
+    """
+    found, pending, seen = dict[str, None](), [value], set[Node]()
     while pending:
         node = pending.pop()
-        below = [path for path in paths_of(node) if path.startswith(whole + ".")]
-        if below:
-            ends[below[0]] = None
-        elif node not in seen and whole in paths_of(node):
+        modules = modules_of(node)
+        if modules:
+            found |= dict.fromkeys(modules)
+        elif node not in seen and between(node):
             seen.add(node)
             pending.extend(node.all_input_nodes)
-    return list(ends)
+    return list(found)
 
 
 def _reasons(layout: ChannelLayout, hidden: list[ScoredInput]) -> dict[str, str]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from secateur.detection.raw_outputs import DistilledLoss, bare_copy
@@ -20,7 +19,7 @@ from secateur.errors import UsageError
 from secateur.formats import first_line
 from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note, report_progress
-from secateur.training.random_state import seeded
+from secateur.untouched import untouched
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class DetectorTuner:
 
     def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
         """Create a trainer for a network, with its data; the process is left as it was."""
-        with _process_restored(self.seed):
+        with _process_restored():
             return self._created(network, epochs, name)
 
     def _created(self, network: nn.Module, epochs: int, name: str) -> Any:
@@ -105,7 +104,7 @@ class DetectorTuner:
             if found["fitness"] > best["fitness"]:
                 best, state = found, deepcopy(trainer.ema.ema.state_dict())
 
-        with _process_restored(self.seed):
+        with _process_restored():
             trainer = self._created(bare_copy(network), epochs, "fine-tuning")
             trainer.add_callback("on_model_save", after_epoch)
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
@@ -127,20 +126,13 @@ _VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
 
 
 @contextmanager
-def _process_restored(seed: int) -> Iterator[None]:
-    """Put back, after a block, what a trainer of ultralytics sets in the process: seeds and determinism."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn.deterministic
-    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+def _process_restored() -> Iterator[None]:
+    """Put back, after a block, what a trainer of ultralytics sets in the process and its environment."""
     variables = {name: os.environ.get(name) for name in _VARIABLES}
     try:
-        with seeded(seed):
+        with untouched():
             yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warns)
-        torch.backends.cudnn.deterministic = cudnn
-        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         for name, value in variables.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.errors import CheckpointError, SecateurError, UsageError
+from secateur.errors import CheckpointError, UsageError
 from secateur.files import write_text
-from secateur.formats import first_line
 from secateur.integrations.pretrained import save_pretrained
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import NetworkChoice
@@ -63,8 +62,8 @@ def export_folder(choice: NetworkChoice, folder: Path) -> dict[str, Any]:
         ``network``, ``model``, ``folder`` and ``tokenizer``: whether that is there too.
 
     Raises:
-        UsageError: it is no network of transformers, or no config describes it.
-        CheckpointError: the config refuses its widths, or what was written does not give the same outputs.
+        UsageError: it is no network of transformers, or no config that transformers accepts describes it.
+        CheckpointError: what was written does not give the same outputs.
     """
     network = open_network(choice)
     if not is_of_transformers(network.model):
@@ -94,18 +93,10 @@ def export_pretrained(folder: Path, model: nn.Module, tokenizer: Any = None) -> 
         tokenizer: written too, if given.
 
     Raises:
-        UsageError: no config describes the network.
-        CheckpointError: the config refuses its widths, or what was written does not give the same outputs.
+        UsageError: no config describes the network, or transformers refuses it.
+        CheckpointError: what was written does not give the same outputs.
     """
-    try:
-        written = save_pretrained(folder, model, tokenizer)
-    except SecateurError:
-        raise
-    except Exception as error:  # classes of configs refuse numbers in their own ways
-        reason = first_line(error.__cause__ or error)
-        raise CheckpointError(
-            f"the config of {type(model).__name__} refuses these widths: {reason}"
-        ) from error
+    written = save_pretrained(folder, model, tokenizer)
     for name in ("config.json", "generation_config.json"):
         file = written / name
         if file.is_file():

@@ -39,7 +39,7 @@ def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> boo
         graph: its channel graph.
         inputs: example inputs.
     """
-    groups = _open(graph)
+    groups = _open(graph, least_widths(graph))
     return not groups or _Trials(model, graph, inputs).run(groups, Share.HALF) is None
 
 
@@ -60,14 +60,14 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
         The graph with failed groups and branches frozen, each with its reason.
     """
     trials = _Trials(model, graph, inputs)
-    if not _open(graph):
+    if not _open(graph, trials.least):
         trials.comparison.runs_as_it_is()
     frozen: dict[str, str] = {}
     settled = False
     while not settled:
         settled = True
         for share in Share:
-            groups = [group for group in _open(graph) if group.name not in frozen]
+            groups = [group for group in _open(graph, trials.least) if group.name not in frozen]
             while groups and (failure := trials.run(groups, share)) is not None:
                 failed = trials.culprits(groups, partial(trials.run, share=share), failure)
                 if share is Share.FEWEST:
@@ -76,7 +76,7 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
                 # What was cut beside a frozen group is now cut without it, so all is tried once more.
                 settled = settled and not failed
                 groups = [group for group in groups if group.name not in frozen]
-    groups = [group for group in _open(graph) if group.name not in frozen]
+    groups = [group for group in _open(graph, trials.least) if group.name not in frozen]
     failed_branches: dict[str, str] = {}
     for branches in _levels(graph.branches):
         failed_branches |= _failed_branches(trials, branches, groups)
@@ -128,8 +128,8 @@ def _failed_branches(
     return failed
 
 
-def _open(graph: ChannelGraph) -> list[Group]:
-    least = least_widths(graph)
+def _open(graph: ChannelGraph, least: Mapping[str, int]) -> list[Group]:
+    """List the groups that may lose channels, given the least width of those that need several."""
     return [group for group in graph.prunable if group.channels > least.get(group.name, 1)]
 
 
