@@ -109,6 +109,39 @@ def test_a_block_that_rectifies_what_is_rectified_already_is_passed_over() -> No
     assert torch.equal(small.train()(X), model.train()(X))
 
 
+class Dropping(nn.Module):
+    """A block that drops a part of its sum, or of the stream, in training mode."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.f, self.drop = nn.Linear(6, 6), nn.Dropout(0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "stream":
+            return self.drop(x) + self.f(x)
+        y = x + self.f(x)
+        return self.drop(y if self.way == "sum" else torch.relu(y))
+
+
+@pytest.mark.parametrize("way", ["sum", "rectified", "stream"])
+def test_a_dropout_beside_a_branch_stays_in_training_mode(way: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), Dropping(way), nn.Linear(6, 3)).eval()
+    x = torch.randn(4, 5)
+    graph = sec.trace(model, x)
+    (branch,) = graph.branches
+    small = sec.apply_plan(model, PruningPlan(graph, {}, [branch.name]))
+    assert isinstance(small[2], Dropping)
+    model[2].f.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+    for mode in (False, True):
+        results = []
+        for net in (small, model):
+            torch.manual_seed(1)
+            results.append(net.train(mode)(x))
+        assert torch.equal(*results)
+
+
 class Shared(nn.Module):
     """Blocks that cannot lose their branch."""
 

@@ -20,6 +20,8 @@ _RECTIFIERS = ("aten.relu.default", "aten.relu_.default")
 _KEEP_SIGNS = ("aten.max_pool", "aten.avg_pool", "aten.adaptive_avg_pool", "aten.adaptive_max_pool")
 """Operators that return no negative numbers if they read none."""
 
+_DROPOUT = "aten.dropout."
+
 _SHAPE_ONLY = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
 """Operators that read nothing of a tensor but its shape."""
 
@@ -148,6 +150,16 @@ class Dataflow:
                 found.add(node)
         return frozenset(found)
 
+    def drops_beside(self, path: str, own: Set[Node]) -> bool:
+        """Return whether a module has a dropout of something else than what some operators compute.
+
+        In evaluation mode a dropout returns what it reads, so it is none of the operators of the module.
+        """
+        return any(
+            str(node.target).startswith(_DROPOUT) and path in paths_of(node) and self._same[node] not in own
+            for node in self.nodes
+        )
+
     def _is_rectified(self, node: Node) -> bool:
         """Return whether a value has no negative numbers."""
         while str(node.target).startswith(_KEEP_SIGNS):
@@ -262,7 +274,7 @@ def _returns_what_it_reads(node: Node) -> bool:
     if node.op != "call_function" or not node.all_input_nodes:
         return False
     target = str(node.target)
-    if target.startswith("aten.dropout."):
+    if target.startswith(_DROPOUT):
         return node.args[2] is False
     if not (target.startswith(("aten.to.", "aten.contiguous.")) or _divides_by_one(node)):
         return False

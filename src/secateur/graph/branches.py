@@ -282,7 +282,9 @@ def _modules(flow: Dataflow, addition: Addition) -> tuple[str, ...]:
 def _whole(flow: Dataflow, addition: Addition, holder: str) -> str | None:
     """Find the smallest module that computes the sum of a stream and a branch, and nothing else."""
     allowed = _allowed_in_whole(flow, addition)
-    return holder if holder and addition.is_plain and flow.inside[holder] <= allowed else None
+    if not holder or not addition.is_plain or flow.drops_beside(holder, addition.own):
+        return None
+    return holder if flow.inside[holder] <= allowed else None
 
 
 def _allowed_in_whole(flow: Dataflow, addition: Addition) -> Set[Node]:
