@@ -41,8 +41,10 @@ from benchmarks.images import data_path
 from benchmarks.tables import Table, spread
 from secateur.budget import WidthCurves, params_of_body
 from secateur.criteria import Scores
+from secateur.recovery import CurveOptions, LeastSquares
 
 BEFORE = "before"
+FIT = LeastSquares(ridge=sec.Recipe.preset("language").reconstruct_ridge)
 
 
 class Options(benchmark.Options):
@@ -68,7 +70,7 @@ class Options(benchmark.Options):
     length: int = 128
     blocks: int = 128
     test_length: int = 256
-    test_blocks: int = 64
+    test_blocks: int = 32
     shares: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6)
     only: tuple[str, ...] = ()
 
@@ -128,7 +130,7 @@ class Subject:
     @cached_property
     def curves(self) -> WidthCurves:
         """Width curves of all groups."""
-        return sec.width_curves(self.model, self.graph, self.wanda, [self.text])
+        return sec.width_curves(self.model, self.graph, self.wanda, [self.text], CurveOptions(fit=FIT))
 
     def budget(self, share: float) -> sec.Budget:
         """Return the budget for a share of the body."""
@@ -275,7 +277,7 @@ WAYS: Mapping[str, Callable[[Subject, float], nn.Module | None]] = {
 
 def _fitted(subject: Subject, plan: sec.PruningPlan) -> nn.Module:
     small = sec.apply_plan(subject.model, plan)
-    sec.reconstruct(subject.model, small, plan, [subject.text])
+    sec.reconstruct(subject.model, small, plan, [subject.text], FIT)
     return small
 
 
