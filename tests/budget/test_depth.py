@@ -106,34 +106,50 @@ def damage_of(plan: PruningPlan, curves: WidthCurves) -> float:
     )
 
 
+QUANTITIES = ["macs", "params", "memory", "latency"]
+
+
 @settings(max_examples=24, deadline=None)
 @given(
     name=st.sampled_from(sorted(NETWORKS)),
     seed=st.integers(0, 99),
-    limited=st.sets(st.sampled_from(["macs", "params", "memory", "latency"]), min_size=1, max_size=2),
+    limited=st.sets(st.sampled_from(QUANTITIES), min_size=1, max_size=2),
     share=st.floats(0.25, 0.95),
 )
-def test_the_damage_is_near_the_least_of_all_choices(
+def test_a_plan_is_found_where_there_is_one_and_is_within_the_limits(
     name: str, seed: int, limited: set[str], share: float
 ) -> None:
     graph = traced(name)
     curves, device = damages(graph, seed), Device(graph, seed)
     budget = Budget(**dict.fromkeys(sorted(limited), share))
-    widths, depth, total = everything(graph, curves)
+    widths, depth, _ = everything(graph, curves)
     evaluator = CostEvaluator(graph, budget.amounts(graph, device), device, depth)
-    within = evaluator.within(widths)
-    if not within.any():
+    if not evaluator.within(widths).any():
         with pytest.raises(BudgetError, match="no plan meets the budget"):
             make_plan(graph, curves, budget, widths=Widths(depth="auto"), latency=device)
         return
     plan = make_plan(graph, curves, budget, widths=Widths(depth="auto"), latency=device)
-    found = damage_of(plan, curves)
-    best = float(total[within].min())
-    assert best - 1e-9 <= found <= 1.1 * best + 0.05
-    small = apply_plan(NETWORKS[name]().eval(), plan)
-    really = cost(small, X)
+    really = cost(apply_plan(NETWORKS[name]().eval(), plan), X)
     for quantity in limited - {"latency"}:
         assert getattr(really, quantity) <= evaluator.limits[quantity]
+
+
+def test_the_damage_is_the_least_of_all_choices_in_nearly_all_problems() -> None:
+    rng = np.random.default_rng(0)
+    excess = []
+    for _ in range(100):
+        graph, seed = traced(sorted(NETWORKS)[rng.integers(2)]), int(rng.integers(100))
+        limited = rng.choice(QUANTITIES, size=rng.integers(1, 3), replace=False)
+        budget = Budget(**dict.fromkeys(sorted(map(str, limited)), float(rng.uniform(0.25, 0.95))))
+        curves, device = damages(graph, seed), Device(graph, seed)
+        widths, depth, total = everything(graph, curves)
+        within = CostEvaluator(graph, budget.amounts(graph, device), device, depth).within(widths)
+        if within.any():
+            plan = make_plan(graph, curves, budget, widths=Widths(depth="auto"), latency=device)
+            excess.append(damage_of(plan, curves) - float(total[within].min()))
+    assert len(excess) > 80
+    assert min(excess) > -1e-9
+    assert np.mean(np.array(excess) < 1e-9) >= 0.98
 
 
 @settings(max_examples=20, deadline=None)

@@ -10,6 +10,9 @@ the product of two widths. The search has four parts:
    limits hold; then widen groups, the most damage undone per cost first, while they hold.
 4. Exchange: move one group and let the others make the choice feasible again; keep the move if the damage
    falls. Stop after a round without success (at most ``_EXCHANGES`` moves are tried).
+5. Remove or restore one branch, and choose the groups again while no other branch changes: one programme and
+   some exchanges; keep the result if the damage falls. What a branch saves pays for many groups at once,
+   which no exchange of one group shows. Stop after a round without success (at most ``_TURNS`` trials).
 
 A residual branch is an option of width 0 or 1. Groups inside an absent branch cost nothing and have no
 damage; in the integer programme they are "gone", which is one more option that they take exactly then.
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +40,7 @@ from secateur.graph.groups import IntArray
 _PROGRAMMES = 12
 _GAIN, _IDLE = 1e-3, 2  # stop after so many programmes that lower the damage by less than this share
 _EXCHANGES = 250  # a few seconds for a hundred groups
+_TURNS = 60  # a few seconds for a hundred groups
 _AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
 
@@ -65,11 +69,13 @@ class _Problem:
         evaluator: the network and its limits.
         options: of every group, then of every branch.
         inside: whether a group or branch (column) vanishes with a branch (row); ``None`` without branches.
+        branches_stay: no branch is removed or restored.
     """
 
     evaluator: CostEvaluator
     options: Sequence[GroupOptions]
     inside: BoolArray | None = None
+    branches_stay: bool = False
 
     @cached_property
     def ends(self) -> IntArray:
@@ -104,6 +110,11 @@ class _Problem:
     def is_branch(self) -> BoolArray:
         """Return whether each option set belongs to a branch, shape (groups,)."""
         return np.array([option.widths[0] == 0 for option in self.options], dtype=np.bool_)
+
+    def movable(self, places: IntArray) -> BoolArray:
+        """Return whether each group or branch matters to the choice and may change, shape (groups,)."""
+        alive = self.alive(places)
+        return alive & ~self.is_branch if self.branches_stay else alive
 
     def within(self, places: IntArray) -> bool:
         """Return whether a choice is within all limits."""
@@ -161,7 +172,8 @@ def minimise_damage(
         if idle == _IDLE or np.array_equal(answer, places):
             break
         places = answer
-    return problem.widths(_exchange(problem, _required(problem, _feasible(problem, best))))
+    best = _exchange(problem, _required(problem, _feasible(problem, best)), _EXCHANGES)
+    return problem.widths(_turn_branches(problem, best))
 
 
 def _required(problem: _Problem, places: IntArray | None) -> IntArray:
@@ -238,10 +250,13 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
     damages = np.concatenate([option.damages for option in options])
     starts = np.cumsum([0, *sizes[:-1]])
     gone, links = _gone(problem, starts, len(owner))
+    least = np.zeros(len(owner) + len(gone))
+    if problem.branches_stay:
+        least[(starts + places)[problem.is_branch]] = 1
     result = milp(
         np.append(damages, np.zeros(len(gone))),
         integrality=np.ones(len(owner) + len(gone)),
-        bounds=Bounds(0, 1),
+        bounds=Bounds(least, 1),
         constraints=[
             LinearConstraint(sparse.hstack([one_each, _columns(gone, len(options))]), 1, 1),
             LinearConstraint(
@@ -249,7 +264,8 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
             ),
             *links,
         ],
-        options={"node_limit": _NODES, "mip_rel_gap": 1e-4},
+        # Without presolve: about as fast here, and HiGHS prints when it maps some presolved answers back.
+        options={"node_limit": _NODES, "mip_rel_gap": 1e-4, "presolve": False},
     )
     if result.x is None:
         return None
@@ -341,7 +357,7 @@ def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> I
         The feasible choice; ``None`` if a limit is broken with all groups at their least widths.
     """
     while not problem.within(places):
-        if not (places > 0)[problem.alive(places)].any():
+        if not (places > 0)[problem.movable(places)].any():
             return None
         places = _narrowed(problem, places, held)
     while (wider := _widened(problem, places)) is not None:
@@ -351,7 +367,7 @@ def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> I
 
 def _narrowed(problem: _Problem, places: IntArray, held: int | None) -> IntArray:
     """Narrow, by one place, the groups with the least added damage for the cost that this saves."""
-    movable = np.flatnonzero((places > 0) & problem.alive(places))
+    movable = np.flatnonzero((places > 0) & problem.movable(places))
     if len(movable) > 1:
         movable = movable[movable != held]
     trials, harm = problem.moved(places, movable, (places[movable] - 1).tolist())
@@ -367,7 +383,7 @@ def _narrowed(problem: _Problem, places: IntArray, held: int | None) -> IntArray
 
 def _widened(problem: _Problem, places: IntArray) -> IntArray | None:
     """Widen, by one place, the groups with the most damage undone for the cost; ``None`` if none fits."""
-    movable = np.flatnonzero((places < problem.ends) & problem.alive(places))
+    movable = np.flatnonzero((places < problem.ends) & problem.movable(places))
     if not len(movable):
         return None
     trials, harm = problem.moved(places, movable, (places[movable] + 1).tolist())
@@ -407,8 +423,48 @@ def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distanc
     return order[: max(1, int(far.sum()))]
 
 
-def _exchange(problem: _Problem, places: IntArray) -> IntArray:
-    """Move one group at a time, near or far, and adjust the others; keep what lowers the damage."""
+def _turn_branches(problem: _Problem, places: IntArray) -> IntArray:
+    """Remove or restore one branch at a time, and choose the groups again; keep what lowers the damage."""
+    branches = np.flatnonzero(problem.is_branch).tolist()
+    settled = replace(problem, branches_stay=True)
+    damage, tried, unchanged = problem.damage(places), 0, 0
+    for branch in itertools.cycle(branches):
+        if unchanged == len(branches) or tried >= _TURNS:  # a whole round without success
+            break
+        unchanged += 1
+        for turned in _turned(problem, places, branch):
+            tried += 1
+            trial = _feasible(settled, turned)
+            if trial is None:
+                continue
+            answer = _solve(settled, trial)
+            solved = None if answer is None else _feasible(settled, answer)
+            trial = _exchange(settled, trial if solved is None else solved, _EXCHANGES // 10)
+            if problem.damage(trial) < damage:
+                places, damage, unchanged = trial, problem.damage(trial), 0
+                break
+    return places
+
+
+def _turned(problem: _Problem, places: IntArray, branch: int) -> list[IntArray]:
+    """List the choices in which a branch is removed or restored; branches inside it are present or absent."""
+    if not problem.alive(places)[branch]:
+        return []
+    turned = _with(places, branch, 1 - int(places[branch]))
+    if (
+        problem.inside is None
+        or not turned[branch]
+        or not (within := problem.inside[branch] & problem.is_branch).any()
+    ):
+        return [turned]
+    return [np.where(within, place, turned) for place in (1, 0)]
+
+
+def _exchange(problem: _Problem, places: IntArray, most: int) -> IntArray:
+    """Move one group at a time, near or far, and adjust the others; keep what lowers the damage.
+
+    At most ``most`` moves are tried.
+    """
     damage, tried, unchanged = problem.damage(places), 0, 0
     moves = _worthwhile(problem, places)
     for group in itertools.cycle(range(len(problem.options))):
@@ -416,7 +472,7 @@ def _exchange(problem: _Problem, places: IntArray) -> IntArray:
             break
         unchanged += 1
         for place in moves[group]:
-            if tried == _EXCHANGES:
+            if tried == most:
                 return places
             tried += 1
             trial = places.copy()
@@ -439,7 +495,7 @@ def _worthwhile(problem: _Problem, places: IntArray) -> list[list[int]]:
     """
     reach = [
         _distances(int(place), int(end)) if there else []
-        for place, end, there in zip(places, problem.ends, problem.alive(places), strict=True)
+        for place, end, there in zip(places, problem.ends, problem.movable(places), strict=True)
     ]
     if sum(map(len, reach)) <= _EXCHANGES:
         return reach
