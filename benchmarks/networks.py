@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from torch import nn
 
 import secateur as sec
@@ -48,6 +50,30 @@ def vgg11(classes: int = 2) -> nn.Module:
     """
     features = torchvision.models.vgg11_bn(weights=None).features
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+def bottlenecks() -> nn.Module:
+    """Build ResNet-50 with blocks a quarter as wide and no stride at first, for images of 32 x 32 pixels."""
+    import timm
+
+    model: nn.Module = timm.create_model(
+        "resnet50", num_classes=10, stem_width=16, channels=(16, 32, 64, 128)
+    )
+    model.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+    return model
+
+
+def vit() -> nn.Module:
+    """Build a vision transformer of 8 layers, 96 wide, for images of 32 x 32 pixels in patches of 4 x 4."""
+    import timm
+
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=96, depth=8, num_heads=3, num_classes=10
+    )
+
+
+FROM_NOTHING: Mapping[str, Callable[[], nn.Module]] = {"bottlenecks": bottlenecks, "vit": vit}
+"""Networks that a benchmark trains itself."""
 
 
 def published(network: str, weights: str) -> nn.Module:

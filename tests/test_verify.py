@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import secateur as sec
@@ -295,6 +296,33 @@ def test_nan_in_a_buffer_equals_nan() -> None:
     model.register_buffer("unset", torch.tensor([float("nan"), 1.0]))
     plan = sec.plan_from(sec.trace(model, X), {"4": [0, 1]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+class Drops(nn.Module):
+    """Drops values of a sum by a function, which no attribute of a module shows."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.probability = [probability]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(F.dropout(x + self.inner(x), self.probability[0], self.training).tanh())
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+def test_a_dropout_that_vanished_or_changed_is_seen(probability: float) -> None:
+    x = torch.randn(6, 4)
+    model = Drops(0.1).eval()
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"stem": [0, 3]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, x).ok
+    small.probability[0] = probability
+    found = sec.verify(model, small, plan, x)
+    assert not found.ok
+    assert "training" in str(found)
 
 
 @pytest.mark.parametrize("inplace", [False, True])

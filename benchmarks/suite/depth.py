@@ -1,6 +1,7 @@
 """Accuracy at half the measured time, by fewer channels, fewer residual branches, or both.
 
-A CIFAR-10 residual network is first adapted to the images; that is the baseline. One image is timed on one
+A published CIFAR-10 residual network is first adapted to the images, or a network is trained on them from
+nothing; that is the baseline. One image is timed on one
 thread. Each way measures the damage of what it may remove on the same images, plans half of the time with the
 same table, and is corrected by measuring; then the network is reconstructed, and trained for a few updates,
 the same for all. Accuracy is that on test images. Cells are means and standard deviations over draws of the
@@ -23,9 +24,11 @@ from torch import nn
 import secateur as sec
 from benchmarks import benchmark
 from benchmarks.images import Images, accuracy, batches, data_path, images, raw, training
+from benchmarks.networks import FROM_NOTHING
 from benchmarks.suite import recovery
 from benchmarks.tables import Table, spread
 from secateur.budget import WidthCurves, plan_within
+from secateur.data.loader import Loader
 from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 from secateur.recovery import CurveOptions
@@ -43,6 +46,9 @@ class Options(recovery.AdaptedOptions):
     """Options.
 
     Attributes:
+        from_nothing: epochs with random weights at first, in place of adapting published weights.
+        first_rate: peak learning rate of these epochs.
+        optimizer: of these epochs and of fine-tuning.
         updates: of fine-tuning, with ``batch`` images each.
         rate: peak learning rate of fine-tuning.
         seconds: spent on timing each network.
@@ -52,6 +58,9 @@ class Options(recovery.AdaptedOptions):
 
     keep_memory: bool = True
     test: int = 10000
+    from_nothing: int = 0
+    first_rate: float = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     updates: int = 200
     rate: float = 0.02
     seconds: float = 1.0
@@ -89,7 +98,27 @@ class Row(benchmark.Row):
     tuned: float
 
 
-CASES: Mapping[str, Mapping[str, Any]] = {"resnet56": {"test": 5000}}
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "resnet56": {"test": 5000},
+    "bottlenecks": {
+        "network": "bottlenecks",
+        "from_nothing": 15,
+        "first_rate": 0.05,
+        "updates": 279,  # three epochs
+        "test": 5000,
+        "shown": 256,
+    },
+    "vit": {
+        "network": "vit",
+        "from_nothing": 20,
+        "first_rate": 1e-3,
+        "optimizer": "adamw",
+        "updates": 279,
+        "rate": 5e-4,
+        "test": 5000,
+        "shown": 256,
+    },
+}
 QUICK: Mapping[str, Any] = {
     "network": "resnet20",
     "weights": "cifar10_resnet20-12fca82f.th",
@@ -146,8 +175,7 @@ def run(options: Options) -> Iterator[Row]:
     folder = data_path(options.data)
     train = raw(folder / "train", options.train, 0)
     test = images(folder / "test", options.test, 0)
-    shared = {name: getattr(options, name) for name in recovery.AdaptedOptions.model_fields}
-    model = recovery.adapted(recovery.Training(train, test, recovery.Options(**shared)))
+    model = _from_nothing(options, train) if options.from_nothing else _adapted(options, train, test)
     print(f"baseline {accuracy(model, test):.2f}", flush=True)
     subject = Subject(model, options)
     for seed in options.seeds:
@@ -159,6 +187,40 @@ def run(options: Options) -> Iterator[Row]:
         for way in options.only:
             if not options.measured(way=way, seed=seed):
                 yield _halved(subject, way, seed, curves, shown, train, test)
+
+
+def _adapted(options: Options, train: Images, test: Images) -> nn.Module:
+    shared = {name: getattr(options, name) for name in recovery.AdaptedOptions.model_fields}
+    return recovery.adapted(recovery.Training(train, test, recovery.Options(**shared)))
+
+
+def _from_nothing(options: Options, train: Images) -> nn.Module:
+    """Train a network, or load it where that was done before."""
+    with seeded(0):
+        model = FROM_NOTHING[options.network]()
+    file = options.work / f"{options.network}-{options.from_nothing}x{len(train[1])}.safetensors"
+    if file.is_file():
+        return sec.load(file, model).eval()
+    settings = _settings(options, options.first_rate, epochs=options.from_nothing)
+    _train(model, training(train, options.batch, 0), settings, 0)
+    sec.save(file, model)
+    return model
+
+
+def _settings(options: Options, rate: float, **length: int) -> FitSettings:
+    optimizer = OptimizerSettings(
+        name=options.optimizer,
+        learning_rate=rate,
+        nesterov=options.optimizer == "sgd",
+        weight_decay=5e-4 if options.optimizer == "sgd" else 0.05,
+    )
+    return FitSettings(**length, schedule="one-cycle", clip_norm=5.0, keep_best=False, optimizer=optimizer)
+
+
+def _train(model: nn.Module, batches: Loader, settings: FitSettings, seed: int) -> None:
+    with seeded(seed):
+        fit(model, batches, settings, context=RunContext(DeviceSettings(channels_last="yes")))
+    model.eval()
 
 
 def _halved(
@@ -176,22 +238,8 @@ def _halved(
     small = sec.apply_plan(subject.model, plan)
     sec.reconstruct(subject.model, small, plan, shown)
     cut = accuracy(small, test)
-    settings = FitSettings(
-        epochs=0,
-        updates=options.updates,
-        schedule="one-cycle",
-        clip_norm=5.0,
-        keep_best=False,
-        optimizer=OptimizerSettings(learning_rate=options.rate, nesterov=True, weight_decay=5e-4),
-    )
-    with seeded(seed):
-        fit(
-            small,
-            training(train, options.batch, seed),
-            settings,
-            context=RunContext(DeviceSettings(channels_last="yes")),
-        )
-    small.eval()
+    settings = _settings(options, options.rate, epochs=0, updates=options.updates)
+    _train(small, training(train, options.batch, seed), settings, seed)
     before, after = plan.cost_before, plan.cost_after
     return Row(
         way=way,

@@ -136,11 +136,46 @@ def _grouped_product(left: Tensor, right: Tensor, offs: Tensor, **_: None) -> Te
     return result
 
 
+class VisibleDropout(TorchFunctionMode):
+    """Scale what a dropout returns by a number that depends on its probability.
+
+    :class:`SameNumbers` makes dropout an identity. A dropout that vanished, or that has another probability,
+    would not be seen then. A scale keeps channels of zeros zero, so that two widths can be compared.
+
+    Example:
+        >>> with VisibleDropout(), SameNumbers():
+        ...     torch.dropout(torch.ones(2), 0.2, train=True)
+        tensor([0.9000, 0.9000])
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator."""
+        result = func(*args, **(kwargs or {}))
+        # Of functions and modules, and of the operators of a captured program ("dropout_.default").
+        name = getattr(func, "__name__", "").partition(".")[0]
+        if name.removesuffix("_") not in _DROPOUTS:
+            return result
+        given = {**dict(zip(("input", "p", "training", "inplace"), args, strict=False)), **(kwargs or {})}
+        if not given.get("training", given.get("train", "alpha" not in name)):
+            return result
+        scale = 1 - given.get("p", 0.5) / 2
+        return result.mul_(scale) if given.get("inplace") or name.endswith("_") else result * scale
+
+
+_DROPOUTS = {
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"),
+    *("alpha_dropout", "feature_alpha_dropout"),
+}
+
+
 class SameNumbers(TorchDispatchMode):
     """Replace random numbers by fixed ones that do not depend on sizes, so that two widths can be compared.
 
     A narrower network draws different numbers from the same seed. So Bernoulli draws are
-    replaced by their mean, which makes dropout and stochastic depth an identity, and other random tensors get
+    replaced by their mean, which makes dropout and stochastic depth an identity (but see
+    :class:`VisibleDropout`), and other random tensors get
     values that depend only on the index along dimension 0 and on the number of earlier draws. So noise
     that is drawn independently for each channel is the same function at every width. ``rrelu`` takes the mean
     of its slopes.
@@ -219,5 +254,6 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
         if not native:
             stack.enter_context(mode)
         if random:
+            stack.enter_context(VisibleDropout())
             stack.enter_context(SameNumbers())
         yield mode

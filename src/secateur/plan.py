@@ -214,7 +214,9 @@ class PruningPlan:
             _row("activations", before.memory, after.memory, "B"),
         ]
         widths = [_row(name, self.graph[name].channels, len(kept)) for name, kept in self.keep.items()]
-        removed = [f"{self.channels_removed:,} of {total:,} prunable channels"]
+        removed = []
+        if self.keep or not self.without:
+            removed.append(f"{self.channels_removed:,} of {total:,} prunable channels")
         if self.without:
             removed.append(f"{self.branches_removed} of {len(self.graph.branches)} residual branches")
         lines = [f"removes {' and '.join(removed)}", ""]
@@ -292,7 +294,11 @@ def _removable(graph: ChannelGraph, names: Iterable[str]) -> tuple[str, ...]:
     """Check residual branches to remove, sort them, and leave out those that are parts of others."""
     if isinstance(names, str):
         raise UsageError(f"without takes a list of names of residual branches: write [{names!r}]")
-    chosen = [graph.branch(name) for name in names]
+    given: tuple[object, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
+    for item in given:
+        if not isinstance(item, str):
+            raise UsageError(f"without takes a list of names of residual branches, not {item!r}")
+    chosen = [graph.branch(str(name)) for name in given]
     for branch in chosen:
         if not branch.prunable:
             raise UsageError(f"residual branch '{branch.name}' cannot be removed: {branch.reason}")

@@ -24,8 +24,8 @@ class TextSettings(Settings):
         stride: tokens from the start of one block to that of the next, when a network is evaluated; ``block``
             if not given. With a smaller one, blocks overlap, and a token counts only in the first block that
             predicts it, where it has at least ``block - stride`` tokens before it.
-        evaluation_tokens: the most tokens of the validation or test text that are read to evaluate a network;
-            all if it is 0.
+        evaluation_tokens: the most tokens of the validation or test text that are read to evaluate a network,
+            in whole blocks and at least one; all if it is 0.
         field: name of the text in JSON lines and in rows of data sets.
         tokenizer: folder of the tokenizer, if it is not beside the network.
     """

@@ -32,11 +32,11 @@ def verify(
     normalisation over channels takes its statistics from the kept ones. Both networks compute in float64,
     whatever the dtype of the model, on the given inputs and on random draws of the same shapes (two; more if
     a pass is cheap and has few examples), in evaluation and in training mode; in training mode, the buffers
-    that the pass writes to are compared too. Dropout keeps everything in both networks, and other random
-    numbers are equal. Every slice of every output is compared on its own scale. Other values than tensors,
-    and the keys of dictionaries, must be equal. An output that does not depend on the inputs counts as not
-    checked. If all values of a parameter or buffer are equal, which may hide a branch, both networks are also
-    run with random values in its place.
+    that the pass writes to are compared too. Dropout scales in both networks instead of dropping, and other
+    random numbers are equal. Every slice of every output is compared on its own scale. Other values than
+    tensors, and the keys of dictionaries, must be equal. An output that does not depend on the inputs counts
+    as not checked. If all values of a parameter or buffer are equal, which may hide a branch, both networks
+    are also run with random values in its place.
 
     Nothing is changed: no attribute, parameter, buffer, hook, mode or random state. Besides
     the networks, memory is needed for random values for constant tensors, a copy of the cut network's

@@ -59,7 +59,9 @@ class Verification:
             f"{' and '.join(self.modes)} mode, {self.precision}"
         )
         rest = f"; not checked: {'; '.join(self.not_checked)}" if self.not_checked else ""
-        gone = [f"{self.channels_removed} channels"]
+        gone = []
+        if self.channels_removed or not self.branches_removed:
+            gone.append(f"{self.channels_removed} channels")
         if self.branches_removed:
             word = "branch" if self.branches_removed == 1 else "branches"
             gone.append(f"{self.branches_removed} residual {word}")
