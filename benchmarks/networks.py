@@ -56,10 +56,8 @@ def bottlenecks() -> nn.Module:
     """Build ResNet-50 with blocks a quarter as wide and no stride at first, for images of 32 x 32 pixels."""
     import timm
 
-    model: nn.Module = timm.create_model(
-        "resnet50", num_classes=10, stem_width=16, channels=(16, 32, 64, 128)
-    )
-    model.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+    model: nn.Module = timm.create_model("resnet50", num_classes=10, channels=(16, 32, 64, 128))
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     return model
 
 
