@@ -30,7 +30,7 @@ from secateur.latency import Comparison, LatencyTable, Timings, compare_latency,
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 from secateur.recovery import CurveOptions
 from secateur.training.context import RunContext
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.random_state import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
@@ -189,7 +189,7 @@ def _halved(
             small,
             training(train, options.batch, seed),
             settings,
-            context=RunContext(DeviceSettings(channels_last="yes")),
+            FitOptions(context=RunContext(DeviceSettings(channels_last="yes"))),
         )
     small.eval()
     before, after = plan.cost_before, plan.cost_after

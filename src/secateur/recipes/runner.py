@@ -41,7 +41,7 @@ from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
-from secateur.training.loop import FIT, fit
+from secateur.training.loop import FIT, FitOptions, fit
 from secateur.training.losses import LossFunction, next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
@@ -520,15 +520,17 @@ class _RecipeRun:
             self.model,
             self.batches,
             settings,
-            validation=validation,
-            metric=self.training.metric,
-            optimizer=self.optimizer,
-            find_rate=self.training.optimizer is None,
-            loss_fn=self.loss_fn,
-            teacher=self.teacher,
-            observe=observer,
-            phase=phase,
-            context=context,
+            FitOptions(
+                validation=validation,
+                metric=self.training.metric,
+                optimizer=self.optimizer,
+                find_rate=self.training.optimizer is None,
+                loss_fn=self.loss_fn,
+                teacher=self.teacher,
+                observe=observer,
+                phase=phase,
+                context=context,
+            ),
         )
         self.state.fits.append(done)
 
