@@ -13,7 +13,7 @@ import secateur as sec
 from secateur.language import TextSettings, open_text
 from secateur.recipes import Training
 from secateur.training.evaluate import perplexity
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.losses import next_token_loss
 from secateur.training.settings import FitSettings, OptimizerSettings
 
@@ -56,7 +56,7 @@ def main() -> None:
         )
     )
     settings = FitSettings(epochs=epochs, optimizer=OptimizerSettings(name="adamw", learning_rate=5e-3))
-    fit(model, text.training_batches(), settings, loss_fn=next_token_loss)
+    fit(model, text.training_batches(), settings, FitOptions(loss_fn=next_token_loss))
     finetune = {"epochs": epochs, "optimizer": {"learning_rate": 2e-3}}
     recipe = sec.Recipe.preset("language", finetune=finetune)
     inputs, _ = next(iter(text.test_batches()))

@@ -10,7 +10,7 @@ from secateur.inputs import InputSpec
 from secateur.models import ModelSpec
 from secateur.recipes import Training
 from secateur.training.evaluate import evaluate
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.settings import FitSettings
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     model = sec.build(options.model, classes=len(data.classes), weights=options.weights)
 
     training, validation = data.training_batches(), data.validation_batches()
-    fit(model, training, FitSettings(epochs=options.epochs), validation=validation)
+    fit(model, training, FitSettings(epochs=options.epochs), FitOptions(validation=validation))
     before = evaluate(model, data.test_batches())
 
     recipe = sec.Recipe.preset(

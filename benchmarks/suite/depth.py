@@ -33,7 +33,7 @@ from secateur.latency import Comparison, LatencyTable, Timings, compare_latency,
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
 from secateur.recovery import CurveOptions
 from secateur.training.context import RunContext
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.random_state import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
@@ -219,7 +219,8 @@ def _settings(options: Options, rate: float, **length: int) -> FitSettings:
 
 def _train(model: nn.Module, batches: Loader, settings: FitSettings, seed: int) -> None:
     with seeded(seed):
-        fit(model, batches, settings, context=RunContext(DeviceSettings(channels_last="yes")))
+        context = RunContext(DeviceSettings(channels_last="yes"))
+        fit(model, batches, settings, FitOptions(context=context))
     model.eval()
 
 

@@ -24,7 +24,7 @@ from benchmarks.tables import Table
 from secateur.models import ModelSpec
 from secateur.training.context import launch
 from secateur.training.events import EpochDone, Progress, TrainingCallback
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.settings import DeviceSettings, FitSettings
 
 WARM_UP = 3
@@ -116,7 +116,7 @@ def train(network: str, size: int, batch: int, steps: int, threads: int) -> floa
             model,
             [(inputs, targets)] * (WARM_UP + steps),
             settings,
-            context=timed,
+            FitOptions(context=timed),
         )
     # One time a step, and one at the end of the epoch.
     return batch * steps / (times[WARM_UP + steps - 1] - times[WARM_UP - 1])

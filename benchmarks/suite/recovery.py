@@ -31,7 +31,7 @@ from benchmarks.setting import Setting
 from benchmarks.tables import Table, spread
 from benchmarks.ways import WAYS, Way, not_cut
 from secateur.training.context import RunContext
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.random_state import seeded
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
@@ -180,9 +180,7 @@ class Training:
                 model,
                 training(self.train, self.options.batch, seed, self.options.mixup),
                 settings,
-                validation=batches(self.test, 250),
-                teacher=way.teacher(teacher),
-                context=context,
+                FitOptions(validation=batches(self.test, 250), teacher=way.teacher(teacher), context=context),
             )
         model.eval()
         return tuple(100 * epoch.metric for epoch in done.history if epoch.metric is not None)

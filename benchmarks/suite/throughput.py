@@ -22,7 +22,7 @@ from benchmarks.tables import Table
 from benchmarks.timing import interleaved, timed
 from secateur.models import ModelSpec
 from secateur.training.context import RunContext
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.process_group import uses_bf16
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 
@@ -120,7 +120,7 @@ def fitted(model: nn.Module, batches: Batches, context: RunContext) -> float:
     """Run ``fit``; return its seconds."""
     model = copy.deepcopy(model)
     settings = FitSettings(epochs=1, schedule="constant", keep_best=False, optimizer=OPTIMIZER)
-    return timed(lambda: fit(model, batches, settings, context=context))[1]
+    return timed(lambda: fit(model, batches, settings, FitOptions(context=context)))[1]
 
 
 def table(rows: Sequence[Row]) -> Table:

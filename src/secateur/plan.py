@@ -290,7 +290,7 @@ def _output(graph: ChannelGraph, module: str) -> tuple[str, int] | None:
     return None
 
 
-def _removable(graph: ChannelGraph, names: Iterable[str]) -> tuple[str, ...]:
+def _removable(graph: ChannelGraph, names: object) -> tuple[str, ...]:
     """Check residual branches to remove, sort them, and leave out those that are parts of others."""
     if isinstance(names, str):
         raise UsageError(f"without takes a list of names of residual branches: write [{names!r}]")

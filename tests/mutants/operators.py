@@ -25,7 +25,7 @@ ROOT = Path(secateur.__file__).parent
 GRAPH = """
     propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels wiring
     channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
-    cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/objections
+    cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/axis_choices
     propagation/findings propagation/operator_context sizes/known_sizes
 """
 FILES = (

@@ -183,8 +183,9 @@ def test_a_loss_that_is_not_a_number_leaves_a_network_that_works(
 
 
 def test_few_updates_are_worth_neither_a_file_nor_a_look_at_the_validation_examples(
-    net: nn.Module, example: Tensor, batches: list[Batch]
+    net: nn.Module, example: Tensor, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("secateur.recipes.runner._SECONDS_BETWEEN_WRITES", 1e6)  # even on a slow machine
     paper = Recipe.preset("paper").model_copy(update={"finetune": FitSettings(epochs=1)})
     _, heard, kept = run(net, example, batches, paper)
     assert len([event for event in heard if isinstance(event, Cut)]) == 18

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from secateur.errors import UsageError
 from secateur.training.distillation import Teacher
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 
@@ -38,7 +38,7 @@ def test_a_student_learns_the_answers_and_not_the_targets() -> None:
     data = batches()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     settings = FitSettings(epochs=200, optimizer=OptimizerSettings(learning_rate=0.1))
-    fit(student, data, settings, teacher=Teacher(teacher, weight=1.0))
+    fit(student, data, settings, FitOptions(teacher=Teacher(teacher, weight=1.0)))
     inputs = torch.cat([x for x, _ in data])
     with torch.no_grad():
         wanted, found = (torch.softmax(net(inputs), 1) for net in (teacher, student))
@@ -53,7 +53,9 @@ def test_the_teacher_answers_in_evaluation_mode_and_gets_its_modes_back() -> Non
     teacher.train()
     teacher[0].eval()
     teacher[1].register_forward_hook(lambda module, *_: seen.append(module.training))
-    fit(nn.Linear(5, 3), batches(), FitSettings(epochs=1).with_rate(0.1), teacher=Teacher(teacher))
+    fit(
+        nn.Linear(5, 3), batches(), FitSettings(epochs=1).with_rate(0.1), FitOptions(teacher=Teacher(teacher))
+    )
     assert seen == [False] * 4
     assert (teacher.training, teacher[0].training, teacher[1].training) == (True, False, True)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.training.context import RunContext
 from secateur.training.ema import WeightAverage
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.settings import FitSettings, OptimizerSettings
 
 
@@ -43,7 +43,7 @@ def test_the_network_left_behind_is_the_average_of_all_steps(
         seen.append({name: tensor.detach().clone() for name, tensor in twin.state_dict().items()})
 
     optimizer.step = step  # type: ignore[method-assign]
-    fit(twin, batches, SETTINGS, optimizer=optimizer)
+    fit(twin, batches, SETTINGS, FitOptions(optimizer=optimizer))
     fit(net, batches, SETTINGS.model_copy(update={"ema_decay": 0.8}))
     assert len(seen) == 10
     for name, tensor in net.state_dict().items():
@@ -60,7 +60,12 @@ def test_the_average_is_judged_and_kept_while_training_goes_on_with_the_weights_
 ) -> None:
     kept: list[Tensor] = []
     context = RunContext(save=lambda name, _: kept.append(net[0].weight.detach().clone()))
-    fit(net, batches, SETTINGS.model_copy(update={"ema_decay": 0.9}), validation=batches, context=context)
+    fit(
+        net,
+        batches,
+        SETTINGS.model_copy(update={"ema_decay": 0.9}),
+        FitOptions(validation=batches, context=context),
+    )
     assert torch.equal(kept[-1], net[0].weight)
     assert not torch.equal(kept[-1], kept[0])
 

@@ -19,7 +19,7 @@ from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import EpochDone, Progress
 from secateur.training.interrupt import interruptible
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.settings import DeviceSettings, FitSettings, OptimizerSettings
 from tests.recorder import Recorder
 
@@ -62,7 +62,7 @@ def test_the_loop_does_what_a_handwritten_loop_does(
             nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
             optimizer.step()
     settings = CONSTANT.model_copy(update={"label_smoothing": 0.1, "clip_norm": 0.5})
-    result = fit(model, batches, settings, context=plain(channels_last))
+    result = fit(model, batches, settings, FitOptions(context=plain(channels_last)))
     for got, expected in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(got, expected)
         assert got.is_contiguous()
@@ -75,11 +75,11 @@ def test_the_optimizer_handed_in_keeps_its_state_and_its_rate(
 ) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     settings = FitSettings(epochs=1, warmup=0)
-    fit(model, batches, settings, optimizer=optimizer)
+    fit(model, batches, settings, FitOptions(optimizer=optimizer))
     momentum = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
     assert all(buffer.abs().sum() > 0 for buffer in momentum)
     assert optimizer.param_groups[0]["lr"] == 0.1
-    fit(model, batches, settings, optimizer=optimizer)
+    fit(model, batches, settings, FitOptions(optimizer=optimizer))
     again = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
     assert all(not torch.equal(old, new) for old, new in zip(momentum, again, strict=True))
 
@@ -87,7 +87,7 @@ def test_the_optimizer_handed_in_keeps_its_state_and_its_rate(
 def test_updates_are_counted_exactly(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     heard = Recorder()
     settings = FitSettings(updates=7, schedule="constant", optimizer={"learning_rate": 0.1})
-    result = fit(model, batches, settings, context=RunContext(callbacks=[heard]))
+    result = fit(model, batches, settings, FitOptions(context=RunContext(callbacks=[heard])))
     assert result.step == 7
     assert [e.done for e in heard if isinstance(e, Progress)] == list(range(1, 8))
     assert [e.epoch for e in heard if isinstance(e, EpochDone)] == [1, 2, 3]
@@ -118,7 +118,7 @@ def test_the_last_epoch_and_only_that_is_observed(
         finally:
             handle.remove()
 
-    fit(model, batches, CONSTANT, validation=batches, observe=observer())
+    fit(model, batches, CONSTANT, FitOptions(validation=batches, observe=observer()))
     assert seen == len(batches)
 
 
@@ -138,7 +138,7 @@ def test_the_network_that_is_kept_is_never_below_the_one_before_training(
     assert before.metric > 0.8
     wrong = [(inputs, 1 - targets) for inputs, targets in batches]  # so that every epoch makes it worse
     context = replace(plain(), save=keep)
-    result = fit(model, wrong, CONSTANT.with_rate(1.0), validation=batches, context=context)
+    result = fit(model, wrong, CONSTANT.with_rate(1.0), FitOptions(validation=batches, context=context))
     assert [done.epoch for done in result.history] == [0, 1, 2]
     assert max(done.metric or 0.0 for done in result.history[1:]) < before.metric
     assert result.start == result.kept == kept["best"] == before
@@ -155,9 +155,21 @@ def test_a_loss_that_is_not_a_number_stops_before_the_step(
     poisoned = [*batches[:2], (torch.full_like(batches[2][0], float("nan")), batches[2][1])]
     context = RunContext(save=lambda name, _: kept.append(name))
     with pytest.raises(TrainingError, match="the loss is nan at epoch 1, step 3; lower the learning rate"):
-        fit(model, poisoned, CONSTANT, context=context)
+        fit(model, poisoned, CONSTANT, FitOptions(context=context))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert kept == ["last"]  # the state before the first step, and nothing after the accident
+
+
+def test_a_gradient_that_is_not_a_number_stops_before_the_step(batches: list[tuple[Tensor, Tensor]]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    before = copy.deepcopy(model.state_dict())
+
+    def loss_fn(scores: Tensor, _: Tensor) -> Tensor:
+        return (scores - scores).sum().sqrt()  # 0, with a derivative of infinity times 0
+
+    with pytest.raises(TrainingError, match="the norm of the gradient is nan at epoch 1, step 1"):
+        fit(model, batches, CONSTANT.model_copy(update={"clip_norm": 1.0}), FitOptions(loss_fn=loss_fn))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -178,7 +190,7 @@ def test_a_signal_finishes_the_step_and_keeps_the_state(
             save=lambda *_: kept.append(model[0].weight.detach().clone()),  # type: ignore[index]
         )
         with pytest.raises(StoppedError):
-            fit(model, batches, CONSTANT, context=context)
+            fit(model, batches, CONSTANT, FitOptions(context=context))
     assert len(kept) == 3  # before the first epoch, after it, and when stopped
     assert torch.equal(kept[-1], model[0].weight)  # type: ignore[index]
     assert not torch.equal(kept[-1], kept[-2])
@@ -201,7 +213,7 @@ def test_auxiliary_heads_are_trained(batches: list[tuple[Tensor, Tensor]]) -> No
 
     model = TwoHeads()
     before = copy.deepcopy(model)
-    fit(model, batches, CONSTANT, validation=batches)
+    fit(model, batches, CONSTANT, FitOptions(validation=batches))
     assert not torch.equal(model.main.weight, before.main.weight)
     assert not torch.equal(model.auxiliary.weight, before.auxiliary.weight)
 
@@ -232,7 +244,7 @@ def test_what_differs_by_less_than_the_standard_error_is_decided_by_the_loss(
     evaluations = patch.object(loop, "evaluate", lambda *_, **__: Evaluation(*next(coming), examples))
     settings = CONSTANT.model_copy(update={"epochs": len(found) - 1})
     with evaluations:
-        result = fit(model, batches, settings, validation=batches)
+        result = fit(model, batches, settings, FitOptions(validation=batches))
     assert [done.epoch for done in result.history if done.kept] == kept
     assert result.kept_epoch == kept[-1]
 
@@ -242,7 +254,9 @@ def test_defaults_are_counted_in_updates_and_evaluated_about_ten_times(
 ) -> None:
     heard = Recorder()
     settings = FitSettings(optimizer={"learning_rate": 0.01})
-    result = fit(model, batches, settings, validation=batches, context=RunContext(callbacks=[heard]))
+    result = fit(
+        model, batches, settings, FitOptions(validation=batches, context=RunContext(callbacks=[heard]))
+    )
     assert result.step == 173  # 100 √3
     assert [done.epoch for done in heard.of(EpochDone)] == [0, *range(6, 58, 6), 58]
     assert heard.of(EpochDone)[-1].epochs == 58
@@ -255,5 +269,5 @@ def test_batches_that_can_be_gone_through_only_once_are_refused() -> None:
     with pytest.raises(UsageError, match="batches is a list_iterator, which can be gone through only once"):
         fit(model, iter(batches), FitSettings(epochs=1))
     with pytest.raises(UsageError, match="validation is a generator"):
-        fit(model, batches, FitSettings(epochs=2), validation=(batch for batch in batches))
+        fit(model, batches, FitSettings(epochs=2), FitOptions(validation=(batch for batch in batches)))
     assert torch.equal(model.weight, before)

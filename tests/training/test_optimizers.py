@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from secateur.training.context import RunContext
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.optimizers import make_optimizer, scaled_learning_rates
 from secateur.training.settings import FitSettings, OptimizerSettings
 from tests.recorder import Recorder
@@ -49,7 +49,7 @@ def test_factors_do_not_add_up() -> None:
 def test_a_learning_rate_set_between_two_phases_holds() -> None:
     model, batches = nn.Linear(3, 2), [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    fit(model, batches, FitSettings(epochs=1, schedule="constant"), optimizer=optimizer)
+    fit(model, batches, FitSettings(epochs=1, schedule="constant"), FitOptions(optimizer=optimizer))
     optimizer.param_groups[0]["lr"] = 0.01
     heard: list[float] = []
 
@@ -62,8 +62,7 @@ def test_a_learning_rate_set_between_two_phases_holds() -> None:
         model,
         batches,
         FitSettings(epochs=1, schedule="constant"),
-        optimizer=optimizer,
-        context=around,
+        FitOptions(optimizer=optimizer, context=around),
     )
     assert set(heard) == {0.01}
     assert optimizer.param_groups[0]["lr"] == 0.01
@@ -77,7 +76,7 @@ def test_a_schedule_of_torch_goes_on_as_if_a_fit_had_not_been() -> None:
     optimizer.step()
     schedule.step()
     assert optimizer.param_groups[0]["lr"] == 0.05
-    fit(model, batches, FitSettings(epochs=2), optimizer=optimizer)
+    fit(model, batches, FitSettings(epochs=2), FitOptions(optimizer=optimizer))
     group = optimizer.param_groups[0]
     assert (group["lr"], group["initial_lr"]) == (0.05, 0.1)
 

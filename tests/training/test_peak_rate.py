@@ -14,7 +14,7 @@ from secateur.errors import DataError
 from secateur.models import InputSpec
 from secateur.training.context import RunContext
 from secateur.training.events import EpochDone
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.peak_rate import PeakRate, find_peak_rate
 from secateur.training.settings import FitSettings
 from tests.recorder import Recorder
@@ -143,7 +143,7 @@ def test_a_training_that_diverges_starts_once_more_from_where_it_began(
     monkeypatch.setattr("secateur.training.loop.find_peak_rate", far_too_high)
     heard = Recorder()
     settings = FitSettings(epochs=3, schedule="constant", clip_norm=0, keep_best=False)
-    result = fit(net, examples, settings, context=replace(RunContext.of(net), callbacks=[heard]))
+    result = fit(net, examples, settings, FitOptions(context=replace(RunContext.of(net), callbacks=[heard])))
     assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 1, 2, 3]
     assert result.rate is not None
     assert result.rate.value == 0.2
@@ -160,5 +160,5 @@ def test_a_rate_that_is_given_is_used_as_it_is() -> None:
     batches = [(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64))] * 3
     heard = Recorder()
     settings = FitSettings(epochs=1, schedule="constant", warmup=0, optimizer={"learning_rate": 0.07})
-    fit(net, batches, settings, context=RunContext(callbacks=[heard]))
+    fit(net, batches, settings, FitOptions(context=RunContext(callbacks=[heard])))
     assert [event.learning_rate for event in heard.of(EpochDone)] == [0.07]

@@ -16,7 +16,7 @@ from secateur.errors import DataError, UsageError
 from secateur.language import TextBlocks
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import Evaluation, evaluate, perplexity
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.losses import NOT_COUNTED, next_token_loss
 from secateur.training.selection import is_preferred
 from secateur.training.settings import FitSettings, OptimizerSettings
@@ -117,7 +117,9 @@ def test_training_learns_the_text_and_keeps_the_epoch_of_lowest_perplexity() -> 
     ids = (torch.arange(8)[None] + torch.arange(12)[:, None]) % 6  # each token is followed by the next number
     batches, model = TextBlocks(ids, 4, shuffle=True), Bigrams()
     settings = FitSettings(epochs=20, optimizer=OptimizerSettings(name="adamw", learning_rate=0.3))
-    state = fit(model, batches, settings, validation=TextBlocks(ids[:3], 4), loss_fn=next_token_loss)
+    state = fit(
+        model, batches, settings, FitOptions(validation=TextBlocks(ids[:3], 4), loss_fn=next_token_loss)
+    )
     assert state.start is not None
     assert state.kept is not None
     assert state.start.metric > 3
@@ -149,7 +151,12 @@ def test_a_student_becomes_like_its_teacher(reverse: bool) -> None:
     teacher, student, ids = Bigrams(), Bigrams(seed=1), blocks(count=40)
     settings = FitSettings(epochs=60, optimizer=OptimizerSettings(name="adamw", learning_rate=0.1))
     taught = Teacher(teacher, 1.0, 1.0, reverse=reverse, dim=-1)
-    fit(student, TextBlocks(ids, 8, shuffle=True), settings, loss_fn=next_token_loss, teacher=taught)
+    fit(
+        student,
+        TextBlocks(ids, 8, shuffle=True),
+        settings,
+        FitOptions(loss_fn=next_token_loss, teacher=taught),
+    )
     assert float((probabilities(student) - probabilities(teacher)).abs().max()) < 0.02
 
 

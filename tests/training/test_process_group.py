@@ -16,7 +16,7 @@ from secateur.training import process_group
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.evaluate import evaluate
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 from secateur.training.settings import FitSettings
 from tests.processes import in_processes
 
@@ -76,10 +76,9 @@ def train(context: RunContext, sizes: tuple[int, ...], criterion: str) -> dict[s
         model,
         examples,
         settings,
-        validation=batches((5, 1, 3)),
-        teacher=Teacher(network(), 0.5),
-        observe=watching,
-        context=context,
+        FitOptions(
+            validation=batches((5, 1, 3)), teacher=Teacher(network(), 0.5), observe=watching, context=context
+        ),
     )
     found = evaluate(model, batches((4, 2, 1)), context=context)
     history = [[done.loss, done.metric, done.validation_loss] for done in state.history[1:]]
@@ -125,7 +124,7 @@ def test_processes_train_like_one(count: int, tmp_path: Path) -> None:
 def train_normalised(context: RunContext) -> dict[str, Any]:
     model = normalised_network()
     settings = FitSettings(epochs=2, ema_decay=0.5, keep_best=False)
-    fit(model, batches((8, 8, 4)), settings, context=context)
+    fit(model, batches((8, 8, 4)), settings, FitOptions(context=context))
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 

@@ -33,7 +33,8 @@ from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
 from secateur.graph.propagation.attention_units import UNITS, Attention, OpenAxes, asked_units
-from secateur.graph.propagation.findings import WHOLE, Findings, Hints, other_axes
+from secateur.graph.propagation.axis_choices import WHOLE, other_axes
+from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.propagate import Environment, propagate
 from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.source import Sizes
@@ -185,7 +186,7 @@ class _Propagated:
         left = [
             choice.labels
             for _, findings in self.results
-            for choice in findings.choices
+            for choice in findings.axes.choices
             if choice.node in nodes
         ]
         return np.concatenate([*left, np.zeros(0, np.int64)])
@@ -380,7 +381,7 @@ class _Captured:
                 propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
             ]
-            better = other_axes([findings for _, findings in results], axes)
+            better = other_axes([findings.axes for _, findings in results])
             if not better:
                 return _Propagated(slots, results)
             axes |= better

@@ -8,8 +8,8 @@ from typing import Any
 
 from secateur.errors import UsageError
 from secateur.inputs import InputSpec
-from secateur.jobs.bench import Bench
 from secateur.jobs.networks import Network, run_file
+from secateur.jobs.recipe_job import RecipeJob
 from secateur.jobs.settings import FrontierJob
 from secateur.jobs.sisters import smaller_sisters
 from secateur.jobs.task import open_task
@@ -46,7 +46,7 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
                 task.read(place.callbacks)
             place.begin(network, task)
             with place.clock("points"):
-                found = Bench(job, place, network, task).frontier((job.by, job.points))
+                found = RecipeJob(job, place, network, task).frontier((job.by, job.points))
             with place.clock("sisters"):
                 sisters = _sisters(network, found.cost.params)
             place.run.summarise(

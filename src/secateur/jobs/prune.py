@@ -12,11 +12,11 @@ from secateur.budget import Budget
 from secateur.criteria import Criterion, Needs, resolve
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.answers import losses_line
-from secateur.jobs.bench import Bench, search
 from secateur.jobs.detector import prune_boxes
 from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, open_network, run_file
 from secateur.jobs.pretrained import write_pretrained
+from secateur.jobs.recipe_job import RecipeJob, search
 from secateur.jobs.records import cut_record, fit_record
 from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_detector
 from secateur.jobs.task import Task, open_task
@@ -143,17 +143,19 @@ def _with_data(
     answers: tuple[list[Tensor], list[Tensor]] = [], []
     before = place.evaluate(network.model, task, answers[0])
     report_note(place.callbacks, f"before: {before}")
-    bench = Bench(job, place, network, task)
+    recipe_job = RecipeJob(job, place, network, task)
     with place.clock("pruning"):
         if job.budget is not None:
-            cuts: Sequence[Cut] = bench.cut(network.model, job.budget)
-            _note_time(place, bench.latency)
+            result = recipe_job.prune(network.model, job.budget)
+            cuts, tuned = result.cuts, next(reversed(result.fits), None)
+            _note_time(place, result.latency)
         else:
             assert job.search is not None
-            network, cuts, path = search(job.search, bench)
+            network, best, path = search(job.search, recipe_job)
+            cuts, tuned = best.cuts, best.tuned
             place.run.summarise(path=path)
-    if bench.tuned is not None:
-        place.run.summarise(training=fit_record(bench.tuned))
+    if tuned is not None:
+        place.run.summarise(training=fit_record(tuned))
     after = place.evaluate(network.model, task, answers[1])
     report_note(place.callbacks, f"after: {after}")
     # Of several processes, each has some of the answers.

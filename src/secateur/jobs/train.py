@@ -16,7 +16,7 @@ from secateur.network_cost import cost
 from secateur.recipes import Callback
 from secateur.training.context import RunContext, launch
 from secateur.training.events import report_note
-from secateur.training.loop import fit
+from secateur.training.loop import FitOptions, fit
 
 
 def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -51,9 +51,11 @@ def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) ->
                 network.model,
                 task.training_batches(),
                 job.fit,
-                validation=task.validation_batches(),
-                loss_fn=task.loss_fn,
-                context=replace(place.context, save=lambda name, found: place.save(name, network, found)),
+                FitOptions(
+                    validation=task.validation_batches(),
+                    loss_fn=task.loss_fn,
+                    context=replace(place.context, save=lambda name, found: place.save(name, network, found)),
+                ),
             )
         evaluation = place.evaluate(network.model, task)
         network = replace(network, file=place.finish(network))

@@ -28,6 +28,7 @@ from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.recipes.attention import attention_graphs, scores_fit, unit_of
+from secateur.recipes.callbacks import Callback
 from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
@@ -40,7 +41,7 @@ from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
-from secateur.training.loop import FIT, fit
+from secateur.training.loop import FIT, FitOptions, fit
 from secateur.training.losses import LossFunction, next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
@@ -169,7 +170,7 @@ def _with_best_attention(
                 errors.append(error)
         if not runners:
             raise errors[0]
-        found = [runner.damage() for runner in runners]
+        found = [runner.measure_damage() for runner in runners]
         best = context.ranks.broadcast(int(np.argmin(found)))
         runner = runners[best]
         for one, damage in zip(runners, found, strict=True):
@@ -178,7 +179,7 @@ def _with_best_attention(
                 context.callbacks,
                 f"attention: removing {unit_of(one.graph)} changes the outputs by {damage:.3g}, {chosen}",
             )
-        runner.report_ranking()
+        runner.report_measurements()
     choice = next(number for number, graph in enumerate(graphs) if graph is runner.graph)
     context.journal.put(_ATTENTION, known or Entry({"choice": choice}))
     return runner
@@ -191,6 +192,14 @@ class _TimeLimit:
     tuner: LatencyTuner
     allowed: float | str
     whole: nn.Module
+
+
+@dataclass(frozen=True)
+class _Measurements:
+    """Scores of a network, and its width curves if they are measured."""
+
+    scores: Scores
+    curves: WidthCurves | None = None
 
 
 @dataclass
@@ -208,8 +217,7 @@ class _RecipeRun:
         teacher: the unpruned network, if the recipe distils.
         time_limit: the limit on latency, if there is one.
         state: the progress of the run.
-        scores: of the whole network.
-        curves: of the whole network, as far as they are measured.
+        whole: scores and width curves of the whole network, once they are known.
         latency: the measurement before the last cut.
         optimizer: the optimizer of the network.
         kept_at: the time when the network was last written to disk.
@@ -225,8 +233,7 @@ class _RecipeRun:
     teacher: Teacher | None
     time_limit: _TimeLimit | None
     state: RecipeState = field(default_factory=RecipeState)
-    scores: Scores | None = None
-    curves: WidthCurves | None = None
+    whole: _Measurements | None = None
     latency: LatencyFit | None = None
     optimizer: Optimizer | None = None
     kept_at: float = -math.inf
@@ -234,7 +241,7 @@ class _RecipeRun:
     def __post_init__(self) -> None:
         self.optimizer = self.training.optimizer
         if self.context.measured is not None:
-            self.scores, self.curves = self.context.measured.scores, self.context.measured.curves
+            self.whole = _Measurements(self.context.measured.scores, self.context.measured.curves)
 
     @property
     def recipe(self) -> Recipe:
@@ -266,7 +273,10 @@ class _RecipeRun:
         self.resume()
         while not self.state.last:
             self.state.step += 1
-            step = self.next_step(self.ranking())
+            found = self.measure(self.context.callbacks)
+            if not self.state.cuts:
+                self.whole = found
+            step = self.next_step(self.ranking(found))
             self.state.last = step.last
             # Otherwise the step was reached before, and the scores are still valid.
             if not step.plan.removes_nothing:
@@ -288,7 +298,7 @@ class _RecipeRun:
         Args:
             original: the graph of the unpruned network.
         """
-        assert self.scores is not None
+        assert self.whole is not None
         cuts = tuple(self.state.cuts)
         plan = composed(original, [cut.plan for cut in cuts])
         if cuts:
@@ -299,8 +309,8 @@ class _RecipeRun:
             model=self.model,
             plan=plan,
             verification=verification,
-            scores=self.scores,
-            curves=self.curves,
+            scores=self.whole.scores,
+            curves=self.whole.curves,
             cuts=cuts,
             fits=tuple(self.state.fits),
             graph=self.graph,
@@ -328,64 +338,68 @@ class _RecipeRun:
         """Convert the state to plain values, with the number of the next pass over the training batches."""
         return {**self.state.to_dict(), "loader_epoch": epoch_of(self.batches)}
 
-    def ranking(self) -> Mapping[str, Any]:
-        """Compute the scores or width curves from which the next plan is made.
+    def measure(self, callbacks: Sequence[Callback]) -> _Measurements:
+        """Measure the scores of the present network, and its width curves if the recipe uses them.
 
         Known measurements of the whole network are not repeated.
+
+        Args:
+            callbacks: receive progress, and what is measured of the whole network.
         """
         whole = not self.state.cuts
-        if whole and self.scores is None:
-            self.scores = self.score()
-            for callback in self.context.callbacks:
-                callback.on_scores(self.scores)
-        scores = self.scores if whole else self.state.scores
-        scores = self.score() if scores is None else scores
+        known = self.whole if whole else None
+        scores = known.scores if known else self.state.scores
+        if scores is None:
+            scores = self.score(callbacks)
+            for callback in callbacks if whole else ():
+                callback.on_scores(scores)
+        known_curves = known.curves if known else None
         if self.recipe.allocation != "curves":
-            return scores
-        known = self.curves if whole else None
+            return _Measurements(scores, known_curves)
 
         def progress(curves: WidthCurves, total: int) -> None:
-            report_progress(self.context.callbacks, "measuring widths", curves.measured, total)
-            if whole and curves.measured > (known.measured if known is not None else 0):
-                self.curves = curves
-                for callback in self.context.callbacks:
+            report_progress(callbacks, "measuring widths", curves.measured, total)
+            if whole and curves.measured > (known_curves.measured if known_curves else 0):
+                for callback in callbacks:
                     callback.on_curves(curves)
             self.context.interruption.check()
 
         depth = self.recipe.widths.depth
-        found = width_curves(
+        curves = width_curves(
             self.model,
             self.graph,
             {} if depth == "only" else scores,
             self.some_batches(self.recipe.curve_batches),
             CurveOptions(fit=LeastSquares(ridge=self.recipe.reconstruct_ridge), branches=depth != "off"),
-            resume=known,
+            resume=known_curves,
             progress=progress,
             across_ranks=self.context.ranks.is_distributed,
         )
-        self.curves = found if whole else self.curves
-        return found
+        return _Measurements(scores, curves)
 
-    def damage(self) -> float:
+    def ranking(self, found: _Measurements) -> Mapping[str, Any]:
+        """Return what the next plan is made from: scores or width curves."""
+        if self.recipe.allocation != "curves":
+            return found.scores
+        assert found.curves is not None
+        return found.curves
+
+    def measure_damage(self) -> float:
         """Measure how the plan for the whole budget changes the outputs; nothing is reported."""
-        context = self.context
-        self.context = replace(context, callbacks=())
-        try:
-            plan = self.schedule.plan(self.graph, self.ranking(), self.schedule.goal)
-        finally:
-            self.context = context
+        self.whole = self.measure(callbacks=())
+        plan = self.schedule.plan(self.graph, self.ranking(self.whole), self.schedule.goal)
         given = self.training.batches is not None or self.training.calibration is not None
         batches = self.calibration if given else [(self.check_inputs, None)]
         with at_epoch(self.calibration, 0):
             return masked_damage(self.model, self.graph, plan, batches)
 
-    def report_ranking(self) -> None:
-        """Report scores and curves that were computed before the run began."""
+    def report_measurements(self) -> None:
+        """Report scores and curves that were measured before the run began."""
+        assert self.whole is not None
         for callback in self.context.callbacks:
-            if self.scores is not None:
-                callback.on_scores(self.scores)
-            if self.curves is not None:
-                callback.on_curves(self.curves)
+            callback.on_scores(self.whole.scores)
+            if self.whole.curves is not None:
+                callback.on_curves(self.whole.curves)
 
     def next_step(self, ranking: Mapping[str, Any]) -> ScheduledStep:
         """Decide the next step; in a distributed run the first process decides for all."""
@@ -446,14 +460,15 @@ class _RecipeRun:
             context.save("last", None)
             self.kept_at = time.monotonic()
 
-    def score(self) -> Scores:
+    def score(self, callbacks: Sequence[Callback]) -> Scores:
         """Score the channels in a separate pass over the calibration examples."""
         if self.criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, self.criterion)
         loss_fn = self.loss_fn
         if _is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
             loss_fn = with_auxiliaries(loss_fn or cross_entropy, own=loss_fn is None)  # as in training
-        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
+        context = replace(self.context, callbacks=callbacks)
+        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, context)
         together = self.context.ranks.is_distributed
         with at_epoch(self.calibration, len(self.state.cuts)):
             return score(self.model, self.graph, self.criterion, batches, loss_fn, across_ranks=together)
@@ -505,15 +520,17 @@ class _RecipeRun:
             self.model,
             self.batches,
             settings,
-            validation=validation,
-            metric=self.training.metric,
-            optimizer=self.optimizer,
-            find_rate=self.training.optimizer is None,
-            loss_fn=self.loss_fn,
-            teacher=self.teacher,
-            observe=observer,
-            phase=phase,
-            context=context,
+            FitOptions(
+                validation=validation,
+                metric=self.training.metric,
+                optimizer=self.optimizer,
+                find_rate=self.training.optimizer is None,
+                loss_fn=self.loss_fn,
+                teacher=self.teacher,
+                observe=observer,
+                phase=phase,
+                context=context,
+            ),
         )
         self.state.fits.append(done)
 

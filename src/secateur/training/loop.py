@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur._compat import tree_map_only
-from secateur.batches import refuse_one_shot, split_with_targets
+from secateur.batches import refuse_one_shot
 from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
-from secateur.devices import channels_last
 from secateur.errors import DataError, StoppedError, TrainingError
 from secateur.formats import duration
-from secateur.graph.capture.program import call_arguments, mode_of
+from secateur.graph.capture.program import mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
@@ -43,6 +41,7 @@ from secateur.training.process_group import mean_loss, set_weight, share_buffers
 from secateur.training.resume import Entry, prefixed, restore, snapshot, under
 from secateur.training.selection import is_preferred
 from secateur.training.settings import FitSettings
+from secateur.training.step import NotFiniteError, TrainingLoss, take_step
 
 FIT = "fit"
 """Name of this part of a journal."""
@@ -51,8 +50,9 @@ _KEPT, _START, _AVERAGE = "kept.", "start.", "average."
 _BACKWARD = 3.0  # a training step takes about as long as so many forward passes
 
 
-class FitOptions(TypedDict, total=False):
-    """Name what :func:`fit` may be given besides network, batches and settings.
+@dataclass(frozen=True)
+class FitOptions:
+    """Hold what :func:`fit` may be given besides network, batches and settings.
 
     Attributes:
         validation: evaluated after each epoch.
@@ -66,20 +66,20 @@ class FitOptions(TypedDict, total=False):
         teacher: a network whose outputs are learnt besides the targets; its class scores not from batches
             that are mappings, whose outputs may not be class scores.
         observe: entered for the last epoch, for example to collect scores from its steps.
-        phase: name of this training in events, ``"training"`` if not given.
+        phase: name of this training in events.
         context: where to compute, and what to report to. If not given, the network is trained on its device,
             in float32.
     """
 
-    validation: Batches | None
-    metric: Metric | None
-    optimizer: Optimizer | None
-    find_rate: bool
-    loss_fn: LossFunction | None
-    teacher: Teacher | None
-    observe: AbstractContextManager[Any] | None
-    phase: str
-    context: RunContext | None
+    validation: Batches | None = None
+    metric: Metric | None = None
+    optimizer: Optimizer | None = None
+    find_rate: bool = False
+    loss_fn: LossFunction | None = None
+    teacher: Teacher | None = None
+    observe: AbstractContextManager[Any] | None = None
+    phase: str = "training"
+    context: RunContext | None = None
 
 
 @dataclass
@@ -89,6 +89,7 @@ class FitState:
     Attributes:
         epoch: number of finished epochs.
         step: number of finished optimizer steps.
+        restarts: how often the training diverged and started once more: 0 or 1.
         rate: the peak learning rate.
         evaluation: of the last epoch, if there is validation data.
         start: of the network before training; epoch 0.
@@ -102,6 +103,7 @@ class FitState:
 
     epoch: int = 0
     step: int = 0
+    restarts: int = 0
     rate: PeakRate | None = None
     evaluation: Evaluation | None = None
     start: Evaluation | None = None
@@ -117,6 +119,7 @@ class FitState:
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "restarts": self.restarts,
             "rate": None if self.rate is None else asdict(self.rate),
             **{name: _plain(getattr(self, name)) for name in _EVALUATIONS},
             "kept_epoch": self.kept_epoch,
@@ -130,6 +133,7 @@ class FitState:
         return cls(
             epoch=facts["epoch"],
             step=facts["step"],
+            restarts=facts["restarts"],
             rate=None if rate is None else PeakRate(**rate),
             **{name: None if facts[name] is None else Evaluation(**facts[name]) for name in _EVALUATIONS},
             kept_epoch=facts["kept_epoch"],
@@ -146,7 +150,9 @@ def _plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
     return None if evaluation is None else asdict(evaluation)
 
 
-def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Unpack[FitOptions]) -> FitState:
+def fit(
+    model: nn.Module, batches: Batches, settings: FitSettings, options: FitOptions = FitOptions()
+) -> FitState:
     """Train a network in place.
 
     The network before training is evaluated as epoch 0, and what is kept is never worse on the validation
@@ -166,23 +172,23 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
             them; one pass is an epoch. Several processes are given the same batches; each takes a part of
             every one.
         settings: epochs, schedule, and the optimizer if none is given.
-        **options: see :class:`FitOptions`.
+        options: validation data, loss, optimizer, teacher, and where to compute.
 
     Returns:
         The history. The network is as after the epoch that is kept if ``settings.keep_best`` and it was
         evaluated, else as after the last.
 
     Raises:
-        TrainingError: the loss is not finite; the step is not taken.
+        TrainingError: the loss or the gradient is not finite; the step is not taken.
         DataError: there are no batches.
         UsageError: batches or validation can be iterated only once.
         StoppedError: the user asked to stop; the step was finished and the state kept.
     """
     refuse_one_shot(batches)
-    refuse_one_shot(options.get("validation"), "validation")
-    context = options.get("context") or RunContext.of(model)
+    refuse_one_shot(options.validation, "validation")
+    context = options.context or RunContext.of(model)
     # Laid out before Fabric wraps the network: DistributedDataParallel keeps gradients as weights lie then.
-    with _network_ready(model, options.get("teacher"), context.uses_channels_last(model)):
+    with _network_ready(model, options.teacher, context.uses_channels_last(model)):
         setup = _prepare(model, batches, settings, options, context)
         resumed = _resume(setup)
         context.save("last", None)
@@ -197,18 +203,23 @@ def fit(model: nn.Module, batches: Batches, settings: FitSettings, **options: Un
                 raise
     if state.kept_weights is not None:
         model.load_state_dict(state.kept_weights)
-        report_note(context.callbacks, f"{setup.phase}: {_outcome(state)}")
+        report_note(context.callbacks, f"{options.phase}: {_outcome(state)}")
     return state
 
 
 @dataclass(frozen=True)
 class _Setup:
-    """The arguments of :func:`fit`, completed; nothing here changes.
+    """The arguments of :func:`fit`, and what follows from them; nothing here changes.
 
     Attributes:
-        wrapped: the network as Fabric runs it; ``stepper`` is its optimizer.
+        context: where to compute, and what to report to.
+        optimizer: that of the user, or a new one.
         base_rate: learning rate of the optimizer, which the schedule multiplies.
         finds_rate: whether the peak learning rate is found, or that of the optimizer.
+        loss: computes the training loss of a batch.
+        evaluate: evaluates the network after an epoch, if anything does.
+        wrapped: the network as Fabric runs it.
+        average: the moving average of the weights, if the settings ask for one.
         steps_per_epoch: optimizer steps; ``steps`` and ``epochs`` are those of the whole training.
         epochs_per_round: epochs between two evaluations.
     """
@@ -216,22 +227,22 @@ class _Setup:
     model: nn.Module
     batches: Batches
     settings: FitSettings
+    options: FitOptions
+    context: RunContext
     optimizer: Optimizer
     base_rate: float
     finds_rate: bool
-    loss_fn: LossFunction
-    teacher: Teacher | None
+    loss: TrainingLoss
     evaluate: Callable[[], Evaluation] | None
-    observe: AbstractContextManager[Any]
-    phase: str
-    context: RunContext
-    wrapped: Any
-    stepper: Any
+    wrapped: nn.Module
     average: WeightAverage | None
-    channels_last: bool
     steps_per_epoch: int
     steps: int
     epochs_per_round: int
+
+    @property
+    def phase(self) -> str:
+        return self.options.phase
 
     @property
     def epochs(self) -> int:
@@ -252,12 +263,9 @@ def _network_ready(model: nn.Module, teacher: Teacher | None, channels_last: boo
 def _prepare(
     model: nn.Module, batches: Batches, settings: FitSettings, options: FitOptions, context: RunContext
 ) -> _Setup:
-    its_own = options.get("optimizer")
-    optimizer = its_own or make_optimizer(model, settings.optimizer)
-    is_free = its_own is None or options.get("find_rate", False)
-    given = options.get("loss_fn")
-    loss_fn = given or partial(cross_entropy, label_smoothing=settings.label_smoothing)
-    wrapped, stepper = context.fabric.setup(model, optimizer)
+    optimizer = options.optimizer or make_optimizer(model, settings.optimizer)
+    is_free = options.optimizer is None or options.find_rate
+    loss_fn = options.loss_fn or partial(cross_entropy, label_smoothing=settings.label_smoothing)
     per_epoch = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if per_epoch == 0:
         raise DataError("there are no batches to train on: the batch size is larger than the data set")
@@ -266,19 +274,20 @@ def _prepare(
         model=model,
         batches=batches,
         settings=settings,
+        options=options,
+        context=context,
         optimizer=optimizer,
         base_rate=largest_rate(optimizer),
         finds_rate=is_free and settings.optimizer.learning_rate == "auto",
-        loss_fn=with_auxiliaries(loss_fn, own=given is None),
-        teacher=options.get("teacher"),
+        loss=TrainingLoss(
+            loss_fn=with_auxiliaries(loss_fn, own=options.loss_fn is None),
+            teacher=options.teacher,
+            fabric=context.fabric,
+            channels_last=context.uses_channels_last(model),
+        ),
         evaluate=_evaluator(model, options, context),
-        observe=options.get("observe") or nullcontext(),
-        phase=options.get("phase", "training"),
-        context=context,
-        wrapped=wrapped,
-        stepper=stepper,
+        wrapped=context.fabric.setup(model),
         average=WeightAverage(model, settings.ema_decay) if settings.ema_decay else None,
-        channels_last=context.uses_channels_last(model),
         steps_per_epoch=min(per_epoch, max(steps, 1)),
         steps=steps,
         epochs_per_round=settings.epochs_per_round(per_epoch),
@@ -287,12 +296,13 @@ def _prepare(
 
 def _evaluator(model: nn.Module, options: FitOptions, context: RunContext) -> Callable[[], Evaluation] | None:
     """Return what evaluates the network after an epoch, if anything does."""
-    metric, validation = options.get("metric"), options.get("validation")
-    if metric is not None:
-        return partial(_measure, model, metric)
-    if validation is not None:
-        loss_fn = evaluation_loss(options.get("loss_fn"))
-        return partial(evaluate, model, validation, loss_fn=loss_fn, context=context, task="validating")
+    if options.metric is not None:
+        return partial(_measure, model, options.metric)
+    if options.validation is not None:
+        loss_fn = evaluation_loss(options.loss_fn)
+        return partial(
+            evaluate, model, options.validation, loss_fn=loss_fn, context=context, task="validating"
+        )
     return None
 
 
@@ -330,11 +340,7 @@ def _begin(setup: _Setup) -> FitState:
             seconds = _BACKWARD * state.history[0].seconds * size / state.start.examples
     else:
         trials = find_peak_rate(
-            setup.model,
-            setup.batches,
-            setup.settings,
-            partial(_loss_on_copy, setup),
-            setup.context.interruption,
+            setup.model, setup.batches, setup.settings, setup.loss.of_copy, setup.context.interruption
         )
         state.rate, seconds = setup.context.ranks.broadcast((trials.rate, trials.seconds_per_step))
         state.start_weights = prefixed("", setup.model.state_dict())
@@ -373,6 +379,7 @@ def _start_again(setup: _Setup, state: FitState) -> None:
     )
     state.rate, state.start_weights = rate, None
     state.epoch = state.step = 0
+    state.restarts += 1
 
 
 def _outcome(state: FitState) -> str:
@@ -383,7 +390,7 @@ def _outcome(state: FitState) -> str:
     assert highest is not None
     if not state.kept_epoch:
         return f"no epoch is better than the network before training, which is kept ({kept})"
-    name = f"epoch {state.kept_epoch}" + (" of the second start" if _restarted(state) else "")
+    name = f"epoch {state.kept_epoch}" + (" of the second start" if state.restarts else "")
     if not kept.examples:
         return f"{name} is kept ({kept}; before training {start.kind.show(start.metric)})"
     text = f"{name} is kept ({kept}; before training {start.value}, loss {start.loss:.4f})"
@@ -393,12 +400,6 @@ def _outcome(state: FitState) -> str:
             f"{highest.kind.show_error(highest.error)} points, which decides nothing"
         )
     return text
-
-
-def _restarted(state: FitState) -> bool:
-    """Return whether the training diverged and started once more."""
-    epochs = [done.epoch for done in state.history if done.epoch]
-    return epochs != sorted(epochs)
 
 
 def _record(setup: _Setup, state: FitState) -> None:
@@ -411,7 +412,12 @@ def _record(setup: _Setup, state: FitState) -> None:
     tensors = {**taken.tensors, **kept, **start}
     if setup.average is not None:
         tensors |= prefixed(_AVERAGE, setup.average.averaged.state_dict())
-    facts = {"phase": setup.phase, "loader_epoch": epoch_of(setup.batches), **taken.facts, **state.facts()}
+    facts = {
+        "phase": setup.phase,
+        "loader_epoch": epoch_of(setup.batches),
+        **taken.facts,
+        **state.facts(),
+    }
     journal.record(FIT, Entry(facts, tensors))
 
 
@@ -425,7 +431,8 @@ def _run_epochs(setup: _Setup, state: FitState, scale_rates: Callable[[float], f
         _record(setup, state)
         began = time.perf_counter()
         is_last = state.epoch + setup.epochs_per_round >= setup.epochs
-        with setup.observe if is_last else nullcontext() as observer:
+        observe = setup.options.observe if is_last else None
+        with observe or nullcontext() as observer:
             loss, rate = _train_round(setup, state, (scale_rates(factor) for factor in factors), observer)
         state.epoch = min(state.epoch + setup.epochs_per_round, setup.epochs)
         with setup.average.applied() if setup.average else nullcontext():
@@ -466,44 +473,24 @@ def _train_round(
     return total / examples, rate
 
 
-def _loss_on_copy(setup: _Setup, copy: nn.Module, batch: Any) -> Tensor:
-    """Compute the training loss of a whole batch on a copy of the network, which Fabric does not run."""
-    with setup.context.fabric.autocast():
-        return _loss(setup, copy, batch)
-
-
-def _loss(setup: _Setup, module: nn.Module, batch: Any) -> Tensor:
-    """Compute the training loss of a batch."""
-    context = setup.context
-    inputs, targets = split_with_targets(batch, "training")
-    inputs, targets = tree_map_only(Tensor, lambda leaf: leaf.to(context.device), (inputs, targets))
-    if setup.channels_last:
-        inputs = tree_map_only(Tensor, lambda leaf: channels_last(leaf) if leaf.ndim == 4 else leaf, inputs)
-    args, kwargs = call_arguments(inputs)
-    outputs = module(*args, **kwargs)
-    loss = setup.loss_fn(outputs, targets)
-    if setup.teacher is not None:
-        with context.fabric.autocast():
-            loss = setup.teacher.join(loss, outputs, inputs, scores=not isinstance(targets, Mapping))
-    return loss
-
-
 def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
     """Take one optimizer step on one batch, of which a part is here; return the loss of the whole batch."""
-    context = setup.context
-    setup.optimizer.zero_grad(set_to_none=True)
-    loss = _loss(setup, setup.wrapped, part.batch)
-    value = mean_loss(float(loss.detach()), part, context.ranks)
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"{setup.phase}: the loss is {value} at epoch {state.epoch + 1}, step {state.step + 1}; "
-            "lower the learning rate, or clip the gradient"
+    ranks = setup.context.ranks
+    set_weight(setup.context.fabric, part.weight)
+    try:
+        value = take_step(
+            setup.wrapped,
+            setup.optimizer,
+            lambda: setup.loss(setup.wrapped, part.batch),
+            setup.settings.clip_norm,
+            lambda loss: mean_loss(loss, part, ranks),
+            setup.context.fabric.backward,
         )
-    set_weight(context.fabric, part.weight)
-    context.fabric.backward(loss)
-    if setup.settings.clip_norm:
-        context.fabric.clip_gradients(setup.wrapped, setup.stepper, max_norm=setup.settings.clip_norm)
-    setup.stepper.step()
+    except NotFiniteError as error:
+        raise TrainingError(
+            f"{setup.phase}: {error} at epoch {state.epoch + 1}, step {state.step + 1}; "
+            "lower the learning rate, or clip the gradient"
+        ) from None
     if setup.average is not None:
         setup.average.update()
     state.step += 1

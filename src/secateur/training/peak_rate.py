@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from statistics import fmean, pstdev, stdev
 from typing import Any
@@ -21,6 +22,7 @@ from secateur.training.interrupt import Interruption
 from secateur.training.optimizers import learning_rate_factors, make_optimizer
 from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings
+from secateur.training.step import NotFiniteError, take_step
 
 BatchLoss = Callable[[nn.Module, Any], Tensor]
 """Computes the training loss of a network on a batch."""
@@ -202,14 +204,10 @@ def _trial(
         for batch, factor in zip(cycle(trained_on), factors, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(copy, batch)
-            if not math.isfinite(float(loss.detach())):
+            try:
+                take_step(copy, optimizer, partial(loss_of, copy, batch), settings.clip_norm)
+            except NotFiniteError:
                 return [math.inf] * len(held_back)
-            loss.backward()
-            if settings.clip_norm:
-                nn.utils.clip_grad_norm_(copy.parameters(), settings.clip_norm)
-            optimizer.step()
             if interruption is not None:
                 interruption.check()
         after = _losses(copy, held_back, loss_of)

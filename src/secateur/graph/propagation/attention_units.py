@@ -19,7 +19,7 @@ import numpy as np
 from secateur.errors import UsageError
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
-from secateur.graph.propagation.findings import WHOLE
+from secateur.graph.propagation.axis_choices import WHOLE
 
 HEADS, QUERY_HEADS, HEAD_DIM = "heads", "query_heads", "head_dim"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
+from secateur.graph.propagation.axis_choices import AxisChoices
 from secateur.graph.sizes.source import AttributeKey, Source
 
 if TYPE_CHECKING:
@@ -98,29 +99,6 @@ class Equation:
     place: str
 
 
-WHOLE = -1
-"""In place of the axis that a rectangle leaves free: none."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A rectangle of channels, of which one axis is free and the others are coupled.
-
-    Attributes:
-        node: the operator.
-        units: for each axis that may be free, how many channels it would leave.
-        chosen: the axis that was left free, as an index of ``units``.
-        labels: what is left of the rectangle.
-        settled: whether the axis follows from what the rectangle is used for, so no operator can object.
-    """
-
-    node: str
-    units: tuple[int, ...]
-    chosen: int
-    labels: IntArray
-    settled: bool = False
-
-
 @dataclass
 class Findings:
     """What propagation finds besides equalities."""
@@ -131,11 +109,6 @@ class Findings:
     attributes: list[Attribute] = field(default_factory=list)
     rescales: list[Rescale] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    left_free: dict[int, list[Choice]] = field(default_factory=dict)
-    """For each slot, the choices that left it free."""
-    objections: set[str] = field(default_factory=set)
-    """Operators whose choice of an axis does not suit a later operator."""
     assumptions: set[str] = field(default_factory=set)
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
     numbers: dict[int, str] = field(default_factory=dict)
@@ -144,24 +117,8 @@ class Findings:
     """Pairs of sizes that the network's code found equal."""
     factors: list[Factor] = field(default_factory=list)
     """Numbers made from sizes, by which operators multiply."""
-    alike: dict[int, set[int]] = field(default_factory=dict)
-    """For the first slot of a vector, the first slots of all vectors that it was joined to."""
-    behind: dict[str, int] = field(default_factory=dict)
-    """For each operator, a bit for every operator that it depends on and that objected to a choice."""
-
-    def chosen(self, choice: Choice) -> None:
-        """Record a choice."""
-        self.choices.append(choice)
-        for slot in choice.labels.tolist():
-            self.left_free.setdefault(slot, []).append(choice)
-
-    def joined(self, left: int, right: int) -> None:
-        """Record that two vectors, named by their first slots, were joined."""
-        one, other = self.alike.get(left, {left}), self.alike.get(right, {right})
-        if one is not other:
-            together = one | other
-            for slot in together:
-                self.alike[slot] = together
+    axes: AxisChoices = field(default_factory=AxisChoices)
+    """Which axes of rectangles stay free."""
 
 
 @dataclass(frozen=True)
@@ -191,31 +148,3 @@ class Hints:
     unread: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
-
-
-def other_axes(findings: Sequence[Findings], tried: Mapping[str, int]) -> dict[str, int]:
-    """Choose another free axis for every choice that was objected to.
-
-    Args:
-        findings: what propagation found.
-        tried: axes that were asked for already.
-
-    Returns:
-        The axes to ask for in another round, empty if nobody objects.
-    """
-    objected = [choice for note in findings for choice in note.choices if choice.node in note.objections]
-    axes = {choice.node: next_axis(choice, tried) for choice in objected}
-    return {node: axis for node, axis in axes.items() if axis is not None}
-
-
-def next_axis(choice: Choice, tried: Mapping[str, int]) -> int | None:
-    """Return the axis to try after the one that a choice left free; ``None`` if all were tried.
-
-    Try the axes before the largest one, nearest first; if the largest is the first axis, try the second.
-    """
-    if choice.settled:
-        return None
-    if choice.node not in tried:
-        return choice.chosen - 1 if choice.chosen > 0 else choice.chosen + 1
-    largest = choice.units.index(max(choice.units))
-    return choice.chosen - 1 if 0 < choice.chosen < largest else None

@@ -15,7 +15,6 @@ from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import makers
 from secateur.graph.propagation.findings import Attribute, Findings, Hints, OperatorMacs, Read, Statistic
-from secateur.graph.propagation.objections import Objections
 
 
 class OperatorContext:
@@ -48,7 +47,6 @@ class OperatorContext:
         self._hints = hints
         self._names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
-        self._objections = Objections(node, len(env), findings, hints)
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
 
     def has(self, name: str) -> bool:
@@ -114,7 +112,7 @@ class OperatorContext:
             return None
         self.slots.join(left, right)
         if len(left):
-            self._findings.joined(int(left[0]), int(right[0]))
+            self._findings.axes.join(int(left[0]), int(right[0]))
         known = self._hints.open_axes
         return right if known is not None and known.is_open(right) and not known.is_open(left) else left
 
@@ -125,7 +123,7 @@ class OperatorContext:
         """
         if labels is not None and self.node.name not in self._hints.unread:
             self.slots.freeze(labels, reason)
-            self._objections.raise_to(labels, own=True)
+            self._findings.axes.reject(self.node.name, labels, own=True)
 
     def set_role(self, labels: Labels, role: Role) -> None:
         """Say what a parameter's dimension does with its channels."""

@@ -13,6 +13,7 @@ from torch.fx import Node
 from secateur.errors import TraceError
 from secateur.graph.capture.program import Origin, Program, module_path, operator_name, written_arguments
 from secateur.graph.labels import SlotTable, Value
+from secateur.graph.propagation.axis_choices import AxisChoices
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
 from secateur.graph.propagation.multihead import tie_multihead
@@ -48,7 +49,10 @@ def propagate(
         The value of every node, and what was noted on the way.
     """
     env: Environment = {}
-    findings = Findings(comparisons=hints.sizes.get("", ()))  # type: ignore[arg-type]
+    findings = Findings(
+        comparisons=hints.sizes.get("", ()),  # type: ignore[arg-type]
+        axes=AxisChoices(hints.axes, hints.settled),
+    )
     tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
     constants = {
         name: program.constants[item.name]
@@ -124,6 +128,7 @@ def _call(
         path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
         _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
         return _plain(node)
+    findings.axes.enter(node)
     found = _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
     found, numbers = with_places(node, env, found)
     for labels in numbers if node.name not in hints.unread else ():

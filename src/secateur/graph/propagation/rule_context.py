@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -14,7 +13,7 @@ from secateur.graph.capture.program import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.constants import is_fixed
-from secateur.graph.propagation.findings import WHOLE, Choice, Equation, Read, Rescale
+from secateur.graph.propagation.findings import Equation, Read, Rescale
 from secateur.graph.propagation.operator_context import OperatorContext
 from secateur.graph.propagation.views import left_out
 from secateur.graph.sizes.factors import Factor, growth_of
@@ -124,22 +123,11 @@ class RuleContext(OperatorContext):
         Returns:
             An index of ``units``; ``WHOLE`` if none may be free.
         """
-        name = self.node.name
-        settled = self._hints.settled.get(name)
-        if settled == WHOLE:
-            return WHOLE
-        if settled is not None and settled in axes:
-            return axes.index(settled)
-        chosen = self._hints.axes.get(name)
-        # An operator may make two rectangles, of which one has fewer axes.
-        return int(np.argmax(units)) if chosen is None or chosen >= len(units) else chosen
+        return self._findings.axes.choose(self.node.name, units, axes)
 
     def record_axis(self, units: Sequence[int], chosen: int, labels: IntArray) -> None:
         """Record a choice, so that a later operator can object to it."""
-        name = self.node.name
-        settled = name in self._hints.settled
-        if settled or len(units) > 1:
-            self._findings.chosen(Choice(name, tuple(units), chosen, labels, settled))
+        self._findings.axes.record(self.node.name, units, chosen, labels)
 
     def record_numbers(self, labels: IntArray, sizes: Sequence[int]) -> None:
         """Record that the code gives sizes of a rectangle of channels as numbers, which follow no cut."""
@@ -208,7 +196,7 @@ class RuleContext(OperatorContext):
 
     def reject_axis(self, labels: Labels) -> None:
         """Object to the choice that left these channels free: another axis would suit better."""
-        self._objections.raise_to(labels, own=False)
+        self._findings.axes.reject(self.node.name, labels, own=False)
 
     def reject_axis_mismatch(self, one: Value, other: Value, dims: Iterable[tuple[int, int]]) -> None:
         """Object to all choices in the one of two values that lacks the channels that the other has.

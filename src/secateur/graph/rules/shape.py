@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from secateur.graph.labels import Labels, Value
-from secateur.graph.propagation.findings import WHOLE
+from secateur.graph.propagation.axis_choices import WHOLE
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
