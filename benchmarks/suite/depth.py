@@ -102,7 +102,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "resnet56": {"test": 5000},
     "bottlenecks": {
         "network": "bottlenecks",
-        "from_nothing": 15,
+        "from_nothing": 8,
         "first_rate": 0.05,
         "updates": 279,  # three epochs
         "test": 5000,
@@ -110,7 +110,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     },
     "vit": {
         "network": "vit",
-        "from_nothing": 20,
+        "from_nothing": 10,
         "first_rate": 1e-3,
         "optimizer": "adamw",
         "updates": 279,
