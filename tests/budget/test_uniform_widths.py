@@ -95,6 +95,30 @@ def test_curves_give_the_least_summed_damage_of_all_uniform_widths(seed: int, sh
     assert found == pytest.approx(best)
 
 
+def test_many_widths_of_few_kinds_use_up_the_budget() -> None:
+    """One more channel in every layer would be beyond the limit, also where groups have hundreds."""
+
+    def layer() -> nn.Module:
+        return nn.Sequential(nn.Linear(WIDTH, 300), nn.ReLU(), nn.Linear(300, WIDTH))
+
+    net = nn.Sequential(*(layer() for _ in range(4))).eval()
+    graph = trace(net, torch.randn(2, WIDTH), ignore=[f"{number}.2" for number in range(4)])
+    steps = np.linspace(2, 0, 20)
+    curves = WidthCurves(
+        {
+            f"{number}.0": WidthCurve(
+                tuple(range(300)), tuple(np.linspace(15, 300, 20, dtype=int).tolist()), tuple(steps.tolist())
+            )
+            for number in range(4)
+        },
+        "mse",
+    )
+    limit = int(0.611 * graph.cost().params)
+    plan = make_plan(graph, curves, Budget(params=limit), widths=Widths(uniform_widths=True))
+    assert len({len(kept) for kept in plan.keep.values()}) == 1
+    assert limit - 4 * (2 * WIDTH + 1) < plan.cost_after.params <= limit
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["global", "uniform"]), st.floats(0.45, 0.95))
 def test_scores_give_every_layer_the_same_widths_and_no_wider_ones_fit(

@@ -16,7 +16,7 @@ from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.plan import PruningPlan
 
-_MOST = 96  # widths of one group that are offered: enough for every budget, few enough to solve
+_MOST = 96  # widths that are offered for each group, on average: enough for every budget, few enough to solve
 _THIN = (0.1, 0.05, 0.02, 0.01)  # shares of a group below which its curve is not reliable
 
 
@@ -43,10 +43,12 @@ def plan_by_curves(
         UsageError: a curve is missing or of another network.
     """
     graph = evaluator.graph
-    options = _options(graph, curves, feasible, _reliable(feasible, evaluator))
+    # Where groups of one kind have one width, there are fewer choices, and a step of one width costs more.
+    most = _MOST if ties is None else _MOST * len(graph.groups) // len(np.unique(ties))
+    options = _options(graph, curves, feasible, _reliable(feasible, evaluator), most)
     if not evaluator.within(np.array([option.widths[0] for option in options], dtype=np.int64)):
         # Narrower is not always faster: then only the least widths of all groups are certain to be within.
-        options = _options(graph, curves, feasible, feasible.least)
+        options = _options(graph, curves, feasible, feasible.least, most)
     inside = feasible.depth.inside if feasible.depth.units else None
     if ties is None:
         chosen = minimise_damage(evaluator, options, inside)
@@ -57,9 +59,9 @@ def plan_by_curves(
 
 
 def _options(
-    graph: ChannelGraph, curves: WidthCurves, feasible: FeasibleWidths, least: IntArray
+    graph: ChannelGraph, curves: WidthCurves, feasible: FeasibleWidths, least: IntArray, most: int
 ) -> list[GroupOptions]:
-    """List the widths of each unit from the least ones on, and the damage at each.
+    """List at most so many widths of each unit from the least ones on, and the damage at each.
 
     Raises:
         UsageError: a curve is missing or of another network.
@@ -77,8 +79,8 @@ def _options(
             )
         widths = feasible.allowed(number)
         widths = widths[widths >= least[number]]
-        if len(widths) > _MOST:
-            widths = widths[np.unique(np.linspace(0, len(widths) - 1, _MOST).round().astype(np.int64))]
+        if len(widths) > most:
+            widths = widths[np.unique(np.linspace(0, len(widths) - 1, most).round().astype(np.int64))]
         options.append(GroupOptions(widths, curve.at(widths)))
     for unit in feasible.depth.units:
         missing = [name for name in unit if name not in curves.branches]
