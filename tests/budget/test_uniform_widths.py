@@ -102,19 +102,16 @@ def test_many_widths_of_few_kinds_use_up_the_budget() -> None:
         return nn.Sequential(nn.Linear(WIDTH, 300), nn.ReLU(), nn.Linear(300, WIDTH))
 
     net = nn.Sequential(*(layer() for _ in range(4))).eval()
-    graph = trace(net, torch.randn(2, WIDTH), ignore=[f"{number}.2" for number in range(4)])
-    steps = np.linspace(2, 0, 20)
+    graph = trace(net, torch.randn(2, WIDTH))
+    hidden = np.linspace(15, 300, 20, dtype=int).tolist()
+    wide = WidthCurve(tuple(range(300)), tuple(hidden), tuple(np.linspace(2, 0, 20).tolist()))
+    thin = WidthCurve(tuple(range(WIDTH)), (1, 2, 3, WIDTH), (1e6, 1e6, 1e6, 0.0))
     curves = WidthCurves(
-        {
-            f"{number}.0": WidthCurve(
-                tuple(range(300)), tuple(np.linspace(15, 300, 20, dtype=int).tolist()), tuple(steps.tolist())
-            )
-            for number in range(4)
-        },
-        "mse",
+        {group.name: wide if group.channels == 300 else thin for group in graph.prunable}, "mse"
     )
     limit = int(0.611 * graph.cost().params)
     plan = make_plan(graph, curves, Budget(params=limit), widths=Widths(uniform_widths=True))
+    assert len(plan.keep) == 4
     assert len({len(kept) for kept in plan.keep.values()}) == 1
     assert limit - 4 * (2 * WIDTH + 1) < plan.cost_after.params <= limit
 
