@@ -16,7 +16,8 @@ from secateur.graph import ChannelGraph
 from secateur.graph.groups import IntArray
 from secateur.plan import PruningPlan
 
-_MOST = 96  # widths that are offered for each group, on average: enough for every budget, few enough to solve
+_MOST = 96  # widths of one group that are offered: enough for every budget, few enough to solve
+_MOST_OF_KIND = 2048  # of many groups with one width: there are few kinds, and one step of a kind costs much
 _THIN = (0.1, 0.05, 0.02, 0.01)  # shares of a group below which its curve is not reliable
 
 
@@ -43,8 +44,7 @@ def plan_by_curves(
         UsageError: a curve is missing or of another network.
     """
     graph = evaluator.graph
-    # Where groups of one kind have one width, there are fewer choices, and a step of one width costs more.
-    most = _MOST if ties is None else _MOST * len(graph.groups) // len(np.unique(ties))
+    most = _MOST if ties is None else _MOST_OF_KIND
     options = _options(graph, curves, feasible, _reliable(feasible, evaluator), most)
     if not evaluator.within(np.array([option.widths[0] for option in options], dtype=np.int64)):
         # Narrower is not always faster: then only the least widths of all groups are certain to be within.
