@@ -94,7 +94,7 @@ def test_what_was_not_checked_is_named(changed: Change) -> None:
 
 def test_a_cut_that_is_not_verified_is_not_hidden(changed: Change) -> None:
     def fail(text: str) -> str:
-        return text.replace('"ok": true', '"ok": false', 1)
+        return text.replace('"problem": null', '"problem": "another shape"', 1)
 
     page = Taken(run_page(changed("metrics.jsonl", fail)))
     assert [row[8] for row in page.tables["Cuts and their verification"][1:]] == ["NO", "yes"]

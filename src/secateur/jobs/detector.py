@@ -24,7 +24,7 @@ from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_checkpoint, is_detector
-from secateur.jobs.verifications import of_cuts
+from secateur.jobs.verifications import combined
 from secateur.jobs.workplace import Workplace, at_work
 from secateur.models import InputSpec, ModelSpec
 from secateur.recipes import Callback, Measured, fingerprint
@@ -86,7 +86,7 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
             criterion=job.recipe.criterion,
             **figures,
             detection={stage: _metrics(found) for stage, found in result.metrics.items()},
-            verification=of_cuts(result.pruning.cuts),
+            verification=combined([cut.verification for cut in result.pruning.cuts]),
             removed_branches=[name for cut in result.pruning.cuts for name in cut.plan.without],
             checkpoint=pruned.file,
             file=file,

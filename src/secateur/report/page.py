@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from secateur.files import write_text
 from secateur.formats import count, factor, milliseconds, size
 from secateur.jobs.network_summary import GroupSummary
-from secateur.jobs.verifications import together
+from secateur.jobs.verifications import combined
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
 from secateur.report.drawings.course import epoch_by_epoch, metric_against_cost
@@ -105,7 +105,7 @@ def _rendered(records: Records) -> str:
         course=records.course,
         epochs=_ends(records.course.epochs),
         cuts=_ends(records.course.cuts),
-        verification=together(records.course.cuts) if records.course.cuts else None,
+        verification=combined([cut.verification for cut in records.course.cuts]),
         outcome=_outcome(records),
         notes=_ends(records.course.notes),
         groups=network.groups if network else (),
