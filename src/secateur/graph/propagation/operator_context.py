@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.program import module_path, operator_name
+from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import makers

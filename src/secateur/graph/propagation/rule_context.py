@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.program import module_path
+from secateur.graph.capture.nodes import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.constants import is_fixed

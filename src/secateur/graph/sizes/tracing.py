@@ -21,14 +21,8 @@ from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.graph.capture.calls import ModuleCall
-from secateur.graph.capture.program import (
-    ExampleInputs,
-    Program,
-    call_arguments,
-    mode_of,
-    module_path,
-    operator_name,
-)
+from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
 from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
