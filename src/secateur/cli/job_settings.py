@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from secateur.cli.command_line import command_line
 from secateur.cli.processes import process_counts
-from secateur.cli.typed import typed_line
 from secateur.errors import UsageError, closest
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CRITERIA = (
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 
-_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed", "by", "points"))
+_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "command_line", "by", "points"))
 """Settings of a job that only options give."""
 
 _TRAINING = ("between", "finetune", "distillation", "data.mixup")
@@ -242,7 +242,7 @@ class _Given:
         return self._words.keys()
 
     def any(self, *paths: str) -> bool:
-        """Test whether the command line gives any of some settings, or settings within them."""
+        """Return whether the command line gives any of some settings, or settings within them."""
         return any(_overlap(path, given) for path in paths for given in self._words)
 
     def set_to(self, *paths: str) -> list[str]:
@@ -308,7 +308,7 @@ class _Given:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Test whether one dotted path is the other, or within it.
+    """Return whether one dotted path is the other, or within it.
 
     >>> _overlap("data", "data.source"), _overlap("data", "database")
     (True, False)
@@ -326,7 +326,7 @@ def _usual_recipe(data: str | None) -> str:
 
 
 def is_own_code(network: Mapping[str, Any]) -> bool:
-    """Check whether a network is built by a file of the user, which may register criteria.
+    """Return whether a network is built by a file of the user, which may register criteria.
 
     >>> is_own_code({"source": "run", "builder": "net.py:make"}), is_own_code({"source": "resnet18"})
     (True, False)
@@ -412,7 +412,7 @@ def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
     device.pop("nodes", None)
     if "LOCAL_WORLD_SIZE" in os.environ and not given.any("device.devices"):
         devices = None  # torchrun decides, not the file
-    return {**found, "device": {**device, **process_counts(devices)}, "typed": typed_line()}
+    return {**found, "device": {**device, **process_counts(devices)}, "command_line": command_line()}
 
 
 def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:

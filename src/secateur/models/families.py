@@ -55,7 +55,7 @@ class Family(Protocol):
         """List the names of all networks of the family, as far as they can be listed."""
 
     def known(self, name: str) -> bool:
-        """Test whether there is a network of this name; raise UsageError to say why not."""
+        """Return whether there is a network of this name; raise UsageError to say why not."""
 
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """Build a network with new initial weights.
@@ -69,7 +69,7 @@ class Family(Protocol):
         """Return the inputs that the network expects, from the recipe of its weights or from its config."""
 
     def has_weights(self, name: str) -> bool:
-        """Test whether there are published weights, or weights beside the config."""
+        """Return whether there are published weights, or weights beside the config."""
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
         """Fetch the published weights; raise OSError if that fails."""
@@ -200,7 +200,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def _is_detector(name: str) -> bool:
-    """Test whether torchvision has a detector of this name."""
+    """Return whether torchvision has a detector of this name."""
     return name in torchvision.models.list_models(module=torchvision.models.detection)
 
 

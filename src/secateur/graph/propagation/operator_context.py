@@ -50,7 +50,7 @@ class OperatorContext:
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
 
     def has(self, name: str) -> bool:
-        """Tell whether the operator has an argument of this name that is not ``None``."""
+        """Return whether the operator has an argument of this name that is not ``None``."""
         return self._arguments.get(name) is not None
 
     def option(self, name: str) -> Any:

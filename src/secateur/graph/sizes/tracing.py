@@ -180,7 +180,7 @@ def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
 
 
 def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Tell whether shapes are equal but for the number of examples, which may have been doubled."""
+    """Return whether shapes are equal but for the number of examples, which may have been doubled."""
     changed = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
     return len(one) == len(other) and (
         not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0])
@@ -318,7 +318,7 @@ _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stat
 
 
 def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
-    """Tell whether an operator is called as in training mode; ``None`` if the mode does not matter to it."""
+    """Return whether an operator is called as in training mode; ``None`` if all modes are the same to it."""
     if name not in _SWITCHES:
         return None
     place, keyword = _SWITCHES[name]
