@@ -444,7 +444,7 @@ class _RecipeRun:
         context = self.context
         drop_wrappers(context.ranks)
         before = copy_with(self.model, {}) if self.recipe.reconstruct else None
-        _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
+        verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
             shown = self.some_batches(self.recipe.reconstruct_batches)
             reconstruct(before, self.model, plan, shown, LeastSquares(ridge=self.recipe.reconstruct_ridge))

@@ -24,14 +24,13 @@ def down(names: Sequence[str]) -> dict[str, Any]:
     return _listing(names)
 
 
-def across(names: Sequence[str], title: str = "") -> dict[str, Any]:
+def across(names: Sequence[str]) -> dict[str, Any]:
     """Create a horizontal axis with a column for each name; the page omits labels that do not fit.
 
     Args:
         names: unique.
-        title: of the axis.
     """
-    return {**_listing(names), "tickangle": -45, "title": {"text": title}}
+    return {**_listing(names), "tickangle": -45}
 
 
 def brief(name: str) -> str:
