@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from secateur.cli.command_line import command_line
 from secateur.cli.processes import process_counts
-from secateur.errors import UsageError, closest
+from secateur.errors import UsageError, closest_or_all
 
 if TYPE_CHECKING:
     from secateur.jobs.settings import FrontierJob, Job, PruneJob, TrainJob
@@ -120,7 +120,7 @@ def _resolved(job: type[J], options: Options, recipe: str | None, sets: Sequence
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
         if criterion not in CRITERIA and not is_own_code(found.get("network", {})):
-            given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
+            given.mistakes.append(("criterion", f"unknown{closest_or_all(criterion, CRITERIA)}"))
         return base.changed(changes)
 
     resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
@@ -259,14 +259,13 @@ class _Given:
         self, job: type[Job], recipe: type[Recipe] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split what ``--set`` gives into settings of a job and of a recipe; others are mistakes."""
-        from secateur.settings import setting_paths
+        from secateur.settings import setting_paths, suggestion
 
         first, second = settable(job), list(recipe.model_fields) if recipe is not None else []
-        paths = [*(setting_paths(recipe) if recipe is not None else ()), *setting_paths(job)]
+        paths = [path for path in setting_paths(job) if not path.startswith("recipe.")]
+        paths = [*(setting_paths(recipe) if recipe is not None else ()), *paths]
         for name in (name for name in self._sets if name not in (*first, *second)):
-            inside = [path for path in paths if path.endswith(f".{name}") and path.split(".")[0] != "recipe"]
-            meant = f"; did you mean {' or '.join(map(repr, inside[:3]))}?" if inside else ""
-            self.mistakes.append((name, f"unknown{meant or suggestion(name, [*second, *first])}"))
+            self.mistakes.append((name, f"unknown{suggestion(name, paths, [*second, *first])}"))
         chosen = [
             {name: self._sets[name] for name in names if name in self._sets} for names in (first, second)
         ]
@@ -429,8 +428,3 @@ def _refuse_training(given: _Given, finetune: bool) -> None:
         raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
     if idle:
         raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Suggest the names that are closest to a wrong one, or list all."""
-    return closest(name, known) or f"; choose one of {', '.join(known)}"
