@@ -25,7 +25,7 @@ from secateur.jobs.networks import Network, open_network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_checkpoint, is_detector
 from secateur.jobs.verifications import combined
-from secateur.jobs.workplace import Workplace, at_work
+from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.models import InputSpec, ModelSpec
 from secateur.recipes import Callback, Measured, fingerprint
 from secateur.training.context import launch
@@ -62,7 +62,7 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
         network, labelled = open_pt(job.network, job.detector.image_size), None
     else:
         network, labelled = _open_torchvision(job.network, job.data.source, job.detector)
-    with launch(job.device) as context, at_work("prune", job, context, callbacks) as place:
+    with launch(job.device) as context, open_workplace("prune", job, context, callbacks) as place:
         network.model.to(context.device)
         place.begin(network, None)
         if labelled is not None:

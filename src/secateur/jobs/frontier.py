@@ -13,7 +13,7 @@ from secateur.jobs.recipe_job import RecipeJob
 from secateur.jobs.settings import FrontierJob
 from secateur.jobs.smaller_models import smaller_models
 from secateur.jobs.task import open_task
-from secateur.jobs.workplace import at_work
+from secateur.jobs.workplace import open_workplace
 from secateur.recipes import Callback
 from secateur.training.context import launch
 from secateur.training.run_folder import read_summary
@@ -39,7 +39,7 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
     with launch(job.device) as context:
         task = open_task(job.data, job.network, job.seed)
         task.refuse_idle(job.recipe)
-        with at_work("frontier", job, context, callbacks) as place:
+        with open_workplace("frontier", job, context, callbacks) as place:
             network = task.open(job.network)
             network.model.to(context.device)
             with place.clock("reading"):

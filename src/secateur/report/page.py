@@ -22,8 +22,8 @@ from secateur.report.drawings.scores import score_distributions, width_curves
 from secateur.report.drawings.verification import verification
 from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
+from secateur.report.rendering import Drawing, render
 from secateur.report.repeat import repetition
-from secateur.report.shell import Drawing, render
 from secateur.settings import flatten
 from secateur.training.metrics import MAP, MAP_50, PERPLEXITY, TOP_1, kind_of
 from secateur.training.run_folder import REPORT, RunError

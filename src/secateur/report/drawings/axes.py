@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.report.shell import plain
+from secateur.report.rendering import plain
 
 ITSELF = "(the network itself)"
 """Label of the whole network, whose path is empty."""

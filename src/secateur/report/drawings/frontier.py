@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.report.records import Records
-from secateur.report.shell import AFTER, GONE, INK, MUTED, Drawing, plain
+from secateur.report.rendering import AFTER, GONE, INK, MUTED, Drawing, plain
 from secateur.training.metrics import MetricKind
 
 

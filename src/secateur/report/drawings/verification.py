@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.report.course import CutMade
-from secateur.report.shell import AFTER, GONE, Drawing, drawing
+from secateur.report.rendering import AFTER, GONE, Drawing, drawing
 
 _LEAST = 1e-12
 """Position of a difference of zero, on an axis that has no zero."""
