@@ -164,8 +164,7 @@ def _quietly() -> Iterator[None]:
     """Suppress output, warnings and logs of these libraries."""
     with (
         quiet_logs(logging.ERROR),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        warnings.simplefilter("ignore")
         yield

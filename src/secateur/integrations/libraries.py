@@ -51,9 +51,8 @@ def library(name: str) -> Any:
         package = PACKAGES.get(module, module)
         install = f"'torch-secateur[{EXTRAS[module]}]'" if module in EXTRAS else package
         raise UsageError(f"{package} is not installed: pip install {install}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(action="ignore"):
         # Users cannot fix deprecations between these libraries.
-        warnings.simplefilter("ignore")
         return import_module(name)
 
 
