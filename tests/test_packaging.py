@@ -10,12 +10,12 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import secateur as sec
+from secateur.integrations.libraries import EXTRAS, PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -38,10 +38,10 @@ def test_every_extra_that_is_named_exists():
         for path in Path(sec.__file__).parent.rglob("*.py")
         for name in re.findall(r"secateur\[(\w+)\]", path.read_text())
     }
-    optional = import_module("secateur.runtimes.optional")
-    assert named | set(optional.EXTRA_OF.values()) <= extras.keys()
-    for module, extra in optional.EXTRA_OF.items():
-        assert any(re.match(rf"{module}\b", entry) for entry in extras[extra])
+    assert named | set(EXTRAS.values()) <= extras.keys()
+    for module, extra in EXTRAS.items():
+        package = PACKAGES.get(module, module)
+        assert any(re.match(rf"{package}\b", entry) for entry in extras[extra])
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -7,7 +7,7 @@ one line and exits with code 1 (or 2 for wrong usage); it never shows a tracebac
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -31,6 +31,19 @@ def closest(name: str, names: Iterable[str]) -> str:
     close = [repr(known[key]) for key in get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
     listed = " or ".join(filter(None, (", ".join(close[:-1]), *close[-1:])))
     return f"; did you mean {listed}?" if close else ""
+
+
+def closest_or_all(name: str, names: Collection[str]) -> str:
+    """Suggest known names for a wrong one, or list all of them, to append to an error message.
+
+    Args:
+        name: the unknown name.
+        names: the known names, few enough to be listed; of a mapping, values are suggested and keys listed.
+
+    >>> closest_or_all("x", ["eager", "compile"])
+    '; choose one of eager, compile'
+    """
+    return closest(name, names) or f"; choose one of {', '.join(names)}"
 
 
 class SecateurError(Exception):

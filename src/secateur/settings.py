@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from secateur.errors import UsageError, closest
+from secateur.errors import UsageError, closest_or_all
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -126,10 +126,22 @@ def _suggestion(names: list[Any], model: type[BaseModel]) -> str:
         model = inner
     start = "".join(f"{name}." for name in names[:-1])
     paths = {field: start + field for field in model.model_fields}
-    inside = [start + path for path in setting_paths(model) if path.endswith(f".{names[-1]}")]
-    if inside:
-        return f"; did you mean {' or '.join(map(repr, inside[:3]))}?"
-    return closest(str(names[-1]), paths) or f"; choose one of {', '.join(model.model_fields)}"
+    return suggestion(str(names[-1]), [start + path for path in setting_paths(model)], paths)
+
+
+def suggestion(name: str, paths: Iterable[str], names: Collection[str]) -> str:
+    """Suggest a setting for an unknown name: inside other settings, or of a similar name; or list all.
+
+    Args:
+        name: the unknown name.
+        paths: the dotted paths of all settings.
+        names: the names that can stand here, as for :func:`secateur.errors.closest_or_all`.
+
+    >>> suggestion("epochs", ["fit.epochs", "seed"], ["fit", "seed"])
+    "; did you mean 'fit.epochs'?"
+    """
+    inside = [repr(path) for path in paths if path.endswith(f".{name}")]
+    return f"; did you mean {' or '.join(inside[:3])}?" if inside else closest_or_all(name, names)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

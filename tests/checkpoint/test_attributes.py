@@ -17,7 +17,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.checkpoint import read_metadata
-from secateur.checkpoint.seal import seal, unsealed
+from secateur.checkpoint.checksum import with_checksum, without_checksum
 from secateur.checkpoint.values import decoded, encoded, is_plain
 from secateur.errors import CheckpointError
 
@@ -200,9 +200,9 @@ def test_lists_of_the_first_format_take_the_form_of_the_network(tmp_path: Path) 
     sec.save(path, State((1, 2)))
     stored = load_file(path)
     with safe_open(path, "pt") as file:
-        data = json.loads(unsealed(file.metadata()))
+        data = json.loads(without_checksum(file.metadata()))
     data |= {"format": 1, "attributes": {"": {"value": [3, 4]}}}
-    save_file(stored, path, metadata=seal(json.dumps(data), stored))
+    save_file(stored, path, metadata=with_checksum(json.dumps(data), stored))
     assert sec.load(path, model=State((1, 2))).value == (3, 4)
     assert sec.load(path, model=State([1, 2])).value == [3, 4]
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from secateur.checkpoint import load, read_metadata, save
+from secateur.checkpoint.checksum import with_checksum
 from secateur.checkpoint.metadata import Metadata
-from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError
 from secateur.models import build
 from tests.checkpoint.nets import Net, cut_by_hand
@@ -53,7 +53,7 @@ def rewrite(path, change=lambda data: None, tensors=lambda tensors: tensors):
     data = json.loads(metadata_of(path))
     del data["crc32"]
     change(data)
-    save_file(stored, path, metadata=seal(json.dumps(data), stored))
+    save_file(stored, path, metadata=with_checksum(json.dumps(data), stored))
     return path
 
 

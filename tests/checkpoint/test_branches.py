@@ -12,7 +12,7 @@ from torch import nn
 
 import secateur as sec
 from secateur.checkpoint import ModelSpec, read_metadata
-from secateur.checkpoint.seal import seal
+from secateur.checkpoint.checksum import with_checksum
 from secateur.errors import CheckpointError
 from secateur.graph.substitutes import replacements_in
 from tests.graph.residual_networks import Attending, Basic, Chain, Nested, Whole, randomised
@@ -84,6 +84,6 @@ def test_data_of_another_form_are_refused(tmp_path: Path) -> None:
     stored = load_file(path)
     data = json.loads(read_metadata(path).to_json())
     for wrong in ("x", [3], [{"path": "blocks.1"}]):
-        save_file(stored, path, metadata=seal(json.dumps(data | {"replaced": wrong}), stored))
+        save_file(stored, path, metadata=with_checksum(json.dumps(data | {"replaced": wrong}), stored))
         with pytest.raises(CheckpointError, match="unknown form"):
             sec.load(path, model=make())

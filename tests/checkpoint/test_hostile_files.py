@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from secateur.checkpoint import load, save
-from secateur.checkpoint.seal import seal, unsealed
+from secateur.checkpoint.checksum import with_checksum, without_checksum
 from secateur.errors import CheckpointError
 
 FILES = Path(__file__).parent / "files"
@@ -66,7 +66,7 @@ def test_files_of_every_format_are_read(file: Path) -> None:
 def test_there_is_a_file_of_the_present_format(tmp_path: Path) -> None:
     save(tmp_path / "now.safetensors", filled())
     now, kept = (
-        json.loads(unsealed(header_of(path)["__metadata__"]))["format"]
+        json.loads(without_checksum(header_of(path)["__metadata__"]))["format"]
         for path in (tmp_path / "now.safetensors", max(FILES.glob("*.safetensors")))
     )
     assert now == kept
@@ -122,7 +122,7 @@ def hostile_description(content: bytes, chance: random.Random) -> bytes:
     path = hostile_description.folder / "forged.safetensors"  # type: ignore[attr-defined]
     path.write_bytes(content)
     tensors = load_file(path)
-    data = json.loads(unsealed(header_of(path)["__metadata__"]))
+    data = json.loads(without_checksum(header_of(path)["__metadata__"]))
     deep: Change = 0
     for _ in range(chance.choice([3, 40, 900])):
         deep = [deep]
@@ -138,7 +138,7 @@ def hostile_description(content: bytes, chance: random.Random) -> bytes:
         data[key] = evil
     if chance.random() < 0.2:
         data[str(evil)[:50]] = evil
-    save_file(tensors, path, metadata=seal(json.dumps(data), tensors))
+    save_file(tensors, path, metadata=with_checksum(json.dumps(data), tensors))
     return path.read_bytes()
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from secateur.checkpoint import anatomy, load, read_metadata, save
+from secateur.checkpoint import load, read_metadata, save, structure
 from secateur.errors import CheckpointError, UsageError
 from secateur.graph import trace
 from secateur.models import InputSpec, ModelSpec, build
@@ -20,7 +20,7 @@ from tests.checkpoint.nets import Net, cut_by_hand, trained
 
 def assert_same(a: nn.Module, b: nn.Module) -> None:
     """Equal bit for bit: tensors with their types, ties and flags, attributes, and behaviour."""
-    ours, theirs = anatomy.tensors(a), anatomy.tensors(b)
+    ours, theirs = structure.tensors(a), structure.tensors(b)
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
@@ -31,8 +31,8 @@ def assert_same(a: nn.Module, b: nn.Module) -> None:
     assert [[ours[m] is ours[n] for m in names] for n in names] == [
         [theirs[m] is theirs[n] for m in names] for n in names
     ]
-    assert anatomy.transient_buffers(a) == anatomy.transient_buffers(b)
-    assert anatomy.plain_attributes(a) == anatomy.plain_attributes(b)
+    assert structure.transient_buffers(a) == structure.transient_buffers(b)
+    assert structure.plain_attributes(a) == structure.plain_attributes(b)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_networks_with_loose_tensors_are_built_in_full(monkeypatch, path):
     save(path, Cached(), builder="secateur:digits")
     again = load(path)
     assert again.scale.item() == 2.0
-    assert not any(t.is_meta for t in anatomy.tensors(again).values())
+    assert not any(t.is_meta for t in structure.tensors(again).values())
 
 
 def test_loading_leaves_random_numbers_as_they_were(path):

@@ -73,12 +73,12 @@ def test_the_parts_add_up(answers: list[tuple[int, int, int]]) -> None:
         assert row["after"] > row["before"]
 
 
-def test_pictures_are_small_images_of_the_right_shape() -> None:
+def test_images_are_small_of_the_right_shape() -> None:
     for channels, mode in ((1, "L"), (3, "RGB")):
         found = compare_answers(
             split([0, 1], channels), CLASSES[:2], torch.tensor([1, 1]), torch.tensor([0, 0])
         )
         for entry in found["images"]:
-            picture = Image.open(io.BytesIO(base64.b64decode(entry["picture"])))
-            assert picture.size == (96, 48)
-            assert picture.mode == mode
+            image = Image.open(io.BytesIO(base64.b64decode(entry["jpeg"])))
+            assert image.size == (96, 48)
+            assert image.mode == mode

@@ -24,7 +24,7 @@ def twice_cut(name: str) -> tuple[torch.nn.Module, torch.nn.Module, list[Cut], t
     cuts = []
     for number, share in enumerate((0.85, 0.8), start=1):
         plan = sec.make_plan(graph, score(smaller, graph, "magnitude"), Budget(macs=share))
-        cuts.append(Cut(number, 2, plan, cut(smaller, plan, inputs)[1]))
+        cuts.append(Cut(number, 2, plan, cut(smaller, plan, inputs)))
         graph = graph.after(plan)
     return model, smaller, cuts, inputs
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from secateur.cli.tables import verification_line
-from secateur.jobs.verifications import together
+from secateur.jobs.verifications import combined
 from secateur.verification import Verification
 
 WHOLE = Verification(2e-12, 1e-8, 300, 4, inputs=3, modes=("evaluation", "training"))
@@ -11,7 +11,7 @@ IN_PART = Verification(
 
 
 def test_all_cuts_together_are_as_good_as_the_worst() -> None:
-    found = together([WHOLE, IN_PART])
+    found = combined([WHOLE, IN_PART])
     assert found["ok"]
     assert (found["max_error"], found["tolerance"]) == (5e-7, 1e-4)  # nearer to its limit
     assert (found["outputs"], found["inputs"], found["modes"]) == (400, 2, ["evaluation"])
@@ -20,17 +20,17 @@ def test_all_cuts_together_are_as_good_as_the_worst() -> None:
 
 
 def test_one_wrong_cut_is_enough() -> None:
-    assert not together([WHOLE, Verification(1e-3, 1e-8, 300, 4)])["ok"]
+    assert not combined([WHOLE, Verification(1e-3, 1e-8, 300, 4)])["ok"]
 
 
 def test_the_closing_line_says_what_was_compared_and_what_was_not() -> None:
-    line = verification_line({**together([WHOLE, IN_PART]), "channels_removed": 6})
+    line = verification_line(combined([WHOLE, IN_PART]))
     assert line == (
         "verified: after each of 2 cuts the smaller network equals the original with the removed channels "
         "masked (6 channels; largest relative difference 5.0e-07, allowed 1e-04; 400 outputs, 2 inputs, "
         "evaluation mode, float64 and the model's own precision); not checked: a; b"
     )
-    nothing = verification_line({**together([]), "channels_removed": 0})
+    nothing = verification_line(combined([]))
     assert nothing == "the network was within the budget already; nothing was cut"
-    wrong = together([Verification(1e-3, 1e-8, 300, 4)])
-    assert verification_line({**wrong, "channels_removed": 4}).startswith("NOT VERIFIED: after the cut")
+    wrong = combined([Verification(1e-3, 1e-8, 300, 4)])
+    assert verification_line(wrong).startswith("NOT VERIFIED: after the cut")

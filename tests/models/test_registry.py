@@ -72,7 +72,7 @@ def test_timm():
 
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr("secateur.models.families.find_spec", lambda name: None)
+    monkeypatch.setattr("secateur.integrations.libraries.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'torch-secateur\[timm\]'"):
         build("timm:resnet18")
 

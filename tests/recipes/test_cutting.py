@@ -14,16 +14,15 @@ from secateur.verification import Expectation, Verification
 def test_a_cut_in_place_equals_a_cut_of_a_copy(net: nn.Sequential, example: Tensor) -> None:
     plan = sec.plan_from(sec.trace(net, example), {"0": [1, 2], "7": [0]})
     expected = sec.apply_plan(net, plan)
-    _, verification = cutting.cut(net, plan, example)
+    verification = cutting.cut(net, plan, example)
     assert verification.ok
     assert verification.channels_removed == 3
     for name, value in net.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name])
 
 
-@pytest.mark.parametrize("inplace", [True, False])
-def test_the_network_that_is_returned_is_the_one_that_was_checked(
-    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch, inplace: bool
+def test_the_network_itself_is_checked_not_a_copy(
+    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[nn.Module] = []
     check = Expectation.check
@@ -37,10 +36,9 @@ def test_the_network_that_is_returned_is_the_one_that_was_checked(
     copies: list[object] = []
     copy_with = surgery.copy_with
     monkeypatch.setattr(surgery, "copy_with", lambda *a, **k: copies.append(a) or copy_with(*a, **k))
-    small, _ = cutting.cut(net, plan, example, inplace=inplace)
-    assert [id(item) for item in checked] == [id(small)]
-    assert (small is net) == inplace
-    assert len(copies) == (0 if inplace else 1)
+    cutting.cut(net, plan, example)
+    assert [id(item) for item in checked] == [id(net)]
+    assert not copies
 
 
 def memory_of(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[object]:
@@ -67,10 +65,9 @@ def same(before: list[object], after: list[object]) -> bool:
     )
 
 
-@pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("failure", ["wrong", "raises", "interrupted"])
 def test_a_cut_that_is_wrong_is_taken_back_to_the_bit(
-    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch, inplace: bool, failure: str
+    net: nn.Sequential, example: Tensor, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     optimizer = torch.optim.Adam(net.parameters())
     net(example).square().sum().backward()
@@ -90,7 +87,7 @@ def test_a_cut_that_is_wrong_is_taken_back_to_the_bit(
     monkeypatch.setattr(Expectation, "check", check)
     expected = KeyboardInterrupt if failure == "interrupted" else VerificationError
     with pytest.raises(expected, match="left as it was" if failure != "interrupted" else None):
-        cutting.cut(net, plan, example, optimizer, inplace=inplace)
+        cutting.cut(net, plan, example, optimizer)
     assert same(before, memory_of(net, optimizer))
     assert torch.equal(net(example), output)
     net(example).square().sum().backward()

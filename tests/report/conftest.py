@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             budget={"macs": 0.5},
             latency_seconds=0,
             recipe=Recipe(steps=2, finetune={"epochs": 2}),
-            typed="secateur prune net.py:Small --macs 0.5",
+            command_line="secateur prune net.py:Small --macs 0.5",
         )
     )
     return folder / "small"

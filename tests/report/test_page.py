@@ -94,7 +94,7 @@ def test_what_was_not_checked_is_named(changed: Change) -> None:
 
 def test_a_cut_that_is_not_verified_is_not_hidden(changed: Change) -> None:
     def fail(text: str) -> str:
-        return text.replace('"ok": true', '"ok": false', 1)
+        return text.replace('"problem": null', '"problem": "another shape"', 1)
 
     page = Taken(run_page(changed("metrics.jsonl", fail)))
     assert [row[8] for row in page.tables["Cuts and their verification"][1:]] == ["NO", "yes"]
@@ -178,9 +178,9 @@ def test_answers_are_compared_by_class(page: Taken, run: Path) -> None:
     for side, figures in (("before", "baseline"), ("after", "pruned")):
         right = sum(entry["examples"] * entry[side] for entry in answers["classes"])
         assert right / 450 == pytest.approx(summary[figures]["top1"])
-    pictures = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
-    assert len(pictures) == len(answers["images"])
-    assert all(picture.startswith("data:image/jpeg;base64,") for picture in pictures)
+    images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(images) == len(answers["images"])
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images)
 
 
 def test_times_are_of_every_module_that_ran(page: Taken, run: Path) -> None:
@@ -252,7 +252,7 @@ def test_hostile_names_stay_names(changed: Change) -> None:
             {
                 **json.loads(text),
                 "model": HOSTILE,
-                "typed": HOSTILE,
+                "command_line": HOSTILE,
                 "classes": [HOSTILE],
                 "skipped": [HOSTILE],
             }

@@ -117,7 +117,7 @@ def test_damage_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathF
 )
 def test_files_of_another_kind_are_refused(state: object, tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
-    save_file({}, file, metadata=module.seal(json.dumps(state), {}))
+    save_file({}, file, metadata=module.with_checksum(json.dumps(state), {}))
     with pytest.raises(CheckpointError):
         Journal(file)
     save_file({"a": torch.ones(1)}, file)

@@ -247,7 +247,7 @@ class CostEvaluator:
         return np.concatenate([costs, channels, time], axis=-1)
 
     def within(self, widths: IntArray) -> npt.NDArray[np.bool_]:
-        """Test whether widths (..., units) are within all limits; shape (...)."""
+        """Return whether widths (..., units) are within all limits; shape (...)."""
         return np.asarray((self.evaluate(widths) <= self._bounds).all(axis=-1))
 
     def limited(self, widths: IntArray) -> IntArray:

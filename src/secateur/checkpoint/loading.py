@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from secateur.checkpoint import anatomy
+from secateur.checkpoint import structure
+from secateur.checkpoint.checksum import check_checksum, without_checksum
 from secateur.checkpoint.metadata import Metadata
-from secateur.checkpoint.seal import check_seal, unsealed
 from secateur.errors import CheckpointError, SurgeryError, UsageError
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -100,11 +100,11 @@ def check(metadata: Metadata, stored: dict[str, Tensor], model: nn.Module) -> di
         CheckpointError: something does not fit.
     """
     every = _with_aliases(stored, metadata.aliases)
-    loose = anatomy.loose_names(metadata.attributes)
+    loose = structure.loose_names(metadata.attributes)
     known = {name: tensor for name, tensor in every.items() if name not in loose}
-    fitting = anatomy.fitting(known, metadata.transient, model)
+    fitting = structure.fitting(known, metadata.transient, model)
     _check_aliases({a: n for a, n in metadata.aliases.items() if not {a, n} & loose}, fitting, model)
-    anatomy.check_attributes(metadata.attributes, every.keys(), model)
+    structure.check_attributes(metadata.attributes, every.keys(), model)
     return fitting | {name: every[name] for name in loose}
 
 
@@ -120,7 +120,7 @@ def read_metadata(path: str | Path) -> Metadata:
     path = Path(path)
     try:
         with _opened(path) as file:
-            return Metadata.from_json(unsealed(file.metadata()))
+            return Metadata.from_json(without_checksum(file.metadata()))
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
 
@@ -128,13 +128,13 @@ def read_metadata(path: str | Path) -> Metadata:
 def _read(path: Path) -> tuple[Metadata, dict[str, Tensor]]:
     with _opened(path) as file:
         header = file.metadata()
-        metadata = Metadata.from_json(unsealed(header))
+        metadata = Metadata.from_json(without_checksum(header))
         try:
             # Copies, since the file may be replaced or cut short while the network is in use.
             stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a mapping
         except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             raise CheckpointError(f"its tensors cannot be read ({error})") from error
-    check_seal(header, stored)
+    check_checksum(header, stored)
     return metadata, stored
 
 
@@ -169,7 +169,7 @@ def _built(metadata: Metadata) -> nn.Module:
             f"its builder {spec.name} is code, which is not run: pass model=, what it builds"
         )
     try:
-        return anatomy.blank(spec)
+        return structure.blank(spec)
     except UsageError as error:
         raise CheckpointError(f"its network cannot be built here ({error}): pass model=") from error
 
@@ -183,13 +183,13 @@ def _with_aliases(stored: dict[str, Tensor], aliases: dict[str, str]) -> dict[st
 
 def _check_aliases(aliases: dict[str, str], fitting: dict[str, Tensor], model: nn.Module) -> None:
     for alias, name in aliases.items():
-        kinds = {anatomy.is_parameter(model, each) if each in fitting else None for each in (alias, name)}
+        kinds = {structure.is_parameter(model, each) if each in fitting else None for each in (alias, name)}
         if len(kinds) > 1:
             raise CheckpointError(f"it calls {alias} another name of {name}, which it is not in this network")
 
 
 def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, device: torch.device) -> None:
-    loose = anatomy.loose_names(metadata.attributes)
+    loose = structure.loose_names(metadata.attributes)
     placed: dict[str, Tensor] = {}
     filled: set[int] = set()
     for name in sorted(
@@ -199,10 +199,10 @@ def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, devic
         if stored not in placed:
             placed[stored] = _placed(model, name, values[name].to(device), metadata, filled)
         if name not in loose:
-            anatomy.set_tensor(model, name, placed[stored])
+            structure.set_tensor(model, name, placed[stored])
     references = {name: placed[metadata.aliases.get(name, name)] for name in loose}
-    known = anatomy.without_marks(metadata.attributes, metadata.hooked, model)
-    anatomy.set_attributes(known, references, model)
+    known = structure.without_marks(metadata.attributes, metadata.hooked, model)
+    structure.set_attributes(known, references, model)
     renew_flat_weights(model)
 
 
@@ -211,11 +211,11 @@ def _placed(model: nn.Module, name: str, value: Tensor, metadata: Metadata, fill
 
     Lists, hooks and closures of the network may hold the parameter too.
     """
-    if name in anatomy.loose_names(metadata.attributes) or not anatomy.is_parameter(model, name):
+    if name in structure.loose_names(metadata.attributes) or not structure.is_parameter(model, name):
         return value
     is_number = value.is_floating_point() or value.is_complex()
     needs = name not in metadata.frozen and is_number
-    old = anatomy.parameter(model, name)
+    old = structure.parameter(model, name)
     # A parameter without memory cannot be filled, nor one with two names that are two in the file.
     fits = type(old) is nn.Parameter and old.device.type == value.device.type and id(old) not in filled
     if old is None or not fits:

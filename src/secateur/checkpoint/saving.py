@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur import __version__
-from secateur.checkpoint import anatomy
+from secateur.checkpoint import structure
+from secateur.checkpoint.checksum import with_checksum
 from secateur.checkpoint.loading import check, replaced_in
 from secateur.checkpoint.metadata import Attributes, Metadata
-from secateur.checkpoint.seal import seal
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import replacing
 from secateur.formats import first_line
@@ -70,14 +70,14 @@ def save(
     path = Path(path)
     refuse_wrapped(model)
     spec = ModelSpec.parse(builder) if isinstance(builder, str) else builder
-    replaced = tuple(replace(item, path=anatomy.plain_name(item.path)) for item in replacements_in(model))
-    reference = None if spec is None or spec.is_file else anatomy.blank(spec)
+    replaced = tuple(replace(item, path=structure.plain_name(item.path)) for item in replacements_in(model))
+    reference = None if spec is None or spec.is_file else structure.blank(spec)
     if reference is not None:
         replaced_in(reference, replaced)
     attributes = _attributes(model, spec, reference)
-    loose = anatomy.loose_names(attributes)
-    referred = {name: tensor for name, tensor in anatomy.loose_tensors(model).items() if name in loose}
-    stored, aliases = _distinct(anatomy.tensors(model) | referred)
+    loose = structure.loose_names(attributes)
+    referred = {name: tensor for name, tensor in structure.loose_tensors(model).items() if name in loose}
+    stored, aliases = _distinct(structure.tensors(model) | referred)
     if not stored:
         raise CheckpointError(
             f"{type(model).__name__} has no parameters and no buffers: nothing can be saved"
@@ -87,10 +87,12 @@ def save(
         builder=spec,
         attributes=attributes,
         aliases=aliases,
-        transient=anatomy.transient_buffers(model),
-        hooked=anatomy.hooked(model),
+        transient=structure.transient_buffers(model),
+        hooked=structure.hooked(model),
         replaced=replaced,
-        frozen=tuple(anatomy.plain_name(name) for name, p in model.named_parameters() if not p.requires_grad),
+        frozen=tuple(
+            structure.plain_name(name) for name, p in model.named_parameters() if not p.requires_grad
+        ),
         input_size=_tuple(input_size, seen.size if seen else None),
         normalization=_pair(normalization, seen),
         classes=tuple(map(str, classes)) if classes is not None else None,
@@ -102,10 +104,10 @@ def save(
     text = metadata.to_json()
     # What a reader would refuse is reported now, while the network still exists.
     check(Metadata.from_json(text), plain, model if reference is None else reference)
-    sealed = seal(text, plain)
+    described = with_checksum(text, plain)
     try:
         with replacing(path) as part:
-            save_file(plain, part, metadata=sealed)
+            save_file(plain, part, metadata=described)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"{path} cannot be written: {reason}") from error
@@ -126,10 +128,10 @@ def _distinct(everything: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 def _attributes(model: nn.Module, spec: ModelSpec | None, reference: nn.Module | None) -> Attributes:
     """Find the attributes that differ from the builder's network, or all if there is no builder."""
     if spec is None or reference is None:
-        return anatomy.plain_attributes(model)
+        return structure.plain_attributes(model)
     try:
-        anatomy.fitting(anatomy.tensors(model), anatomy.transient_buffers(model), reference)
-        return anatomy.changed(model, reference)
+        structure.fitting(structure.tensors(model), structure.transient_buffers(model), reference)
+        return structure.changed(model, reference)
     except CheckpointError as error:
         raise CheckpointError(f"{spec.name} builds no network that this one is a part of: {error}") from error
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.cli import options
+from secateur.cli.command_line import command_line
 from secateur.cli.report import report_on
-from secateur.cli.typed import typed_line
 
 
 def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: options.Json = False) -> None:
@@ -26,7 +26,7 @@ def demo(out: options.Out = Path("runs/demo"), seed: options.Seed = 0, json: opt
     from secateur.jobs.demo import demo as work
 
     with Reporter(as_json=json) as reporter:
-        found = work(out, seed, [reporter], typed=typed_line())
+        found = work(out, seed, [reporter], command_line=command_line())
         trained, pruned = found["trained"], found["pruned"]
         reporter.finish(before_after(pruned["baseline"], pruned["pruned"]), found)
         reporter.tell(conditions_line(pruned["latency"]))

@@ -79,7 +79,7 @@ def frontier(
     with Reporter(as_json=json) as reporter:
         summary = work(job, [reporter])
         reporter.finish(frontier_table(summary["frontier"], summary["evaluated_on"]), summary)
-        for sister in summary["frontier"]["sisters"]:
-            cost = f"{count(sister['macs'])} MACs, {count(sister['params'])} parameters"
-            reporter.tell(f"smaller network of the same family: {sister['name']} ({cost})")
+        for model in summary["frontier"]["smaller_models"]:
+            cost = f"{count(model['macs'])} MACs, {count(model['params'])} parameters"
+            reporter.tell(f"smaller network of the same family: {model['name']} ({cost})")
         report_on(Path(out), reporter)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from secateur.cli.command_line import command_line
 from secateur.cli.processes import process_counts
-from secateur.cli.typed import typed_line
-from secateur.errors import UsageError, closest
+from secateur.errors import UsageError, closest_or_all
 
 if TYPE_CHECKING:
     from secateur.jobs.settings import FrontierJob, Job, PruneJob, TrainJob
@@ -30,7 +30,7 @@ CRITERIA = (
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 
-_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "typed", "by", "points"))
+_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "command_line", "by", "points"))
 """Settings of a job that only options give."""
 
 _TRAINING = ("between", "finetune", "distillation", "data.mixup")
@@ -120,7 +120,7 @@ def _resolved(job: type[J], options: Options, recipe: str | None, sets: Sequence
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
         if criterion not in CRITERIA and not is_own_code(found.get("network", {})):
-            given.mistakes.append(("criterion", f"unknown{suggestion(criterion, CRITERIA)}"))
+            given.mistakes.append(("criterion", f"unknown{closest_or_all(criterion, CRITERIA)}"))
         return base.changed(changes)
 
     resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
@@ -242,7 +242,7 @@ class _Given:
         return self._words.keys()
 
     def any(self, *paths: str) -> bool:
-        """Test whether the command line gives any of some settings, or settings within them."""
+        """Return whether the command line gives any of some settings, or settings within them."""
         return any(_overlap(path, given) for path in paths for given in self._words)
 
     def set_to(self, *paths: str) -> list[str]:
@@ -259,14 +259,13 @@ class _Given:
         self, job: type[Job], recipe: type[Recipe] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split what ``--set`` gives into settings of a job and of a recipe; others are mistakes."""
-        from secateur.settings import setting_paths
+        from secateur.settings import setting_paths, suggestion
 
         first, second = settable(job), list(recipe.model_fields) if recipe is not None else []
-        paths = [*(setting_paths(recipe) if recipe is not None else ()), *setting_paths(job)]
+        paths = [path for path in setting_paths(job) if not path.startswith("recipe.")]
+        paths = [*(setting_paths(recipe) if recipe is not None else ()), *paths]
         for name in (name for name in self._sets if name not in (*first, *second)):
-            inside = [path for path in paths if path.endswith(f".{name}") and path.split(".")[0] != "recipe"]
-            meant = f"; did you mean {' or '.join(map(repr, inside[:3]))}?" if inside else ""
-            self.mistakes.append((name, f"unknown{meant or suggestion(name, [*second, *first])}"))
+            self.mistakes.append((name, f"unknown{suggestion(name, paths, [*second, *first])}"))
         chosen = [
             {name: self._sets[name] for name in names if name in self._sets} for names in (first, second)
         ]
@@ -308,7 +307,7 @@ class _Given:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Test whether one dotted path is the other, or within it.
+    """Return whether one dotted path is the other, or within it.
 
     >>> _overlap("data", "data.source"), _overlap("data", "database")
     (True, False)
@@ -326,7 +325,7 @@ def _usual_recipe(data: str | None) -> str:
 
 
 def is_own_code(network: Mapping[str, Any]) -> bool:
-    """Check whether a network is built by a file of the user, which may register criteria.
+    """Return whether a network is built by a file of the user, which may register criteria.
 
     >>> is_own_code({"source": "run", "builder": "net.py:make"}), is_own_code({"source": "resnet18"})
     (True, False)
@@ -412,7 +411,7 @@ def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
     device.pop("nodes", None)
     if "LOCAL_WORLD_SIZE" in os.environ and not given.any("device.devices"):
         devices = None  # torchrun decides, not the file
-    return {**found, "device": {**device, **process_counts(devices)}, "typed": typed_line()}
+    return {**found, "device": {**device, **process_counts(devices)}, "command_line": command_line()}
 
 
 def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -429,8 +428,3 @@ def _refuse_training(given: _Given, finetune: bool) -> None:
         raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
     if idle:
         raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Suggest the names that are closest to a wrong one, or list all."""
-    return closest(name, known) or f"; choose one of {', '.join(known)}"

@@ -9,7 +9,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.choices import data_choice, device_choice, network_choice
-from secateur.cli.job_settings import CRITERIA, is_own_code, suggestion
+from secateur.cli.job_settings import CRITERIA, is_own_code
 from secateur.cli.processes import is_main, run_in_processes
 
 
@@ -48,13 +48,13 @@ def oracle(
       secateur oracle runs/digits --data digits --out digits-oracle.json --page digits-oracle.html
       secateur oracle runs/resnet18 --data images --examples 128 --criteria taylor,obd --out oracle.json
     """
-    from secateur.errors import UsageError
+    from secateur.errors import UsageError, closest_or_all
 
     names = [name.strip() for name in criteria.split(",")] if criteria else []
     choice = network_choice(network, weights=weights, builder=builder, size=size)
     for name in names:
         if name not in CRITERIA and not is_own_code(choice.model_dump()):
-            raise UsageError(f"--criteria {name}: unknown{suggestion(name, CRITERIA)}")
+            raise UsageError(f"--criteria {name}: unknown{closest_or_all(name, CRITERIA)}")
     if page is not None and not page.absolute().parent.is_dir():
         raise UsageError(f"--page {page}: there is no folder {page.parent}")
     images = data_choice(data, batch_size, strict)

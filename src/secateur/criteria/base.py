@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.criteria.layout import ChannelLayout
-from secateur.errors import UsageError, closest
+from secateur.errors import UsageError, closest_or_all
 from secateur.ranks import ALONE, Ranks
 
 Reduction = Literal["mean", "sum"]
@@ -229,5 +229,6 @@ def resolve(criterion: str | Criterion) -> Criterion:
         return criterion
     if criterion in _REGISTRY:
         return _REGISTRY[criterion]()
-    hint = closest(str(criterion), criterion_names()) or f"; choose one of {', '.join(criterion_names())}"
-    raise UsageError(f"no criterion is called {criterion!r}{hint}")
+    raise UsageError(
+        f"no criterion is called {criterion!r}{closest_or_all(str(criterion), criterion_names())}"
+    )

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import UsageError
-from secateur.graph.additions import paths_of
 from secateur.graph.branches import Substitute
+from secateur.graph.capture.nodes import module_paths
 from secateur.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -191,7 +191,10 @@ def _streams(graph: ChannelGraph, branch: ResidualBranch) -> list[BranchStream]:
         return [BranchStream(branch.name, whole.path, whole.argument)]
     nodes = {node.name: node for node in graph.wiring.program.graph.nodes}
     readers = {
-        path for node in nodes[branch.stream].users if node.name in branch.nodes for path in paths_of(node)
+        path
+        for node in nodes[branch.stream].users
+        if node.name in branch.nodes
+        for path in module_paths(node)
     }
     found = [item for item in branch.replacements if item.path in readers]
     if not found or branch.value in branch.remaining:
@@ -209,8 +212,8 @@ def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list
             below = f"{whole.path}."
             ends = _last_modules(
                 nodes[branch.value],
-                lambda node: [path for path in paths_of(node) if path.startswith(below)][:1],
-                lambda node: whole.path in paths_of(node),
+                lambda node: [path for path in module_paths(node) if path.startswith(below)][:1],
+                lambda node: whole.path in module_paths(node),
             )
             return [BranchOutput(branch.name, path, None, None, index) for path in ends]
         entry = None if whole.entry is None else whole.entry[0]
@@ -218,7 +221,7 @@ def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list
     own = set(branch.nodes)
     ends = _last_modules(
         nodes[branch.value],
-        lambda node: paths_of(node) if node.name in own else (),
+        lambda node: module_paths(node) if node.name in own else (),
         lambda node: node.name in branch.remaining,
     )
     return [

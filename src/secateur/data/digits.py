@@ -16,7 +16,7 @@ from secateur._torchvision import v2
 from secateur.data.dataset import ImageData, Split
 from secateur.data.folder import held_out_indices
 from secateur.data.settings import Augmentation, DataSettings
-from secateur.errors import UsageError
+from secateur.integrations.libraries import library
 from secateur.models import InputSpec, ModelSpec
 
 _TEST_SHARE = 0.25
@@ -46,11 +46,7 @@ def digits(spec: InputSpec | None = None, settings: DataSettings | None = None) 
     """
     spec = spec or ModelSpec.parse("secateur:digits").input
     settings = settings or DataSettings()
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UsageError("the digits need scikit-learn: pip install 'torch-secateur[demo]'") from error
-    raw, labels = load_digits(return_X_y=True)
+    raw, labels = library("sklearn.datasets").load_digits(return_X_y=True)
     images = _images(np.asarray(raw), spec)
     targets = tuple(int(label) for label in labels)
     parts = _parts(targets)

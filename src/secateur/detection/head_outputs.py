@@ -130,7 +130,7 @@ class HeadOutputs(nn.Module):
 
 
 def is_torchvision_detector(network: nn.Module) -> bool:
-    """Test whether a network has the parts of a detector of torchvision.
+    """Return whether a network has the parts of a detector of torchvision.
 
     >>> is_torchvision_detector(nn.Linear(2, 2))
     False

@@ -65,7 +65,7 @@ class Converted:
 
 
 def is_labelled_folder(folder: str | Path) -> bool:
-    """Test whether a folder holds VOC (``Annotations/``) or COCO (``annotations/*.json``) labels."""
+    """Return whether a folder holds VOC (``Annotations/``) or COCO (``annotations/*.json``) labels."""
     folder = Path(folder)
     return (folder / "Annotations").is_dir() or any(folder.glob("annotations/*.json"))
 
@@ -181,7 +181,7 @@ def _voc(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
         return
-    pictures = {
+    files = {
         file.stem: file
         for place in ("JPEGImages", "images")
         for file in (folder / place).glob("*")
@@ -192,16 +192,16 @@ def _voc(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]
         if not name:
             continue
         labels = folder / "Annotations" / f"{name}.xml"
-        if name not in pictures:
+        if name not in files:
             broken.append(f"{labels.name}: there is no image {name}")
             continue
         try:
-            yield _voc_image(labels, pictures[name])
+            yield _voc_image(labels, files[name])
         except (OSError, ET.ParseError, DataError, TypeError, ValueError) as error:
             broken.append(f"{labels.name}: {error}")
 
 
-def _voc_image(labels: Path, picture: Path) -> LabelledImage:
+def _voc_image(labels: Path, file: Path) -> LabelledImage:
     root = ET.parse(labels).getroot()  # no entities are resolved from outside
     width, height = (float(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
     objects = []
@@ -210,7 +210,7 @@ def _voc_image(labels: Path, picture: Path) -> LabelledImage:
             continue
         edges = [float(item.findtext(f"bndbox/{edge}") or "") for edge in ("xmin", "ymin", "xmax", "ymax")]
         objects.append(checked_box(str(item.findtext("name")), edges, (width, height)))
-    return LabelledImage(picture, (width, height), tuple(objects))
+    return LabelledImage(file, (width, height), tuple(objects))
 
 
 def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]:
@@ -227,10 +227,10 @@ def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage
         except (OSError, ValueError, KeyError, TypeError) as error:
             broken.append(f"{file.name}: {type(error).__name__} {error}")
             continue
-        pictures = {path.name: path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS}
+        files = {path.name: path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS}
         for number, image in images.items():
             name = Path(str(image["file_name"])).name
-            if name not in pictures:
+            if name not in files:
                 broken.append(f"{file.name}: there is no image {name}")
                 continue
             size = float(image["width"]), float(image["height"])
@@ -239,7 +239,7 @@ def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage
             except (DataError, KeyError, TypeError, ValueError) as error:
                 broken.append(f"{file.name}: {name}: {error}")
             else:
-                yield LabelledImage(pictures[name], size, objects)
+                yield LabelledImage(files[name], size, objects)
 
 
 def _coco_object(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from secateur.graph.capture.program import operator_name
+from secateur.graph.capture.nodes import operator_name
 
 # fmt: off
 _KEEP_ZEROS = frozenset({

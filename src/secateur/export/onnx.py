@@ -16,9 +16,8 @@ from torch import Tensor
 
 from secateur.errors import ExportError
 from secateur.export.program import Exportable
-from secateur.integrations.libraries import quiet_logs
+from secateur.integrations.libraries import library, quiet_logs
 from secateur.runtimes.metadata import KEY, ExportMetadata
-from secateur.runtimes.optional import optional
 
 _SMALL = 64
 """Smallest number of elements of a tensor that is rounded: smaller ones are mostly constants of formulas."""
@@ -41,7 +40,7 @@ def write_onnx(
         UsageError: onnx or onnxscript is not installed.
         ExportError: the network has an operator that ONNX lacks, or is too large for one file.
     """
-    onnx = optional("onnx")
+    onnx = library("onnx")
     model = _converted(exportable)
     if calibration is not None:
         model = _in_eight_bits(model, exportable, calibration, path)
@@ -57,7 +56,7 @@ def write_onnx(
 
 def _converted(exportable: Exportable) -> Any:
     """Convert the network to an ONNX model in float32."""
-    optional("onnxscript")
+    library("onnxscript")
     program = exportable.program()
     try:
         with _quietly():
@@ -130,8 +129,8 @@ def _round_weights(onnx: Any, model: Any, weights_as: str) -> None:
 
 def _in_eight_bits(model: Any, exportable: Exportable, calibration: Sequence[Tensor], path: Path) -> Any:
     """Quantise statically with ONNX Runtime: weights by channel, activations by calibration."""
-    onnx = optional("onnx")
-    optional("onnxruntime")
+    onnx = library("onnx")
+    library("onnxruntime").disable_telemetry_events()
     from onnxruntime import quantization
 
     class CalibrationReader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the base is not typed
@@ -165,8 +164,7 @@ def _quietly() -> Iterator[None]:
     """Suppress output, warnings and logs of these libraries."""
     with (
         quiet_logs(logging.ERROR),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        warnings.simplefilter("ignore")
         yield

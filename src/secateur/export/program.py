@@ -114,8 +114,7 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     batch = Dim("batch", min=1)
     shapes = tuple({0: batch} for _ in inputs)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             program = torch.export.export(_Positional(model), inputs, dynamic_shapes=(shapes,), strict=False)
             if replacements_in(model):
                 program = folded(program)

@@ -36,8 +36,7 @@ def write_pt2(
     if metadata.weights != "float32":
         program = captured(_Rounded(exportable.model, getattr(torch, metadata.weights)), exportable.inputs)
     program.example_inputs = None  # they would be written into the file
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         torch.export.save(program, path, extra_files={METADATA: metadata.to_json()})
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from torch import Tensor
 from torch.fx import Node
 
+from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.program import Origin, Program, base_of, written_arguments
 
 _ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
@@ -119,7 +120,7 @@ class Dataflow:
         """Collect the operators of every module that is called, by its path."""
         nodes: dict[str, set[Node]] = {}
         for node in self.nodes:
-            for path in paths_of(node) if self._same[node] is node else ():
+            for path in module_paths(node) if self._same[node] is node else ():
                 nodes.setdefault(path, set()).add(node)
         return {path: frozenset(found) for path, found in nodes.items()}
 
@@ -156,7 +157,9 @@ class Dataflow:
         In evaluation mode a dropout returns what it reads, so it is none of the operators of the module.
         """
         return any(
-            str(node.target).startswith(_DROPOUT) and path in paths_of(node) and self._same[node] not in own
+            str(node.target).startswith(_DROPOUT)
+            and path in module_paths(node)
+            and self._same[node] not in own
             for node in self.nodes
         )
 
@@ -254,11 +257,6 @@ class Dataflow:
         """Return whether a node stands for a parameter or buffer."""
         item = self.program.placeholders.get(node.name)
         return item is not None and item.origin is Origin.TENSOR
-
-
-def paths_of(node: Node) -> tuple[str, ...]:
-    """List the paths of the modules that an operator runs in, from the outside in."""
-    return tuple(str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values())
 
 
 def _adds(node: Node) -> bool:

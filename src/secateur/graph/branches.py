@@ -12,8 +12,9 @@ from torch import nn
 from torch.fx import Node
 
 from secateur.errors import UsageError
-from secateur.graph.additions import Addition, Dataflow, paths_of
+from secateur.graph.additions import Addition, Dataflow
 from secateur.graph.capture.calls import ModuleCall
+from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.program import Origin, Program, canonical_names
 
 _MOST = 1 << 10
@@ -238,7 +239,7 @@ def _parts(flow: Dataflow) -> dict[_Key, _Part]:
     found: dict[_Key, _Part] = {}
     count: Counter[str] = Counter()
     for addition in flow.additions():
-        holder = (paths_of(addition.node) or ("",))[-1]
+        holder = (module_paths(addition.node) or ("",))[-1]
         found[holder, count[holder]] = _Part(
             addition, _whole(flow, addition, holder), _modules(flow, addition)
         )
@@ -274,7 +275,7 @@ def _operand(flow: Dataflow, part: _Part, slot: int) -> Operand:
 def _modules(flow: Dataflow, addition: Addition) -> tuple[str, ...]:
     """Find the largest modules that compute nothing but a branch, in the order of the program."""
     allowed = flow.harmless_beside(addition.own)
-    paths = dict.fromkeys(path for node in flow.nodes if node in addition.own for path in paths_of(node))
+    paths = dict.fromkeys(path for node in flow.nodes if node in addition.own for path in module_paths(node))
     only = [path for path in paths if path and flow.inside[path] <= allowed]
     return tuple(path for path in only if not any(path.startswith(other + ".") for other in only))
 
@@ -470,6 +471,6 @@ def _parent(part: _Part, parts: Sequence[_Part]) -> int | None:
 
 def _common(part: _Part) -> str:
     """Find the smallest module that runs all operators of the modules of a branch, by its path."""
-    stacks = [paths for paths in map(paths_of, part.addition.own) if not {*part.paths}.isdisjoint(paths)]
+    stacks = [paths for paths in map(module_paths, part.addition.own) if not {*part.paths}.isdisjoint(paths)]
     paths = [level[0] for level in zip(*stacks, strict=False) if len(set(level)) == 1]
     return paths[-1] if paths else ""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.branches import ResidualBranch
+from secateur.graph.capture.nodes import schema_name
 from secateur.graph.capture.program import Program
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.conditions import Case, both, exclusive
@@ -101,7 +102,7 @@ class Costing:
                 for case in cases(alive.condition, lifetimes.runs[point]):
                     live[point] += declared(alive.node, None, case, alive.broadcast)
         for step, node in enumerate(lifetimes.nodes):
-            if _operator(node) in _WITH_INDICES:
+            if schema_name(node) in _WITH_INDICES:
                 for case in exclusive(lifetimes.runs[step]):
                     live[step] += declared(node, torch.int64.itemsize, case, ())
         self._builder.live([point for point in live if point])
@@ -206,9 +207,3 @@ def _repeats(labels: IntArray) -> int:
 def _values(found: Any) -> list[Value]:
     listed = found if isinstance(found, Sequence) else [found]
     return [value for value in listed if isinstance(value, Value)]
-
-
-def _operator(node: Node) -> str:
-    """Name of an operator without its overload; empty for everything else."""
-    schema = getattr(node.target, "_schema", None)
-    return "" if schema is None else str(schema.name).removeprefix("aten::")

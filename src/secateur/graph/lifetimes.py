@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.additions import paths_of
 from secateur.graph.branches import ResidualBranch, Substitute
+from secateur.graph.capture.nodes import module_calls, module_paths, schema_name
 from secateur.graph.capture.program import Origin, Program
 from secateur.graph.conditions import ALWAYS, NEVER, Condition, all_present, both, either, is_absent, opposite
 
@@ -75,7 +74,7 @@ class _SubstituteMemory:
     memory: _Memory
     branch: int
     inside: frozenset[Node]
-    around: Mapping[str, Any]
+    around: Mapping[str, str]
 
     def stands_for(self, memories: Sequence[_Memory]) -> bool:
         """Return whether it takes exactly the memory of the result that it replaces."""
@@ -197,7 +196,7 @@ class Lifetimes:
         for node, item in self._substitutes.items():
             if item.memory.alias is not None:
                 # The code around the module that passes a value on holds it as an argument.
-                entered = item.around.keys() - _calls(item.memory.alias).keys()
+                entered = item.around.keys() - module_calls(item.memory.alias).keys()
                 held = max([self._step[node], *(returns[self._step[node]][call] for call in entered)])
                 for memory, case in self._memories[item.memory.alias]:
                     found[memory].append((held, both(case, item.memory.exists)))
@@ -205,7 +204,7 @@ class Lifetimes:
             runs = all_present(self._of.get(node.name, ()))
             for source in node.all_input_nodes:
                 if source in self._memories:
-                    entered = _calls(node).keys() - _calls(source).keys()
+                    entered = module_calls(node).keys() - module_calls(source).keys()
                     held = max([step, *(returns[step][call] for call in entered)])
                     for memory, case in self._memories[source]:
                         found[memory].append((held, both(case, runs)))
@@ -252,7 +251,7 @@ class Lifetimes:
         for number, branch in self._branches.items():
             nodes = [self._named[name] for name in branch.nodes]
             for item in branch.replacements:
-                inside = frozenset(node for node in nodes if item.path in paths_of(node))
+                inside = frozenset(node for node in nodes if item.path in module_paths(node))
                 results = [node for node in nodes if node in inside and not set(node.users) <= inside]
                 if not results:
                     continue
@@ -266,9 +265,9 @@ class Lifetimes:
                     item.single,
                 )
                 around = {
-                    call: entry
-                    for call, entry in _calls(node).items()
-                    if not f"{entry[0]}.".startswith(f"{item.path}.")
+                    call: path
+                    for call, path in module_calls(node).items()
+                    if not f"{path}.".startswith(f"{item.path}.")
                 }
                 found[node] = _SubstituteMemory(memory, number, inside, around)
         return found
@@ -282,27 +281,23 @@ def _merged(uses: Sequence[tuple[int, Condition]]) -> list[tuple[int, Condition]
     return list(found.items())
 
 
-def _calls(node: Node) -> Mapping[str, Any]:
-    """List the module calls that an operator runs in, from the outside in."""
-    return node.meta.get("nn_module_stack") or {}
-
-
 def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
     """Find, for each step, the last step of each module call that it is part of."""
     returns: list[dict[str, int]] = [{} for _ in nodes]
     for step in range(len(nodes) - 1, -1, -1):
         later = returns[step + 1] if step + 1 < len(nodes) else {}
-        returns[step] = {call: later.get(call, step) for call in _calls(nodes[step])}
+        returns[step] = {call: later.get(call, step) for call in module_calls(nodes[step])}
     return returns
 
 
 def _shared(node: Node) -> Node | None:
     """Return the value whose memory a result lives in, if an operator returns its first argument's memory."""
     source = node.all_input_nodes[0] if node.all_input_nodes else None
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or str(schema.name).removeprefix("aten::") in _SAME_MEMORY:
+    name = schema_name(node)
+    if not name or name in _SAME_MEMORY:
         return source
-    return source if any(item.alias_info is not None for item in schema.returns) else None
+    returns = node.target._schema.returns  # type: ignore[union-attr]
+    return source if any(item.alias_info is not None for item in returns) else None
 
 
 def _differs_in_width(node: Node, stream: Node) -> bool:

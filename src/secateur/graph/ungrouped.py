@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program, module_path, operator_name
+from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.labels import SlotTable
 from secateur.graph.wiring import Channels
 

@@ -1,4 +1,4 @@
-"""Import a library whose networks are built, and look at files that describe them."""
+"""Import a library that need not be installed, and look at files that describe networks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,19 @@ PACKAGES = {
     "diffusers": "diffusers",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
 }
-"""Names on the package index, by module."""
+"""Names on the package index, by module, of libraries that Secateur does not require."""
+
+EXTRAS = {
+    "timm": "timm",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "sklearn": "demo",
+    "tensorboard": "tensorboard",
+}
+"""The extra that installs a module."""
 
 
 def library(name: str) -> Any:
@@ -35,12 +46,13 @@ def library(name: str) -> Any:
     Raises:
         UsageError: it is not installed; the message has the command that installs it.
     """
-    if find_spec(name.partition(".")[0]) is None:
-        package = PACKAGES[name.partition(".")[0]]
-        raise UsageError(f"{package} is not installed: pip install {package}")
-    with warnings.catch_warnings():
+    module = name.partition(".")[0]
+    if find_spec(module) is None:
+        package = PACKAGES.get(module, module)
+        install = f"'torch-secateur[{EXTRAS[module]}]'" if module in EXTRAS else package
+        raise UsageError(f"{package} is not installed: pip install {install}")
+    with warnings.catch_warnings(action="ignore"):
         # Users cannot fix deprecations between these libraries.
-        warnings.simplefilter("ignore")
         return import_module(name)
 
 

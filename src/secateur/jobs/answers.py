@@ -36,7 +36,7 @@ def compare_answers(split: Split, classes: Sequence[str], before: Tensor, after:
         - ``confusions``: for the classes that lost most, which ``other`` class is answered how often;
         - ``changed``: how many images are right only before (``lost``) or only after (``gained``);
         - ``images``: some of these, with their ``file``, their ``class``, both answers, and a small
-          ``picture`` as base64 JPEG.
+          ``jpeg`` in base64.
     """
     targets = split.targets
     right = {"before": before == targets, "after": after == targets}
@@ -68,7 +68,7 @@ def compare_answers(split: Split, classes: Sequence[str], before: Tensor, after:
                 "class": classes[int(targets[index])],
                 "before": classes[int(before[index])],
                 "after": classes[int(after[index])],
-                "picture": _picture(split.images[index]),
+                "jpeg": _jpeg(split.images[index]),
             }
             for index in shown
         ],
@@ -115,13 +115,13 @@ def _confusions(number: int, classes: Sequence[str], before: Tensor, after: Tens
     ]
 
 
-def _picture(image: Tensor) -> str:
+def _jpeg(pixels: Tensor) -> str:
     """Encode an image, uint8 of shape (C, h, w), as a small JPEG in base64."""
-    array = image[0].numpy() if image.shape[0] == 1 else image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array)
-    scale = _SIDE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    array = pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(array)
+    scale = _SIDE / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
     file = io.BytesIO()
-    picture.resize((size[0], size[1]), how).save(file, "JPEG", quality=80)
+    image.resize((size[0], size[1]), how).save(file, "JPEG", quality=80)
     return base64.b64encode(file.getvalue()).decode()

@@ -16,7 +16,7 @@ EPOCHS, EPOCHS_AFTER, STEPS, MACS_LEFT, BATCH = 12, 10, 5, 0.1, 64
 
 
 def demo(
-    out: Path, seed: int = 0, callbacks: Sequence[Callback] = (), *, typed: str | None = None
+    out: Path, seed: int = 0, callbacks: Sequence[Callback] = (), *, command_line: str | None = None
 ) -> dict[str, Any]:
     """Train a network, then prune it: two ordinary jobs, with settings that suit digits.
 
@@ -25,7 +25,7 @@ def demo(
             demonstration are replaced.
         seed: start of all random numbers.
         callbacks: receive progress and notes.
-        typed: the command line of this call, for the record.
+        command_line: the command line of this call, for the record.
 
     Returns:
         The summaries of both runs, under ``trained`` and ``pruned``.
@@ -41,7 +41,7 @@ def demo(
         out=trained,
         overwrite=True,
         seed=seed,
-        typed=typed,
+        command_line=command_line,
         fit={"epochs": EPOCHS, "optimizer": {"learning_rate": 0.05, "weight_decay": 5e-4}},
     )
     report_note(callbacks, "first, a network is trained that is far larger than the task needs")
@@ -53,7 +53,7 @@ def demo(
         out=pruned,
         overwrite=True,
         seed=seed,
-        typed=typed,
+        command_line=command_line,
         budget={"macs": MACS_LEFT},
         latency_batch=BATCH,
         # The task is easy: without measured widths and a teacher, the result is as good in half the time.

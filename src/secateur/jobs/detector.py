@@ -24,8 +24,8 @@ from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_checkpoint, is_detector
-from secateur.jobs.verifications import of_cuts
-from secateur.jobs.workplace import Workplace, at_work
+from secateur.jobs.verifications import combined
+from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.models import InputSpec, ModelSpec
 from secateur.recipes import Callback, Measured, fingerprint
 from secateur.training.context import launch
@@ -62,7 +62,7 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
         network, labelled = open_pt(job.network, job.detector.image_size), None
     else:
         network, labelled = _open_torchvision(job.network, job.data.source, job.detector)
-    with launch(job.device) as context, at_work("prune", job, context, callbacks) as place:
+    with launch(job.device) as context, open_workplace("prune", job, context, callbacks) as place:
         network.model.to(context.device)
         place.begin(network, None)
         if labelled is not None:
@@ -86,7 +86,7 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
             criterion=job.recipe.criterion,
             **figures,
             detection={stage: _metrics(found) for stage, found in result.metrics.items()},
-            verification=of_cuts(result.pruning.cuts),
+            verification=combined([cut.verification for cut in result.pruning.cuts]),
             removed_branches=[name for cut in result.pruning.cuts for name in cut.plan.without],
             checkpoint=pruned.file,
             file=file,

@@ -11,9 +11,9 @@ from secateur.inputs import InputSpec
 from secateur.jobs.networks import Network, run_file
 from secateur.jobs.recipe_job import RecipeJob
 from secateur.jobs.settings import FrontierJob
-from secateur.jobs.sisters import smaller_sisters
+from secateur.jobs.smaller_models import smaller_models
 from secateur.jobs.task import open_task
-from secateur.jobs.workplace import at_work
+from secateur.jobs.workplace import open_workplace
 from secateur.recipes import Callback
 from secateur.training.context import launch
 from secateur.training.run_folder import read_summary
@@ -39,7 +39,7 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
     with launch(job.device) as context:
         task = open_task(job.data, job.network, job.seed)
         task.refuse_idle(job.recipe)
-        with at_work("frontier", job, context, callbacks) as place:
+        with open_workplace("frontier", job, context, callbacks) as place:
             network = task.open(job.network)
             network.model.to(context.device)
             with place.clock("reading"):
@@ -47,22 +47,22 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
             place.begin(network, task)
             with place.clock("points"):
                 found = RecipeJob(job, place, network, task).frontier((job.by, job.points))
-            with place.clock("sisters"):
-                sisters = _sisters(network, found.cost.params)
+            with place.clock("smaller models"):
+                smaller = _smaller_models(network, found.cost.params)
             place.run.summarise(
                 model=network.name,
-                frontier={**found.to_dict(), "sisters": sisters},
+                frontier={**found.to_dict(), "smaller_models": smaller},
                 evaluated_on=task.evaluated_on,
                 **task.facts(),
             )
         return dict(place.run.summary)
 
 
-def _sisters(network: Network, params: int) -> list[dict[str, Any]]:
+def _smaller_models(network: Network, params: int) -> list[dict[str, Any]]:
     """List the smaller networks of the same family, if the network is one that is built by name."""
     if network.spec is None or not isinstance(network.inputs, InputSpec):
         return []
-    return smaller_sisters(network.spec, network.inputs, params)
+    return smaller_models(network.spec, network.inputs, params)
 
 
 def budget_of(run: Path, point: int) -> tuple[str, float]:

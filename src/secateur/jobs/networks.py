@@ -116,7 +116,7 @@ class Network:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Check whether two tensors have the same shape, type and bits, including NaN.
+    """Return whether two tensors have the same shape, type and bits, including NaN.
 
     >>> nothing = torch.tensor([float("nan")])
     >>> same_bits(nothing, nothing.clone()), same_bits(torch.ones(1), torch.ones(2))

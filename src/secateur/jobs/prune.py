@@ -20,8 +20,8 @@ from secateur.jobs.recipe_job import RecipeJob, search
 from secateur.jobs.records import cut_record, fit_record
 from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_detector
 from secateur.jobs.task import Task, open_task
-from secateur.jobs.verifications import of_cuts
-from secateur.jobs.workplace import Workplace, at_work
+from secateur.jobs.verifications import combined
+from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.recipes import (
     Callback,
     Cut,
@@ -88,7 +88,7 @@ def _prune(
 ) -> dict[str, Any]:
     budget = job.budget
     task = _task(job)
-    with at_work("prune", job, context, callbacks) as place:
+    with open_workplace("prune", job, context, callbacks) as place:
         network = task.open(job.network) if task else open_network(job.network)
         network.model.to(place.context.device)
         original = network.copy()
@@ -109,7 +109,7 @@ def _prune(
             model=network.name,
             criterion=criterion.name,
             **figures,
-            verification=of_cuts(cuts),
+            verification=combined([cut.verification for cut in cuts]),
             removed_branches=[name for cut in cuts for name in cut.plan.without],
             checkpoint=network.file,
             latency=conditions,

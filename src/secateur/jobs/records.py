@@ -30,7 +30,7 @@ STATE = "state"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightning-fabric", "scikit-learn")
 """Packages whose versions can change results."""
 
-_NOT_SETTINGS = {"overwrite", "resume", "typed"}
+_NOT_SETTINGS = {"overwrite", "resume", "command_line"}
 _MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
 
 
@@ -56,7 +56,7 @@ def recorded(command: str, job: Job, context: RunContext) -> Iterator[RunFolder]
         run.configure({**settings, "version": secateur.__version__})
         run.summarise(
             command=command,
-            typed=job.typed,
+            command_line=job.command_line,
             seed=job.seed,
             settings=settings,
             environment=environment(context),

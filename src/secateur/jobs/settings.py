@@ -75,7 +75,7 @@ class DataChoice(Settings):
 
 
 def is_text(source: str) -> bool:
-    """Check whether a user's word for data is a text: a file, or a folder with files of text.
+    """Return whether a user's word for data is a text: a file, or a folder with files of text.
 
     >>> is_text("digits"), is_text("data.yaml")
     (False, False)
@@ -135,7 +135,7 @@ class NetworkChoice(Settings):
 
 
 def is_detector(source: str) -> bool:
-    """Test whether a user's word is a file of ultralytics.
+    """Return whether a user's word is a file of ultralytics.
 
     >>> is_detector("runs/detect/train/weights/best.pt"), is_detector("best.safetensors")
     (True, False)
@@ -144,7 +144,7 @@ def is_detector(source: str) -> bool:
 
 
 def is_checkpoint(source: str) -> bool:
-    """Test whether a user's word is a file or folder, not the name of a network.
+    """Return whether a user's word is a file or folder, not the name of a network.
 
     >>> is_checkpoint("torchvision:resnet18"), is_checkpoint("runs/a/checkpoints/best.safetensors")
     (False, True)
@@ -232,7 +232,7 @@ class Job(Settings):
         latency_batch: examples in the forward pass whose time is measured.
         latency_seconds: time spent on measuring each network.
         tensorboard: write ``tensorboard/`` in the run folder too, with accuracy and costs as curves.
-        typed: the command line that the job came from, if it came from one, for the record.
+        command_line: the command line that the job came from, if it came from one, for the record.
     """
 
     network: NetworkChoice
@@ -244,7 +244,7 @@ class Job(Settings):
     latency_batch: int = Field(default=1, ge=1)
     latency_seconds: float = Field(default=1.0, ge=0)
     tensorboard: bool = False
-    typed: str | None = None
+    command_line: str | None = None
 
 
 def _images_by_class(data: DataChoice) -> DataChoice:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.errors import UsageError
+from secateur.integrations.libraries import library
 from secateur.jobs.records import cut_record, epoch_record
 from secateur.recipes import Callback, Cut
 from secateur.training.events import EpochDone
@@ -36,12 +36,9 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, run: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError(
-                "tensorboard: the package is missing; pip install 'torch-secateur[tensorboard]'"
-            ) from error
+        library("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._run, self._make = run, SummaryWriter
         self._writer: SummaryWriter | None = None
         self._epoch = 0

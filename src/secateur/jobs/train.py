@@ -11,7 +11,7 @@ from secateur.jobs.pretrained import write_pretrained
 from secateur.jobs.records import fit_record
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.task import open_task
-from secateur.jobs.workplace import at_work
+from secateur.jobs.workplace import open_workplace
 from secateur.network_cost import cost
 from secateur.recipes import Callback
 from secateur.training.context import RunContext, launch
@@ -38,7 +38,7 @@ def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
 
 def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
     task = open_task(job.data, job.network, job.seed)
-    with at_work("train", job, context, callbacks) as place:
+    with open_workplace("train", job, context, callbacks) as place:
         network = task.open(job.network)
         report_note(place.callbacks, origin(network))
         network.model.to(place.context.device)

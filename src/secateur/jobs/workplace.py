@@ -32,7 +32,7 @@ from secateur.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Workplace:
-    """Store what a job needs besides network and data; created by :func:`at_work`.
+    """Store what a job needs besides network and data; created by :func:`open_workplace`.
 
     Attributes:
         job: its settings.
@@ -140,7 +140,7 @@ class Workplace:
 
 
 @contextmanager
-def at_work(
+def open_workplace(
     command: str, job: Job, context: RunContext, callbacks: Sequence[Callback]
 ) -> Iterator[Workplace]:
     """Provide what a job needs while it runs: folder, seed, journal, and handling of Ctrl-C.

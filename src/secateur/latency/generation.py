@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from secateur.devices import device_of, wait
 from secateur.errors import UsageError
-from secateur.graph.capture.wrappers import refuse_wrapped
-from secateur.latency.measure import Comparison, Latency, interleaved_timing, torch_threads
+from secateur.latency.measure import Comparison, Latency, check_timing, interleaved_timing, torch_threads
 from secateur.untouched import untouched
 
 _MILLISECONDS = 1000
@@ -78,20 +77,12 @@ def compare_generation(
     Raises:
         UsageError: there is no network or no token, one has no cache, or a number is out of range.
     """
-    if not models:
-        raise UsageError("there is no network to measure; give at least one")
+    check_timing(models.values(), warmup, min_runs, min_seconds, threads)
     if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
         raise UsageError(
             f"ids is a prompt of whole numbers of shape (batch, tokens), not {ids.dtype} of shape "
             f"{tuple(ids.shape)}"
         )
-    if warmup < 0 or min_runs < 1 or not min_seconds >= 0 or (threads is not None and threads < 1):
-        raise UsageError(
-            f"warmup ({warmup}) and min_seconds ({min_seconds}) must be at least 0, "
-            f"min_runs ({min_runs}) and threads ({threads}) at least 1"
-        )
-    for model in models.values():
-        refuse_wrapped(model)
     with untouched(*models.values()), torch_threads(threads), torch.inference_mode():
         for model in models.values():
             model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -230,15 +230,7 @@ def compare_latency(
     >>> list(comparison.latencies), comparison.speedup("before")
     (['before', 'after'], 1.0)
     """
-    if not models:
-        raise UsageError("there is no network to measure; give at least one")
-    if warmup < 0 or min_runs < 1 or not min_seconds >= 0 or (threads is not None and threads < 1):
-        raise UsageError(
-            f"warmup ({warmup}) and min_seconds ({min_seconds}) must be at least 0, "
-            f"min_runs ({min_runs}) and threads ({threads}) at least 1"
-        )
-    for model in models.values():
-        refuse_wrapped(model)
+    check_timing(models.values(), warmup, min_runs, min_seconds, threads)
     runtimes = runtime if isinstance(runtime, Mapping) else dict.fromkeys(models, runtime)
     networks = [model for model in models.values() if isinstance(model, nn.Module)]
     with untouched(*networks), torch_threads(threads), _explained(networks, example_inputs):
@@ -260,6 +252,25 @@ def compare_latency(
         }
     first = next(iter(models))
     return Comparison(latencies, {name: measured.ratio(name, to=first) for name in models})
+
+
+def check_timing(
+    models: Collection[object], warmup: int, min_runs: int, min_seconds: float, threads: int | None
+) -> None:
+    """Refuse to time no network, a wrapped one, or for a time that makes no sense.
+
+    Raises:
+        UsageError: there is no network, one is wrapped, or a number is out of range.
+    """
+    if not models:
+        raise UsageError("there is no network to measure; give at least one")
+    if warmup < 0 or min_runs < 1 or not min_seconds >= 0 or (threads is not None and threads < 1):
+        raise UsageError(
+            f"warmup ({warmup}) and min_seconds ({min_seconds}) must be at least 0, "
+            f"min_runs ({min_runs}) and threads ({threads}) at least 1"
+        )
+    for model in models:
+        refuse_wrapped(model)
 
 
 @contextmanager

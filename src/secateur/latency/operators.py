@@ -20,7 +20,8 @@ from torch.fx import Node
 
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.capture.program import Origin, Program, module_path
+from secateur.graph.capture.nodes import module_path, schema_name
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.groups import IntArray
 
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
@@ -248,10 +249,11 @@ def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...
 def _takes_time(node: Node) -> bool:
     if node.op != "call_function" or node.target is operator.getitem:
         return False
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or schema.name.removeprefix("aten::") in _FREE:
+    name = schema_name(node)
+    if not name or name in _FREE:
         return False
-    aliases = [item.alias_info for item in schema.returns if item.alias_info is not None]
+    returns = node.target._schema.returns  # type: ignore[union-attr]
+    aliases = [item.alias_info for item in returns if item.alias_info is not None]
     return all(alias.is_write for alias in aliases)  # otherwise it is a view
 
 

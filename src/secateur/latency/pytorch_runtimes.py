@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -105,12 +104,13 @@ def _with_channels_last(model: nn.Module) -> Forward:
 
 def _compiled(model: nn.Module) -> Forward:
     """Run a copy through ``torch.compile``; the first run compiles it."""
-    with _without_warnings():
+    # Users cannot change what the compiler warns about.
+    with warnings.catch_warnings(action="ignore"):
         compiled = torch.compile(copy.deepcopy(model).eval())
 
     def call(*args: object, **kwargs: object) -> object:
         try:
-            with _without_warnings():
+            with warnings.catch_warnings(action="ignore"):
                 return compiled(*args, **kwargs)
         except Exception as error:  # a missing C++ compiler raises many kinds of errors
             raise UsageError(
@@ -131,14 +131,6 @@ def _with_autocast(model: nn.Module) -> Forward:
             return eager(*args, **kwargs)
 
     return call
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Suppress what the compiler warns about itself, which users cannot change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 PYTORCH_RUNTIMES: Mapping[str, PyTorchRuntime] = MappingProxyType(

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.error import URLError
 
 from torch import Tensor, nn
 
 from secateur._torchvision import torchvision
-from secateur.errors import CheckpointError, UsageError
+from secateur.errors import CheckpointError
 from secateur.inputs import InputSpec, Json, NamedInputs
 from secateur.integrations.diffusers import Diffusers
 from secateur.integrations.huggingface import HuggingFace
+from secateur.integrations.libraries import library
 from secateur.integrations.segmentation import SegmentationModels
 from secateur.integrations.ultralytics import Ultralytics
 from secateur.models.cifar import resnet20, resnet56
@@ -55,7 +55,7 @@ class Family(Protocol):
         """List the names of all networks of the family, as far as they can be listed."""
 
     def known(self, name: str) -> bool:
-        """Test whether there is a network of this name; raise UsageError to say why not."""
+        """Return whether there is a network of this name; raise UsageError to say why not."""
 
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """Build a network with new initial weights.
@@ -69,7 +69,7 @@ class Family(Protocol):
         """Return the inputs that the network expects, from the recipe of its weights or from its config."""
 
     def has_weights(self, name: str) -> bool:
-        """Test whether there are published weights, or weights beside the config."""
+        """Return whether there are published weights, or weights beside the config."""
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
         """Fetch the published weights; raise OSError if that fails."""
@@ -124,7 +124,7 @@ class Timm:
 
     def names(self) -> list[str]:
         """List the names as in ``timm.list_models``, without tags."""
-        return list(_timm().list_models())
+        return list(library("timm").list_models())
 
     def known(self, name: str) -> bool:
         """See :class:`Family`; a tag is checked when the network is built."""
@@ -136,12 +136,12 @@ class Timm:
 
     def build(self, name: str, arguments: Arguments) -> nn.Module:
         """See :class:`Family`."""
-        model: nn.Module = _timm().create_model(name, pretrained=False, **arguments)
+        model: nn.Module = library("timm").create_model(name, pretrained=False, **arguments)
         return model
 
     def inputs(self, name: str, arguments: Arguments) -> InputSpec:
         """See :class:`Family`."""
-        config = _timm().get_pretrained_cfg(name)
+        config = library("timm").get_pretrained_cfg(name)
         if config is None:
             return InputSpec()
         channels, height, width = config.input_size
@@ -154,7 +154,7 @@ class Timm:
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:
         """See :class:`Family`."""
-        model: nn.Module = _timm().create_model(name, pretrained=True)
+        model: nn.Module = library("timm").create_model(name, pretrained=True)
         return model.state_dict()
 
 
@@ -200,17 +200,8 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def _is_detector(name: str) -> bool:
-    """Test whether torchvision has a detector of this name."""
+    """Return whether torchvision has a detector of this name."""
     return name in torchvision.models.list_models(module=torchvision.models.detection)
-
-
-def _timm() -> Any:
-    """Import timm after torchvision's operators are declared, which timm needs too."""
-    if find_spec("timm") is None:
-        raise UsageError("timm is not installed: pip install 'torch-secateur[timm]'")
-    import timm
-
-    return timm
 
 
 def _integer(arguments: Arguments, name: str, default: int) -> int:

@@ -55,35 +55,29 @@ def cut(
     plan: PruningPlan,
     inputs: ExampleInputs,
     optimizer: Optimizer | None = None,
-    *,
-    inplace: bool = True,
-) -> tuple[nn.Module, Verification]:
-    """Remove channels from a network and check the result; a wrong cut is undone.
-
-    The check runs on the network that is returned. With ``inplace``, no copy is made.
+) -> Verification:
+    """Remove channels from a network in place and check the result; a wrong cut is undone.
 
     Args:
-        model: the network; changed if ``inplace``, and then its parameters keep their identity.
+        model: the network; its parameters keep their identity.
         plan: what to remove.
         inputs: the inputs for the check.
         optimizer: its state is cut in the same way.
-        inplace: cut the network itself, not a copy.
 
     Returns:
-        The smaller network, and how it compares with the masked original.
+        How the smaller network compares with the masked original.
 
     Raises:
         VerificationError: the smaller network fails, or computes something else. Network and optimizer are
             restored.
     """
     expected = Expectation.of(model, plan, inputs)
-    operation = operate(model, plan, optimizer=optimizer, inplace=inplace)
+    operation = operate(model, plan, optimizer=optimizer, inplace=True)
     try:
-        verification = _checked(expected, operation.model)
+        return _checked(expected, model)
     except BaseException:
         operation.undo()
         raise
-    return operation.model, verification
 
 
 def _checked(expected: Expectation, smaller: nn.Module) -> Verification:

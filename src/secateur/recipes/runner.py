@@ -444,7 +444,7 @@ class _RecipeRun:
         context = self.context
         drop_wrappers(context.ranks)
         before = copy_with(self.model, {}) if self.recipe.reconstruct else None
-        _, verification = cut(self.model, plan, self.check_inputs, self.optimizer)
+        verification = cut(self.model, plan, self.check_inputs, self.optimizer)
         if before is not None:
             shown = self.some_batches(self.recipe.reconstruct_batches)
             reconstruct(before, self.model, plan, shown, LeastSquares(ridge=self.recipe.reconstruct_ridge))
@@ -563,7 +563,7 @@ class _ScoringBatches:
 
 
 def _several(recipe: Recipe) -> bool:
-    """Check whether there may be more than one cut."""
+    """Return whether there may be more than one cut."""
     return recipe.steps > 1 or recipe.channels_per_step is not None
 
 
@@ -572,7 +572,7 @@ def _is_cross_entropy(loss_fn: LossFunction | None) -> bool:
 
 
 def _trains(recipe: Recipe) -> bool:
-    """Check whether a recipe trains at all."""
+    """Return whether a recipe trains at all."""
     phases = [recipe.finetune, *([recipe.between] if _several(recipe) else [])]
     return any(phase.trains for phase in phases)
 

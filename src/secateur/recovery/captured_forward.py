@@ -21,7 +21,7 @@ from secateur._compat import tree_leaves, tree_unflatten
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.additions import paths_of
+from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.program import Program, capture
 from secateur.graph.channel_graph import Keep
 from secateur.graph.cutting.fit import refuse_misfit
@@ -293,7 +293,7 @@ def _steps_of(graph: ChannelGraph, program: Program, size: int) -> dict[str, str
     """
     absent = {name for item in graph.wiring.branches if item.name in graph.absent for name in item.nodes}
     traced = [step for step in _steps(graph.wiring.program) if step.name not in absent]
-    found = [step for step in _steps(program) if not any(map(graph.is_replaced, paths_of(step)))]
+    found = [step for step in _steps(program) if not any(map(graph.is_replaced, module_paths(step)))]
     pairs = _aligned(traced, found)
     if pairs is None:
         raise UsageError(

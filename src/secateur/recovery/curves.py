@@ -285,7 +285,7 @@ def _divergence_of(forward: CapturedForward) -> Divergence:
 
 
 def _contains_another(span: tuple[int, int], spans: Iterable[tuple[int, int]]) -> bool:
-    """Check whether another span of steps lies within one."""
+    """Return whether another span of steps lies within one."""
     return any(span != other and span[0] <= other[0] and other[1] <= span[1] for other in spans)
 
 

@@ -77,7 +77,7 @@ class PartialForward:
         return self._values[chunk][node]
 
     def holds(self, node: Node) -> bool:
-        """Check whether a value is computed already and read by the next step or a later one."""
+        """Return whether a value is computed already and read by the next step or a later one."""
         return node in self._values[0]
 
     def advance(self, stop: int, chunks: int | None = None) -> None:
@@ -142,7 +142,7 @@ class PartialForward:
         return PartialForward(self.forward, removed, tensors, step=self.step, values=values)
 
     def reads_only_zeros(self, removed: BoolArray) -> bool:
-        """Check whether removed channels are already zero for all examples, so that a mask changes nothing.
+        """Return whether removed channels are already zero for all examples, so that a mask changes nothing.
 
         Args:
             removed: per slot, whether its channel is removed; the next step is the first that reads one.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.report.drawings.axes import down
-from secateur.report.shell import AFTER, BEFORE, CYCLE, Drawing, drawing, plain, render
+from secateur.report.rendering import AFTER, BEFORE, CYCLE, Drawing, drawing, plain, render
 
 _MEASURES = (
     ("per_group", "within groups, mean"),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from secateur.verification import Verification
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -51,14 +53,7 @@ class CutMade:
         branches: number of removed residual branches.
         macs: multiply-accumulates after the cut.
         params: parameters after the cut.
-        ok: whether the smaller network equals the masked original.
-        max_error: largest relative difference from the masked original.
-        tolerance: the allowed difference.
-        outputs: numbers that were compared.
-        inputs: inputs that were tried.
-        modes: modes of the network that were compared.
-        precision: in which both networks were run.
-        not_checked: what could not be compared.
+        verification: how the smaller network compares with the masked original.
     """
 
     number: int
@@ -69,14 +64,7 @@ class CutMade:
     branches: int
     macs: int
     params: int
-    ok: bool
-    max_error: float
-    tolerance: float
-    outputs: int
-    inputs: int = 1
-    modes: tuple[str, ...] = ("evaluation",)
-    precision: str = "float64"
-    not_checked: tuple[str, ...] = ()
+    verification: Verification
 
 
 @dataclass(frozen=True)
@@ -141,7 +129,7 @@ def _epoch(event: Mapping[str, Any], number: int, attempt: int, last: CutMade | 
 
 
 def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
-    check, cost, removed = event["verification"], event["cost"], event["removed"]
+    cost, removed = event["cost"], event["removed"]
     return CutMade(
         number=int(event["number"]),
         attempt=attempt,
@@ -151,14 +139,7 @@ def _cut(event: Mapping[str, Any], attempt: int, after_epoch: int) -> CutMade:
         branches=len(event["without"]),
         macs=int(cost["macs"]),
         params=int(cost["params"]),
-        ok=bool(check["ok"]),
-        max_error=float(check["max_error"]),
-        tolerance=float(check["tolerance"]),
-        outputs=int(check["outputs"]),
-        inputs=int(check["inputs"]),
-        modes=tuple(map(str, check["modes"])),
-        precision=str(check["precision"]),
-        not_checked=tuple(map(str, check["not_checked"])),
+        verification=Verification.from_dict(event["verification"]),
     )
 
 

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from secateur.files import write_text
 from secateur.formats import count, factor, milliseconds, size
 from secateur.jobs.network_summary import GroupSummary
-from secateur.jobs.verifications import together
+from secateur.jobs.verifications import combined
 from secateur.report.drawings.axes import ITSELF
 from secateur.report.drawings.coupling import coupling
 from secateur.report.drawings.course import epoch_by_epoch, metric_against_cost
@@ -22,8 +22,8 @@ from secateur.report.drawings.scores import score_distributions, width_curves
 from secateur.report.drawings.verification import verification
 from secateur.report.drawings.widths import widths
 from secateur.report.records import Records, read_records
+from secateur.report.rendering import Drawing, render
 from secateur.report.repeat import repetition
-from secateur.report.shell import Drawing, render
 from secateur.settings import flatten
 from secateur.training.metrics import MAP, MAP_50, PERPLEXITY, TOP_1, kind_of
 from secateur.training.run_folder import REPORT, RunError
@@ -105,7 +105,7 @@ def _rendered(records: Records) -> str:
         course=records.course,
         epochs=_ends(records.course.epochs),
         cuts=_ends(records.course.cuts),
-        verification=together(records.course.cuts) if records.course.cuts else None,
+        verification=combined([cut.verification for cut in records.course.cuts]),
         outcome=_outcome(records),
         notes=_ends(records.course.notes),
         groups=network.groups if network else (),

@@ -1,4 +1,4 @@
-"""Find the commands that repeat a run: the typed one, and one that reads its settings."""
+"""Find the commands that repeat a run: the one that was typed, and one that reads its settings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def repetition(records: Records) -> Mapping[str, Any]:
         records: of the run.
 
     Returns:
-        ``typed``: the command as it was typed, or ``None``; ``again``: the command that repeats the run with
-        its settings, or ``None``; ``point``: the command that prunes to point ``N`` of a frontier, or
-        ``None``; ``environment`` by name.
+        ``command_line``: the command as it was typed, or ``None``; ``again``: the command that repeats the
+        run with its settings, or ``None``; ``point``: the command that prunes to point ``N`` of a frontier,
+        or ``None``; ``environment`` by name.
     """
     command, path = records.config.get("command"), records.path
     again = None
@@ -32,7 +32,7 @@ def repetition(records: Records) -> Mapping[str, Any]:
         point = shlex.join(["secateur", "prune", network, "--data", data, "--measured", str(path)])
         point += " --point N --out RUN"
     return {
-        "typed": records.summary.get("typed"),
+        "command_line": records.summary.get("command_line"),
         "again": again,
         "point": point,
         "environment": dict(records.summary.get("environment") or {}),

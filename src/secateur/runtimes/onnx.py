@@ -9,9 +9,9 @@ from torch import Tensor
 
 from secateur.errors import CheckpointError
 from secateur.formats import first_line
+from secateur.integrations.libraries import library
 from secateur.runtimes.base import Batch, Runner, existing
 from secateur.runtimes.metadata import KEY, ExportMetadata
-from secateur.runtimes.optional import optional
 
 NAME = "onnxruntime"
 _ERRORS_ONLY = 3
@@ -31,7 +31,8 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Runner:
         UsageError: there is no such file, or ONNX Runtime is not installed.
         CheckpointError: the file cannot be read.
     """
-    ort = optional("onnxruntime")
+    ort = library("onnxruntime")
+    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or torch.get_num_threads()

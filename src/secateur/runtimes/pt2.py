@@ -37,8 +37,7 @@ def open_pt2(path: str | Path) -> Runner:
     """
     file, extra = existing(path), {METADATA: ""}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # damaged files fail in many ways
         raise CheckpointError(f"{path} cannot be opened as a program: {first_line(error)}") from error

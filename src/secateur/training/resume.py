@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.checkpoint.seal import check_seal, seal, unsealed
+from secateur.checkpoint.checksum import check_checksum, with_checksum, without_checksum
 from secateur.errors import CheckpointError
 from secateur.files import replacing
 from secateur.formats import first_line
@@ -157,7 +157,7 @@ def _write(path: Path, parts: Mapping[str, Entry], about: Mapping[str, Any]) -> 
     }
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=seal(text, tensors))
+            save_file(tensors, temporary, metadata=with_checksum(text, tensors))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"{path} cannot be written: {reason}; the state before is kept") from error
@@ -167,9 +167,9 @@ def _read(path: Path) -> tuple[dict[str, Entry], Mapping[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            text = unsealed(metadata)
+            text = without_checksum(metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        check_seal(metadata, tensors)
+        check_checksum(metadata, tensors)
         state = json.loads(text)
         if state.get("state") != FORMAT:
             raise CheckpointError(f"it is of format {state.get('state')}, and this version reads {FORMAT}")

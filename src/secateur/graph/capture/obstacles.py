@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from secateur._compat import FakeTensor, tree_leaves
 from secateur.formats import first_line
+from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.places import Place, lines_with, named, place_in_stack, place_of
 
 _PART = "or trace only a submodule that does not do this, such as trace(model.backbone, ...)"
@@ -119,8 +120,7 @@ def find_unknown_size(graph: Graph) -> str | None:
     for node in graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
-            modules = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-            place = place_in_stack(str(node.meta.get("stack_trace") or ""), modules)
+            place = place_in_stack(str(node.meta.get("stack_trace") or ""), module_paths(node))
             return f"the network could not be captured{place}: {_VALUES['size']}"
     return None
 
@@ -136,8 +136,7 @@ def find_gradients(graph: Graph) -> str | None:
     """
     for node in graph.nodes:
         if getattr(node.target, "__name__", "") in ("_unwrap_for_grad", "_unwrap_dual", "_make_dual"):
-            modules = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-            place = place_in_stack(str(node.meta.get("stack_trace") or ""), modules)
+            place = place_in_stack(str(node.meta.get("stack_trace") or ""), module_paths(node))
             return f"the network could not be captured{place}: {_GRADIENTS_TAKEN}"
     return None
 

@@ -509,20 +509,6 @@ def _shape_only(value: Tensor) -> Tensor:
     return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
 
-def operator_name(node: Node) -> str:
-    """Return the short name of an operator: ``relu_`` for ``aten.relu_.default``."""
-    return str(node.target).removeprefix("aten.").partition(".")[0]
-
-
-def module_path(node: Node) -> str:
-    """Return the path of the innermost module that ran an operator (empty for the network itself)."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = ""
-    for entry in stack.values():
-        path = str(entry[0])
-    return path
-
-
 def _batch(graph: Graph, placeholders: Mapping[str, Placeholder]) -> int:
     """Return the leading size of the first input, unless a convolution shows that it is a channel."""
     for node in graph.nodes:

@@ -15,6 +15,7 @@ from torch import SymInt, Tensor
 from torch.fx import Graph, Node
 
 from secateur._compat import tree_leaves, tree_map_only
+from secateur.graph.capture.nodes import module_path
 
 _LEAST = 2
 """A dimension of size one is followed in another way, and one of size zero not at all."""
@@ -52,8 +53,7 @@ def _mean_sizes(graph: Graph) -> dict[Any, int]:
         mask = next((item for item in reversed(node.all_input_nodes) if _is_countable(item)), None)
         for symbol in node.meta.get("unbacked_bindings") or ():
             if mask is not None and isinstance(node.meta.get("val"), Tensor | Sequence):
-                path = str(list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1][0])
-                masks[path, mask.meta["val"].numel()][mask].append(symbol)
+                masks[module_path(node), mask.meta["val"].numel()][mask].append(symbol)
     return {
         symbol: max(count // len(found), _LEAST)
         for (_, count), found in masks.items()

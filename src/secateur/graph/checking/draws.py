@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur._compat import tree_flatten, tree_unflatten
-from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments, operator_name
+from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments
 
 _PASSED_ON = {
     "view",

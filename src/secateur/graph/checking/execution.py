@@ -34,8 +34,7 @@ def uncompiled() -> Iterator[None]:
     Compiled code reads the memory of tensors that only have a shape, and does not see modes. Warnings
     of the network are suppressed here; users see them when they run it.
     """
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(action="ignore"):
         yield
 
 

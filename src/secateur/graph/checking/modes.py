@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture.program import ExampleInputs, Program, mode_of, module_path
+from secateur.graph.capture.nodes import module_path
+from secateur.graph.capture.program import ExampleInputs, Program, mode_of
 from secateur.graph.checking.compare import TOLERANCE
 from secateur.graph.checking.execution import judge, run_network, run_reference
 from secateur.graph.checking.probe import random_for_constant

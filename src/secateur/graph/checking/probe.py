@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.program import ExampleInputs, Origin, operator_name
+from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.program import ExampleInputs, Origin
 from secateur.graph.checking.compare import Outputs
 from secateur.graph.checking.execution import reference_mode
 from secateur.graph.checking.masked import MaskedInterpreter, flat_arguments

@@ -32,7 +32,7 @@ _WITHOUT_BRANCHES = Way(1, training=True, scaled=False)
 
 
 def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> bool:
-    """Tell whether about half of all groups can be cut at once.
+    """Return whether about half of all groups can be cut at once.
 
     Args:
         model: the network; not changed.
@@ -234,7 +234,7 @@ class _Trials:
         return failed or {unit.name: reason for unit in units[middle:]}
 
     def passes_with_two(self, name: str) -> bool:
-        """Tell whether a group that fails with one channel passes with two, which is then its least width."""
+        """Return whether a group that fails with one channel passes with two, its least width then."""
         group = self._graph[name]
         if self.least.get(name, 1) > 1 or group.channels <= 2:
             return False

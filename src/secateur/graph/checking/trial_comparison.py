@@ -284,7 +284,7 @@ class TrialComparison:
         return failure
 
     def _refuses_draws(self) -> bool:
-        """Tell whether the network itself fails on inputs that were drawn at random."""
+        """Return whether the network itself fails on inputs that were drawn at random."""
         random = self._graph.wiring.evaluation.program.is_random
         try:
             for inputs in [] if self._mild else self._draws[:2]:
@@ -337,7 +337,7 @@ class TrialComparison:
         return [other]
 
     def _needs_native(self) -> bool:
-        """Tell whether the network runs in the dtype of its weights only."""
+        """Return whether the network runs in the dtype of its weights only."""
         random = self._graph.wiring.evaluation.program.is_random
         tensors = {name: item.clone() for name, item in self._scrambled.tensors.items()}
         try:
@@ -348,7 +348,7 @@ class TrialComparison:
         return False
 
     def _training_fails(self, cut: _TrialCut, precision: _Precision) -> Failure | None:
-        """Tell whether the training-mode forward pass of the cut network fails, where the whole one runs."""
+        """Return whether the cut network fails in training mode, where the whole one runs."""
         changed = partial(substituted, attributes=cut.attributes, replacements=cut.replacements)
         error = _training_error(self._model, self._inputs, self._tensors(cut, precision), changed)
         if error is None or _training_error(self._model, self._inputs, cut.weights.tensors) is not None:
@@ -371,13 +371,13 @@ def _difference(judgement: Judgement) -> Failure | None:
 
 
 def _all_constant(draws: Sequence[Outputs]) -> bool:
-    """Tell whether no output tensor depends on the inputs."""
+    """Return whether no output tensor depends on the inputs."""
     tensors = [leaf for leaf in draws[0].leaves if isinstance(leaf, Tensor) and leaf.numel()]
     return len(constant_parts(draws)) == len(tensors)
 
 
 def _is_finite(outputs: Outputs) -> bool:
-    """Tell whether all output values are finite."""
+    """Return whether all output values are finite."""
     return all(
         bool(torch.isfinite(leaf).all())
         for leaf in outputs.leaves

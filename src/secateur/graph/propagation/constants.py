@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import operator_name
+from secateur.graph.capture.nodes import operator_name
 from secateur.graph.labels import Value
 
 _FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty"}

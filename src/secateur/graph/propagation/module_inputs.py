@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program, operator_name
+from secateur.graph.capture.nodes import module_calls, operator_name
+from secateur.graph.capture.program import Origin, Program
 from secateur.graph.labels import Value
 from secateur.graph.propagation.findings import Read
 
@@ -38,8 +39,8 @@ def at_input(program: Program, env: Mapping[Node, Any], reads: Sequence[Read]) -
     arguments = {(nodes[read.node], read.argument) for read in reads if read.place is None}
     entering: dict[str, set[Node]] = {}
     for node in program.graph.nodes:
-        for call in _calls(node):
-            outside = {source for source in node.all_input_nodes if call not in _calls(source)}
+        for call in module_calls(node):
+            outside = {source for source in node.all_input_nodes if call not in module_calls(source)}
             entering.setdefault(call, set()).update(outside - known)
     return [_is_input(nodes[read.node], read, env, entering, arguments) for read in reads]
 
@@ -51,12 +52,12 @@ def _is_input(
     entering: Mapping[str, Collection[Node]],
     arguments: Collection[tuple[Node, int]],
 ) -> bool:
-    calls = _calls(node)
+    calls = list(module_calls(node))
     source = node.args[read.argument]
     if not calls or read.place is not None or not isinstance(source, Node):
         return False
     call = calls[-1]
-    while call in _calls(source) and operator_name(source) in _ORDER:
+    while call in module_calls(source) and operator_name(source) in _ORDER:
         source = source.all_input_nodes[0]
     value = env.get(source)
     if set(entering[call]) != {source} or not isinstance(value, Value):
@@ -72,15 +73,10 @@ def _is_input(
 def _uses(source: Node, call: str) -> Iterator[tuple[Node, int]]:
     """Find every operator of a call that is given a value, however ordered, and as which argument."""
     for user in source.users:
-        if call not in _calls(user):
+        if call not in module_calls(user):
             continue
         if operator_name(user) in _ORDER:
             yield from _uses(user, call)
             continue
         places = [place for place, item in enumerate(user.args) if item is source]
         yield from ((user, place) for place in places or [-1])
-
-
-def _calls(node: Node) -> list[str]:
-    """List the calls of modules that an operator is part of, the innermost last; each has another name."""
-    return list(node.meta.get("nn_module_stack") or {})

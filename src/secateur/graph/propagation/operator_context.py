@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.program import module_path, operator_name
+from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import makers
@@ -50,7 +50,7 @@ class OperatorContext:
         self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
 
     def has(self, name: str) -> bool:
-        """Tell whether the operator has an argument of this name that is not ``None``."""
+        """Return whether the operator has an argument of this name that is not ``None``."""
         return self._arguments.get(name) is not None
 
     def option(self, name: str) -> Any:

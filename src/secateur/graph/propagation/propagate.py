@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import TraceError
-from secateur.graph.capture.program import Origin, Program, module_path, operator_name, written_arguments
+from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.program import Origin, Program, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.axis_choices import AxisChoices
 from secateur.graph.propagation.findings import Findings, Hints
@@ -125,8 +126,7 @@ def _call(
     if rule is None:
         name = getattr(node.target, "__name__", str(node.target))
         place = f"operator {node.target if hasattr(node.target, '_schema') else name}"
-        path = (list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1])[0]
-        _freeze_values(env, node, slots, f"{place} in '{path}' has no rule")
+        _freeze_values(env, node, slots, f"{place} in '{module_path(node)}' has no rule")
         return _plain(node)
     findings.axes.enter(node)
     found = _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.program import module_path
+from secateur.graph.capture.nodes import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.constants import is_fixed
@@ -219,7 +219,7 @@ class RuleContext(OperatorContext):
         return self._hints.sizes.get(self.node.name, ())
 
     def is_number_in_code(self, dim: int) -> bool:
-        """Tell whether the code gives the size of a dimension as a number, as far as is known."""
+        """Return whether the code gives the size of a dimension as a number, as far as is known."""
         given = self.option_or("size", None) or self.option_or("shape", None) or ()
         known = len(self.sources) == len(given) == len(self.shape)
         return known and self.sources[dim] is None and given[dim] != -1
@@ -230,7 +230,7 @@ class RuleContext(OperatorContext):
         return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
 
     def _may_change(self, source: Source | int | None) -> bool:
-        """Tell whether a size may follow channels: it is an attribute, or the size of such a dimension."""
+        """Return whether a size may follow channels: it is an attribute, or the size of such a dimension."""
         if isinstance(source, Computed):
             return self._may_change(source.left) or self._may_change(source.right)
         if not isinstance(source, FromTensor):

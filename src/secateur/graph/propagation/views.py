@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.capture.program import operator_name
+from secateur.graph.capture.nodes import operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Value
 

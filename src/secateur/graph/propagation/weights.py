@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program, operator_name
+from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.program import Origin, Program
 
 _LAYERS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "batch_norm"}
 """Normalisation layers. Of what they normalise, statistics are taken from the channels that are kept."""

@@ -72,7 +72,7 @@ def indexed_dims(op: RuleContext) -> list[int]:
 
 
 def is_mask(index: Any) -> bool:
-    """Tell whether an index is a tensor of truth values."""
+    """Return whether an index is a tensor of truth values."""
     value = index.meta.get("val") if isinstance(index, Node) else None
     return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import operator_name
+from secateur.graph.capture.nodes import operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.propagation.findings import Findings
 from secateur.graph.sizes.source import Source

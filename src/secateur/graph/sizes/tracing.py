@@ -21,14 +21,8 @@ from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
 from secateur.graph.capture.calls import ModuleCall
-from secateur.graph.capture.program import (
-    ExampleInputs,
-    Program,
-    call_arguments,
-    mode_of,
-    module_path,
-    operator_name,
-)
+from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
 from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
@@ -186,7 +180,7 @@ def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
 
 
 def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Tell whether shapes are equal but for the number of examples, which may have been doubled."""
+    """Return whether shapes are equal but for the number of examples, which may have been doubled."""
     changed = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
     return len(one) == len(other) and (
         not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0])
@@ -324,7 +318,7 @@ _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stat
 
 
 def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
-    """Tell whether an operator is called as in training mode; ``None`` if the mode does not matter to it."""
+    """Return whether an operator is called as in training mode; ``None`` if all modes are the same to it."""
     if name not in _SWITCHES:
         return None
     place, keyword = _SWITCHES[name]

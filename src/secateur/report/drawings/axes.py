@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.report.shell import plain
+from secateur.report.rendering import plain
 
 ITSELF = "(the network itself)"
 """Label of the whole network, whose path is empty."""
@@ -24,14 +24,13 @@ def down(names: Sequence[str]) -> dict[str, Any]:
     return _listing(names)
 
 
-def across(names: Sequence[str], title: str = "") -> dict[str, Any]:
+def across(names: Sequence[str]) -> dict[str, Any]:
     """Create a horizontal axis with a column for each name; the page omits labels that do not fit.
 
     Args:
         names: unique.
-        title: of the axis.
     """
-    return {**_listing(names), "tickangle": -45, "title": {"text": title}}
+    return {**_listing(names), "tickangle": -45}
 
 
 def brief(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.jobs.network_summary import GroupSummary
 from secateur.report.drawings.axes import across, down
-from secateur.report.shell import CYCLE, MUTED, Drawing, drawing, plain
+from secateur.report.rendering import CYCLE, MUTED, Drawing, drawing, plain
 
 _MARKS = (
     ("written_by", "writes", "square", 10, 0),

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.report.course import Epoch
 from secateur.report.records import Records
-from secateur.report.shell import AFTER, BEFORE, CYCLE, GONE, INK, MUTED, Drawing, drawing, plain
+from secateur.report.rendering import AFTER, BEFORE, CYCLE, GONE, INK, MUTED, Drawing, drawing, plain
 
 
 def metric_against_cost(records: Records) -> Drawing | None:

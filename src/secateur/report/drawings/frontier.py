@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.report.records import Records
-from secateur.report.shell import AFTER, GONE, INK, MUTED, Drawing, plain
+from secateur.report.rendering import AFTER, GONE, INK, MUTED, Drawing, plain
 from secateur.training.metrics import MetricKind
 
 
@@ -37,8 +37,8 @@ def frontier(records: Records) -> Drawing | None:
         layout = {
             "xaxis": {"title": {"text": title}, "tickformat": "~s", "rangemode": "tozero"},
             "yaxis": {"title": {"text": metric.title}, "tickformat": metric.tick_format},
-            "shapes": [_line(sister[key]) for sister in found["sisters"] if key in sister],
-            "annotations": [_name(sister, key) for sister in found["sisters"] if key in sister],
+            "shapes": [_line(model[key]) for model in found["smaller_models"] if key in model],
+            "annotations": [_name(model, key) for model in found["smaller_models"] if key in model],
         }
         traces = [_points("cut and reconstructed, not trained", points, metric, AFTER, "circle")]
         if whole is not None:
@@ -61,10 +61,10 @@ def _line(cost: float) -> dict[str, Any]:
     return {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": cost, "x1": cost, "line": line}
 
 
-def _name(sister: Mapping[str, Any], key: str) -> dict[str, Any]:
-    text = {"text": plain(sister["name"].partition(":")[2]), "textangle": -90, "font": {"color": MUTED}}
+def _name(model: Mapping[str, Any], key: str) -> dict[str, Any]:
+    text = {"text": plain(model["name"].partition(":")[2]), "textangle": -90, "font": {"color": MUTED}}
     return {
-        "x": sister[key],
+        "x": model[key],
         "y": 0,
         "yref": "paper",
         "yanchor": "bottom",

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.jobs.network_summary import LayerCost, LayerSummary
 from secateur.report.drawings.axes import ITSELF, down
-from secateur.report.shell import AFTER, BEFORE, Drawing, plain
+from secateur.report.rendering import AFTER, BEFORE, Drawing, plain
 
 _SHOWN, _LEAST = 40, 0.002
 """Largest number of layers with a separate bar, and the least share of the whole of such a layer."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from secateur.budget import WidthCurves
 from secateur.criteria import Scores
 from secateur.report.drawings.axes import down
-from secateur.report.shell import AFTER, CYCLE, GONE, Drawing, drawing, plain
+from secateur.report.rendering import AFTER, CYCLE, GONE, Drawing, drawing, plain
 
 Values = npt.NDArray[np.float64]
 

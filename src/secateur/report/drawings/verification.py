@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.report.course import CutMade
-from secateur.report.shell import AFTER, GONE, Drawing, drawing
+from secateur.report.rendering import AFTER, GONE, Drawing, drawing
 
 _LEAST = 1e-12
 """Position of a difference of zero, on an axis that has no zero."""
@@ -17,6 +17,7 @@ def verification(cuts: Sequence[CutMade]) -> Drawing:
     Args:
         cuts: all cuts of the run.
     """
+    checks = [cut.verification for cut in cuts]
     numbers = list(range(1, len(cuts) + 1))
     traces = [
         {
@@ -24,21 +25,22 @@ def verification(cuts: Sequence[CutMade]) -> Drawing:
             "mode": "markers",
             "name": "largest relative difference",
             "x": numbers,
-            "y": [max(cut.max_error, _LEAST) for cut in cuts],
+            "y": [max(check.max_error, _LEAST) for check in checks],
             "customdata": [
-                f"cut {cut.number}: {cut.channels:,} channels, {'verified' if cut.ok else 'NOT VERIFIED'}<br>"
-                f"difference {cut.max_error:.1e} over {cut.outputs:,} numbers"
-                for cut in cuts
+                f"cut {cut.number}: {cut.channels:,} channels, "
+                f"{'verified' if check.ok else 'NOT VERIFIED'}<br>"
+                f"difference {check.max_error:.1e} over {check.outputs:,} numbers"
+                for cut, check in zip(cuts, checks, strict=True)
             ],
             "hovertemplate": "%{customdata}<extra></extra>",
-            "marker": {"color": [AFTER if cut.ok else GONE for cut in cuts], "size": 9},
+            "marker": {"color": [AFTER if check.ok else GONE for check in checks], "size": 9},
         },
         {
             "type": "scatter",
             "mode": "lines",
             "name": "allowed",
             "x": [0.5, *numbers, len(cuts) + 0.5],
-            "y": [cut.tolerance for cut in (cuts[0], *cuts, cuts[-1])],
+            "y": [check.tolerance for check in (checks[0], *checks, checks[-1])],
             "hoverinfo": "skip",
             "line": {"color": GONE, "width": 1.5, "dash": "dash"},
         },

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.jobs.network_summary import GroupSummary
 from secateur.report.drawings.axes import across
-from secateur.report.shell import AFTER, BEFORE, MUTED, Drawing, drawing, plain
+from secateur.report.rendering import AFTER, BEFORE, MUTED, Drawing, drawing, plain
 
 
 def widths(groups: Sequence[GroupSummary]) -> Drawing:

@@ -12,7 +12,7 @@ _NOT_FOR_THE_RECORD = {"--overwrite", "--resume", "--json"}
 """Options about how a run is started, not about what it does."""
 
 
-def typed_line(words: Sequence[str] | None = None) -> str | None:
+def command_line(words: Sequence[str] | None = None) -> str | None:
     """Return the command line of this process.
 
     Args:
@@ -21,7 +21,7 @@ def typed_line(words: Sequence[str] | None = None) -> str | None:
     Returns:
         One line for a shell; ``None`` if another program calls the commands.
 
-    >>> typed_line(["/usr/bin/secateur", "prune", "a run", "--macs", "0.5", "--overwrite"])
+    >>> command_line(["/usr/bin/secateur", "prune", "a run", "--macs", "0.5", "--overwrite"])
     "secateur prune 'a run' --macs 0.5"
     """
     program, *rest = sys.argv if words is None else words

@@ -15,7 +15,7 @@ from secateur.network_cost import cost
 _MOST = 3
 
 
-def smaller_sisters(spec: ModelSpec, inputs: InputSpec, params: int) -> list[dict[str, Any]]:
+def smaller_models(spec: ModelSpec, inputs: InputSpec, params: int) -> list[dict[str, Any]]:
     """List the largest networks of the same family that have fewer parameters, with their costs.
 
     Only families whose networks can be listed by name and are built without files are searched: those of
@@ -30,7 +30,7 @@ def smaller_sisters(spec: ModelSpec, inputs: InputSpec, params: int) -> list[dic
         ``name``, ``macs`` and ``params`` of each, the largest first.
 
     >>> spec = ModelSpec.parse("torchvision:vgg13", classes=2)
-    >>> [found["name"] for found in smaller_sisters(spec, InputSpec((3, 32, 32)), 128_959_042)]
+    >>> [found["name"] for found in smaller_models(spec, InputSpec((3, 32, 32)), 128_959_042)]
     ['torchvision:vgg11_bn', 'torchvision:vgg11']
     """
     origin, _, name = spec.name.partition(":")
@@ -40,19 +40,19 @@ def smaller_sisters(spec: ModelSpec, inputs: InputSpec, params: int) -> list[dic
     for other in spec.family_names():
         if other == name or _letters(other) != _letters(name):
             continue
-        sister = ModelSpec(f"{origin}:{other}", spec.arguments)
+        model = ModelSpec(f"{origin}:{other}", spec.arguments)
         with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in sister.build().parameters())
+            count = sum(parameter.numel() for parameter in model.build().parameters())
         if count < params:
-            smaller.append((count, sister))
+            smaller.append((count, model))
     smaller.sort(key=lambda entry: entry[0], reverse=True)
     found = []
-    for count, sister in smaller[:_MOST]:
+    for count, model in smaller[:_MOST]:
         try:
-            needs = cost(sister.build(), inputs.example(2))
+            needs = cost(model.build(), inputs.example(2))
         except SecateurError:
             continue
-        found.append({"name": sister.name, "macs": needs.macs, "params": count})
+        found.append({"name": model.name, "macs": needs.macs, "params": count})
     return found
 
 

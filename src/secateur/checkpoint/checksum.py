@@ -14,19 +14,19 @@ _KEY, _OPENING, _CLOSING = "secateur", '{"crc32": "', '", '
 _DIGITS = 8
 
 
-def seal(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def with_checksum(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Join the description and a checksum of it and the tensors, as safetensors metadata.
 
     There is one entry, not two: the library does not write entries in a fixed order, and equal networks
     must give equal files.
 
-    >>> seal('{"format": 1}', {"a": torch.zeros(2)})
+    >>> with_checksum('{"format": 1}', {"a": torch.zeros(2)})
     {'secateur': '{"crc32": "55f2f246", "format": 1}'}
     """
     return {_KEY: f"{_OPENING}{_checksum(text, tensors)}{_CLOSING}{text[1:]}"}
 
 
-def unsealed(metadata: Mapping[str, str] | None) -> str:
+def without_checksum(metadata: Mapping[str, str] | None) -> str:
     """Return the description of the network; the checksum is not yet compared.
 
     Raises:
@@ -37,14 +37,14 @@ def unsealed(metadata: Mapping[str, str] | None) -> str:
     return "{" + metadata[_KEY][len(_OPENING) + _DIGITS + len(_CLOSING) :]
 
 
-def check_seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+def check_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     """Check that nothing has changed since the file was written.
 
     Raises:
         CheckpointError: if the checksum differs.
     """
-    text = unsealed(metadata)
-    if metadata != seal(text, tensors):
+    text = without_checksum(metadata)
+    if metadata != with_checksum(text, tensors):
         raise CheckpointError("its checksum is wrong: the file was damaged or changed after it was written")
 
 

@@ -1,0 +1,37 @@
+"""Read what a node of a captured program says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch.fx import Node
+
+
+def operator_name(node: Node) -> str:
+    """Return the short name of an operator: ``relu_`` for ``aten.relu_.default``."""
+    return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
+def schema_name(node: Node) -> str:
+    """Return the name of an operator of PyTorch without its overload; empty for everything else."""
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name).removeprefix("aten::")
+
+
+def module_calls(node: Node) -> Mapping[str, str]:
+    """Return the module calls that an operator runs in, from the outside in, with the path of each module.
+
+    A module that is called twice has two calls.
+    """
+    stack = node.meta.get("nn_module_stack") or {}
+    return {call: str(path) for call, (path, _) in stack.items()}
+
+
+def module_paths(node: Node) -> tuple[str, ...]:
+    """List the paths of the modules that an operator runs in, from the outside in."""
+    return tuple(module_calls(node).values())
+
+
+def module_path(node: Node) -> str:
+    """Return the path of the innermost module that ran an operator; empty for the network itself."""
+    return next(reversed(module_paths(node)), "")
