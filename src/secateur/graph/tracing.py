@@ -37,8 +37,8 @@ from secateur.graph.propagation.axis_choices import WHOLE, other_axes
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.propagate import Environment, propagate
 from secateur.graph.sizes.extents import find_extents
+from secateur.graph.sizes.recording import Likeness, Observation, likeness, record_run, sizes_of
 from secateur.graph.sizes.source import Sizes
-from secateur.graph.sizes.tracing import Likeness, Observation, likeness, observe, sizes_of
 from secateur.graph.ungrouped import ungrouped
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
 
@@ -150,10 +150,10 @@ def _captured_programs(
         TraceError: the network cannot be captured.
     """
     programs = [capture(model, inputs)]
-    seen = observe(model, inputs, training=False)
+    seen = record_run(model, inputs, training=False)
     two = doubled(inputs)
     # Code that expands something to a batch runs other operators for two examples.
-    trained = observe(model, inputs, training=True) or observe(model, two, training=True)
+    trained = record_run(model, inputs, training=True) or record_run(model, two, training=True)
     alike = likeness(seen, trained, modules_in_training(model))
     unreached = any(name not in programs[0].tensors for name, _ in model.named_parameters())
     if not unreached and (
@@ -166,7 +166,7 @@ def _captured_programs(
         if unreached:
             raise
         return programs, [seen], False
-    return programs, [seen, trained if two is inputs else observe(model, two, training=True)], True
+    return programs, [seen, trained if two is inputs else record_run(model, two, training=True)], True
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Observation:
     modules: Mapping[str, Sequence[ModuleCall]]
 
 
-def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
+def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
     """Run a network on shapes alone and record every operator and every module that its code calls.
 
     Args:
@@ -97,19 +97,19 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Obser
     # Code may ask for gradients, which are on in training; a network that fails with them runs without.
     modes = (True, False) if training else (False,)
     for gradients, way in product(modes, (_on_meta, _on_fakes, _for_real)):
-        watch = _SizeTracer()
+        tracer = _SizeTracer()
         with contextlib.suppress(Exception):  # the user's code may fail in any way
             tensors, (args, kwargs), mode = way(model, inputs)
             with substituted(model, tensors), uncompiled(), contextlib.ExitStack() as stack:
-                stack.callback(_label(model, watch))
-                stack.enter_context(_paths(model, watch))
+                stack.callback(_label(model, tracer))
+                stack.enter_context(_paths(model, tracer))
                 stack.enter_context(mode_of(model, training=training))
                 stack.enter_context(torch.set_grad_enabled(gradients))
                 stack.enter_context(mode)
-                stack.enter_context(watch)
+                stack.enter_context(tracer)
                 equal = stack.enter_context(recorded_equalities())
                 model(*args, **kwargs)
-            return Observation(watch.calls, tuple(equal), watch.modules)
+            return Observation(tracer.calls, tuple(equal), tracer.modules)
     return None
 
 
@@ -213,7 +213,7 @@ def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
     return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
 
 
-def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
+def _label(model: nn.Module, tracer: _SizeTracer) -> Callable[[], None]:
     """Replace integer attributes by sizes that remember their source; mark tensors with their names.
 
     Returns:
@@ -231,7 +231,7 @@ def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
         before.append((module, name, value))
         set_attribute(module, name, made)
     for name, tensor in named_tensors(model).items():
-        watch.made_by(tensor, name, 0)
+        tracer.made_by(tensor, name, 0)
 
     def restore() -> None:
         for module, name, value in before:
@@ -241,19 +241,19 @@ def _label(model: nn.Module, watch: _SizeTracer) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _paths(model: nn.Module, watch: _SizeTracer) -> Iterator[None]:
-    """Let the watch know which module is running, and how it is called."""
+def _paths(model: nn.Module, tracer: _SizeTracer) -> Iterator[None]:
+    """Let the tracer know which module is running, and how it is called."""
     handles = []
 
     def entering(path: str) -> Callable[..., None]:
-        return lambda *_: watch.path.append(path)
+        return lambda *_: tracer.path.append(path)
 
     def leaving(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        watch.modules[watch.path.pop()].append(ModuleCall.of(args, kwargs, output))
+        tracer.modules[tracer.path.pop()].append(ModuleCall.of(args, kwargs, output))
 
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
-            watch.norms.add(path)
+            tracer.norms.add(path)
         handles.append(module.register_forward_pre_hook(entering(path)))
         handles.append(module.register_forward_hook(leaving, with_kwargs=True))
     try:
