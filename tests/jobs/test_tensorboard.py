@@ -47,6 +47,6 @@ def test_the_curves_are_those_of_the_log(trained: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UsageError, match=r"secateur\[tensorboard\]"):
         TensorBoard(tmp_path)

@@ -50,14 +50,14 @@ class Module:
         return sum(layer[key] for layer in self.layers())
 
 
-def grown(name: str, layers: Sequence[Mapping[str, Any]]) -> Module:
+def module_tree(name: str, layers: Sequence[Mapping[str, Any]]) -> Module:
     """Build the tree of a network.
 
     Args:
         name: of the network.
         layers: rows of the job's ``layers``.
 
-    >>> root = grown("net", [{"name": "a.0", "macs": 2}, {"name": "a.1", "macs": 3}])
+    >>> root = module_tree("net", [{"name": "a.0", "macs": 2}, {"name": "a.1", "macs": 3}])
     >>> root.sum("macs"), list(root.children["a"].children)
     (5, ['0', '1'])
     """
@@ -125,7 +125,7 @@ class ModuleTree:
     """
 
     def __init__(self, found: Mapping[str, Any], *, whole: bool = False) -> None:
-        self._root = grown(found["model"], found["layers"])
+        self._root = module_tree(found["model"], found["layers"])
         self._totals = {key: max(found["cost"][key], 1) for key in ("params", "macs")}
         self._marks = marks(found["groups"])
         self._shown = _costliest(found["layers"], self._totals, None if whole else _SHOWN)
