@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
 from secateur.errors import UsageError
+from secateur.formats import table
 from secateur.graph.groups import IntArray
 
 
@@ -132,17 +133,16 @@ class WidthCurves(Mapping[str, WidthCurve]):
 
     def __str__(self) -> str:
         """Format a table of the damage of each group at some widths, and of each removed branch."""
-        name_width = max(map(len, ("group", *self)))
-        lines = [f"{'group':<{name_width}}  channels        75%        50%        25%  ({self.divergence})"]
+        rows: list[tuple[str, ...]] = [("group", "channels", "75%", "50%", "25%")]
         for name, curve in self.items():
             count = len(curve.order)
             at = curve.at(np.array([max(1, round(count * share)) for share in (0.75, 0.5, 0.25)]))
-            lines.append(f"{name:<{name_width}}  {count:>8}  " + " ".join(f"{item:>10.4g}" for item in at))
+            rows.append((name, str(count), *(f"{item:.4g}" for item in at)))
+        lines = [f"damage ({self.divergence}) by share of channels that stay", *table(rows)]
         lines += [f"{name}: {why}" for name, why in self.unmeasured.items()]
         if self.branches:
-            width = max(map(len, ("residual branch", *self.branches)))
-            lines.append(f"{'residual branch':<{width}}     absent")
-            lines += [f"{name:<{width}} {damage:>10.4g}" for name, damage in self.branches.items()]
+            branches = [(name, f"{damage:.4g}") for name, damage in self.branches.items()]
+            lines += table([("residual branch", "absent"), *branches])
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
+from secateur.formats import table
 
 
 class Scores(Mapping[str, Tensor]):
@@ -141,20 +142,16 @@ class Scores(Mapping[str, Tensor]):
 
     def __str__(self) -> str:
         """Format a table: for each group its channels and the least, median and largest score."""
-        width = max(map(len, ("group", *self._values)))
         normalization = "raw" if self.normalization == "none" else self.normalization
-        lines = [
-            f"{self.criterion} scores ({normalization})",
-            f"{'group':<{width}}  channels       least      median     largest",
-        ]
+        rows = [("group", "channels", "least", "median", "largest")]
         for name, values in self._values.items():
-            figures = (f"{float(f(values)) if len(values) else 0.0:>10.4g}" for f in _SUMMARY)
-            lines.append("  ".join((f"{name:<{width}}", f"{len(values):>8}", *figures)))
+            least, median, largest = (f"{float(f(values)) if len(values) else 0.0:.4g}" for f in _SUMMARY)
+            rows.append((name, str(len(values)), least, median, largest))
+        lines = [f"{self.criterion} scores ({normalization})", *table(rows)]
         lines += [f"{name}: not scored, {reason}" for name, reason in self.unscored.items()]
         if self.branches:
-            width = max(map(len, ("residual branch", *self.branches)))
-            lines.append(f"{'residual branch':<{width}}       score")
-            lines += [f"{name:<{width}}  {value:>10.4g}" for name, value in self.branches.items()]
+            branches = [(name, f"{value:.4g}") for name, value in self.branches.items()]
+            lines += table([("residual branch", "score"), *branches])
         return "\n".join(lines)
 
 

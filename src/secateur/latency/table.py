@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from secateur.formats import table
 from secateur.graph.groups import IntArray
 from secateur.latency.piecewise_linear import FloatArray, OperatorTime, bilinear, grid_position
 
@@ -152,10 +153,9 @@ class LatencyTable:
         kinds["overhead"] = [self.calibration.overhead]
         total = sum(map(sum, kinds.values())) or 1.0
         ordered = sorted(kinds.items(), key=lambda item: -sum(item[1]))
-        width = max([len("operator"), *(len(name) for name, _ in ordered)])
+        rows = [(name, f"{sum(ms):.3g}", f"{sum(ms) / total:.1%}") for name, ms in ordered]
         lines = [f"batch {self.batch}, {self.conditions}, {self.runtime}"]
-        lines.append(f"{'operator':<{width}}      ms   share")
-        lines += [f"{name:<{width}}  {sum(ms):>6.3g}  {sum(ms) / total:>6.1%}" for name, ms in ordered]
+        lines += table([("operator", "ms", "share"), *rows])
         for predicted, measured in reversed(self.calibration.runs):
             lines.append(f"network {predicted:.4g} ms predicted, {measured:.4g} ms measured")
         return "\n".join(lines)

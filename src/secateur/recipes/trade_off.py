@@ -12,7 +12,7 @@ from secateur.budget import Budget, forecast
 from secateur.budget.limits import NANOSECONDS, QUANTITIES
 from secateur.criteria import Criterion, resolve
 from secateur.errors import BudgetError, UsageError
-from secateur.formats import count
+from secateur.formats import count, table
 from secateur.graph import Cost, ExampleInputs, trace
 from secateur.graph.capture.program import mode_of
 from secateur.graph.cutting.tensors import copy_with
@@ -105,15 +105,15 @@ class Frontier:
     latency_ms: float | None = None
 
     def __str__(self) -> str:
-        lines = [f"{'':>5}  {'MACs':>8}  {'parameters':>10}  {self.baseline.name}"]
-        rows = [("whole", self.cost, self.baseline)]
-        rows += [(str(point.number), point.cost, point.evaluation) for point in self.points]
-        for name, cost, found in rows:
+        points = [("whole", self.cost, self.baseline)]
+        points += [(str(point.number), point.cost, point.evaluation) for point in self.points]
+        rows = [("", "MACs", "parameters", self.baseline.name)]
+        for name, cost, found in points:
             quality = found.kind.show(found.metric)
             if found.examples:
                 quality += f" ± {found.kind.show_error(found.error)}"
-            lines.append(f"{name:>5}  {count(cost.macs):>8}  {count(cost.params):>10}  {quality}")
-        return "\n".join(lines)
+            rows.append((name, count(cost.macs), count(cost.params), quality))
+        return "\n".join(table(rows, left=(3,)))
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON."""
