@@ -74,6 +74,7 @@ class Row(benchmark.Row):
     Attributes:
         way: what may be removed.
         seed: of the images shown, and of the training.
+        possible: whether what may be removed is enough for half of the time; otherwise the rest is zero.
         time: measured share of the time.
         predicted: share of the time as the table predicts it.
         macs: share of the MACs that is left.
@@ -87,15 +88,16 @@ class Row(benchmark.Row):
 
     way: str
     seed: int
-    time: float
-    predicted: float
-    macs: float
-    params: float
-    branches: int
+    possible: bool = True
+    time: float = 0.0
+    predicted: float = 0.0
+    macs: float = 0.0
+    params: float = 0.0
+    branches: int = 0
     of: int
-    cut: float
+    cut: float = 0.0
     updates: int
-    tuned: float
+    tuned: float = 0.0
 
 
 CASES: Mapping[str, Mapping[str, Any]] = {
@@ -234,7 +236,12 @@ def _halved(
     test: Images,
 ) -> Row:
     """Halve the time in one way, reconstruct, evaluate, train, and evaluate again."""
-    options, found = subject.options, subject.at_half_the_time(curves, WAYS[way])
+    options = subject.options
+    of = len([branch for branch in subject.graph.branches if branch.prunable])
+    try:
+        found = subject.at_half_the_time(curves, WAYS[way])
+    except sec.BudgetError:
+        return Row(way=way, seed=seed, possible=False, of=of, updates=options.updates)
     plan = found.plan
     small = sec.apply_plan(subject.model, plan)
     sec.reconstruct(subject.model, small, plan, shown)
@@ -250,7 +257,7 @@ def _halved(
         macs=after.macs / before.macs,
         params=after.params / before.params,
         branches=plan.branches_removed,
-        of=len([branch for branch in subject.graph.branches if branch.prunable]),
+        of=of,
         cut=cut,
         updates=options.updates,
         tuned=accuracy(small, test),
@@ -261,7 +268,10 @@ def table(rows: Sequence[Row]) -> Table:
     """Show means and deviations over draws, a row for each way."""
     lines = []
     for way in dict.fromkeys(row.way for row in rows):
-        same = [row for row in rows if row.way == way]
+        same = [row for row in rows if row.way == way and row.possible]
+        if not same:
+            lines.append((way, "not possible", *[""] * 5))
+            continue
         lines.append(
             (
                 way,
