@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch.fx.config
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx._lazy_graph_module import _use_lazy_graph_module as lazy_graph_modules
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
@@ -27,6 +28,7 @@ __all__ = [
     "TorchDispatchMode",
     "_BatchNorm",
     "lazy_graph_modules",
+    "make_fx",
     "stack_traces",
     "tree_any",
     "tree_flatten",

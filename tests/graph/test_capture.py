@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from operator import getitem
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.graph import trace
+from secateur.graph.capture.composites import COMPOSITES
 from secateur.graph.capture.program import call_arguments, canonical_names, capture, doubled, mode_of
+from secateur.graph.rules import find_rule
 from tests.graph.networks import NAMES, build
 
 
@@ -116,3 +119,32 @@ def test_tied_tensors_go_by_their_first_name():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert canonical_names(model)["1.weight"] == "0.weight"
+
+
+def test_composite_operators_have_no_rule_and_parts_that_have_one() -> None:
+    assert not [name for name in COMPOSITES if find_rule(f"aten.{name}.default")]
+    x = torch.randn(4, 4)
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            stacked = [
+                stack([x, x]) for stack in (torch.hstack, torch.vstack, torch.dstack, torch.column_stack)
+            ]
+            split = [*torch.hsplit(x, 2), *torch.vsplit(x, 2), *torch.dsplit(torch.atleast_3d(x), 1)]
+            return [
+                *stacked,
+                *split,
+                torch.atleast_1d(x),
+                torch.atleast_2d(x),
+                torch.linalg.multi_dot([x, x, x]),
+                torch.linalg.vecdot(x, x),
+                x.fliplr().flipud().moveaxis(0, 1).ravel(),
+                torch.trapezoid(x),
+            ]
+
+    program = capture(Net(), x)
+    left = [node for node in program.graph.nodes if node.op == "call_function" and node.target is not getitem]
+    assert not [str(node.target) for node in left if find_rule(str(node.target)) is None]
+    assert all(isinstance(node.meta["val"], Tensor | list | tuple) for node in left)
+    for one, other in zip(program.module(x), Net()(x), strict=True):
+        assert torch.equal(one, other)

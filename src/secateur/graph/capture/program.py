@@ -26,6 +26,7 @@ from secateur._compat import lazy_graph_modules, stack_traces, tree_leaves, tree
 from secateur.errors import TraceError, UsageError
 from secateur.exact import seed_everything
 from secateur.graph.capture.answers import Answering, Answers, answers_of, equal_value
+from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.obstacles import (
     depends_on_values,
@@ -331,6 +332,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     name_modules(model, exported.graph)
     inline_mode_regions(exported.graph_module)
+    expand_composites(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)
     signature = exported.graph_signature

@@ -1,0 +1,69 @@
+"""Replace operators that PyTorch writes in terms of others, such as ``hstack``, by these."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from secateur._compat import make_fx, tree_map_only
+
+# fmt: off
+COMPOSITES = frozenset({
+    "atleast_1d", "atleast_2d", "atleast_3d", "chain_matmul", "column_stack", "cosine_embedding_loss", "cov",
+    "cumulative_trapezoid", "diag", "dsplit", "dstack", "fliplr", "flipud", "frobenius_norm", "hsplit",
+    "hstack", "linalg_multi_dot", "linalg_vecdot", "moveaxis", "nuclear_norm", "ravel", "row_stack",
+    "trapezoid", "trapz", "vsplit", "vstack",
+})
+# fmt: on
+"""Operators without a rule of their own: rules of the operators that they consist of say it all."""
+
+
+def expand_composites(module: GraphModule) -> None:
+    """Replace composite operators by the operators that they consist of, in place.
+
+    Args:
+        module: a captured program; the result of every operator is noted as ``val``.
+    """
+    found = [node for node in module.graph.nodes if _is_composite(node)]
+    for node in found:
+        _expand(module.graph, node)
+    if found:
+        module.recompile()
+
+
+def _is_composite(node: Node) -> bool:
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    return node.op == "call_function" and name in COMPOSITES
+
+
+def _expand(graph: Graph, call: Node) -> None:
+    operands = call.all_input_nodes
+
+    def run(*tensors: Tensor) -> Any:
+        given = dict(zip(operands, tensors, strict=True))
+        args, kwargs = tree_map_only(Node, given.__getitem__, (call.args, call.kwargs))
+        return call.target.decompose(*args, **kwargs)  # type: ignore[union-attr]
+
+    inside = make_fx(run)(*(node.meta["val"] for node in operands))
+    inner = [node for node in inside.graph.nodes if node.op == "placeholder"]
+    values: dict[Node, Node] = dict(zip(inner, operands, strict=True))
+    before = set(graph.nodes)
+    with graph.inserting_before(call):
+        result = graph.graph_copy(inside.graph, values)
+    for node in set(graph.nodes) - before:
+        node.meta = {**call.meta, "val": node.meta.get("val")}
+    if isinstance(result, Sequence):
+        for user in list(call.users):
+            assert user.target is operator.getitem, "pieces are taken one by one"
+            piece = result[int(str(user.args[1]))]
+            assert isinstance(piece, Node)
+            user.replace_all_uses_with(piece)
+            graph.erase_node(user)
+    else:
+        assert isinstance(result, Node)
+        call.replace_all_uses_with(result)
+    graph.erase_node(call)
