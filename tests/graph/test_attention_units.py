@@ -242,3 +242,39 @@ def test_a_bias_for_a_fixed_number_of_heads_freezes_them() -> None:
 def test_rotary_places_are_left_for_those_who_ask() -> None:
     graph = sec.trace(Rotary(2).eval(), torch.randint(0, WORDS, (2, STEPS)))
     assert {(item.unit, item.others) for item in graph.attentions} == {("heads", ("head_dim",))}
+
+
+class ScaledByConfig(nn.Module):
+    """Attention whose scale is made of the width of the network and the number of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(width=WIDTH, heads=HEADS)
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            side(x).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
+            for side in (self.q, self.k, self.v)
+        )
+        scores = q @ k.mT * (self.config.width // self.config.heads) ** -0.5
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_heads_that_a_factor_counts_stay_and_places_in_them_go() -> None:
+    model, x = double(ScaledByConfig()), torch.randn(2, STEPS, WIDTH, dtype=torch.float64)
+    graph = sec.trace(model, x)
+    assert [item.unit for item in graph.attentions] == ["head_dim"]
+    assert {group.name: group.channels for group in graph.prunable} == {"q": 4, "v": 4}
+    plan = scattered(graph, 0)
+    small, silent = sec.apply_plan(model, plan), copy.deepcopy(model)
+    for name, kept in plan.keep.items():
+        gone = sorted(set(range(4)) - set(kept))
+        for member in graph[name].members:
+            index = torch.as_tensor(member.slots[gone].ravel())
+            named_tensors(silent)[member.tensor].data.index_fill_(member.dim, index, 0.0)
+    assert small.q.out_features == small.v.out_features == WIDTH // 2
+    assert small.config.heads == HEADS
+    assert largest_difference(evaluate(silent, x), evaluate(small, x)) < 1e-9
+    with pytest.raises(UsageError, match="a factor in the code changes with the width"):
+        sec.trace(model, x, attention="heads")

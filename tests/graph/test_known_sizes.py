@@ -98,8 +98,21 @@ def test_an_unknown_attribute_is_a_variable() -> None:
     assert form is not None
     assert (form.unknowns, form.value) == ([-1], 11)
     assert table.attribute(-1) == UNKNOWN.key
-    assert table.vector(UNKNOWN) is None
+    assert table.layouts(UNKNOWN, "") == []
     assert list(attributes_in(Computed("mul", UNKNOWN, Computed("sub", ATTRIBUTE, 2)))) == [
         UNKNOWN,
         ATTRIBUTE,
     ]
+
+
+def test_a_product_may_lay_out_its_labels_in_any_order() -> None:
+    table = known()
+    own = table.slots.span("b", 0).tolist()
+    size = FromTensor("", "b", 0, 0)
+    nested = Computed("mul", Computed("mul", 2, size), 3)
+    found = {tuple(vector.tolist()) for vector in table.layouts(nested, "")}
+    twice = [np.repeat(own, 2), np.tile(own, 2)]
+    assert found == {
+        tuple(vector.tolist()) for one in twice for vector in (np.repeat(one, 3), np.tile(one, 3))
+    }
+    assert table.layouts(Computed("mul", UNKNOWN, size), "") == []

@@ -11,6 +11,7 @@ the equation leaves. Unequal vectors of one length are then joined, and what is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from secateur.graph.propagation.findings import Attribute, Equation, Findings, S
 from secateur.graph.sizes.factors import Factor
 from secateur.graph.sizes.known_sizes import KnownSizes, Quotient, Solution
 from secateur.graph.sizes.linear_forms import Form, apart, multiples
-from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Source, attributes_in
+from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Source, attributes_in, parts_of
 
 
 def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any]) -> None:
@@ -145,9 +146,9 @@ def _follow_comparisons(comparisons: Iterable[Source], known: KnownSizes) -> Non
         assert isinstance(pair, Computed)
         for one, other in ((pair.left, pair.right), (pair.right, pair.left)):
             if isinstance(one, FromAttribute) and isinstance(other, FromTensor):
-                labels = known.vector(other)
-                if labels is not None and one.value == len(labels):
-                    known.solutions.setdefault(one.key, Solution(labels, ""))
+                for labels in known.layouts(other, ""):
+                    if one.value == len(labels):
+                        known.solutions.setdefault(one.key, Solution(labels, ""))
 
 
 def _assume_constant(attributes: Iterable[FromAttribute], known: KnownSizes) -> None:
@@ -166,12 +167,12 @@ def _guess(equations: Sequence[Equation], known: KnownSizes) -> None:
         difference = _difference(item, known)
         if difference is not None and difference.fixed:
             continue
-        form = None if item.labels is None else known.form(item.source, item.place)
-        if item.labels is None or form is None or form.value != len(item.labels) or form.rest:
-            continue
         terms = [found for found in _terms(item.source) if not known.is_constant(found)]
         keys = {term.key for term in terms}
         if not keys or keys & known.solutions.keys() or len(keys) < len(terms):
+            continue
+        form = None if item.labels is None else known.form(item.source, item.place)
+        if item.labels is None or form is None or form.value != len(item.labels) or form.rest:
             continue
         if len(form.unknowns) == len(terms) > 1 and (form.weights == 1).all():
             borders = np.cumsum([term.value for term in terms])[:-1]
@@ -222,13 +223,18 @@ def _difference(item: Equation | Quotient, known: KnownSizes) -> Form | None:
 def _divided_by_unknown(source: Source | int, place: str, known: KnownSizes) -> Form | None:
     """Divide a quotient that changes by an attribute of which nothing is known: that one stays.
 
-    A constant may be added to it.
+    A constant may be added to it, and it may be multiplied by one.
     """
     if not isinstance(source, Computed):
         return None
     if source.operator == "add" and isinstance(source.right, int):
         form = _divided_by_unknown(source.left, place, known)
         return None if form is None else form.plus(Form.constant(source.right))
+    if source.operator == "mul":
+        for one, other in ((source.left, source.right), (source.right, source.left)):
+            if isinstance(other, int):
+                form = _divided_by_unknown(one, place, known)
+                return None if form is None else form.times(other)
     if source.operator != "floordiv" or not isinstance(source.right, FromAttribute):
         return None
     if source.right.key in known.solutions:
@@ -253,25 +259,30 @@ def _join_sides(equations: Sequence[Equation], known: KnownSizes) -> None:
 def _sides(item: Equation | Quotient, known: KnownSizes) -> list[tuple[IntArray, IntArray]]:
     """Find the two sides of an equation as vectors, in each order in which code may lay them out."""
     if isinstance(item, Quotient):
-        left, right = known.vector(item.left), known.vector(item.right)
-        return [] if left is None else [(left, vector) for vector in multiples(right, item.value)]
+        lefts, rights = known.layouts(item.left, item.place), known.layouts(item.right, item.place)
+        return [
+            (left, vector) for left in lefts for right in rights for vector in multiples(right, item.value)
+        ]
     source, labels = item.source, item.labels
     if labels is None:
         return []
+    whole, parts = _undivided(source, item.place, known)
+    return list(product(known.layouts(whole, item.place), multiples(labels, parts)))
+
+
+def _undivided(source: Source | int, place: str, known: KnownSizes) -> tuple[Source | int, int]:
+    """Write a size as a whole that is divided by a number, such as ``2 * (c // 4)`` as ``(2 * c) // 4``."""
     if isinstance(source, Computed) and source.operator == "floordiv":
-        divisor = known.form(source.right, item.place)
+        divisor = known.form(source.right, place)
         if divisor is not None and divisor.fixed:
-            left = known.vector(source.left)
-            return (
-                [] if left is None else [(left, vector) for vector in multiples(labels, int(divisor.value))]
-            )
+            whole, parts = _undivided(source.left, place, known)
+            return whole, parts * int(divisor.value)
     if isinstance(source, Computed) and source.operator == "mul":
-        for one, other in ((source.left, source.right), (source.right, source.left)):
-            factor = known.form(other, item.place)
-            if factor is not None and factor.fixed:
-                return [(vector, labels) for vector in multiples(known.vector(one), int(factor.value))]
-    vector = known.vector(source)
-    return [] if vector is None else [(vector, labels)]
+        several, times = known.factored(source, place)
+        if several is not source:
+            whole, parts = _undivided(several, place, known)
+            return Computed("mul", whole, times), parts
+    return source, 1
 
 
 def _join(left: Labels, right: Labels, slots: SlotTable) -> None:
@@ -303,10 +314,15 @@ def _freeze_unequal(equations: Sequence[Equation], known: KnownSizes) -> None:
 
 def _keep_factor(factor: Factor, known: KnownSizes, findings: Findings) -> None:
     """Freeze channels whose number a factor is made from, unless it makes a mean of a sum over them."""
-    form = known.form(factor.source, factor.place)
+    reason = f"a factor in the code changes with the width ({factor.place})"
+    form, growth = known.form(factor.source, factor.place), factor.growth
+    if form is None and growth is None:  # no linear form, such as a width divided by a number of heads
+        for part in parts_of(factor.source):
+            found = known.form(part, factor.place)
+            if found is not None:
+                _freeze(found, reason, known.slots)
     if form is None or form.fixed:
         return
-    growth = factor.growth
     power = -factor.power if factor.divides else factor.power
     if growth is not None and abs(growth.degree + power) < 1e-9:
         counted = known.counted(growth.labels, len(growth.labels))
@@ -314,7 +330,7 @@ def _keep_factor(factor: Factor, known: KnownSizes, findings: Findings) -> None:
             scaled = ((1, growth.labels, factor.power),)
             findings.statistics.append(Statistic(factor.node, (), Value.plain(factor.shape), (), scaled))
             return
-    _freeze(form, f"a factor in the code changes with the width ({factor.place})", known.slots)
+    _freeze(form, reason, known.slots)
 
 
 def _freeze(form: Form, reason: str, slots: SlotTable) -> None:

@@ -49,7 +49,7 @@ def given_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         )
     elif name in ("mul", "div"):
         return args[1:2] if len(args) > 1 and isinstance(args[1], int | float) else ()
-    elif name == "getitem":
+    elif name == "slice":
         return _borders(args[1])
     elif name == "narrow":
         start, length = args[2:4] if len(args) > 3 else (kwargs.get("start", 0), kwargs.get("length", 0))
@@ -72,11 +72,41 @@ def _unflattened(dims: int, dim: int, sizes: Sequence[Any]) -> tuple[Any, ...]:
     return (*(None,) * (int(dim) % dims), *(item if isinstance(item, int) else None for item in sizes))
 
 
-def _borders(index: Any) -> tuple[Any, ...]:
-    """List where a range of one dimension begins and ends."""
-    ranges = [
-        item
-        for item in (index if isinstance(index, tuple) else (index,))
-        if isinstance(item, slice) and (item.start is not None or item.stop is not None)
-    ]
-    return (ranges[0].start, ranges[0].stop) if len(ranges) == 1 else ()
+def _borders(item: Any) -> tuple[Any, ...]:
+    """List where a range begins and ends."""
+    named = isinstance(item, slice) and (item.start is not None or item.stop is not None)
+    return (item.start, item.stop) if named else ()
+
+
+Step = tuple[int, int | slice | None]
+"""A dimension, and the number, range or new dimension that an index has there."""
+
+
+def index_steps(index: Any, dims: int) -> list[Step] | None:
+    """Take an index apart into the operators that it runs one after the other.
+
+    Args:
+        index: between the brackets.
+        dims: how many dimensions the indexed tensor has.
+
+    Returns:
+        For each number, range and new dimension, the dimension of the result so far that it is for. Nothing
+        if the index holds anything else, such as a tensor.
+
+    Example:
+        >>> index_steps((slice(None), 0, slice(2)), 3), index_steps((..., slice(2), None), 3)
+        ([(1, 0), (1, slice(None, 2, None))], [(2, slice(None, 2, None)), (3, None)])
+    """
+    items = index if isinstance(index, tuple) else (index,)
+    allowed = (int, slice, type(None), type(...))
+    if not all(isinstance(item, allowed) and not isinstance(item, bool) for item in items):
+        return None
+    named = sum(isinstance(item, int | slice) for item in items)
+    place = items.index(...) if ... in items else len(items)
+    steps: list[Step] = []
+    dim = 0
+    for item in (*items[:place], *[slice(None)] * (dims - named), *items[place + 1 :]):
+        if item != slice(None):
+            steps.append((dim, item))
+        dim += not isinstance(item, int)
+    return steps

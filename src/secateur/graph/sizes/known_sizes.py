@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.sizes.linear_forms import Form
+from secateur.graph.sizes.linear_forms import Form, multiples
 from secateur.graph.sizes.source import AttributeKey, Computed, FromAttribute, FromTensor, Power, Source
 
 
@@ -63,18 +65,43 @@ class KnownSizes:
         solution = self.solutions.get(attribute.key)
         return solution is not None and self.counted(solution.labels, attribute.value).fixed
 
-    def vector(self, source: Source | int) -> Labels:
-        """Return the labels that an expression counts, in the order in which code lays them out."""
+    def layouts(self, source: Source | int, place: str) -> list[IntArray]:
+        """List the labels that an expression counts, in each order in which code may lay them out.
+
+        Args:
+            source: the expression.
+            place: where it is used.
+        """
         if isinstance(source, FromAttribute):
             solution = self.solutions.get(source.key)
-            return None if solution is None else solution.labels
+            return [] if solution is None or solution.labels is None else [solution.labels]
         if isinstance(source, FromTensor):
             value = self._value(source)
-            return None if value is None else value.labels[source.dim]
-        if isinstance(source, Computed) and source.operator == "add":
-            left, right = self.vector(source.left), self.vector(source.right)
-            return None if left is None or right is None else np.concatenate([left, right])
-        return None
+            labels = None if value is None else value.labels[source.dim]
+            return [] if labels is None else [labels]
+        if not isinstance(source, Computed):
+            return []
+        if source.operator == "add":
+            pairs = product(self.layouts(source.left, place), self.layouts(source.right, place))
+            return [np.concatenate(pair) for pair in pairs]
+        if source.operator == "mul":
+            several, times = self.factored(source, place)
+            found = [] if several is source else self.layouts(several, place)
+            return [vector for labels in found for vector in multiples(labels, times)]
+        return []
+
+    def factored(self, source: Computed, place: str) -> tuple[Source | int, int]:
+        """Split a product into what may change and a fixed factor, which is one if both may change.
+
+        Args:
+            source: the product.
+            place: where it is used.
+        """
+        for one, other in ((source.left, source.right), (source.right, source.left)):
+            factor = None if isinstance(one, int) else self.form(other, place)
+            if factor is not None and factor.fixed:
+                return one, int(factor.value)
+        return source, 1
 
     def counted(self, labels: Labels, size: int) -> Form:
         """Count the kept labels of a vector; the ones that can never be removed are a constant."""

@@ -91,9 +91,9 @@ class Form:
         return found
 
 
-def multiples(labels: IntArray | None, count: int) -> list[IntArray]:
+def multiples(labels: IntArray, count: int) -> list[IntArray]:
     """Repeat a vector: each label in its place, or all of them one after the other."""
-    return [] if labels is None else [np.repeat(labels, count), np.tile(labels, count)]
+    return [np.repeat(labels, count), np.tile(labels, count)]
 
 
 def apart(channel: IntArray, one: IntArray, other: IntArray) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
-from secateur.graph.sizes.given import given_sizes
+from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
@@ -44,6 +45,8 @@ class _Call:
     counts: bool = False
     is_on: bool | None = None
     """Whether it was called as in training mode, of operators that the mode switches."""
+    kept: Mapping[int, _Made] = field(default_factory=dict)
+    """The dimensions of the result that are whole dimensions of what was indexed."""
 
     @property
     def is_switched(self) -> bool:
@@ -280,10 +283,16 @@ class _SizeTracer(ShapeMode):
         self._makers[id(tensor)] = (tensor, maker, place)
 
     def _sized(self, tensor: Tensor, dim: int, size: int) -> int:
+        made = self._made(tensor, dim)
+        return size if made is None else Size(size, made)
+
+    def _made(self, tensor: Tensor, dim: int) -> _Made | None:
+        """Say what made a dimension of a tensor, if that is known."""
         if id(tensor) not in self._makers:
-            return size
+            return None
         _, maker, place = self._makers[id(tensor)]
-        return Size(size, _Made(maker, place, dim))
+        kept = maker.kept if isinstance(maker, _Call) else {}
+        return kept.get(dim, _Made(maker, place, dim))
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator, and record it."""
@@ -291,6 +300,10 @@ class _SizeTracer(ShapeMode):
         if isinstance(result, torch.Size):
             return torch.Size([self._sized(args[0], dim, size) for dim, size in enumerate(result)])
         name = getattr(func, "__name__", "")
+        steps = index_steps(args[1], args[0].dim()) if name in ("__getitem__", "__setitem__") else None
+        if steps is not None:
+            self._indexed(args[0], steps, result)
+            return result
         if name == "size" and type(result) is int:
             dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
             return self._sized(args[0], dim % args[0].dim(), result)
@@ -298,19 +311,52 @@ class _SizeTracer(ShapeMode):
             return self._sized(args[0], 0, result)
         results = result if isinstance(result, tuple | list) else [result]
         if results and isinstance(results[0], Tensor):
-            name = _normal(name)
-            sizes = given_sizes(name, args, kwargs or {})
-            key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
-            leaves = tree_leaves((args, kwargs))
-            numbers = tuple(item for item in leaves if type(item) is float)
-            counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
-            is_on = _is_on(name, args, kwargs or {})
-            call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers, counts, is_on)
-            self.calls.append(call)
-            for place, item in enumerate(results):
-                if isinstance(item, Tensor):
-                    self.made_by(item, call, place)
+            self._record(_normal(name), args, kwargs, results)
         return result
+
+    def _record(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        results: Sequence[Any],
+        kept: Mapping[int, _Made] = MappingProxyType({}),
+    ) -> None:
+        """Record a call of an operator, and that it made its results."""
+        key = (self.path[-1], name, tuple(results[0].shape))
+        leaves = tree_leaves((args, kwargs))
+        numbers = tuple(item for item in leaves if type(item) is float)
+        counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
+        is_on = _is_on(name, args, kwargs)
+        wide = sum(map(_is_wide, leaves))
+        call = _Call(key, given_sizes(name, args, kwargs), wide, numbers, counts, is_on, kept)
+        self.calls.append(call)
+        for place, item in enumerate(results):
+            if isinstance(item, Tensor):
+                self.made_by(item, call, place)
+
+    def _indexed(self, tensor: Tensor, steps: Sequence[Step], result: Tensor | None) -> None:
+        """Record an index as the operators that it runs.
+
+        Args:
+            tensor: what is indexed.
+            steps: for each operator, a dimension and what is picked from it.
+            result: what indexing returns; nothing if it is written to.
+        """
+        for number, (dim, item) in enumerate(steps or [(0, slice(None))]):
+            if result is not None and number >= len(steps) - 1:
+                piece = result
+            else:
+                piece = tensor[(*[slice(None)] * dim, item)]
+            gone, new = (isinstance(item, int), item is None)
+            kept = {
+                place + (place >= dim) * (new - gone): made
+                for place in range(tensor.dim())
+                if (place != dim or new) and (made := self._made(tensor, place)) is not None
+            }
+            name = "select" if gone else "unsqueeze" if new else "slice"
+            self._record(name, (tensor, item), {}, [piece], kept)
+            tensor = piece
 
 
 _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training")}

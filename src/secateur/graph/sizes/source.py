@@ -76,12 +76,17 @@ Sizes = Mapping[str, tuple[Source | None, ...]]
 Under the empty name are the pairs of sizes that the network's code compared and found equal."""
 
 
-def attributes_in(source: Source | int) -> Iterator[FromAttribute]:
-    """List all attributes of an expression, from left to right."""
-    if isinstance(source, FromAttribute):
+def parts_of(source: Source | int) -> Iterator[FromAttribute | FromTensor]:
+    """List all attributes and sizes of tensors of an expression, from left to right."""
+    if isinstance(source, FromAttribute | FromTensor):
         yield source
     elif isinstance(source, Power):
-        yield from attributes_in(source.base)
+        yield from parts_of(source.base)
     elif isinstance(source, Computed):
-        yield from attributes_in(source.left)
-        yield from attributes_in(source.right)
+        yield from parts_of(source.left)
+        yield from parts_of(source.right)
+
+
+def attributes_in(source: Source | int) -> Iterator[FromAttribute]:
+    """List all attributes of an expression, from left to right."""
+    return (part for part in parts_of(source) if isinstance(part, FromAttribute))

@@ -140,4 +140,6 @@ def _computed(result: Any, operator: str, left: Any, right: Any) -> Any:
     if result is NotImplemented:
         return result
     sources = [item.source if isinstance(item, Size) else int(item) for item in (left, right)]
+    if operator == "__mul__" and 0 in sources:
+        return 0
     return Size(result, Computed(operator.strip("_"), *sources))
