@@ -300,6 +300,43 @@ def cells(kind: type[nn.Module], function: Function = over_steps, read: int = 7,
 LINES, TOKENS, PICTURE = (5, 6), (3, 4, 6), (2, 3, 4, 4)
 WORDS = (4, 5)
 
+
+def sides(s: nn.Module, x: Tensor) -> Tensor:
+    """Two parts with heads, of which only one says how many."""
+    one, two = s.a(x).view(len(x), -1, s.width), s.c(x).view(len(x), s.heads, s.width).tanh()
+    return s.b(torch.cat([one, two], 1).view(len(x), s.heads * s.width * 2))
+
+
+def scanned(s: nn.Module, x: Tensor) -> Tensor:
+    """A state that starts from zeros as large as one position."""
+    y = s.a(x)
+    state = torch.zeros(y[:, 0].shape, dtype=x.dtype)
+    for step in range(y.shape[1]):
+        state = 0.5 * state + y[:, step]
+    return s.b(state)
+
+
+def written(s: nn.Module, x: Tensor) -> Tensor:
+    """A part of the channels is replaced in place, and another one scaled."""
+    y = s.a(x).tanh().clone()
+    y[:, : s.part] = s.c(y[:, : s.part])
+    y[..., s.part :].mul_(2)
+    return s.b(y)
+
+
+def portions(s: nn.Module, x: Tensor) -> Tensor:
+    """Equal portions, each with borders that are multiples of a quotient."""
+    y = s.a(x).tanh()
+    size = y.shape[1] // s.portions
+    return s.b(sum(torch.sin((i + 1) * y[:, i * size : (i + 1) * size]) for i in range(4)))
+
+
+def windows(s: nn.Module, x: Tensor) -> Tensor:
+    """Heads as windows that lie side by side."""
+    heads = s.a(x).unfold(-1, s.width, s.width)
+    return s.b((heads.sum(-1, keepdim=True) * heads).flatten(1))
+
+
 CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
     "transposed matrices": (lines(lambda y: y.mT.adjoint().mT.mH), LINES, {"a": 8}),
     "transposed weights": (
@@ -324,6 +361,93 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
         ),
         LINES,
         {"one": 8},
+    ),
+    "a table that a layer reads": (
+        lambda: Net(
+            lambda s, x: s.b(s.a(x) * s.c(s.e.weight[1:3]).sum(0)),
+            a=nn.Linear(6, 8),
+            e=nn.Embedding(4, 5),
+            c=nn.Linear(5, 8),
+            b=nn.Linear(8, 3),
+        ),
+        LINES,
+        {"a": 8, "e": 5},
+    ),
+    "a weight of low rank": (
+        lambda: Net(lambda s, x: F.linear(x, s.u @ s.v), u=parameter(3, 8), v=parameter(8, 6)),
+        LINES,
+        {"u": 8},
+    ),
+    "operators of operators": (
+        lambda: Net(
+            lambda s, x: s.b(torch.hstack([s.a(x).fliplr().moveaxis(0, -1).mT, *torch.hsplit(s.c(x), 2)])),
+            a=nn.Linear(6, 8),
+            c=nn.Linear(6, 10),
+            b=nn.Linear(18, 3),
+        ),
+        LINES,
+        {"a": 8, "c": 5},
+    ),
+    "ranges of two dimensions": (
+        lambda: Net(
+            lambda s, x: s.b(
+                torch.cat([(y := s.a(x).tanh())[:, 1:, : s.part].sin(), y[:, :-1, s.part :]], -1)
+            ),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 3),
+            part=3,
+        ),
+        TOKENS,
+        {"a": 3, "a#2": 5},
+    ),
+    "slices written in place": (
+        lambda: Net(written, a=nn.Linear(6, 8), c=nn.Linear(3, 3), b=nn.Linear(8, 3), part=3),
+        LINES,
+        {"a": 3, "a#2": 5},
+    ),
+    "portions of a quotient": (
+        lambda: Net(portions, a=nn.Linear(6, 12), b=nn.Linear(3, 3), portions=4),
+        LINES,
+        {"a": 3},
+    ),
+    "windows side by side": (
+        lambda: Net(windows, a=nn.Linear(6, 12), b=nn.Linear(12, 3), width=3),
+        LINES,
+        {"a": 4},
+    ),
+    "diagonal matrices": (
+        lambda: Net(
+            lambda s, x: s.b(
+                s.a(x) @ torch.diag(s.d) + torch.diagonal(torch.diag_embed(s.a(x).sin()), dim1=1, dim2=2)
+            ),
+            a=nn.Linear(6, 8),
+            d=parameter(8),
+            b=nn.Linear(8, 3),
+        ),
+        LINES,
+        {"a": 8},
+    ),
+    "quantiles of positions": (
+        lambda: Net(
+            lambda s, x: s.b(
+                s.a(x).quantile(0.5, dim=1) + s.a(x).quantile(s.q, dim=1, keepdim=True).sum((0, 2))
+            ),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 3),
+            q=torch.tensor([0.25, 0.75]),
+        ),
+        TOKENS,
+        {"a": 8},
+    ),
+    "sides of heads": (
+        lambda: Net(sides, a=nn.Linear(6, 12), c=nn.Linear(6, 12), b=nn.Linear(24, 3), heads=4, width=3),
+        LINES,
+        {"a": 4},
+    ),
+    "zeros of an indexed size": (
+        lambda: Net(scanned, a=nn.Linear(6, 8), b=nn.Linear(8, 3)),
+        TOKENS,
+        {"a": 8},
     ),
     "products with vectors": (
         lambda: Net(products, a=nn.Linear(6, 8), v=parameter(8), w=parameter(7), b=nn.Linear(7, 3)),
@@ -414,7 +538,7 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
             seen=torch.arange(8) % 3 > 0,
         ),
         LINES,
-        {"two": 8},
+        {"two": 4, "two#2": 8},
     ),
     "gathered": (lambda: Net(gathered, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()), LINES, {"a": 8}),
     "in order": (lambda: Net(in_order, a=nn.Linear(6, 8), b=nn.Linear(8, 3)), TOKENS, {"a": 8}),
@@ -581,6 +705,7 @@ STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "extremes of two tensors": (lambda y: torch.max(y, y) + torch.min(y, y.exp()) + y.amin((0, 1)), LINES),
     "sums of exponentials": (lambda y: y - y.logsumexp(1, keepdim=True), LINES),
     "products": (lambda y: y * y.prod(1, keepdim=True) * y.exp().prod(-1)[:, None], LINES),
+    "quantiles": (lambda y: y - y.quantile(0.3, dim=1, keepdim=True) + y.nanquantile(0.5), LINES),
     "truth values": (lambda y: y + (y > 0).any(1)[:, None] + (y < 0.9).all(1, keepdim=True), LINES),
     "counts": (lambda y: y * y.relu().count_nonzero(1)[:, None] + y.nanmean(1)[:, None] + y.nansum(), LINES),
     "norms": (

@@ -390,3 +390,91 @@ class Rounded(nn.Module):
         return torch.fake_quantize_per_channel_affine(y, self.steps.float(), self.zeros, 1, -128, 127).to(
             x.dtype
         )
+
+
+class Table(nn.Module):
+    """Rows of a table that a layer reads without any layer before it."""
+
+    def __init__(self, channels: int, width: int, way: int) -> None:
+        super().__init__()
+        self.table, self.way = nn.Embedding(5, width), way % 3
+        self.layer = nn.Linear(width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.table.weight
+        made = self.layer(rows if self.way == 0 else rows[1:4] if self.way == 1 else rows.tanh()).tanh()
+        return x * beside(x, made.mean(0, keepdim=True))
+
+
+class Sides(nn.Module):
+    """Two parts with heads, laid side by side to a width that the code multiplies out."""
+
+    def __init__(self, channels: int, width: int, way: int) -> None:
+        super().__init__()
+        self.heads, self.width, self.way = 1 + width % 4, 2, way
+        made = self.heads * self.width
+        self.one, self.two = nn.Linear(channels, made), nn.Linear(channels, made)
+        self.back = nn.Linear(2 * made, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = tokens(x)
+        one = self.one(rows).view(*rows.shape[:2], -1, self.width)
+        two = self.two(rows).view(*rows.shape[:2], self.heads, self.width).tanh()
+        both = self.heads * self.width * 2 if self.way % 2 else 2 * (self.heads * self.width)
+        made = self.back(torch.cat([one, two], 2).view(*rows.shape[:2], both))
+        return x + made.transpose(1, 2).reshape(x.shape)
+
+
+class Scan(nn.Module):
+    """A state that starts from zeros as large as one position, and decays."""
+
+    def __init__(self, channels: int, width: int, way: int) -> None:
+        super().__init__()
+        self.into, self.back, self.way = nn.Linear(channels, width), nn.Linear(width, channels), way % 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.into(tokens(x))
+        like = rows[:, 0] if self.way == 0 else rows[..., 0, :] if self.way == 1 else rows[1:, -1, :]
+        state = torch.zeros((len(x), *like.shape[1:]), dtype=x.dtype)
+        states = torch.zeros_like(rows)
+        for step in range(rows.shape[1]):
+            state = 0.5 * state + rows[:, step]
+            states[:, step] = state
+        return x + self.back(states).transpose(1, 2).reshape(x.shape)
+
+
+class Composed(nn.Module):
+    """Operators that PyTorch writes in terms of others."""
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.way = way % 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == 0:
+            return x.moveaxis(1, -1).sin().moveaxis(-1, 1)
+        if self.way == 1:
+            return torch.hstack([x, x.tanh()])
+        if self.way == 2:
+            return torch.cat(torch.hsplit(x, 2 - x.shape[1] % 2)[::-1], 1)
+        if self.way == 3:
+            return torch.atleast_3d(x).ravel().view(x.shape) + torch.vstack(torch.vsplit(x, 2))
+        return x * beside(x, torch.column_stack([x.flatten(1)[:, :1], x.flatten(2).sum(2)])[:, 1:])
+
+
+class Written(nn.Module):
+    """A part of the channels that is replaced in place, or portions that change places."""
+
+    def __init__(self, channels: int, way: int) -> None:
+        super().__init__()
+        self.part, self.portions, self.way = 1 + way % (channels - 1), 2 if channels % 2 == 0 else 1, way % 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == 2:
+            size = x.shape[1] // self.portions
+            return torch.cat([x[:, i * size : (i + 1) * size] * (i + 2) for i in range(self.portions)], 1)
+        y = x.clone()
+        if self.way == 1:
+            y[:, self.part :] += 1
+        y[:, : self.part] = y[:, : self.part].tanh()
+        return y

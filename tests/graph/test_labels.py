@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.graph.groups import Role
-from secateur.graph.labels import SlotTable, Value
+from secateur.graph.labels import SlotTable, Value, role_of
 
 
 def test_slots_are_numbered_by_tensor_and_dimension():
@@ -44,7 +44,7 @@ def test_labels_of_different_lengths_cannot_be_joined():
 
 
 def test_the_first_reason_and_the_first_role_count():
-    slots = SlotTable({"a": (2,), "b": (2,)})
+    slots = SlotTable({"a": (2,), "b": (2,), "c": (2,)})
     slots.join(slots.span("a", 0), slots.span("b", 0))
     slots.freeze(slots.span("b", 0)[:1], "early")
     slots.freeze(slots.span("a", 0), "late")
@@ -56,7 +56,19 @@ def test_the_first_reason_and_the_first_role_count():
     role, rank = slots.roles()
     assert role[:2].tolist() == [1, 1]
     assert rank[:2].tolist() == [0, 0]
-    assert role[2:].tolist() == [-1, -1]
+    assert role[4:].tolist() == [-1, -1]
+
+
+def test_what_is_read_and_not_written_is_written_by_the_tensors_that_hold_it():
+    slots = SlotTable({"table": (2,), "weight": (2,), "other": (2,)})
+    slots.join(slots.span("table", 0), slots.span("weight", 0))
+    slots.set_role(slots.span("weight", 0), Role.CONSUMER)
+    roles = [None if index < 0 else role_of(index) for index in slots.roles()[0].tolist()]
+    assert roles == [Role.PRODUCER] * 2 + [Role.CONSUMER] * 2 + [None] * 2
+    assert slots.removable()[slots.components()].tolist() == [True] * 4 + [False] * 2
+    slots.join(slots.span("table", 0), slots.span("other", 0))
+    slots.set_role(slots.span("other", 0), Role.PRODUCER)
+    assert slots.roles()[0][:2].tolist() == [-1, -1]
 
 
 def test_a_final_reason_comes_before_earlier_ones():

@@ -25,8 +25,8 @@ EXAMPLES = int(os.environ.get("SECATEUR_EXAMPLES", "0"))
 SHARE = {1: 0.2, 2: 0.6, 3: 0.2}
 """How many of the examples have one, two and three spatial dimensions."""
 
-UNCOUNTED = {"attention", "multihead", "scores", "pair", "queries", "decoder"}
-"""Kinds with operators that PyTorch's own counter passes over."""
+UNCOUNTED = {"attention", "multihead", "scores", "pair", "queries", "decoder", "table"}
+"""Kinds with operators that PyTorch's own counter passes over, or that run once for all examples."""
 
 
 @pytest.mark.filterwarnings("ignore:torch.searchsorted")  # said once in a process, so not again on replay

@@ -80,7 +80,8 @@ class SlotTable:
         self._frozen: list[tuple[IntArray, str]] = []
         self._final: list[tuple[IntArray, str]] = []
         self._claims: list[tuple[IntArray, Role]] = []
-        self._known: tuple[IntArray, BoolArray] | None = None
+        self._components: IntArray | None = None
+        self._removable: BoolArray | None = None
 
     def tensor(self, name: str) -> Value:
         """Return the value of a parameter or buffer: its own slots in every dimension."""
@@ -96,7 +97,7 @@ class SlotTable:
         """Make slots that belong to no tensor: channels that an operator makes from nothing."""
         start = self.size
         self.size += count
-        self._known = None
+        self._components = self._removable = None
         return np.arange(start, self.size, dtype=np.int64)
 
     def join(self, left: IntArray, right: IntArray) -> None:
@@ -105,7 +106,7 @@ class SlotTable:
             raise ValueError(f"cannot join labels of shapes {left.shape} and {right.shape}")
         self._left.append(left.ravel())
         self._right.append(right.ravel())
-        self._known = None
+        self._components = self._removable = None
 
     def freeze(self, slots: IntArray, reason: str, *, final: bool = False) -> None:
         """Forbid the removal of slots, for a reason that the user will read.
@@ -116,44 +117,53 @@ class SlotTable:
             final: whether no other code in the network could free them. Such a reason is named before others.
         """
         (self._final if final else self._frozen).append((slots.ravel(), reason))
-        self._known = None
+        self._removable = None
 
     def set_role(self, slots: IntArray, role: Role) -> None:
         """Record what a dimension does with its channels; the first claim on a slot counts."""
         self._claims.append((slots.ravel(), role))
-        self._known = None
+        self._removable = None
 
     def roles(self) -> tuple[IntArray, IntArray]:
-        """Return, per slot, the index of its role in ``Role`` order (-1: none) and the rank of its claim."""
+        """Return, per slot, the index of its role in ``Role`` order (-1: none) and the rank of its claim.
+
+        What is read and no layer writes, such as learned queries, is written by the tensors that hold it.
+        """
         role = np.full(self.size, -1, dtype=np.int64)
         rank = np.full(self.size, np.iinfo(np.int64).max, dtype=np.int64)
         for order in range(len(self._claims) - 1, -1, -1):
             slots, kind = self._claims[order]
             role[slots] = _ROLES.index(kind)
             rank[slots] = order
+        component = self.components()
+        read, written = (
+            np.isin(component, component[role == _ROLES.index(kind)])
+            for kind in (Role.CONSUMER, Role.PRODUCER)
+        )
+        writers = np.flatnonzero(((role < 0) & read & ~written)[: self.tensor_slots])
+        role[writers] = _ROLES.index(Role.PRODUCER)
+        rank[writers] = len(self._claims)
         return role, rank
 
     def components(self) -> IntArray:
         """Number the channels: slots with one number are removed together."""
-        return self._channels()[0]
-
-    def removable(self) -> BoolArray:
-        """Find, per channel, whether a tensor writes it and nothing freezes it."""
-        return self._channels()[1]
-
-    def _channels(self) -> tuple[IntArray, BoolArray]:
-        """Compute what :meth:`components` and :meth:`removable` return, again only after a change."""
-        if self._known is None:
+        if self._components is None:
             left = np.concatenate([*self._left, np.zeros(0, np.int64)])
             right = np.concatenate([*self._right, np.zeros(0, np.int64)])
             links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.size, self.size))
-            components = connected_components(links, directed=False)[1].astype(np.int64)
+            self._components = connected_components(links, directed=False)[1].astype(np.int64)
+        return self._components
+
+    def removable(self) -> BoolArray:
+        """Find, per channel, whether a tensor writes it and nothing freezes it."""
+        if self._removable is None:
+            components = self.components()
             role = self.roles()[0][: self.tensor_slots]
             reason, _ = self.reasons(components)
             written = np.zeros(len(reason), dtype=bool)
             written[components[: self.tensor_slots][role == _ROLES.index(Role.PRODUCER)]] = True
-            self._known = components, written & (reason < 0)
-        return self._known
+            self._removable = written & (reason < 0)
+        return self._removable
 
     def reasons(self, components: IntArray) -> tuple[IntArray, list[str]]:
         """Find, per channel, the index of the first reason that freezes it (-1: free), and the reasons."""

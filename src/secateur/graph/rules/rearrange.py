@@ -83,8 +83,19 @@ def channel_shuffle(op: RuleContext) -> Value:
 
 @rule("aten.unfold")
 def unfold(op: RuleContext) -> Value:
-    """Freeze a dimension with windows along it: positions, not channels; a new dimension comes last."""
+    """Make windows along a dimension of positions; a new dimension comes last.
+
+    Windows of channels that lie side by side, such as heads, go as a whole.
+    """
     value = op.first()
-    dim = op.option("dimension") % len(value.shape)
-    op.freeze(value.labels[dim], f"used as a spatial dimension ({op.place})")
-    return Value(op.shape, (*value.labels[:dim], None, *value.labels[dim + 1 :], None))
+    dim, size = op.option("dimension") % len(value.shape), int(op.option("size"))
+    labels = value.labels[dim]
+    if labels is not None and size == op.option("step") and len(labels) % size == 0:
+        rows = labels.reshape(-1, size)
+        for place in range(1, size):
+            op.join(rows[:, place], rows[:, 0])
+        labels = np.ascontiguousarray(rows[:, 0])
+    else:
+        op.freeze(labels, f"used as a spatial dimension ({op.place})")
+        labels = None
+    return Value(op.shape, (*value.labels[:dim], labels, *value.labels[dim + 1 :], None))

@@ -52,6 +52,20 @@ def extreme(op: RuleContext) -> Value | Sequence[Value]:
     return [result, replace(result, places=places)]
 
 
+@rule("aten.quantile", "aten.nanquantile")
+def quantile(op: RuleContext) -> Value:
+    """Reduce to quantiles; several of them make a dimension in front."""
+    value = op.first()
+    dims = _dims(op, len(value.shape))
+    kept = [
+        None if dim in dims else own
+        for dim, own in enumerate(value.labels)
+        if dim not in dims or op.option_or("keepdim", False)
+    ]
+    result = Value(op.shape, (*[None] * (len(op.shape) - len(kept)), *kept))
+    return op.statistic(result) if any(value.labels[dim] is not None for dim in dims) else result
+
+
 def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:
     """Build the result of a reduction of the first argument.
 

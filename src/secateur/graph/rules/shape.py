@@ -31,6 +31,9 @@ def reshape(op: RuleContext) -> Value:
         merged = _merge(op, value, before)
         labels.extend(_split(op, merged, after))
     op.constrain_sizes(labels, op.shape)
+    for dim, own in enumerate(labels):
+        if own is not None and op.is_number_in_code(dim):
+            op.record_numbers(own, [op.shape[dim]])
     return Value(op.shape, tuple(labels))
 
 
@@ -180,6 +183,34 @@ def transpose_matrices(op: RuleContext) -> Value:
     """Exchange the last two dimensions."""
     *lead, row, column = op.first().labels
     return Value(op.shape, (*lead, column, row))
+
+
+@rule("aten.diag_embed")
+def diag_embed(op: RuleContext) -> Value:
+    """Put the last dimension on the diagonal of a matrix, which has its labels twice."""
+    value = op.first()
+    *rest, own = value.labels
+    places = sorted(op.option_or(name, end) % len(op.shape) for name, end in (("dim1", -2), ("dim2", -1)))
+    if op.option_or("offset", 0) != 0:
+        op.freeze(own, f"put beside the diagonal ({op.place})")
+        own = None
+    for place in places:
+        rest.insert(place, own)
+    return Value(op.shape, tuple(rest))
+
+
+@rule("aten.diagonal")
+def diagonal(op: RuleContext) -> Value:
+    """Join two dimensions, of which pairs of the same index are picked."""
+    value = op.first()
+    dims = [op.option_or(name, end) % len(value.shape) for name, end in (("dim1", 0), ("dim2", 1))]
+    one, other = (value.labels[dim] for dim in dims)
+    if op.option_or("offset", 0) != 0 or value.shape[dims[0]] != value.shape[dims[1]]:
+        for labels in (one, other):
+            op.freeze(labels, f"picked off the diagonal ({op.place})")
+        one = other = None
+    rest = [own for dim, own in enumerate(value.labels) if dim not in dims]
+    return Value(op.shape, (*rest, op.join(one, other)))
 
 
 @rule("aten.movedim")
