@@ -3,10 +3,12 @@ from __future__ import annotations
 import copy
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur import apply_plan, plan_from, verify
 from secateur.errors import TraceError
 from secateur.graph import trace
 from secateur.graph.capture.program import call_arguments, canonical_names, capture, doubled, mode_of
@@ -116,3 +118,25 @@ def test_tied_tensors_go_by_their_first_name():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert canonical_names(model)["1.weight"] == "0.weight"
+
+
+class OtherPlacesInTraining(nn.Module):
+    """Reads positions in an order that NumPy gives, which the mode decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = np.array([2, 0, 1] if self.training else [1, 2, 0])
+        y = self.one(x)
+        return self.two(torch.tanh(y + y[:, torch.tensor(order)]))
+
+
+def test_numbers_that_the_mode_decides_make_another_program():
+    torch.manual_seed(0)
+    model, x = OtherPlacesInTraining().eval(), torch.randn(2, 3, 3)
+    graph = trace(model, x)
+    plan = plan_from(graph, {"one": [1, 4]})
+    check = verify(model, apply_plan(model, plan), plan, x)
+    assert check.ok, check

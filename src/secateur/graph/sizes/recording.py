@@ -15,6 +15,7 @@ from enum import Enum
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -40,7 +41,7 @@ class _Call:
     key: tuple[str, str, tuple[int, ...]]
     sizes: tuple[Any, ...]
     wide: int = 1
-    numbers: tuple[float, ...] = ()
+    numbers: tuple[float | bytes, ...] = ()
     counts: bool = False
     is_on: bool | None = None
     """Whether it was called as in training mode, of operators that the mode switches."""
@@ -296,13 +297,15 @@ class _SizeTracer(ShapeMode):
             return self._sized(args[0], dim % args[0].dim(), result)
         if name == "numel" and args[0].dim() == 1:
             return self._sized(args[0], 0, result)
+        if name == "__setitem__" and _holds_range(args[1]):  # the range is a call before it is written to
+            name, result = "__getitem__", args[0][args[1]]
         results = result if isinstance(result, tuple | list) else [result]
         if results and isinstance(results[0], Tensor):
             name = _normal(name)
             sizes = given_sizes(name, args, kwargs or {})
             key = (self.path[-1], "slice" if name == "getitem" else name, tuple(results[0].shape))
             leaves = tree_leaves((args, kwargs))
-            numbers = tuple(item for item in leaves if type(item) is float)
+            numbers = tuple(_number(item) for item in leaves if type(item) in (float, np.ndarray))
             counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
             is_on = _is_on(name, args, kwargs or {})
             call = _Call(key, sizes, sum(map(_is_wide, leaves)), numbers, counts, is_on)
@@ -311,6 +314,13 @@ class _SizeTracer(ShapeMode):
                 if isinstance(item, Tensor):
                     self.made_by(item, call, place)
         return result
+
+
+def _holds_range(index: Any) -> bool:
+    """Tell whether an index has a range, and no tensor or list beside it."""
+    items = index if isinstance(index, tuple) else (index,)
+    plain = all(item is None or item is ... or isinstance(item, int | slice) for item in items)
+    return plain and any(isinstance(item, slice) for item in items)
 
 
 _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training")}
@@ -323,6 +333,11 @@ def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool 
         return None
     place, keyword = _SWITCHES[name]
     return bool(args[place] if len(args) > place else kwargs.get(keyword, False))
+
+
+def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
+    """Return a number, or what tells an array of numbers from others."""
+    return item.tobytes() if isinstance(item, np.ndarray) else item
 
 
 def _is_wide(item: Any) -> bool:
