@@ -297,6 +297,29 @@ def cells(kind: type[nn.Module], function: Function = over_steps, read: int = 7,
     return Net(function, a=nn.Linear(6, 5), g=kind(5, 7, **options), b=nn.Linear(read, 3))
 
 
+def overlapping(y: Tensor) -> Tensor:
+    """Each position added to the next one, in a view of memory with windows that overlap."""
+    rows, step, one = y.stride()
+    return y.as_strided((len(y), y.size(1) - 1, 2, y.size(2)), (rows, step, step, one)).sum(2)
+
+
+def overlapping_columns(y: Tensor) -> Tensor:
+    """The same for positions that lie next to each other in memory."""
+    y = y.mT.contiguous()
+    return y.as_strided((*y.shape[:2], y.size(2) - 1, 2), (*y.stride(), 1)).sum(3).mT
+
+
+def written_in_part(s: nn.Module, x: Tensor) -> Tensor:
+    """The first and the last position replaced, where a mask of the size of this range says."""
+    y = torch.tanh(s.a(x))
+    first = y[:, :1]
+    hidden = torch.ones(1, 1, 1, dtype=torch.bool).expand(first.size())
+    y[:, :1] = torch.full_like(first, 0.5).where(hidden, first)
+    last = y[:, -1:]
+    y[:, -1:] = torch.full_like(last, -0.5).where(hidden, last)
+    return s.b(y)
+
+
 LINES, TOKENS, PICTURE = (5, 6), (3, 4, 6), (2, 3, 4, 4)
 WORDS = (4, 5)
 
@@ -339,6 +362,13 @@ def windows(s: nn.Module, x: Tensor) -> Tensor:
 
 CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
     "transposed matrices": (lines(lambda y: y.mT.adjoint().mT.mH), LINES, {"a": 8}),
+    "views of memory that overlap": (lines(overlapping), TOKENS, {"a": 8}),
+    "views of memory with positions last": (lines(overlapping_columns), TOKENS, {"a": 8}),
+    "ranges that are written to": (
+        lambda: Net(written_in_part, a=nn.Linear(6, 8), b=nn.Linear(8, 3)),
+        TOKENS,
+        {"a": 8},
+    ),
     "transposed weights": (
         lambda: nn.Sequential(Conv1D(8, 6), nn.GELU(), Conv1D(7, 8), nn.Tanh(), Conv1D(3, 7)),
         TOKENS,
@@ -750,6 +780,26 @@ def of_fixed_width(s: nn.Module, x: Tensor) -> Tensor:
 
 
 FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "views of memory across channels": (
+        lines(lambda y: y.as_strided((len(y), 4, 2), (y.stride(0), 2, 1)).flatten(1)),
+        LINES,
+        r"a view of memory reads some channels in another order \(as_strided\)",
+    ),
+    "views of memory that repeat channels": (
+        lines(lambda y: y.as_strided((len(y), 7, 2), (y.stride(0), 1, 1)).sum(2), read=7),
+        LINES,
+        r"a view of memory reads some channels in another order \(as_strided\)",
+    ),
+    "views of memory from another channel on": (
+        lines(lambda y: y.as_strided((len(y) - 1, y.size(1)), y.stride(), 3)),
+        LINES,
+        r"a view of memory reads some channels in another order \(as_strided\)",
+    ),
+    "views of memory with strides in the code": (
+        lines(lambda y: y.as_strided((len(y), 3, 2, y.size(2)), (32, 8, 8, 1)).sum(2)),
+        TOKENS,
+        r"a view of memory reads some channels in another order \(as_strided\)",
+    ),
     "zeros of a width in the code": (
         lambda: Net(of_fixed_width, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),
         LINES,

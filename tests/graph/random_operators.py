@@ -197,10 +197,14 @@ class InOrder(nn.Module):
 
     def __init__(self, way: int) -> None:
         super().__init__()
-        self.way = way % 6
+        self.way = way % 7
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.tanh()
+        if self.way == 6:  # pairs of neighbours, in windows that overlap in memory
+            rows = y.flatten(2).contiguous()
+            pairs = rows.as_strided((*rows.shape[:2], rows.size(2) - 1, 2), (*rows.stride(), 1))
+            return F.pad(pairs.amax(-1), (1, 0)).reshape(x.shape)
         if self.way == 0:
             return y.cumsum(2) + y.cumsum(-1)
         if self.way == 1:

@@ -45,6 +45,51 @@ class Served(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+class Smoothed(nn.Module):
+    """Heads whose results are mixed between positions, by a matrix whose size is an attribute."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.width, self.positions = heads, 4, STEPS
+        self.q, self.k, self.v = (nn.Linear(WIDTH, heads * 4) for _ in range(3))
+        self.out = nn.Linear(heads * 4, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            side(x).view(*x.shape[:2], self.heads, self.width).transpose(1, 2)
+            for side in (self.q, self.k, self.v)
+        )
+        y = (q @ k.mT).softmax(-1) @ v
+        ones = x.new_ones(self.positions * self.positions)
+        y = ones.view(self.positions, self.positions).cumsum(-1) @ y
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Sampling(nn.Module):
+    """Heads that read at computed places of several levels, and weigh what they read."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.width, self.levels, self.points = heads, 4, 2, 3
+        self.value, self.out = nn.Linear(WIDTH, heads * 4), nn.Linear(heads * 4, WIDTH)
+        self.places, self.weights = nn.Linear(WIDTH, heads * 12), nn.Linear(WIDTH, heads * 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, steps, _ = x.shape
+        value = self.value(x).view(count, steps, self.heads, self.width)
+        image = value.flatten(2).transpose(1, 2).reshape(count * self.heads, self.width, steps, 1)
+        places = self.places(x).view(count, steps, self.heads, self.levels, self.points, 2).tanh()
+        weights = self.weights(x).view(count, steps, self.heads, self.levels * self.points).softmax(-1)
+        weights = weights.view(count, steps, self.heads, self.levels, self.points).transpose(1, 2)
+        read = [
+            F.grid_sample(image, places[:, :, :, level].transpose(1, 2).flatten(0, 1), align_corners=False)
+            for level in range(self.levels)
+        ]
+        weights = weights.reshape(count * self.heads, 1, steps, self.levels * self.points)
+        y = (torch.stack(read, dim=-2).flatten(-2) * weights).sum(-1)
+        return self.out(y.view(count, self.heads * self.width, steps).transpose(1, 2))
+
+
 class Separate(nn.Module):
     """Queries with an axis for the heads that share keys and values, multiplied in five dimensions."""
 
@@ -123,6 +168,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, dict[str, int]]]] = {
             "head_dim": {"parts.0.q": 4},
         },
     ),
+    "beside a matrix of positions": (
+        Smoothed,
+        {"heads": {"parts.0.q": 4}, "head_dim": {"parts.0.q": 4}},
+    ),
+    "at computed places": (Sampling, {"heads": {"parts.0.value": 4}}),
     "one layer cut apart": (
         lambda: Sliced(CONFIG),
         {"heads": {"parts.0.qkv": 2}, "query_heads": {"parts.0.qkv": 2}},

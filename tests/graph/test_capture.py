@@ -4,10 +4,12 @@ import copy
 import logging
 from operator import getitem
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur import apply_plan, plan_from, verify
 from secateur.errors import TraceError
 from secateur.graph import trace
 from secateur.graph.capture.composites import COMPOSITES
@@ -148,3 +150,25 @@ def test_composite_operators_have_no_rule_and_parts_that_have_one() -> None:
     assert all(isinstance(node.meta["val"], Tensor | list | tuple) for node in left)
     for one, other in zip(program.module(x), Net()(x), strict=True):
         assert torch.equal(one, other)
+
+
+class OtherPlacesInTraining(nn.Module):
+    """Reads positions in an order that NumPy gives, which the mode decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = np.array([2, 0, 1] if self.training else [1, 2, 0])
+        y = self.one(x)
+        return self.two(torch.tanh(y + y[:, torch.tensor(order)]))
+
+
+def test_numbers_that_the_mode_decides_make_another_program():
+    torch.manual_seed(0)
+    model, x = OtherPlacesInTraining().eval(), torch.randn(2, 3, 3)
+    graph = trace(model, x)
+    plan = plan_from(graph, {"one": [1, 4]})
+    check = verify(model, apply_plan(model, plan), plan, x)
+    assert check.ok, check

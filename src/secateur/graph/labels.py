@@ -100,6 +100,10 @@ class SlotTable:
         self._components = self._removable = None
         return np.arange(start, self.size, dtype=np.int64)
 
+    def are_of_tensors(self, labels: IntArray) -> bool:
+        """Tell whether any of some labels are slots of a parameter or buffer."""
+        return bool((labels < self.tensor_slots).any())
+
     def join(self, left: IntArray, right: IntArray) -> None:
         """Demand that the slots of two vectors of one length are removed together, index by index."""
         if left.shape != right.shape:

@@ -508,7 +508,7 @@ def _alias(tensor: Tensor) -> Tensor:
 
 
 def _shape_only(value: Tensor) -> Tensor:
-    return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
 def _batch(graph: Graph, placeholders: Mapping[str, Placeholder]) -> int:

@@ -170,9 +170,14 @@ class OpenAxes:
                 chosen = {node: queries.get(node, WHOLE) for node in uses} if queries else {}
             else:
                 chosen = {node: own[unit] for node, own in uses.items() if unit in own}
-            if len(chosen) == len(uses):
+            if all(node in chosen or self._is_within(node, uses[node], chosen) for node in uses):
                 units[unit] = {node: place for node, place in chosen.items() if place is not None}
         return units
+
+    def _is_within(self, node: str, uses: Mapping[str, int], chosen: Mapping[str, int | None]) -> bool:
+        """Tell whether an operator splits an axis again of a rectangle of which another axis is left free."""
+        parents = (self.parents.get((node, place)) for place in uses.values())
+        return any(parent is not None and chosen.get(parent[0], parent[1]) != parent[1] for parent in parents)
 
 
 def asked_units(

@@ -69,6 +69,11 @@ class OperatorContext:
         """Return the values of an argument that is a list of tensors."""
         return [self._value(item) for item in self._arguments[name]]
 
+    def strides(self, name: str) -> tuple[int, ...]:
+        """Return the strides of a tensor argument, as the original network has them."""
+        tensor: Tensor = self._arguments[name].meta["val"]
+        return tensor.stride()
+
     def first(self) -> Value:
         """Return the value of the first argument."""
         return self.value(self._names[0])

@@ -144,15 +144,18 @@ class RuleContext(OperatorContext):
     def open_axis(self, axis: int, size: int, whole: IntArray) -> Labels:
         """Make labels of an axis in the walk that finds what axes are used for; ``None`` in other walks.
 
+        Rectangles of no layer stay as they are, such as a mask whose size an attribute says.
+
         Args:
             axis: its place.
             size: of the axis.
             whole: labels of the rectangle.
         """
-        if self._hints.open_axes is None:
+        known = self._hints.open_axes
+        if known is None or not (known.is_open(whole) or self.slots.are_of_tensors(whole)):
             return None
         labels = self.slots.fresh(size)
-        self._hints.open_axes.opened((self.node.name, axis), labels, whole)
+        known.opened((self.node.name, axis), labels, whole)
         return labels
 
     def merge_open(self, outer: Labels, inner: Labels) -> Labels:
@@ -191,7 +194,13 @@ class RuleContext(OperatorContext):
             return
         ranks = len(one.shape), len(other.shape)
         pairs = [(ranks[0] - dim, ranks[1] - dim) for dim in range(1, min(ranks) + 1)]
-        shared = [(left, right) for left, right in pairs if one.shape[left] == other.shape[right]]
+        shared = [
+            (left, right)
+            for left, right in pairs
+            if one.shape[left] == other.shape[right]
+            and known.is_open(one.labels[left])
+            and known.is_open(other.labels[right])
+        ]
         self.record_product(one, other, shared)
 
     def reject_axis(self, labels: Labels) -> None:

@@ -9,8 +9,12 @@ from secateur.graph.rules import rule
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
 def grid_sampler(op: RuleContext) -> Value:
-    """Keep the channels; spatial dimensions and the coordinates are frozen."""
+    """Keep the channels; spatial dimensions and the coordinates are frozen.
+
+    Heads that read at places of their own are counted with the examples, as in a product.
+    """
     value, grid = op.value("input"), op.value("grid")
+    op.record_product(value, grid, [(0, 0)])
     reason = f"used as a position in an image ({op.place})"
     for labels in (*value.labels[2:], *grid.labels[1:]):
         op.freeze(labels, reason)

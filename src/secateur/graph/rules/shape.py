@@ -97,7 +97,8 @@ def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
         if opened is not None:
             return opened
     # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
-    main = next((dim for dim in labelled if _owned(op, value.labels[dim])), labelled[0])
+    owned = (dim for dim in labelled if op.slots.are_of_tensors(value.labels[dim]))  # type: ignore[arg-type]
+    main = next(owned, labelled[0])
     for dim in labelled:
         if dim != main:
             op.freeze(value.labels[dim], f"merged with another dimension of channels ({op.place})")
@@ -107,10 +108,6 @@ def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
     assert labels is not None
     sizes = [value.shape[dim] for dim in dims]
     return np.ascontiguousarray(np.broadcast_to(labels.reshape(shape), sizes)).ravel()
-
-
-def _owned(op: RuleContext, labels: Labels) -> bool:
-    return labels is not None and bool((labels < op.slots.tensor_slots).any())
 
 
 def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
@@ -281,3 +278,65 @@ def expand_as(op: RuleContext) -> Value:
 def _as_list(dims: int | Sequence[int], count: int) -> list[int]:
     listed = dims if isinstance(dims, Sequence) else [dims]
     return [dim % count for dim in listed]
+
+
+@rule("aten.as_strided")
+def as_strided(op: RuleContext) -> Value:
+    """Keep the labels of dimensions that the view of memory reads whole and in order, and freeze the others.
+
+    Sizes and strides that are made of widths follow them, which a trial has to check.
+    """
+    value = op.first()
+    labels: list[Labels] = [None] * len(op.shape)
+    for dim, own in enumerate(value.labels):
+        if own is None:
+            continue
+        axis = _axis_that_reads(op, value.shape, dim)
+        if axis is None or not op.assume():
+            op.freeze(own, f"a view of memory reads some channels in another order ({op.place})")
+        else:
+            labels[axis] = own
+    op.constrain_sizes(labels, op.shape)
+    return Value(op.shape, tuple(labels))
+
+
+def _axis_that_reads(op: RuleContext, shape: Sequence[int], dim: int) -> int | None:
+    """Find the dimension of a strided view that counts the same indices as one of its argument.
+
+    In dense memory, an index of a dimension is ``place // stride % size``. It is that of one dimension of the
+    view if this one has the same stride and size, and all others change only what lies below it, without
+    reaching the stride, or what lies above it.
+
+    Args:
+        op: the operator.
+        shape: of the argument.
+        dim: the dimension of the argument.
+
+    Returns:
+        The dimension of the view, ``None`` if there is none.
+    """
+    memory, strides, start = op.strides("self"), op.option("stride"), op.option("storage_offset") or 0
+    if not _is_dense(shape, memory) or start + _reach(op.shape, strides) >= math.prod(shape):
+        return None
+    step, above = memory[dim], memory[dim] * shape[dim]
+    moving = [axis for axis, size in enumerate(op.shape) if size > 1 and strides[axis] % above]
+    along = [axis for axis in moving if strides[axis] % step == 0]
+    below = [axis for axis in moving if strides[axis] % step]
+    reach = _reach([op.shape[axis] for axis in below], [strides[axis] for axis in below])
+    same = [(op.shape[axis], strides[axis]) for axis in along] == [(shape[dim], step)]
+    return along[0] if same and start % above + reach < step else None
+
+
+def _reach(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """Return the distance in memory between the first and the last element of a view."""
+    return sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Tell whether a tensor fills its memory without gaps or overlaps, in any order of its dimensions."""
+    filled = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1 and stride != filled:
+            return False
+        filled *= size
+    return True

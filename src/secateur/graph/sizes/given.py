@@ -15,7 +15,7 @@ _SHAPED = {
 _NUMBER = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), (6, "groups")),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (6, "groups")),
-    **dict.fromkeys(("new_full",), (1, "size")),
+    **dict.fromkeys(("new_full", "as_strided"), (1, "size")),
     **dict.fromkeys(("full",), (0, "size")),
     "layer_norm": (1, "normalized_shape"),
     "group_norm": (1, "num_groups"),

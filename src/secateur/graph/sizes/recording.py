@@ -16,6 +16,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -41,7 +42,7 @@ class _Call:
     key: tuple[str, str, tuple[int, ...]]
     sizes: tuple[Any, ...]
     wide: int = 1
-    numbers: tuple[float, ...] = ()
+    numbers: tuple[float | bytes, ...] = ()
     counts: bool = False
     is_on: bool | None = None
     """Whether it was called as in training mode, of operators that the mode switches."""
@@ -325,7 +326,7 @@ class _SizeTracer(ShapeMode):
         """Record a call of an operator, and that it made its results."""
         key = (self.path[-1], name, tuple(results[0].shape))
         leaves = tree_leaves((args, kwargs))
-        numbers = tuple(item for item in leaves if type(item) is float)
+        numbers = tuple(_number(item) for item in leaves if type(item) in (float, np.ndarray))
         counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
         is_on = _is_on(name, args, kwargs)
         wide = sum(map(_is_wide, leaves))
@@ -369,6 +370,11 @@ def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool 
         return None
     place, keyword = _SWITCHES[name]
     return bool(args[place] if len(args) > place else kwargs.get(keyword, False))
+
+
+def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
+    """Return a number, or what tells an array of numbers from others."""
+    return item.tobytes() if isinstance(item, np.ndarray) else item
 
 
 def _is_wide(item: Any) -> bool:
