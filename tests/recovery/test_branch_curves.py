@@ -119,6 +119,25 @@ def test_a_fit_is_never_much_worse_than_the_plain_cut(images: tuple[nn.Module, C
             assert 0 < damage < 1.2 * float((expected.exp() * (expected - plain)).sum(1).mean())
 
 
+@pytest.mark.parametrize("stream", [1, 3, 7])
+def test_channels_of_the_stream_go_together_with_branches(
+    images: tuple[nn.Module, ChannelGraph, Tensor], stream: int
+) -> None:
+    """Few channels are left to the layers of a removed branch, which must not run."""
+    net, graph, x = images
+    name = next(group.name for group in graph.prunable if group.channels == 8)
+    hidden = {group.name: (0, 1) for group in graph.prunable if group.channels in (6, 9)}
+    plan = PruningPlan(graph, {name: tuple(range(stream)), **hidden}, ("1", "3"))
+    small = apply_plan(net, plan)
+    with torch.no_grad():
+        plain = float((small(x) - net(x)).square().mean())
+    done = reconstruct(net, small, plan, [x])
+    assert [item.module for item in done] == ["2.conv1", "2.conv2", "4"]
+    assert all(item.error <= item.error_before + 1e-6 for item in done)
+    with torch.no_grad():
+        assert float((small(x) - net(x)).square().mean()) < plain
+
+
 def test_branches_are_measured_on_request_and_kept(images: tuple[nn.Module, ChannelGraph, Tensor]) -> None:
     net, graph, x = images
     scores = score(net, graph, "magnitude")

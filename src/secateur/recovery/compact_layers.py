@@ -38,7 +38,7 @@ class CompactInterpreter(MaskedInterpreter):
         self._kept_positions: dict[str, tuple[Tensor, Tensor]] = {}
         for node in wiring.program.graph.nodes:
             name = names.get(str(node.args[1])) if str(node.target).startswith(OPERATORS) else None
-            if name is None:
+            if name is None or node.name in self._skipped:  # of a branch that is removed
                 continue
             start, size = wiring.spans[name, 0]
             slots = slice(start, start + size)
