@@ -137,7 +137,7 @@ class TimedNetwork:
 
     def predicted_share(self, plan: sec.PruningPlan) -> float:
         """Predict the time after a plan, as a share of that of the whole network."""
-        return float(self.table.milliseconds(plan.widths)) / self.predicted_ms
+        return float(self.table.milliseconds(plan.graph.after(plan).units)) / self.predicted_ms
 
     def kept(self, plan: sec.PruningPlan) -> float:
         """Compute the share of its magnitude that a group is left with, as geometric mean over groups."""
