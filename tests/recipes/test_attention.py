@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import secateur as sec
 from secateur.errors import BudgetError, UsageError
 from secateur.recipes import Callback, Measured, Recipe, RecipeContext, Training, fingerprint, prune
+from secateur.recipes.attention import curves_of_same_groups
 from secateur.recipes.runner import run_recipe
 from secateur.training.resume import Entry, Journal
 from tests.graph.test_attention_units import Served
@@ -92,6 +93,39 @@ def test_width_curves_choose_as_well() -> None:
     result = prune(Layer("query_heads"), X, sec.Budget(channels=0.5), batches=BATCHES, recipe=recipe)
     assert sizes(result.model) == KEPT["query_heads"]
     assert result.curves is not None
+
+
+def test_groups_that_both_units_have_are_measured_once_and_progress_is_seen() -> None:
+    net = Layer("query_heads")
+    by_unit = {unit: sec.trace(net, X, attention=unit) for unit in KEPT}
+    recipe = Recipe.preset("one-shot", criterion="magnitude", allocation="curves")
+    curves = {
+        unit: sec.width_curves(net, graph, sec.score(net, graph, "magnitude"), [X])
+        for unit, graph in by_unit.items()
+    }
+    shared = curves_of_same_groups(by_unit["query_heads"], by_unit["heads"], curves["heads"])
+    assert set(shared) == set(curves["heads"]) - {"attention.q"}  # which has two channels in both
+    assert len(shared) == 1
+
+    class Tasks(Notes):
+        def on_progress(self, progress: Any) -> None:
+            self.notes.append(progress.task)
+
+    def chosen_of(notes: Notes) -> list[str]:
+        return [line for line in notes.notes if line.startswith("attention:") and line.endswith(", chosen")]
+
+    notes = Tasks()
+    result = prune(
+        Layer("query_heads"), X, sec.Budget(params=0.8), batches=BATCHES, recipe=recipe, callbacks=[notes]
+    )
+    first = next(place for place, line in enumerate(notes.notes) if line.startswith("attention:"))
+    assert "measuring widths" in notes.notes[:first]
+    unit = next(unit for unit in KEPT if f"removing {unit} " in " ".join(chosen_of(notes)))
+    found = result.curves
+    assert found is not None
+    assert found.keys() == curves[unit].keys()
+    for name, curve in found.items():
+        assert curve.damages == pytest.approx(curves[unit][name].damages, rel=1e-3)
 
 
 def test_a_budget_that_only_one_unit_reaches_decides() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from secateur.budget import WidthCurves
 from secateur.graph import ChannelGraph, ExampleInputs, trace
+from secateur.graph.groups import Group
 from secateur.graph.propagation.attention_units import QUERY_HEADS
 
 
@@ -31,6 +33,27 @@ def attention_graphs(
     graph = trace(model, example_inputs, ignore=ignore)
     others = {item.module: QUERY_HEADS for item in graph.attentions if QUERY_HEADS in item.others}
     return [graph, trace(model, example_inputs, ignore, others)] if others else [graph]
+
+
+def curves_of_same_groups(graph: ChannelGraph, other: ChannelGraph, curves: WidthCurves) -> WidthCurves:
+    """Select the curves of groups that two graphs of one network have in common.
+
+    Args:
+        graph: the graph whose curves are needed.
+        other: the graph whose curves are known.
+        curves: of ``other``; those of residual branches are kept.
+    """
+    same = {
+        name: curve
+        for name, curve in curves.items()
+        if name in graph and _members(graph[name]) == _members(other[name])
+    }
+    return WidthCurves(same, curves.divergence, branches=curves.branches)
+
+
+def _members(group: Group) -> list[tuple[str, int, list[list[int]]]]:
+    """List what belongs to the channels of a group: tensors, dimensions and positions."""
+    return [(member.tensor, member.dim, member.slots.tolist()) for member in group.members]
 
 
 def scores_fit(graph: ChannelGraph, scores: Mapping[str, Any]) -> bool:

@@ -27,8 +27,7 @@ from secateur.graph.cutting.tensors import copy_with
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
 from secateur.ranks import RankBatch, split_across_ranks
-from secateur.recipes.attention import attention_graphs, scores_fit, unit_of
-from secateur.recipes.callbacks import Callback
+from secateur.recipes.attention import attention_graphs, curves_of_same_groups, scores_fit, unit_of
 from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut, cut
 from secateur.recipes.latency_tuner import LatencyFit, LatencyOptions, LatencyTuner
@@ -170,7 +169,7 @@ def _with_best_attention(
                 errors.append(error)
         if not runners:
             raise errors[0]
-        found = [runner.measure_damage() for runner in runners]
+        found = [runner.measure_damage(runners[:number]) for number, runner in enumerate(runners)]
         best = context.ranks.broadcast(int(np.argmin(found)))
         runner = runners[best]
         for one, damage in zip(runners, found, strict=True):
@@ -273,7 +272,7 @@ class _RecipeRun:
         self.resume()
         while not self.state.last:
             self.state.step += 1
-            found = self.measure(self.context.callbacks)
+            found = self.measure()
             if not self.state.cuts:
                 self.whole = found
             step = self.next_step(self.ranking(found))
@@ -338,29 +337,31 @@ class _RecipeRun:
         """Convert the state to plain values, with the number of the next pass over the training batches."""
         return {**self.state.to_dict(), "loader_epoch": epoch_of(self.batches)}
 
-    def measure(self, callbacks: Sequence[Callback]) -> _Measurements:
+    def measure(self, *, record: bool = True, resume: WidthCurves | None = None) -> _Measurements:
         """Measure the scores of the present network, and its width curves if the recipe uses them.
 
         Known measurements of the whole network are not repeated.
 
         Args:
-            callbacks: receive progress, and what is measured of the whole network.
+            record: whether callbacks receive what is measured of the whole network, and not only progress.
+            resume: curves of the same groups, which are not measured again.
         """
-        whole = not self.state.cuts
+        callbacks, whole = self.context.callbacks, not self.state.cuts
+        receivers = callbacks if record and whole else ()
         known = self.whole if whole else None
         scores = known.scores if known else self.state.scores
         if scores is None:
-            scores = self.score(callbacks)
-            for callback in callbacks if whole else ():
+            scores = self.score()
+            for callback in receivers:
                 callback.on_scores(scores)
-        known_curves = known.curves if known else None
+        known_curves = known.curves if known else resume
         if self.recipe.allocation != "curves":
             return _Measurements(scores, known_curves)
 
         def progress(curves: WidthCurves, total: int) -> None:
             report_progress(callbacks, "measuring widths", curves.measured, total)
-            if whole and curves.measured > (known_curves.measured if known_curves else 0):
-                for callback in callbacks:
+            if curves.measured > (known_curves.measured if known_curves else 0):
+                for callback in receivers:
                     callback.on_curves(curves)
             self.context.interruption.check()
 
@@ -384,9 +385,19 @@ class _RecipeRun:
         assert found.curves is not None
         return found.curves
 
-    def measure_damage(self) -> float:
-        """Measure how the plan for the whole budget changes the outputs; nothing is reported."""
-        self.whole = self.measure(callbacks=())
+    def measure_damage(self, others: Sequence[_RecipeRun]) -> float:
+        """Measure how the plan for the whole budget changes the outputs; callbacks receive progress only.
+
+        Args:
+            others: of the same network with other units of attention, measured before: groups that are
+                the same have the same curves.
+        """
+        known = [
+            curves_of_same_groups(self.graph, one.graph, one.whole.curves)
+            for one in others
+            if one.whole is not None and one.whole.curves is not None
+        ]
+        self.whole = self.measure(record=False, resume=known[0] if known else None)
         plan = self.schedule.plan(self.graph, self.ranking(self.whole), self.schedule.goal)
         given = self.training.batches is not None or self.training.calibration is not None
         batches = self.calibration if given else [(self.check_inputs, None)]
@@ -460,15 +471,14 @@ class _RecipeRun:
             context.save("last", None)
             self.kept_at = time.monotonic()
 
-    def score(self, callbacks: Sequence[Callback]) -> Scores:
+    def score(self) -> Scores:
         """Score the channels in a separate pass over the calibration examples."""
         if self.criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, self.criterion)
         loss_fn = self.loss_fn
         if _is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
             loss_fn = with_auxiliaries(loss_fn or cross_entropy, own=loss_fn is None)  # as in training
-        context = replace(self.context, callbacks=callbacks)
-        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, context)
+        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
         together = self.context.ranks.is_distributed
         with at_epoch(self.calibration, len(self.state.cuts)):
             return score(self.model, self.graph, self.criterion, batches, loss_fn, across_ranks=together)
