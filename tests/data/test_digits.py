@@ -62,6 +62,6 @@ def test_other_sizes_and_colours():
 
 
 def test_a_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UsageError, match=r"pip install 'torch-secateur\[demo\]'$"):
         digits()

@@ -307,7 +307,7 @@ def _rule_name(operator: str) -> str:
     return next((item for item in (name, name.removesuffix("_")) if item in _TABLE), "")
 
 
-_CAPTURES = ("capture", "observe", "likeness", "derivable")
+_CAPTURES = ("capture", "record_run", "likeness", "derivable")
 """Functions of the tracing that no mutant changes and that take longest: what they gave is held."""
 
 

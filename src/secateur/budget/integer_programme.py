@@ -425,7 +425,7 @@ def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distanc
 
 def _turn_branches(problem: _Problem, places: IntArray) -> IntArray:
     """Remove or restore one branch at a time, and choose the groups again; keep what lowers the damage."""
-    branches = np.flatnonzero(problem.is_branch).tolist()
+    branches = np.flatnonzero(problem.is_branch & (problem.ends > 0)).tolist()
     settled = replace(problem, branches_stay=True)
     damage, tried, unchanged = problem.damage(places), 0, 0
     for branch in itertools.cycle(branches):
@@ -454,7 +454,7 @@ def _turned(problem: _Problem, places: IntArray, branch: int) -> list[IntArray]:
     if (
         problem.inside is None
         or not turned[branch]
-        or not (within := problem.inside[branch] & problem.is_branch).any()
+        or not (within := problem.inside[branch] & problem.is_branch & (problem.ends > 0)).any()
     ):
         return [turned]
     return [np.where(within, place, turned) for place in (1, 0)]

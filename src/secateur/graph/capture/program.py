@@ -508,6 +508,8 @@ def _alias(tensor: Tensor) -> Tensor:
 
 
 def _shape_only(value: Tensor) -> Tensor:
+    if value.layout is not torch.strided:
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 

@@ -50,9 +50,9 @@ class _Call:
     """The dimensions of the result that are whole dimensions of what was indexed."""
 
     @property
-    def is_switched(self) -> bool:
-        """Return whether it is dropout, or the counter of a batch normalisation."""
-        return "dropout" in self.key[1] or self.counts
+    def is_dropout(self) -> bool:
+        """Return whether it is dropout of any kind."""
+        return "dropout" in self.key[1]
 
     @property
     def is_harmless(self) -> bool:
@@ -160,14 +160,17 @@ def likeness(
             should switch and that the code keeps switched off counts as another one.
 
     Returns:
-        ``SAME`` if only dropout and batch normalisation differ; ``ALIKE`` if there are besides these only
-        operators that couple no channels, such as random masks of whole examples.
+        ``SAME`` if only the mode of dropout and batch normalisation differs; ``ALIKE`` if there are besides
+        these only operators that couple no channels, such as random masks of whole examples.
     """
     if evaluation is None or training is None:
         return Likeness.DIFFERENT
     if any(call.is_on is False and call.key[0] in in_training for call in training.calls):
         return Likeness.DIFFERENT
-    if _equal(*([call for call in seen.calls if not call.is_switched] for seen in (evaluation, training))):
+    # Dropout that only one mode has, or that has another probability there, is not that of the other program.
+    if not _equal(*([call for call in seen.calls if call.is_dropout] for seen in (evaluation, training))):
+        return Likeness.DIFFERENT
+    if _equal(*([call for call in seen.calls if not call.counts] for seen in (evaluation, training))):
         return Likeness.SAME
     if _equal(*([call for call in seen.calls if not call.is_harmless] for seen in (evaluation, training))):
         return Likeness.ALIKE
@@ -360,8 +363,16 @@ class _SizeTracer(ShapeMode):
             tensor = piece
 
 
-_SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training")}
-"""Where operators take the mode of the network, dropout aside: position and name of the argument."""
+# fmt: off
+_SWITCHES = {
+    "batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training"),
+    **dict.fromkeys((
+        "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
+        "feature_alpha_dropout",
+    ), (2, "training")),
+}
+# fmt: on
+"""Where operators take the mode of the network: position and name of the argument."""
 
 
 def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
@@ -369,7 +380,8 @@ def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool 
     if name not in _SWITCHES:
         return None
     place, keyword = _SWITCHES[name]
-    return bool(args[place] if len(args) > place else kwargs.get(keyword, False))
+    usual = "dropout" in name and "alpha" not in name  # the default value of the argument
+    return bool(args[place] if len(args) > place else kwargs.get(keyword, kwargs.get("train", usual)))
 
 
 def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
