@@ -405,3 +405,32 @@ def test_branches_of_modules_that_are_left_alone_stay() -> None:
     model = randomised(Chain(Basic(6, 5), Whole(6, 4)))
     graph = sec.trace(model, X, ignore=["blocks.0.conv1"])
     assert [branch.reason for branch in graph.branches] == ["left alone on request ('blocks.0.conv1')", None]
+
+
+class Mixed(nn.Module):
+    """Two convolutions whose results are joined, and a third that makes the branch of them."""
+
+    def __init__(self, pieces: bool) -> None:
+        super().__init__()
+        self.pieces, read = pieces, 4 if pieces else 8
+        self.a, self.b = nn.Conv2d(read, 4, 1), nn.Conv2d(read, 4, 3, padding=1)
+        self.c = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.chunk(2, 1) if self.pieces else (x, x)
+        return torch.tanh(x + self.c(torch.cat([self.a(one).relu(), self.b(other)], 1)))
+
+
+def test_branches_whose_parts_are_joined_outside_of_a_module() -> None:
+    """Passing over both parts gives twice the stream, unless each of them reads a half."""
+    for pieces in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), Mixed(pieces), nn.Conv2d(8, 3, 1)).eval()
+        graph = sec.trace(model, X)
+        (branch,) = graph.branches
+        assert branch.prunable is pieces, branch.reason
+        if not pieces:
+            assert "is concatenated" in str(branch.reason)
+            continue
+        plan = PruningPlan(graph, {}, [branch.name])
+        assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import Node
 
 from secateur.errors import UsageError
-from secateur.graph.additions import Addition, Dataflow
+from secateur.graph.additions import Addition, Dataflow, shape_of
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.program import Origin, Program, canonical_names
@@ -365,6 +365,8 @@ def _branch(
             replacements.append(_replacement(path, part, flow, calls.get(path, ())))
         except _NoReplacementError as error:
             reason = reason or str(error)
+    if reason is None and _joins_streams(part, flow, calls, replacements):
+        reason = "what its modules return is concatenated, and no module does that and nothing else"
     return ResidualBranch(
         name="",
         replacements=tuple(replacements),
@@ -377,6 +379,37 @@ def _branch(
         addition=addition.node.name,
         reason=reason,
     )
+
+
+def _joins_streams(
+    part: _Part,
+    flow: Dataflow,
+    calls: Mapping[str, Sequence[ModuleCall]],
+    replacements: Sequence[Replacement],
+) -> bool:
+    """Return whether what substitutes return is concatenated to another size than that of the stream.
+
+    So it is in ``x + c(cat([a(x), b(x)]))``: with a and b passed over, c is given twice the stream.
+    """
+    sizes = {item.path: calls[item.path][0].arguments[item.argument] for item in replacements}
+    holder = {node: path for path in sizes for node in flow.inside[path]}
+    stream = shape_of(part.addition.stream)
+    for node in part.addition.own - holder.keys():
+        if not str(node.target).startswith("aten.cat.") or stream is None:
+            continue
+        dim = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+        sources = [_unchanged_source(item, holder, flow) for item in flow.inputs[node]]
+        lengths = [sizes[holder[item]][dim] if item in holder else None for item in sources]
+        if None not in lengths and sum(lengths) != stream[dim]:  # type: ignore[arg-type]
+            return True
+    return False
+
+
+def _unchanged_source(node: Node, holder: Collection[Node], flow: Dataflow) -> Node:
+    """Follow operators with one input back to a value of a module, such as an activation after it."""
+    while node not in holder and len(flow.inputs[node]) == 1:
+        (node,) = flow.inputs[node]
+    return node
 
 
 class _NoReplacementError(Exception):
