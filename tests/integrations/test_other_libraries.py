@@ -41,6 +41,7 @@ def config(folder: Path, **settings: object) -> str:
     ("name", "kind", "maps"),
     [
         ("yolov8n.yaml", "DetectionModel", 3),
+        ("yolov8n", "DetectionModel", 3),
         ("yolov10n.yaml", "DetectionModel", 3),
         ("yolo11n-seg.yaml", "SegmentationModel", 3),
         ("yolov8n-cls.yaml", "ClassificationModel", 3),

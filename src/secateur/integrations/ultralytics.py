@@ -62,7 +62,7 @@ class Ultralytics:
         """Build the network of the description."""
         with quiet_logs(logging.WARNING):  # its import sets the level of its logger once
             tasks = library("ultralytics.nn.tasks")
-            description = tasks.yaml_model_load(name)
+            description = tasks.yaml_model_load(f"{name.removesuffix('.yaml')}.yaml")
         head = str(description["head"][-1][2])
         task = tasks.guess_model_task(description)
         kind = "RTDETRDetectionModel" if head.startswith("RTDETR") else _CLASSES.get(str(task))
