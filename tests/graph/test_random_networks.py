@@ -75,7 +75,7 @@ def prune_in_rounds(recipe: Recipe, rounds: int) -> None:
 
 def some(generator: np.random.Generator, group: Group) -> list[int]:
     """Between as few as are needed and all channels of a group."""
-    count = int(generator.integers(group.min_channels, group.channels + 1))
+    count = int(generator.integers(min(group.min_channels, group.channels), group.channels + 1))
     return generator.permutation(group.channels)[:count].tolist()
 
 
