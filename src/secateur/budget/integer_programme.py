@@ -111,6 +111,11 @@ class _Problem:
         """Return whether each option set belongs to a branch, shape (groups,)."""
         return np.array([option.widths[0] == 0 for option in self.options], dtype=np.bool_)
 
+    @cached_property
+    def may_turn(self) -> BoolArray:
+        """Return whether each option set is of a branch that can be present or absent, shape (groups,)."""
+        return self.is_branch & (self.ends > 0)
+
     def movable(self, places: IntArray) -> BoolArray:
         """Return whether each group or branch matters to the choice and may change, shape (groups,)."""
         alive = self.alive(places)
@@ -425,7 +430,7 @@ def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distanc
 
 def _turn_branches(problem: _Problem, places: IntArray) -> IntArray:
     """Remove or restore one branch at a time, and choose the groups again; keep what lowers the damage."""
-    branches = np.flatnonzero(problem.is_branch & (problem.ends > 0)).tolist()
+    branches = np.flatnonzero(problem.may_turn).tolist()
     settled = replace(problem, branches_stay=True)
     damage, tried, unchanged = problem.damage(places), 0, 0
     for branch in itertools.cycle(branches):
@@ -451,13 +456,10 @@ def _turned(problem: _Problem, places: IntArray, branch: int) -> list[IntArray]:
     if not problem.alive(places)[branch]:
         return []
     turned = _with(places, branch, 1 - int(places[branch]))
-    if (
-        problem.inside is None
-        or not turned[branch]
-        or not (within := problem.inside[branch] & problem.is_branch & (problem.ends > 0)).any()
-    ):
+    if problem.inside is None or not turned[branch]:
         return [turned]
-    return [np.where(within, place, turned) for place in (1, 0)]
+    within = problem.inside[branch] & problem.may_turn
+    return [np.where(within, place, turned) for place in (1, 0)] if within.any() else [turned]
 
 
 def _exchange(problem: _Problem, places: IntArray, most: int) -> IntArray:

@@ -101,7 +101,7 @@ class SlotTable:
         return np.arange(start, self.size, dtype=np.int64)
 
     def are_of_tensors(self, labels: IntArray) -> bool:
-        """Tell whether any of some labels are slots of a parameter or buffer."""
+        """Return whether any of some labels are slots of a parameter or buffer."""
         return bool((labels < self.tensor_slots).any())
 
     def join(self, left: IntArray, right: IntArray) -> None:

@@ -169,7 +169,7 @@ def _with_best_attention(
                 errors.append(error)
         if not runners:
             raise errors[0]
-        found = [runner.measure_damage(runners[:number]) for number, runner in enumerate(runners)]
+        found = [runner.measure_damage(runners[0]) for runner in runners]
         best = context.ranks.broadcast(int(np.argmin(found)))
         runner = runners[best]
         for one, damage in zip(runners, found, strict=True):
@@ -385,19 +385,16 @@ class _RecipeRun:
         assert found.curves is not None
         return found.curves
 
-    def measure_damage(self, others: Sequence[_RecipeRun]) -> float:
+    def measure_damage(self, first: _RecipeRun) -> float:
         """Measure how the plan for the whole budget changes the outputs; callbacks receive progress only.
 
         Args:
-            others: of the same network with other units of attention, measured before: groups that are
-                the same have the same curves.
+            first: the run of the same network, with other units of attention, that is measured first: groups
+                that are the same have the same curves.
         """
-        known = [
-            curves_of_same_groups(self.graph, one.graph, one.whole.curves)
-            for one in others
-            if one.whole is not None and one.whole.curves is not None
-        ]
-        self.whole = self.measure(record=False, resume=known[0] if known else None)
+        curves = None if first.whole is None else first.whole.curves
+        known = None if curves is None else curves_of_same_groups(self.graph, first.graph, curves)
+        self.whole = self.measure(record=False, resume=known)
         plan = self.schedule.plan(self.graph, self.ranking(self.whole), self.schedule.goal)
         given = self.training.batches is not None or self.training.calibration is not None
         batches = self.calibration if given else [(self.check_inputs, None)]

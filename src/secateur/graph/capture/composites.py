@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from secateur._compat import make_fx, tree_map_only
+from secateur.graph.capture.nodes import operator_name
 
 # fmt: off
 COMPOSITES = frozenset({
@@ -36,8 +37,7 @@ def expand_composites(module: GraphModule) -> None:
 
 
 def _is_composite(node: Node) -> bool:
-    name = str(node.target).removeprefix("aten.").partition(".")[0]
-    return node.op == "call_function" and name in COMPOSITES
+    return node.op == "call_function" and operator_name(node) in COMPOSITES
 
 
 def _expand(graph: Graph, call: Node) -> None:

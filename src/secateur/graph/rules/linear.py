@@ -129,9 +129,8 @@ def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = 
     shared = [(lengths[0] - dim, lengths[1] - dim) for dim in range(3, depth + 3)]
     op.record_product(left, right, shared, [(lengths[0] - 1, lengths[1] - 2)])
     inner_left, inner_right = left.labels[-1], right.labels[-2]
-    if op.is_fixed(
-        left_name, right_name
-    ):  # a weight of low rank: its left factor writes what the right one reads
+    if op.is_fixed(left_name, right_name):
+        # A weight of low rank: its left factor writes what the right one reads.
         op.set_role(inner_left, Role.PRODUCER)
     for labels in (inner_left, inner_right):
         op.set_role(labels, Role.CONSUMER)

@@ -333,7 +333,7 @@ def _reach(sizes: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Tell whether a tensor fills its memory without gaps or overlaps, in any order of its dimensions."""
+    """Return whether a tensor fills its memory without gaps or overlaps, in any order of its dimensions."""
     filled = 1
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1 and stride != filled:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
+from secateur.exact import DROPOUTS, drops
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
@@ -291,7 +292,7 @@ class _SizeTracer(ShapeMode):
         return size if made is None else Size(size, made)
 
     def _made(self, tensor: Tensor, dim: int) -> _Made | None:
-        """Say what made a dimension of a tensor, if that is known."""
+        """Find what made a dimension of a tensor, if that is known."""
         if id(tensor) not in self._makers:
             return None
         _, maker, place = self._makers[id(tensor)]
@@ -363,25 +364,18 @@ class _SizeTracer(ShapeMode):
             tensor = piece
 
 
-# fmt: off
-_SWITCHES = {
-    "batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training"),
-    **dict.fromkeys((
-        "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
-        "feature_alpha_dropout",
-    ), (2, "training")),
-}
-# fmt: on
-"""Where operators take the mode of the network: position and name of the argument."""
+_SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stats"), "rrelu": (3, "training")}
+"""Where operators take the mode of the network, dropout aside: position and name of the argument."""
 
 
 def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
     """Return whether an operator is called as in training mode; ``None`` if all modes are the same to it."""
+    if name in DROPOUTS:
+        return drops(name, args, kwargs)
     if name not in _SWITCHES:
         return None
     place, keyword = _SWITCHES[name]
-    usual = "dropout" in name and "alpha" not in name  # the default value of the argument
-    return bool(args[place] if len(args) > place else kwargs.get(keyword, kwargs.get("train", usual)))
+    return bool(args[place] if len(args) > place else kwargs.get(keyword, False))
 
 
 def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
