@@ -76,9 +76,11 @@ def test_many_widths_at_once_give_the_sum_of_the_entries(
     _, table, _, _ = built
     rng = np.random.default_rng(0)
     widths: IntArray = np.stack([rng.integers(1, 41, 50), rng.integers(1, 65, 50), np.full(50, 10)], 1)
-    slow = table.calibration.overhead + sum(
-        table.calibration.factor(entry.kind) * entry.milliseconds(widths).sum(-1) for entry in table.entries
-    )
+    slow = np.full(50, table.calibration.overhead)
+    for entry in table.entries:
+        even, uneven = (table.calibration.factor(entry.kind, odd) for odd in (False, True))
+        factors = np.where(entry.uneven(widths), uneven, even)
+        slow += (factors * entry.milliseconds(widths) + table.calibration.per_call).sum(-1)
     assert table.milliseconds(widths) == pytest.approx(slow, rel=1e-12)
 
 

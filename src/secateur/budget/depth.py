@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from secateur.errors import UsageError
 
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
     from secateur.budget.widths import Widths
     from secateur.graph import ChannelGraph
     from secateur.graph.branches import ResidualBranch
-    from secateur.graph.groups import IntArray
-
-BoolArray = npt.NDArray[np.bool_]
+    from secateur.graph.groups import BoolArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from secateur.budget.depth import vanished
 from secateur.budget.limits import CostEvaluator, amount_words
 from secateur.errors import BudgetError
-from secateur.graph.groups import IntArray
+from secateur.graph.groups import BoolArray, IntArray
 
 _PROGRAMMES = 12
 _GAIN, _IDLE = 1e-3, 2  # stop after so many programmes that lower the damage by less than this share
@@ -45,7 +45,6 @@ _AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
 
 FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

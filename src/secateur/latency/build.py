@@ -4,7 +4,10 @@ The operators are timed one by one. Calling them takes time that none of these t
 operator leaves in the caches makes the next faster or slower. So the whole network runs at several widths
 too, and its times are explained by least squares:
 
-    time of the network = overhead + sum over kinds of factor * time of the operators of that kind
+    time of the network = overhead + calls * time per call
+                          + sum over kinds of factor * time of the operators of that kind
+
+Calls with a size that is not a whole number of vectors have another factor than the others of their kind.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -26,9 +30,9 @@ from secateur.graph.groups import IntArray
 from secateur.latency.measure import Comparison, batch_size, compare_latency
 from secateur.latency.operator_timer import DeviceTimer, OperatorTimer, Timings
 from secateur.latency.operators import Operator, find_operators
-from secateur.latency.piecewise_linear import FloatArray, OperatorTime, measure_operator_time
+from secateur.latency.piecewise_linear import FloatArray, OperatorTime, measure_operator_time, whole_vectors
 from secateur.latency.pytorch_runtimes import PyTorchRuntime, find_runtime
-from secateur.latency.table import Calibration, LatencyTable, TableEntry
+from secateur.latency.table import Calibration, LatencyTable, TableEntry, is_present
 
 NetworkTimer = Callable[[Mapping[str, nn.Module], ExampleInputs], Comparison]
 """Measures whole networks, by name, alternately; the first is the reference."""
@@ -42,11 +46,10 @@ Progress = Callable[[int, int], None]
 _NEGLIGIBLE = 5e-4  # accepted error at one place of a network, as a share of the network's time
 _LEAST_MS = 1e-6  # milliseconds; no operator takes less
 
-_RUNS = 9  # widths at which the whole network runs
-_NARROWEST = 0.1  # share of all widths in the last of them
-_UNEVEN = (
-    0.5  # variation of the widths of single groups around their share, so that kinds can be distinguished
-)
+_RUNS, _EVEN_RUNS = 8, 4  # networks of any widths that run, and of widths that are whole vectors
+_WIDEST, _NARROWEST = 0.95, 0.1  # share of all widths in the first and the last of them
+_SPREAD = 0.5  # variation of the widths of groups around their share
+_ABSENT = 0.4  # share of the residual branches that every second network lacks
 _MIN_RUNS, _MIN_SECONDS = 3, 0.4  # for each of them
 
 _NOISE = 0.02  # least error that is assumed for a time of the network, as a share
@@ -55,6 +58,7 @@ _SETTLED = 0.05  # relative change of the estimated error at which iterating sto
 _ROUNDS = 20  # most iterations; the error settles in a few
 _PRIOR = 0.3  # expected deviation of a factor from 1, and the largest error of a time of the network
 _LEAST_FACTOR = 0.05
+_PER_CALL = 0.005  # expected deviation of the time per call from 0, milliseconds
 
 
 def latency_table(
@@ -128,19 +132,21 @@ def latency_table(
         )
         finish_step()
 
-    def compare(widths: IntArray) -> Comparison:
-        models = {"full": model, "narrow": _narrowed(model, graph, widths)}
+    def compare(plan: Keep) -> Comparison:
+        models = {"full": model, "narrow": _narrowed(model, graph, plan)}
         if network_timer is not None:
             return network_timer(models, example_inputs)
         return compare_latency(
             models, example_inputs, runtime=chosen, warmup=2, min_runs=_MIN_RUNS, min_seconds=_MIN_SECONDS
         )
 
-    widths = _calibration_widths(graph)
-    names = [_network_name(operators, row, chosen) for row in widths]
-    network = _calibration_runs(names, widths, compare, timings, timer.conditions)
+    plans = _calibration_plans(graph)
+    left = [graph.after(plan) for plan in plans]
+    units = np.array([np.append(smaller.widths, smaller.present) for smaller in left])
+    names = [_network_name(operators, row, chosen) for row in units]
+    network = _calibration_runs(names, plans, compare, timings, timer.conditions)
     finish_step()
-    calibration = calibrate(*_times_by_kind(entries, widths), network)
+    calibration = calibrate(_times_by_kind(entries, units), network)
     return LatencyTable(
         tuple(entries), calibration, batch_size(example_inputs), timer.conditions, chosen.name
     )
@@ -183,22 +189,36 @@ def _operator_time(measure: OperatorMilliseconds, item: Operator, negligible: fl
         )
 
 
-def _calibration_widths(graph: ChannelGraph) -> IntArray:
-    """Choose widths of all groups, shape ``(runs, groups)``: the full ones, then decreasing shares."""
+def _calibration_plans(graph: ChannelGraph) -> list[Keep]:
+    """Choose what is left of the network in each run: first all, then decreasing shares of the channels.
+
+    Groups vary around the share of a run, so that kinds of operators can be told apart. Few of them keep
+    all their channels: a wide network of uneven widths differs from a full one, and from a narrow one. In
+    the last runs all widths are whole vectors, as far as a group has so many channels. Every second network
+    lacks some residual branches.
+    """
     rng = np.random.default_rng(0)
     full = graph.widths
-    shares = np.linspace(1.0, _NARROWEST, _RUNS)[:, None]
-    uneven = rng.uniform(1 - _UNEVEN, 1 + _UNEVEN, (_RUNS, len(full)))
-    widths = np.round(full * shares * uneven).astype(np.int64).clip(1, full)
-    widths[0] = full
-    prunable = np.array([group.prunable for group in graph.groups], dtype=bool)
-    return np.where(prunable, widths, full)
+    shares = np.concatenate([np.linspace(_WIDEST, _NARROWEST, count) for count in (_RUNS, _EVEN_RUNS)])
+    spread = np.minimum(_SPREAD * shares, 1 - shares)[:, None] * rng.uniform(-1, 1, (len(shares), len(full)))
+    wanted = full * (shares[:, None] + spread)
+    widths = np.concatenate([np.round(wanted[:_RUNS]).astype(np.int64), whole_vectors(wanted[_RUNS:])])
+    plans = [Keep({})]
+    for run, row in enumerate(widths.clip(1, full).tolist()):
+        keep = {
+            group.name: range(width) for group, width in zip(graph.groups, row, strict=True) if group.prunable
+        }
+        absent = [
+            branch.name for branch in graph.branches if branch.prunable and rng.random() < _ABSENT * (run % 2)
+        ]
+        plans.append(Keep(keep, absent))
+    return plans
 
 
 def _calibration_runs(
     names: Sequence[str],
-    widths: IntArray,
-    compare: Callable[[IntArray], Comparison],
+    plans: Sequence[Keep],
+    compare: Callable[[Keep], Comparison],
     timings: Timings,
     conditions: str,
 ) -> FloatArray:
@@ -208,18 +228,18 @@ def _calibration_runs(
     they would displace each other's weights from the caches.
 
     Args:
-        names: under which the times are kept, one per row of the widths.
-        widths: of all groups, shape ``(runs, groups)``; the full network first.
-        compare: measures the network of given widths, ``"narrow"``, alternately with ``"full"``.
+        names: under which the times are kept, one per plan.
+        plans: what is left of the network in each run; all of it in the first.
+        compare: measures the network that a plan leaves, ``"narrow"``, alternately with ``"full"``.
         timings: known times; new ones are added.
         conditions: under which the times hold.
 
     Returns:
         Milliseconds of each, shape ``(runs,)``.
     """
-    for name, row in zip(names, widths, strict=True):
+    for name, plan in zip(names, plans, strict=True):
         if timings.get(conditions, name) is None:
-            found = compare(row)
+            found = compare(plan)
             full = found.latencies["full"].median_ms
             # The machine may be slower now than during the first measurement of the full network.
             drift = timings.get(conditions, names[0])
@@ -228,80 +248,109 @@ def _calibration_runs(
     return np.array([timings.get(conditions, name) for name in names], dtype=np.float64)
 
 
-def _network_name(operators: Sequence[Operator], widths: IntArray, runtime: PyTorchRuntime) -> str:
-    """Name a network by its operators at given widths, and its runtime."""
+def _network_name(operators: Sequence[Operator], units: IntArray, runtime: PyTorchRuntime) -> str:
+    """Name a network by the operators that it runs, and its runtime."""
     calls: Counter[str] = Counter()
     for item in operators:
-        sizes = np.einsum("g,pag->pa", widths, item.slots) + item.constants
-        calls.update(str(item.call(place.tolist())) for place in sizes)
+        groups = item.slots.shape[-1]
+        sizes = np.einsum("g,pag->pa", units[:groups], item.slots) + item.constants
+        there = is_present(units[groups:], item.branches)
+        calls.update(str(item.call(place)) for place in sizes[there].tolist())
     text = "\n".join(f"{count} {call}" for call, count in sorted(calls.items()))
     return f"network {hashlib.sha256(text.encode()).hexdigest()[:24]}, {runtime.name}"
 
 
-def _narrowed(model: nn.Module, graph: ChannelGraph, widths: IntArray) -> nn.Module:
-    """Return a copy of the network with groups of given widths; the network itself at full width."""
-    if np.array_equal(widths, graph.widths):
+def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Keep) -> nn.Module:
+    """Return a copy of the network that a plan leaves; the network itself if the plan removes nothing."""
+    smaller = graph.after(plan)
+    if np.array_equal(smaller.units, graph.units):
         return model
-    plan = Keep(
-        {group.name: range(width) for group, width in zip(graph.groups, widths.tolist(), strict=True)}
-    )
-    cuts = by_tensor(positions_left(graph, graph.after(plan)))
     named = named_tensors(model)
+    cuts = by_tensor(positions_left(graph, smaller))
     tensors = {name: cut_tensor(named[name], kept) for name, kept in cuts.items()}
-    return copy_with(model, tensors, graph.attributes_after(plan))
+    return copy_with(model, tensors, graph.attributes_after(plan), replacements=smaller.replacements)
 
 
-def _times_by_kind(entries: Sequence[TableEntry], widths: IntArray) -> tuple[list[str], FloatArray]:
-    """Return the kinds of operators, and the time of each kind at each width, shape ``(widths, kinds)``."""
-    sums: dict[str, FloatArray] = {}
+@dataclass(frozen=True)
+class KindTimes:
+    """Times of operators that were timed alone, added up by kind, at several widths of a network.
+
+    Attributes:
+        kinds: of operators.
+        milliseconds: of all calls of each kind, shape ``(widths, kinds)``; the full network first.
+        uneven: of those in which a size is not a whole number of vectors, same shape.
+        calls: number of calls of all kinds, shape ``(widths,)``.
+    """
+
+    kinds: tuple[str, ...]
+    milliseconds: FloatArray
+    uneven: FloatArray
+    calls: IntArray
+
+
+def _times_by_kind(entries: Sequence[TableEntry], units: IntArray) -> KindTimes:
+    """Add up the times of operators for widths and present branches, ``(widths, groups + branches)``."""
+    kinds = tuple(dict.fromkeys(entry.kind for entry in entries))
+    times, uneven = np.zeros((2, len(units), len(kinds)))
+    calls = np.zeros(len(units), dtype=np.int64)
     for entry in entries:
-        sums[entry.kind] = sums.get(entry.kind, 0.0) + entry.milliseconds(widths).sum(-1)
-    return list(sums), np.stack(list(sums.values()), axis=-1) if sums else np.zeros((len(widths), 0))
+        widths, branches = np.split(units, [entry.slots.shape[-1]], axis=-1)
+        there = is_present(branches, entry.inside)
+        column, milliseconds = kinds.index(entry.kind), entry.milliseconds(widths) * there
+        times[:, column] += milliseconds.sum(-1)
+        uneven[:, column] += (milliseconds * entry.uneven(widths)).sum(-1)
+        calls += there.sum(-1)
+    return KindTimes(kinds, times, uneven, calls)
 
 
-def calibrate(kinds: Sequence[str], operators: FloatArray, network: FloatArray) -> Calibration:
-    """Fit an overhead and a factor for each kind of operator to measured times of the network.
+def calibrate(operators: KindTimes, network: FloatArray) -> Calibration:
+    """Fit an overhead, a time per call and two factors for each kind of operator to times of the network.
 
-    Factors are shrunk toward 1 (ridge regression); the shrinkage is stronger when the calibration runs are
-    less informative, that is, when the fit leaves a larger error. Without shrinkage, noise would make some
-    operators look cheap and bias plans toward them. The shrinkage is limited: otherwise, on a busy machine,
-    which delays long runs but not short ones, nearly all of the network's time would be attributed to the
-    overhead, which no cut lowers.
+    Factors are shrunk toward 1, the two of a kind toward each other, and the time per call toward 0 (ridge
+    regression); the shrinkage is stronger when the calibration runs are less informative, that is, when the
+    fit leaves a larger error. Without shrinkage, noise would make some operators look cheap and bias plans
+    toward them. The shrinkage is limited: otherwise, on a busy machine, which delays long runs but not short
+    ones, nearly all of the network's time would be attributed to the overhead, which no cut lowers.
 
     Args:
-        kinds: of operators.
-        operators: time of each kind at each width, each operator timed alone, milliseconds, shape
-            ``(widths, kinds)``; the full network first.
+        operators: times of the operators, each timed alone.
         network: time of the network at each width, milliseconds, shape ``(widths,)``.
 
     Returns:
-        Overhead and factors, none of them negative.
+        Overhead, time per call and factors; only the time per call may be negative.
 
-    >>> found = calibrate(["conv2d"], np.array([[4.0], [2.0], [1.0]]), np.array([4.9, 2.7, 1.6]))
+    >>> alone = np.array([[4.0], [2.0], [1.0]])
+    >>> times = KindTimes(("conv2d",), alone, np.zeros((3, 1)), np.ones(3, dtype=int))
+    >>> found = calibrate(times, np.array([4.9, 2.7, 1.6]))
     >>> round(found.overhead, 2), round(found.factors["conv2d"], 2)
     (0.5, 1.1)
     """
+    even = operators.milliseconds - operators.uneven
+    columns = np.column_stack([np.ones(len(network)), operators.calls, even, operators.uneven])
     noise = _NOISE
     for _ in range(_ROUNDS):
-        fitted = _fit(operators, network, noise)
-        predicted = fitted[0] + operators @ fitted[1:]
-        residuals = np.log(predicted / network)[1:]
+        fitted = _fit(columns, network, noise)
+        predicted = columns @ fitted
+        residuals = np.log(np.maximum(predicted, _LEAST_MS) / network)[1:]
         error = float(np.clip(np.sqrt(np.mean(residuals**2)), _NOISE, _PRIOR)) if len(residuals) else _NOISE
         if abs(error - noise) < _SETTLED * noise:
             break
         noise = error
-    factors = dict(zip(kinds, fitted[1:].tolist(), strict=True))
+    (overhead, per_call), factors = fitted[:2].tolist(), fitted[2:].reshape(2, -1).tolist()
+    by_kind = [dict(zip(operators.kinds, values, strict=True)) for values in factors]
     runs = sorted(zip(predicted.tolist(), network.tolist(), strict=True))
-    return Calibration(float(fitted[0]), factors, tuple(runs))
+    return Calibration(overhead, per_call, by_kind[0], by_kind[1], tuple(runs))
 
 
-def _fit(operators: FloatArray, network: FloatArray, noise: float) -> FloatArray:
-    """Fit overhead and factors, if the times of the network have a given error, as a share."""
-    count = operators.shape[1]
+def _fit(columns: FloatArray, network: FloatArray, noise: float) -> FloatArray:
+    """Fit overhead, time per call and factors, if the times of the network have a given error, as a share."""
+    kinds = columns.shape[1] // 2 - 1
     errors = np.array([_NOISE_OF_WHOLE, *[noise] * (len(network) - 1)])
-    runs = np.column_stack([np.ones(len(network)), operators]) / (errors * network)[:, None]
-    prior = np.column_stack([np.zeros(count), np.eye(count)]) / _PRIOR
-    lowest = np.array([0.0, *[_LEAST_FACTOR] * count])
-    left = np.concatenate([runs, prior])
-    right = np.concatenate([1 / errors, np.full(count, 1 / _PRIOR)])
-    return np.asarray(lsq_linear(left, right, (lowest, np.full(count + 1, np.inf))).x, dtype=np.float64)
+    one, none = np.eye(kinds) / _PRIOR, np.zeros((kinds, kinds))
+    expected = np.zeros((2 * kinds + 1, columns.shape[1]))
+    expected[0, 1] = 1 / _PER_CALL
+    expected[1:, 2:] = np.block([[one, none], [-one, one]])
+    left = np.concatenate([columns / (errors * network)[:, None], expected])
+    right = np.concatenate([1 / errors, [0.0], np.full(kinds, 1 / _PRIOR), np.zeros(kinds)])
+    lowest = np.array([0.0, -_PER_CALL, *[_LEAST_FACTOR] * 2 * kinds])
+    return np.asarray(lsq_linear(left, right, (lowest, np.full(len(lowest), np.inf))).x, dtype=np.float64)

@@ -22,9 +22,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.capture.nodes import module_path, schema_name
 from secateur.graph.capture.program import Origin, Program
-from secateur.graph.groups import IntArray
-
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+from secateur.graph.groups import BoolArray, IntArray
 
 _MOST_AXES = 2
 _FREE = {"dropout", "alpha_dropout", "feature_dropout", "detach", "lift_fresh_copy"}
@@ -122,7 +120,7 @@ class Axis:
     """Sizes that an operator may have along one axis.
 
     Attributes:
-        low: the least size, when every group keeps one channel.
+        low: the least size, when every prunable group keeps one channel.
         high: the present size.
         step: sizes differ by multiples of it.
     """
@@ -185,10 +183,8 @@ class Operator:
 
     @property
     def kind(self) -> str:
-        """Return its kind in a latency table; operators of one kind access memory in a similar way."""
-        name = self.name.split(".")[1]
-        grouped = name in _CONVOLUTIONS and len(self._arguments) > _GROUPS and self._arguments[_GROUPS] != 1
-        return f"grouped {name}" if grouped else name
+        """Return its kind in a latency table."""
+        return operator_kind(self.name, self._arguments)
 
     @property
     def full(self) -> tuple[int, ...]:
@@ -215,6 +211,17 @@ class Operator:
         arguments = _consistent(self.name, filled(self._arguments))
         keywords = tuple((name, filled(item)) for name, item in self._keywords)
         return OperatorCall(self.name, arguments, keywords, self._function)
+
+
+def operator_kind(name: str, arguments: Sequence[object]) -> str:
+    """Return the kind of an operator; operators of one kind access memory in a similar way.
+
+    >>> operator_kind("aten.add.Tensor", ())
+    'add'
+    """
+    kind = name.split(".")[1]
+    grouped = kind in _CONVOLUTIONS and len(arguments) > _GROUPS and arguments[_GROUPS] != 1
+    return f"grouped {kind}" if grouped else kind
 
 
 def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...]:
@@ -270,7 +277,9 @@ class _OperatorReader:
         self._extents = graph.wiring.extents
         self._branches = [frozenset(branch.nodes) for branch in graph.wiring.branches]
         self._sizes = self._extents.sizes(graph.widths)
-        self._least_sizes = self._extents.sizes(np.minimum(graph.widths, 1))
+        prunable = np.array([group.prunable for group in graph.groups], dtype=np.bool_)
+        self._least_sizes = self._extents.sizes(np.where(prunable, np.minimum(graph.widths, 1), graph.widths))
+        self._varies = np.asarray(self._extents.slots[:, prunable].any(1))
         stored = (Origin.TENSOR, Origin.CONSTANT)
         self._stored = {name for name, item in program.placeholders.items() if item.origin in stored}
 
@@ -323,7 +332,7 @@ class _OperatorReader:
         dims: list[int | _AxisPart] = []
         for extent, size in zip(extents, value.shape, strict=True):
             # A size that counts examples besides channels differs from that of the traced inputs.
-            if extent >= 0 and self._extents.slots[extent].any() and self._sizes[extent] == size:
+            if extent >= 0 and self._varies[extent] and self._sizes[extent] == size:
                 varying.append(extent)
                 dims.append(_AxisPart(extent, -1))
             else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from secateur.graph.groups import IntArray
+from secateur.graph.groups import BoolArray, IntArray
 from secateur.latency.operators import Axis
 
 FloatArray = npt.NDArray[np.float64]
@@ -29,6 +29,25 @@ _TOLERANCE = 0.03  # error of a straight line that is accepted, as a share of th
 _LITTLE = 0.004  # the same, as a share of the time of the full size
 _DISTURBED = 1.04  # a size that takes this many times as long as a larger one is measured again
 _MOST = 20  # most sizes to measure among whole vectors, and as many among the others
+
+
+def is_uneven(sizes: IntArray) -> BoolArray:
+    """Return whether sizes are not whole numbers of vectors.
+
+    >>> is_uneven(np.array([8, 12, 16])).tolist()
+    [False, True, False]
+    """
+    return np.asarray(np.remainder(sizes, _VECTOR) != 0)
+
+
+def whole_vectors(sizes: FloatArray) -> IntArray:
+    """Round sizes to whole numbers of vectors, or to integers where they are small.
+
+    >>> whole_vectors(np.array([13.4, 29.0])).tolist()
+    [13, 32]
+    """
+    rounded = np.where(sizes > 2 * _VECTOR, np.round(sizes / _VECTOR) * _VECTOR, np.round(sizes))
+    return np.asarray(rounded, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -51,8 +70,7 @@ class TimeCurve:
         >>> TimeCurve((7, 8, 9, 16), (2.0, 1.0, 4.0, 3.0)).at(np.array([8, 9, 16])).tolist()
         [1.0, 4.0, 3.0]
         """
-        is_whole = np.remainder(sizes, _VECTOR) == 0
-        return np.where(is_whole, self._interpolate(sizes, True), self._interpolate(sizes, False))
+        return np.where(is_uneven(sizes), self._interpolate(sizes, False), self._interpolate(sizes, True))
 
     def _interpolate(self, sizes: IntArray, whole: bool) -> FloatArray:
         """Interpolate between the measured whole vectors, or between the other measured sizes."""
@@ -286,7 +304,8 @@ def _probes(sizes: IntArray, low: int, high: int) -> list[int]:
     third = (high - low) / 3
     wanted = (low + third, high - third)
     if third > _VECTOR / 2:
-        wanted = (_round_to_vector(wanted[0]) + 1, _round_to_vector(wanted[1]) - 1)
+        first, second = whole_vectors(np.array(wanted)).tolist()
+        wanted = (first + 1, second - 1)
     return sorted({size for size in (_nearest(sizes, near) for near in wanted) if low < size < high})
 
 
@@ -296,9 +315,6 @@ def _nearest(sizes: IntArray, near: float) -> int:
 
 def _grid_sizes(axis: Axis) -> list[int]:
     """Return whole vectors at about the shares of the coarse grid, and the full size; ascending."""
-    return sorted({axis.nearest(_round_to_vector(axis.high * share)) for share in _GRID} | {axis.high})
-
-
-def _round_to_vector(size: float) -> int:
-    """Round to a multiple of the vector, or to the nearest integer where the size is small."""
-    return round(size / _VECTOR) * _VECTOR if size > 2 * _VECTOR else round(size)
+    return sorted(
+        {axis.nearest(size) for size in whole_vectors(axis.high * np.array(_GRID)).tolist()} | {axis.high}
+    )

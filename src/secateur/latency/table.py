@@ -6,15 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from secateur.formats import table
-from secateur.graph.groups import IntArray
-from secateur.latency.piecewise_linear import FloatArray, OperatorTime, bilinear, grid_position
-
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+from secateur.graph.groups import BoolArray, IntArray
+from secateur.latency.piecewise_linear import (
+    FloatArray,
+    OperatorTime,
+    bilinear,
+    grid_position,
+    is_uneven,
+)
 
 _NEIGHBOURHOOD = 32  # channels to either side over which the time per channel is averaged
 _CHEAP = 0.5  # share of that time below which additional channels count as free
@@ -40,22 +44,33 @@ class LatencyModel(Protocol):
 class Calibration:
     """Convert times of operators to the time of a network.
 
+    Within a network an operator takes longer than alone: the memory of its result is not in the caches. Where
+    a size is not a whole number of vectors, the difference is larger, so such calls have another factor.
+
     Attributes:
         overhead: milliseconds that belong to no operator.
+        per_call: milliseconds that each call of an operator takes longer than alone; negative where it takes
+            less.
         factors: by kind of operator, the factor of its times; 1 for a kind that is missing.
+        uneven: by kind, the same for calls in which a size is not a whole number of vectors; as ``factors``
+            for a kind that is missing.
         runs: for several widths, the predicted and the measured time of the network, milliseconds, ascending.
 
-    >>> Calibration(overhead=0.5, factors={"relu": 1.2}).factor("relu")
-    1.2
+    >>> found = Calibration(overhead=0.5, factors={"relu": 1.2, "add": 1.1}, uneven={"relu": 1.5})
+    >>> found.factor("relu"), found.factor("relu", uneven=True), found.factor("add", uneven=True)
+    (1.2, 1.5, 1.1)
     """
 
     overhead: float = 0.0
+    per_call: float = 0.0
     factors: Mapping[str, float] = field(default_factory=dict)
+    uneven: Mapping[str, float] = field(default_factory=dict)
     runs: tuple[tuple[float, float], ...] = ()
 
-    def factor(self, kind: str) -> float:
-        """Return the factor of a kind of operator."""
-        return self.factors.get(kind, 1.0)
+    def factor(self, kind: str, uneven: bool = False) -> float:
+        """Return the factor of a kind of operator, for whole vectors or for other sizes."""
+        factor = self.factors.get(kind, 1.0)
+        return self.uneven.get(kind, factor) if uneven else factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +104,14 @@ class TableEntry:
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
         """Predict the time at each place, shape ``(..., places)``, for widths ``(..., groups)``."""
-        sizes = np.einsum("...g,pag->...pa", widths, self.slots) + self.constants
-        return self.time.at(sizes)
+        return self.time.at(self._sizes(widths))
+
+    def uneven(self, widths: IntArray) -> BoolArray:
+        """Return at each place whether a size is not a whole number of vectors, shape ``(..., places)``."""
+        return np.asarray(is_uneven(self._sizes(widths)).any(-1))
+
+    def _sizes(self, widths: IntArray) -> IntArray:
+        return np.asarray(np.einsum("...g,pag->...pa", widths, self.slots) + self.constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +119,7 @@ class LatencyTable:
     """The time of a network on one device, for any widths of its groups.
 
     Made by :func:`secateur.latency.latency_table`. It is the sum of the times of all operators, each
-    multiplied by the calibration factor of its kind, and of an overhead.
+    multiplied by a calibration factor, of a time for each call, and of an overhead.
 
     Attributes:
         entries: operators with their times.
@@ -142,14 +163,15 @@ class LatencyTable:
 
     @cached_property
     def _predictor(self) -> _Predictor:
-        return _predictor(self.entries, [self.calibration.factor(entry.kind) for entry in self.entries])
+        return _predictor(self.entries, self.calibration)
 
     def __str__(self) -> str:
         """List the kinds of operators with their share of the time, the slowest first."""
         kinds: dict[str, list[float]] = {}
         for entry in self.entries:
-            each = entry.time.full * self.calibration.factor(entry.kind)
-            kinds.setdefault(entry.kind, []).append(each * len(entry.modules))
+            sizes = np.array([curve.sizes[-1] for curve in entry.time.curves], dtype=np.int64)
+            each = entry.time.full * self.calibration.factor(entry.kind, bool(is_uneven(sizes).any()))
+            kinds.setdefault(entry.kind, []).append((each + self.calibration.per_call) * len(entry.modules))
         kinds["overhead"] = [self.calibration.overhead]
         total = sum(map(sum, kinds.values())) or 1.0
         ordered = sorted(kinds.items(), key=lambda item: -sum(item[1]))
@@ -169,8 +191,11 @@ _AXIS = np.dtype([("constant", np.int64), ("largest", np.int64), ("start", np.in
 _PAIR = np.dtype([("axis", np.int64), ("place", np.int64), ("start", np.int64), ("columns", np.int64)])
 """A place with two axes: its first axis (the second follows), the place, start and columns of corrections."""
 
-_SIZE = np.dtype([("log", np.float64), ("index", np.int64), ("fraction", np.float64)])
-"""A size on a curve: logarithm of its time over that of the full size, and position on the coarse grid."""
+_SIZE = np.dtype(
+    [("log", np.float64), ("index", np.int64), ("fraction", np.float64), ("uneven", np.bool_)],
+)
+"""A size on a curve: logarithm of its time over that of the full size, position on the coarse grid, and
+whether it is not a whole number of vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +206,12 @@ class _Predictor:
     They are separate arrays, because looking up records takes one and a half to five times as long.
 
     Attributes:
-        fixed: milliseconds of operators without axes, shape ``(fixed places,)``.
+        fixed: milliseconds of operators without axes, with the time per call, shape ``(fixed places,)``.
         fixed_inside: whether each residual branch contains them, shape ``(fixed places, branches)``.
         inside: whether each residual branch contains the other places, shape ``(places, branches)``.
-        full: milliseconds at full size, shape ``(places,)``.
+        full: milliseconds at full size, times the factor for whole vectors, shape ``(places,)``.
+        per_call: milliseconds added for each of the other places.
+        penalties: logarithm of the factor for other sizes over that for whole vectors, shape ``(places,)``.
         first_axes: index of the first axis of each place, shape ``(places,)``.
         axes: records of ``_AXIS``.
         slots: how often each group's channels count in each axis, shape ``(groups, axes)``; as floating-point
@@ -193,6 +220,7 @@ class _Predictor:
         logs: logarithm of the time over that of the full size, at each size.
         index: grid index of each size.
         fraction: distance from there to the next grid size, as a share.
+        uneven: whether each size is not a whole number of vectors.
         corrections: the correction tables, one after another.
         groups: number of channel groups.
     """
@@ -201,6 +229,8 @@ class _Predictor:
     fixed_inside: BoolArray
     inside: BoolArray
     full: FloatArray
+    per_call: float
+    penalties: FloatArray
     first_axes: IntArray
     axes: _Records
     slots: FloatArray
@@ -208,18 +238,19 @@ class _Predictor:
     logs: FloatArray
     index: IntArray
     fraction: FloatArray
+    uneven: BoolArray
     corrections: FloatArray
     groups: int
 
     def milliseconds(self, widths: IntArray) -> FloatArray:
         """Predict the time of all operators for widths ``(n, groups [+ branches])``, shape ``(n,)``."""
-        branches = self.inside.shape[1]
-        if branches and widths.shape[1] == self.groups + branches:
-            absent = widths[:, -branches:] == 0
-            times = self._times(widths[:, :-branches]) * _present(absent, self.inside)
-            fixed = _present(absent, self.fixed_inside) @ self.fixed
-            return np.asarray(times @ self.full + fixed, dtype=np.float64)
-        return np.asarray(self._times(widths) @ self.full + self.fixed.sum())
+        if widths.shape[1] > self.groups:
+            widths, branches = np.split(widths, [self.groups], axis=1)
+            there, fixed = (is_present(branches, inside) for inside in (self.inside, self.fixed_inside))
+            times = (self._times(widths) * there) @ self.full + there.sum(1) * self.per_call
+            return np.asarray(times + fixed @ self.fixed)
+        calls = len(self.full) * self.per_call
+        return np.asarray(self._times(widths) @ self.full + calls + self.fixed.sum())
 
     def _times(self, widths: IntArray) -> FloatArray:
         """Predict the time at each place as a share of that at full size, shape ``(n, places)``."""
@@ -228,6 +259,7 @@ class _Predictor:
         sizes = (widths.astype(np.float64) @ self.slots).astype(np.int64) + self.axes["constant"]
         at = np.clip(sizes, 0, self.axes["largest"]) + self.axes["start"]
         logs = np.add.reduceat(self.logs[at], self.first_axes, axis=1)
+        logs += np.logical_or.reduceat(self.uneven[at], self.first_axes, axis=1) * self.penalties
         if len(self.pairs):
             pair = self.pairs
             first, second = at[:, pair["axis"]], at[:, pair["axis"] + 1]
@@ -236,22 +268,31 @@ class _Predictor:
         return np.asarray(np.exp(logs))
 
 
-def _present(absent: BoolArray, inside: BoolArray) -> FloatArray:
-    """Return 1 for each place that no absent branch contains and 0 for the others, shape ``(n, places)``."""
-    inside_absent = absent.astype(np.float64) @ inside.T.astype(np.float64)
-    return np.asarray(inside_absent == 0, dtype=np.float64)
+def is_present(branches: IntArray, inside: BoolArray) -> BoolArray:
+    """Return whether places of a network are there, shape ``(..., places)``.
+
+    Args:
+        branches: 1 for each residual branch that is there and 0 for the others, shape ``(..., branches)``.
+        inside: whether each branch contains each place, shape ``(places, branches)``.
+
+    >>> is_present(np.array([1, 0]), np.array([[True, False], [True, True]])).tolist()
+    [True, False]
+    """
+    absent = (np.asarray(branches) == 0).astype(np.float64)
+    return np.asarray(absent @ inside.T.astype(np.float64) == 0)
 
 
-def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Predictor:
-    """Tabulate the entries, each multiplied by a factor."""
-    fixed, full = list[float](), list[float]()
+def _predictor(entries: Sequence[TableEntry], calibration: Calibration) -> _Predictor:
+    """Tabulate the calibrated entries."""
+    fixed, full, penalties = list[float](), list[float](), list[float]()
     fixed_inside, inside = [], []
     axes, pairs = list[tuple[int, ...]](), list[tuple[int, ...]]()
     first_axes, slots, corrections = [], [], [0.0]
     curves = [np.zeros(0, dtype=_SIZE)]
-    for entry, factor in zip(entries, factors, strict=True):
+    for entry in entries:
+        factor, uneven = calibration.factor(entry.kind), calibration.factor(entry.kind, uneven=True)
         if not entry.time.curves:
-            fixed += [entry.time.full * factor] * len(entry.modules)
+            fixed += [entry.time.full * factor + calibration.per_call] * len(entry.modules)
             fixed_inside.append(entry.inside)
             continue
         starts = []
@@ -259,6 +300,7 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
             sizes = np.arange(curve.sizes[-1] + 1)
             tabulated = np.zeros(len(sizes), dtype=_SIZE)
             tabulated["log"] = np.log(curve.at(sizes) / entry.time.full)
+            tabulated["uneven"] = is_uneven(sizes)
             if entry.time.grid:
                 grid = np.array(entry.time.grid[axis])
                 tabulated["index"], tabulated["fraction"] = grid_position(grid, sizes.clip(1))
@@ -271,6 +313,7 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
                 pairs.append((len(axes), len(full), len(corrections), len(entry.time.grid[1])))
             first_axes.append(len(axes))
             full.append(entry.time.full * factor)
+            penalties.append(math.log(uneven / factor))
             for axis, curve in enumerate(entry.time.curves):
                 axes.append((entry.constants[place, axis], curve.sizes[-1], starts[axis]))
                 slots.append(entry.slots[place, axis])
@@ -282,6 +325,8 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
         fixed_inside=np.concatenate([none, *fixed_inside]),
         inside=np.concatenate([none, *inside]),
         full=np.array(full),
+        per_call=calibration.per_call,
+        penalties=np.array(penalties),
         first_axes=np.array(first_axes, dtype=np.int64),
         axes=np.array(axes, dtype=_AXIS),
         slots=np.array(slots, dtype=np.float64).T,
@@ -289,6 +334,7 @@ def _predictor(entries: Sequence[TableEntry], factors: Sequence[float]) -> _Pred
         logs=tabulated["log"].copy(),
         index=tabulated["index"].copy(),
         fraction=tabulated["fraction"].copy(),
+        uneven=tabulated["uneven"].copy(),
         corrections=np.array(corrections),
         groups=entries[0].slots.shape[-1] if entries else 0,
     )
