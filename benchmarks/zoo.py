@@ -8,12 +8,14 @@ have two examples, so that networks with batch norm on maps of one pixel are che
 The small network is trained for a step, saved, loaded again and compared. ``covered`` is the share of weight
 dimensions along which channels may be cut. ``branches`` tells how many residual branches there are, how many
 of them may be removed, and whether the network without half of them, and half of every group, is verified.
+With ``--onnx``, that network (or the one without half of every group, if it has no branches) is also exported
+and run by ONNX Runtime: ``onnx`` is the largest difference to PyTorch, relative to the largest output.
 
 A list is JSON: ``{"models": [{"source": "torchvision"|"timm", "model": NAME, "input": [3, 224, 224]}]}``;
 results of torch-pruning under ``"torch_pruning_1_6_1"`` are shown beside ours. Or it is TOML, as
 ``benchmarks/families.toml``, of networks of other libraries.
 
-    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--limit 300] [--publish]
+    python -m benchmarks.zoo LIST [LIST ...] [--out runs/zoo] [--only PATTERN] [--onnx] [--publish]
 
 Networks that ``OUT/results.jsonl`` holds already are not run again; ``OUT/table.md`` is written at the end.
 With ``--publish`` the results become ``benchmarks/results/families.json``, which ``docs/coverage.md`` shows.
@@ -45,6 +47,7 @@ from benchmarks.results import RESULTS, Machine, Result, git, today, write
 
 PEER = "torch_pruning_1_6_1"
 SHARE = 0.5
+EQUAL = 1e-5  # relative difference of an exported file
 SLOW = 40.0  # seconds that no network should take
 
 
@@ -66,7 +69,8 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
     plan = clock.timed("plan", lambda: half(graph, scores))
     small = clock.timed("surgery", lambda: sec.apply_plan(model, plan))
     check = clock.timed("check", lambda: sec.verify(model, small, plan, x))
-    branches = clock.timed("branches", lambda: shortened(model, graph, plan, x, entry))
+    branches, shorter = clock.timed("branches", lambda: shortened(model, graph, plan, x, entry))
+    exported = onnx(small if shorter is None else shorter, x) if entry.get("onnx") else {}
     counted = sec.cost(small, x)
     predicted = plan.cost_after
     frozen = Counter(group.reason for group in graph.frozen)
@@ -87,13 +91,18 @@ def one(entry: Mapping[str, Any]) -> dict[str, Any]:
         "frozen": len(graph.frozen),
         "reasons": frozen.most_common(4),
         "seconds": clock.seconds,
+        **exported,
     }
 
 
 def shortened(
     model: Any, graph: Any, plan: Any, x: Any, entry: Mapping[str, Any]
-) -> dict[str, int | bool | str]:
-    """Remove half of the residual branches together with the channels of a plan; verify, train and load."""
+) -> tuple[dict[str, int | bool | str], Any]:
+    """Remove half of the residual branches together with the channels of a plan; verify, train and load.
+
+    Returns:
+        The results, and the network, if it has branches that may be removed.
+    """
     import random
 
     import secateur as sec
@@ -101,16 +110,27 @@ def shortened(
     names = [branch.name for branch in graph.branches if branch.prunable]
     found: dict[str, int | bool | str] = {"found": len(graph.branches), "prunable": len(names)}
     if not names:
-        return found
+        return found, None
     without = random.Random(5).sample(names, -(-len(names) // 2))
     plan = sec.PruningPlan(graph, plan.keep, tuple(without))
     small = sec.apply_plan(model, plan)
-    return {
-        **found,
+    results: dict[str, int | bool | str] = {
         "verified": sec.verify(model, small, plan, x).ok,
         "trains": problem(lambda: trains(small, x)),
         "loads": problem(lambda: loads(small, x, entry)),
     }
+    return found | results, small
+
+
+def onnx(model: Any, x: Any) -> dict[str, float | str]:
+    """Export a network and run the file; return the largest relative difference, or what failed."""
+    from secateur.export import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return {"onnx": export(Path(folder, "small.onnx"), model.eval(), x).check.max_error}
+        except Exception as error:  # noqa: BLE001  a failure is part of the result
+            return {"onnx": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:300]}
 
 
 def built(entry: Mapping[str, Any]) -> Any:
@@ -328,6 +348,9 @@ def summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"not loaded: {sum(bool(item.get('loads')) for item in verified)}",
             f"predicted cost is not the counted cost: {sum(not item['counted'] for item in verified)}",
         ]
+    if differences := [item["onnx"] for item in verified if "onnx" in item]:
+        equal = sum(isinstance(value, float) and value <= EQUAL for value in differences)
+        lines.append(f"equal to {EQUAL:.0e} in ONNX Runtime, cut: {equal} of {len(differences)}")
     return [f"- {line}" for line in lines]
 
 
@@ -378,6 +401,7 @@ def main() -> None:
         "--limit", type=float, default=300, help="seconds for one network, construction and all"
     )
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
+    parser.add_argument("--onnx", action="store_true", help="export each network and run the file")
     parser.add_argument("--publish", action="store_true", help="make the published result of these networks")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -386,7 +410,7 @@ def main() -> None:
         return
     if not options.lists:
         parser.error("give a list of networks")
-    entries = [entry for path in options.lists for entry in listed(path)]
+    entries = [{**entry, "onnx": options.onnx} for path in options.lists for entry in listed(path)]
     entries = [entry for entry in entries if fnmatch.fnmatchcase(entry["model"], options.only)]
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
