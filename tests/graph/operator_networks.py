@@ -127,7 +127,46 @@ def many_unary(y: Tensor) -> Tensor:
         torch.bucketize(y, torch.tensor([-0.5, 0.0, 0.5], dtype=y.dtype)) + torch.where(y > 0, 1.0, y),
         y.float().to(y.dtype) + y.float_power(2).to(y.dtype),
     ]
+    results.append(special_functions(y))
     return torch.stack(results).sum(0)
+
+
+def special_functions(y: Tensor) -> Tensor:
+    """Functions of one number that have names of their own."""
+    s, positive = torch.special, y.abs() + 0.5
+    results = [
+        s.airy_ai(y) + s.bessel_j0(y) + s.bessel_j1(y) + s.bessel_y0(positive) + s.bessel_y1(positive),
+        s.modified_bessel_i0(y) + s.modified_bessel_i1(y) + s.spherical_bessel_j0(y),
+        s.modified_bessel_k0(positive) + s.modified_bessel_k1(positive),
+        s.scaled_modified_bessel_k0(positive) + s.scaled_modified_bessel_k1(positive),
+        s.entr(positive) + s.erfcx(y) + s.multigammaln(positive + 1, 2),
+        torch.frexp(y).mantissa + torch.frexp(y).exponent,
+    ]
+    return torch.stack(results).sum(0)
+
+
+def polynomials(y: Tensor, z: Tensor) -> Tensor:
+    """Polynomials and other functions of two numbers that have names of their own."""
+    s, degree, positive = torch.special, (3 * z.abs()).floor(), y.abs() + 0.5
+    results = [
+        s.chebyshev_polynomial_t(y, degree) + s.chebyshev_polynomial_u(y, degree),
+        s.chebyshev_polynomial_v(y, degree) + s.chebyshev_polynomial_w(y, degree),
+        s.shifted_chebyshev_polynomial_t(positive, degree)
+        + s.shifted_chebyshev_polynomial_u(positive, degree),
+        s.shifted_chebyshev_polynomial_v(positive, degree)
+        + s.shifted_chebyshev_polynomial_w(positive, degree),
+        s.hermite_polynomial_h(y, degree) + s.hermite_polynomial_he(y, degree),
+        s.laguerre_polynomial_l(y, degree) + s.legendre_polynomial_p(y, degree),
+        torch.igamma(positive, z.abs()) + torch.igammac(z.abs() + 0.1, positive),
+        s.zeta(positive + 1, z.abs() + 1),
+        torch.gcd(*whole(y, z)) + torch.lcm(*whole(y, z)) + (whole(y, z)[0] ^ whole(y, z)[1]),
+    ]
+    return torch.stack([result.to(y.dtype) for result in results]).sum(0)
+
+
+def whole(*numbers: Tensor) -> list[Tensor]:
+    """Whole numbers from numbers between minus one and one."""
+    return [(6 * item).round().long() for item in numbers]
 
 
 def many_nary(y: Tensor, z: Tensor) -> Tensor:
@@ -145,6 +184,7 @@ def many_nary(y: Tensor, z: Tensor) -> Tensor:
         torch.multiply(y, z) + torch.subtract(y, z) + torch.divide(y, other) + torch.greater(y, z),
         torch.add(*torch.broadcast_tensors(y, z[:1])),
     ]
+    results.append(polynomials(y, z))
     return torch.stack([result.to(y.dtype) for result in results]).sum(0)
 
 
@@ -320,6 +360,31 @@ def written_in_part(s: nn.Module, x: Tensor) -> Tensor:
     return s.b(y)
 
 
+def replaced(y: Tensor) -> Tensor:
+    """Positions and ranges of positions replaced by others, and differences of neighbours."""
+    one = torch.select_scatter(y, y[:, 0].sin(), 1, 2)
+    two = torch.slice_scatter(y.mT, y.mT[..., :2].exp(), 2, 1, 3).mT
+    three = torch.select_scatter(torch.zeros_like(y), y[0], 0, 1)
+    return one + two + three + torch.gradient(y, dim=1)[0]
+
+
+def crossed(y: Tensor) -> Tensor:
+    """Cross products over three positions, found by their number or by their place."""
+    three, other = y[:, :3], y[:, 1:].sin()
+    return torch.linalg.cross(three, other, dim=1) + torch.cross(three, other[:1], dim=-2)
+
+
+def turned(y: Tensor) -> Tensor:
+    """Planes of positions and channels turned to both sides, side by side."""
+    return torch.cat([y.rot90(1, (1, 2)).mT, y.rot90(-1, (1, 2)).mT, y.rot90(2, (2, 1))], -1)
+
+
+def blocks(s: nn.Module, x: Tensor) -> Tensor:
+    """Weights, and then channels, as blocks on a diagonal."""
+    y = torch.tanh(x @ torch.block_diag(s.one, s.two))
+    return s.b(torch.block_diag(y, y[0].sin()))
+
+
 LINES, TOKENS, PICTURE = (5, 6), (3, 4, 6), (2, 3, 4, 4)
 WORDS = (4, 5)
 
@@ -361,6 +426,52 @@ def windows(s: nn.Module, x: Tensor) -> Tensor:
 
 
 CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
+    "planes turned by right angles": (
+        pictures(lambda y: y.rot90(1, (2, 3)) + y.rot90(2, (3, 2)).exp() + y.rot90(3, (-2, -1)).sin()),
+        PICTURE,
+        {"a": 8},
+    ),
+    "channels turned by right angles": (lines(turned, 8, 24), TOKENS, {"a": 8}),
+    "cross products": (lines(crossed), TOKENS, {"a": 8}),
+    "blocks on a diagonal": (
+        lambda: Net(blocks, one=parameter(4, 5), two=parameter(2, 3), b=nn.Linear(16, 3)),
+        LINES,
+        {"one": 5, "two": 3},
+    ),
+    "kronecker products": (
+        lines(
+            lambda y: torch.cat([y.kron(y.new_tensor([[1, 2]])), y.new_tensor([[3, 4]]).kron(y)], 1), 8, 32
+        ),
+        LINES,
+        {"a": 8},
+    ),
+    "sums of products of matrices": (
+        lambda: Net(
+            lambda s, x: torch.addbmm(s.c, torch.addbmm(s.a, x, s.one).tanh().expand(2, -1, -1), s.two),
+            a=parameter(8),
+            one=parameter(3, 6, 8),
+            two=parameter(2, 8, 3),
+            c=parameter(4, 3),
+        ),
+        TOKENS,
+        {"one": 8},
+    ),
+    "outer products added up": (
+        lambda: Net(
+            lambda s, x: s.b(torch.addr(s.c, x.mean(1), s.w)),
+            c=parameter(8),
+            w=parameter(8),
+            b=nn.Linear(8, 3),
+        ),
+        LINES,
+        {"w": 8},
+    ),
+    "parts replaced": (lines(replaced), TOKENS, {"a": 8}),
+    "sequences padded": (
+        lines(lambda y: nn.utils.rnn.pad_sequence([y[0, :2], y[1].sin()], batch_first=True)),
+        TOKENS,
+        {"a": 8},
+    ),
     "transposed matrices": (lines(lambda y: y.mT.adjoint().mT.mH), LINES, {"a": 8}),
     "views of memory that overlap": (lines(overlapping), TOKENS, {"a": 8}),
     "views of memory with positions last": (lines(overlapping_columns), TOKENS, {"a": 8}),
@@ -760,6 +871,19 @@ STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
         LINES,
     ),
     "distances of all rows": (lambda y: torch.cdist(y, y.exp()) @ y + torch.cdist(y, y, p=1.0) @ y, LINES),
+    "losses with a margin": (
+        lambda y: (
+            y
+            * (
+                F.triplet_margin_loss(y, y.sin(), y.exp())
+                + F.margin_ranking_loss(y, y.exp(), y.detach().sign(), margin=2)
+                + F.hinge_embedding_loss(y, y.detach().sign())
+                + F.poisson_nll_loss(y, y.square())
+            )
+        ),
+        LINES,
+    ),
+    "distances of pairs of rows": (lambda y: y * F.pdist(y).sum() + y * y.sum_to_size(5, 1), LINES),
     "losses": (lambda y: F.mse_loss(y, y.exp(), reduction="none") + F.l1_loss(y, y.exp()), LINES),
     "of tokens": (lambda y: y * y.var(-1, keepdim=True) * y.max(2)[0].softmax(1)[..., None], TOKENS),
 }
@@ -852,10 +976,15 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         LINES,
         r"channels are drawn at random \(multinomial\)",
     ),
-    "kronecker product": (
-        lines(lambda y: torch.kron(y, y.new_ones(1, 2)), 8, 16),
+    "cross product of channels": (
+        lines(lambda y: torch.linalg.cross(y, y.exp()), 3, 3),
         LINES,
-        r"every channel meets all others \(kron\)",
+        "meets its neighbours in a cross product",
+    ),
+    "a part of the channels replaced": (
+        lines(lambda y: torch.slice_scatter(y, y[:, :2].sin(), 1, 1, 3)),
+        LINES,
+        "a part is replaced at fixed places",
     ),
     "classes of a loss": (
         lambda: Net(

@@ -251,7 +251,7 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "words": lambda at: operators.Words(at.channels, at.way),
     "rounded": lambda at: operators.Rounded(at.channels, at.way),
     "written": lambda at: operators.Written(at.channels, at.way + at.size),
-    "composed": lambda at: operators.Composed(at.way),
+    "composed": lambda at: operators.Composed(at.channels, at.way),
     "table": lambda at: operators.Table(at.channels, at.width, at.way),
     "sides": lambda at: operators.Sides(at.channels, at.width, at.way),
     "scan": lambda at: operators.Scan(at.channels, at.width, at.way),

@@ -26,8 +26,13 @@ class Backwards(nn.Module):
 
     def __init__(self, channels: int, width: int, way: int) -> None:
         super().__init__()
-        self.nf, self.way = width, ("addmm", "matmul", "front", "baddbmm", "mm", "tensordot")[way % 6]
-        self.weight = nn.Parameter(torch.randn(channels, width) * 0.3)
+        ways = ("addmm", "matmul", "front", "baddbmm", "mm", "tensordot", "blocks")
+        self.nf, self.way = width, ways[way % 7]
+        if self.way == "blocks":
+            self.first = nn.Parameter(torch.randn(1, 1) * 0.3)
+            self.others = nn.Parameter(torch.randn(channels - 1, width - 1) * 0.3)
+        else:
+            self.weight = nn.Parameter(torch.randn(channels, width) * 0.3)
         self.bias = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,6 +46,8 @@ class Backwards(nn.Module):
             made = torch.mm(rows.flatten(0, 1), self.weight).unflatten(0, (len(x), -1)) + self.bias
         elif self.way == "tensordot":
             made = torch.tensordot(rows, self.weight, dims=([-1], [0])) + self.bias
+        elif self.way == "blocks":
+            made = rows @ torch.block_diag(self.first, self.others) + self.bias
         elif self.way == "front":
             made = (self.weight.t() @ x.flatten(2)).transpose(1, 2)
         else:
@@ -53,7 +60,7 @@ class Scores(nn.Module):
 
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.way = ("matmul", "inner", "left", "mv", "dot", "einsum")[way % 6]
+        self.way = ("matmul", "inner", "left", "mv", "dot", "einsum", "addbmm")[way % 7]
         self.weight = nn.Parameter(torch.randn(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,6 +73,9 @@ class Scores(nn.Module):
             score = torch.mv(rows.flatten(0, 1), self.weight).view(len(x), -1)
         elif self.way == "dot":
             return x * torch.sigmoid(torch.dot(x.mean((0, *spatial(x))), self.weight))
+        elif self.way == "addbmm":  # channels in the place of the examples of a batch
+            stack = x.flatten(2).transpose(0, 1).reshape(x.shape[1], -1, 1)
+            score = torch.addbmm(x.new_ones(1), stack, self.weight.view(-1, 1, 1)).view(len(x), -1)
         elif self.way == "einsum":
             score = torch.einsum("nlc,c->nl", rows, self.weight)
         else:
@@ -197,7 +207,7 @@ class InOrder(nn.Module):
 
     def __init__(self, way: int) -> None:
         super().__init__()
-        self.way = way % 7
+        self.way = way % 8
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.tanh()
@@ -205,6 +215,9 @@ class InOrder(nn.Module):
             rows = y.flatten(2).contiguous()
             pairs = rows.as_strided((*rows.shape[:2], rows.size(2) - 1, 2), (*rows.stride(), 1))
             return F.pad(pairs.amax(-1), (1, 0)).reshape(x.shape)
+        if self.way == 7:  # turned half way in two steps, channels with the last positions
+            turned = y.rot90(1, (1, -1)).sin().rot90(-3, (1, -1))
+            return torch.select_scatter(turned, y[..., 0].flip(1), -1, 1)
         if self.way == 0:
             return y.cumsum(2) + y.cumsum(-1)
         if self.way == 1:
@@ -245,7 +258,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.way = way % 6
+        self.way = way % 7
         self.bound = nn.Parameter(torch.rand(channels) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -266,6 +279,14 @@ class Pointwise(nn.Module):
             )
         if self.way == 3:
             return F.celu_(x * bound) + F.hardtanh_(x * 0.9) + torch.where(x > 0, 1.0, z)
+        if self.way == 6:
+            mantissa, exponent = torch.frexp(x)
+            return (
+                torch.special.entr(y.abs())
+                + torch.igamma(bound.detach().abs(), z.square())
+                + mantissa
+                + exponent
+            )
         if self.way == 4:
             return (
                 torch.nan_to_num(x).clip(-1, 1)
@@ -450,17 +471,25 @@ class Scan(nn.Module):
 class Composed(nn.Module):
     """Operators that PyTorch writes in terms of others."""
 
-    def __init__(self, way: int) -> None:
+    def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.way = way % 5
+        self.parts = 2 - channels % 2
+        self.way = way % 8
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.way == 5:
+            return torch.kron(x, x.new_tensor([1, 0.5]).view(1, 2, *(1,) * (x.dim() - 2)))
+        if self.way == 6:
+            rows = tokens(x)
+            return x + beside(x, torch.cross(rows[:, :3], rows[:, 1:4].sin() + 1, dim=1).sum(1))
+        if self.way == 4:
+            return torch.gradient(x, dim=-1)[0] + x
         if self.way == 0:
             return x.moveaxis(1, -1).sin().moveaxis(-1, 1)
         if self.way == 1:
             return torch.hstack([x, x.tanh()])
         if self.way == 2:
-            return torch.cat(torch.hsplit(x, 2 - x.shape[1] % 2)[::-1], 1)
+            return torch.cat(torch.hsplit(x, self.parts)[::-1], 1)
         if self.way == 3:
             return torch.atleast_3d(x).ravel().view(x.shape) + torch.vstack(torch.vsplit(x, 2))
         return x * beside(x, torch.column_stack([x.flatten(1)[:, :1], x.flatten(2).sum(2)])[:, 1:])

@@ -15,9 +15,11 @@ from secateur.graph.capture.nodes import operator_name
 # fmt: off
 COMPOSITES = frozenset({
     "atleast_1d", "atleast_2d", "atleast_3d", "chain_matmul", "column_stack", "cosine_embedding_loss", "cov",
-    "cumulative_trapezoid", "diag", "dsplit", "dstack", "fliplr", "flipud", "frobenius_norm", "hsplit",
-    "hstack", "linalg_multi_dot", "linalg_vecdot", "moveaxis", "nuclear_norm", "ravel", "row_stack",
-    "trapezoid", "trapz", "vsplit", "vstack",
+    "cross", "cumulative_trapezoid", "diag", "dsplit", "dstack", "fliplr", "flipud", "frobenius_norm",
+    "gradient", "hinge_embedding_loss", "hsplit", "hstack", "kron", "linalg_diagonal", "linalg_multi_dot",
+    "linalg_vecdot", "margin_ranking_loss", "moveaxis", "nuclear_norm", "pad_sequence", "poisson_nll_loss",
+    "ravel", "row_stack", "special_multigammaln", "sum_to_size", "trapezoid", "trapz", "triplet_margin_loss",
+    "vsplit", "vstack",
 })
 # fmt: on
 """Operators without a rule of their own: rules of the operators that they consist of say it all."""

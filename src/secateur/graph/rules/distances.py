@@ -9,7 +9,7 @@ from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
 
 _BOTH = ("x1", "x2")
-"""The names of the two tensors, in every operator of this file."""
+"""The names of the two tensors, in every operator that has two."""
 
 
 @rule("aten.cosine_similarity")
@@ -43,6 +43,16 @@ def cdist(op: RuleContext) -> Value:
     for labels in (one.labels[-2], other.labels[-2]):
         op.set_role(labels, Role.PRODUCER)
     return Value(op.shape, (*lead.labels, one.labels[-2], other.labels[-2]))
+
+
+@rule("aten.pdist")
+def pdist(op: RuleContext) -> Value:
+    """Contract the columns of a matrix, for every pair of its rows."""
+    rows, columns = op.first().labels
+    op.freeze(rows, f"every row meets all others ({op.place})")
+    op.set_role(columns, Role.CONSUMER)
+    op.read("self", 1, columns)
+    return Value.plain(op.shape)
 
 
 def _together(op: RuleContext) -> Value:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
@@ -19,7 +21,10 @@ UNARY = """
     special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
     special_logit special_ndtr special_ndtri special_psi special_round special_sinc sqrt square tan tanh
     threshold to trunc type_as uniform _to_copy zeros_like ones_like empty_like full_like rand_like
-    randn_like
+    randn_like special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
+    special_entr special_erfcx special_modified_bessel_i0 special_modified_bessel_i1
+    special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_spherical_bessel_j0
 """
 
 NARY = """
@@ -27,7 +32,13 @@ NARY = """
     logical_or logical_xor bitwise_and bitwise_or bitwise_xor masked_fill atan2 arctan2 fmod remainder
     true_divide floor_divide copy clamp clamp_max clamp_min clip complex copysign divide float_power fmax fmin
     greater greater_equal heaviside hypot isclose ldexp less less_equal logaddexp logaddexp2 multiply
-    nextafter normal not_equal polar special_xlog1py special_xlogy subtract xlogy
+    nextafter normal not_equal polar special_xlog1py special_xlogy subtract xlogy gcd igamma igammac lcm
+    special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v
+    special_chebyshev_polynomial_w special_hermite_polynomial_h special_hermite_polynomial_he
+    special_laguerre_polynomial_l special_legendre_polynomial_p special_shifted_chebyshev_polynomial_t
+    special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v
+    special_shifted_chebyshev_polynomial_w special_zeta __ilshift__ __irshift__ __ixor__ __lshift__
+    __rshift__ __xor__
 """
 
 
@@ -96,6 +107,15 @@ def _single(op: RuleContext, vectors: list[Labels]) -> Labels:
     return labelled[0] if labelled else None
 
 
+@rule("aten.linalg_cross")
+def cross(op: RuleContext) -> Value:
+    """Join vectors of three numbers as broadcasting lines them up; each number meets the two others."""
+    together = combine(op, op.tensors(), op.shape)
+    dim = op.option("dim") % len(op.shape)
+    op.freeze(together.labels[dim], f"meets its neighbours in a cross product ({op.place})")
+    return together.replaced(dim, None)
+
+
 @rule("aten.prelu", "aten._prelu_kernel")
 def prelu(op: RuleContext) -> Value:
     """Tie one slope to each channel, unless one slope serves all."""
@@ -108,7 +128,7 @@ def prelu(op: RuleContext) -> Value:
 
 
 @rule("aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar")
-def nothing(_site: RuleContext) -> Value:
+def nothing(_op: RuleContext) -> Value:
     """Return no tensor."""
     return Value.plain(())
 
@@ -155,6 +175,12 @@ def glu(op: RuleContext) -> Value:
         op.join(labels[:half], labels[half:])
         return Value(op.shape, value.replaced(dim, labels[:half]).labels)
     return Value(op.shape, value.labels)
+
+
+@rule("aten.frexp")
+def mantissa(op: RuleContext) -> Sequence[Value]:
+    """Keep the labels in both results, the mantissa and the exponent."""
+    return [op.first()] * 2
 
 
 @rule("aten.view_as_real")

@@ -70,6 +70,7 @@ _FACTORS = {
     "vdot": ("self", "other"),
     "addmm": ("mat1", "mat2"),
     "baddbmm": ("batch1", "batch2"),
+    "addbmm": ("batch1", "batch2"),
     "addmv": ("mat", "vec"),
     "_sparse_mm": ("sparse", "dense"),
 }
@@ -95,8 +96,19 @@ def matmul(op: RuleContext) -> Value:
 def added_product(op: RuleContext) -> Value:
     """Contract two factors and add a bias, as a linear layer with a weight of shape (in, out) does."""
     left, right = _FACTORS[op.operator.removesuffix("_")]
-    result = _product(op, left, right, op.operator.startswith("addmm"))
-    bias = op.value("self")
+    return _with_bias(op, _product(op, left, right, op.operator.startswith("addmm")))
+
+
+@rule("aten.addbmm")
+def added_sum_of_products(op: RuleContext) -> Value:
+    """Contract pairs of matrices, add up the products and add a bias."""
+    result = _contracted(op, *_FACTORS["addbmm"], [(0, 0), (2, 1)])
+    return _with_bias(op, result)
+
+
+def _with_bias(op: RuleContext, result: Value) -> Value:
+    """Add the first argument, which carries numbers for the channels, to a product."""
+    bias = op.first()
     for labels in bias.labels:
         op.set_role(labels, Role.CARRIER)
     return combine(op, [result, bias], op.shape)
@@ -171,7 +183,7 @@ def inner(op: RuleContext) -> Value:
     left, right = op.value("self"), op.value("other")
     if not left.shape or not right.shape:
         return combine(op, [left, right], op.shape)
-    return _contracted(op, left, right, [(len(left.shape) - 1, len(right.shape) - 1)])
+    return _contracted(op, "self", "other", [(len(left.shape) - 1, len(right.shape) - 1)])
 
 
 @rule("aten.tensordot")
@@ -179,18 +191,25 @@ def tensordot(op: RuleContext) -> Value:
     """Contract pairs of dimensions of two tensors."""
     left, right = op.value("self"), op.value("other")
     pairs = zip(op.option("dims_self"), op.option("dims_other"), strict=True)
-    return _contracted(
-        op, left, right, [(one % len(left.shape), other % len(right.shape)) for one, other in pairs]
-    )
+    dims = [(one % len(left.shape), other % len(right.shape)) for one, other in pairs]
+    return _contracted(op, "self", "other", dims)
 
 
-def _contracted(op: RuleContext, left: Value, right: Value, pairs: list[tuple[int, int]]) -> Value:
-    """Contract pairs of dimensions and keep the labels of all others."""
+def _contracted(op: RuleContext, left_name: str, right_name: str, pairs: list[tuple[int, int]]) -> Value:
+    """Contract pairs of dimensions and keep the labels of all others.
+
+    Args:
+        op: the operator.
+        left_name: name of the left factor.
+        right_name: name of the right factor.
+        pairs: a dimension of the left and one of the right factor, counted from the front.
+    """
+    left, right = op.value(left_name), op.value(right_name)
     for one, other in pairs:
         for labels in (left.labels[one], right.labels[other]):
             op.set_role(labels, Role.CONSUMER)
         op.join(left.labels[one], right.labels[other])
-        op.read("self", one, left.labels[one])
+        op.read(left_name, one, left.labels[one])
     rows = _others(left, [one for one, _ in pairs])
     columns = _others(right, [other for _, other in pairs])
     for _, labels in (*rows, *columns):
@@ -206,13 +225,15 @@ def _others(value: Value, dims: list[int]) -> list[tuple[int, Labels]]:
     return [item for dim, item in enumerate(sizes) if dim not in dims]
 
 
-@rule("aten.outer", "aten.ger")
+@rule("aten.outer", "aten.ger", "aten.addr")
 def outer(op: RuleContext) -> Value:
-    """Keep the labels of both vectors."""
-    labels = (op.value("self").labels[0], op.value("vec2").labels[0])
+    """Keep the labels of both vectors; add a bias, if there is one."""
+    added = op.operator.startswith("addr")
+    labels = (op.value("vec1" if added else "self").labels[0], op.value("vec2").labels[0])
     for own in labels:
         op.set_role(own, Role.PRODUCER)
-    return Value(op.shape, labels)
+    result = Value(op.shape, labels)
+    return _with_bias(op, result) if added else result
 
 
 @rule("aten.bilinear")

@@ -12,7 +12,6 @@ REASONS = {
     "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
     "values are counted across channels": "bincount _unique2 unique_consecutive",
     "channels are drawn at random": "multinomial",
-    "every channel meets all others": "kron",
     "a target names channels by their index": (
         "cross_entropy_loss nll_loss nll_loss_nd nll_loss2d multi_margin_loss multilabel_margin_loss ctc_loss"
     ),

@@ -91,6 +91,20 @@ def index_fill(op: RuleContext) -> Value:
     return value
 
 
+@rule("aten.select_scatter", "aten.slice_scatter")
+def replace_part(op: RuleContext) -> Value:
+    """Join target and source along all dimensions but the one of which an index or a range is replaced."""
+    value, source = op.value("self"), op.value("src")
+    dim, single = op.option("dim") % len(value.shape), len(source.shape) < len(value.shape)
+    for labels in (value.labels[dim], None if single else source.labels[dim]):
+        op.freeze(labels, f"a part is replaced at fixed places ({op.place})")
+    for axis in (axis for axis in range(len(value.shape)) if axis != dim):
+        place = axis - 1 if single and axis > dim else axis
+        labels = op.adopt("self", axis, source.labels[place])
+        op.join(labels, op.adopt("src", place, labels))
+    return op.value("self").replaced(dim, None)
+
+
 @rule("aten.index_put")
 def index_put(op: RuleContext) -> Value:
     """Join target and values along dimensions without an index; a full mask is element-wise."""

@@ -24,6 +24,16 @@ def concatenate(op: RuleContext) -> Value:
     return Value(op.shape, tuple(labels))
 
 
+@rule("aten.block_diag")
+def block_diagonal(op: RuleContext) -> Value:
+    """Lay the rows of matrices end to end, and their columns; a vector is one row."""
+    parts = []
+    for part in op.values("tensors"):
+        missing = 2 - len(part.shape)
+        parts.append(Value((*(1,) * missing, *part.shape), (*(None,) * missing, *part.labels)))
+    return Value(op.shape, (_end_to_end(op, parts, 0), _end_to_end(op, parts, 1)))
+
+
 def _end_to_end(op: RuleContext, parts: list[Value], dim: int) -> Labels:
     if all(part.labels[dim] is None for part in parts):
         return None
@@ -239,6 +249,21 @@ def flip(op: RuleContext) -> Value:
     for dim in op.option("dims"):
         own = labels[dim]
         labels[dim] = None if own is None else own[::-1].copy()
+    return Value(op.shape, tuple(labels))
+
+
+@rule("aten.rot90")
+def turn(op: RuleContext) -> Value:
+    """Turn a plane by right angles: its dimensions are reversed, or change places and one is reversed."""
+    value = op.first()
+    labels = list(value.labels)
+    one, other = (dim % len(labels) for dim in op.option("dims"))
+    turns = op.option("k") % 4
+    for dim, angles in ((one, (2, 3)), (other, (1, 2))):
+        own = labels[dim]
+        labels[dim] = own[::-1].copy() if own is not None and turns in angles else own
+    if turns % 2:
+        labels[one], labels[other] = labels[other], labels[one]
     return Value(op.shape, tuple(labels))
 
 
