@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,21 @@ def _expand(graph: Graph, call: Node) -> None:
         args, kwargs = tree_map_only(Node, given.__getitem__, (call.args, call.kwargs))
         return call.target.decompose(*args, **kwargs)  # type: ignore[union-attr]
 
+    substitute(graph, call, run)
+
+
+def substitute(graph: Graph, call: Node, run: Callable[..., Any]) -> list[Node]:
+    """Replace a node by the operators that a function of its arguments runs.
+
+    Args:
+        graph: the program; the result of every operator is noted as ``val``.
+        call: the node; if it has several results, they are taken one by one.
+        run: gets the tensors among the arguments, each once, in the order of ``call.all_input_nodes``.
+
+    Returns:
+        The node of each result.
+    """
+    operands = call.all_input_nodes
     inside = make_fx(run)(*(node.meta["val"] for node in operands))
     inner = [node for node in inside.graph.nodes if node.op == "placeholder"]
     values: dict[Node, Node] = dict(zip(inner, operands, strict=True))
@@ -58,14 +73,15 @@ def _expand(graph: Graph, call: Node) -> None:
         result = graph.graph_copy(inside.graph, values)
     for node in set(graph.nodes) - before:
         node.meta = {**call.meta, "val": node.meta.get("val")}
+    found = list(result) if isinstance(result, Sequence) else [result]
+    pieces = [piece for piece in found if isinstance(piece, Node)]
+    assert len(pieces) == len(found), "results are tensors"
     if isinstance(result, Sequence):
         for user in list(call.users):
             assert user.target is operator.getitem, "pieces are taken one by one"
-            piece = result[int(str(user.args[1]))]
-            assert isinstance(piece, Node)
-            user.replace_all_uses_with(piece)
+            user.replace_all_uses_with(pieces[int(str(user.args[1]))])
             graph.erase_node(user)
     else:
-        assert isinstance(result, Node)
-        call.replace_all_uses_with(result)
+        call.replace_all_uses_with(pieces[0])
     graph.erase_node(call)
+    return pieces

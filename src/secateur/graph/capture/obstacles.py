@@ -303,6 +303,11 @@ def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
         return f"NumPy computes in the forward pass ({text}). Use torch functions instead, {_PART}."
     if lines_with(model, _GRADIENTS) and re.search(r"grad|constant's list", text):
         return _GRADIENTS_TAKEN
+    if lines_with(model, _MAPPED) and "constant's list" in text:
+        return (
+            "torch.export does not capture this call of torch.vmap. Move the dimension that it runs over "
+            f"to the front (x.movedim(1, 0)) and leave out in_dims and out_dims, {_PART}."
+        )
     return f"{type(error).__name__}: {text}. Write the forward pass in plain torch operators, {_PART}."
 
 
@@ -310,6 +315,8 @@ _GRADIENTS_TAKEN = (
     "gradients are taken in the forward pass, which a captured program does not hold. Compute them "
     f"outside of the network, {_PART}."
 )
+
+_MAPPED = r"\bvmap\("
 
 _GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jac|vjp|jvp|hessian)"
 

@@ -39,6 +39,7 @@ from secateur.graph.capture.obstacles import (
 from secateur.graph.capture.places import name_modules
 from secateur.graph.capture.quiet import quiet_export
 from secateur.graph.capture.unknown_sizes import settle_sizes
+from secateur.graph.capture.vmaps import expand_vmaps
 from secateur.outputs import Parts, parts_of
 from secateur.untouched import untouched
 
@@ -332,6 +333,7 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
         raise TraceError(obstacle)
     name_modules(model, exported.graph)
     inline_mode_regions(exported.graph_module)
+    expand_vmaps(exported.graph_module)
     expand_composites(exported.graph_module)
     exported.graph_module.delete_all_unused_submodules()
     names = canonical_names(model)

@@ -1,0 +1,110 @@
+"""Replace what ``torch.vmap`` runs for single examples by operators on whole tensors."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from secateur._compat import tree_map_only
+from secateur.graph.capture.composites import substitute
+
+_START, _END, _INTO, _OUT = (
+    "_vmap_increment_nesting",
+    "_vmap_decrement_nesting",
+    "_add_batch_dim",
+    "_remove_batch_dim",
+)
+"""What an export records of a call of ``torch.vmap``."""
+
+
+def expand_vmaps(module: GraphModule) -> None:
+    """Replace every operator inside ``torch.vmap`` by what it computes on whole tensors, in place.
+
+    Linear layers stay whole, so that their attributes follow their widths. Of a call inside another one, the
+    inner one is replaced first. The marks of a call must not stay: a program that fails between them would
+    leave PyTorch inside the call.
+
+    Args:
+        module: a captured program; the result of every operator is noted as ``val``.
+    """
+    found = False
+    while region := _innermost(module):
+        found = True
+        _expand(module, region)
+    if found:
+        module.recompile()
+
+
+def _name(node: Node) -> str:
+    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+
+
+def _innermost(module: GraphModule) -> list[Node]:
+    """List the nodes of the first call inside which there is no other one, with its marks."""
+    region: list[Node] = []
+    for node in module.graph.nodes:
+        if _name(node) == _START:
+            region = []
+        region.append(node)
+        if _name(node) == _END:
+            return region
+    return []
+
+
+def _expand(module: GraphModule, region: list[Node]) -> None:
+    """Replace the nodes of a call; a value of which each example has a part has the examples in front."""
+    mapped: set[Node] = set()
+    for node in region:
+        if node not in module.graph.nodes:
+            continue  # a piece of a result that was replaced
+        numbers = [item for item in node.args if isinstance(item, int)]
+        if _name(node) in (_START, _END):
+            module.graph.erase_node(node)
+        elif _name(node) == _INTO:  # of a tensor: dimension, level
+            mapped.update(substitute(module.graph, node, partial(_in_front, dim=numbers[0])))
+        elif _name(node) == _OUT:  # of a tensor: level, count, dimension
+            _, count, dim = numbers
+            back = partial(_moved_back, dim=dim)
+            again = partial(_repeated, count=count, dim=dim)
+            substitute(module.graph, node, back if node.args[0] in mapped else again)
+        elif any(item in mapped for item in node.all_input_nodes):
+            if _is_whole(node, mapped):
+                values, named = tree_map_only(Node, lambda item: item.meta["val"], (node.args, node.kwargs))
+                node.meta["val"] = node.target(*values, **named)  # type: ignore[operator]
+                mapped.add(node)
+            else:
+                mapped.update(substitute(module.graph, node, _for_each(node, mapped)))
+
+
+def _in_front(x: Tensor, *, dim: int) -> Tensor:
+    return x.movedim(dim, 0)
+
+
+def _moved_back(x: Tensor, *, dim: int) -> Tensor:
+    return x.movedim(0, dim)
+
+
+def _repeated(x: Tensor, *, count: int, dim: int) -> Tensor:
+    """Repeat a result that is the same for all examples."""
+    return x.expand(count, *x.shape).movedim(0, dim)
+
+
+def _is_whole(node: Node, mapped: set[Node]) -> bool:
+    """Return whether an operator takes any number of leading dimensions, as a linear layer does."""
+    return node.target is torch.ops.aten.linear.default and mapped.isdisjoint(node.all_input_nodes[1:])
+
+
+def _for_each(node: Node, mapped: set[Node]) -> Any:
+    """Make a function of the arguments of a node that runs its operator for each example."""
+    operands = node.all_input_nodes
+
+    def run(*tensors: Tensor) -> Any:
+        given = dict(zip(operands, tensors, strict=True))
+        args, kwargs = tree_map_only(Node, given.__getitem__, (node.args, node.kwargs))
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    return torch.vmap(run, in_dims=tuple(0 if item in mapped else None for item in operands))
