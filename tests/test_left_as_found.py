@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -188,3 +190,21 @@ def test_what_makes_algorithms_deterministic_is_put_back() -> None:
     assert torch.are_deterministic_algorithms_enabled() == enabled
     assert torch.is_deterministic_algorithms_warn_only_enabled() is False
     assert torch.backends.cudnn.deterministic == cudnn
+
+
+def test_copies_are_freed_with_the_record_before_any_collection() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        with untouched(model) as record:
+            model(torch.rand(4, 3))
+            with torch.no_grad():
+                model[0].weight.add_(1)
+        assert any(tensor is model[0].weight for tensor in record.written)
+        alive = weakref.ref(record)
+        del record
+        assert alive() is None
+    finally:
+        if was_on:
+            gc.enable()

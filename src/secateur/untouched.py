@@ -270,11 +270,12 @@ class StateRecord:
         if version is None or tensor.layout is not torch.strided or tensor.is_quantized:
             return
         before = tensor.detach().clone()
+        written = self.written  # an undo that refers to the record would keep the copies until a collection
 
         def undo() -> None:
             # Not all writes are counted: those of batch normalisation and those through ``.data`` are not.
             if not _same(tensor, before):
-                self.written.append(tensor)
+                written.append(tensor)
                 with torch.no_grad():
                     tensor.detach().copy_(before)
 
@@ -291,7 +292,7 @@ class StateRecord:
             for name in [name for name in vars(cls) if not name.startswith("__") and name not in before]:
                 delattr(cls, name)
             for name, value in before.items():
-                if vars(cls).get(name, undo) is not value:
+                if vars(cls).get(name, _UNSET) is not value:
                     setattr(cls, name, value)
 
         self._undo.append(undo)

@@ -88,6 +88,16 @@ def test_modules_are_replaced_by_modules_of_the_same_kind_of_result() -> None:
     )
 
 
+def test_an_embedding_that_is_as_wide_as_the_stream_by_chance_follows_no_cut_of_it() -> None:
+    model = randomised(Chain(Gated(5, 5), Basic(5, 4), width=5))
+    graph = sec.trace(model, X)
+    assert all(branch.prunable for branch in graph.branches), graph.branches
+    plan = PruningPlan(graph, {"stem": [0, 2, 3], "embed": [1, 4]}, ["blocks.0"])
+    small = sec.apply_plan(model, plan)
+    check = sec.verify(model, small, plan, X)
+    assert check.ok, check
+
+
 def test_a_copy_protects_the_stream_from_operators_in_place() -> None:
     _, graph = traced(Whole(6, 4), Basic(6, 5))
     kinds = {item.path: (item.substitute, item.copied) for item in graph.branch("blocks.1").replacements}

@@ -14,7 +14,7 @@ from torch.fx import Node
 from secateur.errors import UsageError
 from secateur.graph.additions import Addition, Dataflow, shape_of
 from secateur.graph.capture.calls import ModuleCall
-from secateur.graph.capture.nodes import module_paths
+from secateur.graph.capture.nodes import module_paths, operator_name
 from secateur.graph.capture.program import Origin, Program, canonical_names
 
 _MOST = 1 << 10
@@ -437,13 +437,30 @@ def _replacement(path: str, part: _Part, flow: Dataflow, calls: Sequence[ModuleC
     on_stream = any(flow.depends(node, part.addition.stream) for node in inside)
     if path == part.whole or (on_stream and path not in _last(part, flow)):
         return Replacement(path, Substitute.PASS, argument, call.entry, copied=_is_written(flow, inside))
-    if on_stream or given == call.result:
+    if on_stream:
         return Replacement(path, Substitute.ZEROS, argument, call.entry)
     # What comes from elsewhere, such as the embedding of a time, is broadcast where it is read.
     if len(given) != len(call.result):
         raise _NoReplacementError(f"'{path}' returns another number of dimensions than it reads")
-    differing = tuple(dim for dim, size in enumerate(given) if size != call.result[dim])
-    return Replacement(path, Substitute.ZEROS, argument, call.entry, differing)
+    new = {_channels_of_layer(node, len(given)) for node in inside}
+    single = tuple(dim for dim, size in enumerate(given) if size != call.result[dim] or dim in new)
+    return Replacement(path, Substitute.ZEROS, argument, call.entry, single)
+
+
+def _channels_of_layer(node: Node, dims: int) -> int | None:
+    """Return the dimension of the channels that a layer writes; ``None`` for other operators.
+
+    There may be as many of them as it reads, but they are others, and a cut keeps another number.
+
+    Args:
+        node: the operator.
+        dims: number of dimensions of what it reads and writes.
+    """
+    name = operator_name(node)
+    if name == "linear":
+        return dims - 1
+    weight = shape_of(node.args[1]) if name.startswith("conv") else None  # type: ignore[arg-type]
+    return None if weight is None else dims + 1 - len(weight)
 
 
 def _last(part: _Part, flow: Dataflow) -> set[str]:
