@@ -153,7 +153,8 @@ def differences(expected: Outputs, found: Outputs, others: Sequence[Outputs] = (
         odd = ~torch.isfinite(want)
         if not torch.equal(odd, ~torch.isfinite(have)):
             return f"{place} is infinite or NaN at other positions"
-        want, have = want.masked_fill(odd, 0.0), have.masked_fill(odd, 0.0)
+        if odd.any():
+            want, have = want.masked_fill(odd, 0.0), have.masked_fill(odd, 0.0)
         moves = [_real(item) for item in (other.leaves[number] for other in others) if _fits(item, leaf)]
         slices += [_along(path, dim, want, have, moves) for dim in _dims(want)]
     return slices
@@ -216,14 +217,16 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
     rest = [other for other in range(want.dim()) if other != dim]
 
     def largest(item: Tensor) -> Tensor:
-        return item.amax(rest) if rest else item
+        """Find the largest absolute value of each slice, without a copy of the tensor."""
+        found: Tensor = torch.linalg.vector_norm(item, math.inf, rest) if rest else item.abs()
+        return found
 
-    size = largest(want.abs())
+    size = largest(want)
     change = torch.zeros_like(size)
     if want.shape[0] > 1 and dim > 0:
-        change = largest((want.amax(0, keepdim=True) - want.amin(0, keepdim=True)).expand_as(want))
+        change = largest(want.amax(0, keepdim=True) - want.amin(0, keepdim=True))
     for other in others:
-        change = torch.maximum(change, largest((want - other.to(want).nan_to_num(0.0, 0.0, 0.0)).abs()))
+        change = torch.maximum(change, largest(want - other.to(want).nan_to_num(0.0, 0.0, 0.0)))
     # A slice that does not vary is compared relative to its own size; so is every slice if nothing shows how
     # it varies.
     still = (
@@ -232,7 +235,7 @@ def _along(path: str, dim: int, want: Tensor, have: Tensor, others: Sequence[Ten
     scale = torch.where(still, size, change)
     # A slice that is zero throughout has the scale of the whole.
     scale = torch.where(scale == 0, size.max(), scale)
-    return Slices(path, dim, largest((want - have).abs()), scale, size)
+    return Slices(path, dim, largest(want - have), scale, size)
 
 
 def _dims(tensor: Tensor) -> list[int]:
