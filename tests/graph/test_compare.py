@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.graph.checking.compare import Outputs, differences
+from secateur.graph.checking.compare import Outputs, Slices, differences
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
@@ -49,3 +49,23 @@ def test_every_slice_has_its_own_gap_and_scale(
                 change.append((one.max(0) - one.min(0)).max())
             scale = max(change, default=0.0) or np.abs(one).max() or np.abs(want).max()
             assert item.scale[index] == scale
+
+
+def test_a_noisy_slice_does_not_hide_behind_a_precise_one() -> None:
+    """The second channel is wrong by a fifth, within its noise; the first one is nearer to its limit."""
+    scale = torch.ones(3, dtype=torch.float64)
+    gap = torch.tensor([0.9e-8, 0.2, 0.0], dtype=torch.float64)
+    noise = torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64)
+    found = Slices("", 1, gap, scale, scale).exceeding(noise, 1e-8)
+    assert found.noisy
+    assert not found.only_noisy
+    assert found.error == 0.9e-8
+    wrong = Slices("", 1, torch.tensor([1e-3, 0.2, 0.0]).double(), scale, scale).exceeding(noise, 1e-8)
+    assert wrong.times > 1
+
+
+def test_too_much_noise_everywhere_leaves_nothing_to_compare() -> None:
+    scale = torch.ones(2, dtype=torch.float64)
+    found = Slices("", 1, 0.1 * scale, scale, scale).exceeding(scale, 1e-8)
+    assert found.noisy
+    assert found.only_noisy

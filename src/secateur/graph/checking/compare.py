@@ -65,6 +65,25 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Excess:
+    """The slice of a tensor that comes nearest to its limit, or exceeds it most.
+
+    Attributes:
+        times: its difference as a multiple of its limit.
+        error: its relative difference.
+        limit: its relative limit.
+        noisy: whether a slice of the tensor has too much noise to be checked.
+        only_noisy: whether all have.
+    """
+
+    times: float
+    error: float
+    limit: float
+    noisy: bool
+    only_noisy: bool
+
+
+@dataclass(frozen=True)
 class Slices:
     """The differences of one output tensor, for every index of one of its dimensions.
 
@@ -91,15 +110,12 @@ class Slices:
         """Ignore differences below a share of the usual size of a slice, which are rounding in float32."""
         return replace(self, gap=torch.where(self.gap <= share * self.size.median(), 0.0, self.gap))
 
-    def exceeding(self, noise: Tensor | None, tolerance: float) -> tuple[float, float, float]:
+    def exceeding(self, noise: Tensor | None, tolerance: float) -> Excess:
         """Find the slice that comes nearest to its limit, or exceeds it most.
 
         Args:
             noise: rounding noise of each slice; none where it was not measured.
             tolerance: the limit, relative to the scale of a slice.
-
-        Returns:
-            The difference as a multiple of the limit, the relative difference, the relative limit.
         """
         limit = torch.full_like(self.scale, tolerance)
         if noise is not None:
@@ -109,8 +125,16 @@ class Slices:
             noise = torch.maximum(noise, usual * self.size).clamp(min=float(noise.median()))
             limit = torch.maximum(limit, NOISE_FACTOR * _ratio(noise, self.scale))
         times = _ratio(self.relative, limit)
-        worst = int(times.argmax())
-        return float(times[worst]), float(self.relative[worst]), float(limit[worst])
+        # A slice whose limit is this wide may be wrong without a sign.
+        noisy = (times <= 1) & (limit > max(MOST_NOISE, tolerance))
+        worst = int(times.masked_fill(noisy, -1.0).argmax())
+        return Excess(
+            float(times[worst]),
+            float(self.relative[worst]),
+            float(limit[worst]),
+            bool(noisy.any()),
+            bool(noisy.all()),
+        )
 
 
 def differences(expected: Outputs, found: Outputs, others: Sequence[Outputs] = ()) -> list[Slices] | str:

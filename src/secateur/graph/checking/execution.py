@@ -17,7 +17,7 @@ from secateur.exact import Float64, exact
 from secateur.formats import first_line
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.checking.compare import MOST_NOISE, Outputs, Slices, differences
+from secateur.graph.checking.compare import Outputs, Slices, differences
 from secateur.graph.checking.masked import run_masked
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import BoolArray
@@ -291,12 +291,12 @@ def _worst(slices: list[Slices], noise: list[Any], tolerance: float) -> Judgemen
     most = -1.0
     noisy: dict[str, None] = {}
     for item, own in zip(slices, noise, strict=True):
-        times, error, allowed = item.exceeding(own, tolerance)
-        if times <= 1 and allowed > max(MOST_NOISE, tolerance):
+        excess = item.exceeding(own, tolerance)
+        if excess.noisy:
             noisy[f"output{item.path}"] = None
-        elif times > most:
-            most = times
-            found = Judgement(error, allowed, f"output{item.path}, dimension {item.dim}")
+        if not excess.only_noisy and excess.times > most:
+            most = excess.times
+            found = Judgement(excess.error, excess.limit, f"output{item.path}, dimension {item.dim}")
     return replace(found, noisy=tuple(noisy))
 
 
