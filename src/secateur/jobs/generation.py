@@ -48,7 +48,7 @@ def measure_language(
     if others:
         raise UsageError("--threads: give one number for language models")
     networks = {
-        f"{number}": reading(candidate.network, conditions.prompt)
+        f"{number}": reading(candidate.network, conditions.prompt, "--prompt")
         for number, candidate in enumerate(candidates)
         if candidate.network is not None
     }

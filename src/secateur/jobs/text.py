@@ -81,7 +81,7 @@ class TextTask:
                 f"{choice.source} holds no weights that can be read (*.safetensors; pickles are not opened); "
                 "give --weights none to start from random ones"
             )
-        network = reading(network, self.data.settings.block)
+        network = reading(network, self.data.settings.block, "data.text.block")
         check_language_model(network, max(int(tokens.max()) for tokens in self.data.tokens.values()))
         return network
 
@@ -170,12 +170,13 @@ def _config_folder(spec: ModelSpec) -> Path:
     return config_file(origin, name).parent
 
 
-def reading(network: Network, block: int) -> Network:
+def reading(network: Network, block: int, setting: str) -> Network:
     """Return a language model whose example inputs are blocks of ids, without a mask.
 
     Args:
         network: takes ``input_ids``.
         block: length of the blocks.
+        setting: what the user lowers if the network reads fewer tokens.
 
     Raises:
         UsageError: it reads fewer tokens at once.
@@ -184,8 +185,7 @@ def reading(network: Network, block: int) -> Network:
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and most < block:
         raise UsageError(
-            f"{network.name} reads at most {most:,} tokens at once, not {block:,}; lower "
-            "data.text.block or --prompt"
+            f"{network.name} reads at most {most:,} tokens at once, not {block:,}; lower {setting}"
         )
     assert spec is not None
     spec = replace(spec, arguments={**spec.arguments, "length": block})
