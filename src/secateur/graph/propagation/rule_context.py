@@ -37,6 +37,24 @@ class RuleContext(OperatorContext):
             if made and value.shape[-1] == len(labels):
                 self._env[node] = value.replaced(len(value.shape) - 1, labels)
 
+    @property
+    def has_several_results(self) -> bool:
+        """Return whether the operator returns a list of tensors."""
+        return isinstance(self.node.meta["val"], Sequence)
+
+    def freeze_all(self, reason: str) -> None:
+        """Freeze all channels of all tensor arguments."""
+        for value in self.tensors():
+            for labels in value.labels:
+                self.freeze(labels, f"{reason} ({self.place})")
+
+    def refuse(self, reason: str) -> Value | list[Value]:
+        """Freeze all channels of all tensor arguments, and return results without channels."""
+        self.freeze_all(reason)
+        if self.has_several_results:
+            return [Value.plain(shape) for shape in self.shapes]
+        return Value.plain(self.shape)
+
     def why_no_channels(self, weight: str) -> str:
         """Say why what a layer reads cannot lose channels, where its weight or its input has none."""
         item = self._arguments[weight]

@@ -12,15 +12,12 @@ from secateur.graph.rules import rule
 
 
 @rule("aten.einsum")
-def einsum(op: RuleContext) -> Value:
+def einsum(op: RuleContext) -> Value | list[Value]:
     """Join dimensions of one letter; contract letters that the result does not have."""
     values = op.values("tensors")
     terms, result = _letters(str(op.option("equation")), [value.shape for value in values])
     if result is None:
-        for value in values:
-            for labels in value.labels:
-                op.freeze(labels, f"a sum of products in a form that is not supported ({op.place})")
-        return Value.plain(op.shape)
+        return op.refuse("a sum of products in a form that is not supported")
     if len(values) == 2:
         both = [(terms[0].index(letter), terms[1].index(letter)) for letter in terms[0] if letter in terms[1]]
         shared = [pair for pair in both if terms[0][pair[0]] in result]

@@ -12,7 +12,7 @@ _STRIDE_BYTES = 16
 
 
 @rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
-def grouped_product(op: RuleContext) -> Value:
+def grouped_product(op: RuleContext) -> Value | list[Value]:
     """Contract each run of rows with the matrix of its expert.
 
     Experts are channels where the ends of the runs are counted from their places. The operator takes only
@@ -22,10 +22,7 @@ def grouped_product(op: RuleContext) -> Value:
     names = [argument.name for argument in op.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
     left, right = op.value(names[0]), op.value(names[1])
     if len(left.shape) != 2 or len(right.shape) != 3:
-        for item in op.tensors():
-            for labels in item.labels:
-                op.freeze(labels, f"a grouped product in a form that is not supported ({op.place})")
-        return Value.plain(op.shape)
+        return op.refuse("a grouped product in a form that is not supported")
     op.freeze(left.labels[0], f"rows are assigned to experts ({op.place})")
     ends = op.value("offs").labels[0] if op.has("offs") else None
     op.set_role(right.labels[0], Role.CARRIER)

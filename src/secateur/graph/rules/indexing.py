@@ -148,25 +148,24 @@ def ranked(op: RuleContext) -> Value | Sequence[Value]:
     """
     value = op.first()
     dim = op.option_or("dim", 0 if op.operator == "msort" else None)
-    dim = dim % len(value.shape) if dim is not None and value.shape else None
+    if dim is None or not value.shape:
+        return op.refuse("ranked by value")
+    dim %= len(value.shape)
     places: Labels = None
-    if dim is not None and op.operator in ("topk", "argmax", "argmin"):
+    if op.operator in ("topk", "argmax", "argmin"):
         smallest = op.operator == "argmin" or op.option_or("largest", True) is False
         places = op.rank(dim, value.labels[dim], int(op.option_or("k", 1)), largest=not smallest)
     labels: list[Labels] = []
     for axis, own in enumerate(value.labels):
-        if axis != dim and dim is not None:
+        if axis != dim:
             labels.append(own)
         elif places is None:
             op.freeze(own, f"ranked by value ({op.place})")
-    several = isinstance(op.node.meta["val"], Sequence)
-    if dim is None:
-        return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)
     if len(op.shape) == len(value.shape):
         labels.insert(dim, None)
     result = Value(op.shape, tuple(labels))
     found = replace(result, places=places)
-    return [result, found] if several else found
+    return [result, found] if op.has_several_results else found
 
 
 @rule("aten.histc")
@@ -208,12 +207,11 @@ def running_statistic(op: RuleContext) -> Value:
 def running(op: RuleContext) -> Value | Sequence[Value]:
     """Freeze the dimension along which values are accumulated in order."""
     value = op.first()
-    several = isinstance(op.node.meta["val"], Sequence)
     if value.shape:
         dim = op.option("dim") % len(value.shape)
         op.freeze(value.labels[dim], f"added up in order ({op.place})")
         value = value.replaced(dim, None)
-    return [value] * len(op.shapes) if several else value
+    return [value] * len(op.shapes) if op.has_several_results else value
 
 
 @rule("aten.diff")

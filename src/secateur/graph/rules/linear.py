@@ -126,11 +126,7 @@ def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = 
     left, right = op.value(left_name), op.value(right_name)
     row, column = len(left.shape) == 1, len(right.shape) == 1
     if column and op.is_fixed(left_name, right_name):
-        _freeze_all(
-            op,
-            [left, right],
-            f"a scalar computed from whole weights, such as a spectral norm, would change ({op.place})",
-        )
+        op.freeze_all("a scalar computed from whole weights, such as a spectral norm, would change")
         return Value.plain(op.shape)
     if row:
         left = Value((1, *left.shape), (None, *left.labels))
@@ -253,9 +249,3 @@ def bilinear(op: RuleContext) -> Value:
     sizes = (*zip(lead.shape, lead.labels, strict=True), *zip(weight.shape, weight.labels, strict=True))
     op.add_macs(1, *(size if labels is None else labels for size, labels in sizes))
     return Value(op.shape, (*lead.labels, outgoing))
-
-
-def _freeze_all(op: RuleContext, values: list[Value], reason: str) -> None:
-    for value in values:
-        for labels in value.labels:
-            op.freeze(labels, reason)

@@ -81,9 +81,8 @@ def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:
     labels = tuple(
         None if dim in dims else own for dim, own in enumerate(value.labels) if keep or dim not in dims
     )
-    several = isinstance(op.node.meta["val"], Sequence)
     over_channels = any(value.labels[dim] is not None for dim in dims)
-    if several:
+    if op.has_several_results:
         op.statistic_along("self", dims)
         return [Value(shape, labels) for shape in op.shapes]
     result = Value(op.shape, labels)
