@@ -51,8 +51,8 @@ UNCHANGED = ("describe", "_hint", "__getitem__", "register_rule", "__str__", "re
 """Functions that say things to the user, or look for mistakes of the user."""
 
 CALLS = """
-    join freeze set_role tie_parameter read read_item attribute statistic rescale add_macs constrain_sizes
-    reject_axis reject_axis_mismatch record_axis tie_zeros
+    join join_rows freeze freeze_all set_role tie_parameter read read_item attribute statistic rescale
+    add_macs constrain_sizes count_groups reject_axis reject_axis_mismatch record_axis tie_zeros
 """
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,

@@ -45,6 +45,12 @@ class Value:
         """Make a value without channels."""
         return Value(shape, (None,) * len(shape))
 
+    @property
+    def extents(self) -> list[IntArray | int]:
+        """List the labels of each dimension, or its size where it has none."""
+        pairs = zip(self.shape, self.labels, strict=True)
+        return [size if labels is None else labels for size, labels in pairs]
+
     def replaced(self, dim: int, labels: Labels) -> Value:
         """Return the same value with other labels in one dimension of the same size."""
         changed = list(self.labels)

@@ -241,13 +241,18 @@ class OperatorContext:
         self._findings.attributes.append(Attribute(self.module, name, index, labels))
         return True
 
-    def add_macs(self, coefficient: int, *extents: Labels | int) -> None:
-        """Add multiply-accumulates: the coefficient times every size or labelled dimension."""
+    def add_macs(self, coefficient: int, *extents: IntArray | int) -> None:
+        """Add multiply-accumulates: the coefficient times every size or labelled dimension.
+
+        Args:
+            coefficient: what the product is multiplied with.
+            extents: the dimensions, as :attr:`Value.extents` gives them.
+        """
         labelled = []
         for extent in extents:
             if isinstance(extent, np.ndarray):
                 labelled.append(extent)
-            elif extent is not None:
+            else:
                 coefficient *= int(extent)
         self._findings.work.append(OperatorMacs(self.node.name, self.module, coefficient, tuple(labelled)))
 

@@ -23,6 +23,11 @@ from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Pow
 class RuleContext(OperatorContext):
     """What the rules of this library read of an operator and say of it, besides what any rule does."""
 
+    def join_rows(self, rows: IntArray | Sequence[Labels]) -> None:
+        """Join all label vectors of a list, or all rows of a matrix, with the first one."""
+        for row in rows[1:]:
+            self.join(row, rows[0])
+
     def tie_zeros(self, name: str, labels: IntArray) -> None:
         """Let zeros that the module itself made as wide as its channels follow them in size.
 
@@ -114,6 +119,19 @@ class RuleContext(OperatorContext):
             return False
         self._findings.rescales.append(Rescale(names[0], names[1], dim))
         return True
+
+    def count_groups(self, name: str, labels: IntArray, channels: IntArray) -> None:
+        """Let the number of groups that the operator was given follow a cut.
+
+        Args:
+            name: the attribute of the module that holds the number, where code gives no other source.
+            labels: of the groups.
+            channels: what is frozen if the number is fixed in the code.
+        """
+        if any(self.sources):
+            self.constrain_sizes([labels], [len(labels)])
+        elif not self.attribute(name, labels):
+            self.freeze(channels, f"the number of groups is fixed in code ({self.place})")
 
     def attribute_with_value(self, labels: IntArray, used: Sequence[str] = ()) -> str | None:
         """Tie the first integer attribute of the module whose value is the number of labels.

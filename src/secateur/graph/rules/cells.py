@@ -26,8 +26,7 @@ def cell(op: RuleContext) -> Value | list[Value]:
             own = op.value(name)
             op.set_role(own.labels[0], Role.PRODUCER if len(own.shape) > 1 else Role.CARRIER)
             if own.labels[0] is not None:
-                for row in own.labels[0].reshape(gates, -1):
-                    op.join(row, hidden)
+                op.join_rows([hidden, *own.labels[0].reshape(gates, -1)])
     incoming = value.labels[-1]
     for columns, read in ((inputs.labels[1], incoming), (states.labels[1], hidden)):
         op.set_role(columns, Role.CONSUMER)

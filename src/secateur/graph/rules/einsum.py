@@ -33,7 +33,7 @@ def einsum(op: RuleContext) -> Value | list[Value]:
         for letter, labels in zip(term, value.labels, strict=True):
             op.set_role(labels, Role.PRODUCER if letter in result else Role.CONSUMER)
     _contract(op, terms, result, found)
-    op.add_macs(1, *(sizes[letter] if found[letter] is None else found[letter] for letter in sizes))
+    op.add_macs(1, *Value(tuple(sizes.values()), tuple(found.values())).extents)
     return Value(op.shape, tuple(found[letter] for letter in result))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.graph.groups import Role
-from secateur.graph.labels import Labels, Value
+from secateur.graph.labels import Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
@@ -34,16 +34,7 @@ def grouped_product(op: RuleContext) -> Value | list[Value]:
     op.read(names[0], -1, left.labels[1])
     step = _STRIDE_BYTES // op.node.args[1].meta["val"].element_size()  # type: ignore[union-attr]
     for labels in (incoming, outgoing):
-        _couple_runs(op, labels, step)
-    sizes = zip(right.shape[1:], (incoming, outgoing), strict=True)
-    op.add_macs(left.shape[0], *(size if labels is None else labels for size, labels in sizes))
+        if labels is not None and len(labels) % step == 0:
+            op.join_rows(labels.reshape(-1, step).T)
+    op.add_macs(left.shape[0], *right.extents[1:])
     return Value(op.shape, (None, outgoing))
-
-
-def _couple_runs(op: RuleContext, labels: Labels, step: int) -> None:
-    """Let neighbours go in runs, so that their number stays a multiple."""
-    if labels is None or len(labels) % step:
-        return
-    rows = labels.reshape(-1, step)
-    for place in range(1, step):
-        op.join(rows[:, place], rows[:, 0])

@@ -46,7 +46,8 @@ def recurrent(op: RuleContext) -> Value | list[Value]:
             op.read_item("params", place + 1, 1, hidden)
             if layer:
                 op.read_item("params", place, 1, columns)
-            op.add_macs(steps * gates, columns if incoming is not None else parts[place].shape[1], hidden)
+            inputs = parts[place].shape[1] if incoming is None else parts[place].extents[1]
+            op.add_macs(steps * gates, inputs, hidden)
             op.add_macs(steps * gates, hidden, hidden)
         if layer == 0:
             op.read("input", -1, incoming)
@@ -67,8 +68,7 @@ def _join_gates(op: RuleContext, parts: list[Value], gates: int, hidden: IntArra
     """Join the hidden units of all gates of all weights and biases of one direction."""
     for part in parts:
         op.set_role(part.labels[0], Role.PRODUCER if len(part.shape) > 1 else Role.CARRIER)
-        for row in _rows(part, gates):
-            op.join(row, hidden)
+        op.join_rows([hidden, *_rows(part, gates)])
 
 
 def _join_columns(op: RuleContext, columns: Labels, hidden: IntArray) -> None:

@@ -136,8 +136,8 @@ def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
         return [None] * len(sizes)
     free = open_axes[place]
     rows = np.moveaxis(block, free, 0).reshape(sizes[free], -1)
-    for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
-        op.join(rows[:, column], rows[:, 0])
+    if len(varying) > 1:
+        op.join_rows(rows.T)
     kept = np.ascontiguousarray(rows[:, 0])
     op.record_axis(units, place, kept)
     if numbers and len(varying) > 1:

@@ -89,8 +89,7 @@ def pieces(op: RuleContext) -> Sequence[Value]:
                 op.freeze(cut, f"split at fixed places ({op.place})")
     elif len(set(sizes)) == 1:
         op.constrain_sizes(cuts[:1], sizes[:1])
-        for cut in cuts[1:]:
-            op.join(cut, cuts[0])
+        op.join_rows(cuts)
     elif op.operator.endswith("chunk") and len(sizes) == op.option("chunks"):
         _join_as_far_as_last(op, cuts)
     else:
@@ -188,9 +187,7 @@ def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
         return None  # so many at the end stay behind at any width
     if start % size or not op.assume():
         return None
-    rows = labels.reshape(-1, size)
-    for row in rows[1:]:
-        op.join(row, rows[0])
+    op.join_rows(labels.reshape(-1, size))
     return labels[start : start + size]
 
 
