@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import module_paths
-from secateur.graph.capture.program import Origin, Program, base_of, written_arguments
+from secateur.graph.capture.program import Program, base_of, written_arguments
 
 _ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
 
@@ -255,8 +255,7 @@ class Dataflow:
 
     def _is_tensor(self, node: Node) -> bool:
         """Return whether a node stands for a parameter or buffer."""
-        item = self.program.placeholders.get(node.name)
-        return item is not None and item.origin is Origin.TENSOR
+        return node.name in self.program.tensor_names
 
 
 def _adds(node: Node) -> bool:

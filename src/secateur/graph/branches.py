@@ -15,7 +15,7 @@ from secateur.errors import UsageError
 from secateur.graph.additions import Addition, Dataflow, shape_of
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_paths, operator_name
-from secateur.graph.capture.program import Origin, Program, canonical_names
+from secateur.graph.capture.program import Program, canonical_names
 
 _MOST = 1 << 10
 """A bound of dimensions and of lengths of tuples, for data of any origin."""
@@ -313,9 +313,9 @@ class _Tensors:
         self._first = canonical_names(model)
         self._readers: dict[str, set[Node]] = {}
         for node in flow.nodes:
-            item = flow.program.placeholders.get(node.name)
-            if item is not None and item.origin is Origin.TENSOR:
-                self._readers.setdefault(item.name, set()).update(flow.readers(node))
+            name = flow.program.tensor_names.get(node.name)
+            if name is not None:
+                self._readers.setdefault(name, set()).update(flow.readers(node))
 
     def size(self, path: str) -> int:
         """Count the numbers in the parameters and buffers of a module."""

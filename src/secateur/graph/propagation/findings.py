@@ -26,6 +26,7 @@ class Read:
     labels: IntArray
     module: str
     tensor: str
+    """Name of the parameter or buffer that is contracted with, empty if there is none."""
     place: int | None = None
     """Which tensor, where the argument is a list of them."""
     at_input: bool = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 
@@ -106,8 +106,7 @@ def _common(found: Sequence[Labels]) -> Labels:
 
 def _beside(node: Node, argument: str, held: Mapping[Node, IntArray]) -> bool:
     """Return whether an operator takes places in another argument than the one that its rule follows."""
-    names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    given = named_arguments(node)
     item = given.pop(argument, None)
     inside = set(item) if isinstance(item, Sequence) else {item}
     others = {leaf for rest in given.values() for leaf in (rest if isinstance(rest, Sequence) else [rest])}

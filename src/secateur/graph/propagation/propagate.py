@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import TraceError
-from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.nodes import module_path, operator_place
 from secateur.graph.capture.program import Origin, Program, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.axis_choices import AxisChoices
@@ -54,7 +54,6 @@ def propagate(
         comparisons=hints.sizes.get("", ()),  # type: ignore[arg-type]
         axes=AxisChoices(hints.axes, hints.settled),
     )
-    tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
     constants = {
         name: program.constants[item.name]
         for name, item in program.placeholders.items()
@@ -63,13 +62,14 @@ def propagate(
     known = replace(
         hints,
         weights=weight_operators(program),
-        tensors=tensors,
+        tensors=program.tensor_names,
         unread=_unread(program),
         constants=constants,
     )
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            env[node] = _placeholder(program, node, slots)
+            name = program.tensor_names.get(node.name)
+            env[node] = _plain(node) if name is None else slots.tensor(name)
         elif node.op == "output":
             _freeze_values(env, node, slots, "is an output of the network", final=True)
         elif node.op == "call_function":
@@ -81,7 +81,7 @@ def propagate(
     tie_multihead(modules, slots, findings)
     resolve_sizes(findings, slots, env)
     findings.reads = [
-        replace(read, tensor=_tensor_name(program, read.tensor), at_input=enters)
+        replace(read, at_input=enters)
         for read, enters in zip(findings.reads, at_input(program, env, findings.reads), strict=True)
     ]
     return env, findings
@@ -95,19 +95,6 @@ def _unread(program: Program) -> frozenset[str]:
         if node.op == "output" or writes or not read.isdisjoint(node.users):
             read.add(node)
     return frozenset(node.name for node in program.graph.nodes if node not in read)
-
-
-def _tensor_name(program: Program, node: str) -> str:
-    """Return the parameter or buffer that a node of the program stands for; empty for computed values."""
-    item = program.placeholders.get(node)
-    return item.name if item is not None and item.origin is Origin.TENSOR else ""
-
-
-def _placeholder(program: Program, node: Node, slots: SlotTable) -> Any:
-    item = program.placeholders[node.name]
-    if item.origin is Origin.TENSOR:
-        return slots.tensor(item.name)
-    return _plain(node)
 
 
 def _call(
@@ -132,7 +119,7 @@ def _call(
     found = _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
     found, numbers = with_places(node, env, found)
     for labels in numbers if node.name not in hints.unread else ():
-        slots.freeze(labels, f"{PLACES_USED} ({operator_name(node)} in '{module_path(node)}')")
+        slots.freeze(labels, f"{PLACES_USED} ({operator_place(node)})")
     return found
 
 

@@ -326,11 +326,6 @@ class RuleContext(OperatorContext):
             else:
                 self._findings.equations.append(Equation(source, place, labels[:place], self.place))
 
-    def _tensor_name(self, argument: str) -> str:
-        """Find the parameter or buffer that an argument is; empty for computed values."""
-        item = self._arguments[argument]
-        return self._hints.tensors.get(item.name, "") if isinstance(item, Node) else ""
-
     def left_out(self, name: str) -> list[IntArray]:
         """List the labels outside the view, if an argument is a view of a wider tensor.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.graph.capture.nodes import named_arguments
 from secateur.graph.groups import Role
 from secateur.graph.labels import Value
 from secateur.graph.propagation.rule_context import RuleContext
@@ -19,7 +20,7 @@ def grouped_product(op: RuleContext) -> Value | list[Value]:
     widths of which a row fills a multiple of 16 bytes, so channels go in runs. The second name is what
     ``transformers`` puts in its place during a capture.
     """
-    names = [argument.name for argument in op.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
+    names = list(named_arguments(op.node))
     left, right = op.value(names[0]), op.value(names[1])
     if len(left.shape) != 2 or len(right.shape) != 3:
         return op.refuse("a grouped product in a form that is not supported")
