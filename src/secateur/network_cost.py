@@ -7,13 +7,13 @@ from torch import nn
 
 from secateur.graph.capture.program import ExampleInputs, capture, on_device_of, owned
 from secateur.graph.capture.wrappers import refuse_wrapped
+from secateur.graph.channels import Channels
 from secateur.graph.costing import Costing
 from secateur.graph.costs import Cost
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
 from secateur.graph.propagation.findings import Hints
 from secateur.graph.propagation.propagate import propagate
-from secateur.graph.wiring import Channels
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:

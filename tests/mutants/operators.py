@@ -23,8 +23,8 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels wiring
-    channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
+    propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels channels
+    wiring channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
     cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/axis_choices
     propagation/findings propagation/operator_context sizes/known_sizes
 """

@@ -16,6 +16,7 @@ from secateur.graph.additions import Addition, Dataflow, shape_of
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_paths, operator_name
 from secateur.graph.capture.program import Program, canonical_names
+from secateur.graph.groups import distinct_name
 
 _MOST = 1 << 10
 """A bound of dimensions and of lengths of tuples, for data of any origin."""
@@ -497,12 +498,7 @@ def _named(
         path = common[number]
         if not path or any(_is_below(f"{other}.", [path]) for other in others):
             path = max(part.paths, key=tensors.size, default=path or part.addition.value.name)
-        name, again = path, 1
-        while name in taken:
-            again += 1
-            name = f"{path}#{again}"
-        taken.add(name)
-        names.append(name)
+        names.append(distinct_name(path, taken))
     return tuple(
         replace(branch, name=name, parent=None if parent is None else names[parent])
         for branch, name, parent in zip(branches, names, parents, strict=True)

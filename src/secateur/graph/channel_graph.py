@@ -300,10 +300,8 @@ class ChannelGraph:
         for start, alive in zip(self._starts, self.alive, strict=False):
             stays[start + alive] = True
         stays[-1] = True
-        inside = self.wiring.group_of >= 0
-        key = np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
         branches = [branch.name in self._gone for branch in self.wiring.branches]
-        return np.concatenate([~stays[key], np.array([*branches, False])])
+        return np.concatenate([~stays[self._channel_of], np.array([*branches, False])])
 
     def span(self, tensor: str, dim: int) -> slice:
         """Return the slots of one dimension of a tensor, in the original numbering.
@@ -345,12 +343,16 @@ class ChannelGraph:
     @cached_property
     def _new_channel(self) -> IntArray:
         """Compute, per slot, the index of its channel among those still there."""
-        place = np.full(int(self._starts[-1]) + 1, -1, dtype=np.int64)
+        index = np.full(int(self._starts[-1]) + 1, -1, dtype=np.int64)
         for start, alive in zip(self._starts, self.alive, strict=False):
-            place[start + alive] = np.arange(len(alive))
+            index[start + alive] = np.arange(len(alive))
+        return index[self._channel_of]
+
+    @cached_property
+    def _channel_of(self) -> IntArray:
+        """Number, per slot, its channel among the channels of all groups; -1 for none."""
         inside = self.wiring.group_of >= 0
-        key = np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
-        return place[key]
+        return np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
 
     def _stays(self, tensor: str, dim: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
         return ~self.removed[self.span(tensor, dim)]

@@ -16,6 +16,7 @@ from secateur.graph.branches import ResidualBranch
 from secateur.graph.capture.nodes import schema_name
 from secateur.graph.capture.program import Program
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channels import Channels
 from secateur.graph.conditions import Case, both, exclusive
 from secateur.graph.costs import CostModel, CostModelBuilder
 from secateur.graph.groups import IntArray
@@ -23,7 +24,6 @@ from secateur.graph.labels import SlotTable, Value
 from secateur.graph.lifetimes import Lifetimes
 from secateur.graph.propagation.findings import Findings, OperatorMacs
 from secateur.graph.propagation.propagate import Environment
-from secateur.graph.wiring import Channels
 
 _WITH_INDICES = {"max_pool2d", "max_pool3d"}
 """Operators that write a 64-bit index beside every result, and drop it again."""
@@ -51,7 +51,6 @@ class Costing:
     def __init__(self, channels: Channels, branches: Sequence[ResidualBranch] = ()) -> None:
         self._channels = channels
         self._branches = branches
-        self._sizes = np.array([group.channels for group in channels.groups], dtype=np.int64)
         self._builder = CostModelBuilder(len(channels.groups), len(branches))
         self._known: dict[tuple[bytes, int], int] = {}
         self._indicators = [
@@ -142,19 +141,9 @@ class Costing:
         """Declare the size of a labelled dimension, or an exact share: a constant plus multiples of width."""
         key = labels.tobytes(), divisor
         if key not in self._known:
-            constant, multiples = self._counts(labels)
-            shares = {number: count // divisor for number, count in multiples.items()}
-            self._known[key] = self._builder.extent(constant // divisor, shares)
+            constant, *multiples = (count // divisor for count in self._channels.count(labels))
+            self._known[key] = self._builder.extent(constant, dict(enumerate(multiples)))
         return self._known[key]
-
-    def _counts(self, labels: IntArray) -> tuple[int, dict[int, int]]:
-        """Count the labels that belong to no group, and those of each channel of every group."""
-        group = np.where(labels >= 0, self._channels.group_of[labels], -1)
-        counts = np.bincount(group + 1, minlength=len(self._sizes) + 1)
-        return int(counts[0]), {
-            number: int(counts[number + 1] // self._sizes[number])
-            for number in np.flatnonzero(counts[1:]).tolist()
-        }
 
 
 def module_macs(graph: ChannelGraph) -> dict[str, int]:

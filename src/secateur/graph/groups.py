@@ -59,7 +59,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels of the same make: each owns slots in the same dimensions of the same tensors.
+    """Channels that own slots in the same dimensions of the same tensors.
 
     Attributes:
         name: path of the module that first produces the channels, unique within the graph.
@@ -131,6 +131,21 @@ class Reader:
     group: IntArray = field(repr=False, compare=False)
     channel: IntArray = field(repr=False, compare=False)
     at_input: bool = True
+
+
+def distinct_name(name: str, taken: set[str]) -> str:
+    """Add a number to a name that is taken, and add the result to the taken ones.
+
+    >>> taken = {"conv"}
+    >>> distinct_name("conv", taken), distinct_name("conv", taken), distinct_name("fc", taken)
+    ('conv#2', 'conv#3', 'fc')
+    """
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}#{number}"
+    taken.add(found)
+    return found
 
 
 def by_name(groups: Iterable[Group]) -> dict[str, Group]:

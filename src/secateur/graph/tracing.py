@@ -26,6 +26,7 @@ from secateur.graph.capture.program import (
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channels import find_channels
 from secateur.graph.checking.modes import changed_by_mode, derivable, in_training, modules_in_training
 from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import Costing, label_vectors
@@ -40,7 +41,7 @@ from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.recording import Likeness, Observation, likeness, record_run, sizes_of
 from secateur.graph.sizes.source import Sizes
 from secateur.graph.ungrouped import ungrouped
-from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
+from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads
 
 Ignore = Iterable[str | nn.Module]
 """Modules to leave alone: paths, patterns such as ``"layer4.*"``, or the modules themselves."""
@@ -274,7 +275,6 @@ class _Captured:
             derived = in_training(passes[0], modules_in_training(self.model))
             program = replace(derived.program, complete=self.complete)
             passes.append(replace(derived, program=program))
-        widths = np.array([group.channels for group in channels.groups], dtype=np.int64)
         wiring = Wiring(
             evaluation=passes[0],
             training=passes[1],
@@ -288,7 +288,7 @@ class _Captured:
             attributes=distinct_attributes(every),
             work=tuple(findings.work),
             cost_model=costing.build(),
-            extents=find_extents(env, channels.group_of, widths),
+            extents=find_extents(env, channels),
             rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
             numbers={

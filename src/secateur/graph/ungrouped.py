@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from secateur.graph.capture.nodes import operator_place
 from secateur.graph.capture.program import Program
+from secateur.graph.channels import Channels
 from secateur.graph.labels import SlotTable
-from secateur.graph.wiring import Channels
 
 UNUSED = "the forward pass does not use it"
 """Reason for parameters that no captured pass reads."""

@@ -82,15 +82,18 @@ def combine(op: RuleContext, operands: list[Value], shape: tuple[int, ...]) -> V
                 full.append(operand.labels[own])
             else:
                 op.freeze(operand.labels[own], f"one channel meets all others ({op.place})")
-        labels.append(_meet(op, full) if size > 1 else _single(op, full))
+        labels.append(joined(op, full) if size > 1 else _single(op, full))
     return Value(shape, tuple(labels))
 
 
-def _meet(op: RuleContext, vectors: list[Labels]) -> Labels:
-    """Join all vectors; a parameter that is joined to channels carries one number for each."""
-    if not vectors:
-        return None
-    result = vectors[0]
+def joined(op: RuleContext, vectors: list[Labels]) -> Labels:
+    """Join the labels of one dimension of several values, and return those of the result.
+
+    Args:
+        op: the operator.
+        vectors: of each value, its labels.
+    """
+    result = vectors[0] if vectors else None
     for vector in vectors[1:]:
         result = op.join(result, vector)
     return result

@@ -10,6 +10,7 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
+from secateur.graph.rules.elementwise import joined
 
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")
@@ -20,7 +21,7 @@ def concatenate(op: RuleContext) -> Value:
     labels: list[Labels] = []
     for axis in range(len(op.shape)):
         vectors = [part.labels[axis] for part in parts]
-        labels.append(_end_to_end(op, parts, dim) if axis == dim else _all_joined(op, vectors))
+        labels.append(_end_to_end(op, parts, dim) if axis == dim else joined(op, vectors))
     return Value(op.shape, tuple(labels))
 
 
@@ -47,19 +48,12 @@ def _end_to_end(op: RuleContext, parts: list[Value], dim: int) -> Labels:
     return np.concatenate(vectors)
 
 
-def _all_joined(op: RuleContext, vectors: list[Labels]) -> Labels:
-    result = vectors[0]
-    for vector in vectors[1:]:
-        result = op.join(result, vector)
-    return result
-
-
 @rule("aten.stack")
 def stack(op: RuleContext) -> Value:
     """Add a dimension without channels; join the others."""
     parts = op.values("tensors")
     dim = op.option("dim") % len(op.shape)
-    labels = [_all_joined(op, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
+    labels = [joined(op, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
     labels.insert(dim, None)
     return Value(op.shape, tuple(labels))
 
