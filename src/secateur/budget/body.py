@@ -1,4 +1,4 @@
-"""Budgets for the body of a language model: all parameters but its embeddings."""
+"""Convert a budget for the body of a language model: all parameters but its embeddings."""
 
 from __future__ import annotations
 

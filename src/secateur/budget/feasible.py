@@ -1,4 +1,4 @@
-"""Feasible widths: which widths of each group a budget allows, and why a budget cannot be met."""
+"""Find the widths that each group may take, and explain why a budget cannot be met."""
 
 from __future__ import annotations
 

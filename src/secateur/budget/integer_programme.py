@@ -1,7 +1,7 @@
 """Choose the widths of least damage under all limits at once: a multiple-choice knapsack.
 
 Each group takes one of its options. Damages add up over groups; costs do not, since a convolution's cost is
-the product of two widths. The search has four parts:
+the product of two widths. The search has five parts:
 
 1. Start from about the same share of every group.
 2. Linearise: count the cost of each option as if its group alone changed, and solve the integer programme.

@@ -1,4 +1,4 @@
-"""Residual branches: values that are added to a value that they were computed from."""
+"""Find residual branches: values that are added to a value that they were computed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The channel graph: what a user sees of a network's wiring, as it stands after any number of cuts."""
+"""Define the channel graph: what a user sees of a network's wiring, after any number of cuts."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Reader:
     """A place that contracts over channels: where masking a channel has an effect.
 
     A channel is masked by zeroing its positions in the input of every reader that has it.
-    Depthwise filters and normalisations hand a channel on, so they are no readers.
+    Depthwise filters and normalisations pass a channel on, so they are no readers.
 
     Attributes:
         module: path of the module that reads.

@@ -100,7 +100,7 @@ class SlotTable:
         return np.arange(start, start + size, dtype=np.int64)
 
     def fresh(self, count: int) -> IntArray:
-        """Make slots that belong to no tensor: channels that an operator makes from nothing."""
+        """Make slots that belong to no parameter or buffer, for a dimension that an operator creates."""
         start = self.size
         self.size += count
         self._components = self._removable = None

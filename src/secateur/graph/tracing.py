@@ -1,4 +1,4 @@
-"""Tracing: from a network and example inputs to its channel graph."""
+"""Trace a network: from the network and example inputs to its channel graph."""
 
 from __future__ import annotations
 

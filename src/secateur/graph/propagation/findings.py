@@ -1,4 +1,4 @@
-"""What propagation knows before it starts, and what it finds besides equalities."""
+"""Hold what propagation knows before it starts, and what it finds besides equalities."""
 
 from __future__ import annotations
 

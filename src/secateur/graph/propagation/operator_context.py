@@ -256,7 +256,7 @@ class OperatorContext:
         self._findings.work.append(OperatorMacs(self.node.name, self.module, coefficient, tuple(labelled)))
 
     def assume(self) -> bool:
-        """Ask whether fixed numbers may be taken to follow the widths, for a trial to check."""
+        """Assume that numbers in the code follow the widths; return whether no trial cut showed otherwise."""
         if self.node.name in self._hints.refused:
             return False
         self._findings.assumptions.add(self.node.name)

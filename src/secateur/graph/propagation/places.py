@@ -60,7 +60,7 @@ _IGNORE = {
 
 
 def with_places(node: Node, env: Mapping[Node, Any], found: Any) -> tuple[Any, list[IntArray]]:
-    """Let an operator hand on the places that it moves.
+    """Pass on the places that an operator moves.
 
     Args:
         node: the operator.

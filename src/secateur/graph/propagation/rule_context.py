@@ -29,7 +29,7 @@ class RuleContext(OperatorContext):
             self.join(row, rows[0])
 
     def tie_zeros(self, name: str, labels: IntArray) -> None:
-        """Let zeros that the module itself made as wide as its channels follow them in size.
+        """Label zeros that the module creates as wide as its channels, so that they follow these in size.
 
         Args:
             name: an argument that is a tensor, or a list of them; others than such zeros stay as they are.

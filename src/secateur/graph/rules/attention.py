@@ -1,4 +1,4 @@
-"""Attention as one operator."""
+"""Propagate labels through attention as one operator."""
 
 from __future__ import annotations
 

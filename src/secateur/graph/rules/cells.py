@@ -1,4 +1,4 @@
-"""Recurrent cells: the hidden units, shared by all gates, are the channels."""
+"""Propagate labels through recurrent cells: the hidden units, shared by all gates, are the channels."""
 
 from __future__ import annotations
 

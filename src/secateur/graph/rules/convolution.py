@@ -1,4 +1,4 @@
-"""Convolutions: plain, grouped, depthwise and transposed, in one to three dimensions."""
+"""Propagate labels through convolutions: plain, grouped, depthwise and transposed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from secateur.graph.rules import rule
 
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def convolution(op: RuleContext) -> Value:
-    """Contract input channels with weight dimension 1, hand on weight dimension 0."""
+    """Contract input channels with weight dimension 1, return weight dimension 0."""
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming, groups = value.labels[dim], int(op.option("groups"))

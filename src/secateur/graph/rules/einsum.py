@@ -1,4 +1,4 @@
-"""Sums of products written with letters."""
+"""Propagate labels through sums of products written with letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Element-wise operators: what goes in at one place comes out at the same place."""
+"""Propagate labels through element-wise operators, whose results have the positions of their arguments."""
 
 from __future__ import annotations
 

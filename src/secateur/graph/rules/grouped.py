@@ -1,4 +1,4 @@
-"""Products of rows with one of several matrices, as mixtures of experts compute them."""
+"""Propagate labels through products of rows with one of several matrices, as in mixtures of experts."""
 
 from __future__ import annotations
 

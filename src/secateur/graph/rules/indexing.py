@@ -1,4 +1,4 @@
-"""Operators that pick, sort or repeat contents by place."""
+"""Propagate labels through operators that pick, sort or repeat contents by position."""
 
 from __future__ import annotations
 

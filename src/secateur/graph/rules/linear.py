@@ -1,4 +1,4 @@
-"""Linear layers, matrix products and embeddings."""
+"""Propagate labels through linear layers, matrix products and embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur.graph.rules.elementwise import combine
 
 @rule("aten.linear")
 def linear(op: RuleContext) -> Value:
-    """Contract the last dimension with weight dimension 1, hand on weight dimension 0."""
+    """Contract the last dimension with weight dimension 1, return weight dimension 0."""
     value, weight = op.value("input"), op.value("weight")
     incoming, outgoing = value.labels[-1], weight.labels[0]
     op.set_role(weight.labels[1], Role.CONSUMER)

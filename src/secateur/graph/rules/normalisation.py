@@ -1,4 +1,4 @@
-"""Normalisations: per channel (batch, instance) and over channels (layer, group)."""
+"""Propagate labels through normalisations: per channel (batch, instance) and over channels (layer, group)."""
 
 from __future__ import annotations
 

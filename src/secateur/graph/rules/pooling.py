@@ -1,4 +1,4 @@
-"""Pooling, resampling and other operators that work on positions, channel by channel."""
+"""Propagate labels through pooling, resampling and others that compute each channel alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that move contents between channels and positions, or shuffle channels."""
+"""Propagate labels through operators that exchange channels and positions, or shuffle channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers: hidden units, the same in all gates, layers and directions, are the channels."""
+"""Propagate labels through recurrent layers, whose hidden units, the same in all gates, are the channels."""
 
 from __future__ import annotations
 

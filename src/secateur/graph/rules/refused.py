@@ -1,4 +1,4 @@
-"""Operators that freeze all their arguments, each with its reason."""
+"""Freeze all arguments of operators that no cut can follow, each with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling of images at computed coordinates, the same for all channels."""
+"""Propagate labels through sampling of images at computed coordinates, the same for all channels."""
 
 from __future__ import annotations
 

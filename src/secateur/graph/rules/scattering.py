@@ -1,4 +1,4 @@
-"""Operators that read or write positions of one dimension given by an index tensor.
+"""Propagate labels through operators that read or write positions given by an index tensor.
 
 The indexed dimension is frozen, unless the places are those of its channels. Along all others the tensors are
 joined index by index. A constant that is written to adopts the channels; the trial cut checks that its size

@@ -1,4 +1,4 @@
-"""Operators that change the shape or the order of dimensions and keep every number."""
+"""Propagate labels through operators that change shapes or the order of dimensions and keep every number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that join tensors, take them apart, or move their contents along a dimension."""
+"""Propagate labels through operators that concatenate, split or shift tensors along a dimension."""
 
 from __future__ import annotations
 
