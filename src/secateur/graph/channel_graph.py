@@ -203,7 +203,7 @@ class ChannelGraph:
         """List the places where masking a channel has an effect."""
         place = self._new_channel
         readers = []
-        for read in self.wiring.places:
+        for read in self.wiring.distinct_reads:
             if read.tensor in self._removed_tensors:
                 continue
             labels = read.labels[(read.labels < 0) | ~self.removed[read.labels]]

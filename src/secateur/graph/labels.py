@@ -32,13 +32,12 @@ class Value:
     Attributes:
         shape: its sizes.
         labels: per dimension, the label vector or ``None``.
-        places: the channels of which its numbers are places, such as those of chosen experts; ``None`` where
-            its numbers are none.
+        indices_of: the channels whose indices its numbers are, such as chosen experts; ``None`` for others.
     """
 
     shape: tuple[int, ...]
     labels: tuple[Labels, ...]
-    places: Labels = None
+    indices_of: Labels = None
 
     @staticmethod
     def plain(shape: tuple[int, ...]) -> Value:

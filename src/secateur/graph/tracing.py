@@ -284,7 +284,7 @@ class _Captured:
             group_of=channels.group_of,
             channel_of=channels.channel_of,
             spans=slots.spans,
-            places=distinct_reads(every),
+            distinct_reads=distinct_reads(every),
             attributes=distinct_attributes(every),
             work=tuple(findings.work),
             cost_model=costing.build(),

@@ -52,7 +52,7 @@ class Wiring:
         group_of: per slot, the index of its group, -1 if it belongs to none.
         channel_of: per slot, the index of its channel in the group.
         spans: first slot and size of every tensor dimension.
-        places: where channels are contracted, over all programs, one per module and weight.
+        distinct_reads: what contracts over channels, over all programs, one per module and weight.
         attributes: integer attributes of modules that follow the widths.
         work: multiply-accumulates of the operators of the evaluation program.
         cost_model: the costs as polynomials of the widths of ``groups``.
@@ -72,7 +72,7 @@ class Wiring:
     group_of: IntArray = field(repr=False)
     channel_of: IntArray = field(repr=False)
     spans: Mapping[tuple[str, int], tuple[int, int]] = field(repr=False)
-    places: tuple[Read, ...] = field(repr=False)
+    distinct_reads: tuple[Read, ...] = field(repr=False)
     attributes: tuple[Attribute, ...] = field(repr=False)
     work: tuple[OperatorMacs, ...] = field(repr=False)
     cost_model: CostModel = field(repr=False)

@@ -37,8 +37,8 @@ from secateur.graph.capture.obstacles import (
     find_obstacle,
     find_unknown_size,
 )
-from secateur.graph.capture.places import name_modules
 from secateur.graph.capture.quiet import quiet_export
+from secateur.graph.capture.source_locations import name_modules
 from secateur.graph.capture.unknown_sizes import settle_sizes
 from secateur.graph.capture.vmaps import expand_vmaps
 from secateur.outputs import Parts, parts_of

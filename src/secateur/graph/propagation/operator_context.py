@@ -151,8 +151,7 @@ class OperatorContext:
             largest: whether the largest are picked, not the smallest.
 
         Returns:
-            The channels of which the operator's indices are places; ``None`` if all are picked, which freezes
-            them.
+            The channels whose indices the operator returns; ``None`` if all are picked, which freezes them.
         """
         if labels is None or count >= len(labels):
             self.freeze(labels, f"ranked by value ({self.place})")

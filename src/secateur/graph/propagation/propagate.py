@@ -15,10 +15,10 @@ from secateur.graph.capture.nodes import module_path, operator_place
 from secateur.graph.capture.program import Origin, Program, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.axis_choices import AxisChoices
+from secateur.graph.propagation.channel_indices import with_channel_indices
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
 from secateur.graph.propagation.multihead import tie_multihead
-from secateur.graph.propagation.places import with_places
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.propagation.weights import weight_operators
 from secateur.graph.rules import find_rule
@@ -28,8 +28,8 @@ Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
 
 
-PLACES_USED = "ranked by value, and the places found are used as numbers"
-"""Why channels are frozen of which an operator found places that something else than a pick uses."""
+_INDICES_USED = "ranked by value, and the places found are used as numbers"
+"""Why channels are frozen whose indices an operator found and something else than a pick uses."""
 
 
 def propagate(
@@ -117,9 +117,9 @@ def _call(
         return _plain(node)
     findings.axes.enter(node)
     found = _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
-    found, numbers = with_places(node, env, found)
+    found, numbers = with_channel_indices(node, env, found)
     for labels in numbers if node.name not in hints.unread else ():
-        slots.freeze(labels, f"{PLACES_USED} ({operator_place(node)})")
+        slots.freeze(labels, f"{_INDICES_USED} ({operator_place(node)})")
     return found
 
 
@@ -161,5 +161,5 @@ def _freeze_values(
                 for labels in value.labels:
                     if labels is not None:
                         slots.freeze(labels, reason, final=final)
-                if value.places is not None:
-                    slots.freeze(value.places, f"{PLACES_USED} ({reason})")
+                if value.indices_of is not None:
+                    slots.freeze(value.indices_of, f"{_INDICES_USED} ({reason})")

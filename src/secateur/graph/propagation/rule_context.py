@@ -70,32 +70,32 @@ class RuleContext(OperatorContext):
             )
         return f"reads values that are not channels ({self.place})"
 
-    def fixed_places(self, item: Any) -> list[int] | None:
-        """Read the places that an index names if it is a list of numbers in the code, otherwise ``None``."""
+    def fixed_indices(self, item: Any) -> list[int] | None:
+        """Read an index tensor if it is a list of numbers in the code, otherwise return ``None``."""
         while isinstance(item, Node) and item.op == "call_function" and "lift_fresh_copy" in str(item.target):
             item = item.args[0]
         value = self._hints.constants.get(item.name) if isinstance(item, Node) else None
         if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype != torch.int64:
             return None
-        places: list[int] = value.tolist()
-        return places
+        indices: list[int] = value.tolist()
+        return indices
 
     def pick(self, labels: Labels, index: Value, reason: str) -> None:
-        """Record that the operator picks channels, which only places of these channels may do.
+        """Record that the operator picks channels, which only indices of these channels may do.
 
         Args:
             labels: the channels of the dimension that is picked from.
-            index: the places.
+            index: the value that holds the indices.
             reason: why the channels are frozen if the index holds other numbers.
         """
-        if index.places is None:
+        if index.indices_of is None:
             self.freeze(labels, reason)
-        elif labels is None or len(labels) != len(index.places):
+        elif labels is None or len(labels) != len(index.indices_of):
             self.freeze(labels, reason)
-            self.freeze(index.places, f"places of channels pick from something else ({self.place})")
+            self.freeze(index.indices_of, f"places of channels pick from something else ({self.place})")
         else:
             self.set_role(labels, Role.CARRIER)
-            self.join(labels, index.places)
+            self.join(labels, index.indices_of)
 
     def read_item(self, name: str, place: int, dim: int, labels: Labels) -> None:
         """Record a read, as :meth:`read`, of one tensor of an argument that is a list of tensors."""

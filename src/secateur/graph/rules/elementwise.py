@@ -234,13 +234,13 @@ def bucketize(op: RuleContext) -> Value:
 
 @rule("aten.one_hot")
 def one_hot(op: RuleContext) -> Value:
-    """Append a dimension for the classes, which are channels if the numbers are places of channels."""
+    """Append a dimension for the classes, which are channels if the numbers are indices of channels."""
     value = op.first()
-    if value.places is not None and len(value.places) != op.shape[-1]:
-        op.freeze(value.places, f"numbered beyond their number ({op.place})")
+    if value.indices_of is not None and len(value.indices_of) != op.shape[-1]:
+        op.freeze(value.indices_of, f"numbered beyond their number ({op.place})")
         return Value(op.shape, (*value.labels, None))
-    op.constrain_sizes([value.places], op.shape[-1:])
-    return Value(op.shape, (*value.labels, value.places))
+    op.constrain_sizes([value.indices_of], op.shape[-1:])
+    return Value(op.shape, (*value.labels, value.indices_of))
 
 
 @rule("aten.tril", "aten.triu")

@@ -1,8 +1,8 @@
 """Propagate labels through operators that read or write positions given by an index tensor.
 
-The indexed dimension is frozen, unless the places are those of its channels. Along all others the tensors are
-joined index by index. A constant that is written to adopts the channels; the trial cut checks that its size
-in the code follows.
+The indexed dimension is frozen, unless the indices are those of its channels. Along all others the tensors
+are joined index by index. A constant that is written to adopts the channels; the trial cut checks that its
+size in the code follows.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def scatter(op: RuleContext) -> Value | list[Value]:
     reason = f"scattered to places of an index tensor ({op.place})"
     for name in names[1:]:
         op.freeze(op.value(name).labels[dim], reason)
-    op.pick(op.adopt("self", dim, index.places), index, reason)
-    picked = None if index.places is None else op.value("self").labels[dim]
+    op.pick(op.adopt("self", dim, index.indices_of), index, reason)
+    picked = None if index.indices_of is None else op.value("self").labels[dim]
     labels = [picked if axis == dim else _beside(op, axis, *names) for axis in range(len(value.shape))]
     return Value(op.shape, tuple(labels))
 
@@ -74,8 +74,8 @@ def index_add(op: RuleContext) -> Value | list[Value]:
     index, reason = op.value("index"), f"written to places of an index tensor ({op.place})"
     for item in (source.labels[dim], *index.labels):
         op.freeze(item, reason)
-    op.pick(op.adopt("self", dim, index.places), index, reason)
-    picked = None if index.places is None else op.value("self").labels[dim]
+    op.pick(op.adopt("self", dim, index.indices_of), index, reason)
+    picked = None if index.indices_of is None else op.value("self").labels[dim]
     labels = [
         picked if axis == dim else _beside(op, axis, "self", "source") for axis in range(len(value.shape))
     ]
