@@ -43,12 +43,12 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     slots = SlotTable(shapes)
-    env, notes = propagate(program, dict(model.named_modules()), slots, Hints())
+    env, findings = propagate(program, dict(model.named_modules()), slots, Hints())
     nowhere = np.full(slots.size, -1, dtype=np.int64)
     costing = Costing(Channels((), nowhere, nowhere))
     parameters = frozenset(name for name, _ in model.named_parameters())
     item_sizes = {name: tensor.element_size() for name, tensor in tensors.items()}
     costing.tensors(slots, parameters, item_sizes)
-    costing.add_macs(notes, program.batch)
+    costing.add_macs(findings, program.batch)
     costing.activations(program, env)
     return Cost(*(int(number) for number in costing.build().evaluate(np.zeros(0, dtype=np.int64))))

@@ -289,18 +289,18 @@ class _Captured:
             work=tuple(findings.work),
             cost_model=costing.build(),
             extents=find_extents(env, channels),
-            rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
+            rescales=tuple(dict.fromkeys(item for found in every for item in found.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
-            numbers={
+            advice={
                 channels.groups[channels.group_of[slot]].name: text
-                for note in every
-                for slot, text in note.numbers.items()
+                for found in every
+                for slot, text in found.advice.items()
                 if channels.group_of[slot] >= 0
             },
             attentions=attentions,
             branches=self.branches,
         )
-        return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
+        return ChannelGraph.whole(wiring), frozenset().union(*(found.assumptions for found in every))
 
     def _with_attention_units(
         self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]

@@ -59,7 +59,7 @@ class Wiring:
         extents: the sizes of all values of the evaluation program, as functions of the widths.
         rescales: weights that are normalised by their own norm, whose length must follow a cut.
         ungrouped: for each parameter that no group holds, the reason.
-        numbers: for groups with a size that the code gives as a number, what to write instead, by name.
+        advice: for groups with a size that the code gives as a number, what to write instead, by name.
         attentions: what is removed from each attention, and what else could be.
         branches: the residual branches, in the order of the network; their slots follow those of channels.
     """
@@ -79,7 +79,7 @@ class Wiring:
     extents: Extents = field(repr=False)
     rescales: tuple[Rescale, ...] = field(default=(), repr=False)
     ungrouped: Mapping[str, str] = field(default_factory=dict, repr=False)
-    numbers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    advice: Mapping[str, str] = field(default_factory=dict, repr=False)
     attentions: tuple[Attention, ...] = ()
     branches: tuple[ResidualBranch, ...] = ()
 
@@ -102,8 +102,8 @@ class Wiring:
 def distinct_reads(findings: Sequence[Findings]) -> tuple[Read, ...]:
     """List the places that read channels in all programs: a module that reads with one weight counts once."""
     found: dict[tuple[str, str], Read] = {}
-    for note in findings:
-        for read in note.reads:
+    for one in findings:
+        for read in one.reads:
             known = found.setdefault((read.module, read.tensor or read.node), read)
             if known.at_input and not read.at_input:
                 found[read.module, read.tensor or read.node] = read
@@ -113,7 +113,7 @@ def distinct_reads(findings: Sequence[Findings]) -> tuple[Read, ...]:
 def distinct_attributes(findings: Sequence[Findings]) -> tuple[Attribute, ...]:
     """List the attributes that follow widths in all programs, each once."""
     found: dict[tuple[str, str, int | None], Attribute] = {}
-    for note in findings:
-        for item in note.attributes:
+    for one in findings:
+        for item in one.attributes:
             found.setdefault((item.module, item.name, item.index), item)
     return tuple(found.values())

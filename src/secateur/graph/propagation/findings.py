@@ -112,7 +112,7 @@ class Findings:
     equations: list[Equation] = field(default_factory=list)
     assumptions: set[str] = field(default_factory=set)
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
-    numbers: dict[int, str] = field(default_factory=dict)
+    advice: dict[int, str] = field(default_factory=dict)
     """For slots of a rectangle with a size that the code gives as a number, what to write instead."""
     comparisons: tuple[Source, ...] = ()
     """Pairs of sizes that the network's code found equal."""

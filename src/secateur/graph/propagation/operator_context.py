@@ -117,8 +117,8 @@ class OperatorContext:
         self.slots.join(left, right)
         if len(left):
             self._findings.axes.join(int(left[0]), int(right[0]))
-        known = self._hints.open_axes
-        return right if known is not None and known.is_open(right) and not known.is_open(left) else left
+        axes = self._hints.open_axes
+        return right if axes is not None and axes.is_open(right) and not axes.is_open(left) else left
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbid the removal of these channels; a result that nothing reads forbids nothing.

@@ -165,17 +165,17 @@ class RuleContext(OperatorContext):
         """Record a choice, so that a later operator can object to it."""
         self._findings.axes.record(self.node.name, units, chosen, labels)
 
-    def record_numbers(self, labels: IntArray, sizes: Sequence[int]) -> None:
+    def record_fixed_sizes(self, labels: IntArray, sizes: Sequence[int]) -> None:
         """Record that the code gives sizes of a rectangle of channels as numbers, which follow no cut."""
         listed = " and ".join(map(str, sizes))
         kind = "numbers" if len(sizes) > 1 else "a number"
         text = f"the code gives {listed} as {kind} ({self.place}): write an attribute, such as self.heads"
-        self._findings.numbers |= dict.fromkeys(labels.tolist(), text)
+        self._findings.advice |= dict.fromkeys(labels.tolist(), text)
 
-    def numbers_behind(self, labels: Labels) -> str:
-        """Say what keeps the other axis of the rectangle of some channels; empty if nothing is known."""
+    def advice_on(self, labels: Labels) -> str:
+        """Say what to write so that the other axis of a rectangle can be cut; empty if it is unknown."""
         found = [] if labels is None else labels.tolist()
-        return next((self._findings.numbers[slot] for slot in found if slot in self._findings.numbers), "")
+        return next((self._findings.advice[slot] for slot in found if slot in self._findings.advice), "")
 
     def open_axis(self, axis: int, size: int, whole: IntArray) -> Labels:
         """Make labels of an axis in the walk that finds what axes are used for; ``None`` in other walks.
@@ -187,22 +187,22 @@ class RuleContext(OperatorContext):
             size: of the axis.
             whole: labels of the rectangle.
         """
-        known = self._hints.open_axes
-        if known is None or not (known.is_open(whole) or self.slots.are_of_tensors(whole)):
+        axes = self._hints.open_axes
+        if axes is None or not (axes.is_open(whole) or self.slots.are_of_tensors(whole)):
             return None
         labels = self.slots.fresh(size)
-        known.opened((self.node.name, axis), labels, whole)
+        axes.opened((self.node.name, axis), labels, whole)
         return labels
 
     def merge_open(self, outer: Labels, inner: Labels) -> Labels:
         """Make labels of two axes that were left open and become one; ``None`` where they are not open."""
-        known = self._hints.open_axes
-        if known is None or outer is None or inner is None:
+        axes = self._hints.open_axes
+        if axes is None or outer is None or inner is None:
             return None
-        if not (known.is_open(outer) and known.is_open(inner)):
+        if not (axes.is_open(outer) and axes.is_open(inner)):
             return None
         labels = self.slots.fresh(len(outer) * len(inner))
-        known.merged(outer, inner, labels)
+        axes.merged(outer, inner, labels)
         return labels
 
     def record_product(
@@ -225,8 +225,8 @@ class RuleContext(OperatorContext):
 
     def record_gate(self, one: Value, other: Value) -> None:
         """Record a product of two values index by index, such as values and the weights of their heads."""
-        known = self._hints.open_axes
-        if known is None or self.module not in known.uses:
+        axes = self._hints.open_axes
+        if axes is None or self.module not in axes.uses:
             return
         ranks = len(one.shape), len(other.shape)
         pairs = [(ranks[0] - dim, ranks[1] - dim) for dim in range(1, min(ranks) + 1)]
@@ -234,8 +234,8 @@ class RuleContext(OperatorContext):
             (left, right)
             for left, right in pairs
             if one.shape[left] == other.shape[right]
-            and known.is_open(one.labels[left])
-            and known.is_open(other.labels[right])
+            and axes.is_open(one.labels[left])
+            and axes.is_open(other.labels[right])
         ]
         self.record_product(one, other, shared)
 
@@ -269,9 +269,14 @@ class RuleContext(OperatorContext):
         known = len(self.sources) == len(given) == len(self.shape)
         return known and self.sources[dim] is None and given[dim] != -1
 
-    def follower(self, place: int, size: int) -> Labels:
-        """Make labels for contents that are repeated as often as a size says that may change."""
-        source = self.sources[place] if place < len(self.sources) else None
+    def labels_of_size(self, index: int, size: int) -> Labels:
+        """Make labels for a dimension whose size was given, if the size may change; ``None`` otherwise.
+
+        Args:
+            index: which of the sizes that the operator was given.
+            size: the number.
+        """
+        source = self.sources[index] if index < len(self.sources) else None
         return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
 
     def _may_change(self, source: Source | int | None) -> bool:

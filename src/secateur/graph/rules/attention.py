@@ -28,7 +28,7 @@ def attention(op: RuleContext) -> Value:
             op.reject_axis(item.labels[-1])
     width = op.join(query.labels[-1], key.labels[-1])
     if op.option("scale") is None:
-        instead = op.numbers_behind(width)
+        instead = op.advice_on(width)
         also = f"; for whole heads, {instead}" if instead else ""
         op.freeze(width, f"the scale of attention depends on the width of a head ({op.place}){also}")
     else:

@@ -22,7 +22,7 @@ def einsum(op: RuleContext) -> Value | list[Value]:
         both = [(terms[0].index(letter), terms[1].index(letter)) for letter in terms[0] if letter in terms[1]]
         shared = [pair for pair in both if terms[0][pair[0]] in result]
         op.record_product(values[0], values[1], shared, [pair for pair in both if pair not in shared])
-    _object(op, terms, values)
+    _reject_mismatches(op, terms, values)
     found: dict[str, Labels] = {}
     sizes: dict[str, int] = {}
     for term, value in zip(terms, values, strict=True):
@@ -48,8 +48,8 @@ def _contract(op: RuleContext, terms: list[str], result: str, found: dict[str, L
             op.reject_axis(labels)
 
 
-def _object(op: RuleContext, terms: list[str], values: list[Value]) -> None:
-    """Object where two tensors meet of which only one has channels there."""
+def _reject_mismatches(op: RuleContext, terms: list[str], values: list[Value]) -> None:
+    """Object to choices in the tensor that lacks channels where it meets another one."""
     for first in range(len(terms)):
         for second in range(first):
             common = [letter for letter in terms[first] if letter in terms[second]]

@@ -156,7 +156,7 @@ def counted(op: RuleContext) -> Value:
 )
 def constant(op: RuleContext) -> Value:
     """Make values from nothing: as many as a size says, which may follow channels."""
-    labels = [op.follower(place, size) for place, size in enumerate(op.shape)]
+    labels = [op.labels_of_size(place, size) for place, size in enumerate(op.shape)]
     op.constrain_sizes(labels, op.shape)
     return Value(op.shape, tuple(labels))
 

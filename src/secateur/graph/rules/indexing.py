@@ -97,7 +97,7 @@ def repeat(op: RuleContext) -> Value:
     made: list[Labels] = []
     for place, (item, count) in enumerate(zip(own, times, strict=True)):
         single = count == op.shape[place] and len(op.sources) == len(times)
-        made.append(op.follower(place, count) if single else None)
+        made.append(op.labels_of_size(place, count) if single else None)
         if made[-1] is None and (item is None or len(item) > 1 or count == 1):
             labels.append(item if item is None else np.tile(item, count))
         else:  # as often as there are channels, or as there are examples
@@ -123,7 +123,7 @@ def repeat_interleave(op: RuleContext) -> Value:
     dim = op.option("dim") % len(value.shape)
     own, made = labels[dim], None
     if own is None:
-        made = op.follower(0, int(times))
+        made = op.labels_of_size(0, int(times))
         labels[dim] = None if made is None else np.tile(made, value.shape[dim])
     else:
         labels[dim] = np.repeat(own, int(times))

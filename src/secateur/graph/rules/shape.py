@@ -33,7 +33,7 @@ def reshape(op: RuleContext) -> Value:
     op.constrain_sizes(labels, op.shape)
     for dim, own in enumerate(labels):
         if own is not None and op.is_number_in_code(dim):
-            op.record_numbers(own, [op.shape[dim]])
+            op.record_fixed_sizes(own, [op.shape[dim]])
     return Value(op.shape, tuple(labels))
 
 
@@ -141,7 +141,7 @@ def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
     kept = np.ascontiguousarray(rows[:, 0])
     op.record_axis(units, place, kept)
     if numbers and len(varying) > 1:
-        op.record_numbers(labels, numbers)
+        op.record_fixed_sizes(labels, numbers)
     return [kept if axis == free else None for axis in range(len(sizes))]
 
 
@@ -250,13 +250,13 @@ def expand(op: RuleContext) -> Value:
     """Repeat dimensions of size one; the others keep their labels."""
     value = op.first()
     lead = len(op.shape) - len(value.shape)
-    labels = [op.follower(place, size) for place, size in enumerate(op.shape[:lead])]
+    labels = [op.labels_of_size(place, size) for place, size in enumerate(op.shape[:lead])]
     for dim, size in enumerate(value.shape):
         if size == op.shape[lead + dim]:
             labels.append(value.labels[dim])
         else:
             op.freeze(value.labels[dim], f"one channel is repeated ({op.place})")
-            labels.append(op.follower(lead + dim, op.shape[lead + dim]))
+            labels.append(op.labels_of_size(lead + dim, op.shape[lead + dim]))
     op.constrain_sizes(labels, op.shape)
     return Value(op.shape, tuple(labels))
 
