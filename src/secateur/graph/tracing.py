@@ -29,7 +29,7 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.channels import find_channels
 from secateur.graph.checking.modes import changed_by_mode, derivable, in_training, modules_in_training
 from secateur.graph.checking.trial import examined, passing
-from secateur.graph.costing import Costing, label_vectors
+from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
@@ -250,17 +250,12 @@ class _Captured:
         Returns:
             The graph of the whole network, and the operators whose fixed numbers were taken to follow.
         """
-        tensors = named_tensors(self.model)
-        shapes = {name: tuple(item.shape) for name, item in tensors.items()}
+        shapes = {name: tuple(item.shape) for name, item in named_tensors(self.model).items()}
         propagated, attentions = self._with_attention_units(shapes, refused)
         slots, (env, findings) = propagated.slots, propagated.results[0]
         channels = find_channels(slots, label_vectors(env, findings))
-        costing = Costing(channels, self.branches)
-        parameters = frozenset(name for name, _ in self.model.named_parameters())
-        costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
-        costing.add_macs(findings, self.programs[0].batch)
-        costing.activations(self.programs[0], env)
         every = [found for _, found in propagated.results]
+        parameters = [name for name, _ in self.model.named_parameters()]
         first = len(channels.group_of)
         passes = [
             Pass(
@@ -287,7 +282,9 @@ class _Captured:
             distinct_reads=distinct_reads(every),
             attributes=distinct_attributes(every),
             work=tuple(findings.work),
-            cost_model=costing.build(),
+            cost_model=count_costs(
+                self.model, self.programs[0], slots, (env, findings), channels, self.branches
+            ),
             extents=find_extents(env, channels),
             rescales=tuple(dict.fromkeys(item for found in every for item in found.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
