@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture.program import ExampleInputs, capture, on_device_of, owned
+from secateur.graph.capture.program import ExampleInputs, capture, copied_inputs, on_device_of
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channels import Channels
 from secateur.graph.costing import count_costs
@@ -39,7 +39,7 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
         32
     """
     refuse_wrapped(model)
-    program = capture(model, owned(on_device_of(model, example_inputs)))
+    program = capture(model, copied_inputs(on_device_of(model, example_inputs)))
     slots = SlotTable({name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()})
     propagated = propagate(program, dict(model.named_modules()), slots, Hints())
     nowhere = np.full(slots.size, -1, dtype=np.int64)

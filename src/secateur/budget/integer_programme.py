@@ -247,7 +247,6 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
     now = evaluator.limited(problem.widths(places))
     changes = _changes(problem, places, owner).astype(np.float64)
     slack = (evaluator.allowed - now).astype(np.float64)
-    scale = np.maximum(np.abs(evaluator.allowed), 1).astype(np.float64)
     one_each = sparse.csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(options), len(owner))
     )
@@ -264,7 +263,9 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
         constraints=[
             LinearConstraint(sparse.hstack([one_each, _columns(gone, len(options))]), 1, 1),
             LinearConstraint(
-                np.hstack([(changes / scale).T, np.zeros((len(slack), len(gone)))]), -np.inf, slack / scale
+                np.hstack([(changes / problem.scale).T, np.zeros((len(slack), len(gone)))]),
+                -np.inf,
+                slack / problem.scale,
             ),
             *links,
         ],
@@ -476,9 +477,7 @@ def _exchange(problem: _Problem, places: IntArray, most: int) -> IntArray:
             if tried == most:
                 return places
             tried += 1
-            trial = places.copy()
-            trial[group] = place
-            feasible = _feasible(problem, trial, held=group)
+            feasible = _feasible(problem, _with(places, group, place), held=group)
             if feasible is not None and problem.damage(feasible) < damage:
                 places, damage, unchanged = feasible, problem.damage(feasible), 0
                 moves = _worthwhile(problem, places)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Keeps(Protocol):
+class PlanLike(Protocol):
     """Anything that says which channels and which residual branches stay: a pruning plan."""
 
     @property
@@ -260,7 +260,7 @@ class ChannelGraph:
 
     # -- cutting ---------------------------------------------------------------------------
 
-    def after(self, plan: Keeps) -> ChannelGraph:
+    def after(self, plan: PlanLike) -> ChannelGraph:
         """Make the graph of the network that a plan leaves; nothing is traced again.
 
         Args:
@@ -279,7 +279,7 @@ class ChannelGraph:
             outermost(self.wiring.branches, self.absent.union(plan.without)),
         )
 
-    def attributes_after(self, plan: Keeps) -> tuple[AttributeValue, ...]:
+    def attributes_after(self, plan: PlanLike) -> tuple[AttributeValue, ...]:
         """List the integer attributes of modules that a plan changes, with their new values."""
         smaller = self.after(plan)
         before, after = self.removed, smaller.removed

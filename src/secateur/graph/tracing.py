@@ -20,9 +20,9 @@ from secateur.graph.capture.program import (
     Program,
     canonical_names,
     capture,
+    copied_inputs,
     doubled,
     on_device_of,
-    owned,
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import ChannelGraph
@@ -115,7 +115,7 @@ def trace(
             "or switch merging off, before tracing"
         )
     left_alone = _left_alone(model, ignore)
-    example_inputs = owned(on_device_of(model, example_inputs))
+    example_inputs = copied_inputs(on_device_of(model, example_inputs))
     programs, observations, complete = _captured_programs(model, example_inputs)
     sizes = [sizes_of(seen, program) for seen, program in zip(observations, programs, strict=True)]
     branches, operands = find_branches(

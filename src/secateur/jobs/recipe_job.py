@@ -16,7 +16,7 @@ from secateur.budget import Budget, WidthCurves
 from secateur.budget.limits import WORDS
 from secateur.criteria import Scores
 from secateur.errors import UsageError
-from secateur.graph.capture.program import owned
+from secateur.graph.capture.program import copied_inputs
 from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import FrontierJob, PruneJob, Search
@@ -209,7 +209,7 @@ class RecipeJob:
     def _check_inputs(self) -> Any:
         batches = self.task.validation_batches() or self.task.calibration_batches()
         inputs, _ = next(iter(batches))
-        return owned(inputs, self.place.context.device)
+        return copied_inputs(inputs, self.place.context.device)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def on_device_of(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
     return moved
 
 
-def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
+def copied_inputs(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
     """Copy inputs.
 
     Capturing a network with a view of another tensor leaves weak references to its parameters behind,
