@@ -245,8 +245,8 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
     sizes = problem.ends + 1
     owner = np.repeat(np.arange(len(options)), sizes)
     now = evaluator.limited(problem.widths(places))
-    changes = _changes(problem, places, owner).astype(np.float64)
-    slack = (evaluator.allowed - now).astype(np.float64)
+    changes = _changes(problem, places, owner) / problem.scale
+    slack = (evaluator.allowed - now) / problem.scale
     one_each = sparse.csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(options), len(owner))
     )
@@ -262,11 +262,7 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
         bounds=Bounds(least, 1),
         constraints=[
             LinearConstraint(sparse.hstack([one_each, _columns(gone, len(options))]), 1, 1),
-            LinearConstraint(
-                np.hstack([(changes / problem.scale).T, np.zeros((len(slack), len(gone)))]),
-                -np.inf,
-                slack / problem.scale,
-            ),
+            LinearConstraint(np.hstack([changes.T, np.zeros((len(slack), len(gone)))]), -np.inf, slack),
             *links,
         ],
         # Presolving takes longer than it saves, twice as long for a hundred groups.
