@@ -241,6 +241,11 @@ class _Captured:
     branches: tuple[ResidualBranch, ...]
     operands: tuple[tuple[Operand, ...], ...]
 
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape of every parameter and buffer, by its first name."""
+        return {name: tuple(item.shape) for name, item in named_tensors(self.model).items()}
+
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Propagate labels through the programs and resolve what was found.
 
@@ -250,8 +255,7 @@ class _Captured:
         Returns:
             The graph of the whole network, and the operators whose fixed numbers were taken to follow.
         """
-        shapes = {name: tuple(item.shape) for name, item in named_tensors(self.model).items()}
-        propagated, attentions = self._with_attention_units(shapes, refused)
+        propagated, attentions = self._with_attention_units(refused)
         slots, (env, findings) = propagated.slots, propagated.results[0]
         channels = find_channels(slots, label_vectors(env, findings))
         every = [found for _, found in propagated.results]
@@ -273,7 +277,7 @@ class _Captured:
         wiring = Wiring(
             evaluation=passes[0],
             training=passes[1],
-            shapes=shapes,
+            shapes=self.shapes,
             aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
             groups=channels.groups,
             group_of=channels.group_of,
@@ -299,19 +303,16 @@ class _Captured:
         )
         return ChannelGraph.whole(wiring), frozenset().union(*(found.assumptions for found in every))
 
-    def _with_attention_units(
-        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
-    ) -> tuple[_Propagated, tuple[Attention, ...]]:
+    def _with_attention_units(self, refused: frozenset[str]) -> tuple[_Propagated, tuple[Attention, ...]]:
         """Propagate with the units of attention that were asked for, otherwise the first free one of each.
 
         Args:
-            shapes: of all tensors.
             refused: operators whose fixed numbers were shown not to follow the widths.
 
         Raises:
             UsageError: a unit that was asked for is not there, or is frozen.
         """
-        axes = self._attention_axes(shapes)
+        axes = self._attention_axes()
         asked = asked_units(self.attention, axes)
         known: dict[tuple[str, ...], _Propagated] = {}
 
@@ -321,7 +322,7 @@ class _Captured:
                 settled = {
                     node: axis for path, unit in units.items() for node, axis in axes[path][unit].items()
                 }
-                known[key] = self._until_no_objection(shapes, refused, settled)
+                known[key] = self._until_no_objection(refused, settled)
             return known[key]
 
         free: dict[str, list[str]] = {path: [] for path in axes}
@@ -352,28 +353,25 @@ class _Captured:
         )
         return best, tuple(attentions)
 
-    def _attention_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, dict[str, int]]]:
+    def _attention_axes(self) -> dict[str, dict[str, dict[str, int]]]:
         """List the axis of each operator to leave free, for each module with attention and each unit."""
         open_axes = OpenAxes()
-        slots = _frozen_slots(shapes, {})
+        slots = _frozen_slots(self.shapes, {})
         modules = dict(self.model.named_modules())
         for program, sizes in zip(self.programs, self.sizes, strict=True):
             propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
         return open_axes.axes()
 
-    def _until_no_objection(
-        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], settled: Mapping[str, int]
-    ) -> _Propagated:
+    def _until_no_objection(self, refused: frozenset[str], settled: Mapping[str, int]) -> _Propagated:
         """Propagate until no operator objects to the axis that an earlier one left free.
 
         Args:
-            shapes: of all tensors.
             refused: operators whose fixed numbers were shown not to follow the widths.
             settled: axes to leave free whatever objections there are, by operator.
         """
         modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
-            slots = _frozen_slots(shapes, self.left_alone)
+            slots = _frozen_slots(self.shapes, self.left_alone)
             results = [
                 propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
