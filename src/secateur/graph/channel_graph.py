@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.errors import UsageError, closest
 from secateur.graph.branches import Replacement, ResidualBranch, outermost, with_parts
 from secateur.graph.costs import Cost, CostModel
-from secateur.graph.groups import Group, IntArray, Member, Reader, by_name
+from secateur.graph.groups import Group, IntArray, Member, Reader
 from secateur.graph.propagation.attention_units import Attention
 from secateur.graph.wiring import Wiring
 
@@ -140,7 +140,7 @@ class ChannelGraph:
 
     @cached_property
     def _by_name(self) -> dict[str, Group]:
-        return by_name(self.groups)
+        return {group.name: group for group in self.groups}
 
     # -- residual branches ------------------------------------------------------------------
 

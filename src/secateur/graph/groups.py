@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -146,8 +145,3 @@ def distinct_name(name: str, taken: set[str]) -> str:
         found = f"{name}#{number}"
     taken.add(found)
     return found
-
-
-def by_name(groups: Iterable[Group]) -> dict[str, Group]:
-    """Index groups by their name."""
-    return {group.name: group for group in groups}

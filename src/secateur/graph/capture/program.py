@@ -25,7 +25,7 @@ from torch.fx import Graph, GraphModule, Node
 from secateur._compat import lazy_graph_modules, stack_traces, tree_leaves, tree_map_only
 from secateur.errors import TraceError, UsageError
 from secateur.exact import seed_everything
-from secateur.graph.capture.answers import Answering, Answers, answers_of, equal_value
+from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.nodes import named_arguments
@@ -464,7 +464,7 @@ def _answered(
         answers, branches = _answers_after(error, model, args, kwargs)
         if not answers:
             raise
-    with Answering(answers):
+    with ReplayAnswers(answers):
         return torch.export.export(model, args, kwargs, strict=False), branches
 
 
