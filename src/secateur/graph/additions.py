@@ -154,7 +154,7 @@ class Dataflow:
     def drops_beside(self, path: str, own: Set[Node]) -> bool:
         """Return whether a module has a dropout of something else than what some operators compute.
 
-        In evaluation mode a dropout returns what it reads, so it is none of the operators of the module.
+        In evaluation mode a dropout returns what it reads, so it does not count as an operator of the module.
         """
         return any(
             str(node.target).startswith(_DROPOUT)

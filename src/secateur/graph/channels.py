@@ -61,7 +61,7 @@ def find_channels(slots: SlotTable, extents: Sequence[IntArray]) -> Channels:
     role, rank = slots.roles()
     reason, texts = slots.reasons(component)
     owner = _owners(slots)
-    # What is written into no tensor of the network (a position in a value made from nothing) is no channel.
+    # A component that no parameter or buffer writes (a position in a new tensor) is no channel.
     written = np.flatnonzero((role == 0) & (owner >= 0))
     first = np.full(len(reason), np.iinfo(np.int64).max, dtype=np.int64)
     np.minimum.at(first, component[written], rank[written] * slots.size + written)

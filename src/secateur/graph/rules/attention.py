@@ -14,7 +14,7 @@ from secateur.graph.rules.elementwise import combine
 def attention(op: RuleContext) -> Value:
     """Contract queries with keys, pass on values, and join the heads of all three.
 
-    Without a scale of its own the operator divides by the root of the width of a head, so that
+    If no scale is given, the operator divides by the root of the width of a head, so that
     width has to stay as it is, and whole heads go. With grouped queries, a head of keys and values goes
     together with the heads of queries that it serves.
     """

@@ -60,7 +60,7 @@ def _reject_mismatches(op: RuleContext, terms: list[str], values: list[Value]) -
 def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str | None]:
     """Parse the letters of each operand and of the result; no result for forms that are not supported.
 
-    Dimensions under an ellipsis get letters of their own, counted from the last one.
+    Dimensions under an ellipsis get unused letters, counted from the last one.
     """
     left, arrow, result = equation.replace(" ", "").partition("->")
     terms = left.split(",")

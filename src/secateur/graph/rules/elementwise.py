@@ -155,7 +155,7 @@ def counted(op: RuleContext) -> Value:
     "aten.randn",
 )
 def constant(op: RuleContext) -> Value:
-    """Make values from nothing: as many as a size says, which may follow channels."""
+    """Label a new tensor: each size that it was given may follow channels."""
     labels = [op.labels_of_size(place, size) for place, size in enumerate(op.shape)]
     op.constrain_sizes(labels, op.shape)
     return Value(op.shape, tuple(labels))

@@ -40,7 +40,7 @@ def reshape(op: RuleContext) -> Value:
 def _refined(value: Value, new: Sequence[int]) -> Value:
     """Cut dimensions where those of the result end, as long as labels stay on one side of the cut.
 
-    Heads that were merged with the examples of a batch come apart before they are merged with their width.
+    Heads that were merged with the examples of a batch are separated before they are merged with their width.
     """
     shape, labels = list(value.shape), list(value.labels)
     ends = [math.prod(new[: place + 1]) for place in range(len(new))]
@@ -96,7 +96,7 @@ def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
         opened = op.merge_open(*(value.labels[dim] for dim in labelled))
         if opened is not None:
             return opened
-    # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
+    # A dimension that was only repeated is not kept free; else the outer one is (a head, not its width).
     owned = (dim for dim in labelled if op.slots.are_of_tensors(value.labels[dim]))  # type: ignore[arg-type]
     main = next(owned, labelled[0])
     for dim in labelled:

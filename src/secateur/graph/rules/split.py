@@ -201,7 +201,7 @@ def _beside_numbers(op: RuleContext, labels: Labels, dim: int) -> Labels:
 
 @rule("aten.pad", "aten.constant_pad_nd")
 def pad(op: RuleContext) -> Value:
-    """Pass channels on if positions are padded; padded channels come from nothing."""
+    """Pass channels on if positions are padded; padding of channels gets new labels."""
     value = op.first()
     widths = list(op.option("pad"))
     labels = list(value.labels)

@@ -91,7 +91,7 @@ def _attributes(findings: Findings) -> Iterator[FromAttribute]:
 
 
 def _all(equations: Sequence[Equation], known: KnownSizes) -> Iterator[Equation | Quotient]:
-    """Yield all equations, last the quotients, also those that are noted meanwhile."""
+    """Yield all equations, then the quotients, also those that are added during the iteration."""
     yield from equations
     yield from known.quotients
 
