@@ -1,4 +1,4 @@
-"""Batches: what a network is called with, and what its outputs are compared with.
+"""Split batches into what a network is called with and what its outputs are compared with.
 
 A batch is one of three:
 

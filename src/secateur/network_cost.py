@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture.program import ExampleInputs, capture, on_device_of, owned
+from secateur.graph.capture.program import ExampleInputs, capture, copied_inputs, on_device_of
 from secateur.graph.capture.wrappers import refuse_wrapped
-from secateur.graph.costing import Costing
+from secateur.graph.channels import Channels
+from secateur.graph.costing import count_costs
 from secateur.graph.costs import Cost
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
 from secateur.graph.propagation.findings import Hints
 from secateur.graph.propagation.propagate import propagate
-from secateur.graph.wiring import Channels
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
@@ -39,16 +39,9 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
         32
     """
     refuse_wrapped(model)
-    program = capture(model, owned(on_device_of(model, example_inputs)))
-    tensors = named_tensors(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    slots = SlotTable(shapes)
-    env, notes = propagate(program, dict(model.named_modules()), slots, Hints())
+    program = capture(model, copied_inputs(on_device_of(model, example_inputs)))
+    slots = SlotTable({name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()})
+    propagated = propagate(program, dict(model.named_modules()), slots, Hints())
     nowhere = np.full(slots.size, -1, dtype=np.int64)
-    costing = Costing(Channels((), nowhere, nowhere))
-    parameters = frozenset(name for name, _ in model.named_parameters())
-    item_sizes = {name: tensor.element_size() for name, tensor in tensors.items()}
-    costing.tensors(slots, parameters, item_sizes)
-    costing.add_macs(notes, program.batch)
-    costing.activations(program, env)
-    return Cost(*(int(number) for number in costing.build().evaluate(np.zeros(0, dtype=np.int64))))
+    costs = count_costs(model, program, slots, propagated, Channels((), nowhere, nowhere))
+    return costs.cost(np.zeros(0, dtype=np.int64))

@@ -226,8 +226,8 @@ class StateRecord:
 
     def _module(self, module: nn.Module) -> None:
         self._contents(vars(module), 0)
-        for name, tensor in module._buffers.items():
-            self._tensor(tensor, f"buffer {name}")
+        for tensor in module._buffers.values():
+            self._tensor(tensor)
         for parameter in module._parameters.values():
             if parameter is not None:
                 self._parameter(parameter)
@@ -242,7 +242,7 @@ class StateRecord:
         grad, needs = parameter.grad, parameter.requires_grad
         data = parameter.data
         if grad is not None:
-            self._tensor(grad, "grad")
+            self._tensor(grad)
         self._contents(vars(parameter), 0)
 
         def undo() -> None:
@@ -257,7 +257,7 @@ class StateRecord:
         if self._weights:
             self._values(parameter)  # written back after the parameter has its own memory again
 
-    def _tensor(self, tensor: Tensor | None, _what: str = "") -> None:
+    def _tensor(self, tensor: Tensor | None) -> None:
         """Record the values of a tensor that is not a parameter."""
         if tensor is None or isinstance(tensor, nn.Parameter) or id(tensor) in self._seen:
             return

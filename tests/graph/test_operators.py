@@ -101,6 +101,21 @@ def test_statistics_cost_what_pytorch_counts(name: str) -> None:
     assert sec.cost(model, x).macs * 2 * len(x) == counter.get_total_flops()
 
 
+def test_weights_that_are_no_parameters_cost_what_pytorch_counts() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.held = nn.Linear(3, 8), [torch.randn(5, 8)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.first(x), self.held[0])
+
+    model, x = Held().eval(), torch.randn(2, 3)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    assert sec.cost(model, x).macs * 2 * len(x) == counter.get_total_flops()
+
+
 @pytest.mark.parametrize("name", FROZEN)
 def test_what_cannot_be_followed_says_why(name: str) -> None:
     make, shape, reason = FROZEN[name]

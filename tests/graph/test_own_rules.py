@@ -128,7 +128,7 @@ def test_what_a_rule_of_an_operator_with_a_parameter_has_to_say(
         if missing != "read":
             op.read("x", 1, channels)
         if missing != "macs":
-            op.add_macs(1, weight[0], weight[1])
+            op.add_macs(1, *op.value("weight").extents)
         return Value(op.shape, (None, weight[0]))
 
     monkeypatch.setattr("secateur.graph.rules._TABLE", dict(sec.graph.rules._TABLE))

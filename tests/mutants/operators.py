@@ -23,8 +23,8 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels wiring
-    channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
+    propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels channels
+    wiring channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
     cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/axis_choices
     propagation/findings propagation/operator_context sizes/known_sizes
 """
@@ -51,8 +51,8 @@ UNCHANGED = ("describe", "_hint", "__getitem__", "register_rule", "__str__", "re
 """Functions that say things to the user, or look for mistakes of the user."""
 
 CALLS = """
-    join freeze set_role tie_parameter read read_item attribute statistic rescale add_macs constrain_sizes
-    reject_axis reject_axis_mismatch record_axis tie_zeros
+    join join_rows freeze freeze_all set_role tie_parameter read read_item attribute statistic rescale
+    add_macs constrain_sizes count_groups reject_axis reject_axis_mismatch record_axis tie_zeros
 """
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,

@@ -1,4 +1,4 @@
-"""Budgets: what may remain of a network, and which channels to remove for it.
+"""Limit what may remain of a network, and choose the channels to remove for it.
 
 ``limits`` holds the ``Budget`` and counts what widths cost, ``widths`` holds which widths groups may have,
 and ``feasible`` finds them.

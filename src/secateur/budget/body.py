@@ -1,4 +1,4 @@
-"""Budgets for the body of a language model: all parameters but its embeddings."""
+"""Convert a budget for the body of a language model: all parameters but its embeddings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from secateur.budget.limits import amount_of
 from secateur.errors import UsageError
-from secateur.graph.capture.program import Origin
 
 if TYPE_CHECKING:
     from secateur.graph import ChannelGraph
@@ -41,7 +40,7 @@ def params_of_body(graph: ChannelGraph, share: float) -> int:
     if not 0 < share < 1:
         raise UsageError(f"{share!r} is no share of the body; write a float between 0 and 1, such as 0.8")
     program = graph.wiring.program
-    names = {place: item.name for place, item in program.placeholders.items() if item.origin is Origin.TENSOR}
+    names = program.tensor_names
     tables = {
         names[source.name]
         for node in program.graph.nodes

@@ -1,4 +1,4 @@
-"""Plans by width curves: the plan of least measured damage."""
+"""Plan by width curves: choose the widths of least measured damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Width curves: the measured damage of each width of each group, and of each removed residual branch."""
+"""Hold width curves: the measured damage of each width of each group, and of each removed residual branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth: the residual branches that a plan may remove, as units beside the channel groups."""
+"""Find the residual branches that a plan may remove, as units beside the channel groups."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def fits(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def module_paths(tensor: str) -> list[str]:
+def enclosing_paths(tensor: str) -> list[str]:
     """List a tensor's name and the paths of all modules that contain it."""
     parts = tensor.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
@@ -161,7 +161,7 @@ def module_paths(tensor: str) -> list[str]:
 def _stays(graph: ChannelGraph, branch: ResidualBranch, widths: Widths) -> bool:
     """Return whether a branch is to stay by request."""
     within = _groups_within(graph, branch)
-    paths = [set(module_paths(name)) for name in (*branch.tensors, *branch.modules)]
+    paths = [set(enclosing_paths(name)) for name in (*branch.tensors, *branch.modules)]
     names = {branch.name, *within}.union(*paths)
     floors = widths.floors if isinstance(widths.floors, Mapping) else {}
     kept = (*widths.ignore, *(pattern for pattern in floors if pattern != "*"))
@@ -185,13 +185,13 @@ def _blocks(graph: ChannelGraph, free: Sequence[str]) -> list[tuple[str, ...]]:
     """Gather the branches of each block; a block with a branch that stays is left out."""
     tensors_of: dict[str, list[str]] = {}
     for tensor in graph.tensors:
-        for path in module_paths(tensor)[:-1]:
+        for path in enclosing_paths(tensor)[:-1]:
             tensors_of.setdefault(path, []).append(tensor[len(path) :])
     kinds = {path: (*_kind(path), *tensors) for path, tensors in tensors_of.items()}
     count = Counter(kinds.values())
     blocks: dict[str, list[str]] = {}
     for branch in graph.branches:
-        above = [path for path in module_paths(branch.name) if path in kinds and count[kinds[path]] > 1]
+        above = [path for path in enclosing_paths(branch.name) if path in kinds and count[kinds[path]] > 1]
         blocks.setdefault(above[-1] if above else branch.name, []).append(branch.name)
     return [tuple(names) for names in blocks.values() if set(names) <= set(free)]
 

@@ -1,4 +1,4 @@
-"""Feasible widths: which widths of each group a budget allows, and why a budget cannot be met."""
+"""Find the widths that each group may take, and explain why a budget cannot be met."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from secateur.budget.depth import Depth, branch_names, find_depth, fits, module_paths
+from secateur.budget.depth import Depth, branch_names, enclosing_paths, find_depth, fits
 from secateur.budget.limits import WORDS, CostEvaluator, amount_of, amount_words
 from secateur.budget.ties import common_widths
 from secateur.budget.widths import Bounds, Widths
@@ -277,7 +277,7 @@ def _named(
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Mark the groups selected by names of groups, or of modules that write or carry their channels."""
     named = np.zeros(len(graph.groups), dtype=np.bool_)
-    everything = {path for tensor in graph.tensors for path in module_paths(tensor)}
+    everything = {path for tensor in graph.tensors for path in enclosing_paths(tensor)}
     for pattern in patterns:
         if pattern in graph:
             named[[group.name == pattern for group in graph.groups]] = True
@@ -300,5 +300,5 @@ def _output_paths(group: Group) -> set[str]:
         path
         for member in group.members
         if member.role is not Role.CONSUMER
-        for path in module_paths(member.tensor)
+        for path in enclosing_paths(member.tensor)
     }

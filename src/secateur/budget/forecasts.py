@@ -1,4 +1,4 @@
-"""Forecasts: what a network can be reduced to, and what a plan would need, before anything is cut."""
+"""Predict what a network can be reduced to, and what a plan would need, before anything is cut."""
 
 from __future__ import annotations
 

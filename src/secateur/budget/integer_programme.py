@@ -1,7 +1,7 @@
 """Choose the widths of least damage under all limits at once: a multiple-choice knapsack.
 
 Each group takes one of its options. Damages add up over groups; costs do not, since a convolution's cost is
-the product of two widths. The search has four parts:
+the product of two widths. The search has five parts:
 
 1. Start from about the same share of every group.
 2. Linearise: count the cost of each option as if its group alone changed, and solve the integer programme.
@@ -245,9 +245,8 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
     sizes = problem.ends + 1
     owner = np.repeat(np.arange(len(options)), sizes)
     now = evaluator.limited(problem.widths(places))
-    changes = _changes(problem, places, owner).astype(np.float64)
-    slack = (evaluator.allowed - now).astype(np.float64)
-    scale = np.maximum(np.abs(evaluator.allowed), 1).astype(np.float64)
+    changes = _changes(problem, places, owner) / problem.scale
+    slack = (evaluator.allowed - now) / problem.scale
     one_each = sparse.csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(options), len(owner))
     )
@@ -263,9 +262,7 @@ def _solve(problem: _Problem, places: IntArray) -> IntArray | None:
         bounds=Bounds(least, 1),
         constraints=[
             LinearConstraint(sparse.hstack([one_each, _columns(gone, len(options))]), 1, 1),
-            LinearConstraint(
-                np.hstack([(changes / scale).T, np.zeros((len(slack), len(gone)))]), -np.inf, slack / scale
-            ),
+            LinearConstraint(np.hstack([changes.T, np.zeros((len(slack), len(gone)))]), -np.inf, slack),
             *links,
         ],
         # Presolving takes longer than it saves, twice as long for a hundred groups.
@@ -476,9 +473,7 @@ def _exchange(problem: _Problem, places: IntArray, most: int) -> IntArray:
             if tried == most:
                 return places
             tried += 1
-            trial = places.copy()
-            trial[group] = place
-            feasible = _feasible(problem, trial, held=group)
+            feasible = _feasible(problem, _with(places, group, place), held=group)
             if feasible is not None and problem.damage(feasible) < damage:
                 places, damage, unchanged = feasible, problem.damage(feasible), 0
                 moves = _worthwhile(problem, places)

@@ -1,4 +1,4 @@
-"""Budgets: how much of each quantity may remain, and what choices of widths cost."""
+"""Define budgets, how much of each quantity may remain, and count what choices of widths cost."""
 
 from __future__ import annotations
 

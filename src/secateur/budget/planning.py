@@ -1,4 +1,4 @@
-"""Plans by score: the plan that removes the channels of the lowest scores and keeps to every limit."""
+"""Plan by score: remove the channels of the lowest scores and keep to every limit."""
 
 from __future__ import annotations
 

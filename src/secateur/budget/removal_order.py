@@ -1,4 +1,4 @@
-"""The order in which channels and branches are removed: by score over all groups, or evenly."""
+"""Order the removal of channels and branches: by score over all groups, or evenly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ties: groups of one kind in different layers, which get one width."""
+"""Tie groups of one kind in different layers, so that they get one width."""
 
 from __future__ import annotations
 

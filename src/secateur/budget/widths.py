@@ -1,4 +1,4 @@
-"""Widths: how many channels each group may keep."""
+"""Define how many channels each group may keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file that rebuilds the smaller network, without any code in it.
+"""Write and read checkpoints: one safetensors file that rebuilds the smaller network, without any code in it.
 
 >>> import tempfile, torch
 >>> from secateur.models import build

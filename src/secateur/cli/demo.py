@@ -1,4 +1,4 @@
-"""``secateur demo``."""
+"""Define the command ``secateur demo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``secateur evaluate``."""
+"""Define the command ``secateur evaluate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``secateur export``."""
+"""Define the command ``secateur export``."""
 
 from __future__ import annotations
 

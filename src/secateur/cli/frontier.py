@@ -1,4 +1,4 @@
-"""``secateur frontier``."""
+"""Define the command ``secateur frontier``."""
 
 from __future__ import annotations
 

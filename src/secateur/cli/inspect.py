@@ -1,4 +1,4 @@
-"""``secateur inspect``."""
+"""Define the command ``secateur inspect``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``secateur measure``."""
+"""Define the command ``secateur measure``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``secateur oracle``."""
+"""Define the command ``secateur oracle``."""
 
 from __future__ import annotations
 

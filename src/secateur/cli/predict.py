@@ -1,4 +1,4 @@
-"""``secateur predict``."""
+"""Define the command ``secateur predict``."""
 
 from __future__ import annotations
 

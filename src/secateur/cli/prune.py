@@ -1,4 +1,4 @@
-"""``secateur prune``."""
+"""Define the command ``secateur prune``."""
 
 from __future__ import annotations
 

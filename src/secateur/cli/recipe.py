@@ -1,4 +1,4 @@
-"""``secateur recipe``."""
+"""Define the command ``secateur recipe``."""
 
 from __future__ import annotations
 

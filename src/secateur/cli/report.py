@@ -1,4 +1,4 @@
-"""``secateur report``."""
+"""Define the command ``secateur report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``secateur train``."""
+"""Define the command ``secateur train``."""
 
 from __future__ import annotations
 

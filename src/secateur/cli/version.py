@@ -1,4 +1,4 @@
-"""``secateur --version``."""
+"""Define the option ``secateur --version``."""
 
 from __future__ import annotations
 

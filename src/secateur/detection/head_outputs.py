@@ -1,4 +1,4 @@
-"""Detectors of torchvision as networks of fixed outputs, so that they can be traced and cut whole."""
+"""Wrap detectors of torchvision as networks of fixed outputs, so that they can be traced and cut whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The raw outputs of a detector's heads: what its loss reads, and what a cut must not change."""
+"""Return the raw outputs of a detector's heads: what its loss reads, and what a cut must not change."""
 
 from __future__ import annotations
 
@@ -160,6 +160,6 @@ def _without_maps(outputs: Any) -> Any:
 
 
 def _map(like: Tensor, images: Tensor, stride: int) -> Tensor:
-    """A map of one value, of the size that a head with this stride reads."""
+    """Make a map of one value, of the size that a head with this stride reads."""
     height, width = (-(-side // stride) for side in images.shape[-2:])
     return torch.zeros((), dtype=like.dtype, device=like.device).expand(len(images), 1, height, width)

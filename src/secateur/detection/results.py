@@ -1,4 +1,4 @@
-"""The result of pruning a detector."""
+"""Describe the result of pruning a detector."""
 
 from __future__ import annotations
 

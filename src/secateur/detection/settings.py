@@ -1,4 +1,4 @@
-"""Settings of detectors: images, batches, classes, and further arguments of ultralytics."""
+"""Define the settings of detectors: images, batches, classes, and further arguments of ultralytics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainers of ultralytics that keep the architecture of a pruned network.
+"""Train with the trainers of ultralytics and keep the architecture of a pruned network.
 
 The library's own trainers build the network from its description again, which undoes a cut. This module
 imports ultralytics; import it only where that is installed.

@@ -63,7 +63,7 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
 
 
 def _kind(node: Any) -> tuple[Any, ...] | None:
-    """Shape and dtype of a value; sizes that follow the batch by their names."""
+    """Return shape and dtype of a value; sizes that follow the batch by their names."""
     value = node.meta.get("val") if isinstance(node, Node) else None
     if not isinstance(value, Tensor):
         return None

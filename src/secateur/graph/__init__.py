@@ -1,7 +1,7 @@
 """Find the channel graph of a network: which channels are coupled, and which may be cut.
 
 ``capture`` turns a network into a flat program; ``propagation`` gives every value its ``labels`` by the table
-of ``rules``; ``sizes`` solves the sizes in the code; ``wiring`` resolves labels into channels and ``groups``;
+of ``rules``; ``sizes`` solves the sizes in the code; ``channels`` resolves labels into ``groups``;
 ``costing`` counts the costs; ``checking`` cuts every group on trial; ``channel_graph`` is what a user sees.
 """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import module_paths
-from secateur.graph.capture.program import Origin, Program, base_of, written_arguments
+from secateur.graph.capture.program import Program, base_of, written_arguments
 
 _ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
 
@@ -154,7 +154,7 @@ class Dataflow:
     def drops_beside(self, path: str, own: Set[Node]) -> bool:
         """Return whether a module has a dropout of something else than what some operators compute.
 
-        In evaluation mode a dropout returns what it reads, so it is none of the operators of the module.
+        In evaluation mode a dropout returns what it reads, so it does not count as an operator of the module.
         """
         return any(
             str(node.target).startswith(_DROPOUT)
@@ -255,8 +255,7 @@ class Dataflow:
 
     def _is_tensor(self, node: Node) -> bool:
         """Return whether a node stands for a parameter or buffer."""
-        item = self.program.placeholders.get(node.name)
-        return item is not None and item.origin is Origin.TENSOR
+        return node.name in self.program.tensor_names
 
 
 def _adds(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Residual branches: values that are added to a value that they were computed from."""
+"""Find residual branches: values that are added to a value that they were computed from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from secateur.errors import UsageError
 from secateur.graph.additions import Addition, Dataflow, shape_of
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_paths, operator_name
-from secateur.graph.capture.program import Origin, Program, canonical_names
+from secateur.graph.capture.program import Program, canonical_names
+from secateur.graph.groups import distinct_name
 
 _MOST = 1 << 10
 """A bound of dimensions and of lengths of tuples, for data of any origin."""
@@ -313,9 +314,9 @@ class _Tensors:
         self._first = canonical_names(model)
         self._readers: dict[str, set[Node]] = {}
         for node in flow.nodes:
-            item = flow.program.placeholders.get(node.name)
-            if item is not None and item.origin is Origin.TENSOR:
-                self._readers.setdefault(item.name, set()).update(flow.readers(node))
+            name = flow.program.tensor_names.get(node.name)
+            if name is not None:
+                self._readers.setdefault(name, set()).update(flow.readers(node))
 
     def size(self, path: str) -> int:
         """Count the numbers in the parameters and buffers of a module."""
@@ -497,12 +498,7 @@ def _named(
         path = common[number]
         if not path or any(_is_below(f"{other}.", [path]) for other in others):
             path = max(part.paths, key=tensors.size, default=path or part.addition.value.name)
-        name, again = path, 1
-        while name in taken:
-            again += 1
-            name = f"{path}#{again}"
-        taken.add(name)
-        names.append(name)
+        names.append(distinct_name(path, taken))
     return tuple(
         replace(branch, name=name, parent=None if parent is None else names[parent])
         for branch, name, parent in zip(branches, names, parents, strict=True)

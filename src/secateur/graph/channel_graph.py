@@ -1,4 +1,4 @@
-"""The channel graph: what a user sees of a network's wiring, as it stands after any number of cuts."""
+"""Define the channel graph: what a user sees of a network's wiring, after any number of cuts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.errors import UsageError, closest
 from secateur.graph.branches import Replacement, ResidualBranch, outermost, with_parts
 from secateur.graph.costs import Cost, CostModel
-from secateur.graph.groups import Group, IntArray, Member, Reader, by_name
+from secateur.graph.groups import Group, IntArray, Member, Reader
 from secateur.graph.propagation.attention_units import Attention
 from secateur.graph.wiring import Wiring
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Keeps(Protocol):
+class PlanLike(Protocol):
     """Anything that says which channels and which residual branches stay: a pruning plan."""
 
     @property
@@ -140,7 +140,7 @@ class ChannelGraph:
 
     @cached_property
     def _by_name(self) -> dict[str, Group]:
-        return by_name(self.groups)
+        return {group.name: group for group in self.groups}
 
     # -- residual branches ------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class ChannelGraph:
         """List the places where masking a channel has an effect."""
         place = self._new_channel
         readers = []
-        for read in self.wiring.places:
+        for read in self.wiring.distinct_reads:
             if read.tensor in self._removed_tensors:
                 continue
             labels = read.labels[(read.labels < 0) | ~self.removed[read.labels]]
@@ -260,7 +260,7 @@ class ChannelGraph:
 
     # -- cutting ---------------------------------------------------------------------------
 
-    def after(self, plan: Keeps) -> ChannelGraph:
+    def after(self, plan: PlanLike) -> ChannelGraph:
         """Make the graph of the network that a plan leaves; nothing is traced again.
 
         Args:
@@ -279,7 +279,7 @@ class ChannelGraph:
             outermost(self.wiring.branches, self.absent.union(plan.without)),
         )
 
-    def attributes_after(self, plan: Keeps) -> tuple[AttributeValue, ...]:
+    def attributes_after(self, plan: PlanLike) -> tuple[AttributeValue, ...]:
         """List the integer attributes of modules that a plan changes, with their new values."""
         smaller = self.after(plan)
         before, after = self.removed, smaller.removed
@@ -300,10 +300,8 @@ class ChannelGraph:
         for start, alive in zip(self._starts, self.alive, strict=False):
             stays[start + alive] = True
         stays[-1] = True
-        inside = self.wiring.group_of >= 0
-        key = np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
         branches = [branch.name in self._gone for branch in self.wiring.branches]
-        return np.concatenate([~stays[key], np.array([*branches, False])])
+        return np.concatenate([~stays[self._channel_of], np.array([*branches, False])])
 
     def span(self, tensor: str, dim: int) -> slice:
         """Return the slots of one dimension of a tensor, in the original numbering.
@@ -345,12 +343,16 @@ class ChannelGraph:
     @cached_property
     def _new_channel(self) -> IntArray:
         """Compute, per slot, the index of its channel among those still there."""
-        place = np.full(int(self._starts[-1]) + 1, -1, dtype=np.int64)
+        index = np.full(int(self._starts[-1]) + 1, -1, dtype=np.int64)
         for start, alive in zip(self._starts, self.alive, strict=False):
-            place[start + alive] = np.arange(len(alive))
+            index[start + alive] = np.arange(len(alive))
+        return index[self._channel_of]
+
+    @cached_property
+    def _channel_of(self) -> IntArray:
+        """Number, per slot, its channel among the channels of all groups; -1 for none."""
         inside = self.wiring.group_of >= 0
-        key = np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
-        return place[key]
+        return np.where(inside, self._starts[self.wiring.group_of] + self.wiring.channel_of, -1)
 
     def _stays(self, tensor: str, dim: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
         return ~self.removed[self.span(tensor, dim)]

@@ -1,4 +1,4 @@
-"""Conditions on which residual branches are present, as sums of products."""
+"""Combine conditions on which residual branches are present, as sums of products."""
 
 from __future__ import annotations
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from math import gcd
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.branches import ResidualBranch
 from secateur.graph.capture.nodes import schema_name
 from secateur.graph.capture.program import Program
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channels import Channels
 from secateur.graph.conditions import Case, both, exclusive
 from secateur.graph.costs import CostModel, CostModelBuilder
+from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.lifetimes import Lifetimes
 from secateur.graph.propagation.findings import Findings, OperatorMacs
 from secateur.graph.propagation.propagate import Environment
-from secateur.graph.wiring import Channels
 
 _WITH_INDICES = {"max_pool2d", "max_pool3d"}
 """Operators that write a 64-bit index beside every result, and drop it again."""
@@ -40,36 +41,62 @@ def label_vectors(env: Environment, findings: Findings) -> list[IntArray]:
     return list(vectors.values())
 
 
-class Costing:
-    """Write the costs of one program as polynomials of group widths and of the branches that are present.
+def count_costs(
+    model: nn.Module,
+    program: Program,
+    slots: SlotTable,
+    propagated: tuple[Environment, Findings],
+    channels: Channels,
+    branches: Sequence[ResidualBranch] = (),
+) -> CostModel:
+    """Count the costs of a network as polynomials of group widths and of the branches that are present.
+
+    Args:
+        model: the network; only names and item sizes of its tensors are read.
+        program: its evaluation-mode program.
+        slots: the table after propagation.
+        propagated: what propagation returned for the program.
+        channels: the channels of the network.
+        branches: its residual branches.
+    """
+    env, findings = propagated
+    costing = _Costing(channels, branches)
+    costing.count_tensors(model, slots)
+    costing.count_macs(findings, program.batch)
+    costing.count_activations(program, env)
+    return costing.builder.build()
+
+
+class _Costing:
+    """Add the costs of one program to a cost model.
 
     Args:
         channels: the channels of the network.
         branches: its residual branches.
     """
 
-    def __init__(self, channels: Channels, branches: Sequence[ResidualBranch] = ()) -> None:
+    def __init__(self, channels: Channels, branches: Sequence[ResidualBranch]) -> None:
         self._channels = channels
         self._branches = branches
-        self._sizes = np.array([group.channels for group in channels.groups], dtype=np.int64)
-        self._builder = CostModelBuilder(len(channels.groups), len(branches))
+        self.builder = CostModelBuilder(len(channels.groups), len(branches))
         self._known: dict[tuple[bytes, int], int] = {}
         self._indicators = [
-            {True: self._builder.present(number), False: self._builder.absent(number)}
+            {True: self.builder.present(number), False: self.builder.absent(number)}
             for number in range(len(branches))
         ]
 
-    def tensors(self, slots: SlotTable, parameters: frozenset[str], item_sizes: Mapping[str, int]) -> None:
+    def count_tensors(self, model: nn.Module, slots: SlotTable) -> None:
         """Count the elements and bytes of all parameters and buffers."""
         owners = _by_name(branch.tensors for branch in self._branches)
-        for name, item_size in item_sizes.items():
+        parameters = {name for name, _ in model.named_parameters()}
+        for name, tensor in named_tensors(model).items():
             extents = [self._extent(labels) for labels in slots.tensor(name).labels if labels is not None]
             extents += [self._indicators[number][True] for number in owners.get(name, ())]
             if name in parameters:
-                self._builder.params(1, extents)
-            self._builder.bytes(item_size, extents)
+                self.builder.params(1, extents)
+            self.builder.bytes(tensor.element_size(), extents)
 
-    def add_macs(self, findings: Findings, batch: int) -> None:
+    def count_macs(self, findings: Findings, batch: int) -> None:
         """Count multiply-accumulates, for one example."""
         owners = _by_name(branch.nodes for branch in self._branches)
         for item in findings.work:
@@ -77,9 +104,9 @@ class Costing:
             pairs = zip(item.extents, divisors, strict=True)
             extents = [self._extent(labels, divisor) for labels, divisor in pairs]
             extents += [self._indicators[number][True] for number in owners.get(item.node, ())]
-            self._builder.macs(share, extents)
+            self.builder.macs(share, extents)
 
-    def activations(self, program: Program, env: Environment) -> None:
+    def count_activations(self, program: Program, env: Environment) -> None:
         """Count the bytes of values, and when each is alive.
 
         The caller holds the inputs throughout, and code that calls a module holds the arguments until the
@@ -105,11 +132,7 @@ class Costing:
             if schema_name(node) in _WITH_INDICES:
                 for case in exclusive(lifetimes.runs[step]):
                     live[step] += declared(node, torch.int64.itemsize, case, ())
-        self._builder.live([point for point in live if point])
-
-    def build(self) -> CostModel:
-        """Build the cost model."""
-        return self._builder.build()
+        self.builder.live([point for point in live if point])
 
     def _value(
         self, node: Node, found: Any, case: Case, item_size: int | None, broadcast: tuple[int, ...]
@@ -130,31 +153,21 @@ class Costing:
         for value, result in zip(_values(found), listed, strict=False):
             if isinstance(result, Tensor):
                 extents = [
-                    self._builder.extent(size, {}) if labels is None else self._extent(labels)
+                    self.builder.extent(size, {}) if labels is None else self._extent(labels)
                     for dim, (size, labels) in enumerate(zip(value.shape, value.labels, strict=True))
                     if dim not in broadcast
                 ]
                 size = item_size or result.element_size()
-                numbers.append(self._builder.value(size, [*extents, *indicators]))
+                numbers.append(self.builder.value(size, [*extents, *indicators]))
         return numbers
 
     def _extent(self, labels: IntArray, divisor: int = 1) -> int:
         """Declare the size of a labelled dimension, or an exact share: a constant plus multiples of width."""
         key = labels.tobytes(), divisor
         if key not in self._known:
-            constant, multiples = self._counts(labels)
-            shares = {number: count // divisor for number, count in multiples.items()}
-            self._known[key] = self._builder.extent(constant // divisor, shares)
+            constant, *multiples = (count // divisor for count in self._channels.count(labels))
+            self._known[key] = self.builder.extent(constant, dict(enumerate(multiples)))
         return self._known[key]
-
-    def _counts(self, labels: IntArray) -> tuple[int, dict[int, int]]:
-        """Count the labels that belong to no group, and those of each channel of every group."""
-        group = np.where(labels >= 0, self._channels.group_of[labels], -1)
-        counts = np.bincount(group + 1, minlength=len(self._sizes) + 1)
-        return int(counts[0]), {
-            number: int(counts[number + 1] // self._sizes[number])
-            for number in np.flatnonzero(counts[1:]).tolist()
-        }
 
 
 def module_macs(graph: ChannelGraph) -> dict[str, int]:

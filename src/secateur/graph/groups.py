@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -59,7 +58,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels of the same make: each owns slots in the same dimensions of the same tensors.
+    """Channels that own slots in the same dimensions of the same tensors.
 
     Attributes:
         name: path of the module that first produces the channels, unique within the graph.
@@ -103,7 +102,7 @@ class Reader:
     """A place that contracts over channels: where masking a channel has an effect.
 
     A channel is masked by zeroing its positions in the input of every reader that has it.
-    Depthwise filters and normalisations hand a channel on, so they are no readers.
+    Depthwise filters and normalisations pass a channel on, so they are no readers.
 
     Attributes:
         module: path of the module that reads.
@@ -133,6 +132,16 @@ class Reader:
     at_input: bool = True
 
 
-def by_name(groups: Iterable[Group]) -> dict[str, Group]:
-    """Index groups by their name."""
-    return {group.name: group for group in groups}
+def distinct_name(name: str, taken: set[str]) -> str:
+    """Add a number to a name that is taken, and add the result to the taken ones.
+
+    >>> taken = {"conv"}
+    >>> distinct_name("conv", taken), distinct_name("conv", taken), distinct_name("fc", taken)
+    ('conv#2', 'conv#3', 'fc')
+    """
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}#{number}"
+    taken.add(found)
+    return found

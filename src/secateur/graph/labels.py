@@ -32,18 +32,23 @@ class Value:
     Attributes:
         shape: its sizes.
         labels: per dimension, the label vector or ``None``.
-        places: the channels of which its numbers are places, such as those of chosen experts; ``None`` where
-            its numbers are none.
+        indices_of: the channels whose indices its numbers are, such as chosen experts; ``None`` for others.
     """
 
     shape: tuple[int, ...]
     labels: tuple[Labels, ...]
-    places: Labels = None
+    indices_of: Labels = None
 
     @staticmethod
     def plain(shape: tuple[int, ...]) -> Value:
         """Make a value without channels."""
         return Value(shape, (None,) * len(shape))
+
+    @property
+    def extents(self) -> list[IntArray | int]:
+        """List the labels of each dimension, or its size where it has none."""
+        pairs = zip(self.shape, self.labels, strict=True)
+        return [size if labels is None else labels for size, labels in pairs]
 
     def replaced(self, dim: int, labels: Labels) -> Value:
         """Return the same value with other labels in one dimension of the same size."""
@@ -94,7 +99,7 @@ class SlotTable:
         return np.arange(start, start + size, dtype=np.int64)
 
     def fresh(self, count: int) -> IntArray:
-        """Make slots that belong to no tensor: channels that an operator makes from nothing."""
+        """Make slots that belong to no parameter or buffer, for a dimension that an operator creates."""
         start = self.size
         self.size += count
         self._components = self._removable = None

@@ -1,4 +1,4 @@
-"""Modules that take the place of those that a removed residual branch loses."""
+"""Replace the modules that a removed residual branch loses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracing: from a network and example inputs to its channel graph."""
+"""Trace a network: from the network and example inputs to its channel graph."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from secateur.graph.capture.program import (
     Program,
     canonical_names,
     capture,
+    copied_inputs,
     doubled,
     on_device_of,
-    owned,
 )
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.channels import find_channels
 from secateur.graph.checking.modes import changed_by_mode, derivable, in_training, modules_in_training
 from secateur.graph.checking.trial import examined, passing
-from secateur.graph.costing import Costing, label_vectors
+from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
@@ -40,7 +41,7 @@ from secateur.graph.sizes.extents import find_extents
 from secateur.graph.sizes.recording import Likeness, Observation, likeness, record_run, sizes_of
 from secateur.graph.sizes.source import Sizes
 from secateur.graph.ungrouped import ungrouped
-from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads, find_channels
+from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads
 
 Ignore = Iterable[str | nn.Module]
 """Modules to leave alone: paths, patterns such as ``"layer4.*"``, or the modules themselves."""
@@ -114,7 +115,7 @@ def trace(
             "or switch merging off, before tracing"
         )
     left_alone = _left_alone(model, ignore)
-    example_inputs = owned(on_device_of(model, example_inputs))
+    example_inputs = copied_inputs(on_device_of(model, example_inputs))
     programs, observations, complete = _captured_programs(model, example_inputs)
     sizes = [sizes_of(seen, program) for seen, program in zip(observations, programs, strict=True)]
     branches, operands = find_branches(
@@ -240,6 +241,11 @@ class _Captured:
     branches: tuple[ResidualBranch, ...]
     operands: tuple[tuple[Operand, ...], ...]
 
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shape of every parameter and buffer, by its first name."""
+        return {name: tuple(item.shape) for name, item in named_tensors(self.model).items()}
+
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Propagate labels through the programs and resolve what was found.
 
@@ -249,17 +255,11 @@ class _Captured:
         Returns:
             The graph of the whole network, and the operators whose fixed numbers were taken to follow.
         """
-        tensors = named_tensors(self.model)
-        shapes = {name: tuple(item.shape) for name, item in tensors.items()}
-        propagated, attentions = self._with_attention_units(shapes, refused)
+        propagated, attentions = self._with_attention_units(refused)
         slots, (env, findings) = propagated.slots, propagated.results[0]
         channels = find_channels(slots, label_vectors(env, findings))
-        costing = Costing(channels, self.branches)
-        parameters = frozenset(name for name, _ in self.model.named_parameters())
-        costing.tensors(slots, parameters, {name: item.element_size() for name, item in tensors.items()})
-        costing.add_macs(findings, self.programs[0].batch)
-        costing.activations(self.programs[0], env)
         every = [found for _, found in propagated.results]
+        parameters = [name for name, _ in self.model.named_parameters()]
         first = len(channels.group_of)
         passes = [
             Pass(
@@ -274,47 +274,45 @@ class _Captured:
             derived = in_training(passes[0], modules_in_training(self.model))
             program = replace(derived.program, complete=self.complete)
             passes.append(replace(derived, program=program))
-        widths = np.array([group.channels for group in channels.groups], dtype=np.int64)
         wiring = Wiring(
             evaluation=passes[0],
             training=passes[1],
-            shapes=shapes,
+            shapes=self.shapes,
             aliases={name: first for name, first in canonical_names(self.model).items() if name != first},
             groups=channels.groups,
             group_of=channels.group_of,
             channel_of=channels.channel_of,
             spans=slots.spans,
-            places=distinct_reads(every),
+            distinct_reads=distinct_reads(every),
             attributes=distinct_attributes(every),
             work=tuple(findings.work),
-            cost_model=costing.build(),
-            extents=find_extents(env, channels.group_of, widths),
-            rescales=tuple(dict.fromkeys(item for note in every for item in note.rescales)),
+            cost_model=count_costs(
+                self.model, self.programs[0], slots, (env, findings), channels, self.branches
+            ),
+            extents=find_extents(env, channels),
+            rescales=tuple(dict.fromkeys(item for found in every for item in found.rescales)),
             ungrouped=ungrouped(self.programs, slots, channels, parameters),
-            numbers={
+            advice={
                 channels.groups[channels.group_of[slot]].name: text
-                for note in every
-                for slot, text in note.numbers.items()
+                for found in every
+                for slot, text in found.advice.items()
                 if channels.group_of[slot] >= 0
             },
             attentions=attentions,
             branches=self.branches,
         )
-        return ChannelGraph.whole(wiring), frozenset().union(*(note.assumptions for note in every))
+        return ChannelGraph.whole(wiring), frozenset().union(*(found.assumptions for found in every))
 
-    def _with_attention_units(
-        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str]
-    ) -> tuple[_Propagated, tuple[Attention, ...]]:
+    def _with_attention_units(self, refused: frozenset[str]) -> tuple[_Propagated, tuple[Attention, ...]]:
         """Propagate with the units of attention that were asked for, otherwise the first free one of each.
 
         Args:
-            shapes: of all tensors.
             refused: operators whose fixed numbers were shown not to follow the widths.
 
         Raises:
             UsageError: a unit that was asked for is not there, or is frozen.
         """
-        axes = self._attention_axes(shapes)
+        axes = self._attention_axes()
         asked = asked_units(self.attention, axes)
         known: dict[tuple[str, ...], _Propagated] = {}
 
@@ -324,7 +322,7 @@ class _Captured:
                 settled = {
                     node: axis for path, unit in units.items() for node, axis in axes[path][unit].items()
                 }
-                known[key] = self._until_no_objection(shapes, refused, settled)
+                known[key] = self._until_no_objection(refused, settled)
             return known[key]
 
         free: dict[str, list[str]] = {path: [] for path in axes}
@@ -355,28 +353,25 @@ class _Captured:
         )
         return best, tuple(attentions)
 
-    def _attention_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, dict[str, int]]]:
+    def _attention_axes(self) -> dict[str, dict[str, dict[str, int]]]:
         """List the axis of each operator to leave free, for each module with attention and each unit."""
         open_axes = OpenAxes()
-        slots = _frozen_slots(shapes, {})
+        slots = _frozen_slots(self.shapes, {})
         modules = dict(self.model.named_modules())
         for program, sizes in zip(self.programs, self.sizes, strict=True):
             propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
         return open_axes.axes()
 
-    def _until_no_objection(
-        self, shapes: Mapping[str, tuple[int, ...]], refused: frozenset[str], settled: Mapping[str, int]
-    ) -> _Propagated:
+    def _until_no_objection(self, refused: frozenset[str], settled: Mapping[str, int]) -> _Propagated:
         """Propagate until no operator objects to the axis that an earlier one left free.
 
         Args:
-            shapes: of all tensors.
             refused: operators whose fixed numbers were shown not to follow the widths.
             settled: axes to leave free whatever objections there are, by operator.
         """
         modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
-            slots = _frozen_slots(shapes, self.left_alone)
+            slots = _frozen_slots(self.shapes, self.left_alone)
             results = [
                 propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from torch.fx import Node
-
-from secateur.graph.capture.nodes import module_path, operator_name
-from secateur.graph.capture.program import Origin, Program
+from secateur.graph.capture.nodes import operator_place
+from secateur.graph.capture.program import Program
+from secateur.graph.channels import Channels
 from secateur.graph.labels import SlotTable
-from secateur.graph.wiring import Channels
 
 UNUSED = "the forward pass does not use it"
 """Reason for parameters that no captured pass reads."""
@@ -45,24 +43,14 @@ def ungrouped(
 
 def _use(programs: Sequence[Program], name: str) -> str:
     """Say what the forward pass does with a parameter that no rule gave channels to."""
-    users = [node for program in programs for item in _nodes(program, name) for node in item.users]
+    users = [
+        user
+        for program in programs
+        for node in program.graph.nodes
+        if program.tensor_names.get(node.name) == name
+        for user in node.users
+    ]
     if not users:
         return UNUSED
-    shown = dict.fromkeys(_place(node) for node in users)
+    shown = dict.fromkeys(map(operator_place, users))
     return f"used only by {', '.join(list(shown)[:3])}, which makes no channels of it"
-
-
-def _nodes(program: Program, name: str) -> Collection[Node]:
-    return [
-        node
-        for node in program.graph.nodes
-        if node.op == "placeholder"
-        and program.placeholders[node.name].origin is Origin.TENSOR
-        and program.placeholders[node.name].name == name
-    ]
-
-
-def _place(node: Node) -> str:
-    operator = operator_name(node)
-    path = module_path(node)
-    return f"{operator} in '{path}'" if path else operator

@@ -143,7 +143,7 @@ class LocalFolders:
     origin: ClassVar[str]
 
     def names(self) -> list[str]:
-        """There is no list: networks are folders."""
+        """Return no names: networks are folders."""
         return []
 
     def known(self, name: str) -> bool:

@@ -21,7 +21,7 @@ class SegmentationModels:
     """
 
     def names(self) -> list[str]:
-        """Architectures; an encoder follows after a slash."""
+        """List the architectures; an encoder follows after a slash."""
         return [kind.__name__ for kind in _library().MODEL_ARCHITECTURES_MAPPING.values()]
 
     def known(self, name: str) -> bool:
@@ -52,7 +52,7 @@ class SegmentationModels:
         return model
 
     def inputs(self, name: str, arguments: Mapping[str, Json]) -> InputSpec | NamedInputs:
-        """Square images with the normalisation of ImageNet."""
+        """Return square images with the normalisation of ImageNet."""
         side = positive("smp", "image_size", arguments.get("image_size")) or _SIDE
         channels = positive("smp", "in_channels", arguments.get("in_channels")) or 3
         if channels == 3:
@@ -60,7 +60,7 @@ class SegmentationModels:
         return InputSpec((channels, side, side), (0.5,) * channels, (0.5,) * channels)
 
     def has_weights(self, name: str) -> bool:
-        """There are none of whole networks."""
+        """Return whether there are published weights: there are none of whole networks."""
         return False
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:

@@ -35,7 +35,7 @@ class Ultralytics:
     """
 
     def names(self) -> list[str]:
-        """Names of the descriptions, without a scale."""
+        """List the names of the descriptions, without a scale."""
         return sorted(path.name for path in _descriptions().values())
 
     def known(self, name: str) -> bool:
@@ -80,14 +80,14 @@ class Ultralytics:
         return model
 
     def inputs(self, name: str, arguments: Mapping[str, Json]) -> InputSpec | NamedInputs:
-        """Square images of 640 pixels (224 for classifiers), whose values lie in [0, 1]."""
+        """Return square images of 640 pixels (224 for classifiers), whose values lie in [0, 1]."""
         channels = positive("ultralytics", "channels", arguments.get("channels")) or 3
         usual = 224 if "-cls" in name else _SIDE
         side = positive("ultralytics", "image_size", arguments.get("image_size")) or usual
         return InputSpec((channels, side, side), (0.0,) * channels, (1.0,) * channels)
 
     def has_weights(self, name: str) -> bool:
-        """There are none: published ones are pickles."""
+        """Return whether there are published weights: there are none, since published ones are pickles."""
         return False
 
     def default_weights(self, name: str) -> Mapping[str, Tensor]:

@@ -46,7 +46,7 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
                 task.read(place.callbacks)
             place.begin(network, task)
             with place.clock("points"):
-                found = RecipeJob(job, place, network, task).frontier((job.by, job.points))
+                found = RecipeJob(job, place, network, task).frontier(job.by, job.points)
             with place.clock("smaller models"):
                 smaller = _smaller_models(network, found.cost.params)
             place.run.summarise(

@@ -16,7 +16,7 @@ from secateur.budget import Budget, WidthCurves
 from secateur.budget.limits import WORDS
 from secateur.criteria import Scores
 from secateur.errors import UsageError
-from secateur.graph.capture.program import owned
+from secateur.graph.capture.program import copied_inputs
 from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import FrontierJob, PruneJob, Search
@@ -133,11 +133,12 @@ class RecipeJob:
             recorder.measured = Measured(recorder.network, result.scores, result.curves)
         return result
 
-    def frontier(self, axis: tuple[Axis, int]) -> Frontier:
+    def frontier(self, by: Axis, points: int) -> Frontier:
         """Compute the trade-off between cost and accuracy; nothing is trained, and no checkpoint is kept.
 
         Args:
-            axis: the quantity that is limited, and the number of points.
+            by: the quantity that is limited.
+            points: number of budgets.
         """
         training = self.training()
         if training.validation is None:
@@ -145,7 +146,8 @@ class RecipeJob:
         model, example, recipe = self.network.model, self.network.example(), self.job.recipe
         with self._recorded(model) as recorder:
             context = replace(self._context(recorder), journal=Journal())
-            found = run_frontier(model, example, axis, recipe, training, context, loss_fn=self.task.loss_fn)
+            loss_fn = self.task.loss_fn
+            found = run_frontier(model, example, by, points, recipe, training, context, loss_fn)
             recorder.measured = found.measured
         return found
 
@@ -207,7 +209,7 @@ class RecipeJob:
     def _check_inputs(self) -> Any:
         batches = self.task.validation_batches() or self.task.calibration_batches()
         inputs, _ = next(iter(batches))
-        return owned(inputs, self.place.context.device)
+        return copied_inputs(inputs, self.place.context.device)
 
 
 @dataclass(frozen=True)

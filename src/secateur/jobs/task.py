@@ -1,4 +1,4 @@
-"""What a network of a job is trained and judged on: images in classes, or text."""
+"""Define what a network of a job is trained and judged on: images in classes, or text."""
 
 from __future__ import annotations
 

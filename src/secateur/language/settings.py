@@ -1,4 +1,4 @@
-"""Settings of text: how it is divided into blocks of tokens."""
+"""Define the settings of text: how it is divided into blocks of tokens."""
 
 from __future__ import annotations
 

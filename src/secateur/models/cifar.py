@@ -1,4 +1,4 @@
-"""Residual networks for 32 by 32 images (He et al., "Deep Residual Learning", 2016, section 4.2).
+"""Define residual networks for 32 by 32 images (He et al., "Deep Residual Learning", 2016, section 4.2).
 
 Three stages of 16, 32 and 64 channels; ``6n + 2`` layers have n blocks per stage. At the start of a stage,
 the shortcut takes every second pixel and pads the missing channels with zeros (their option A, without

@@ -21,7 +21,7 @@ from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve,
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
 from secateur.errors import BudgetError, StoppedError, UsageError
 from secateur.graph import ChannelGraph, ExampleInputs
-from secateur.graph.capture.program import owned
+from secateur.graph.capture.program import copied_inputs
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.cutting.tensors import copy_with
 from secateur.optimizer_state import check_optimizer
@@ -101,8 +101,10 @@ def run_recipe(
     _check_depth(recipe, criterion)
     check_optimizer(training.optimizer, model)
     device = context.device
-    example_inputs = owned(example_inputs, device)
-    checked = example_inputs if training.check_inputs is None else owned(training.check_inputs, device)
+    example_inputs = copied_inputs(example_inputs, device)
+    checked = (
+        example_inputs if training.check_inputs is None else copied_inputs(training.check_inputs, device)
+    )
     training = replace(training, check_inputs=checked)
     teacher = _teacher(model, example_inputs, recipe, loss_fn)
     if context.measured is not None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.budget import Budget, forecast
 from secateur.budget.limits import NANOSECONDS, QUANTITIES
-from secateur.criteria import Criterion, resolve
+from secateur.criteria import resolve
 from secateur.errors import BudgetError, UsageError
 from secateur.formats import count, table
 from secateur.graph import Cost, ExampleInputs, trace
@@ -180,17 +180,17 @@ def frontier(
     chosen = Recipe.preset(recipe) if isinstance(recipe, str) else recipe or Recipe()
     training = batches if isinstance(batches, Training) else Training(batches)
     context = replace(RecipeContext.of(model), callbacks=callbacks)
-    return run_frontier(model, example_inputs, (by, points), chosen, training, context, loss_fn=loss_fn)
+    return run_frontier(model, example_inputs, by, points, chosen, training, context, loss_fn)
 
 
 def run_frontier(
     model: nn.Module,
     example_inputs: ExampleInputs,
-    axis: tuple[Axis, int],
+    by: Axis,
+    points: int,
     recipe: Recipe,
     training: Training,
     context: RecipeContext,
-    *,
     loss_fn: LossFunction | None = None,
 ) -> Frontier:
     """Compute a frontier with a context; see :func:`frontier`.
@@ -198,13 +198,13 @@ def run_frontier(
     Args:
         model: on the device of the context; not changed.
         example_inputs: as for :func:`frontier`.
-        axis: the quantity that is limited, and the number of points.
+        by: the quantity that is limited.
+        points: number of budgets.
         recipe: how scores, plans and cuts are made.
         training: the batches, and how networks are evaluated.
         context: device, callbacks, and measurements if there are any.
         loss_fn: as for :func:`frontier`.
     """
-    by, points = axis
     criterion = resolve(recipe.criterion)
     report_progress(context.callbacks, "tracing", 0, 1)
     modules, widths = left_alone(model, recipe.widths)
@@ -222,10 +222,10 @@ def run_frontier(
         report_progress(context.callbacks, "points", number - 1, points)
         report_note(context.callbacks, f"point {number} of {points}: {share:.0%} of the {QUANTITIES[by]}")
         try:
-            point, measured = _point(
-                model,
+            result = run_recipe(
+                copy_with(model, {}),
                 example_inputs,
-                (number, by, share),
+                Budget(**{by: share}),
                 untrained(recipe),
                 training,
                 replace(context, measured=measured),
@@ -234,8 +234,11 @@ def run_frontier(
             )
         except BudgetError as error:  # a time that was predicted, but not measured
             report_note(context.callbacks, f"point {number} is left out: {error}")
-        else:
-            found.append(point)
+            continue
+        measured = measured or Measured(fingerprint(model), result.scores, result.curves)
+        evaluation = _evaluated(result.model, training, loss_fn, context)
+        measured_ms = None if result.latency is None else result.latency.measured_ms
+        found.append(FrontierPoint(number, share, result.plan, result.verification, evaluation, measured_ms))
     report_progress(context.callbacks, "points", points, points)
     if measured is None:
         raise BudgetError(f"no point of the frontier can be reached; limit another quantity than {by}")
@@ -272,35 +275,6 @@ def shares(points: int, least: float) -> Iterator[float]:
     smallest = max(_SMALLEST, min(least + 0.01, _LARGEST))
     for number in range(points):
         yield round(_LARGEST - (_LARGEST - smallest) * number / (points - 1), 2)
-
-
-def _point(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    budget: tuple[int, Axis, float],
-    recipe: Recipe,
-    training: Training,
-    context: RecipeContext,
-    *,
-    criterion: Criterion,
-    loss_fn: LossFunction | None,
-) -> tuple[FrontierPoint, Measured]:
-    """Cut a copy to a budget; return the point, and the measurements that serve the other budgets."""
-    number, by, share = budget
-    result = run_recipe(
-        copy_with(model, {}),
-        example_inputs,
-        Budget(**{by: share}),
-        recipe,
-        training,
-        context,
-        criterion=criterion,
-        loss_fn=loss_fn,
-    )
-    measured = context.measured or Measured(fingerprint(model), result.scores, result.curves)
-    latency = None if result.latency is None else result.latency.measured_ms
-    evaluation = _evaluated(result.model, training, loss_fn, context)
-    return FrontierPoint(number, share, result.plan, result.verification, evaluation, latency), measured
 
 
 def _evaluated(

@@ -34,8 +34,8 @@ Answers = dict[tuple[str, int], list[Any]]
 """What was answered, in order, by file and line of the code that asked."""
 
 
-class Asking(TorchFunctionMode):
-    """Note what code asks of tensors that depend on no input and no parameter, and about finite numbers.
+class RecordAnswers(TorchFunctionMode):
+    """Record the Python values of tensors that depend on no input and no parameter, and of finiteness.
 
     Args:
         tensors: the inputs and parameters.
@@ -47,9 +47,9 @@ class Asking(TorchFunctionMode):
 
     Example:
         >>> x = torch.ones(2)
-        >>> with Asking([x]) as asking:
+        >>> with RecordAnswers([x]) as recording:
         ...     found = bool((torch.zeros(2) == 0).all()), bool((x == 0).all())
-        >>> found, list(asking.answers.values())
+        >>> found, list(recording.answers.values())
         ((True, False), [[True]])
     """
 
@@ -81,7 +81,7 @@ class Asking(TorchFunctionMode):
         return result
 
 
-class Answering(TorchFunctionMode):
+class ReplayAnswers(TorchFunctionMode):
     """Give the answers that were noted to code that asks tensors without values."""
 
     def __init__(self, answers: Answers) -> None:
@@ -114,9 +114,9 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     equal = [leaf for leaf in given if equal_value(leaf) is not None]
     moving = [leaf for leaf in given if equal_value(leaf) is None]
     # Code that draws numbers to decide what it skips must decide as in the passes of the check.
-    with torch.no_grad(), SameNumbers(), Asking([*moving, *model.parameters()], equal) as asking:
+    with torch.no_grad(), SameNumbers(), RecordAnswers([*moving, *model.parameters()], equal) as recording:
         model(*args, **kwargs)
-    return dict(asking.answers), asking.used
+    return dict(recording.answers), recording.used
 
 
 def equal_value(leaf: Any) -> int | None:

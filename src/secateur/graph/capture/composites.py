@@ -22,7 +22,7 @@ COMPOSITES = frozenset({
     "vsplit", "vstack",
 })
 # fmt: on
-"""Operators without a rule of their own: rules of the operators that they consist of say it all."""
+"""Operators without a rule: they are replaced by operators that have one."""
 
 
 def expand_composites(module: GraphModule) -> None:

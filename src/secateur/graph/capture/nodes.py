@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch.fx import Node
 
@@ -16,6 +17,15 @@ def schema_name(node: Node) -> str:
     """Return the name of an operator of PyTorch without its overload; empty for everything else."""
     schema = getattr(node.target, "_schema", None)
     return "" if schema is None else str(schema.name).removeprefix("aten::")
+
+
+def named_arguments(node: Node) -> dict[str, Any]:
+    """Return the arguments of an operator of PyTorch by their names, with defaults; empty for all else."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {}
+    defaults = {argument.name: argument.default_value for argument in schema.arguments}
+    return {**defaults, **dict(zip(defaults, node.args, strict=False)), **node.kwargs}
 
 
 def module_calls(node: Node) -> Mapping[str, str]:
@@ -35,3 +45,9 @@ def module_paths(node: Node) -> tuple[str, ...]:
 def module_path(node: Node) -> str:
     """Return the path of the innermost module that ran an operator; empty for the network itself."""
     return next(reversed(module_paths(node)), "")
+
+
+def operator_place(node: Node) -> str:
+    """Name an operator and the module that ran it, for messages: ``relu in 'layer1'``."""
+    path = module_path(node)
+    return f"{operator_name(node)} in '{path}'" if path else operator_name(node)

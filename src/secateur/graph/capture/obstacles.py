@@ -19,7 +19,13 @@ from torch.nn.utils.rnn import PackedSequence
 from secateur._compat import FakeTensor, tree_leaves
 from secateur.formats import first_line
 from secateur.graph.capture.nodes import module_paths
-from secateur.graph.capture.places import Place, lines_with, named, place_in_stack, place_of
+from secateur.graph.capture.source_locations import (
+    SourceLocation,
+    lines_with,
+    location_in_stack,
+    location_of,
+    named,
+)
 
 _PART = "or trace only a submodule that does not do this, such as trace(model.backbone, ...)"
 
@@ -120,8 +126,8 @@ def find_unknown_size(graph: Graph) -> str | None:
     for node in graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
-            place = place_in_stack(str(node.meta.get("stack_trace") or ""), module_paths(node))
-            return f"the network could not be captured{place}: {_VALUES['size']}"
+            location = location_in_stack(str(node.meta.get("stack_trace") or ""), module_paths(node))
+            return f"the network could not be captured{location}: {_VALUES['size']}"
     return None
 
 
@@ -136,8 +142,8 @@ def find_gradients(graph: Graph) -> str | None:
     """
     for node in graph.nodes:
         if getattr(node.target, "__name__", "") in ("_unwrap_for_grad", "_unwrap_dual", "_make_dual"):
-            place = place_in_stack(str(node.meta.get("stack_trace") or ""), module_paths(node))
-            return f"the network could not be captured{place}: {_GRADIENTS_TAKEN}"
+            location = location_in_stack(str(node.meta.get("stack_trace") or ""), module_paths(node))
+            return f"the network could not be captured{location}: {_GRADIENTS_TAKEN}"
     return None
 
 
@@ -158,8 +164,8 @@ def explain_call(model: nn.Module, inputs: object) -> str | None:
     if own is None:
         return None
     copied, failure = own
-    place = place_of(copied, failure)
-    return f"it fails{place} ({first_line(failure).rstrip('.')}). {_advice(model, failure)}"
+    location = location_of(copied, failure)
+    return f"it fails{location} ({first_line(failure).rstrip('.')}). {_advice(model, failure)}"
 
 
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
@@ -177,19 +183,19 @@ def explain(model: nn.Module, error: Exception, inputs: object) -> str:
     known = find_obstacle(model, inputs) or find_layers_made(model)
     if known is not None:
         return known
-    place = place_of(model, error)
-    reason = _of_values(error, place)
+    location = location_of(model, error)
+    reason = _of_values(error, location)
     if not reason:
         own = _error_without_export(model, inputs)
         if own is not None:
             copied, failure = own
-            place = place_of(copied, failure)
+            location = location_of(copied, failure)
             reason = _of_call(model, failure)
         else:
-            reason = _of_export(model, error, place)
-    if not place.line:
-        place = Place(place.module, *_line_that_may_be_meant(model, reason))
-    return f"the network could not be captured{place}: {reason}"
+            reason = _of_export(model, error, location)
+    if not location.line:
+        location = SourceLocation(location.module, *_line_that_may_be_meant(model, reason))
+    return f"the network could not be captured{location}: {reason}"
 
 
 _VALUES = {
@@ -212,12 +218,12 @@ _VALUES = {
 }
 
 
-def _of_values(error: Exception, place: Place) -> str:
+def _of_values(error: Exception, location: SourceLocation) -> str:
     """Explain why code that depends on the values of tensors fails; empty for other errors."""
     if not depends_on_values(error):
         return ""
     names, text = _kinds(error), str(error)
-    source = place.source
+    source = location.source
     if "DynamicOutputShapeException" in names or re.search(r"Size-like symbols: u", text):
         return _VALUES["size"]
     if re.match(r"(for|while)\b", source):
@@ -266,7 +272,7 @@ def _advice(model: nn.Module, error: Exception) -> str:
     return advice
 
 
-def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
+def _of_export(model: nn.Module, error: Exception, location: SourceLocation) -> str:
     """Explain why ``torch.export`` refuses a network that runs."""
     text = first_line(error).rstrip(".")
     frames = list(traceback.walk_tb(error.__traceback__))
@@ -299,7 +305,7 @@ def _of_export(model: nn.Module, error: Exception, place: Place) -> str:
             f"tensors lie on different devices ({text}). Register constants as buffers, so that "
             "model.to(device) moves them."
         )
-    if ".numpy()" in text or "numpy" in place.source or re.search(r"\bnp\.", place.source):
+    if ".numpy()" in text or "numpy" in location.source or re.search(r"\bnp\.", location.source):
         return f"NumPy computes in the forward pass ({text}). Use torch functions instead, {_PART}."
     if lines_with(model, _GRADIENTS) and re.search(r"grad|constant's list", text):
         return _GRADIENTS_TAKEN

@@ -25,9 +25,10 @@ from torch.fx import Graph, GraphModule, Node
 from secateur._compat import lazy_graph_modules, stack_traces, tree_leaves, tree_map_only
 from secateur.errors import TraceError, UsageError
 from secateur.exact import seed_everything
-from secateur.graph.capture.answers import Answering, Answers, answers_of, equal_value
+from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
+from secateur.graph.capture.nodes import named_arguments
 from secateur.graph.capture.obstacles import (
     depends_on_values,
     explain,
@@ -36,8 +37,8 @@ from secateur.graph.capture.obstacles import (
     find_obstacle,
     find_unknown_size,
 )
-from secateur.graph.capture.places import name_modules
 from secateur.graph.capture.quiet import quiet_export
+from secateur.graph.capture.source_locations import name_modules
 from secateur.graph.capture.unknown_sizes import settle_sizes
 from secateur.graph.capture.vmaps import expand_vmaps
 from secateur.outputs import Parts, parts_of
@@ -113,10 +114,15 @@ class Program:
         changed: set[str] = set()
         for node in self.graph.nodes:
             for source in written_arguments(node):
-                item = self.placeholders.get(base_of(source).name)
-                if item is not None and item.origin is Origin.TENSOR:
-                    changed.add(item.name)
+                name = self.tensor_names.get(base_of(source).name)
+                if name is not None:
+                    changed.add(name)
         return frozenset(changed)
+
+    @cached_property
+    def tensor_names(self) -> Mapping[str, str]:
+        """Map the placeholders of parameters and buffers to the names of these."""
+        return {name: item.name for name, item in self.placeholders.items() if item.origin is Origin.TENSOR}
 
     def refuse_other_branch(self, leaves: Iterable[Any]) -> None:
         """Refuse inputs with which the code may run other operators than those of the program.
@@ -164,19 +170,14 @@ class Program:
     def tensors(self) -> frozenset[str]:
         """Return the names of the parameters and buffers that the program reads."""
         used = {node.name for node in self.graph.nodes if node.op == "placeholder" and node.users}
-        return frozenset(
-            item.name
-            for name, item in self.placeholders.items()
-            if item.origin is Origin.TENSOR and name in used
-        )
+        return frozenset(tensor for name, tensor in self.tensor_names.items() if name in used)
 
 
 def _draws(node: Node) -> bool:
     """Return whether an operator draws random numbers: dropout that is switched off does not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    named = dict(zip((item.name for item in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]
-    found = {**named, **node.kwargs}
+    found = named_arguments(node)
     off = found.get("train") is False or found.get("training") is False
     return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
@@ -236,7 +237,7 @@ def on_device_of(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
     return moved
 
 
-def owned(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
+def copied_inputs(inputs: ExampleInputs, device: torch.device | None = None) -> ExampleInputs:
     """Copy inputs.
 
     Capturing a network with a view of another tensor leaves weak references to its parameters behind,
@@ -463,7 +464,7 @@ def _answered(
         answers, branches = _answers_after(error, model, args, kwargs)
         if not answers:
             raise
-    with Answering(answers):
+    with ReplayAnswers(answers):
         return torch.export.export(model, args, kwargs, strict=False), branches
 
 

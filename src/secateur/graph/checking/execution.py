@@ -314,7 +314,7 @@ def moved(
         tensors: parameters and buffers by name.
         inputs: of the network.
         coarse: by the last bit of float32 instead of float64, since something was computed in less.
-        native: by the last bit of their own dtype, which they keep.
+        native: by the last bit of their dtype, which they keep.
         rescales: normalised weights whose length was rounded after a cut; these move by the last bit of
             their own dtype.
 

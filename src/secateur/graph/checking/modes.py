@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from secateur.graph.capture.nodes import module_path
+from secateur.graph.capture.nodes import module_path, named_arguments
 from secateur.graph.capture.program import ExampleInputs, Program, mode_of
 from secateur.graph.checking.compare import TOLERANCE
 from secateur.graph.checking.execution import judge, run_network, run_reference
@@ -61,13 +61,10 @@ def in_training(forward: Pass, paths: Collection[str]) -> Pass:
     """
     flags: dict[str, int] = {}
     for node in forward.program.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if schema is None or module_path(node) not in paths:
+        if module_path(node) not in paths:
             continue
-        for place, argument in enumerate(schema.arguments):
-            # Arguments that have their default value are left out of programs.
-            value = node.args[place] if place < len(node.args) else argument.default_value
-            if argument.name in _FLAGS and value is False:
+        for place, (name, value) in enumerate(named_arguments(node).items()):
+            if name in _FLAGS and value is False:
                 flags[node.name] = place
     return replace(forward, program=replace(forward.program, training=True, derived=True), flags=flags)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import operator_name
-from secateur.graph.capture.program import ExampleInputs, Origin
+from secateur.graph.capture.program import ExampleInputs
 from secateur.graph.checking.compare import Outputs
 from secateur.graph.checking.execution import reference_mode
 from secateur.graph.checking.masked import MaskedInterpreter, flat_arguments
@@ -121,12 +121,8 @@ class _Scaling(MaskedInterpreter):
     def __init__(self, forward: Pass, removed: BoolArray, tensors: dict[str, Tensor]) -> None:
         super().__init__(forward, removed)
         self._tensors = tensors
-        self._names = {
-            node: item.name
-            for node in forward.program.graph.nodes
-            if node.op == "placeholder"
-            and (item := forward.program.placeholders[node.name]).origin is Origin.TENSOR
-        }
+        names = forward.program.tensor_names
+        self._names = {node: names[node.name] for node in forward.program.graph.nodes if node.name in names}
         self._done: set[str] = set()
 
     @property

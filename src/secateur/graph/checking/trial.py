@@ -80,8 +80,8 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
     failed_branches: dict[str, str] = {}
     for branches in _levels(graph.branches):
         failed_branches |= _failed_branches(trials, branches, groups)
-    numbers = graph.wiring.numbers
-    explained = {name: f"{why}; {numbers[name]}" if name in numbers else why for name, why in frozen.items()}
+    advice = graph.wiring.advice
+    explained = {name: f"{why}; {advice[name]}" if name in advice else why for name, why in frozen.items()}
     return _with(graph, explained, trials.least, failed_branches)
 
 

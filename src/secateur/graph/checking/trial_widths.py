@@ -60,7 +60,7 @@ def about_half(generator: np.random.Generator, channels: int, least: int = 1) ->
 def least_widths(graph: ChannelGraph) -> dict[str, int]:
     """Find groups of which several channels must stay.
 
-    An unbiased variance of one value is none, and what is picked by value must be there.
+    The unbiased variance of one value is not defined, and as many channels as are picked must stay.
     """
     unbiased = ("aten.var", "aten.std")
     wiring = graph.wiring

@@ -83,7 +83,7 @@ def is_of_class(owner: object, name: str) -> bool:
 
 
 def is_integral(value: object) -> bool:
-    """Return whether a value is an integer, or a list or tuple of integers; truth values are none."""
+    """Return whether a value is an integer, or a list or tuple of integers, without truth values."""
     if type(value) in (list, tuple):
         return bool(value) and all(type(item) is int for item in value)  # type: ignore[attr-defined]
     return type(value) is int

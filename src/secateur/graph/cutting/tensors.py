@@ -59,7 +59,7 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
     if len(dims) == 1:
         _select(source, dims[0], selections[dims[0]], result)
         return result
-    # Some rows at a time, so that what is copied twice stays in the cache meanwhile.
+    # Some rows at a time, so that what is copied twice stays in the cache.
     rows = torch.as_tensor(kept.get(0, np.arange(tensor.shape[0])), device=source.device)
     *first, last = [dim for dim in dims if dim != 0]
     step = max(1, _AT_ONCE // max(1, source[:1].nbytes))

@@ -1,4 +1,4 @@
-"""What is removed from attention: whole heads, query heads of shared keys and values, or places in heads.
+"""Find what can be removed from attention: heads, query heads of shared keys and values, or places in heads.
 
 A layer that computes queries, keys or values for all heads writes a rectangle: heads times the width of a
 head, or key/value heads times the query heads of each times their width. One axis of it can be free. Which

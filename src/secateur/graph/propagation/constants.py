@@ -16,7 +16,7 @@ _FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty"
 _REPEATED = {"expand", "repeat", "broadcast_to", "tile"}
 """Operators that repeat what is in a dimension of size one."""
 
-_HANDED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "alias", "zero_", "fill_"}
+_PASSED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "alias", "zero_", "fill_"}
 """Operators that keep the shape of a constant."""
 
 
@@ -44,7 +44,7 @@ def makers(node: Any, dim: int, env: Mapping[Node, Any]) -> list[Node]:
         if name in _REPEATED:
             place = dim - len(env[chain[0]].shape) + len(before.shape)
             return chain if place < 0 or before.shape[place] == 1 else []
-        if name not in _HANDED_ON:
+        if name not in _PASSED_ON:
             return []
         node = source
     return []

@@ -1,4 +1,4 @@
-"""What propagation knows before it starts, and what it finds besides equalities."""
+"""Hold what propagation knows before it starts, and what it finds besides equalities."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Read:
     labels: IntArray
     module: str
     tensor: str
+    """Name of the parameter or buffer that is contracted with, empty if there is none."""
     place: int | None = None
     """Which tensor, where the argument is a list of them."""
     at_input: bool = False
@@ -111,7 +112,7 @@ class Findings:
     equations: list[Equation] = field(default_factory=list)
     assumptions: set[str] = field(default_factory=set)
     """Operators whose fixed numbers were taken to follow the widths, which only a trial can tell."""
-    numbers: dict[int, str] = field(default_factory=dict)
+    advice: dict[int, str] = field(default_factory=dict)
     """For slots of a rectangle with a size that the code gives as a number, what to write instead."""
     comparisons: tuple[Source, ...] = ()
     """Pairs of sizes that the network's code found equal."""

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.nodes import module_path, named_arguments, operator_name, operator_place
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import makers
@@ -45,9 +45,8 @@ class OperatorContext:
         self._findings = findings
         self._modules = modules
         self._hints = hints
-        self._names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-        defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}  # type: ignore[union-attr]
-        self._arguments = {**defaults, **dict(zip(self._names, node.args, strict=False)), **node.kwargs}
+        self._arguments = named_arguments(node)
+        self._names = list(self._arguments)
 
     def has(self, name: str) -> bool:
         """Return whether the operator has an argument of this name that is not ``None``."""
@@ -101,7 +100,7 @@ class OperatorContext:
     @property
     def place(self) -> str:
         """Name the operator and its module, for messages."""
-        return f"{self.operator} in '{self.module}'" if self.module else self.operator
+        return operator_place(self.node)
 
     def join(self, left: Labels, right: Labels, why: str = "") -> Labels:
         """Demand that two label vectors are equal; one without labels freezes the other.
@@ -118,8 +117,8 @@ class OperatorContext:
         self.slots.join(left, right)
         if len(left):
             self._findings.axes.join(int(left[0]), int(right[0]))
-        known = self._hints.open_axes
-        return right if known is not None and known.is_open(right) and not known.is_open(left) else left
+        axes = self._hints.open_axes
+        return right if axes is not None and axes.is_open(right) and not axes.is_open(left) else left
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbid the removal of these channels; a result that nothing reads forbids nothing.
@@ -152,8 +151,7 @@ class OperatorContext:
             largest: whether the largest are picked, not the smallest.
 
         Returns:
-            The channels of which the operator's indices are places; ``None`` if all are picked, which freezes
-            them.
+            The channels whose indices the operator returns; ``None`` if all are picked, which freezes them.
         """
         if labels is None or count >= len(labels):
             self.freeze(labels, f"ranked by value ({self.place})")
@@ -168,7 +166,7 @@ class OperatorContext:
         if labels is None:
             return
         argument = self._names.index(name)
-        tensor = self._arguments[weight].name if weight else ""
+        tensor = self._tensor_name(weight) if weight else ""
         self._findings.reads.append(Read(self.node.name, argument, dim, labels, self.module, tensor))
 
     def statistic(self, result: Value, *sizes: tuple[int, int | None, IntArray]) -> Value:
@@ -241,18 +239,23 @@ class OperatorContext:
         self._findings.attributes.append(Attribute(self.module, name, index, labels))
         return True
 
-    def add_macs(self, coefficient: int, *extents: Labels | int) -> None:
-        """Add multiply-accumulates: the coefficient times every size or labelled dimension."""
+    def add_macs(self, coefficient: int, *extents: IntArray | int) -> None:
+        """Add multiply-accumulates: the coefficient times every size or labelled dimension.
+
+        Args:
+            coefficient: what the product is multiplied with.
+            extents: the dimensions, as :attr:`Value.extents` gives them.
+        """
         labelled = []
         for extent in extents:
             if isinstance(extent, np.ndarray):
                 labelled.append(extent)
-            elif extent is not None:
+            else:
                 coefficient *= int(extent)
         self._findings.work.append(OperatorMacs(self.node.name, self.module, coefficient, tuple(labelled)))
 
     def assume(self) -> bool:
-        """Ask whether fixed numbers may be taken to follow the widths, for a trial to check."""
+        """Assume that numbers in the code follow the widths; return whether no trial cut showed otherwise."""
         if self.node.name in self._hints.refused:
             return False
         self._findings.assumptions.add(self.node.name)
@@ -269,6 +272,11 @@ class OperatorContext:
                         labels, f"a weight is computed with a statistic over these channels ({self.place})"
                     )
         return result
+
+    def _tensor_name(self, argument: str) -> str:
+        """Find the parameter or buffer that an argument is; empty for computed values."""
+        item = self._arguments[argument]
+        return self._hints.tensors.get(item.name, "") if isinstance(item, Node) else ""
 
     def _is_value(self, node: Node) -> bool:
         return isinstance(self._env.get(node), Value)

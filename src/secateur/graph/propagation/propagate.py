@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.errors import TraceError
-from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.nodes import module_path, operator_place
 from secateur.graph.capture.program import Origin, Program, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.axis_choices import AxisChoices
+from secateur.graph.propagation.channel_indices import with_channel_indices
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
 from secateur.graph.propagation.multihead import tie_multihead
-from secateur.graph.propagation.places import with_places
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.propagation.weights import weight_operators
 from secateur.graph.rules import find_rule
@@ -28,8 +28,8 @@ Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
 
 
-PLACES_USED = "ranked by value, and the places found are used as numbers"
-"""Why channels are frozen of which an operator found places that something else than a pick uses."""
+_INDICES_USED = "ranked by value, and the places found are used as numbers"
+"""Why channels are frozen whose indices an operator found and something else than a pick uses."""
 
 
 def propagate(
@@ -54,7 +54,6 @@ def propagate(
         comparisons=hints.sizes.get("", ()),  # type: ignore[arg-type]
         axes=AxisChoices(hints.axes, hints.settled),
     )
-    tensors = {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
     constants = {
         name: program.constants[item.name]
         for name, item in program.placeholders.items()
@@ -63,13 +62,14 @@ def propagate(
     known = replace(
         hints,
         weights=weight_operators(program),
-        tensors=tensors,
+        tensors=program.tensor_names,
         unread=_unread(program),
         constants=constants,
     )
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            env[node] = _placeholder(program, node, slots)
+            name = program.tensor_names.get(node.name)
+            env[node] = _plain(node) if name is None else slots.tensor(name)
         elif node.op == "output":
             _freeze_values(env, node, slots, "is an output of the network", final=True)
         elif node.op == "call_function":
@@ -81,7 +81,7 @@ def propagate(
     tie_multihead(modules, slots, findings)
     resolve_sizes(findings, slots, env)
     findings.reads = [
-        replace(read, tensor=_tensor_name(program, read.tensor), at_input=enters)
+        replace(read, at_input=enters)
         for read, enters in zip(findings.reads, at_input(program, env, findings.reads), strict=True)
     ]
     return env, findings
@@ -95,19 +95,6 @@ def _unread(program: Program) -> frozenset[str]:
         if node.op == "output" or writes or not read.isdisjoint(node.users):
             read.add(node)
     return frozenset(node.name for node in program.graph.nodes if node not in read)
-
-
-def _tensor_name(program: Program, node: str) -> str:
-    """Return the parameter or buffer that a node of the program stands for; empty for computed values."""
-    item = program.placeholders.get(node)
-    return item.name if item is not None and item.origin is Origin.TENSOR else ""
-
-
-def _placeholder(program: Program, node: Node, slots: SlotTable) -> Any:
-    item = program.placeholders[node.name]
-    if item.origin is Origin.TENSOR:
-        return slots.tensor(item.name)
-    return _plain(node)
 
 
 def _call(
@@ -130,9 +117,9 @@ def _call(
         return _plain(node)
     findings.axes.enter(node)
     found = _checked(node, rule(RuleContext(node, env, slots, findings, modules, hints)))
-    found, numbers = with_places(node, env, found)
+    found, numbers = with_channel_indices(node, env, found)
     for labels in numbers if node.name not in hints.unread else ():
-        slots.freeze(labels, f"{PLACES_USED} ({operator_name(node)} in '{module_path(node)}')")
+        slots.freeze(labels, f"{_INDICES_USED} ({operator_place(node)})")
     return found
 
 
@@ -174,5 +161,5 @@ def _freeze_values(
                 for labels in value.labels:
                     if labels is not None:
                         slots.freeze(labels, reason, final=final)
-                if value.places is not None:
-                    slots.freeze(value.places, f"{PLACES_USED} ({reason})")
+                if value.indices_of is not None:
+                    slots.freeze(value.indices_of, f"{_INDICES_USED} ({reason})")

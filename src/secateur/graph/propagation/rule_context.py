@@ -23,8 +23,13 @@ from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Pow
 class RuleContext(OperatorContext):
     """What the rules of this library read of an operator and say of it, besides what any rule does."""
 
+    def join_rows(self, rows: IntArray | Sequence[Labels]) -> None:
+        """Join all label vectors of a list, or all rows of a matrix, with the first one."""
+        for row in rows[1:]:
+            self.join(row, rows[0])
+
     def tie_zeros(self, name: str, labels: IntArray) -> None:
-        """Let zeros that the module itself made as wide as its channels follow them in size.
+        """Label zeros that the module creates as wide as its channels, so that they follow these in size.
 
         Args:
             name: an argument that is a tensor, or a list of them; others than such zeros stay as they are.
@@ -37,6 +42,24 @@ class RuleContext(OperatorContext):
             if made and value.shape[-1] == len(labels):
                 self._env[node] = value.replaced(len(value.shape) - 1, labels)
 
+    @property
+    def has_several_results(self) -> bool:
+        """Return whether the operator returns a list of tensors."""
+        return isinstance(self.node.meta["val"], Sequence)
+
+    def freeze_all(self, reason: str) -> None:
+        """Freeze all channels of all tensor arguments."""
+        for value in self.tensors():
+            for labels in value.labels:
+                self.freeze(labels, f"{reason} ({self.place})")
+
+    def refuse(self, reason: str) -> Value | list[Value]:
+        """Freeze all channels of all tensor arguments, and return results without channels."""
+        self.freeze_all(reason)
+        if self.has_several_results:
+            return [Value.plain(shape) for shape in self.shapes]
+        return Value.plain(self.shape)
+
     def why_no_channels(self, weight: str) -> str:
         """Say why what a layer reads cannot lose channels, where its weight or its input has none."""
         item = self._arguments[weight]
@@ -47,32 +70,32 @@ class RuleContext(OperatorContext):
             )
         return f"reads values that are not channels ({self.place})"
 
-    def fixed_places(self, item: Any) -> list[int] | None:
-        """Read the places that an index names if it is a list of numbers in the code, otherwise ``None``."""
+    def fixed_indices(self, item: Any) -> list[int] | None:
+        """Read an index tensor if it is a list of numbers in the code, otherwise return ``None``."""
         while isinstance(item, Node) and item.op == "call_function" and "lift_fresh_copy" in str(item.target):
             item = item.args[0]
         value = self._hints.constants.get(item.name) if isinstance(item, Node) else None
         if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype != torch.int64:
             return None
-        places: list[int] = value.tolist()
-        return places
+        indices: list[int] = value.tolist()
+        return indices
 
     def pick(self, labels: Labels, index: Value, reason: str) -> None:
-        """Record that the operator picks channels, which only places of these channels may do.
+        """Record that the operator picks channels, which only indices of these channels may do.
 
         Args:
             labels: the channels of the dimension that is picked from.
-            index: the places.
+            index: the value that holds the indices.
             reason: why the channels are frozen if the index holds other numbers.
         """
-        if index.places is None:
+        if index.indices_of is None:
             self.freeze(labels, reason)
-        elif labels is None or len(labels) != len(index.places):
+        elif labels is None or len(labels) != len(index.indices_of):
             self.freeze(labels, reason)
-            self.freeze(index.places, f"places of channels pick from something else ({self.place})")
+            self.freeze(index.indices_of, f"places of channels pick from something else ({self.place})")
         else:
             self.set_role(labels, Role.CARRIER)
-            self.join(labels, index.places)
+            self.join(labels, index.indices_of)
 
     def read_item(self, name: str, place: int, dim: int, labels: Labels) -> None:
         """Record a read, as :meth:`read`, of one tensor of an argument that is a list of tensors."""
@@ -96,6 +119,19 @@ class RuleContext(OperatorContext):
             return False
         self._findings.rescales.append(Rescale(names[0], names[1], dim))
         return True
+
+    def count_groups(self, name: str, labels: IntArray, channels: IntArray) -> None:
+        """Let the number of groups that the operator was given follow a cut.
+
+        Args:
+            name: the attribute of the module that holds the number, where code gives no other source.
+            labels: of the groups.
+            channels: what is frozen if the number is fixed in the code.
+        """
+        if any(self.sources):
+            self.constrain_sizes([labels], [len(labels)])
+        elif not self.attribute(name, labels):
+            self.freeze(channels, f"the number of groups is fixed in code ({self.place})")
 
     def attribute_with_value(self, labels: IntArray, used: Sequence[str] = ()) -> str | None:
         """Tie the first integer attribute of the module whose value is the number of labels.
@@ -129,17 +165,17 @@ class RuleContext(OperatorContext):
         """Record a choice, so that a later operator can object to it."""
         self._findings.axes.record(self.node.name, units, chosen, labels)
 
-    def record_numbers(self, labels: IntArray, sizes: Sequence[int]) -> None:
+    def record_fixed_sizes(self, labels: IntArray, sizes: Sequence[int]) -> None:
         """Record that the code gives sizes of a rectangle of channels as numbers, which follow no cut."""
         listed = " and ".join(map(str, sizes))
         kind = "numbers" if len(sizes) > 1 else "a number"
         text = f"the code gives {listed} as {kind} ({self.place}): write an attribute, such as self.heads"
-        self._findings.numbers |= dict.fromkeys(labels.tolist(), text)
+        self._findings.advice |= dict.fromkeys(labels.tolist(), text)
 
-    def numbers_behind(self, labels: Labels) -> str:
-        """Say what keeps the other axis of the rectangle of some channels; empty if nothing is known."""
+    def advice_on(self, labels: Labels) -> str:
+        """Say what to write so that the other axis of a rectangle can be cut; empty if it is unknown."""
         found = [] if labels is None else labels.tolist()
-        return next((self._findings.numbers[slot] for slot in found if slot in self._findings.numbers), "")
+        return next((self._findings.advice[slot] for slot in found if slot in self._findings.advice), "")
 
     def open_axis(self, axis: int, size: int, whole: IntArray) -> Labels:
         """Make labels of an axis in the walk that finds what axes are used for; ``None`` in other walks.
@@ -151,22 +187,22 @@ class RuleContext(OperatorContext):
             size: of the axis.
             whole: labels of the rectangle.
         """
-        known = self._hints.open_axes
-        if known is None or not (known.is_open(whole) or self.slots.are_of_tensors(whole)):
+        axes = self._hints.open_axes
+        if axes is None or not (axes.is_open(whole) or self.slots.are_of_tensors(whole)):
             return None
         labels = self.slots.fresh(size)
-        known.opened((self.node.name, axis), labels, whole)
+        axes.opened((self.node.name, axis), labels, whole)
         return labels
 
     def merge_open(self, outer: Labels, inner: Labels) -> Labels:
         """Make labels of two axes that were left open and become one; ``None`` where they are not open."""
-        known = self._hints.open_axes
-        if known is None or outer is None or inner is None:
+        axes = self._hints.open_axes
+        if axes is None or outer is None or inner is None:
             return None
-        if not (known.is_open(outer) and known.is_open(inner)):
+        if not (axes.is_open(outer) and axes.is_open(inner)):
             return None
         labels = self.slots.fresh(len(outer) * len(inner))
-        known.merged(outer, inner, labels)
+        axes.merged(outer, inner, labels)
         return labels
 
     def record_product(
@@ -189,8 +225,8 @@ class RuleContext(OperatorContext):
 
     def record_gate(self, one: Value, other: Value) -> None:
         """Record a product of two values index by index, such as values and the weights of their heads."""
-        known = self._hints.open_axes
-        if known is None or self.module not in known.uses:
+        axes = self._hints.open_axes
+        if axes is None or self.module not in axes.uses:
             return
         ranks = len(one.shape), len(other.shape)
         pairs = [(ranks[0] - dim, ranks[1] - dim) for dim in range(1, min(ranks) + 1)]
@@ -198,8 +234,8 @@ class RuleContext(OperatorContext):
             (left, right)
             for left, right in pairs
             if one.shape[left] == other.shape[right]
-            and known.is_open(one.labels[left])
-            and known.is_open(other.labels[right])
+            and axes.is_open(one.labels[left])
+            and axes.is_open(other.labels[right])
         ]
         self.record_product(one, other, shared)
 
@@ -233,9 +269,14 @@ class RuleContext(OperatorContext):
         known = len(self.sources) == len(given) == len(self.shape)
         return known and self.sources[dim] is None and given[dim] != -1
 
-    def follower(self, place: int, size: int) -> Labels:
-        """Make labels for contents that are repeated as often as a size says that may change."""
-        source = self.sources[place] if place < len(self.sources) else None
+    def labels_of_size(self, index: int, size: int) -> Labels:
+        """Make labels for a dimension whose size was given, if the size may change; ``None`` otherwise.
+
+        Args:
+            index: which of the sizes that the operator was given.
+            size: the number.
+        """
+        source = self.sources[index] if index < len(self.sources) else None
         return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
 
     def _may_change(self, source: Source | int | None) -> bool:
@@ -289,11 +330,6 @@ class RuleContext(OperatorContext):
                 self._findings.equations.append(Equation(flipped, len(part), part, self.place))
             else:
                 self._findings.equations.append(Equation(source, place, labels[:place], self.place))
-
-    def _tensor_name(self, argument: str) -> str:
-        """Find the parameter or buffer that an argument is; empty for computed values."""
-        item = self._arguments[argument]
-        return self._hints.tensors.get(item.name, "") if isinstance(item, Node) else ""
 
     def left_out(self, name: str) -> list[IntArray]:
         """List the labels outside the view, if an argument is a view of a wider tensor.

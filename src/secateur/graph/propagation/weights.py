@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.nodes import named_arguments, operator_name, schema_name
 from secateur.graph.capture.program import Origin, Program
 
 _LAYERS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "batch_norm"}
@@ -75,11 +75,7 @@ def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:
 
 def _weights_of(node: Node) -> list[Node]:
     """List the arguments of an operator that are its weights."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return []
-    if operator_name(node) in _PRODUCTS:
+    if schema_name(node) in _PRODUCTS:
         return list(node.all_input_nodes)
-    named = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)}
-    found = {**named, **node.kwargs}.get("weight")
+    found = named_arguments(node).get("weight")
     return [found] if isinstance(found, Node) else []

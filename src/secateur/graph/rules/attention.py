@@ -1,10 +1,10 @@
-"""Attention as one operator."""
+"""Propagate labels through attention as one operator."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from secateur.graph.labels import Labels, Value
+from secateur.graph.labels import Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
@@ -14,7 +14,7 @@ from secateur.graph.rules.elementwise import combine
 def attention(op: RuleContext) -> Value:
     """Contract queries with keys, pass on values, and join the heads of all three.
 
-    Without a scale of its own the operator divides by the root of the width of a head, so that
+    If no scale is given, the operator divides by the root of the width of a head, so that
     width has to stay as it is, and whole heads go. With grouped queries, a head of keys and values goes
     together with the heads of queries that it serves.
     """
@@ -28,7 +28,7 @@ def attention(op: RuleContext) -> Value:
             op.reject_axis(item.labels[-1])
     width = op.join(query.labels[-1], key.labels[-1])
     if op.option("scale") is None:
-        instead = op.numbers_behind(width)
+        instead = op.advice_on(width)
         also = f"; for whole heads, {instead}" if instead else ""
         op.freeze(width, f"the scale of attention depends on the width of a head ({op.place}){also}")
     else:
@@ -49,10 +49,10 @@ def attention(op: RuleContext) -> Value:
         op.freeze(outgoing, f"whole heads are removed ({op.place})")
         outgoing = None
     positions = query.shape[-2] * key.shape[-2]
-    extents = [_extent(size, labels) for size, labels in zip(lead, joined.labels, strict=True)]
-    op.add_macs(positions, *extents, _extent(query.shape[-1], width))
-    op.add_macs(positions, *extents, _extent(value.shape[-1], outgoing))
-    return Value(op.shape, (*joined.labels, None, outgoing))
+    result = Value(op.shape, (*joined.labels, None, outgoing))
+    op.add_macs(positions, *joined.extents, query.shape[-1] if width is None else width)
+    op.add_macs(positions, *joined.extents, result.extents[-1])
+    return result
 
 
 def _shared_heads(op: RuleContext, stack: Value, rigid: bool, heads: int) -> Value:
@@ -88,7 +88,3 @@ def _freeze_beside_fixed(op: RuleContext, stacks: list[Value]) -> None:
                 "the mask or bias of attention has a part for each head, computed for this number of heads "
                 f"({op.place})",
             )
-
-
-def _extent(size: int, labels: Labels) -> Labels | int:
-    return size if labels is None else labels

@@ -1,4 +1,4 @@
-"""Recurrent cells: the hidden units, shared by all gates, are the channels."""
+"""Propagate labels through recurrent cells: the hidden units, shared by all gates, are the channels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
+from secateur.graph.rules.recurrent import SPECIAL
 
 _GATES = {"lstm_cell": 4, "gru_cell": 3, "rnn_tanh_cell": 1, "rnn_relu_cell": 1}
 
@@ -18,15 +19,14 @@ def cell(op: RuleContext) -> Value | list[Value]:
     gates, value = _GATES[op.operator], op.value("input")
     inputs, states = op.value("w_ih"), op.value("w_hh")
     if inputs.labels[0] is None or states.labels[0] is None:
-        return _frozen(op)
+        return op.refuse(SPECIAL)
     hidden = states.labels[0].reshape(gates, -1)[0]
     for name in ("w_ih", "w_hh", "b_ih", "b_hh"):
         if op.has(name):
             own = op.value(name)
             op.set_role(own.labels[0], Role.PRODUCER if len(own.shape) > 1 else Role.CARRIER)
             if own.labels[0] is not None:
-                for row in own.labels[0].reshape(gates, -1):
-                    op.join(row, hidden)
+                op.join_rows([hidden, *own.labels[0].reshape(gates, -1)])
     incoming = value.labels[-1]
     for columns, read in ((inputs.labels[1], incoming), (states.labels[1], hidden)):
         op.set_role(columns, Role.CONSUMER)
@@ -54,15 +54,3 @@ def _states(op: RuleContext, hidden: Labels) -> None:
         op.read_item("hx", 0, -1, hidden)
     else:
         op.read("hx", -1, hidden, "w_hh")
-
-
-def _frozen(op: RuleContext) -> Value | list[Value]:
-    for item in op.tensors():
-        for labels in item.labels:
-            op.freeze(
-                labels,
-                "packed sequences, projections and other special forms of recurrent layers are not supported "
-                f"({op.place})",
-            )
-    several = op.operator == "lstm_cell"
-    return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)

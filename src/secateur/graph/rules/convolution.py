@@ -1,4 +1,4 @@
-"""Convolutions: plain, grouped, depthwise and transposed, in one to three dimensions."""
+"""Propagate labels through convolutions: plain, grouped, depthwise and transposed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.groups import Role
+from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
@@ -16,7 +16,7 @@ from secateur.graph.rules import rule
 
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def convolution(op: RuleContext) -> Value:
-    """Contract input channels with weight dimension 1, hand on weight dimension 0."""
+    """Contract input channels with weight dimension 1, return weight dimension 0."""
     value, weight = op.value("input"), op.value("weight")
     dim = len(value.shape) - len(weight.shape) + 1
     incoming, groups = value.labels[dim], int(op.option("groups"))
@@ -29,7 +29,7 @@ def convolution(op: RuleContext) -> Value:
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
     result = Value(op.shape, (*value.labels[:dim], outgoing, *space))
-    op.add_macs(math.prod(weight.shape[2:]), *_positions(result, dim), _extent(weight, 0), _extent(weight, 1))
+    op.add_macs(math.prod(weight.shape[2:]), *_positions(result, dim), *weight.extents[:2])
     return result
 
 
@@ -54,21 +54,14 @@ def _grouped(op: RuleContext, incoming: Labels, weight: Value, dim: int, groups:
     if op.free_axis((groups, min(width_in, width_out))) == 0:
         depthwise = width_in == 1
         op.set_role(outgoing, Role.CARRIER if depthwise else Role.PRODUCER)
-        for place in range(width_in):
-            op.join(columns[:, place], rows[:, 0])
-        for place in range(1, width_out):
-            op.join(rows[:, place], rows[:, 0])
-        if any(op.sources):
-            op.constrain_sizes([rows[:, 0]], [groups])
-        elif not op.attribute("groups", rows[:, 0]):
-            op.freeze(outgoing, f"the number of groups is fixed in code ({op.place})")
+        op.join_rows([*rows.T, *columns.T])
+        op.count_groups("groups", rows[:, 0], outgoing)
         return outgoing
     op.set_role(inner, Role.CONSUMER)
     op.set_role(outgoing, Role.PRODUCER)
     op.constrain_sizes([None], [groups])
-    for index in range(groups):
-        op.join(columns[index], inner)
-        op.join(rows[index], rows[0])
+    op.join_rows([inner, *columns])
+    op.join_rows(rows)
     op.read("input", dim, incoming, "weight")
     return outgoing
 
@@ -90,7 +83,7 @@ def transposed(op: RuleContext) -> Value:
     op.tie_parameter("bias", outgoing)
     op.attribute("out_channels", outgoing)
     op.attribute("in_channels", incoming)
-    op.add_macs(math.prod(weight.shape[2:]), *_positions(value, dim), _extent(weight, 0), _extent(weight, 1))
+    op.add_macs(math.prod(weight.shape[2:]), *_positions(value, dim), *weight.extents[:2])
     return Value(op.shape, (*value.labels[:dim], outgoing, *space))
 
 
@@ -105,18 +98,13 @@ def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) ->
     rows = incoming.reshape(groups, width_in)
     if op.free_axis((groups, min(width_in, width_out))) == 0:
         op.set_role(incoming, Role.CARRIER if width_in == 1 else Role.PRODUCER)
-        for place in range(1, width_in):
-            op.join(rows[:, place], rows[:, 0])
-        if any(op.sources):
-            op.constrain_sizes([rows[:, 0]], [groups])
-        elif not op.attribute("groups", rows[:, 0]):
-            op.freeze(incoming, f"the number of groups is fixed in code ({op.place})")
+        op.join_rows(rows.T)
+        op.count_groups("groups", rows[:, 0], incoming)
         return np.repeat(rows[:, 0], width_out)
     op.set_role(incoming, Role.CONSUMER)
     op.set_role(outgoing, Role.PRODUCER)
     op.constrain_sizes([None], [groups])
-    for row in rows[1:]:
-        op.join(row, rows[0])
+    op.join_rows(rows)
     op.read("input", dim, incoming, "weight")
     return np.tile(outgoing, groups)
 
@@ -141,11 +129,6 @@ def _at(option: Any, place: int) -> Any:
     return option[place] if len(option) > 1 else option[0]
 
 
-def _positions(value: Value, dim: int) -> list[Labels | int]:
+def _positions(value: Value, dim: int) -> list[IntArray | int]:
     """List every dimension but the channels."""
-    return [_extent(value, other) for other in range(len(value.shape)) if other != dim]
-
-
-def _extent(value: Value, dim: int) -> Labels | int:
-    labels = value.labels[dim]
-    return value.shape[dim] if labels is None else labels
+    return [*value.extents[:dim], *value.extents[dim + 1 :]]

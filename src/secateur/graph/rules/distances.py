@@ -1,4 +1,4 @@
-"""Distances and similarities: contractions over channels that two tensors share."""
+"""Propagate labels through distances and similarities, which contract over shared channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of products written with letters."""
+"""Propagate labels through sums of products written with letters."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from secateur.graph.rules import rule
 
 
 @rule("aten.einsum")
-def einsum(op: RuleContext) -> Value:
+def einsum(op: RuleContext) -> Value | list[Value]:
     """Join dimensions of one letter; contract letters that the result does not have."""
     values = op.values("tensors")
     terms, result = _letters(str(op.option("equation")), [value.shape for value in values])
     if result is None:
-        for value in values:
-            for labels in value.labels:
-                op.freeze(labels, f"a sum of products in a form that is not supported ({op.place})")
-        return Value.plain(op.shape)
+        return op.refuse("a sum of products in a form that is not supported")
     if len(values) == 2:
         both = [(terms[0].index(letter), terms[1].index(letter)) for letter in terms[0] if letter in terms[1]]
         shared = [pair for pair in both if terms[0][pair[0]] in result]
         op.record_product(values[0], values[1], shared, [pair for pair in both if pair not in shared])
-    _object(op, terms, values)
+    _reject_mismatches(op, terms, values)
     found: dict[str, Labels] = {}
     sizes: dict[str, int] = {}
     for term, value in zip(terms, values, strict=True):
@@ -36,7 +33,7 @@ def einsum(op: RuleContext) -> Value:
         for letter, labels in zip(term, value.labels, strict=True):
             op.set_role(labels, Role.PRODUCER if letter in result else Role.CONSUMER)
     _contract(op, terms, result, found)
-    op.add_macs(1, *(sizes[letter] if found[letter] is None else found[letter] for letter in sizes))
+    op.add_macs(1, *Value(tuple(sizes.values()), tuple(found.values())).extents)
     return Value(op.shape, tuple(found[letter] for letter in result))
 
 
@@ -51,8 +48,8 @@ def _contract(op: RuleContext, terms: list[str], result: str, found: dict[str, L
             op.reject_axis(labels)
 
 
-def _object(op: RuleContext, terms: list[str], values: list[Value]) -> None:
-    """Object where two tensors meet of which only one has channels there."""
+def _reject_mismatches(op: RuleContext, terms: list[str], values: list[Value]) -> None:
+    """Object to choices in the tensor that lacks channels where it meets another one."""
     for first in range(len(terms)):
         for second in range(first):
             common = [letter for letter in terms[first] if letter in terms[second]]
@@ -63,7 +60,7 @@ def _object(op: RuleContext, terms: list[str], values: list[Value]) -> None:
 def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str | None]:
     """Parse the letters of each operand and of the result; no result for forms that are not supported.
 
-    Dimensions under an ellipsis get letters of their own, counted from the last one.
+    Dimensions under an ellipsis get unused letters, counted from the last one.
     """
     left, arrow, result = equation.replace(" ", "").partition("->")
     terms = left.split(",")

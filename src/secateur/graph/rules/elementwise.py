@@ -1,4 +1,4 @@
-"""Element-wise operators: what goes in at one place comes out at the same place."""
+"""Propagate labels through element-wise operators, whose results have the positions of their arguments."""
 
 from __future__ import annotations
 
@@ -82,15 +82,18 @@ def combine(op: RuleContext, operands: list[Value], shape: tuple[int, ...]) -> V
                 full.append(operand.labels[own])
             else:
                 op.freeze(operand.labels[own], f"one channel meets all others ({op.place})")
-        labels.append(_meet(op, full) if size > 1 else _single(op, full))
+        labels.append(joined(op, full) if size > 1 else _single(op, full))
     return Value(shape, tuple(labels))
 
 
-def _meet(op: RuleContext, vectors: list[Labels]) -> Labels:
-    """Join all vectors; a parameter that is joined to channels carries one number for each."""
-    if not vectors:
-        return None
-    result = vectors[0]
+def joined(op: RuleContext, vectors: list[Labels]) -> Labels:
+    """Join the labels of one dimension of several values, and return those of the result.
+
+    Args:
+        op: the operator.
+        vectors: of each value, its labels.
+    """
+    result = vectors[0] if vectors else None
     for vector in vectors[1:]:
         result = op.join(result, vector)
     return result
@@ -152,8 +155,8 @@ def counted(op: RuleContext) -> Value:
     "aten.randn",
 )
 def constant(op: RuleContext) -> Value:
-    """Make values from nothing: as many as a size says, which may follow channels."""
-    labels = [op.follower(place, size) for place, size in enumerate(op.shape)]
+    """Label a new tensor: each size that it was given may follow channels."""
+    labels = [op.labels_of_size(place, size) for place, size in enumerate(op.shape)]
     op.constrain_sizes(labels, op.shape)
     return Value(op.shape, tuple(labels))
 
@@ -231,13 +234,13 @@ def bucketize(op: RuleContext) -> Value:
 
 @rule("aten.one_hot")
 def one_hot(op: RuleContext) -> Value:
-    """Append a dimension for the classes, which are channels if the numbers are places of channels."""
+    """Append a dimension for the classes, which are channels if the numbers are indices of channels."""
     value = op.first()
-    if value.places is not None and len(value.places) != op.shape[-1]:
-        op.freeze(value.places, f"numbered beyond their number ({op.place})")
+    if value.indices_of is not None and len(value.indices_of) != op.shape[-1]:
+        op.freeze(value.indices_of, f"numbered beyond their number ({op.place})")
         return Value(op.shape, (*value.labels, None))
-    op.constrain_sizes([value.places], op.shape[-1:])
-    return Value(op.shape, (*value.labels, value.places))
+    op.constrain_sizes([value.indices_of], op.shape[-1:])
+    return Value(op.shape, (*value.labels, value.indices_of))
 
 
 @rule("aten.tril", "aten.triu")

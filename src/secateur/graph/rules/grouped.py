@@ -1,9 +1,10 @@
-"""Products of rows with one of several matrices, as mixtures of experts compute them."""
+"""Propagate labels through products of rows with one of several matrices, as in mixtures of experts."""
 
 from __future__ import annotations
 
+from secateur.graph.capture.nodes import named_arguments
 from secateur.graph.groups import Role
-from secateur.graph.labels import Labels, Value
+from secateur.graph.labels import Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
@@ -12,20 +13,17 @@ _STRIDE_BYTES = 16
 
 
 @rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
-def grouped_product(op: RuleContext) -> Value:
+def grouped_product(op: RuleContext) -> Value | list[Value]:
     """Contract each run of rows with the matrix of its expert.
 
     Experts are channels where the ends of the runs are counted from their places. The operator takes only
     widths of which a row fills a multiple of 16 bytes, so channels go in runs. The second name is what
     ``transformers`` puts in its place during a capture.
     """
-    names = [argument.name for argument in op.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
+    names = list(named_arguments(op.node))
     left, right = op.value(names[0]), op.value(names[1])
     if len(left.shape) != 2 or len(right.shape) != 3:
-        for item in op.tensors():
-            for labels in item.labels:
-                op.freeze(labels, f"a grouped product in a form that is not supported ({op.place})")
-        return Value.plain(op.shape)
+        return op.refuse("a grouped product in a form that is not supported")
     op.freeze(left.labels[0], f"rows are assigned to experts ({op.place})")
     ends = op.value("offs").labels[0] if op.has("offs") else None
     op.set_role(right.labels[0], Role.CARRIER)
@@ -37,16 +35,7 @@ def grouped_product(op: RuleContext) -> Value:
     op.read(names[0], -1, left.labels[1])
     step = _STRIDE_BYTES // op.node.args[1].meta["val"].element_size()  # type: ignore[union-attr]
     for labels in (incoming, outgoing):
-        _couple_runs(op, labels, step)
-    sizes = zip(right.shape[1:], (incoming, outgoing), strict=True)
-    op.add_macs(left.shape[0], *(size if labels is None else labels for size, labels in sizes))
+        if labels is not None and len(labels) % step == 0:
+            op.join_rows(labels.reshape(-1, step).T)
+    op.add_macs(left.shape[0], *right.extents[1:])
     return Value(op.shape, (None, outgoing))
-
-
-def _couple_runs(op: RuleContext, labels: Labels, step: int) -> None:
-    """Let neighbours go in runs, so that their number stays a multiple."""
-    if labels is None or len(labels) % step:
-        return
-    rows = labels.reshape(-1, step)
-    for place in range(1, step):
-        op.join(rows[:, place], rows[:, 0])

@@ -1,4 +1,4 @@
-"""Operators that pick, sort or repeat contents by place."""
+"""Propagate labels through operators that pick, sort or repeat contents by position."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from secateur.graph.rules import rule
 def index(op: RuleContext) -> Value:
     """Freeze indexed dimensions; what is picked takes the place of the first of them.
 
-    Places that are numbers in the code fix what lies between them and the end that they count from.
+    Indices that are numbers in the code fix what lies between them and the end that they count from.
     """
     value = op.first()
     picked = indexed_dims(op)
-    given = [op.fixed_places(item) for item in op.option("indices") if item is not None]
+    given = [op.fixed_indices(item) for item in op.option("indices") if item is not None]
     indices = [
         value
         for value, item in zip(op.values("indices"), op.option("indices"), strict=True)
         if item is not None
     ]
     for position, dim in enumerate(picked):
-        labels, places = value.labels[dim], given[position] if len(given) == len(picked) else None
+        labels, fixed = value.labels[dim], given[position] if len(given) == len(picked) else None
         reason = f"picked by an index tensor ({op.place})"
-        if labels is not None and places is not None:
-            for part in _as_far_as(labels, places):
+        if labels is not None and fixed is not None:
+            for part in _as_far_as(labels, fixed):
                 op.freeze(part, reason)
         elif len(given) == len(picked):
             op.pick(labels, indices[position], reason)
@@ -52,10 +52,10 @@ def index(op: RuleContext) -> Value:
     return Value(op.shape, (*kept[:start], *(None,) * new, *kept[start:]))
 
 
-def _as_far_as(labels: IntArray, places: Sequence[int]) -> list[IntArray]:
-    """Select what lies before some places, or behind them if they count from the end; they are included."""
-    first = max((place + 1 for place in places if place >= 0), default=0)
-    last = max((-place for place in places if place < 0), default=0)
+def _as_far_as(labels: IntArray, indices: Sequence[int]) -> list[IntArray]:
+    """Select what lies before some indices, or behind them if they count from the end; they are included."""
+    first = max((index + 1 for index in indices if index >= 0), default=0)
+    last = max((-index for index in indices if index < 0), default=0)
     return [labels[:first], labels[len(labels) - last :]]
 
 
@@ -79,7 +79,7 @@ def is_mask(index: Any) -> bool:
 
 @rule("aten.index_select")
 def index_select(op: RuleContext) -> Value:
-    """Pick from one dimension by an index tensor: it is fixed, unless that holds places of channels."""
+    """Pick from one dimension by an index tensor: it is fixed, unless that holds indices of channels."""
     value = op.first()
     dim = op.option("dim") % len(value.shape)
     op.pick(value.labels[dim], op.value("index"), f"picked by an index tensor ({op.place})")
@@ -97,7 +97,7 @@ def repeat(op: RuleContext) -> Value:
     made: list[Labels] = []
     for place, (item, count) in enumerate(zip(own, times, strict=True)):
         single = count == op.shape[place] and len(op.sources) == len(times)
-        made.append(op.follower(place, count) if single else None)
+        made.append(op.labels_of_size(place, count) if single else None)
         if made[-1] is None and (item is None or len(item) > 1 or count == 1):
             labels.append(item if item is None else np.tile(item, count))
         else:  # as often as there are channels, or as there are examples
@@ -123,7 +123,7 @@ def repeat_interleave(op: RuleContext) -> Value:
     dim = op.option("dim") % len(value.shape)
     own, made = labels[dim], None
     if own is None:
-        made = op.follower(0, int(times))
+        made = op.labels_of_size(0, int(times))
         labels[dim] = None if made is None else np.tile(made, value.shape[dim])
     else:
         labels[dim] = np.repeat(own, int(times))
@@ -142,45 +142,44 @@ def repeat_interleave(op: RuleContext) -> Value:
     "aten.mode",
 )
 def ranked(op: RuleContext) -> Value | Sequence[Value]:
-    """Rank along one dimension: where a number of channels is picked, the result holds their places.
+    """Rank along one dimension: where a number of channels is picked, the result holds their indices.
 
     Other operators fix the channels of the ranked dimension, since their order becomes that of the result.
     """
     value = op.first()
     dim = op.option_or("dim", 0 if op.operator == "msort" else None)
-    dim = dim % len(value.shape) if dim is not None and value.shape else None
-    places: Labels = None
-    if dim is not None and op.operator in ("topk", "argmax", "argmin"):
+    if dim is None or not value.shape:
+        return op.refuse("ranked by value")
+    dim %= len(value.shape)
+    picked: Labels = None
+    if op.operator in ("topk", "argmax", "argmin"):
         smallest = op.operator == "argmin" or op.option_or("largest", True) is False
-        places = op.rank(dim, value.labels[dim], int(op.option_or("k", 1)), largest=not smallest)
+        picked = op.rank(dim, value.labels[dim], int(op.option_or("k", 1)), largest=not smallest)
     labels: list[Labels] = []
     for axis, own in enumerate(value.labels):
-        if axis != dim and dim is not None:
+        if axis != dim:
             labels.append(own)
-        elif places is None:
+        elif picked is None:
             op.freeze(own, f"ranked by value ({op.place})")
-    several = isinstance(op.node.meta["val"], Sequence)
-    if dim is None:
-        return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)
     if len(op.shape) == len(value.shape):
         labels.insert(dim, None)
     result = Value(op.shape, tuple(labels))
-    found = replace(result, places=places)
-    return [result, found] if several else found
+    found = replace(result, indices_of=picked)
+    return [result, found] if op.has_several_results else found
 
 
 @rule("aten.histc")
 def histogram(op: RuleContext) -> Value:
-    """Count how often each number occurs: once for each channel if the numbers are places of channels."""
+    """Count how often each number occurs: once for each channel if the numbers are indices of channels."""
     value = op.first()
-    for labels in value.labels:
-        op.freeze(labels, f"values are counted across channels ({op.place})")
-    places, bins = value.places, op.shape[0]
-    if places is not None and (len(places), op.option("min"), op.option("max")) != (bins, 0, bins - 1):
-        op.freeze(places, f"counted in other bins than one for each ({op.place})")
-        places = None
-    op.constrain_sizes([places], op.shape)
-    return Value(op.shape, (places,))
+    for own in value.labels:
+        op.freeze(own, f"values are counted across channels ({op.place})")
+    labels, bins = value.indices_of, op.shape[0]
+    if labels is not None and (len(labels), op.option("min"), op.option("max")) != (bins, 0, bins - 1):
+        op.freeze(labels, f"counted in other bins than one for each ({op.place})")
+        labels = None
+    op.constrain_sizes([labels], op.shape)
+    return Value(op.shape, (labels,))
 
 
 @rule("aten.cumsum")
@@ -208,12 +207,11 @@ def running_statistic(op: RuleContext) -> Value:
 def running(op: RuleContext) -> Value | Sequence[Value]:
     """Freeze the dimension along which values are accumulated in order."""
     value = op.first()
-    several = isinstance(op.node.meta["val"], Sequence)
     if value.shape:
         dim = op.option("dim") % len(value.shape)
         op.freeze(value.labels[dim], f"added up in order ({op.place})")
         value = value.replaced(dim, None)
-    return [value] * len(op.shapes) if several else value
+    return [value] * len(op.shapes) if op.has_several_results else value
 
 
 @rule("aten.diff")

@@ -1,11 +1,11 @@
-"""Linear layers, matrix products and embeddings."""
+"""Propagate labels through linear layers, matrix products and embeddings."""
 
 from __future__ import annotations
 
 import torch
 
 from secateur.graph.groups import Role
-from secateur.graph.labels import Labels, Value
+from secateur.graph.labels import Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
@@ -13,7 +13,7 @@ from secateur.graph.rules.elementwise import combine
 
 @rule("aten.linear")
 def linear(op: RuleContext) -> Value:
-    """Contract the last dimension with weight dimension 1, hand on weight dimension 0."""
+    """Contract the last dimension with weight dimension 1, return weight dimension 0."""
     value, weight = op.value("input"), op.value("weight")
     incoming, outgoing = value.labels[-1], weight.labels[0]
     op.set_role(weight.labels[1], Role.CONSUMER)
@@ -23,11 +23,7 @@ def linear(op: RuleContext) -> Value:
     op.tie_parameter("bias", outgoing)
     op.attribute("out_features", outgoing)
     op.attribute("in_features", incoming)
-    rows: list[Labels | int] = [
-        size if labels is None else labels
-        for size, labels in zip(value.shape[:-1], value.labels[:-1], strict=True)
-    ]
-    op.add_macs(1, *rows, *(weight.labels[dim] for dim in (0, 1)))
+    op.add_macs(1, *value.extents[:-1], *weight.extents)
     return Value(op.shape, (*value.labels[:-1], outgoing))
 
 
@@ -126,11 +122,7 @@ def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = 
     left, right = op.value(left_name), op.value(right_name)
     row, column = len(left.shape) == 1, len(right.shape) == 1
     if column and op.is_fixed(left_name, right_name):
-        _freeze_all(
-            op,
-            [left, right],
-            f"a scalar computed from whole weights, such as a spectral norm, would change ({op.place})",
-        )
+        op.freeze_all("a scalar computed from whole weights, such as a spectral norm, would change")
         return Value.plain(op.shape)
     if row:
         left = Value((1, *left.shape), (None, *left.labels))
@@ -156,13 +148,7 @@ def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = 
         for name, labels in (("nx", inner_left), ("nf", right.labels[-1])):
             op.attribute(name, labels)
     stack = _stacked(op, left, right)
-    inner = (
-        (left.shape[-2], left.labels[-2]),
-        (left.shape[-1], inner_left),
-        (right.shape[-1], right.labels[-1]),
-    )
-    sizes = (*zip(stack.shape, stack.labels, strict=True), *inner)
-    op.add_macs(1, *(size if labels is None else labels for size, labels in sizes))
+    op.add_macs(1, *stack.extents, *left.extents[-2:], right.extents[-1])
     rows = () if row else (left.labels[-2],)
     columns = () if column else (right.labels[-1],)
     return Value(op.shape, (*stack.labels, *rows, *columns))
@@ -210,19 +196,18 @@ def _contracted(op: RuleContext, left_name: str, right_name: str, pairs: list[tu
             op.set_role(labels, Role.CONSUMER)
         op.join(left.labels[one], right.labels[other])
         op.read(left_name, one, left.labels[one])
-    rows = _others(left, [one for one, _ in pairs])
-    columns = _others(right, [other for _, other in pairs])
-    for _, labels in (*rows, *columns):
+    contracted = [{one for one, _ in pairs}, {other for _, other in pairs}]
+    kept = [
+        labels
+        for value, dims in zip((left, right), contracted, strict=True)
+        for dim, labels in enumerate(value.labels)
+        if dim not in dims
+    ]
+    for labels in kept:
         op.set_role(labels, Role.PRODUCER)
-    inner = [(left.shape[one], left.labels[one]) for one, _ in pairs]
-    op.add_macs(1, *(size if labels is None else labels for size, labels in (*rows, *columns, *inner)))
-    return Value(op.shape, tuple(labels for _, labels in (*rows, *columns)))
-
-
-def _others(value: Value, dims: list[int]) -> list[tuple[int, Labels]]:
-    """Return sizes and labels of all dimensions but some."""
-    sizes = zip(value.shape, value.labels, strict=True)
-    return [item for dim, item in enumerate(sizes) if dim not in dims]
+    result = Value(op.shape, tuple(kept))
+    op.add_macs(1, *result.extents, *(left.extents[one] for one, _ in pairs))
+    return result
 
 
 @rule("aten.outer", "aten.ger", "aten.addr")
@@ -250,12 +235,5 @@ def bilinear(op: RuleContext) -> Value:
     op.tie_parameter("bias", outgoing)
     op.attribute("out_features", outgoing)
     lead = combine(op, [Value(item.shape[:-1], item.labels[:-1]) for item in (one, other)], op.shape[:-1])
-    sizes = (*zip(lead.shape, lead.labels, strict=True), *zip(weight.shape, weight.labels, strict=True))
-    op.add_macs(1, *(size if labels is None else labels for size, labels in sizes))
+    op.add_macs(1, *lead.extents, *weight.extents)
     return Value(op.shape, (*lead.labels, outgoing))
-
-
-def _freeze_all(op: RuleContext, values: list[Value], reason: str) -> None:
-    for value in values:
-        for labels in value.labels:
-            op.freeze(labels, reason)

@@ -1,4 +1,4 @@
-"""Normalisations: per channel (batch, instance) and over channels (layer, group)."""
+"""Propagate labels through normalisations: per channel (batch, instance) and over channels (layer, group)."""
 
 from __future__ import annotations
 
@@ -51,14 +51,9 @@ def group_norm(op: RuleContext) -> Value:
         return op.statistic(value)
     square = labels.reshape(groups, -1)
     if op.free_axis(square.shape) == 0:
-        for place in range(1, square.shape[1]):
-            op.join(square[:, place], square[:, 0])
-        if any(op.sources):
-            op.constrain_sizes([square[:, 0]], [groups])
-        elif not op.attribute("num_groups", square[:, 0]):
-            op.freeze(labels, f"the number of groups is fixed in code ({op.place})")
+        op.join_rows(square.T)
+        op.count_groups("num_groups", square[:, 0], labels)
         return op.statistic(value, (1, None, square[:, 0]))
     op.constrain_sizes([None], [groups])
-    for index in range(1, groups):
-        op.join(square[index], square[0])
+    op.join_rows(square)
     return op.statistic(value)

@@ -1,4 +1,4 @@
-"""Weights that are computed from other tensors."""
+"""Propagate labels through weights that are computed from other tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling, resampling and other operators that work on positions, channel by channel."""
+"""Propagate labels through pooling, resampling and others that compute each channel alone."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def _per_position(spatial: int) -> None:
         lead = len(value.shape) - spatial
         labels = [own if dim < lead or dim in alone else None for dim, own in enumerate(value.labels)]
         result = Value(op.shape, tuple(labels))
-        several = isinstance(op.node.meta["val"], Sequence)
-        return [result] * len(op.shapes) if several else result
+        return [result] * len(op.shapes) if op.has_several_results else result
 
 
 def _whole(op: RuleContext, value: Value, spatial: int) -> set[int]:

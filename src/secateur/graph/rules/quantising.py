@@ -1,4 +1,4 @@
-"""Fake quantisation, with one scale per tensor or one per channel."""
+"""Propagate labels through fake quantisation, with one scale per tensor or one per channel."""
 
 from __future__ import annotations
 

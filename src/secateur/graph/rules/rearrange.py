@@ -1,4 +1,4 @@
-"""Operators that move contents between channels and positions, or shuffle channels."""
+"""Propagate labels through operators that exchange channels and positions, or shuffle channels."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def _gathered(op: RuleContext, value: Value, dim: int, run: int) -> Value:
     labels = _channels(op, value, dim)
     if labels is not None:
         rows = labels.reshape(-1, run)
-        for place in range(1, run):
-            op.join(rows[:, place], rows[:, 0])
+        op.join_rows(rows.T)
         labels = np.ascontiguousarray(rows[:, 0])
     return _with_channels(op, value, dim, labels)
 
@@ -76,8 +75,7 @@ def channel_shuffle(op: RuleContext) -> Value:
     if labels is None:
         return value
     square = labels.reshape(int(op.option("groups")), -1)
-    for row in square[1:]:
-        op.join(row, square[0])
+    op.join_rows(square)
     return value.replaced(1, np.ascontiguousarray(square.T).ravel())
 
 
@@ -92,8 +90,7 @@ def unfold(op: RuleContext) -> Value:
     labels = value.labels[dim]
     if labels is not None and size == op.option("step") and len(labels) % size == 0:
         rows = labels.reshape(-1, size)
-        for place in range(1, size):
-            op.join(rows[:, place], rows[:, 0])
+        op.join_rows(rows.T)
         labels = np.ascontiguousarray(rows[:, 0])
     else:
         op.freeze(labels, f"used as a spatial dimension ({op.place})")

@@ -1,4 +1,4 @@
-"""Recurrent layers: hidden units, the same in all gates, layers and directions, are the channels."""
+"""Propagate labels through recurrent layers, whose hidden units, the same in all gates, are the channels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from secateur.graph.rules import rule
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
+SPECIAL = "packed sequences, projections and other special forms of recurrent layers are not supported"
+"""Why recurrent layers and cells are frozen whose weights are not those of a plain layer."""
+
 
 @rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
-def recurrent(op: RuleContext) -> list[Value]:
+def recurrent(op: RuleContext) -> Value | list[Value]:
     """Join rows of the weights to hidden units, once a gate, and columns to the input or hidden state.
 
     The module has one hidden size for all layers and directions, so one unit goes out of all of them. Packed
@@ -26,7 +29,7 @@ def recurrent(op: RuleContext) -> list[Value]:
     per_layer = 4 if op.option_or("has_biases", True) else 2
     layers = int(op.option_or("num_layers", 0)) * directions
     if not parts or len(parts) != layers * per_layer:
-        return _frozen(op)
+        return op.refuse(SPECIAL)
     gates = _GATES[op.operator]
     hidden = _rows(parts[1], gates)[0]
     value = op.value("input")
@@ -43,7 +46,8 @@ def recurrent(op: RuleContext) -> list[Value]:
             op.read_item("params", place + 1, 1, hidden)
             if layer:
                 op.read_item("params", place, 1, columns)
-            op.add_macs(steps * gates, columns if incoming is not None else parts[place].shape[1], hidden)
+            inputs = parts[place].shape[1] if incoming is None else parts[place].extents[1]
+            op.add_macs(steps * gates, inputs, hidden)
             op.add_macs(steps * gates, hidden, hidden)
         if layer == 0:
             op.read("input", -1, incoming)
@@ -64,8 +68,7 @@ def _join_gates(op: RuleContext, parts: list[Value], gates: int, hidden: IntArra
     """Join the hidden units of all gates of all weights and biases of one direction."""
     for part in parts:
         op.set_role(part.labels[0], Role.PRODUCER if len(part.shape) > 1 else Role.CARRIER)
-        for row in _rows(part, gates):
-            op.join(row, hidden)
+        op.join_rows([hidden, *_rows(part, gates)])
 
 
 def _join_columns(op: RuleContext, columns: Labels, hidden: IntArray) -> None:
@@ -81,14 +84,3 @@ def _results(op: RuleContext, value: Value, outgoing: Labels, hidden: IntArray) 
     shapes = op.shapes
     first = Value(shapes[0], (*value.labels[:-1], outgoing))
     return [first, *(Value(shape, (*(None,) * (len(shape) - 1), hidden)) for shape in shapes[1:])]
-
-
-def _frozen(op: RuleContext) -> list[Value]:
-    for item in op.tensors():
-        for labels in item.labels:
-            op.freeze(
-                labels,
-                "packed sequences, projections and other special forms of recurrent layers are not supported "
-                f"({op.place})",
-            )
-    return [Value.plain(shape) for shape in op.shapes]

@@ -33,7 +33,7 @@ def reduce(op: RuleContext) -> Value | Sequence[Value]:
 
 @rule(*(f"aten.{name}" for name in sorted(_BY_VALUE)))
 def extreme(op: RuleContext) -> Value | Sequence[Value]:
-    """Reduce to an extreme or the median; the index of an extreme is the place of a channel."""
+    """Reduce to an extreme or the median; the index of an extreme is that of a channel."""
     if op.has("other"):  # the larger of two tensors, index by index
         return combine(op, [op.value("self"), op.value("other")], op.shape)
     value = op.first()
@@ -46,10 +46,10 @@ def extreme(op: RuleContext) -> Value | Sequence[Value]:
             op.freeze(value.labels[dim], f"the index of a channel is used as a value ({op.place})")
         return reduced(op, dims)
     (dim,) = dims
-    places = op.rank(dim, value.labels[dim], 1, largest=largest)
+    ranked = op.rank(dim, value.labels[dim], 1, largest=largest)
     kept = (None,) if op.option_or("keepdim", False) else ()
     result = Value(op.shape, (*value.labels[:dim], *kept, *value.labels[dim + 1 :]))
-    return [result, replace(result, places=places)]
+    return [result, replace(result, indices_of=ranked)]
 
 
 @rule("aten.quantile", "aten.nanquantile")
@@ -81,9 +81,8 @@ def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:
     labels = tuple(
         None if dim in dims else own for dim, own in enumerate(value.labels) if keep or dim not in dims
     )
-    several = isinstance(op.node.meta["val"], Sequence)
     over_channels = any(value.labels[dim] is not None for dim in dims)
-    if several:
+    if op.has_several_results:
         op.statistic_along("self", dims)
         return [Value(shape, labels) for shape in op.shapes]
     result = Value(op.shape, labels)

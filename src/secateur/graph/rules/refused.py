@@ -1,4 +1,4 @@
-"""Operators that freeze all their arguments, each with its reason."""
+"""Freeze all arguments of operators that no cut can follow, each with its reason."""
 
 from __future__ import annotations
 
@@ -26,9 +26,4 @@ REASONS = {
 def refuse(op: RuleContext) -> Value | Sequence[Value]:
     """Freeze all arguments with the reason of the operator."""
     name = op.operator.removesuffix("_")
-    reason = next(reason for reason, names in REASONS.items() if name in names.split())
-    for value in op.tensors():
-        for labels in value.labels:
-            op.freeze(labels, f"{reason} ({op.place})")
-    several = isinstance(op.node.meta["val"], Sequence)
-    return [Value.plain(shape) for shape in op.shapes] if several else Value.plain(op.shape)
+    return op.refuse(next(reason for reason, names in REASONS.items() if name in names.split()))

@@ -1,4 +1,4 @@
-"""Sampling of images at computed coordinates, the same for all channels."""
+"""Propagate labels through sampling of images at computed coordinates, the same for all channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.graph.rules import rule
 def grid_sampler(op: RuleContext) -> Value:
     """Keep the channels; spatial dimensions and the coordinates are frozen.
 
-    Heads that read at places of their own are counted with the examples, as in a product.
+    Heads with separate coordinates are counted with the examples, as in a product.
     """
     value, grid = op.value("input"), op.value("grid")
     op.record_product(value, grid, [(0, 0)])

@@ -1,8 +1,8 @@
-"""Operators that read or write positions of one dimension given by an index tensor.
+"""Propagate labels through operators that read or write positions given by an index tensor.
 
-The indexed dimension is frozen, unless the places are those of its channels. Along all others the tensors are
-joined index by index. A constant that is written to adopts the channels; the trial cut checks that its size
-in the code follows.
+The indexed dimension is frozen, unless the indices are those of its channels. Along all others the tensors
+are joined index by index. A constant that is written to adopts the channels; the trial cut checks that its
+size in the code follows.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from secateur.graph.rules import rule
 from secateur.graph.rules.elementwise import combine
 from secateur.graph.rules.indexing import indexed_dims, is_mask
 
+_UNSUPPORTED = "indices in a form that is not supported"
+
 
 @rule("aten.gather")
-def gather(op: RuleContext) -> Value:
+def gather(op: RuleContext) -> Value | list[Value]:
     """Join source and index along all dimensions but the indexed one."""
     value, index = op.value("self"), op.value("index")
     if not value.shape or not index.shape:
-        return _refused(op)
+        return op.refuse(_UNSUPPORTED)
     dim = op.option("dim") % len(value.shape)
     op.pick(value.labels[dim], index, f"picked by an index tensor ({op.place})")
     labels = [
@@ -30,11 +32,11 @@ def gather(op: RuleContext) -> Value:
 
 
 @rule("aten.take_along_dim")
-def take_along_dim(op: RuleContext) -> Value:
+def take_along_dim(op: RuleContext) -> Value | list[Value]:
     """Join source and index as gather does, with broadcasting."""
     value, index = op.value("self"), op.value("indices")
     if op.option("dim") is None or len(value.shape) != len(index.shape):
-        return _refused(op)
+        return op.refuse(_UNSUPPORTED)
     dim = op.option("dim") % len(value.shape)
     op.freeze(value.labels[dim], f"picked by an index tensor ({op.place})")
     shape = (*op.shape[:dim], 1, *op.shape[dim + 1 :])
@@ -45,35 +47,35 @@ def take_along_dim(op: RuleContext) -> Value:
 
 
 @rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
-def scatter(op: RuleContext) -> Value:
+def scatter(op: RuleContext) -> Value | list[Value]:
     """Join target, index and source along all dimensions but the indexed one."""
     value, index = op.value("self"), op.value("index")
     if not value.shape or not index.shape:
-        return _refused(op)
+        return op.refuse(_UNSUPPORTED)
     dim = op.option("dim") % len(value.shape)
     written = ["src"] if op.has("src") and op.value("src").shape else []
     names = ["self", "index", *written]
     reason = f"scattered to places of an index tensor ({op.place})"
     for name in names[1:]:
         op.freeze(op.value(name).labels[dim], reason)
-    op.pick(op.adopt("self", dim, index.places), index, reason)
-    picked = None if index.places is None else op.value("self").labels[dim]
+    op.pick(op.adopt("self", dim, index.indices_of), index, reason)
+    picked = None if index.indices_of is None else op.value("self").labels[dim]
     labels = [picked if axis == dim else _beside(op, axis, *names) for axis in range(len(value.shape))]
     return Value(op.shape, tuple(labels))
 
 
 @rule("aten.index_add", "aten.index_copy", "aten.index_reduce")
-def index_add(op: RuleContext) -> Value:
+def index_add(op: RuleContext) -> Value | list[Value]:
     """Join target and source along all dimensions but the indexed one."""
     value, source = op.value("self"), op.value("source")
     if not value.shape or len(source.shape) != len(value.shape):
-        return _refused(op)
+        return op.refuse(_UNSUPPORTED)
     dim = op.option("dim") % len(value.shape)
     index, reason = op.value("index"), f"written to places of an index tensor ({op.place})"
     for item in (source.labels[dim], *index.labels):
         op.freeze(item, reason)
-    op.pick(op.adopt("self", dim, index.places), index, reason)
-    picked = None if index.places is None else op.value("self").labels[dim]
+    op.pick(op.adopt("self", dim, index.indices_of), index, reason)
+    picked = None if index.indices_of is None else op.value("self").labels[dim]
     labels = [
         picked if axis == dim else _beside(op, axis, "self", "source") for axis in range(len(value.shape))
     ]
@@ -106,7 +108,7 @@ def replace_part(op: RuleContext) -> Value:
 
 
 @rule("aten.index_put")
-def index_put(op: RuleContext) -> Value:
+def index_put(op: RuleContext) -> Value | list[Value]:
     """Join target and values along dimensions without an index; a full mask is element-wise."""
     value, written = op.value("self"), op.value("values")
     masks = [place for place, item in enumerate(op.option("indices")) if is_mask(item)]
@@ -119,7 +121,7 @@ def index_put(op: RuleContext) -> Value:
         for labels in item.labels:
             op.freeze(labels, f"used as an index ({op.place})")
     if not picked or picked != list(range(picked[0], picked[0] + len(picked))):
-        return _refused(op)
+        return op.refuse(_UNSUPPORTED)
     # What is written has the shape of what is picked in place of the indexed dimensions; a mask picks a list.
     sizes = [1 if place in masks else len(item.shape) for place, item in enumerate(op.values("indices"))]
     more = max(sizes) - len(picked)
@@ -154,11 +156,3 @@ def _beside(op: RuleContext, axis: int, *names: str) -> Labels:
     for one in labels[1:]:
         op.join(labels[0], one)
     return None if any(own is None for own in labels) else labels[0]
-
-
-def _refused(op: RuleContext) -> Value:
-    """Freeze all arguments of a form without a rule."""
-    for item in op.tensors():
-        for labels in item.labels:
-            op.freeze(labels, f"indices in a form that is not supported ({op.place})")
-    return Value.plain(op.shape)

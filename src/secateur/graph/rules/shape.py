@@ -1,4 +1,4 @@
-"""Operators that change the shape or the order of dimensions and keep every number."""
+"""Propagate labels through operators that change shapes or the order of dimensions and keep every number."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def reshape(op: RuleContext) -> Value:
     op.constrain_sizes(labels, op.shape)
     for dim, own in enumerate(labels):
         if own is not None and op.is_number_in_code(dim):
-            op.record_numbers(own, [op.shape[dim]])
+            op.record_fixed_sizes(own, [op.shape[dim]])
     return Value(op.shape, tuple(labels))
 
 
 def _refined(value: Value, new: Sequence[int]) -> Value:
     """Cut dimensions where those of the result end, as long as labels stay on one side of the cut.
 
-    Heads that were merged with the examples of a batch come apart before they are merged with their width.
+    Heads that were merged with the examples of a batch are separated before they are merged with their width.
     """
     shape, labels = list(value.shape), list(value.labels)
     ends = [math.prod(new[: place + 1]) for place in range(len(new))]
@@ -96,7 +96,7 @@ def _merge(op: RuleContext, value: Value, dims: range) -> Labels:
         opened = op.merge_open(*(value.labels[dim] for dim in labelled))
         if opened is not None:
             return opened
-    # Contents that were only repeated give way; else the outer dimension stays free (a head, not its width).
+    # A dimension that was only repeated is not kept free; else the outer one is (a head, not its width).
     owned = (dim for dim in labelled if op.slots.are_of_tensors(value.labels[dim]))  # type: ignore[arg-type]
     main = next(owned, labelled[0])
     for dim in labelled:
@@ -136,12 +136,12 @@ def _split(op: RuleContext, labels: Labels, dims: range) -> list[Labels]:
         return [None] * len(sizes)
     free = open_axes[place]
     rows = np.moveaxis(block, free, 0).reshape(sizes[free], -1)
-    for column in range(1, rows.shape[1] if len(varying) > 1 else 1):
-        op.join(rows[:, column], rows[:, 0])
+    if len(varying) > 1:
+        op.join_rows(rows.T)
     kept = np.ascontiguousarray(rows[:, 0])
     op.record_axis(units, place, kept)
     if numbers and len(varying) > 1:
-        op.record_numbers(labels, numbers)
+        op.record_fixed_sizes(labels, numbers)
     return [kept if axis == free else None for axis in range(len(sizes))]
 
 
@@ -250,13 +250,13 @@ def expand(op: RuleContext) -> Value:
     """Repeat dimensions of size one; the others keep their labels."""
     value = op.first()
     lead = len(op.shape) - len(value.shape)
-    labels = [op.follower(place, size) for place, size in enumerate(op.shape[:lead])]
+    labels = [op.labels_of_size(place, size) for place, size in enumerate(op.shape[:lead])]
     for dim, size in enumerate(value.shape):
         if size == op.shape[lead + dim]:
             labels.append(value.labels[dim])
         else:
             op.freeze(value.labels[dim], f"one channel is repeated ({op.place})")
-            labels.append(op.follower(lead + dim, op.shape[lead + dim]))
+            labels.append(op.labels_of_size(lead + dim, op.shape[lead + dim]))
     op.constrain_sizes(labels, op.shape)
     return Value(op.shape, tuple(labels))
 

@@ -1,4 +1,4 @@
-"""Fourier transforms: channels are independent along other dimensions, and frozen along transformed ones."""
+"""Propagate labels through Fourier transforms, which freeze channels along transformed dimensions only."""
 
 from __future__ import annotations
 

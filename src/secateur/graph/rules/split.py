@@ -1,4 +1,4 @@
-"""Operators that join tensors, take them apart, or move their contents along a dimension."""
+"""Propagate labels through operators that concatenate, split or shift tensors along a dimension."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
+from secateur.graph.rules.elementwise import joined
 
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")
@@ -20,7 +21,7 @@ def concatenate(op: RuleContext) -> Value:
     labels: list[Labels] = []
     for axis in range(len(op.shape)):
         vectors = [part.labels[axis] for part in parts]
-        labels.append(_end_to_end(op, parts, dim) if axis == dim else _all_joined(op, vectors))
+        labels.append(_end_to_end(op, parts, dim) if axis == dim else joined(op, vectors))
     return Value(op.shape, tuple(labels))
 
 
@@ -47,19 +48,12 @@ def _end_to_end(op: RuleContext, parts: list[Value], dim: int) -> Labels:
     return np.concatenate(vectors)
 
 
-def _all_joined(op: RuleContext, vectors: list[Labels]) -> Labels:
-    result = vectors[0]
-    for vector in vectors[1:]:
-        result = op.join(result, vector)
-    return result
-
-
 @rule("aten.stack")
 def stack(op: RuleContext) -> Value:
     """Add a dimension without channels; join the others."""
     parts = op.values("tensors")
     dim = op.option("dim") % len(op.shape)
-    labels = [_all_joined(op, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
+    labels = [joined(op, [part.labels[axis] for part in parts]) for axis in range(len(parts[0].shape))]
     labels.insert(dim, None)
     return Value(op.shape, tuple(labels))
 
@@ -89,8 +83,7 @@ def pieces(op: RuleContext) -> Sequence[Value]:
                 op.freeze(cut, f"split at fixed places ({op.place})")
     elif len(set(sizes)) == 1:
         op.constrain_sizes(cuts[:1], sizes[:1])
-        for cut in cuts[1:]:
-            op.join(cut, cuts[0])
+        op.join_rows(cuts)
     elif op.operator.endswith("chunk") and len(sizes) == op.option("chunks"):
         _join_as_far_as_last(op, cuts)
     else:
@@ -188,9 +181,7 @@ def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
         return None  # so many at the end stay behind at any width
     if start % size or not op.assume():
         return None
-    rows = labels.reshape(-1, size)
-    for row in rows[1:]:
-        op.join(row, rows[0])
+    op.join_rows(labels.reshape(-1, size))
     return labels[start : start + size]
 
 
@@ -210,7 +201,7 @@ def _beside_numbers(op: RuleContext, labels: Labels, dim: int) -> Labels:
 
 @rule("aten.pad", "aten.constant_pad_nd")
 def pad(op: RuleContext) -> Value:
-    """Pass channels on if positions are padded; padded channels come from nothing."""
+    """Pass channels on if positions are padded; padding of channels gets new labels."""
     value = op.first()
     widths = list(op.option("pad"))
     labels = list(value.labels)

@@ -11,6 +11,7 @@ the equation leaves. Unequal vectors of one length are then joined, and what is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -48,23 +49,19 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
     found_before = set(known.solutions)
     for item in findings.attributes:
         _join(known.solutions[item.key].labels, item.labels, slots)
-    # Solve attributes and join sides in turns: what was joined cancels, which may leave one unknown.
-    before = -1
-    while len(known.solutions) > before:
-        before = len(known.solutions)
-        _solve(equations, known)
-        _follow_comparisons(findings.comparisons, known)
-        _join_sides(equations, known)
-    # Assume what the equations leave open: that attributes of a class (such as an expansion) are constants,
-    # what a sum or a multiple of attributes counts, and last that all others are constants.
-    _assume_constant((found for found in attributes.values() if found.of_class), known)
-    _solve(equations, known)
-    _join_sides(equations, known)
-    _guess(equations, known)
-    _solve(equations, known)
-    _join_sides(equations, known)
-    _assume_constant(attributes.values(), known)
-    _join_sides(equations, known)
+    _settle(equations, known)
+    # Assume what the equations leave open, the most certain first: that attributes follow sizes that the code
+    # found equal, that those of a class (such as an expansion) are constants, what a sum or a multiple of
+    # attributes counts, and last that all others are constants.
+    of_class = [found for found in attributes.values() if found.of_class]
+    for assume in (
+        partial(_follow_comparisons, findings.comparisons),
+        partial(_assume_constant, of_class),
+        partial(_guess, equations),
+        partial(_assume_constant, attributes.values()),
+    ):
+        assume(known)
+        _settle(equations, known)
     # Freeze what is still unequal.
     _freeze_unequal(equations, known)
     for factor in findings.factors:
@@ -76,6 +73,15 @@ def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any])
     ]
 
 
+def _settle(equations: Sequence[Equation], known: KnownSizes) -> None:
+    """Solve attributes and join sides in turns: what was joined cancels, and may leave one unknown."""
+    before = -1
+    while len(known.solutions) > before:
+        before = len(known.solutions)
+        _solve(equations, known)
+        _join_sides(equations, known)
+
+
 def _attributes(findings: Findings) -> Iterator[FromAttribute]:
     """List the attributes in the expressions of equations and factors."""
     for equation in findings.equations:
@@ -85,7 +91,7 @@ def _attributes(findings: Findings) -> Iterator[FromAttribute]:
 
 
 def _all(equations: Sequence[Equation], known: KnownSizes) -> Iterator[Equation | Quotient]:
-    """Yield all equations, last the quotients, also those that are noted meanwhile."""
+    """Yield all equations, then the quotients, also those that are added during the iteration."""
     yield from equations
     yield from known.quotients
 

@@ -17,7 +17,7 @@ from secateur.graph.groups import IntArray
 from secateur.graph.propagation.findings import Findings
 from secateur.graph.sizes.source import Source
 
-_HANDED_ON = {"clamp", "clamp_min", "abs", "contiguous", "to", "_to_copy", "unsqueeze", "squeeze", "neg"}
+_PASSED_ON = {"clamp", "clamp_min", "abs", "contiguous", "to", "_to_copy", "unsqueeze", "squeeze", "neg"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def growth_of(node: object, findings: Findings) -> Growth | None:
             scale *= 0.5 if name == "sqrt" else -0.5
         elif name == "pow" and isinstance(node.args[1], int | float):
             scale *= node.args[1]
-        elif name not in _HANDED_ON or len(node.all_input_nodes) != 1:
+        elif name not in _PASSED_ON or len(node.all_input_nodes) != 1:
             return None
         node = node.args[0]
     return None

@@ -112,7 +112,7 @@ class KnownSizes:
         return Form.of(moving, float(len(labels) - len(moving)), float(len(labels)))
 
     def form(self, source: Source | int, place: str) -> Form | None:
-        """Convert an expression to a linear form; ``None`` if it is none, or a part is unknown.
+        """Convert an expression to a linear form; ``None`` if it is not linear, or a part is unknown.
 
         Args:
             source: the expression.

@@ -1,6 +1,6 @@
-"""Follow numbers that are places of channels, such as those of the experts that a router chose.
+"""Follow values that are indices of channels, such as those of the experts that a router chose.
 
-A cut renumbers what stays, in order. So such numbers may be moved, sorted, and used to pick from a dimension
+A cut renumbers what stays, in order. So such indices may be moved, sorted, and used to pick from a dimension
 that holds these channels; anything else that is done with them freezes the channels.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 
@@ -42,10 +42,10 @@ _PICK = {
     "one_hot": "self",
     "histc": "self",
 }
-"""Operators whose rules follow places, and the argument that holds them."""
+"""Operators whose rules follow indices of channels, and the argument that holds them."""
 
 _COMPARE = {"eq", "ne", "gt", "ge", "lt", "le"}
-"""Operators that compare numbers; two places of the same channels compare alike after a cut."""
+"""Operators that compare numbers; two indices of the same channels compare alike after a cut."""
 
 _IGNORE = {
     "argsort",
@@ -59,8 +59,8 @@ _IGNORE = {
 """Operators that read the order of numbers, which a cut does not change, or their shape alone."""
 
 
-def with_places(node: Node, env: Mapping[Node, Any], found: Any) -> tuple[Any, list[IntArray]]:
-    """Let an operator hand on the places that it moves.
+def with_channel_indices(node: Node, env: Mapping[Node, Any], found: Any) -> tuple[Any, list[IntArray]]:
+    """Note that an operator moves indices of channels, or uses them as other numbers.
 
     Args:
         node: the operator.
@@ -68,46 +68,45 @@ def with_places(node: Node, env: Mapping[Node, Any], found: Any) -> tuple[Any, l
         found: the value of its result, or one for each of several, as its rule gave it.
 
     Returns:
-        The value with places, and the channels of which the operator uses places as mere numbers.
+        The value with ``indices_of``, and the channels whose indices the operator uses as mere numbers.
     """
-    held = {source: places for source in node.all_input_nodes if (places := _places(env, source)) is not None}
+    held = {source: own for source in node.all_input_nodes if (own := _indices_of(env, source)) is not None}
     if not held:
         return found, []
     name = operator_name(node).removesuffix("_")
     first = node.args[0]
-    moved = _common([_places(env, item) for item in (first if isinstance(first, Sequence) else [first])])
+    moved = _common([_indices_of(env, item) for item in (first if isinstance(first, Sequence) else [first])])
     if name in _MOVE and moved is not None:
-        beside = [places for source, places in held.items() if not np.array_equal(places, moved)]
+        others = [own for own in held.values() if not np.array_equal(own, moved)]
         if isinstance(found, Sequence):
             return [
-                replace(item, places=moved) if number == 0 or name not in _FIRST_ONLY else item
+                replace(item, indices_of=moved) if number == 0 or name not in _FIRST_ONLY else item
                 for number, item in enumerate(found)
-            ], beside
-        return replace(found, places=moved), beside
-    same = len({tuple(places.tolist()) for places in held.values()}) == 1
+            ], others
+        return replace(found, indices_of=moved), others
+    same = len({tuple(own.tolist()) for own in held.values()}) == 1
     if name in _COMPARE and same and set(node.args) <= set(held):
         return found, []
-    if name in _IGNORE or (name in _PICK and not _beside(node, _PICK[name], held)):
+    if name in _IGNORE or (name in _PICK and not _takes_elsewhere(node, _PICK[name], held)):
         return found, []
     return found, list(held.values())
 
 
-def _places(env: Mapping[Node, Any], item: Any) -> Labels:
+def _indices_of(env: Mapping[Node, Any], item: Any) -> Labels:
     value = env.get(item) if isinstance(item, Node) else None
-    return value.places if isinstance(value, Value) else None
+    return value.indices_of if isinstance(value, Value) else None
 
 
 def _common(found: Sequence[Labels]) -> Labels:
-    """Return the places that all of some values hold; ``None`` if they hold different ones."""
+    """Return the channels whose indices all of some values are; ``None`` if they are of different ones."""
     first = found[0] if found else None
     same = all(item is not None and first is not None and np.array_equal(item, first) for item in found)
     return first if same else None
 
 
-def _beside(node: Node, argument: str, held: Mapping[Node, IntArray]) -> bool:
-    """Return whether an operator takes places in another argument than the one that its rule follows."""
-    names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+def _takes_elsewhere(node: Node, argument: str, held: Mapping[Node, IntArray]) -> bool:
+    """Return whether an operator takes indices in another argument than the one that its rule follows."""
+    given = named_arguments(node)
     item = given.pop(argument, None)
     inside = set(item) if isinstance(item, Sequence) else {item}
     others = {leaf for rest in given.values() for leaf in (rest if isinstance(rest, Sequence) else [rest])}

@@ -21,7 +21,7 @@ _STANDARD = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """Where an error was raised: a module and a line of the user's code, as far as they are known."""
 
     module: str = ""
@@ -34,20 +34,20 @@ class Place:
         return (f" in {self.module}" if self.module else "") + line
 
 
-def place_of(model: nn.Module, error: Exception) -> Place:
+def location_of(model: nn.Module, error: Exception) -> SourceLocation:
     """Find the innermost module and the innermost line of the user's code in the traceback of an error."""
     paths = {id(module): (path, module) for path, module in model.named_modules()}
-    place = Place()
+    location = SourceLocation()
     for frame, number in _frames(error):
         first = frame.f_code.co_varnames[:1]
         owner = paths.get(id(frame.f_locals.get(first[0]))) if first else None
-        module = named(*owner) if owner is not None else place.module
+        module = named(*owner) if owner is not None else location.module
         if _is_users(frame.f_code.co_filename):
             file = frame.f_code.co_filename
-            place = Place(module, f"{file}:{number}", linecache.getline(file, number).strip())
+            location = SourceLocation(module, f"{file}:{number}", linecache.getline(file, number).strip())
         else:
-            place = Place(module, place.line, place.source)
-    return place
+            location = SourceLocation(module, location.line, location.source)
+    return location
 
 
 def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
@@ -59,12 +59,15 @@ def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
             yield frame, number
 
 
-def place_in_stack(text: str, modules: Sequence[str]) -> Place:
+def location_in_stack(text: str, modules: Sequence[str]) -> SourceLocation:
     """Find the innermost module and the innermost line of the user's code in a stack that is kept as text."""
     lines = re.findall(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', text)
     own = [(file, number, source) for file, number, source in lines if _is_users(file)]
     module = f"'{modules[-1]}'" if modules and modules[-1] else ""
-    return Place(module, f"{own[-1][0]}:{own[-1][1]}", own[-1][2].strip()) if own else Place(module)
+    if not own:
+        return SourceLocation(module)
+    file, number, source = own[-1]
+    return SourceLocation(module, f"{file}:{number}", source.strip())
 
 
 def _is_users(file: str) -> bool:
@@ -78,7 +81,7 @@ def _below(file: str, folder: Path) -> bool:
 
 
 def lines_with(model: nn.Module, pattern: str) -> list[tuple[str, str]]:
-    """Find the lines of the user's forward passes that match a pattern: place and text."""
+    """Find the lines of the user's forward passes that match a pattern: location and text."""
     found = []
     for kind in {type(module) for module in model.modules()}:
         try:
@@ -104,7 +107,7 @@ def name_modules(model: nn.Module, graph: Graph) -> None:
     """Let operators name their modules as ``named_modules`` does, in place.
 
     A program names a module that has several names by the one that was called, and one that was called in a
-    piece of a container by its place in that piece: ``layers.slice(2, 4, None).0``.
+    piece of a container by its position in that piece: ``layers.slice(2, 4, None).0``.
 
     Args:
         model: the network.
@@ -134,5 +137,5 @@ def _module_at(model: nn.Module, path: str) -> nn.Module | None:
         borders = [None if border == "None" else int(border) for border in piece.groups()]
         items = list(children.items())[slice(*borders)]
         named = isinstance(module, nn.Sequential)  # other containers count from the front again
-        children = {key if named else str(place): child for place, (key, child) in enumerate(items)}
+        children = {key if named else str(number): child for number, (key, child) in enumerate(items)}
     return module
