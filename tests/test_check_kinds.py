@@ -497,6 +497,40 @@ def test_a_constant_output_is_named_where_training_writes_buffers_too() -> None:
     assert check.not_checked == ("output['grid'] (does not depend on the inputs)",)
 
 
+def test_an_output_that_only_dropout_changes_does_not_depend_on_the_inputs() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrow, self.wide = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.wide(self.narrow(x.transpose(1, 2)).relu()).transpose(1, 2)
+
+    class Reader(nn.Module):
+        """Reads a place that hears of the inputs only from a residual branch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.start = nn.Linear(6, 5), nn.Parameter(torch.randn(1, 1, 5))
+            self.places, self.head, self.drop = Places(), nn.Linear(5, 3), nn.Dropout(0.2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.start.expand(len(x), -1, -1), self.embed(x)], 1)
+            x = x + self.places(x)
+            return self.head(self.drop(x[:, 0]))
+
+    model, words = Reader().eval(), torch.randn(5, 3, 6)
+    graph = sec.trace(model, words)
+    assert [branch.name for branch in graph.branches if branch.prunable] == ["places"]
+    for without, ok in ((["places"], False), ([], True)):
+        plan = sec.PruningPlan(graph, {"embed": [0, 2, 4]}, without=without)
+        small = sec.apply_plan(model, plan)
+        check = sec.verify(model, small, plan, words)
+        assert check.ok == ok, check
+        assert bool(check.not_checked) != ok
+        assert torch.equal(small(words), small(words * 2)) != ok
+
+
 class Answers(nn.Module):
     """Returns other things beside tensors; they may be changed to see whether it is noticed."""
 

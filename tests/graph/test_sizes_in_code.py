@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -399,6 +402,22 @@ def test_a_normalisation_over_a_size_from_the_code(sized: Callable[[Tensor], tup
 def test_a_factor_made_from_a_width_keeps_the_width(scaled: Callable[[Tensor], Tensor]) -> None:
     graph = sec.trace(Lines(scaled, 8, 8).double().eval(), torch.randn(2, 3, dtype=torch.float64))
     assert str(graph["one"].reason).startswith("a factor in the code changes with the width (")
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda y: y / math.sqrt(y.shape[-1]),
+        lambda y: y * float(y.shape[-1]),
+        lambda y: y * np.sqrt(y.shape[-1]),
+        lambda y: y + math.log(y.shape[-1]),
+    ],
+)
+def test_a_factor_that_plain_functions_make_from_a_width_is_named(scaled: Callable[[Tensor], Tensor]) -> None:
+    graph = sec.trace(Lines(scaled, 8, 8).double().eval(), torch.randn(2, 3, dtype=torch.float64))
+    assert re.search(
+        r"; a factor in the code changes with the width \((div|mul|add)\)$", str(graph["one"].reason)
+    )
 
 
 def test_a_factor_that_is_stored_is_no_obstacle() -> None:

@@ -142,15 +142,30 @@ class MaskedOriginal:
         if not training.program.complete:
             return tuple(cases), (*unrun, "training mode (it could not be captured)")
         part = chunk if training.program.derived else cycled(training, chunk)
-        parts = [random_inputs(training.program, part, 0), part]
-        found = self._first(training, weights, parts)
-        if found is None and weights.is_prepared:
-            found = self._first(training, self._weights, parts)
-        if found is None:
+        found = self._training_cases(cases, weights, part)
+        if not found and weights.is_prepared:
+            found = self._training_cases(cases, self._weights, part)
+        if not found:
             unrun.append("training mode (the network does not run in it)")
-        else:
-            cases.append(found)
+        cases += found
         return tuple(cases), tuple(unrun)
+
+    def _training_cases(
+        self, evaluated: Sequence[Case], weights: WeightPair, chunk: ExampleInputs
+    ) -> list[Case]:
+        """Run the training-mode pass on one input.
+
+        If an output does not depend on the inputs in evaluation mode, a second input shows whether it does
+        in training mode.
+        """
+        forward = self._graph.wiring.training
+        same = [case.expected for case in evaluated if case.weights is weights]
+        choices = [
+            [random_inputs(forward.program, chunk, 0), chunk],
+            [random_inputs(forward.program, chunk, 1), jittered(chunk, 1)],
+        ]
+        found = [self._first(forward, weights, item) for item in choices[: 2 if constant_parts(same) else 1]]
+        return [case for case in found if case is not None]
 
     def _prepared_cases(self, real: Sequence[Case], chunk: ExampleInputs) -> list[Case]:
         """Run the evaluation-mode pass with prepared weights, on one input.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.graph.capture.program import ExampleInputs, on_device_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
-from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_parts, same_value
+from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_value
 from secateur.graph.checking.execution import (
     Judgement,
     described,
@@ -304,10 +304,9 @@ def _still_parts(compared: Sequence[Case]) -> dict[Kind, set[str]]:
         runs.setdefault(case.kind, []).append(case.expected)
     still = {kind: set(constant_parts(found)) for kind, found in runs.items()}
     for kind, found in runs.items():
-        # A single run cannot show this: it is compared with another mode, or with the real weights.
-        evaluated = Kind(training=False, prepared=kind.prepared)
-        if len(found) == 1 and kind.training and evaluated in runs:
-            still[kind] = still[evaluated].intersection(same_parts(runs[evaluated][0], found[0]))
+        # A single run cannot show this: it is as in evaluation mode, or as with the real weights.
+        if len(found) == 1 and kind.training:
+            still[kind] = still[Kind(training=False, prepared=kind.prepared)]
         elif len(found) == 1 and kind.prepared:
             still[kind] = still[Kind(training=False, prepared=False)]
     return still

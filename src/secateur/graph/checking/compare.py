@@ -215,17 +215,6 @@ def constant_parts(draws: Sequence[Outputs]) -> list[str]:
     return found
 
 
-def same_parts(one: Outputs, other: Outputs) -> list[str]:
-    """Find the output tensors that two runs have in common, with the same values."""
-    known = dict(zip(one.paths, one.leaves, strict=True))
-    shared = [
-        (path, known[path], leaf)
-        for path, leaf in zip(other.paths, other.leaves, strict=True)
-        if path in known
-    ]
-    return [f"output{path}" for path, left, right in shared if _fits(left, right) and _close(left, right)]
-
-
 def _close(one: Tensor, other: Tensor) -> bool:
     if not one.is_floating_point() and not one.is_complex():
         return torch.equal(one, other)

@@ -219,6 +219,9 @@ class _Trials:
             Reasons by the names of groups or branches; at least one.
         """
         reason = f"not verified: {failure.reason}"
+        if len(units) == 1 and failure.differs and isinstance(units[0], Group):
+            place = self.comparison.changed_factor(Keep(self._kept([units[0]], Share.HALF)))
+            reason += f"; a factor in the code changes with the width ({place})" if place else ""
         if len(units) == 1 or failure.unseen:
             return {unit.name: reason for unit in units}
         if self._left <= 0:

@@ -33,6 +33,7 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
+from secateur.graph.sizes.recording import changed_factor, record_run
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
@@ -86,10 +87,12 @@ class Failure:
     Attributes:
         reason: in words.
         unseen: nothing could be compared, since the outputs do not depend on the inputs.
+        differs: the network runs and computes something else than the masked original.
     """
 
     reason: str
     unseen: bool = False
+    differs: bool = False
 
 
 _UNSEEN = Failure("the outputs do not depend on the inputs, so nothing could be checked", unseen=True)
@@ -187,6 +190,21 @@ class TrialComparison:
             return failure
         self._precision = _Precision.NATIVE
         return self._compared(replace(cut, found=None), self._precision)
+
+    def changed_factor(self, plan: Keep) -> str | None:
+        """Find an operator that gets another number after a cut, since code makes it from a width.
+
+        Args:
+            plan: what to keep.
+
+        Returns:
+            The operator, with its module; ``None`` if there is none.
+        """
+        cut = self._cut(plan, Way(0), self._scrambled)
+        before = record_run(self._model, self._inputs, training=False)
+        with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
+            after = record_run(self._model, self._inputs, training=False)
+        return changed_factor(before, after)
 
     def _prepared(self, plan: Keep) -> Weights:
         """Prepare weights with which the inputs affect the outputs of the masked original."""
@@ -359,13 +377,14 @@ class TrialComparison:
 def _difference(judgement: Judgement) -> Failure | None:
     """Say what a comparison found, ``None`` if the outputs are equal."""
     if judgement.problem is not None:
-        return Failure(f"the outputs differ from the masked original: {judgement.problem}")
+        return Failure(f"the outputs differ from the masked original: {judgement.problem}", differs=True)
     if judgement.noisy:
         return Failure(f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}")
     if not judgement.ok:
         return Failure(
             f"the outputs differ from the masked original (by {judgement.error:.1e} of their size, "
-            f"{judgement.place})"
+            f"{judgement.place})",
+            differs=True,
         )
     return None
 

@@ -195,6 +195,28 @@ def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
     )
 
 
+def changed_factor(before: Observation | None, after: Observation | None) -> str | None:
+    """Find an operator that gets another number, such as a scale, after channels were removed.
+
+    Args:
+        before: what was recorded of the network.
+        after: what was recorded of it without these channels, in the same mode.
+
+    Returns:
+        The first such operator, with its module; ``None`` if there is none, or the operators differ.
+    """
+    if before is None or after is None:
+        return None
+    pairs = list(zip(before.calls, after.calls, strict=False))
+    if len(before.calls) != len(after.calls) or any(one.key[:2] != other.key[:2] for one, other in pairs):
+        return None
+    for one, other in pairs:
+        if one.numbers != other.numbers:
+            path, name, _ = one.key
+            return f"{name} in '{path}'" if path else name
+    return None
+
+
 _Way = tuple[dict[str, Tensor], tuple[Any, Any], contextlib.AbstractContextManager[Any]]
 """Tensors to run with, arguments, and a mode in which to run."""
 
