@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +102,14 @@ def test_prune_train_save_open_and_train_again(tmp_path: Path) -> None:
         last = ultralytics.YOLO(str(tmp_path / "again" / "first" / "weights" / "last.pt"))
         assert {name: tensor.shape for name, tensor in last.model.state_dict().items()} == shapes
 
+    for file in sorted((tmp_path / "out" / "fine-tuning" / "weights").iterdir()):
+        librarys_trainer_refuses(file, data)
+
+
+def librarys_trainer_refuses(file: Path, data: Path) -> None:
+    with ultralytics_in_use() as ultralytics, pytest.raises(KeyError, match="PrunedDetectionTrainer"):
+        ultralytics.YOLO(str(file)).train(data=str(data), epochs=1, device="cpu", project=str(data.parent))
+
 
 def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
     notes = Notes()
@@ -120,9 +130,27 @@ def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
 
 
 def test_the_librarys_own_trainer_does_not_undo_the_cut_silently(tmp_path: Path) -> None:
-    data, file = draw(tmp_path / "data"), save_detector(tmp_path / "pruned.pt", detector())
-    with ultralytics_in_use() as ultralytics, pytest.raises(KeyError, match="PrunedDetectionTrainer"):
-        ultralytics.YOLO(str(file)).train(data=str(data), epochs=1, device="cpu", project=str(tmp_path))
+    network = detector()
+    description = deepcopy(network.yaml)
+    data, file = draw(tmp_path / "data"), save_detector(tmp_path / "pruned.pt", network)
+    assert network.yaml == description
+    librarys_trainer_refuses(file, data)
+
+
+def test_trainers_refuse_data_of_other_classes() -> None:
+    from secateur.detection.trainers import PrunedDetectionTrainer
+
+    trainer, network = PrunedDetectionTrainer.__new__(PrunedDetectionTrainer), detector()
+    trainer.args = SimpleNamespace(data="data.yaml")
+    for names, message in (
+        ({0: "blue", 1: "red"}, "calls a class 'red' that data.yaml calls 'blue'"),
+        ({0: "red"}, "has 2 classes, data.yaml has 1"),
+    ):
+        trainer.data = {"names": names, "nc": len(names)}
+        with pytest.raises(UsageError, match=message):
+            trainer.get_model(weights=network)
+    trainer.data = {"names": dict(enumerate(COLOURS)), "nc": 2}
+    assert trainer.get_model(weights=network) is network
 
 
 def test_an_interrupted_training_of_a_pruned_network_resumes(tmp_path: Path) -> None:
@@ -338,6 +366,19 @@ def test_files_are_opened_only_if_trusted(tmp_path: Path) -> None:
     torch.save({"model": nn.Linear(2, 2)}, tmp_path / "linear.pt")
     with pytest.raises(CheckpointError, match=r"linear.pt is no .*: its network is a Linear"):
         open_detector(tmp_path / "linear.pt", trusted=True)
+
+
+def test_the_task_of_a_file_is_that_of_its_head(tmp_path: Path) -> None:
+    network = detector("yolov8n-seg")
+    assert "task" not in vars(network)
+    with ultralytics_in_use() as ultralytics:
+        model = ultralytics.YOLO("yolov8n.yaml")
+        model.model = network
+        model.save(str(tmp_path / "seg.pt"))  # without a task in it
+    opened: Any = open_detector(tmp_path / "seg.pt", trusted=True)
+    assert opened.task == "segment"
+    data = draw(tmp_path / "data", images=2)
+    assert "Please supply a segment dataset" in refused(tmp_path, opened, data, settings=SETTINGS)
 
 
 def test_folders_may_be_named_as_one_level_up(tmp_path: Path) -> None:
