@@ -100,6 +100,18 @@ def test_classes_have_the_numbers_of_the_network(kind: object, tmp_path: Path) -
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_or_empty_list_of_images_is_named(split: str, tmp_path: Path) -> None:
+    folder = voc(tmp_path / "in")
+    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+    listing.write_text("\n")
+    with pytest.raises(UsageError, match=f"has no labelled images for {split}$"):
+        convert_labels(folder, tmp_path / "out")
+    listing.unlink()
+    with pytest.raises(UsageError, match=f"there is no .*ImageSets/Main/{split}.txt: write"):
+        convert_labels(folder, tmp_path / "out")
+
+
 def test_broken_labels_are_left_out_and_named(tmp_path: Path) -> None:
     folder = voc(tmp_path / "in")
     (folder / "Annotations" / "three.xml").write_text("<annotation>")

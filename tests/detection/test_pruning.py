@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur.cli import app
 from secateur.detection import DetectorSettings, open_detector, prune_detector, save_detector
-from secateur.detection.data import check_data, with_absolute_path
+from secateur.detection.data import check_data, read_yolo_labels, with_absolute_path
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
 from secateur.errors import CheckpointError, UsageError
@@ -100,6 +103,14 @@ def test_prune_train_save_open_and_train_again(tmp_path: Path) -> None:
         last = ultralytics.YOLO(str(tmp_path / "again" / "first" / "weights" / "last.pt"))
         assert {name: tensor.shape for name, tensor in last.model.state_dict().items()} == shapes
 
+    for file in sorted((tmp_path / "out" / "fine-tuning" / "weights").iterdir()):
+        librarys_trainer_refuses(file, data)
+
+
+def librarys_trainer_refuses(file: Path, data: Path) -> None:
+    with ultralytics_in_use() as ultralytics, pytest.raises(KeyError, match="PrunedDetectionTrainer"):
+        ultralytics.YOLO(str(file)).train(data=str(data), epochs=1, device="cpu", project=str(data.parent))
+
 
 def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
     notes = Notes()
@@ -120,9 +131,27 @@ def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
 
 
 def test_the_librarys_own_trainer_does_not_undo_the_cut_silently(tmp_path: Path) -> None:
-    data, file = draw(tmp_path / "data"), save_detector(tmp_path / "pruned.pt", detector())
-    with ultralytics_in_use() as ultralytics, pytest.raises(KeyError, match="PrunedDetectionTrainer"):
-        ultralytics.YOLO(str(file)).train(data=str(data), epochs=1, device="cpu", project=str(tmp_path))
+    network = detector()
+    description = deepcopy(network.yaml)
+    data, file = draw(tmp_path / "data"), save_detector(tmp_path / "pruned.pt", network)
+    assert network.yaml == description
+    librarys_trainer_refuses(file, data)
+
+
+def test_trainers_refuse_data_of_other_classes() -> None:
+    from secateur.detection.trainers import PrunedDetectionTrainer
+
+    trainer, network = PrunedDetectionTrainer.__new__(PrunedDetectionTrainer), detector()
+    trainer.args = SimpleNamespace(data="data.yaml")
+    for names, message in (
+        ({0: "blue", 1: "red"}, "calls a class 'red' that data.yaml calls 'blue'"),
+        ({0: "red"}, "has 2 classes, data.yaml has 1"),
+    ):
+        trainer.data = {"names": names, "nc": len(names)}
+        with pytest.raises(UsageError, match=message):
+            trainer.get_model(weights=network)
+    trainer.data = {"names": dict(enumerate(COLOURS)), "nc": 2}
+    assert trainer.get_model(weights=network) is network
 
 
 def test_an_interrupted_training_of_a_pruned_network_resumes(tmp_path: Path) -> None:
@@ -340,6 +369,19 @@ def test_files_are_opened_only_if_trusted(tmp_path: Path) -> None:
         open_detector(tmp_path / "linear.pt", trusted=True)
 
 
+def test_the_task_of_a_file_is_that_of_its_head(tmp_path: Path) -> None:
+    network = detector("yolov8n-seg")
+    assert "task" not in vars(network)
+    with ultralytics_in_use() as ultralytics:
+        model = ultralytics.YOLO("yolov8n.yaml")
+        model.model = network
+        model.save(str(tmp_path / "seg.pt"))  # without a task in it
+    opened: Any = open_detector(tmp_path / "seg.pt", trusted=True)
+    assert opened.task == "segment"
+    data = draw(tmp_path / "data", images=2)
+    assert "Please supply a segment dataset" in refused(tmp_path, opened, data, settings=SETTINGS)
+
+
 def test_folders_may_be_named_as_one_level_up(tmp_path: Path) -> None:
     data = replaced(draw(tmp_path / "data", images=2), "val: images", "val: ../images")
     assert check_data(data)["val"] == "../images/val"
@@ -389,10 +431,13 @@ def test_the_command_line(tmp_path: Path) -> None:
     ]
     words = ["prune", file, "--data", data, "--macs", 0.5, "--out", run, *sets]
 
-    for command in (words, ["inspect", file], ["evaluate", file, "--data", data]):
+    for command in (words, ["inspect", file], ["measure", file], ["evaluate", file, "--data", data]):
         refused = secateur(*command)
         assert refused.exit_code == 2
         assert "--trusted" in refused.output
+    refused = secateur("frontier", file, "--data", "digits", "--out", tmp_path / "frontier")
+    assert refused.exit_code == 2
+    assert "which only prune, evaluate, inspect and measure read" in refused.output
     wrong = tmp_path / "data" / "wrong.yaml"
     wrong.write_text(data.read_text().replace("0: red", "0: purple"))
     failed = secateur(*(wrong if word == data else word for word in words), "--trusted")
@@ -409,10 +454,81 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "--overwrite" in secateur(*words, "--trusted").output
     shown = secateur("inspect", run / "pruned.pt", "--trusted", "--input", f"3,{SIDE},{SIDE}")
     assert shown.exit_code == 0, shown.output
-    found = secateur("evaluate", run / "pruned.pt", "--trusted", "--data", data, "--size", SIDE)
-    assert found.exit_code == 0, found.output
-    assert "mAP50-95" in found.output
+    for network in (run / "pruned.pt", run):
+        found = secateur("evaluate", network, "--trusted", "--data", data, "--size", SIDE)
+        assert found.exit_code == 0, found.output
+        assert "mAP50-95" in found.output
+    files = (file, run / "pruned.pt")
+    measured = secateur("measure", *files, "--trusted", "--size", SIDE, "--seconds", 0, "--json")
+    assert measured.exit_code == 0, measured.output
+    rows = json.loads(measured.stdout)["networks"]
+    assert rows[1]["macs"] <= 0.5 * rows[0]["macs"]
+    assert [row["file_bytes"] for row in rows] == [place.stat().st_size for place in files]
+    for source in (run / "pruned.pt", run):
+        for command in (["predict", source, "image.png"], ["export", source, "--out", tmp_path / "net.onnx"]):
+            refused = secateur(*command)
+            assert refused.exit_code == 2, refused.output
+            assert f"pruned.pt').{command[0]}(" in refused.output
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     other = secateur("inspect", tmp_path / "other.pt", "--trusted")
     assert other.exit_code == 1
     assert "is no checkpoint of ultralytics" in " ".join(other.output.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["data.yaml", "Annotations"])
+def test_a_network_by_name_with_weights_needs_no_pickle(labels: str, tmp_path: Path) -> None:
+    data, weights, run = draw(tmp_path / "data", images=4), tmp_path / "weights.pth", tmp_path / "run"
+    network = sec.build("ultralytics:yolov8n.yaml", classes=2)
+    torch.save(network.state_dict(), weights)
+    given = [
+        "detector.image_size=64",
+        "detector.calibration_images=4",
+        "detector.batch=4",
+        "latency_seconds=0",
+    ]
+    if labels == "Annotations":
+        data = as_voc(data)
+        given.append('detector.classes=["red", "blue"]')
+    sets = [word for text in given for word in ("--set", text)]
+    words = ["--weights", weights, "--data", data, "--macs", 0.8, "--out", run, "--no-finetune", *sets]
+    untrained = secateur("prune", "ultralytics:yolov8n.yaml", *words[2:])
+    assert untrained.exit_code == 2
+    assert "comes without weights" in untrained.output
+    done = secateur("prune", "ultralytics:yolov8n.yaml", *words)
+    assert done.exit_code == 0, done.output
+    small: Any = open_detector(run / "pruned.pt", trusted=True)
+    assert small.names == {0: "red", 1: "blue"}
+    kept = sec.load(run / "checkpoints" / "original.safetensors").state_dict()
+    assert equal(kept, network.state_dict())
+    again = secateur(
+        "prune", run, "--data", data, "--params", 0.8, "--out", tmp_path / "b", "--no-finetune", *sets
+    )
+    assert again.exit_code == 0, again.output
+    counts = [
+        sum(map(torch.numel, open_detector(place / "pruned.pt", trusted=True).parameters()))
+        for place in (run, tmp_path / "b")
+    ]
+    assert counts[1] <= 0.8 * counts[0]
+
+
+def as_voc(data: Path) -> Path:
+    """Write the labels of a data file as VOC labels, and return their folder."""
+    folder = data.parent / "voc"
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    found = read_yolo_labels(data)
+    for split, images in found.splits.items():
+        for image in images:
+            name = f"{split}-{image.file.stem}"
+            shutil.copy(image.file, folder / "JPEGImages" / f"{name}.png")
+            objects = "".join(
+                f"<object><name>{label}</name><bndbox><xmin>{edges[0]}</xmin><ymin>{edges[1]}</ymin>"
+                f"<xmax>{edges[2]}</xmax><ymax>{edges[3]}</ymax></bndbox></object>"
+                for label, *edges in image.objects
+            )
+            size = f"<size><width>{SIDE}</width><height>{SIDE}</height></size>"
+            (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+        names = "".join(f"{split}-{image.file.stem}\n" for image in images)
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    return folder

@@ -52,7 +52,9 @@ def measure(
     trusted: Annotated[
         bool,
         typer.Option(
-            "--trusted", help="Open .pt2 files: PyTorch unpickles parts of them, which can run any code."
+            "--trusted",
+            "--trust",
+            help="Open .pt2 files, and .pt files of ultralytics: they are unpickled, which can run any code.",
         ),
     ] = False,
     device: options.Device = "auto",
@@ -65,15 +67,18 @@ def measure(
     The runs of the networks alternate, so that a busy machine slows all of them alike. A difference that
     is smaller than the spread of the times is called noise.
 
-    A .pt2 file can run any code when it is opened: give --trusted if you trust where it comes from.
+    Of detectors: mAP with a data.yaml or labelled boxes; what the heads compute is timed.
+
+    A .pt2 or .pt file can run any code when it is opened: give --trusted if you trust where it comes from.
 
     Examples:
       secateur measure runs/digits runs/digits-small --data digits
       secateur measure runs/digits-small small.onnx --data digits --memory
       secateur measure torchvision:resnet18 torchvision:resnet50 --batch 1 --batch 8 --runtime bf16
       secateur measure hf:models/smol runs/smol-80 --prompt 512
+      secateur measure best.pt runs/detector-half/pruned.pt --trusted --size 320 --data data.yaml
     """
-    from secateur.jobs.settings import EXPORTED, Conditions, is_checkpoint
+    from secateur.jobs.settings import EXPORTED, Conditions, is_checkpoint, is_pickled
 
     networks = [
         network_choice(source, trusted=trusted)
@@ -81,8 +86,9 @@ def measure(
         else network_choice(
             source,
             weights=None if is_checkpoint(source) else weights or _usual_weights(source),
-            builder=builder if is_checkpoint(source) else None,
+            builder=builder if is_checkpoint(source) and not is_pickled(source) else None,
             size=size,
+            trusted=trusted,
         )
         for source in checkpoints
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.detection.labels import (
     IMAGE_ENDINGS,
@@ -101,6 +101,39 @@ def class_names(content: Mapping[str, Any]) -> list[str]:
     """List the names of the classes in a data file, by their numbers."""
     names = content["names"]
     return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+
+
+def names_of(network: nn.Module) -> list[str] | None:
+    """List the names of a network's classes; ``None`` if it has only numbers for them."""
+    names = [str(name) for name in (getattr(network, "names", None) or {}).values()]
+    return None if all(name.isdigit() for name in names) else names
+
+
+def check_classes(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:
+    """Refuse data of other classes than those of a network.
+
+    Args:
+        network: of ultralytics.
+        content: of the data file, with ``names``.
+        data: the file, for messages.
+
+    Raises:
+        UsageError: their number, names or order differ.
+    """
+    wanted = class_names(content)
+    classes = len(getattr(network, "names", None) or ()) or getattr(network, "nc", len(wanted))
+    if classes != len(wanted):
+        raise UsageError(
+            f"the network has {classes} classes, {data} has {len(wanted)} ({', '.join(wanted)}); "
+            "train the unpruned network on these data first, then prune it"
+        )
+    known = names_of(network)
+    if known is not None and known != wanted:
+        other = next((one, two) for one, two in zip(known, wanted, strict=True) if one != two)
+        raise UsageError(
+            f"the network calls a class {other[0]!r} that {data} calls {other[1]!r}; correct names in "
+            "this file"
+        )
 
 
 def with_absolute_path(path: Path, content: Mapping[str, Any], out: Path) -> Path:

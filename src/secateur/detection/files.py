@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 
@@ -52,11 +51,17 @@ def open_detector(path: str | Path, *, trusted: bool = False) -> nn.Module:
         try:
             network, _ = tasks.load_checkpoint(path)
         except Exception as error:
-            reason = first_line(error)
-            raise CheckpointError(f"{path} is no checkpoint of ultralytics: {reason}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise CheckpointError(
+                f"{path} is no checkpoint of ultralytics ({reason}); if it holds weights only, give the name "
+                "of the network, such as ultralytics:yolov8n.yaml, and this file as its weights"
+            ) from error
         if not isinstance(network, tasks.BaseModel):
             kind = type(network).__name__
             raise CheckpointError(f"{path} is no checkpoint of ultralytics: its network is a {kind}")
+        # The library takes a network that was saved without its task for one that finds boxes.
+        if description := getattr(network, "yaml", None):
+            network.task = tasks.guess_model_task(description) or network.task
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return network  # type: ignore[no-any-return]
@@ -65,10 +70,8 @@ def open_detector(path: str | Path, *, trusted: bool = False) -> nn.Module:
 def save_detector(path: str | Path, network: nn.Module) -> Path:
     """Write a pruned network to a ``.pt`` file that ``YOLO(path)`` opens without Secateur.
 
-    Weights are kept in float16, as ultralytics keeps them. In the description that the network carries, the
-    first layer gets a name that does not exist: the library's own trainer would build the unpruned network
-    from it, and stops with this name instead. The trainers of :mod:`secateur.detection.trainers` do not build
-    anything.
+    Weights are kept in float16, as ultralytics keeps them. The library's own trainer refuses the file
+    (:func:`keep_from_rebuilding`); the trainers of :mod:`secateur.detection.trainers` train it.
 
     Args:
         path: the file.
@@ -80,10 +83,7 @@ def save_detector(path: str | Path, network: nn.Module) -> Path:
     path = Path(path)
     with ultralytics_in_use() as ultralytics:
         copied = bare_copy(network).half()
-        description = deepcopy(getattr(network, "yaml", None))
-        if isinstance(description, dict) and description.get("backbone"):
-            description["backbone"][0][2] = _NOT_BUILT
-            vars(copied)["yaml"] = description
+        keep_from_rebuilding(copied)
         given = getattr(network, "args", {})
         arguments = dict(given if isinstance(given, dict) else vars(given))
         # Without it, the library takes every network for one that finds boxes.
@@ -104,3 +104,17 @@ def save_detector(path: str | Path, network: nn.Module) -> Path:
         with replacing(path) as partial:
             torch.save(content, partial)
     return path
+
+
+def keep_from_rebuilding(network: nn.Module) -> None:
+    """Keep the library's own trainer from building the unpruned network of a pruned one.
+
+    It builds networks from the description that they carry. The first layer gets a name there that does not
+    exist, so it stops with this name instead.
+
+    Args:
+        network: of ultralytics; its description is changed in place.
+    """
+    description = getattr(network, "yaml", None)
+    if isinstance(description, dict) and description.get("backbone"):
+        description["backbone"][0][2] = _NOT_BUILT

@@ -177,10 +177,16 @@ def _write(image: LabelledImage, names: Sequence[str], out: Path, split: str) ->
 
 
 def _voc(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]:
-    """Read the images of a split of a VOC folder."""
+    """Read the images of a split of a VOC folder.
+
+    Raises:
+        UsageError: no file lists the images to train or to validate on.
+    """
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
-        return
+        if split == "test":
+            return
+        raise UsageError(f"there is no {listing}: write the names of the {split} images into it, one a line")
     files = {
         file.stem: file
         for place in ("JPEGImages", "images")

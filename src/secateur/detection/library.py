@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+from torch import nn
 
 from secateur._torchvision import has_operators, torchvision
 from secateur.integrations.libraries import library, quiet_logs
@@ -42,3 +45,13 @@ def ultralytics_in_use() -> Iterator[Any]:
         finally:
             torchvision.ops.nms, boxes.non_max_suppression = suppress, limited
             logger.setLevel(level)
+
+
+def is_ultralytics(network: nn.Module) -> bool:
+    """Return whether a network is one of ultralytics, which is not imported for it.
+
+    >>> is_ultralytics(nn.Linear(2, 2))
+    False
+    """
+    tasks: Any = sys.modules.get("ultralytics.nn.tasks")
+    return tasks is not None and isinstance(network, tasks.BaseModel)

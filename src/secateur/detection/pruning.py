@@ -13,9 +13,10 @@ from secateur.budget import Budget
 from secateur.checkpoint import save
 from secateur.detection.data import (
     calibration_batches,
+    check_classes,
     check_data,
     check_image_folder,
-    class_names,
+    names_of,
     unusable_images,
     with_absolute_path,
 )
@@ -172,11 +173,11 @@ def _data_for(network: nn.Module, data: str | Path, out: Path, callbacks: Sequen
         UsageError: they are of another kind than the network needs, or have other classes.
     """
     if getattr(network, "task", None) == "classify":
-        return check_image_folder(data, _names(network))
+        return check_image_folder(data, names_of(network))
     if is_labelled_folder(data):
-        data = _converted(data, out / "data", _names(network), callbacks)
+        data = _converted(data, out / "data", names_of(network), callbacks)
     content = check_data(data)
-    _check_classes(network, content, data)
+    check_classes(network, content, data)
     _check_points(network, content, data)
     return with_absolute_path(Path(data), content, out)
 
@@ -190,12 +191,6 @@ def _copied(detector: Any) -> nn.Module:
     if not hasattr(copied, "task"):
         copied.task = library("ultralytics.nn.tasks").guess_model_task(copied)
     return copied
-
-
-def _names(network: nn.Module) -> list[str] | None:
-    """List the names of a network's classes; ``None`` if it has only numbers for them."""
-    names = [str(name) for name in (getattr(network, "names", None) or {}).values()]
-    return None if all(name.isdigit() for name in names) else names
 
 
 def _converted(
@@ -228,24 +223,6 @@ def _check_recipe(recipe: Recipe) -> None:
                     f"{name}.{key}: no effect on detectors, which ultralytics trains; give its own argument "
                     "in detector.options, such as detector.options.lr0=0.002"
                 )
-
-
-def _check_classes(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:
-    """Refuse data of other classes than those of the network."""
-    wanted = class_names(content)
-    classes = len(getattr(network, "names", None) or ()) or getattr(network, "nc", len(wanted))
-    if classes != len(wanted):
-        raise UsageError(
-            f"the network has {classes} classes, {data} has {len(wanted)} ({', '.join(wanted)}); "
-            "train the unpruned network on these data first, then prune it"
-        )
-    known = _names(network)
-    if known is not None and known != wanted:
-        other = next((one, two) for one, two in zip(known, wanted, strict=True) if one != two)
-        raise UsageError(
-            f"the network calls a class {other[0]!r} that {data} calls {other[1]!r}; correct names in "
-            "this file"
-        )
 
 
 def _check_points(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:

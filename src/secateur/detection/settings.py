@@ -17,8 +17,8 @@ class DetectorSettings(Settings):
             map; if not given, that of the detector, or 640 (224 for classifiers) if it takes any size.
         batch: images in a batch.
         calibration_images: training images on which scores, width curves and reconstruction are computed.
-        classes: names of the classes of a detector of torchvision, in the order of its labels from 1; if not
-            given, those of its checkpoint or of the labels.
+        classes: names of the classes of a detector that is built by name, in its order (torchvision counts
+            them from 1); if not given, those of its checkpoint or of the data.
         options: further arguments of ultralytics, such as ``{"lr0": 0.002, "optimizer": "AdamW"}``.
     """
 

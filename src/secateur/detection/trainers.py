@@ -17,6 +17,7 @@ from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 
+from secateur.detection.data import check_classes
 from secateur.errors import UsageError
 
 __all__ = [
@@ -33,6 +34,7 @@ class KeepsArchitecture:
     """Train the given network itself, in place of one that is built from its description."""
 
     data: dict[str, Any]
+    args: Any
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Return the network that was given, ready for training.
@@ -43,20 +45,14 @@ class KeepsArchitecture:
             verbose: not used.
 
         Raises:
-            UsageError: there is no network, or it detects another number of classes than the data has.
+            UsageError: there is no network, or the data has other classes.
         """
         if not isinstance(weights, nn.Module):
             raise UsageError(
                 "a pruned network cannot be built from its description: leave pretrained=False out, and "
                 "start from its .pt file"
             )
-        classes = getattr(weights, "nc", None)
-        if classes is not None and classes != self.data["nc"]:
-            raise UsageError(
-                f"the network has {classes} classes, the data {self.data['nc']} "
-                f"({', '.join(map(str, self.data['names'].values()))}); train the unpruned network on the "
-                "data first"
-            )
+        check_classes(weights, self.data, self.args.data)
         for parameter in weights.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return weights.float()

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.detection.files import keep_from_rebuilding
 from secateur.detection.raw_outputs import DistilledLoss, bare_copy
 from secateur.detection.results import in_words
 from secateur.detection.settings import DetectorSettings
@@ -104,8 +105,10 @@ class DetectorTuner:
             if found["fitness"] > best["fitness"]:
                 best, state = found, deepcopy(trainer.ema.ema.state_dict())
 
+        trained = bare_copy(network)
+        keep_from_rebuilding(trained)  # in the files that ultralytics writes
         with _process_restored():
-            trainer = self._created(bare_copy(network), epochs, "fine-tuning")
+            trainer = self._created(trained, epochs, "fine-tuning")
             trainer.add_callback("on_model_save", after_epoch)
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
                 trainer.train()

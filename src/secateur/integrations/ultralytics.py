@@ -47,7 +47,8 @@ class Ultralytics:
         if name.endswith(".pt"):
             raise UsageError(
                 f"ultralytics:{name} is a pickle, which can run code, and is not opened; build the network "
-                "by its YAML name, and give the weights: save model.model.state_dict() of YOLO(...) to a file"
+                "by its YAML name, and give the weights: save model.model.state_dict() of YOLO(...) to a "
+                "file; or give the path of the .pt file without ultralytics:, and --trusted"
             )
         if name.removesuffix(".yaml") in _descriptions() or _unscaled(name) in _descriptions():
             return True
@@ -75,6 +76,7 @@ class Ultralytics:
         given = {"nc": classes} if classes else {}
         with quiet_logs(logging.WARNING):  # its import sets the level of its logger once
             model: nn.Module = getattr(tasks, kind)(description, ch=channels, verbose=False, **given)
+        vars(model)["task"] = task or "detect"  # as YOLO(name) sets it; RT-DETR finds boxes
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return model

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError, UsageError
 from secateur.export import Description, export
-from secateur.jobs.networks import Network, open_network
+from secateur.jobs.networks import Network, captured_network, open_network
 from secateur.jobs.settings import NetworkChoice
 from secateur.models import InputSpec, NamedInputs
 from secateur.runtimes import IN_PYTORCH, Runner, is_exported, open_exported, prepare
@@ -135,7 +135,7 @@ def open_candidate(choice: NetworkChoice, classes: Sequence[str] | None = None) 
         DataError: it has other classes.
     """
     if not is_exported(choice.source):
-        return Candidate(choice.source, network=open_network(choice, classes))
+        return Candidate(choice.source, network=captured_network(open_network(choice, classes)))
     file = open_exported(choice.source, trusted=choice.trusted)
     known = file.metadata.classes if file.metadata is not None else None
     if known is not None and classes is not None and tuple(classes) != known:

@@ -11,22 +11,24 @@ from typing import Any
 from torch import nn
 
 from secateur.checkpoint import read_metadata
-from secateur.detection import DetectorResult, DetectorSettings, open_detector, prune_detector
+from secateur.detection import DetectorResult, DetectorSettings, prune_detector
+from secateur.detection.data import check_data, class_names, read_yolo_labels
 from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
-from secateur.detection.labels import DetectionData
+from secateur.detection.labels import DetectionData, is_labelled_folder, read_labels
+from secateur.detection.library import is_ultralytics
 from secateur.detection.pruning import note_broken, validate_detector
-from secateur.detection.raw_outputs import bare_copy, with_raw_outputs
+from secateur.detection.raw_outputs import bare_copy
 from secateur.detection.torchvision_images import side_of
-from secateur.detection.torchvision_pruning import DetectorJudge, prune_torchvision, read_any_labels
+from secateur.detection.torchvision_pruning import DetectorJudge, prune_torchvision
 from secateur.detection.tuning import image_size_of
-from secateur.errors import SecateurError, UsageError
+from secateur.errors import UsageError
 from secateur.jobs.network_summary import summarise
-from secateur.jobs.networks import Network, open_network
+from secateur.jobs.networks import Network, captured_network, open_network, sized
 from secateur.jobs.records import cut_record
-from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_checkpoint, is_detector
+from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_checkpoint, is_pickled
 from secateur.jobs.verifications import combined
 from secateur.jobs.workplace import Workplace, open_workplace
-from secateur.models import InputSpec, ModelSpec
+from secateur.models import InputSpec
 from secateur.recipes import Callback, Measured, fingerprint
 from secateur.training.context import launch
 from secateur.training.events import report_note
@@ -38,9 +40,10 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
     """Prune a detector to a budget, and fine-tune it: one of ultralytics by its own trainer.
 
     Args:
-        job: its settings. The network is a ``.pt`` file of ultralytics, or a detector of torchvision: a name
-            with weights, a checkpoint, or a function in a file. The data are a ``data.yaml``, a folder with
-            VOC or COCO labels, or for a classifier in a ``.pt`` file a folder of images by class.
+        job: its settings. The network is a ``.pt`` file of ultralytics, or a detector of ultralytics or
+            torchvision: a name with weights, a checkpoint, or a function in a file. The data are a
+            ``data.yaml``, a folder with VOC or COCO labels, or for a classifier in a ``.pt`` file a folder of
+            images by class.
         callbacks: receive progress and notes.
 
     Returns:
@@ -58,27 +61,27 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
         raise UsageError("--resume: a run on a detector cannot be continued; start it again with --overwrite")
     if job.measured is not None:
         raise UsageError("--measured: not for detectors; leave it out")
-    if is_detector(job.network.source):
-        network, labelled = open_pt(job.network, job.detector.image_size), None
-    else:
-        network, labelled = _open_torchvision(job.network, job.data.source, job.detector)
+    network, labelled = _opened(job.network, job.data.source, job.detector)
     with launch(job.device) as context, open_workplace("prune", job, context, callbacks) as place:
         network.model.to(context.device)
         place.begin(network, None)
+        if network.weights is not None:
+            report_note(place.callbacks, f"weights: {network.weights}")
         if labelled is not None:
             note_broken(labelled.broken, place.callbacks)
         with place.clock("pruning"):
             result = _pruned(job, place, network.model, labelled)
         done = network.after(cut_record(cut) for cut in result.pruning.cuts)
         original = replace(network, file=place.save("original", network))
-        pruned = replace(done, model=_bare(result.network))
+        pruned = replace(done, model=bare_copy(result.network))
+        vars(pruned.model).pop("args", None)  # of its trainer
         pruned = replace(pruned, file=place.finish(pruned))
-        captured = {"baseline": _captured(original), "pruned": _captured(pruned)}
+        captured = {"baseline": captured_network(original), "pruned": captured_network(pruned)}
         figures, conditions = place.compare(captured, {})
         for name, stage in (("baseline", "before"), ("pruned", "after")):
             figures[name] |= _metrics(result.metrics[stage])
         file = result.file
-        if is_detector(job.network.source):
+        if labelled is None:
             file = file.replace(place.run.path / DETECTOR)
             report_note(place.callbacks, f"for ultralytics: {file}")
         place.run.summarise(
@@ -119,66 +122,19 @@ def evaluate_boxes(
     given = {"image_size": choice.size, "batch": data.batch_size}
     settings = DetectorSettings(**{name: value for name, value in given.items() if value is not None})
     with launch(device) as context:
-        if is_detector(choice.source):
-            network = open_pt(choice, choice.size)
-            network.model.to(context.device)
+        network, labelled = _opened(choice, data.source, settings)
+        network.model.to(context.device)
+        if labelled is None:
             with TemporaryDirectory() as folder:
                 found, split = validate_detector(
                     network.model, data.source, Path(folder), settings, callbacks
                 )
         else:
-            network, labelled = _open_torchvision(choice, data.source, settings)
             note_broken(labelled.broken, callbacks)
             split = "test" if labelled.splits["test"] else "val"
-            network.model.to(context.device)
             heads = HeadOutputs(network.model).eval()
             found = DetectorJudge(network.model, labelled, settings, callbacks).evaluate(heads, split)
     return {"network": choice.source, "model": network.name, "split": split, **_metrics(found)}
-
-
-def open_pt(choice: NetworkChoice, side: int | None = None) -> Network:
-    """Open a ``.pt`` file of ultralytics.
-
-    Args:
-        choice: the file, and whether it is trusted.
-        side: of the images in pixels.
-
-    Raises:
-        UsageError: the file is not trusted, or ultralytics is not installed.
-        CheckpointError: the file is no checkpoint of ultralytics.
-    """
-    detector: Any = open_detector(choice.source, trusted=choice.trusted)
-    side = side or image_size_of(detector, DetectorSettings())
-    names = getattr(detector, "names", None)
-    spec = _spec(detector, side)
-    channels = int(getattr(detector, "yaml", {}).get("channels", 3))
-    return Network(
-        model=_bare(detector),
-        name=spec.name if spec else Path(choice.source).name,
-        spec=spec,
-        inputs=InputSpec((channels, side, side), (0.0,) * channels, (1.0,) * channels),
-        classes=tuple(map(str, names.values())) if names else None,
-    )
-
-
-def captured_model(model: nn.Module) -> nn.Module:
-    """Return what can be captured of a detector: the raw outputs of its heads.
-
-    Args:
-        model: of ultralytics or torchvision.
-    """
-    return HeadOutputs(model) if is_torchvision_detector(model) else with_raw_outputs(model)
-
-
-def _captured(network: Network) -> Network:
-    return replace(network, model=captured_model(network.model))
-
-
-def _bare(detector: nn.Module) -> nn.Module:
-    """Copy a detector without what its trainer attached."""
-    bare = bare_copy(detector)
-    vars(bare).pop("args", None)
-    return bare
 
 
 def _pruned(
@@ -205,41 +161,48 @@ def _pruned(
     )
 
 
-def _open_torchvision(
+def _opened(
     choice: NetworkChoice, source: str, settings: DetectorSettings
-) -> tuple[Network, DetectionData]:
-    """Open a detector of torchvision for the classes of labelled images.
+) -> tuple[Network, DetectionData | None]:
+    """Open a detector; for one of torchvision, also the labelled images, which ultralytics reads itself.
 
     Raises:
         UsageError: it is no detector, or the images cannot be used.
     """
-    names = settings.classes
-    if names is None and is_checkpoint(choice.source):
-        names = read_metadata(find_checkpoint(choice.source)).classes
-    labelled = read_any_labels(source, names)
-    if is_checkpoint(choice.source):
-        network = open_network(choice)
-    else:
-        network = open_network(choice.model_copy(update={"classes": len(labelled.names) + 1}))
+    if is_pickled(choice.source):
+        return open_network(choice.model_copy(update={"size": settings.image_size or choice.size})), None
+    known = settings.classes
+    if known is None and is_checkpoint(choice.source):
+        known = read_metadata(find_checkpoint(choice.source)).classes
+    labelled = read_labels(source, known) if is_labelled_folder(source) else None
+    names = labelled.names if labelled is not None else known or tuple(class_names(check_data(source)))
+    network = open_network(_with_classes(choice, len(names)))
+    if is_ultralytics(network.model):
+        if network.file is None and choice.weights is None:
+            raise UsageError(
+                f"--weights: {choice.source} comes without weights; give the file of its state_dict, or none "
+                "to start from random ones"
+            )
+        vars(network.model)["names"] = dict(enumerate(names))
+        side = image_size_of(network.model, settings)
+        return replace(network, inputs=sized(network.input, side), classes=names), None
     if not is_torchvision_detector(network.model):
         raise UsageError(
             f"{choice.source} is no detector, and {source} has labelled boxes: give a .pt file of "
-            "ultralytics, a detector of torchvision such as ssdlite320_mobilenet_v3_large, "
+            "ultralytics, a detector such as ultralytics:yolov8n.yaml or ssdlite320_mobilenet_v3_large, "
             "or a folder of images by class"
         )
     side = side_of(network.model, settings.image_size)
     inputs = InputSpec((3, side, side), (0.0,) * 3, (1.0,) * 3)
-    return replace(network, inputs=inputs, classes=labelled.names), labelled
+    return replace(network, inputs=inputs, classes=names), labelled or read_yolo_labels(source, names)
 
 
-def _spec(detector: nn.Module, side: int) -> ModelSpec | None:
-    """Find the description of ultralytics from which a detector was built, if it is one of the library's."""
-    description: Any = getattr(detector, "yaml", {})
-    file = Path(str(description.get("yaml_file", ""))).name
-    try:
-        return ModelSpec.parse(f"ultralytics:{file}", classes=int(description["nc"]), image_size=side)
-    except (SecateurError, KeyError, TypeError, ValueError):
-        return None
+def _with_classes(choice: NetworkChoice, classes: int) -> NetworkChoice:
+    """Set how many classes a network that is built by name has; torchvision counts the background too."""
+    if is_checkpoint(choice.source):
+        return choice
+    background = not choice.source.startswith("ultralytics:")
+    return choice.model_copy(update={"classes": classes + background})
 
 
 def _metrics(found: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur.jobs.detector import evaluate_boxes
 from secateur.jobs.images import ImageTask, report_skipped
-from secateur.jobs.settings import DataChoice, NetworkChoice, is_detector
+from secateur.jobs.settings import DataChoice, NetworkChoice, is_pickled
 from secateur.jobs.task import open_task
 from secateur.recipes import Callback
 from secateur.training.context import launch
@@ -41,7 +41,7 @@ def evaluate(
     Raises:
         SecateurError: the message says what is wrong.
     """
-    if is_detector(choice.source) or data_choice.has_boxes:
+    if is_pickled(choice.source) or data_choice.has_boxes:
         return evaluate_boxes(choice, data_choice, device, callbacks)
     with launch(device) as context, interruptible(context.ranks) as interruption:
         task = open_task(data_choice, choice, seed=0, training=False)

@@ -13,12 +13,13 @@ from secateur.export import Description
 from secateur.export import export as write
 from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.measure import measure
-from secateur.jobs.networks import check_outputs, input_of, open_network
+from secateur.jobs.networks import captured_network, check_outputs, input_of, open_network, refuse_ultralytics
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.recipes import Callback
 from secateur.training.events import report_note, report_progress
 from secateur.training.settings import DeviceSettings
 
+_IN_ULTRALYTICS = "export(format='onnx')"
 _COMPARED, _CALIBRATED = 8, 256
 """Numbers of images for comparing the file with the network, and for the ranges of int8."""
 
@@ -33,6 +34,8 @@ def export(
 ) -> dict[str, Any]:
     """Write a network in another format, read it back, compare, and measure both.
 
+    Of a detector of torchvision, what its heads compute is written; boxes are chosen outside the file.
+
     Args:
         choice: the network.
         wanted: format, file, and how weights are kept.
@@ -45,8 +48,10 @@ def export(
         ``networks`` and ``latency`` as ``measure`` returns them, of the network and of the file.
 
     Raises:
+        UsageError: it is a network of ultralytics, which that library exports.
         SecateurError: the message says what is wrong; no file is written then.
     """
+    refuse_ultralytics(choice, _IN_ULTRALYTICS)
     quantised = wanted.weights_as == "int8"
     if quantised and data_choice is None:
         raise UsageError("int8 needs --data: images set the range of every activation")
@@ -54,6 +59,8 @@ def export(
     if data_choice is not None:
         data = open_images(data_choice, input_of(choice), seed=0, training=quantised)
     network = open_network(choice, data.classes if data else None)
+    refuse_ultralytics(choice, _IN_ULTRALYTICS, network.model)
+    network = captured_network(network)
     inputs, calibration = None, None
     if data is not None:
         check_outputs(network, data.classes)

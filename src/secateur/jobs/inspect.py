@@ -11,15 +11,13 @@ from torch import nn
 
 from secateur.budget import Budget, forecast
 from secateur.criteria import score
-from secateur.detection.head_outputs import is_torchvision_detector
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Role, trace
 from secateur.graph.describe import branch_shares, group_cost_shares, ungrouped_by_reason
 from secateur.inputs import InputSpec, NamedInputs
-from secateur.jobs.detector import captured_model, open_pt
 from secateur.jobs.network_summary import coupled, layer_costs
-from secateur.jobs.networks import Network, open_network
-from secateur.jobs.settings import NetworkChoice, is_detector
+from secateur.jobs.networks import Network, captured_network, open_network
+from secateur.jobs.settings import NetworkChoice
 from secateur.recipes import Callback, LatencyOptions
 
 
@@ -62,9 +60,7 @@ def inspect(
     Raises:
         TraceError: the network cannot be captured.
     """
-    network = open_pt(choice) if is_detector(choice.source) else open_network(choice)
-    if is_detector(choice.source) or is_torchvision_detector(network.model):
-        network = replace(network, model=captured_model(network.model))
+    network = captured_network(open_network(choice))
     draw, shown = _inputs(network, input_size)
     graph = trace(network.model, draw(2), ignore=ignore, attention=attention)
     budget = Budget(**limits) if limits else None

@@ -19,6 +19,7 @@ from secateur.training.context import RunContext
 from secateur.training.evaluate import evaluate as judge
 from secateur.training.events import report_progress
 from secateur.training.interrupt import interruptible
+from secateur.training.metrics import kinds_in
 from secateur.training.settings import DeviceSettings
 
 
@@ -74,7 +75,7 @@ def measure(
             row["memory_bytes"] = footprint(choice, runtime, conditions.batches[0], threads)
             report_progress(callbacks, "memory", number + 1, len(choices))
         if data is not None:
-            row["top1"] = _top1(choice, candidate, data, device, callbacks)
+            row |= _judged(choice, candidate, data, device, callbacks)
         rows.append(row)
     named = [{"name": choices[row["candidate"]].source, **row} for row in times]
     return {"networks": rows, "latency": _conditions(named), "timings": named}
@@ -118,15 +119,21 @@ def _conditions(times: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _top1(
+def _judged(
     choice: NetworkChoice,
     candidate: Candidate,
     data: DataChoice,
     device: DeviceSettings | None,
     callbacks: Sequence[Callback],
-) -> float:
+) -> dict[str, Any]:
+    """Evaluate a candidate: top-1, or of a detector mAP, by the names of summaries."""
     if candidate.file is None:
-        return float(evaluate(choice, data, device, callbacks)["top1"])
+        found = evaluate(choice, data, device, callbacks)
+        return {kind.key: found[kind.key] for kind in kinds_in(found)}
+    if data.has_boxes:
+        raise UsageError(
+            f"{choice.source}: mAP is not measured of exported files; leave --data out, or this file"
+        )
     spec = candidate.images
     if spec is None:
         raise DataError(f"{choice.source} does not say how images are prepared for it; leave --data out")
@@ -140,4 +147,4 @@ def _top1(
             images.test_batches(),
             context=RunContext(settings, callbacks=callbacks, interruption=interruption),
         )
-    return found.metric
+    return {found.kind.key: found.metric}

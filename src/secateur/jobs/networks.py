@@ -13,15 +13,21 @@ from torch import Tensor, nn
 
 from secateur._compat import tree_map_only
 from secateur.checkpoint import load, read_metadata, save
-from secateur.errors import CheckpointError, DataError, UsageError
+from secateur.detection.files import open_detector
+from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
+from secateur.detection.library import is_ultralytics
+from secateur.detection.raw_outputs import bare_copy, with_raw_outputs
+from secateur.detection.settings import DetectorSettings
+from secateur.detection.tuning import image_size_of
+from secateur.errors import CheckpointError, DataError, SecateurError, UsageError
 from secateur.formats import first_line, listed
 from secateur.graph.capture.program import mode_of
 from secateur.inputs import Json
-from secateur.jobs.settings import NetworkChoice, is_checkpoint
+from secateur.jobs.settings import NetworkChoice, is_checkpoint, is_pickled
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, NamedInputs, image_spec, load_weights
 from secateur.models.userfile import find_function, names_a_file
 from secateur.training.losses import main_output
-from secateur.training.run_folder import find_checkpoint
+from secateur.training.run_folder import DETECTOR, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,10 @@ def inputs_of(choice: NetworkChoice) -> InputSpec | NamedInputs:
         UsageError: there is no such network, or its config does not tell.
         CheckpointError: the checkpoint cannot be read.
     """
+    if is_pickled(choice.source):
+        raise UsageError(
+            f"{choice.source} is a file of ultralytics, which only prune, evaluate, inspect and measure read"
+        )
     if is_checkpoint(choice.source):
         metadata = read_metadata(find_checkpoint(choice.source))
         known = metadata.input or (metadata.builder.inputs if metadata.builder else InputSpec())
@@ -174,20 +184,85 @@ def open_network(choice: NetworkChoice, classes: Sequence[str] | None = None) ->
     """Open the network that a user names.
 
     Args:
-        choice: a run folder, a checkpoint, or a name and the weights for it.
+        choice: a run folder, a checkpoint, a ``.pt`` file of ultralytics, or a name and the weights for it.
         classes: names of the classes that it must distinguish, if there is data.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        UsageError: there is no such network.
+        UsageError: there is no such network, or the file of ultralytics is not trusted.
         CheckpointError: the checkpoint or the weights cannot be used.
         DataError: a checkpoint has other classes.
     """
+    if is_pickled(choice.source):
+        return _from_pickle(choice)
     if is_checkpoint(choice.source):
         return _from_checkpoint(choice, classes)
     return _from_name(choice, classes)
+
+
+def captured_network(network: Network) -> Network:
+    """Return the part of a network that can be captured: of a detector, what its heads compute.
+
+    Args:
+        network: any network; one that is no detector is returned as it is.
+    """
+    if is_torchvision_detector(network.model):
+        return replace(network, model=HeadOutputs(network.model))
+    if is_ultralytics(network.model):
+        return replace(network, model=with_raw_outputs(network.model))
+    return network
+
+
+def refuse_ultralytics(choice: NetworkChoice, call: str, model: nn.Module | None = None) -> None:
+    """Refuse networks of ultralytics, for what that library does itself.
+
+    Args:
+        choice: the network.
+        call: the method of ``YOLO`` that does it, with its arguments.
+        model: the network, if it was opened already.
+
+    Raises:
+        UsageError: it is a ``.pt`` file, or a network of ultralytics.
+    """
+    if is_pickled(choice.source) or (model is not None and is_ultralytics(model)):
+        file = Path(choice.source)
+        file = file / DETECTOR if file.is_dir() else file if is_pickled(choice.source) else Path("best.pt")
+        raise UsageError(
+            f"{choice.source} is a network of ultralytics; use that library for this: YOLO('{file}').{call}"
+        )
+
+
+def _from_pickle(choice: NetworkChoice) -> Network:
+    """Open a ``.pt`` file of ultralytics."""
+    detector: Any = bare_copy(open_detector(choice.source, trusted=choice.trusted))
+    for option, given in (("--weights", choice.weights), ("--builder", choice.builder)):
+        if given is not None:
+            raise UsageError(f"{choice.source} contains a whole network already; leave {option} out")
+    vars(detector).pop("args", None)  # of its trainer
+    side = choice.size or image_size_of(detector, DetectorSettings())
+    names = getattr(detector, "names", None)
+    spec = _description(detector, side)
+    channels = int(getattr(detector, "yaml", {}).get("channels", 3))
+    return Network(
+        model=detector,
+        name=spec.name if spec else Path(choice.source).name,
+        spec=spec,
+        inputs=InputSpec((channels, side, side), (0.0,) * channels, (1.0,) * channels),
+        classes=tuple(map(str, names.values())) if names else None,
+        file=Path(choice.source),
+    )
+
+
+def _description(detector: nn.Module, side: int) -> ModelSpec | None:
+    """Find the description of ultralytics from which a detector was built, if it is one of the library's."""
+    description: Any = getattr(detector, "yaml", {})
+    file = Path(str(description.get("yaml_file", ""))).name
+    try:
+        return ModelSpec.parse(f"ultralytics:{file}", classes=int(description["nc"]), image_size=side)
+    except (SecateurError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _from_checkpoint(choice: NetworkChoice, classes: Sequence[str] | None) -> Network:

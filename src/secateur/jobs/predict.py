@@ -15,7 +15,7 @@ from secateur.data.loader import normalized
 from secateur.data.settings import shorter_side
 from secateur.errors import DataError, UsageError
 from secateur.graph.capture.program import mode_of
-from secateur.jobs.networks import Network, open_network
+from secateur.jobs.networks import Network, open_network, refuse_ultralytics
 from secateur.jobs.settings import NetworkChoice
 from secateur.recipes import Callback
 from secateur.training.context import RunContext
@@ -24,6 +24,7 @@ from secateur.training.losses import main_output
 from secateur.training.settings import DeviceSettings
 
 _BATCH = 32
+_IN_ULTRALYTICS = "predict('image.jpg')"
 
 
 def predict(
@@ -49,12 +50,15 @@ def predict(
 
     Raises:
         DataError: the network does not classify.
+        UsageError: it is a network of ultralytics, which predicts with that library.
         SecateurError: the network cannot be opened.
     """
     if top < 1:
         raise UsageError(f"top is at least 1, not {top}")
     context = RunContext(device or DeviceSettings())
+    refuse_ultralytics(choice, _IN_ULTRALYTICS)
     network = open_network(choice)
+    refuse_ultralytics(choice, _IN_ULTRALYTICS, network.model)
     network.model.to(context.device)
     decoder = Decoder(network.input.size[0], shorter_side(network.input))
     predictions: list[dict[str, Any]] = []

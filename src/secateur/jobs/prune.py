@@ -18,7 +18,7 @@ from secateur.jobs.networks import Network, open_network, run_file
 from secateur.jobs.pretrained import write_pretrained
 from secateur.jobs.recipe_job import RecipeJob, search
 from secateur.jobs.records import cut_record, fit_record
-from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_detector
+from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_pickled
 from secateur.jobs.task import Task, open_task
 from secateur.jobs.verifications import combined
 from secateur.jobs.workplace import Workplace, open_workplace
@@ -57,7 +57,7 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; only the run folder was changed.
     """
-    if is_detector(job.network.source) or (job.data is not None and job.data.has_boxes):
+    if is_pickled(job.network.source) or (job.data is not None and job.data.has_boxes):
         return prune_boxes(job, callbacks)
     run_file(job.network)
     criterion = resolve(job.recipe.criterion)

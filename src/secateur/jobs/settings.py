@@ -134,13 +134,13 @@ class NetworkChoice(Settings):
         return builder
 
 
-def is_detector(source: str) -> bool:
-    """Return whether a user's word is a file of ultralytics.
+def is_pickled(source: str) -> bool:
+    """Return whether a user's word is a ``.pt`` file, a pickled network of ultralytics.
 
-    >>> is_detector("runs/detect/train/weights/best.pt"), is_detector("best.safetensors")
+    >>> is_pickled("runs/detect/train/weights/best.pt"), is_pickled("best.safetensors")
     (True, False)
     """
-    return source.endswith(".pt")
+    return source.endswith(".pt") and not _names_a_family(source)
 
 
 def is_checkpoint(source: str) -> bool:
@@ -151,10 +151,15 @@ def is_checkpoint(source: str) -> bool:
     >>> is_checkpoint("hf:models/bert")
     False
     """
-    if re.match(r"[a-z]{2,}:", source):
+    if _names_a_family(source):
         return False
     is_path = "/" in source or Path(source).exists() or source.endswith(".safetensors")
     return is_path and ".py:" not in source
+
+
+def _names_a_family(source: str) -> bool:
+    """Return whether a word is the name of a network after that of a library: ``hf:models/bert``."""
+    return re.match(r"[a-z]{2,}:", source) is not None
 
 
 def _file_of(source: str) -> Path:
