@@ -544,10 +544,9 @@ def _consider(state: FitState, evaluation: Evaluation) -> bool:
     """Return whether the network is kept from now on."""
     assert state.start is not None
     losses = [done.validation_loss for done in state.history if done.validation_loss is not None]
-    is_highest = state.highest is None or evaluation.quality > state.highest.quality
-    if is_highest:
-        state.highest = evaluation
-    if is_highest or evaluation.loss < min(losses, default=-math.inf):
+    if state.highest is None or evaluation.quality > state.highest.quality:
+        state.highest, state.improved_epoch = evaluation, state.epoch
+    elif evaluation.loss < min(losses, default=-math.inf):
         state.improved_epoch = state.epoch
     if state.kept is not None and not is_preferred(evaluation, state.kept, state.start, state.highest):
         return False
