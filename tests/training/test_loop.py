@@ -222,18 +222,18 @@ def test_auxiliary_heads_are_trained(batches: list[tuple[Tensor, Tensor]]) -> No
     ("examples", "found", "kept"),
     # The standard error of 0.9 is about 2 points with 200 examples, and 0.2 with 20,000.
     [
-        # Within the standard error, the loss decides.
-        (200, [(0.90, 0.30), (0.92, 0.28), (0.91, 0.25), (0.925, 0.27)], [0, 1, 2]),
+        # Within the standard error of the difference, the later one is kept, whatever its loss.
+        (200, [(0.90, 0.30), (0.92, 0.28), (0.91, 0.40), (0.905, 0.50)], [0, 1, 2, 3]),
         (20_000, [(0.90, 0.30), (0.92, 0.28), (0.91, 0.25), (0.93, 0.27)], [0, 1, 3]),
-        # Nothing below the start is kept, whatever its loss.
-        (200, [(0.90, 0.30), (0.895, 0.20), (0.80, 0.10)], [0]),
-        # Something is no longer kept when another one is better by more than the standard error.
+        # What is lower by more is not.
         (200, [(0.90, 0.30), (0.96, 0.35), (0.91, 0.20)], [0, 1]),
+        # Nothing is kept whose accuracy and loss are both worse than at the start.
+        (200, [(0.90, 0.30), (0.895, 0.31), (0.895, 0.29), (0.80, 0.10)], [0, 2]),
         # Of a user's metric, only a higher value counts.
         (0, [(0.90, 0.0), (0.90, 0.0), (0.91, 0.0)], [0, 2]),
     ],
 )
-def test_what_differs_by_less_than_the_standard_error_is_decided_by_the_loss(
+def test_of_what_differs_by_less_than_the_standard_error_the_last_is_kept(
     model: nn.Module,
     batches: list[tuple[Tensor, Tensor]],
     examples: int,
@@ -247,6 +247,18 @@ def test_what_differs_by_less_than_the_standard_error_is_decided_by_the_loss(
         result = fit(model, batches, settings, FitOptions(validation=batches))
     assert [done.epoch for done in result.history if done.kept] == kept
     assert result.kept_epoch == kept[-1]
+
+
+def test_patience_counts_epochs_without_a_higher_accuracy_or_a_lower_loss(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    found = [(0.90, 0.30), (0.90, 0.31), (0.90, 0.29), (0.90, 0.30), (0.90, 0.29), (0.95, 0.20)]
+    coming = iter(found)
+    settings = CONSTANT.model_copy(update={"epochs": 5, "patience": 2})
+    with patch.object(loop, "evaluate", lambda *_, **__: Evaluation(*next(coming), 200)):
+        result = fit(model, batches, settings, FitOptions(validation=batches))
+    assert [done.epoch for done in result.history] == [0, 1, 2, 3, 4]
+    assert result.kept_epoch == 4
 
 
 def test_defaults_are_counted_in_updates_and_evaluated_about_ten_times(

@@ -100,7 +100,7 @@ def test_one_batch_is_enough_and_none_is_an_error() -> None:
 
 
 def test_a_loss_is_exceeded_beyond_chance_only() -> None:
-    rate = PeakRate(0.1, "", start_loss=1.0, error=0.1)
+    rate = PeakRate(0.1, "", start_loss=1.0, margin=0.2)
     assert not rate.is_exceeded_by(1.15)
     assert rate.is_exceeded_by(1.25)
     assert rate.is_exceeded_by(float("nan"))
@@ -115,8 +115,32 @@ def test_the_loss_before_training_is_that_of_all_batches_not_of_those_held_back(
     rate = find_peak_rate(net, [easy, hard], FitSettings(), loss_of).rate
     assert rate.start_loss == pytest.approx(sum(before) / 2)
     assert not rate.is_exceeded_by(sum(before) / 2)
-    assert not replace(rate, error=0.0).is_exceeded_by(1.04 * sum(before) / 2)
-    assert replace(rate, error=0.0).is_exceeded_by(1.06 * sum(before) / 2)
+    assert not replace(rate, margin=0.0).is_exceeded_by(1.04 * sum(before) / 2)
+    assert replace(rate, margin=0.0).is_exceeded_by(1.06 * sum(before) / 2)
+
+
+def test_two_batches_say_little_about_the_loss_before_training_and_equal_ones_much() -> None:
+    """With one degree of freedom, half of the interval of 95% is 12.7 standard errors (Student 1908)."""
+    net, (easy, *_) = quadratic(0.2)
+    hard = (easy[0], 2 * easy[1])
+    before = [loss_of(net, batch).item() for batch in (easy, hard)]
+    rate = find_peak_rate(net, [easy, hard], FitSettings(), loss_of).rate
+    assert rate.margin == pytest.approx(12.706 * (before[1] - before[0]) / 2, rel=1e-4)
+    assert find_peak_rate(net, [easy, easy], FitSettings(), loss_of).rate.margin == 0
+
+
+def test_a_plateau_at_low_rates_does_not_end_the_search() -> None:
+    """Far from the solution, low rates gain less than the noise."""
+    generator = torch.Generator().manual_seed(0)
+    net, (batch, _, *_) = quadratic(0.02)
+    noise = iter(1e-4 * torch.randn(1000, generator=generator))
+
+    def noisy(copied: nn.Module, taken: tuple[Tensor, Tensor]) -> Tensor:
+        return loss_of(copied, taken) + next(noise)
+
+    found = find_peak_rate(net, [batch, batch], FitSettings(clip_norm=0), noisy).rate
+    assert found.value > 0.01
+    assert "the best of 6 tried" in found.reason
 
 
 def settled(examples: Examples) -> nn.Module:
@@ -138,7 +162,7 @@ def test_a_training_that_diverges_starts_once_more_from_where_it_began(
 
     def far_too_high(*_: Any, **__: Any) -> Any:
         found = find_peak_rate(*_, **__)
-        return type(found)(PeakRate(2.0, "too high", found.rate.start_loss, found.rate.error), 0.0)
+        return type(found)(PeakRate(2.0, "too high", found.rate.start_loss, found.rate.margin), 0.0)
 
     monkeypatch.setattr("secateur.training.loop.find_peak_rate", far_too_high)
     heard = Recorder()

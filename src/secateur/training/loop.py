@@ -96,6 +96,8 @@ class FitState:
         highest: the best evaluation so far: of the highest accuracy, or the lowest perplexity.
         kept: of the network that is kept (:func:`secateur.training.selection.is_preferred`).
         kept_epoch: its number.
+        improved_epoch: number of the last epoch that had a better metric or a lower validation loss than all
+            epochs before it.
         history: all epochs so far, those before a restart included.
         kept_weights: of the network that is kept, if the settings keep one.
         start_weights: of the network before training, while the training may be started once more.
@@ -110,6 +112,7 @@ class FitState:
     highest: Evaluation | None = None
     kept: Evaluation | None = None
     kept_epoch: int = 0
+    improved_epoch: int = 0
     history: list[EpochDone] = field(default_factory=list)
     kept_weights: dict[str, Tensor] | None = field(default=None, repr=False)
     start_weights: dict[str, Tensor] | None = field(default=None, repr=False)
@@ -123,6 +126,7 @@ class FitState:
             "rate": None if self.rate is None else asdict(self.rate),
             **{name: _plain(getattr(self, name)) for name in _EVALUATIONS},
             "kept_epoch": self.kept_epoch,
+            "improved_epoch": self.improved_epoch,
             "history": [asdict(done) for done in self.history],
         }
 
@@ -137,6 +141,7 @@ class FitState:
             rate=None if rate is None else PeakRate(**rate),
             **{name: None if facts[name] is None else Evaluation(**facts[name]) for name in _EVALUATIONS},
             kept_epoch=facts["kept_epoch"],
+            improved_epoch=facts["improved_epoch"],
             history=[EpochDone(**done) for done in facts["history"]],
             kept_weights=under(_KEPT, entry.tensors) or None,
             start_weights=under(_START, entry.tensors) or None,
@@ -155,9 +160,10 @@ def fit(
 ) -> FitState:
     """Train a network in place.
 
-    The network before training is evaluated as epoch 0, and what is kept is never worse on the validation
-    examples. A learning rate that is not given is found by short trials on copies. If the mean loss
-    of an epoch is then above that before training, the training starts once more at a tenth of the rate.
+    The network before training is evaluated as epoch 0, and what is kept is not worse on the validation
+    examples (:func:`secateur.training.selection.is_preferred`). A learning rate that is not given is found by
+    short trials on copies. If the mean loss of an epoch is then above that before training, the training
+    starts once more at a tenth of the rate.
 
     Before the first epoch, and after each, ``context.save`` is called, so that there is always a good
     checkpoint.
@@ -378,7 +384,7 @@ def _start_again(setup: _Setup, state: FitState) -> None:
         f"{rate.value:.3g}",
     )
     state.rate, state.start_weights = rate, None
-    state.epoch = state.step = 0
+    state.epoch = state.step = state.improved_epoch = 0
     state.restarts += 1
 
 
@@ -395,9 +401,10 @@ def _outcome(state: FitState) -> str:
         return f"{name} is kept ({kept}; before training {start.kind.show(start.metric)})"
     text = f"{name} is kept ({kept}; before training {start.value}, loss {start.loss:.4f})"
     if highest.quality > kept.quality:
+        error = math.hypot(kept.error, highest.error)
         return (
-            f"{text}; the highest was {highest.kind.show(highest.metric)}, within the standard error of "
-            f"{highest.kind.show_error(highest.error)} points, which decides nothing"
+            f"{text}; the highest was {highest.kind.show(highest.metric)}, within the standard error of the "
+            f"difference of {highest.kind.show_error(error)} points, which decides nothing"
         )
     return text
 
@@ -536,8 +543,11 @@ def _finish_epoch(
 def _consider(state: FitState, evaluation: Evaluation) -> bool:
     """Return whether the network is kept from now on."""
     assert state.start is not None
+    losses = [done.validation_loss for done in state.history if done.validation_loss is not None]
     if state.highest is None or evaluation.quality > state.highest.quality:
-        state.highest = evaluation
+        state.highest, state.improved_epoch = evaluation, state.epoch
+    elif evaluation.loss < min(losses, default=-math.inf):
+        state.improved_epoch = state.epoch
     if state.kept is not None and not is_preferred(evaluation, state.kept, state.start, state.highest):
         return False
     state.kept, state.kept_epoch = evaluation, state.epoch
@@ -545,9 +555,9 @@ def _consider(state: FitState, evaluation: Evaluation) -> bool:
 
 
 def _is_out_of_patience(setup: _Setup, state: FitState) -> bool:
-    """Return whether too many epochs have passed without one that is kept."""
+    """Return whether too many epochs have passed without an improvement."""
     patience = setup.settings.patience
-    return patience is not None and state.kept is not None and state.epoch - state.kept_epoch >= patience
+    return patience is not None and state.kept is not None and state.epoch - state.improved_epoch >= patience
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from statistics import fmean, pstdev, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from secateur.data.loader import at_epoch, epoch_of
@@ -42,8 +43,8 @@ heart say nothing about a training with augmentation."""
 _WARMUP = 0.25
 
 _CHANCE = 0.05
-"""Share by which the mean loss of an epoch may exceed that before training without a divergence: of a few
-batches, other augmentations alone move it so far."""
+"""Share of the loss before training by which losses of a few batches differ by chance: other augmentations
+alone move them so far."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,19 @@ class PeakRate:
         value: the rate, which schedules multiply.
         reason: how it was chosen, in words.
         start_loss: training loss before training on the first batches, if trials were made.
-        error: standard error of that loss, from its differences between batches.
+        margin: half of its confidence interval of 95%, from the differences between batches.
     """
 
     value: float
     reason: str
     start_loss: float | None = None
-    error: float = 0.0
+    margin: float = 0.0
 
     def is_exceeded_by(self, loss: float) -> bool:
         """Return whether the mean loss of an epoch is above that at the start, by more than chance."""
         if self.start_loss is None:
             return False
-        return not loss <= self.start_loss + max(2 * self.error, _CHANCE * abs(self.start_loss))
+        return not loss <= self.start_loss + max(self.margin, _CHANCE * abs(self.start_loss))
 
     def lowered(self) -> PeakRate:
         """Return the rate for a second start after a divergence, which is not checked again."""
@@ -97,9 +98,10 @@ def find_peak_rate(
 
     At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
     its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
-    tried until one loses half of the best gain; or lower ones until one does not raise the loss, if the
-    first rate raises it. Losses that differ by less than the standard error of their difference are equal.
-    The highest rate with the lowest loss is divided by 3 and taken.
+    tried until one raises the loss; or lower ones until one does not, if the first rate raises it. Losses
+    that differ by less than the standard error of their difference are equal; of a single batch, those that
+    differ by less than a twentieth of the loss before training. The highest rate with the lowest loss is
+    divided by 3 and taken.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -126,38 +128,53 @@ def find_peak_rate(
             )
         found: dict[float, list[float]] = {}
 
+        chance = _CHANCE * abs(start)
+
         def is_too_high(rate: float) -> bool:
-            lowest = min((losses, *found.values()), key=fmean)
-            lost = fmean(found[rate]) > (start + fmean(lowest)) / 2
-            return lost and not _equals(found[rate], lowest)
+            return not _equals(found[rate], losses, chance)
 
         for rate in _rates(settings, is_too_high):
             found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
         steps = _steps(samples[0])
         seconds = (time.perf_counter() - began) / (len(found) * steps)
     lowest = min(found.values(), key=fmean)
-    best = max((rate for rate, after in found.items() if _equals(after, lowest)), default=min(found))
+    best = max((rate for rate, after in found.items() if _equals(after, lowest, chance)), default=min(found))
     shown = ", ".join(f"{fmean(after):.3g} at {rate:.2g}" for rate, after in sorted(found.items()))
     reason = (
         f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
     every = [loss for loss in losses + others if math.isfinite(loss)]
-    error = pstdev(every) / math.sqrt(len(every))
-    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), error), seconds)
+    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), _margin(every)), seconds)
 
 
-def _equals(losses: Sequence[float], lowest: Sequence[float]) -> bool:
-    """Return whether losses on the same batches differ by at most the standard error of their difference.
+def _equals(losses: Sequence[float], lowest: Sequence[float], chance: float) -> bool:
+    """Return whether losses are at most as high as others on the same batches, or higher by chance only.
 
-    >>> _equals([0.50, 0.41], [0.51, 0.39]), _equals([0.55, 0.45], [0.51, 0.39]), _equals([0.4], [0.4])
-    (True, False, True)
+    Chance is the standard error of the difference; for a single batch, ``chance``.
+
+    >>> _equals([0.50, 0.41], [0.51, 0.39], 0.0), _equals([0.55, 0.45], [0.51, 0.39], 0.0)
+    (True, False)
+    >>> _equals([0.42], [0.40], 0.03), _equals([0.44], [0.40], 0.03)
+    (True, False)
     """
     differences = [one - other for one, other in zip(losses, lowest, strict=True)]
     if not all(map(math.isfinite, differences)):
         return False
-    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else chance
     return fmean(differences) <= error
+
+
+def _margin(losses: Sequence[float]) -> float:
+    """Return half of the confidence interval of 95% of the mean of some losses, by Student's distribution.
+
+    >>> round(_margin([1.0, 2.0, 3.0]), 2)  # 4.30 standard errors with two degrees of freedom
+    2.48
+    """
+    count = len(losses)
+    if count < 2:
+        return 0.0
+    return float(stats.t.ppf(0.975, count - 1)) * stdev(losses) / math.sqrt(count)
 
 
 def _rates(settings: FitSettings, is_too_high: Callable[[float], bool]) -> Iterator[float]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from secateur.training.evaluate import Evaluation
+from secateur.training.metrics import PERPLEXITY
 
 
 def is_preferred(found: Evaluation, kept: Evaluation, start: Evaluation, highest: Evaluation) -> bool:
-    """Decide whether a network replaces the one that is kept.
+    """Decide whether a network replaces the one that is kept, which is an earlier one.
 
-    Metrics that differ by less than a standard error are equal, and among equals the lower loss is preferred.
-    A network that is worse than the one at the start is never kept. So the lowest perplexity is kept, which
-    is that of the lowest loss. A user's metric, whose standard error and loss are not known, must be higher.
+    Accuracies that differ by less than the standard error of their difference are equal, and among equals the
+    later network is preferred: it was trained for longer, and at a lower rate. The loss does not decide
+    between them: wrong answers that become more certain raise it, while accuracy still grows. But a network
+    whose accuracy and loss are both worse than those of the network at the start is not kept.
+
+    A perplexity is the exponential of the loss that is trained, so the lowest one is kept. A user's metric,
+    whose standard error is not known, must be higher.
 
     Args:
         found: the network in question.
@@ -19,17 +26,18 @@ def is_preferred(found: Evaluation, kept: Evaluation, start: Evaluation, highest
         highest: the best evaluation so far, ``found`` included.
 
     >>> start, first = Evaluation(0.90, 0.40, 100), Evaluation(0.92, 0.30, 100)
-    >>> is_preferred(first, start, start, highest=first)  # equal, and the loss is lower
+    >>> is_preferred(first, start, start, highest=first)
     True
     >>> later = Evaluation(0.91, 0.35, 100)
-    >>> is_preferred(later, first, start, highest=first)  # equal, and the loss is higher
+    >>> is_preferred(later, first, start, highest=first)  # equal, and later
+    True
+    >>> is_preferred(Evaluation(0.80, 0.20, 100), first, start, highest=first)  # lower
     False
-    >>> is_preferred(Evaluation(0.89, 0.2, 100), first, start, highest=first)  # below the start
+    >>> is_preferred(Evaluation(0.89, 0.45, 100), first, start, highest=first)  # equal, worse than the start
     False
     """
-    if not found.examples:
+    if not found.examples or found.kind is PERPLEXITY:
         return found.quality > kept.quality
-    least = max(start.quality, highest.quality - highest.error)
-    if found.quality < least:
+    if found.quality < start.quality and found.loss >= start.loss:
         return False
-    return kept.quality < least or found.loss < kept.loss
+    return highest.quality - found.quality <= math.hypot(found.error, highest.error)

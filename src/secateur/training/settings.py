@@ -62,11 +62,11 @@ class FitSettings(Settings):
         clip_norm: largest Euclidean norm of the gradient of all parameters together; 0 for no limit.
         ema_decay: decay of the exponential moving average of the weights, which is evaluated and kept instead
             of the last weights (0.99 covers about 100 steps); 0 for none.
-        keep_best: keep the network that did best on the validation examples, the one before training
-            included, instead of the last. Accuracies that differ by less than their standard error are equal;
-            among equals, the network with the lowest validation loss is kept.
-        patience: stop after so many epochs without a network that is kept, if given. It is useful with a
-            constant learning rate, since schedules are planned for all epochs.
+        keep_best: keep the last network whose accuracy on the validation examples is not below the highest
+            by more than the standard error of their difference, the network before training included.
+            Otherwise, the last network is kept. Of perplexities and metrics of your own, the best is kept.
+        patience: stop after so many epochs without a better metric or a lower validation loss, if given. It
+            is useful with a constant learning rate, since schedules are planned for all epochs.
     """
 
     epochs: int | None = Field(default=None, ge=0)
