@@ -128,8 +128,8 @@ def _judged(
 ) -> dict[str, Any]:
     """Evaluate a candidate: top-1, or of a detector mAP, by the names of summaries."""
     if candidate.file is None:
-        found = evaluate(choice, data, device, callbacks)
-        return {kind.key: found[kind.key] for kind in kinds_in(found)}
+        summary = evaluate(choice, data, device, callbacks)
+        return {kind.key: summary[kind.key] for kind in kinds_in(summary)}
     if data.has_boxes:
         raise UsageError(
             f"{choice.source}: mAP is not measured of exported files; leave --data out, or this file"

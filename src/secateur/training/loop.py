@@ -160,7 +160,7 @@ def fit(
 ) -> FitState:
     """Train a network in place.
 
-    The network before training is evaluated as epoch 0, and what is kept is not worse on the validation
+    The network before training is evaluated as epoch 0, and what is kept is never below it on the validation
     examples (:func:`secateur.training.selection.is_preferred`). A learning rate that is not given is found by
     short trials on copies. If the mean loss of an epoch is then above that before training, the training
     starts once more at a tenth of the rate.

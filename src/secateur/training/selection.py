@@ -13,8 +13,8 @@ def is_preferred(found: Evaluation, kept: Evaluation, start: Evaluation, highest
 
     Accuracies that differ by less than the standard error of their difference are equal, and among equals the
     later network is preferred: it was trained for longer, and at a lower rate. The loss does not decide
-    between them: wrong answers that become more certain raise it, while accuracy still grows. But a network
-    whose accuracy and loss are both worse than those of the network at the start is not kept.
+    between them: wrong answers that become more certain raise it, while accuracy still grows. A network that
+    is less accurate than the one at the start is not kept.
 
     A perplexity is the exponential of the loss that is trained, so the lowest one is kept. A user's metric,
     whose standard error is not known, must be higher.
@@ -33,11 +33,11 @@ def is_preferred(found: Evaluation, kept: Evaluation, start: Evaluation, highest
     True
     >>> is_preferred(Evaluation(0.80, 0.20, 100), first, start, highest=first)  # lower
     False
-    >>> is_preferred(Evaluation(0.89, 0.45, 100), first, start, highest=first)  # equal, worse than the start
+    >>> is_preferred(Evaluation(0.89, 0.20, 100), first, start, highest=first)  # below the start
     False
     """
     if not found.examples or found.kind is PERPLEXITY:
         return found.quality > kept.quality
-    if found.quality < start.quality and found.loss >= start.loss:
+    if found.quality < start.quality:
         return False
     return highest.quality - found.quality <= math.hypot(found.error, highest.error)

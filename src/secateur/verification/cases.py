@@ -142,12 +142,12 @@ class MaskedOriginal:
         if not training.program.complete:
             return tuple(cases), (*unrun, "training mode (it could not be captured)")
         part = chunk if training.program.derived else cycled(training, chunk)
-        found = self._training_cases(cases, weights, part)
-        if not found and weights.is_prepared:
-            found = self._training_cases(cases, self._weights, part)
-        if not found:
+        trained = self._training_cases(cases, weights, part)
+        if not trained and weights.is_prepared:
+            trained = self._training_cases(cases, self._weights, part)
+        if not trained:
             unrun.append("training mode (the network does not run in it)")
-        cases += found
+        cases += trained
         return tuple(cases), tuple(unrun)
 
     def _training_cases(

@@ -305,9 +305,10 @@ def _still_parts(compared: Sequence[Case]) -> dict[Kind, set[str]]:
     still = {kind: set(constant_parts(found)) for kind, found in runs.items()}
     for kind, found in runs.items():
         # A single run cannot show this: it is as in evaluation mode, or as with the real weights.
-        if len(found) == 1 and kind.training:
-            still[kind] = still[Kind(training=False, prepared=kind.prepared)]
-        elif len(found) == 1 and kind.prepared:
+        evaluated = Kind(training=False, prepared=kind.prepared)
+        if len(found) == 1 and kind.training and evaluated in runs:
+            still[kind] = still[evaluated]
+        elif len(found) == 1 and (kind.training or kind.prepared):
             still[kind] = still[Kind(training=False, prepared=False)]
     return still
 
