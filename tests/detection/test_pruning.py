@@ -185,13 +185,16 @@ def pruned(network: nn.Module, folder: Path) -> nn.Module:
     return without_raw_outputs(sec.apply_plan(raw, plan))
 
 
-def test_the_loss_from_raw_outputs_is_that_of_the_library(tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["yolov8n", pytest.param("rtdetr-l", marks=pytest.mark.slow)])
+def test_the_loss_from_raw_outputs_is_that_of_the_library(name: str, training: bool) -> None:
     with ultralytics_in_use():
         from ultralytics.cfg import get_cfg
 
-        network = detector()
-        network.args = get_cfg()
-        raw = with_raw_outputs(network).train()
+        network: Any = (
+            detector(name) if name == "yolov8n" else sec.build(f"ultralytics:{name}.yaml", classes=2)
+        )
+        network.args, network.nc = get_cfg(), len(COLOURS)
         images = torch.rand(2, 3, SIDE, SIDE)
         batch = {
             "img": images,
@@ -199,8 +202,11 @@ def test_the_loss_from_raw_outputs_is_that_of_the_library(tmp_path: Path) -> Non
             "cls": torch.tensor([[1.0], [0.0]]),
             "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.2, 0.3]]),
         }
-        expected = network.train()(batch)[0].sum() / 2
-        found = DetectorLoss(raw)(raw(images), batch)
+        raw = with_raw_outputs(network).train(training)
+        network.train(training)
+        outputs = raw(images)
+        expected = network.loss(batch, network(images))[0].sum() / 2
+        found = DetectorLoss(raw)(outputs, batch)
     torch.testing.assert_close(found, expected)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import secateur as sec
 from secateur.errors import CheckpointError, ExportError
@@ -291,3 +291,25 @@ def test_openvino_reads_the_onnx_file(exported, pruned):
     model = openvino.Core().compile_model(exported("onnx").path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     x = torch.randn(5, 1, 8, 8)
     torch.testing.assert_close(torch.from_numpy(model(x.numpy())[0]), pruned(x), rtol=1e-4, atol=1e-5)
+
+
+class Windows(nn.Module):
+    """Attention over windows and heads: five dimensions."""
+
+    def __init__(self, masked: bool, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.project = nn.Linear(8, 24)
+        self.mask = torch.arange(16).view(4, 4) % 3 < 2 if masked else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.project(x).view(-1, 2, 4, 3, 2, 4).permute(3, 0, 1, 4, 2, 5)
+        return nn.functional.scaled_dot_product_attention(
+            parts[0], parts[1], parts[2], attn_mask=self.mask, is_causal=self.causal, scale=0.3
+        )
+
+
+@pytest.mark.parametrize(("masked", "causal"), [(False, False), (True, False), (False, True)])
+def test_attention_over_five_dimensions_is_written_as_onnx(tmp_path, masked, causal):
+    done = export(tmp_path / "windows.onnx", Windows(masked, causal).eval(), torch.randn(2, 8, 8))
+    assert done.check.max_error < 1e-5

@@ -99,7 +99,7 @@ def prune_detector(
             _note_images(trainer, split, callbacks)
         batches = calibration_batches(trainer, settings.calibration_images)
         raw = with_raw_outputs(network)
-        raw.args = trainer.args
+        raw.args, raw.nc = trainer.args, trainer.data["nc"]  # the loss reads them
         metrics = {"before": tuner.validate(network)}
         report_note(callbacks, f"before: {in_words(metrics['before'])}")
 

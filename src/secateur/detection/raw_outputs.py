@@ -111,7 +111,10 @@ class DetectorLoss:
             batch: what the loader of ultralytics returns, with images of shape ``(N, C, H, W)``.
         """
         images: Tensor = batch["img"]
-        loss, _ = self._network.loss(batch, self._with_maps(outputs, images))  # type: ignore[operator]
+        raw = self._with_maps(outputs, images)
+        # In evaluation mode networks return boxes and raw outputs, and some losses expect both.
+        given = raw if self._network.training else (None, raw)
+        loss, _ = self._network.loss(batch, given)  # type: ignore[operator]
         return loss.sum() / len(images)  # type: ignore[no-any-return]
 
     def _with_maps(self, outputs: Any, images: Tensor) -> Any:

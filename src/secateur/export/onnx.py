@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from secateur.errors import ExportError
 from secateur.export.program import Exportable
@@ -60,6 +61,7 @@ def _converted(exportable: Exportable) -> Any:
     program = exportable.program()
     try:
         with _quietly():
+            program = _with_plain_attention(program)
             converted = torch.onnx.export(
                 program,
                 (),
@@ -73,6 +75,38 @@ def _converted(exportable: Exportable) -> Any:
     except Exception as error:  # operators fail in many ways
         reason = " ".join(re.sub(r"\x1b\[\d+m", "", str(error.__cause__ or error)).split())
         raise ExportError(f"PyTorch cannot convert the network to ONNX: {reason[:300]}") from error
+
+
+def _with_plain_attention(program: ExportedProgram) -> ExportedProgram:
+    """Replace attention over other than four dimensions by products, since the exporter converts no other."""
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    ranks = {node.args[0].meta["val"].dim() for node in program.graph.nodes if node.target is attention}
+    return program if ranks <= {4} else program.run_decompositions({attention: _attention})
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001  exported networks do not drop
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute scaled dot-product attention from products, as PyTorch documents it."""
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (item.repeat_interleave(repeats, -3) for item in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ value
 
 
 def _forget_where(model: Any) -> None:
