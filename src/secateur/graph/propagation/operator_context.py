@@ -106,9 +106,7 @@ class OperatorContext:
     def stranger(self) -> str:
         """Say what channels meet if it has none, for messages."""
         if any(is_unregistered(node, self._hints.constants) for node in self.node.all_input_nodes):
-            return (
-                f"meets a tensor that is neither a parameter nor a buffer ({self.place}): use register_buffer"
-            )
+            return f"meets a tensor that is no parameter or buffer ({self.place}); keep it by register_buffer"
         return f"meets values without channels ({self.place})"
 
     def join(self, left: Labels, right: Labels, why: str = "") -> Labels:
