@@ -272,6 +272,27 @@ def test_what_no_output_shows_is_compared(change: Callable[[nn.Sequential], obje
     assert said in str(check)
 
 
+def test_a_parameter_that_is_no_longer_tied_is_seen() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.body, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(self.embed(tokens)).relu())
+
+    model, tokens = Tied(), torch.arange(8).view(2, 4)
+    plan = sec.plan_from(sec.trace(model, tokens), {"embed": [1, 4]})
+    small = sec.apply_plan(model, plan)
+    assert small.head.weight is small.embed.weight
+    assert sec.verify(model, small, plan, tokens).ok
+    small.head.weight = nn.Parameter(small.embed.weight.detach().clone())
+    check = sec.verify(model, small, plan, tokens)
+    assert not check.ok
+    assert "the original has no parameter 'head.weight', or it is tied to another there" in str(check)
+
+
 def test_other_dead_channels_than_planned_are_seen() -> None:
     model = network()
     graph = sec.trace(model, X)

@@ -903,6 +903,8 @@ def of_fixed_width(s: nn.Module, x: Tensor) -> Tensor:
     return s.b(torch.zeros(5, 8, dtype=x.dtype).index_add_(0, s.end, s.a(x)[s.start]))
 
 
+ROW = torch.linspace(0.5, 1.5, 8)
+
 FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "views of memory across channels": (
         lines(lambda y: y.as_strided((len(y), 4, 2), (y.stride(0), 2, 1)).flatten(1)),
@@ -928,6 +930,16 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         lambda: Net(of_fixed_width, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),
         LINES,
         r"meets values without channels \(index_add_\)",
+    ),
+    "a tensor in the code": (
+        lines(lambda y: y * ROW),
+        LINES,
+        r"meets a tensor that is no parameter or buffer \(mul\); keep it by register_buffer",
+    ),
+    "a row computed from tensors in the code": (
+        lines(lambda y: y + (ROW * 2).exp()[None]),
+        LINES,
+        r"meets a tensor that is no parameter or buffer \(add\); keep it by register_buffer",
     ),
     "indices of a width in the code": (
         lambda: Net(of_fixed_indices, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),

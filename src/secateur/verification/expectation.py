@@ -163,10 +163,19 @@ class Expectation:
 
     def _different_parts(self, pruned: nn.Module) -> str | None:
         """Compare shapes, kinds and attributes; kernels may read beyond a tensor that is too small."""
-        wrong = misfit(pruned, self._after.tensors) or self._different_modules(pruned)
-        if wrong is not None:
-            return wrong
+        return (
+            misfit(pruned, self._after.tensors)
+            or self._different_modules(pruned)
+            or self._different_tensors(pruned)
+            or self._different_attributes(pruned)
+        )
+
+    def _different_tensors(self, pruned: nn.Module) -> str | None:
+        """Compare what tensors are, apart from their shapes and values."""
         tensors, parameters = named_tensors(pruned), dict(pruned.named_parameters())
+        for name in parameters:
+            if name not in self._after.tensors:
+                return f"the original has no parameter '{name}', or it is tied to another there"
         for name in self._after.tensors:
             dtype = self._tensors[name].dtype
             if name in self._trainable and name not in parameters:
@@ -175,6 +184,10 @@ class Expectation:
                 return f"'{name}' is of {tensors[name].dtype} instead of {dtype}"
             if name in parameters and parameters[name].requires_grad != self._trainable.get(name):
                 return f"requires_grad of '{name}' is {parameters[name].requires_grad}"
+        return None
+
+    def _different_attributes(self, pruned: nn.Module) -> str | None:
+        """Compare integer attributes with the plan, and floats with those of the original."""
         for item in self._attributes:
             value = attribute_of(pruned.get_submodule(item.module), item.name)
             value = value if item.index is None else value[item.index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import operator_name
@@ -69,3 +70,25 @@ def is_fixed(items: Iterable[Any], env: Mapping[Node, Any]) -> bool:
             return False
         left.extend(node.all_input_nodes)
     return True
+
+
+def is_unregistered(node: Node, constants: Mapping[str, Any]) -> bool:
+    """Return whether a value is computed only from tensors that are neither parameters, buffers nor inputs.
+
+    Args:
+        node: the value.
+        constants: such tensors, by the node that stands for each.
+    """
+    left, seen, found = [node], set(), False
+    while left:
+        item = left.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        if item.op == "placeholder":
+            if item.name not in constants:
+                return False
+            held = constants[item.name]
+            found = found or (isinstance(held, Tensor) and held.numel() > 1)
+        left.extend(item.all_input_nodes)
+    return found

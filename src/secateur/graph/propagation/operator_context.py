@@ -13,7 +13,7 @@ from torch.fx import Node
 from secateur.graph.capture.nodes import module_path, named_arguments, operator_name, operator_place
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.propagation.constants import makers
+from secateur.graph.propagation.constants import is_unregistered, makers
 from secateur.graph.propagation.findings import Attribute, Findings, Hints, OperatorMacs, Read, Statistic
 
 
@@ -102,6 +102,13 @@ class OperatorContext:
         """Name the operator and its module, for messages."""
         return operator_place(self.node)
 
+    @property
+    def stranger(self) -> str:
+        """Say what channels meet if it has none, for messages."""
+        if any(is_unregistered(node, self._hints.constants) for node in self.node.all_input_nodes):
+            return f"meets a tensor that is no parameter or buffer ({self.place}); keep it by register_buffer"
+        return f"meets values without channels ({self.place})"
+
     def join(self, left: Labels, right: Labels, why: str = "") -> Labels:
         """Demand that two label vectors are equal; one without labels freezes the other.
 
@@ -111,8 +118,7 @@ class OperatorContext:
         if left is None and right is None:
             return None
         if left is None or right is None:
-            reason = why or f"meets values without channels ({self.place})"
-            self.freeze(left if right is None else right, reason)
+            self.freeze(left if right is None else right, why or self.stranger)
             return None
         self.slots.join(left, right)
         if len(left):

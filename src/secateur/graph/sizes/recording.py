@@ -352,7 +352,7 @@ class _SizeTracer(ShapeMode):
         """Record a call of an operator, and that it made its results."""
         key = (self.path[-1], name, tuple(results[0].shape))
         leaves = tree_leaves((args, kwargs))
-        numbers = tuple(_number(item) for item in leaves if type(item) in (float, np.ndarray))
+        numbers = tuple(_number(item) for item in leaves if _is_number(item))
         counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
         is_on = _is_on(name, args, kwargs)
         wide = sum(map(_is_wide, leaves))
@@ -398,6 +398,11 @@ def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool 
         return None
     place, keyword = _SWITCHES[name]
     return bool(args[place] if len(args) > place else kwargs.get(keyword, False))
+
+
+def _is_number(item: Any) -> bool:
+    """Return whether an argument is a number or an array of numbers, whose source is not known."""
+    return isinstance(item, float | np.ndarray) and not isinstance(item, Proportional)
 
 
 def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
