@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ _LOGGERS = ("torch._subclasses", "torch.fx", "torch.export", "torch._export", "t
 
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
-    """Keep torch from logging call stacks and printing programs for a block.
+    """Keep torch from logging call stacks, printing programs and warning of numbers for a block.
 
     Loggers that were set to show more than warnings (``TORCH_LOGS``) still do. Everything is restored
     afterwards. What the network itself prints is not touched.
@@ -28,7 +29,10 @@ def quiet_export() -> Iterator[None]:
     if before is not None:
         sieve = sys.stderr = _Sieve(before)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Tensors require gradients in an export, also where the user runs the network without.
+            warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
+            yield
     finally:
         if sieve is not None and sys.stderr is sieve:
             sys.stderr = before
