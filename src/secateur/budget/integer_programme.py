@@ -28,14 +28,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from secateur.budget.depth import vanished
 from secateur.budget.limits import CostEvaluator, amount_words
 from secateur.errors import BudgetError
-from secateur.graph.groups import BoolArray, IntArray
+from secateur.graph.groups import BoolArray, FloatArray, IntArray
 
 _PROGRAMMES = 12
 _GAIN, _IDLE = 1e-3, 2  # stop after so many programmes that lower the damage by less than this share
@@ -43,8 +42,6 @@ _EXCHANGES = 250  # a few seconds for a hundred groups
 _TURNS = 60  # a few seconds for a hundred groups
 _AT_ONCE = 8  # one group of so many moves in one step, where limits are far
 _NODES = 500  # of one programme's search tree; a limit in seconds would make plans depend on the load
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from secateur.budget.feasible import FeasibleWidths
@@ -16,9 +15,7 @@ from secateur.criteria import Scores
 from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.groups import IntArray
-
-FloatArray = npt.NDArray[np.float64]
+from secateur.graph.groups import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

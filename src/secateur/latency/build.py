@@ -26,11 +26,11 @@ from secateur.graph import ChannelGraph, ExampleInputs
 from secateur.graph.capture.program import capture
 from secateur.graph.channel_graph import Keep
 from secateur.graph.cutting.tensors import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
-from secateur.graph.groups import IntArray
+from secateur.graph.groups import FloatArray, IntArray
 from secateur.latency.measure import Comparison, batch_size, compare_latency
 from secateur.latency.operator_timer import DeviceTimer, OperatorTimer, Timings
 from secateur.latency.operators import Operator, find_operators
-from secateur.latency.piecewise_linear import FloatArray, OperatorTime, measure_operator_time, whole_vectors
+from secateur.latency.piecewise_linear import OperatorTime, measure_operator_time, whole_vectors
 from secateur.latency.pytorch_runtimes import PyTorchRuntime, find_runtime
 from secateur.latency.table import Calibration, LatencyTable, TableEntry, is_present
 

@@ -13,12 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from secateur.graph.groups import BoolArray, IntArray
+from secateur.graph.groups import BoolArray, FloatArray, IntArray
 from secateur.latency.operators import Axis
 
-FloatArray = npt.NDArray[np.float64]
 Measure = Callable[[Sequence[int]], float]
 """Measures the milliseconds of an operator with axes of given sizes."""
 

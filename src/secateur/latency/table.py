@@ -11,9 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from secateur.formats import table
-from secateur.graph.groups import BoolArray, IntArray
+from secateur.graph.groups import BoolArray, FloatArray, IntArray
 from secateur.latency.piecewise_linear import (
-    FloatArray,
     OperatorTime,
     bilinear,
     grid_position,

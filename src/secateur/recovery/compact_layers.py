@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from secateur.graph.capture.nodes import named_arguments
 from secateur.graph.checking.masked import MaskedInterpreter
 from secateur.graph.labels import BoolArray
 from secateur.graph.propagation.findings import Read
 from secateur.graph.wiring import Wiring
-from secateur.recovery.consumers import OPERATORS, arguments, tensor_names
+from secateur.recovery.consumers import OPERATORS
 
 _LARGEST_SHARE = 0.8  # of a layer's products that remain; if more remain, the whole layer is faster
 
@@ -34,7 +35,7 @@ class CompactInterpreter(MaskedInterpreter):
 
     def __init__(self, wiring: Wiring, gone: BoolArray, removed: BoolArray) -> None:
         super().__init__(wiring.evaluation, removed)
-        names = tensor_names(wiring.program)
+        names = wiring.program.tensor_names
         self._kept_positions: dict[str, tuple[Tensor, Tensor]] = {}
         for node in wiring.program.graph.nodes:
             name = names.get(str(node.args[1])) if str(node.target).startswith(OPERATORS) else None
@@ -75,7 +76,7 @@ def _kept_positions(
         reads: the reads of masked channels at this step.
         removed: per slot, whether its channel is masked.
     """
-    if node.kwargs or any(read.argument for read in reads) or arguments(node).get("groups", 1) != 1:
+    if node.kwargs or any(read.argument for read in reads) or named_arguments(node).get("groups", 1) != 1:
         return None
     rows, columns = (int(size) for size in node.args[1].meta["val"].shape[:2])  # type: ignore[union-attr]
     inputs = np.ones(columns, dtype=bool)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch.fx import Node
 
-from secateur.graph.capture.program import Origin, Program
+from secateur.graph.capture.nodes import named_arguments
 from secateur.graph.groups import IntArray
 from secateur.graph.wiring import Wiring
 from secateur.responses import Window
@@ -93,14 +94,14 @@ def find_consumers(wiring: Wiring) -> list[Consumer]:
         wiring: the network's wiring, with the captured program.
     """
     reads = {read.node: read for read in wiring.reads}
-    names = tensor_names(wiring.program)
+    names = wiring.program.tensor_names
     nodes = [node for node in wiring.program.graph.nodes if node.op != "placeholder"]
     found = []
     for step, node in enumerate(nodes):
         read = reads.get(node.name)
         if read is None or read.argument != 0 or not str(node.target).startswith(OPERATORS):
             continue
-        options = arguments(node)
+        options = named_arguments(node)
         weight = _own(options["weight"], names)
         source = options["input"]
         kernel = tuple(options["weight"].meta["val"].shape[2:])
@@ -111,24 +112,12 @@ def find_consumers(wiring: Wiring) -> list[Consumer]:
         window = _window(kernel, options)
         bias = _own(options["bias"], names)
         norm = _norm(node, names) if options["bias"] is None else None
-        mean = _own(arguments(norm)["running_mean"], names) if norm is not None else None
+        mean = _own(named_arguments(norm)["running_mean"], names) if norm is not None else None
         addition = _addition(node, names)
         found.append(
             Consumer(step, node, read.module, window, source, read.labels, weight, bias, mean, addition)
         )
     return found
-
-
-def arguments(node: Node) -> dict[str, Any]:
-    """Name the arguments of a step, including defaults."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((item.name for item in schema), node.args, strict=False))
-    return {**{item.name: item.default_value for item in schema}, **given, **node.kwargs}
-
-
-def tensor_names(program: Program) -> dict[str, str]:
-    """Map each placeholder of a parameter or buffer to the tensor's qualified name."""
-    return {name: item.name for name, item in program.placeholders.items() if item.origin is Origin.TENSOR}
 
 
 def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:
@@ -139,25 +128,25 @@ def _window(kernel: tuple[int, ...], options: dict[str, Any]) -> Window:
     )
 
 
-def _own(node: Any, names: dict[str, str]) -> str | None:
+def _own(node: Any, names: Mapping[str, str]) -> str | None:
     """Return the name of a parameter or buffer, if only one step reads it."""
     if not isinstance(node, Node) or node.op != "placeholder" or len(node.users) != 1:
         return None
     return names.get(node.name)
 
 
-def _norm(node: Node, names: dict[str, str]) -> Node | None:
+def _norm(node: Node, names: Mapping[str, str]) -> Node | None:
     """Find the batch norm with running statistics that reads a step's result, if nothing else reads it."""
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
     if not str(user.target).startswith("aten.batch_norm") or user.args[0] is not node:
         return None
-    options = arguments(user)
+    options = named_arguments(user)
     return user if _own(options["running_mean"], names) and _own(options["running_var"], names) else None
 
 
-def _addition(node: Node, names: dict[str, str]) -> ShortcutAddition | None:
+def _addition(node: Node, names: Mapping[str, str]) -> ShortcutAddition | None:
     """Find the addition to a value of the same shape that reads the response, if nothing else reads it."""
     norm = _norm(node, names)
     end = norm or node
@@ -171,7 +160,7 @@ def _addition(node: Node, names: dict[str, str]) -> ShortcutAddition | None:
         return None
     if norm is None:
         return ShortcutAddition(others[0], None, 0.0)
-    options = arguments(norm)
+    options = named_arguments(norm)
     scale = _own(options["weight"], names)
     if options["weight"] is not None and scale is None:
         return None
