@@ -86,6 +86,13 @@ def bare_copy(network: nn.Module) -> nn.Module:
             network.criterion = loss
 
 
+def copy_without_trainer(network: nn.Module) -> nn.Module:
+    """Copy a detector without anything that its trainer has attached to it: its loss and its arguments."""
+    copied = bare_copy(network)
+    vars(copied).pop("args", None)
+    return copied
+
+
 @cache
 def _class_with_raw_outputs(detector: type[nn.Module]) -> type[nn.Module]:
     return type(

@@ -17,7 +17,7 @@ from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
 from secateur.detection.labels import DetectionData, is_labelled_folder, read_labels
 from secateur.detection.library import is_ultralytics
 from secateur.detection.pruning import note_broken, validate_detector
-from secateur.detection.raw_outputs import bare_copy
+from secateur.detection.raw_outputs import copy_without_trainer
 from secateur.detection.torchvision_images import side_of
 from secateur.detection.torchvision_pruning import DetectorJudge, prune_torchvision
 from secateur.detection.tuning import image_size_of
@@ -73,8 +73,7 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
             result = _pruned(job, place, network.model, labelled)
         done = network.after(cut_record(cut) for cut in result.pruning.cuts)
         original = replace(network, file=place.save("original", network))
-        pruned = replace(done, model=bare_copy(result.network))
-        vars(pruned.model).pop("args", None)  # of its trainer
+        pruned = replace(done, model=copy_without_trainer(result.network))
         pruned = replace(pruned, file=place.finish(pruned))
         captured = {"baseline": captured_network(original), "pruned": captured_network(pruned)}
         figures, conditions = place.compare(captured, {})

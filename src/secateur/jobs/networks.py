@@ -16,7 +16,7 @@ from secateur.checkpoint import load, read_metadata, save
 from secateur.detection.files import open_detector
 from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
 from secateur.detection.library import is_ultralytics
-from secateur.detection.raw_outputs import bare_copy, with_raw_outputs
+from secateur.detection.raw_outputs import copy_without_trainer, with_raw_outputs
 from secateur.detection.settings import DetectorSettings
 from secateur.detection.tuning import image_size_of
 from secateur.errors import CheckpointError, DataError, SecateurError, UsageError
@@ -236,11 +236,10 @@ def refuse_ultralytics(choice: NetworkChoice, call: str, model: nn.Module | None
 
 def _from_pickle(choice: NetworkChoice) -> Network:
     """Open a ``.pt`` file of ultralytics."""
-    detector: Any = bare_copy(open_detector(choice.source, trusted=choice.trusted))
     for option, given in (("--weights", choice.weights), ("--builder", choice.builder)):
         if given is not None:
             raise UsageError(f"{choice.source} contains a whole network already; leave {option} out")
-    vars(detector).pop("args", None)  # of its trainer
+    detector: Any = copy_without_trainer(open_detector(choice.source, trusted=choice.trusted))
     side = choice.size or image_size_of(detector, DetectorSettings())
     names = getattr(detector, "names", None)
     spec = _description(detector, side)
