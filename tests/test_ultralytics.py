@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sec
 from tests.libraries import QUIET
 from tests.library_networks import check_cuts
 
@@ -50,3 +51,9 @@ def build(name: str) -> nn.Module:
 def test_a_detector_and_its_relatives(name: str, tmp_path: Path) -> None:
     # The features that the head reads are returned beside what it makes of them.
     check_cuts(lambda: build(name), torch.rand(2, 3, 64, 64), tmp_path)
+
+
+@pytest.mark.slow
+def test_branches_of_a_detector_whose_scores_hardly_move() -> None:
+    graph = sec.trace(build("yolo12n").eval(), torch.rand(2, 3, 64, 64))
+    assert {branch.name: branch.reason for branch in graph.branches if not branch.prunable} == {}

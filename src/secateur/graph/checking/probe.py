@@ -23,6 +23,9 @@ _LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_tra
 _CALM = (0.2, 5.0)
 """Standard deviations of a layer's outputs that are left as they are."""
 
+_SWAMPED = 1e-5
+"""Standard deviation, as a share of the largest value, below which a bias hides what the inputs say."""
+
 _OPEN = 1.5
 """Mean of a layer's outputs, in standard deviations: a rectifier behind it is open for most of them."""
 
@@ -146,9 +149,15 @@ class _Scaling(MaskedInterpreter):
         names = [self._names.get(item, "") for item in held]
         linear = str(node.target).startswith("aten.linear")
         dim = result.dim() - 1 if linear else result.dim() + 1 - self._tensors[names[0]].dim()
+        if not all(names) or self._done & set(names):
+            return result
+        if len(held) > 1 and _spread(_sampled(result, dim)) <= _SWAMPED * float(result.abs().max()):
+            self._done.add(names[1])
+            self._put(held[1], names[1], torch.zeros_like(self._tensors[names[1]]))
+            result = super().run_node(node)
         seen = _sampled(result, dim)
-        spread = float(seen.std()) if seen.numel() > 1 else 0.0
-        if not all(names) or self._done & set(names) or not 0 < spread < math.inf:
+        spread = _spread(seen)
+        if not 0 < spread < math.inf:
             return result
         self._done.update(names)
         scale = 1.0 if _CALM[0] <= spread <= _CALM[1] else 1 / spread
@@ -158,7 +167,7 @@ class _Scaling(MaskedInterpreter):
         if len(held) > 1:
             mean = seen.mean([other for other in range(result.dim()) if other != dim])
             # What a channel has by itself stays in part, so that no two channels become alike.
-            shift = _OPEN * spread * scale - 0.9 * mean
+            shift = (_OPEN * spread - 0.9 * mean) * scale
             self._put(held[1], names[1], self._tensors[names[1]] * scale + shift)
             shape = [1] * result.dim()
             shape[dim] = -1
@@ -169,6 +178,8 @@ class _Scaling(MaskedInterpreter):
         """Give a batch normalisation the statistics of what it reads."""
         args, _ = self.fetch_args_kwargs_from_env(node)
         value = args[0]
+        if not isinstance(value, Tensor):  # what only a removed branch computes
+            return
         rest = [dim for dim in range(value.dim()) if dim != 1]
         if value.dim() < 2 or value.numel() == value.shape[1]:
             return
@@ -185,6 +196,10 @@ class _Scaling(MaskedInterpreter):
         value = value.to(self._tensors[name].dtype)
         self._tensors[name] = value
         self.env[node] = value
+
+
+def _spread(value: Tensor) -> float:
+    return float(value.std()) if value.numel() > 1 else 0.0
 
 
 def _sampled(value: Tensor, channels: int) -> Tensor:

@@ -88,11 +88,13 @@ class Failure:
         reason: in words.
         unseen: nothing could be compared, since the outputs do not depend on the inputs.
         differs: the network runs and computes something else than the masked original.
+        noisy: part of an output moves so little that rounding noise hides every difference.
     """
 
     reason: str
     unseen: bool = False
     differs: bool = False
+    noisy: bool = False
 
 
 _UNSEEN = Failure("the outputs do not depend on the inputs, so nothing could be checked", unseen=True)
@@ -177,13 +179,21 @@ class TrialComparison:
         Returns:
             What is wrong with the cut, ``None`` if it is right.
         """
+        failure = self._failure(plan, way, prepared)
+        if failure is not None and failure.noisy and not prepared:
+            # The weights at hand show nothing there, so weights with which the output moves must show it.
+            return self._failure(plan, way, prepared=True)
+        return failure
+
+    def _failure(self, plan: Keep, way: Way, prepared: bool) -> Failure | None:
+        """Make one comparison, with the weights at hand or with prepared ones."""
         cut = self._cut(plan, way, self._prepared(plan) if prepared else self._scrambled)
         if way.lively:
             cut = self._lively(cut, plan)
         # In float32 first, unless float64 is required; a difference is confirmed in float64.
         if not way.exact and self._runs_in_float32 and self._precision is _Precision.FLOAT64:
             failure = self._compared(cut, _Precision.QUICK)
-            if failure is None or failure.unseen:
+            if failure is None or failure.unseen or (failure.noisy and not prepared):
                 return failure
         failure = self._compared(cut, self._precision)
         if failure is None or failure.unseen or self._precision.is_native or not self._needs_native():
@@ -379,7 +389,9 @@ def _difference(judgement: Judgement) -> Failure | None:
     if judgement.problem is not None:
         return Failure(f"the outputs differ from the masked original: {judgement.problem}", differs=True)
     if judgement.noisy:
-        return Failure(f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}")
+        return Failure(
+            f"rounding noise leaves nothing to compare in {', '.join(judgement.noisy)}", noisy=True
+        )
     if not judgement.ok:
         return Failure(
             f"the outputs differ from the masked original (by {judgement.error:.1e} of their size, "
