@@ -30,6 +30,7 @@ from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.sizes.caches import uncached
 from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
@@ -111,6 +112,7 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
                 stack.enter_context(mode_of(model, training=training))
                 stack.enter_context(torch.set_grad_enabled(gradients))
                 stack.enter_context(mode)
+                stack.enter_context(uncached(model))
                 stack.enter_context(tracer)
                 equal = stack.enter_context(recorded_equalities())
                 model(*args, **kwargs)
