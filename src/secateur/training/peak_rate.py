@@ -192,8 +192,14 @@ def _rates(settings: FitSettings, is_too_high: Callable[[float], bool]) -> Itera
 
 
 def _samples(batches: Batches) -> tuple[list[Any], list[Any]]:
-    """Return batches to train on, and others that are held back; the same where there is only one."""
-    taken = list(islice(iter(batches), _STEPS + _HELD_BACK))
+    """Return batches to train on, and others that are held back; the same where there is only one.
+
+    Where a pass is short, there are batches of several passes, each with augmentations of its own.
+    """
+    wanted = _STEPS + _HELD_BACK
+    taken = list(islice(iter(batches), wanted))
+    while 0 < len(taken) < wanted and epoch_of(batches) is not None:
+        taken += islice(iter(batches), wanted - len(taken))
     if not taken:
         raise DataError("there are no batches to train on: the batch size is larger than the data set")
     held_back = min(_HELD_BACK, max(1, len(taken) // 4))

@@ -48,12 +48,17 @@ class OptimizerSettings(Settings):
         return self
 
 
+_LEAST_UPDATES = 1000
+"""Least number of optimizer steps of a phase whose length is not given."""
+
+
 class FitSettings(Settings):
     """Choose how long and how to train.
 
     Attributes:
         epochs: passes over the training examples. If neither ``epochs`` nor ``updates`` is given, there are
-            100 √n updates, where n is the number of batches in a pass.
+            100 √n updates, where n is the number of batches in a pass, and at least 1,000: a teacher
+            teaches much more about few images, seen often, than they say themselves (arXiv 2106.05237).
         updates: optimizer steps, instead of epochs.
         optimizer: used if no optimizer object is given.
         schedule: how the learning rate changes over the phase.
@@ -113,12 +118,16 @@ class FitSettings(Settings):
         Args:
             per_epoch: batches in a pass over the examples.
 
-        >>> FitSettings().steps(4), FitSettings(epochs=3).steps(4), FitSettings(updates=7).steps(4)
-        (200, 12, 7)
+        >>> FitSettings().steps(400), FitSettings().steps(4)
+        (2000, 1000)
+        >>> FitSettings(epochs=3).steps(4), FitSettings(updates=7).steps(4)
+        (12, 7)
         """
         if self.updates is not None:
             return self.updates
-        return round(100 * math.sqrt(per_epoch)) if self.epochs is None else self.epochs * per_epoch
+        if self.epochs is None:
+            return max(_LEAST_UPDATES, round(100 * math.sqrt(per_epoch)))
+        return self.epochs * per_epoch
 
     def epochs_per_round(self, per_epoch: int) -> int:
         """Return the number of epochs between two evaluations: one, or several for at most ten rounds.
