@@ -17,8 +17,8 @@ _CACHED = type(functools.lru_cache(lambda: None))
 def uncached(model: nn.Module) -> Iterator[None]:
     """Replace functions that ``functools.lru_cache`` wraps by the functions themselves within a block.
 
-    A cache takes two sizes for one where their numbers are equal, and returns what it made of the first, which
-    remembers where that one came from. The functions of loaded modules and the methods of the network are
+    A cache takes two sizes for one where their numbers are equal, and returns what it made of the first; that
+    remembers where the first came from. The functions of loaded modules and the methods of the network are
     called anew; those of PyTorch and of the standard library do not reshape with the sizes of a network.
 
     Args:
