@@ -84,47 +84,48 @@ def _resolved(job: type[J], options: Options, recipe: str | None, sets: Sequence
     file = recipe if recipe is not None and _is_file(recipe) else None
     if recipe not in (None, file, *PRESETS):
         raise UsageError(f"--recipe {recipe}: unknown; choose one of {', '.join(PRESETS)}, or give FILE.toml")
-    table = _read(Path(file), "prune", PruneJob) if file else {}
-    table = {name: value for name, value in table.items() if name in job.model_fields}
     given = _Given(options, sets, file)
-    job_sets, recipe_sets = given.split(job, Recipe)
-    if given.any("network.source"):
-        table.pop("network", None)
+    in_file = _read(Path(file), "prune", PruneJob) if file else {}
+    in_file = {name: value for name, value in in_file.items() if name in job.model_fields}
+    if given.any("network.source"):  # its other settings belong to another network
+        in_file.pop("network", None)
     if given.any(*_GOALS):
-        table = {name: value for name, value in table.items() if name not in _GOALS}
-    of_recipe = {name: value for name, value in given.options.items() if name in Recipe.model_fields}
-    of_job = {name: value for name, value in given.options.items() if name not in of_recipe}
-    recipe_sets = merged(of_recipe, recipe_sets)
-    found = merged(merged(table, of_job), job_sets)
-    has_data = "source" in found.get("data", {})
+        in_file = {name: value for name, value in in_file.items() if name not in _GOALS}
+    recipe_options = {name: value for name, value in given.options.items() if name in Recipe.model_fields}
+    job_options = {name: value for name, value in given.options.items() if name not in recipe_options}
+    job_sets, recipe_sets = given.split(job, Recipe)
+    # What is given on the command line replaces what is in the file, and --set replaces options.
+    settings = merged(merged(in_file, job_options), job_sets)
+    recipe_changes = merged(recipe_options, recipe_sets)
+    recipe_in_file = settings.pop("recipe", {})
+    has_data = "source" in settings.get("data", {})
     if not finetune or not has_data:
         _refuse_training(given, finetune)
     if not has_data:
-        idle = set(recipe_sets) - WITHOUT_DATA - set(_TRAINING)
+        idle = set(recipe_changes) - WITHOUT_DATA - set(_TRAINING)
         given.mistakes += [(name, "no effect without --data") for name in sorted(idle)]
-    asked = found.pop("recipe", {})
-    name = recipe or _usual_recipe(found.get("data", {}).get("source"))
-    if "budget" in job.model_fields and not any(goal in found for goal in _GOALS):
-        share = CHANNELS_LEFT.get(asked.get("preset", name))
+    preset = recipe or _usual_recipe(settings.get("data", {}).get("source"))
+    if "budget" in job.model_fields and not any(goal in settings for goal in _GOALS):
+        share = CHANNELS_LEFT.get(recipe_in_file.get("preset", preset))
         if share is None:
             raise UsageError(
                 "the size of the pruned network is not given; give at least one of --macs, --params, "
                 "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
             )
-        found["budget"] = {"channels": share}
+        settings["budget"] = {"channels": share}
 
     def resolve_recipe() -> Recipe:
-        base = Recipe.from_table(asked) if file else Recipe.preset(name)
-        changes = recipe_sets if finetune else merged(_untrained(base, recipe_sets), recipe_sets)
-        if not has_data and "criterion" not in asked:
+        base = Recipe.from_table(recipe_in_file) if file else Recipe.preset(preset)
+        changes = recipe_changes if finetune else merged(_untrained(base, recipe_changes), recipe_changes)
+        if not has_data and "criterion" not in recipe_in_file:
             changes = {"criterion": DATA_FREE, **changes}
         criterion = str(changes.get("criterion", base.criterion))
-        if criterion not in CRITERIA and not is_own_code(found.get("network", {})):
+        if criterion not in CRITERIA and not is_own_code(settings.get("network", {})):
             given.mistakes.append(("criterion", f"unknown{closest_or_all(criterion, CRITERIA)}"))
         return base.changed(changes)
 
     resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
-    return given.checked(lambda: job(**_with_processes(found, given), recipe=resolved))
+    return given.checked(lambda: job(**_with_processes(settings, given), recipe=resolved))
 
 
 def limit_of_point(measured: Path | None, point: int, others: Options) -> dict[str, tuple[str, Any]]:

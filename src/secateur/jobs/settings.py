@@ -338,9 +338,14 @@ class PruneJob(Job):
         if (self.budget is None) == (self.search is None):
             raise ValueError("give a budget (what may remain) or a search (what may be lost), not both")
         if self.search is not None and self.resume:
-            raise ValueError("a search cannot be resumed; start another one that uses this run as measured")
+            raise ValueError(
+                "a search cannot be resumed; start another one with --measured and this run, whose curves "
+                "serve again"
+            )
         if self.data is None and (self.search is not None or self.measured is not None):
-            raise ValueError("a search, and measured, need data; give --data")
+            raise ValueError("--max-drop and --measured need data; give --data")
         if self.data is None and self.recipe.allocation == "curves":
-            raise ValueError("allocation: curves need data; give --data, or choose global or uniform")
+            raise ValueError(
+                "allocation 'curves' measures on data; give --data, or choose allocation 'global' or 'uniform'"
+            )
         return self
