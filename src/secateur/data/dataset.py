@@ -45,6 +45,9 @@ class Split:
         """Count the images of each class."""
         return tuple(torch.bincount(self.targets, minlength=classes).tolist())
 
+FEW_IMAGES = 1000
+"""Number of training images below which those that a teacher answers are mixed."""
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -90,14 +93,17 @@ class ImageData:
         read_so_far = {id(split): split for split in vars(self).values() if isinstance(split, Split)}
         return tuple(line for split in read_so_far.values() for line in split.skipped)
 
-    def training_batches(self, *, augment: bool = True) -> Loader:
+    def training_batches(self, *, augment: bool = True, taught: bool = False) -> Loader:
         """Return shuffled, augmented training batches; a last batch that is not full is left out.
 
         Args:
             augment: whether images are augmented; if not, the centre of each is used.
+            taught: whether a teacher answers them; few images are then mixed, if the settings do not say.
         """
         how = self.augmentation if augment else None
         mixup = self.settings.mixup if augment else 0.0
+        if mixup is None:
+            mixup = 1.0 if taught and len(self.train) < FEW_IMAGES else 0.0
         return self._loader(self.train, shuffle=True, drop_last=True, augmentation=how, mixup=mixup)
 
     def validation_batches(self) -> Loader | None:

@@ -63,9 +63,9 @@ class ImageTask:
                 "images may be of another class; leave distillation.flip out"
             )
 
-    def training_batches(self) -> Loader:
+    def training_batches(self, *, taught: bool = False) -> Loader:
         """Return augmented training images."""
-        return self.data.training_batches()
+        return self.data.training_batches(taught=taught)
 
     def calibration_batches(self) -> Loader:
         """Return training images without augmentation."""

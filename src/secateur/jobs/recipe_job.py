@@ -154,7 +154,7 @@ class RecipeJob:
     def training(self) -> Training:
         """Collect the batches, and how latency is measured."""
         return Training(
-            batches=self.task.training_batches(),
+            batches=self.task.training_batches(taught=self.job.recipe.distillation.weight > 0),
             calibration=self.task.calibration_batches(),
             validation=self.task.validation_batches(),
             check_inputs=self._check_inputs(),

@@ -40,7 +40,8 @@ class DataChoice(Settings):
             file, JSON lines, or a folder of them.
         batch_size: images or blocks of text in a batch; 32 images or 4 blocks if not given.
         strict: refuse unreadable images instead of leaving them out.
-        mixup: alpha of mixup of training images, as in :class:`secateur.data.DataSettings`; 0 for none.
+        mixup: alpha of mixup of training images, as in :class:`secateur.data.DataSettings`; 0 for none. If
+            not given, 1 for fine-tuning with a teacher on few images, and otherwise 0.
         held_out: share of ``train/`` that is held out for validation where there is no ``val/``; with 0, all
             images are trained on and the last network is kept. Of a text, the last part is held out.
         text: how text is divided into blocks.
@@ -49,7 +50,7 @@ class DataChoice(Settings):
     source: str
     batch_size: int | None = Field(default=None, ge=1)
     strict: bool = False
-    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    mixup: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     held_out: float = Field(default=0.1, ge=0, lt=1)
     text: TextSettings = TextSettings()
 
@@ -346,6 +347,6 @@ class PruneJob(Job):
             raise ValueError("--max-drop and --measured need data; give --data")
         if self.data is None and self.recipe.allocation == "curves":
             raise ValueError(
-                "allocation 'curves' measures on data; give --data, or choose allocation 'global' or 'uniform'"
+                "allocation 'curves' needs data; give --data, or choose allocation 'global' or 'uniform'"
             )
         return self

@@ -43,8 +43,8 @@ class Task(Protocol):
         """Refuse settings of a recipe that have no effect, or do harm, on this data."""
         ...
 
-    def training_batches(self) -> Batches:
-        """Return the batches to train on."""
+    def training_batches(self, *, taught: bool = False) -> Batches:
+        """Return the batches to train on, with or without a teacher."""
         ...
 
     def calibration_batches(self) -> Batches:

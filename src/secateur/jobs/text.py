@@ -114,7 +114,7 @@ class TextTask:
             if value:
                 raise UsageError(f"{name}: no effect on language models; leave it out")
 
-    def training_batches(self) -> TextBlocks:
+    def training_batches(self, *, taught: bool = False) -> TextBlocks:
         """Return shuffled blocks."""
         return self.data.training_batches()
 
