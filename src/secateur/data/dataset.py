@@ -45,6 +45,7 @@ class Split:
         """Count the images of each class."""
         return tuple(torch.bincount(self.targets, minlength=classes).tolist())
 
+
 FEW_IMAGES = 1000
 """Number of training images below which those that a teacher answers are mixed."""
 

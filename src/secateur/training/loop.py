@@ -346,7 +346,12 @@ def _begin(setup: _Setup) -> FitState:
             seconds = _BACKWARD * state.history[0].seconds * size / state.start.examples
     else:
         trials = find_peak_rate(
-            setup.model, setup.batches, setup.settings, setup.loss.of_copy, setup.context.interruption
+            setup.model,
+            setup.batches,
+            setup.settings,
+            setup.loss.of_copy,
+            setup.context.interruption,
+            taught=setup.options.teacher is not None,
         )
         state.rate, seconds = setup.context.ranks.broadcast((trials.rate, trials.seconds_per_step))
         state.start_weights = prefixed("", setup.model.state_dict())

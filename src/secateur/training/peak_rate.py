@@ -35,7 +35,8 @@ _APART, _UP, _DOWN = 10**0.5, 5, 4
 """Ratio of two rates that are tried one after the other, and the largest number of them up and down."""
 
 _LOWER = 3.0
-"""A training is far longer than a trial, so it takes the best rate of the trials divided by this."""
+"""A training on labels is far longer than a trial, so it takes the best rate of the trials divided by this.
+With a teacher it takes the best rate itself: it begins with a low loss, so a trial ends before high rates pay."""
 
 _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
 """Steps of a trial, batches held back, and how often a trial uses a batch at most: a few that are learnt by
@@ -93,6 +94,8 @@ def find_peak_rate(
     settings: FitSettings,
     loss_of: BatchLoss,
     interruption: Interruption | None = None,
+    *,
+    taught: bool = False,
 ) -> RateTrials:
     """Find the peak learning rate of a training by short trials on copies of the network.
 
@@ -101,7 +104,7 @@ def find_peak_rate(
     tried until one raises the loss; or lower ones until one does not, if the first rate raises it. Losses
     that differ by less than the standard error of their difference are equal; of a single batch, those that
     differ by less than a twentieth of the loss before training. The highest rate with the lowest loss is
-    divided by 3 and taken.
+    taken, divided by 3 where there is no teacher.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -111,6 +114,7 @@ def find_peak_rate(
         settings: of the training.
         loss_of: computes the training loss.
         interruption: checked after each step.
+        taught: whether the loss compares with a teacher.
 
     Raises:
         DataError: there are no batches.
@@ -140,12 +144,13 @@ def find_peak_rate(
     lowest = min(found.values(), key=fmean)
     best = max((rate for rate, after in found.items() if _equals(after, lowest, chance)), default=min(found))
     shown = ", ".join(f"{fmean(after):.3g} at {rate:.2g}" for rate, after in sorted(found.items()))
+    value = best if taught else best / _LOWER
     reason = (
-        f"a third of {best:.2g}, the best of {len(found)} tried on copies for {steps} steps each; loss on "
+        f"{'' if taught else f'a third of {best:.2g}, '}the best of {len(found)} tried on copies for {steps} steps each; loss on "
         f"batches held back for this: {start:.3g} before, then {shown}"
     )
     every = [loss for loss in losses + others if math.isfinite(loss)]
-    return RateTrials(PeakRate(best / _LOWER, reason, fmean(every), _margin(every)), seconds)
+    return RateTrials(PeakRate(value, reason, fmean(every), _margin(every)), seconds)
 
 
 def _equals(losses: Sequence[float], lowest: Sequence[float], chance: float) -> bool:
