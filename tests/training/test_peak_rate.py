@@ -15,7 +15,7 @@ from secateur.models import InputSpec
 from secateur.training.context import RunContext
 from secateur.training.events import EpochDone
 from secateur.training.loop import FitOptions, fit
-from secateur.training.peak_rate import PeakRate, find_peak_rate
+from secateur.training.peak_rate import PeakRate, _samples, find_peak_rate
 from secateur.training.settings import FitSettings
 from tests.recorder import Recorder
 
@@ -186,3 +186,29 @@ def test_a_rate_that_is_given_is_used_as_it_is() -> None:
     settings = FitSettings(epochs=1, schedule="constant", warmup=0, optimizer={"learning_rate": 0.07})
     fit(net, batches, settings, FitOptions(context=RunContext(callbacks=[heard])))
     assert [event.learning_rate for event in heard.of(EpochDone)] == [0.07]
+
+
+def test_with_a_teacher_the_best_rate_is_taken_itself() -> None:
+    net, data = quadratic(1.0)
+    alone, taught = (
+        find_peak_rate(net, data, FitSettings(), loss_of, taught=taught).rate for taught in (False, True)
+    )
+    assert taught.value == pytest.approx(3 * alone.value)
+    assert "a third of" in alone.reason
+    assert "a third of" not in taught.reason
+
+
+def test_where_a_pass_is_short_the_batches_of_several_serve() -> None:
+    loader = Loader(
+        torch.randint(0, 255, (8, 1, 4, 4), dtype=torch.uint8),
+        torch.arange(8) % 2,
+        InputSpec((1, 4, 4), (0.0,), (1.0,)),
+        batch_size=4,
+        seed=0,
+        shuffle=True,
+    )
+    trained_on, held_back = _samples(loader)
+    assert (len(trained_on), len(held_back)) == (12, 3)
+    assert len({tuple(batch[0].flatten().tolist()) for batch in trained_on}) > 2
+    listed = list(loader)
+    assert [len(part) for part in _samples(listed)] == [1, 1]

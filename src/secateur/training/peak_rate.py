@@ -36,7 +36,7 @@ _APART, _UP, _DOWN = 10**0.5, 5, 4
 
 _LOWER = 3.0
 """A training on labels is far longer than a trial, so it takes the best rate of the trials divided by this.
-With a teacher it takes the best rate itself: it begins with a low loss, so a trial ends before high rates pay."""
+With a teacher it takes the best rate itself: the loss is low at first; trials end before high rates pay."""
 
 _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
 """Steps of a trial, batches held back, and how often a trial uses a batch at most: a few that are learnt by
@@ -144,10 +144,10 @@ def find_peak_rate(
     lowest = min(found.values(), key=fmean)
     best = max((rate for rate, after in found.items() if _equals(after, lowest, chance)), default=min(found))
     shown = ", ".join(f"{fmean(after):.3g} at {rate:.2g}" for rate, after in sorted(found.items()))
-    value = best if taught else best / _LOWER
+    value, how = (best, "") if taught else (best / _LOWER, f"a third of {best:.2g}, ")
     reason = (
-        f"{'' if taught else f'a third of {best:.2g}, '}the best of {len(found)} tried on copies for {steps} steps each; loss on "
-        f"batches held back for this: {start:.3g} before, then {shown}"
+        f"{how}the best of {len(found)} tried on copies for {steps} steps each; loss on batches held back "
+        f"for this: {start:.3g} before, then {shown}"
     )
     every = [loss for loss in losses + others if math.isfinite(loss)]
     return RateTrials(PeakRate(value, reason, fmean(every), _margin(every)), seconds)
