@@ -35,8 +35,8 @@ _APART, _UP, _DOWN = 10**0.5, 5, 4
 """Ratio of two rates that are tried one after the other, and the largest number of them up and down."""
 
 _LOWER = 3.0
-"""A training on labels is far longer than a trial, so it takes the best rate of the trials divided by this.
-With a teacher it takes the best rate itself: the loss is low at first; trials end before high rates pay."""
+"""A training on labels is far longer than a trial, so it takes a third of the highest of the best rates. With a
+teacher it takes the rate of the lowest loss itself: higher ones lose what few images cannot teach again."""
 
 _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
 """Steps of a trial, batches held back, and how often a trial uses a batch at most: a few that are learnt by
@@ -103,8 +103,8 @@ def find_peak_rate(
     its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
     tried until one raises the loss; or lower ones until one does not, if the first rate raises it. Losses
     that differ by less than the standard error of their difference are equal; of a single batch, those that
-    differ by less than a twentieth of the loss before training. The highest rate with the lowest loss is
-    taken, divided by 3 where there is no teacher.
+    differ by less than a twentieth of the loss before training. A third of the highest rate with the lowest
+    loss is taken; with a teacher, the rate with the lowest loss.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -141,8 +141,11 @@ def find_peak_rate(
             found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
         steps = _steps(samples[0])
         seconds = (time.perf_counter() - began) / (len(found) * steps)
-    lowest = min(found.values(), key=fmean)
-    best = max((rate for rate, after in found.items() if _equals(after, lowest, chance)), default=min(found))
+    lowest = min(found, key=lambda rate: fmean(found[rate]))
+    best = lowest
+    if not taught:
+        equal = (rate for rate, after in found.items() if _equals(after, found[lowest], chance))
+        best = max(equal, default=min(found))
     shown = ", ".join(f"{fmean(after):.3g} at {rate:.2g}" for rate, after in sorted(found.items()))
     value, how = (best, "") if taught else (best / _LOWER, f"a third of {best:.2g}, ")
     reason = (
