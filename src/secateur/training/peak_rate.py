@@ -35,8 +35,8 @@ _APART, _UP, _DOWN = 10**0.5, 5, 4
 """Ratio of two rates that are tried one after the other, and the largest number of them up and down."""
 
 _LOWER = 3.0
-"""A training on labels is far longer than a trial, so it takes a third of the highest of the best rates. With a
-teacher it takes the rate of the lowest loss: higher ones lose what few images cannot teach again."""
+"""A training on labels is far longer than a trial, so it takes a third of the highest of the best rates. With
+a teacher it takes the rate of the lowest loss: higher ones lose what few images cannot teach again."""
 
 _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
 """Steps of a trial, batches held back, and how often a trial uses a batch at most: a few that are learnt by
