@@ -136,32 +136,6 @@ def _grouped_product(left: Tensor, right: Tensor, offs: Tensor, **_: None) -> Te
     return result
 
 
-class VisibleDropout(TorchFunctionMode):
-    """Scale what a dropout returns by a number that depends on its probability.
-
-    :class:`SameNumbers` makes dropout an identity. A dropout that vanished, or that has another probability,
-    would not be seen then. A scale keeps channels of zeros zero, so that two widths can be compared.
-
-    Example:
-        >>> with VisibleDropout(), SameNumbers():
-        ...     torch.dropout(torch.ones(2), 0.2, train=True)
-        tensor([0.9000, 0.9000])
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run one operator."""
-        result = func(*args, **(kwargs or {}))
-        # Of functions and modules, and of the operators of a captured program ("dropout_.default").
-        name = getattr(func, "__name__", "").partition(".")[0]
-        if not drops(name.removesuffix("_"), args, kwargs or {}):
-            return result
-        given = {**dict(zip(_OF_DROPOUT, args, strict=False)), **(kwargs or {})}
-        scale = 1 - given.get("p", 0.5) / 2
-        return result.mul_(scale) if given.get("inplace") or name.endswith("_") else result * scale
-
-
 DROPOUTS = frozenset(
     {
         *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"),
@@ -192,12 +166,17 @@ def drops(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 class SameNumbers(TorchDispatchMode):
     """Replace random numbers by fixed ones that do not depend on sizes, so that two widths can be compared.
 
-    A narrower network draws different numbers from the same seed. So Bernoulli draws are
-    replaced by their mean, which makes dropout and stochastic depth an identity (but see
-    :class:`VisibleDropout`), and other random tensors get
-    values that depend only on the index along dimension 0 and on the number of earlier draws. So noise
-    that is drawn independently for each channel is the same function at every width. ``rrelu`` takes the mean
-    of its slopes.
+    A narrower network draws different numbers from the same seed. So Bernoulli draws of a probability p are
+    replaced by p (1 + p) / 2. This makes dropout and stochastic depth a scale that depends on their
+    probability: with p itself they would do nothing, and one that vanished would not be seen. Other random
+    tensors get values that depend only on the index along dimension 0 and on the number of earlier draws. So
+    noise that is drawn independently for each channel is the same function at every width. ``rrelu`` takes
+    the mean of its slopes.
+
+    Example:
+        >>> with SameNumbers():
+        ...     torch.dropout(torch.ones(2), 0.2, train=True)
+        tensor([0.9000, 0.9000])
 
     Code that sets the seed in its forward pass needs exactly these numbers. After that, nothing is replaced.
     """
@@ -220,7 +199,8 @@ class SameNumbers(TorchDispatchMode):
         if not own and not torch.equal(self._state, torch.get_rng_state()):
             own = self._own_seed = True
         if name == "native_dropout" and not own:
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+            scale = 1 if args[2] is False else 1 - args[1] / 2
+            return args[0] * scale, torch.ones_like(args[0], dtype=torch.bool)
         if name.startswith("rrelu_with_noise") and not own:
             # Arguments: input, noise, lower, upper, training. Outside training, the slope is the mean.
             result = func(*args[:4], False)
@@ -236,7 +216,8 @@ class SameNumbers(TorchDispatchMode):
         if base == "bernoulli":
             # bernoulli(p: Tensor), bernoulli_(out, p: float), bernoulli_(out, p: Tensor)
             mean = args[1] if len(args) > 1 else kwargs.get("p", args[0] if name == "bernoulli" else 0.5)
-            tensor.copy_(mean) if isinstance(mean, Tensor) else tensor.fill_(mean)
+            visible = mean * (1 + mean) / 2
+            tensor.copy_(visible) if isinstance(visible, Tensor) else tensor.fill_(visible)
         elif base in ("rand", "randn", "normal", "uniform", "exponential", "log_normal", "cauchy"):
             self._drawn += 1
             count = tensor.shape[0] if tensor.dim() else 1
@@ -273,6 +254,5 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
         if not native:
             stack.enter_context(mode)
         if random:
-            stack.enter_context(VisibleDropout())
             stack.enter_context(SameNumbers())
         yield mode

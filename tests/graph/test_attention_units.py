@@ -328,3 +328,26 @@ def test_heads_that_a_factor_counts_stay_and_places_in_them_go() -> None:
     assert largest_difference(evaluate(silent, x), evaluate(small, x)) < 1e-9
     with pytest.raises(UsageError, match="a factor in the code changes with the width"):
         sec.trace(model, x, attention="heads")
+
+
+class WithWeights(nn.Module):
+    """Attention that returns its weights: its dropout runs inside of a function of PyTorch."""
+
+    def __init__(self, needs_weights: bool) -> None:
+        super().__init__()
+        self.needs_weights = needs_weights
+        self.embed = nn.Linear(5, 16)
+        self.attention = nn.MultiheadAttention(16, 4, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        out: Tensor = self.head(x + self.attention(x, x, x, need_weights=self.needs_weights)[0])
+        return out
+
+
+@pytest.mark.parametrize("needs_weights", [True, False])
+def test_a_dropout_inside_of_attention_is_the_same_in_both_networks(needs_weights: bool) -> None:
+    torch.manual_seed(0)
+    graph = sec.trace(WithWeights(needs_weights), torch.randn(2, 6, 5))
+    assert {group.name: group.channels for group in graph.prunable} == {"embed": 4}
