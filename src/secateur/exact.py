@@ -8,7 +8,7 @@ gets its arguments converted when it runs, so memory grows by the largest operat
 from __future__ import annotations
 
 import random as random_of_python
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
@@ -134,33 +134,6 @@ def _grouped_product(left: Tensor, right: Tensor, offs: Tensor, **_: None) -> Te
     for expert, (start, stop) in enumerate(pairwise([0, *offs.tolist()])):
         result[start:stop] = left[start:stop] @ right[expert]
     return result
-
-
-DROPOUTS = frozenset(
-    {
-        *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"),
-        *("alpha_dropout", "feature_alpha_dropout"),
-    }
-)
-"""Functions and operators that drop values."""
-
-_OF_DROPOUT = ("input", "p", "training", "inplace")
-
-
-def drops(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a function or an operator is a dropout that is switched on.
-
-    Args:
-        name: of the function, without the underscore of those that write to their argument.
-        args: what it is called with.
-        kwargs: its named arguments.
-
-    >>> drops("dropout", (1, 0.5, False), {}), drops("dropout2d", (1,), {}), drops("relu", (1,), {})
-    (False, True, False)
-    """
-    given = {**dict(zip(_OF_DROPOUT, args, strict=False)), **kwargs}
-    usual = "alpha" not in name  # the default value of the argument
-    return name in DROPOUTS and bool(given.get("training", given.get("train", usual)))
 
 
 class SameNumbers(TorchDispatchMode):

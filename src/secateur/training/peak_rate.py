@@ -142,12 +142,13 @@ def find_peak_rate(
         steps = _steps(samples[0])
         seconds = (time.perf_counter() - began) / (len(found) * steps)
     lowest = min(found, key=lambda rate: fmean(found[rate]))
-    best = lowest
-    if not taught:
+    if taught:
+        value, how = lowest, ""
+    else:
         equal = (rate for rate, after in found.items() if _equals(after, found[lowest], chance))
-        best = max(equal, default=min(found))
+        highest = max(equal, default=min(found))
+        value, how = highest / _LOWER, f"a third of {highest:.2g}, "
     shown = ", ".join(f"{fmean(after):.3g} at {rate:.2g}" for rate, after in sorted(found.items()))
-    value, how = (best, "") if taught else (best / _LOWER, f"a third of {best:.2g}, ")
     reason = (
         f"{how}the best of {len(found)} tried on copies for {steps} steps each; loss on batches held back "
         f"for this: {start:.3g} before, then {shown}"

@@ -1,4 +1,4 @@
-"""Call cached functions anew while sizes are recorded."""
+"""Call cached functions without their caches while sizes are recorded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def uncached(model: nn.Module) -> Iterator[None]:
     """Replace functions that ``functools.lru_cache`` wraps by the functions themselves within a block.
 
     A cache takes two sizes for one where their numbers are equal, and returns what it made of the first; that
-    remembers where the first came from. The functions of loaded modules and the methods of the network are
-    called anew; those of PyTorch and of the standard library do not reshape with the sizes of a network.
+    remembers where the first came from. So the functions of loaded modules and the methods of the network run
+    again for each call. Those of PyTorch and of the standard library do not reshape with sizes of a network.
 
     Args:
         model: the network.

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
-from secateur.exact import DROPOUTS, drops
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
@@ -392,10 +391,20 @@ _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stat
 """Where operators take the mode of the network, dropout aside: position and name of the argument."""
 
 
+_DROPOUTS = frozenset(
+    {
+        *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"),
+        *("alpha_dropout", "feature_alpha_dropout"),
+    }
+)
+"""Functions and operators that drop values."""
+
+
 def _is_on(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
     """Return whether an operator is called as in training mode; ``None`` if all modes are the same to it."""
-    if name in DROPOUTS:
-        return drops(name, args, kwargs)
+    if name in _DROPOUTS:
+        usual = "alpha" not in name  # the default value of the argument, which operators call "train"
+        return bool(args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", usual)))
     if name not in _SWITCHES:
         return None
     place, keyword = _SWITCHES[name]
