@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.fx.config
+from torch._export.utils import _compiling_state_context as said_to_be_exported
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx._lazy_graph_module import _use_lazy_graph_module as lazy_graph_modules
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
     SUPPORTED_NODES,
+    register_constant,
     tree_any,
     tree_flatten,
     tree_leaves,
@@ -29,6 +31,8 @@ __all__ = [
     "_BatchNorm",
     "lazy_graph_modules",
     "make_fx",
+    "register_constant",
+    "said_to_be_exported",
     "stack_traces",
     "tree_any",
     "tree_flatten",

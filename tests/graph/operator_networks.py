@@ -238,7 +238,7 @@ def of_fixed_indices(s: nn.Module, x: Tensor) -> Tensor:
 
 
 def of_few(s: nn.Module, x: Tensor) -> Tensor:
-    return s.b(s.a(x).gather(0, s.end[:5, None].expand(-1, 3)))
+    return s.b(s.a(x).gather(0, s.end[:4, None].expand(-1, 3)))
 
 
 def edges() -> dict[str, Tensor]:

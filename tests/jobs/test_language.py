@@ -16,6 +16,7 @@ from secateur.errors import DataError, UsageError
 from secateur.jobs.evaluate import evaluate
 from secateur.jobs.frontier import frontier
 from secateur.jobs.measure import measure
+from secateur.jobs.networks import open_network
 from secateur.jobs.pretrained import export_folder
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import (
@@ -317,3 +318,24 @@ def test_a_run_is_exported_as_a_folder_for_from_pretrained(pruned: Path, tmp_pat
         export_folder(NetworkChoice(source="torchvision:resnet18", weights="none"), tmp_path / "other")
     with pytest.raises(UsageError, match="as they are"):
         ExportChoice(out=tmp_path / "half", format="hf", weights_as="float16")
+
+
+def test_the_timed_pass_is_that_of_a_token_with_a_cache(place: Path, tmp_path: Path) -> None:
+    job = pruning(place, tmp_path / "run", latency_context=40, latency_batch=3)
+    network = open_network(job.network)
+    timed = network.timed(job)
+    lengths = [item.get_seq_length() for item in timed.values() if hasattr(item, "layers")]
+    assert (timed["input_ids"].shape, lengths) == ((3, 1), [40])
+    assert network.model(**timed).logits.shape[:2] == (3, 1)
+
+
+def test_the_time_of_a_token_needs_a_network_with_a_cache(tmp_path: Path) -> None:
+    job = PruneJob(
+        network={"source": "resnet18", "weights": "none"},
+        budget={"latency": 0.5},
+        latency_context=40,
+        out=tmp_path / "run",
+        recipe=Recipe.preset("one-shot", criterion="magnitude"),
+    )
+    with pytest.raises(UsageError, match="latency_context: ResNet takes no cache of keys and values"):
+        prune(job)

@@ -78,7 +78,7 @@ def _makers() -> dict[str, Callable[[], Made]]:
         )
     for name, (between, shape) in STATISTICS.items():
         makers[name] = lambda between=between, shape=shape: (_over_channels(between, shape), _image(*shape))
-    makers["two inputs"] = lambda: (TwoInputs(), {"image": _image(2, 3, 4, 4), "numbers": _image(2, 5)})
+    makers["two inputs"] = lambda: (TwoInputs(), {"picture": _image(2, 3, 4, 4), "numbers": _image(2, 5)})
     for number in range(RANDOM):
         makers[f"random {number}"] = lambda number=number: random_networks.build(recipe(number))
     return makers

@@ -221,7 +221,7 @@ def _remember(place: Workplace, original: Network, result: DetectorResult) -> No
             pruning.model,
             pruning.cuts,
             original.example(),
-            original.example(place.job.latency_batch),
+            original.timed(place.job),
             place.job.latency_seconds,
         )
     place.run.remember(found.model_dump(mode="json"), NETWORK)

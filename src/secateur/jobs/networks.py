@@ -23,7 +23,8 @@ from secateur.errors import CheckpointError, DataError, SecateurError, UsageErro
 from secateur.formats import first_line, listed
 from secateur.graph.capture.program import mode_of
 from secateur.inputs import Json
-from secateur.jobs.settings import NetworkChoice, is_checkpoint, is_pickled
+from secateur.integrations.libraries import library
+from secateur.jobs.settings import Job, NetworkChoice, is_checkpoint, is_pickled
 from secateur.models import InputSpec, LoadedWeights, ModelSpec, NamedInputs, image_spec, load_weights
 from secateur.models.userfile import find_function, names_a_file
 from secateur.training.losses import main_output
@@ -67,6 +68,25 @@ class Network:
         """Return inputs of the right shape on the network's device, always the same."""
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         return tree_map_only(Tensor, lambda tensor: tensor.to(device), self.inputs.example(batch))
+
+    def timed(self, job: Job) -> Any:
+        """Return inputs of the forward pass whose time is measured.
+
+        Args:
+            job: with the number of examples, and of tokens in the cache.
+
+        Raises:
+            UsageError: there are to be tokens in the cache, and the network has none.
+        """
+        if not job.latency_context:
+            return self.example(job.latency_batch)
+        library("transformers")
+        from secateur.language.decoding import one_token
+
+        try:
+            return one_token(self.model, job.latency_context, job.latency_batch)
+        except UsageError as error:
+            raise UsageError(f"latency_context: {error}") from error
 
     def save(self, path: Path, metrics: dict[str, Json] | None = None) -> None:
         """Write a checkpoint.

@@ -121,7 +121,7 @@ def _prune(
 
 def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence[Cut]) -> None:
     """Save what a report needs about both networks; if this fails, the run continues."""
-    timed, seconds = before.example(place.job.latency_batch), place.job.latency_seconds
+    timed, seconds = before.timed(place.job), place.job.latency_seconds
     report_progress(place.callbacks, "timing layers", 0, 1)
     try:
         with place.clock("timing layers"):
@@ -179,7 +179,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
     known, asked = fingerprint(network.model), job.recipe
     given = {name: getattr(asked, name) for name in sorted(WITHOUT_DATA)}
     recipe = Recipe.from_table({"preset": "one-shot", **given})
-    training = Training(latency=LatencyOptions(inputs=network.example(job.latency_batch)))
+    training = Training(latency=LatencyOptions(inputs=network.timed(job)))
     context = replace(place.context, journal=Journal())  # one cut without training needs no resuming
     with place.clock("pruning"):
         result = run_recipe(network.model, network.example(), budget, recipe, training, context)

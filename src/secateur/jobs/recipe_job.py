@@ -158,7 +158,7 @@ class RecipeJob:
             calibration=self.task.calibration_batches(),
             validation=self.task.validation_batches(),
             check_inputs=self._check_inputs(),
-            latency=LatencyOptions(inputs=self.network.example(self.job.latency_batch)),
+            latency=LatencyOptions(inputs=self.network.timed(self.job)),
         )
 
     @contextmanager

@@ -236,6 +236,8 @@ class Job(Settings):
         seed: of all random numbers.
         device: where to compute.
         latency_batch: examples in the forward pass whose time is measured.
+        latency_context: for causal language models of transformers: the time is that of one more token with
+            so many tokens in the cache; 0 for the time of a whole block of tokens without a cache.
         latency_seconds: time spent on measuring each network.
         tensorboard: write ``tensorboard/`` in the run folder too, with accuracy and costs as curves.
         command_line: the command line that the job came from, if it came from one, for the record.
@@ -248,6 +250,7 @@ class Job(Settings):
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: DeviceSettings = DeviceSettings()
     latency_batch: int = Field(default=1, ge=1)
+    latency_context: int = Field(default=0, ge=0)
     latency_seconds: float = Field(default=1.0, ge=0)
     tensorboard: bool = False
     command_line: str | None = None

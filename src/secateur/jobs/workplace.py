@@ -126,7 +126,7 @@ class Workplace:
         report_progress(self.callbacks, "measuring", 0, 1)
         with self.clock("measuring"):
             models = {name: network.model for name, network in networks.items()}
-            inputs = next(iter(networks.values())).example(self.job.latency_batch)
+            inputs = next(iter(networks.values())).timed(self.job)
             milliseconds, conditions = latencies(models, inputs, self.job.latency_seconds)
             rows = {
                 name: {

@@ -22,14 +22,15 @@ from scipy.optimize import lsq_linear
 from torch import nn
 
 from secateur.devices import device_of
-from secateur.graph import ChannelGraph, ExampleInputs
+from secateur.errors import UsageError
+from secateur.graph import ChannelGraph, ExampleInputs, trace
 from secateur.graph.capture.program import capture
 from secateur.graph.channel_graph import Keep
 from secateur.graph.cutting.tensors import by_tensor, copy_with, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import FloatArray, IntArray
 from secateur.latency.measure import Comparison, batch_size, compare_latency
 from secateur.latency.operator_timer import DeviceTimer, OperatorTimer, Timings
-from secateur.latency.operators import Operator, find_operators
+from secateur.latency.operators import Operator, find_operators, same_operators
 from secateur.latency.piecewise_linear import OperatorTime, measure_operator_time, whole_vectors
 from secateur.latency.pytorch_runtimes import PyTorchRuntime, find_runtime
 from secateur.latency.table import Calibration, LatencyTable, TableEntry, is_present
@@ -94,7 +95,8 @@ def latency_table(
         The table; :func:`secateur.make_plan` takes it as ``latency``.
 
     Raises:
-        UsageError: for these inputs, the forward pass is not the one that was traced.
+        UsageError: for these inputs, the forward pass is not the one that was traced, and it has other
+            channels.
 
     Example:
         >>> import torch
@@ -111,7 +113,7 @@ def latency_table(
     timings = Timings.at_home() if timings is None else timings
     timer = operator_timer or DeviceTimer(device_of(model), layout)
     measure = _cached(timer, timings)
-    operators = find_operators(graph, capture(model, example_inputs))
+    operators = _operators(model, graph, example_inputs)
     steps, done = 2 * len(operators) + 1, 0
 
     def finish_step() -> None:
@@ -150,6 +152,29 @@ def latency_table(
     return LatencyTable(
         tuple(entries), calibration, batch_size(example_inputs), timer.conditions, chosen.name
     )
+
+
+def _operators(model: nn.Module, graph: ChannelGraph, example_inputs: ExampleInputs) -> tuple[Operator, ...]:
+    """Find the operators of the timed forward pass, as functions of the widths of a graph.
+
+    For other inputs the network may run other operators, as a decoder does for one token with a cache. It is
+    traced with them, which must find the same channels.
+    """
+    program = capture(model, example_inputs)
+    if same_operators(program, graph.wiring.program):
+        return find_operators(graph, program)
+    units = {item.module: item.unit for item in graph.attentions}
+    timed = trace(model, example_inputs, attention=units)
+    channels = [[(group.name, group.channels) for group in each.groups] for each in (graph, timed)]
+    branches = [[branch.name for branch in each.branches] for each in (graph, timed)]
+    pairs = zip(graph.groups, timed.groups, strict=False)
+    fixed = any(one.prunable and not other.prunable for one, other in pairs)
+    if channels[0] != channels[1] or branches[0] != branches[1] or fixed:
+        raise UsageError(
+            "with these inputs the network runs other operators than when it was traced, and has other "
+            "prunable channels; trace it with inputs of this shape"
+        )
+    return find_operators(timed, program)
 
 
 def _cached(timer: OperatorTimer, timings: Timings) -> OperatorMilliseconds:

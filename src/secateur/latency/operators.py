@@ -18,7 +18,6 @@ import torch
 from torch import SymFloat, Tensor
 from torch.fx import Node
 
-from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
 from secateur.graph.capture.nodes import module_path, schema_name
 from secateur.graph.capture.program import Origin, Program
@@ -233,7 +232,7 @@ def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...
             program of the graph.
 
     Raises:
-        UsageError: the program runs other operators.
+        ValueError: the program runs other operators.
     """
     reader = _OperatorReader(graph, program)
     found: dict[Operator, list[Operator]] = {}
@@ -268,12 +267,8 @@ class _OperatorReader:
     """Convert the nodes of a program to operators."""
 
     def __init__(self, graph: ChannelGraph, program: Program) -> None:
-        traced = graph.wiring.program
-        if _steps(program) != _steps(traced):
-            raise UsageError(
-                "with these inputs the network runs other operators than when it was traced; trace it with "
-                "inputs of this shape"
-            )
+        if not same_operators(program, graph.wiring.program):
+            raise ValueError("the program runs other operators than that of the graph")
         self._extents = graph.wiring.extents
         self._branches = [frozenset(branch.nodes) for branch in graph.wiring.branches]
         self._sizes = self._extents.sizes(graph.widths)
@@ -348,8 +343,13 @@ def _with_axes(item: Any, place: dict[int, tuple[int, int]]) -> Any:
     return tuple(_with_axes(part, place) for part in item) if isinstance(item, tuple) else item
 
 
-def _steps(program: Program) -> list[tuple[str, str]]:
-    return [(node.name, str(node.target)) for node in program.graph.nodes if node.op == "call_function"]
+def same_operators(one: Program, other: Program) -> bool:
+    """Return whether two programs run the same operators in the same order."""
+    steps = (
+        [(node.name, str(node.target)) for node in program.graph.nodes if node.op == "call_function"]
+        for program in (one, other)
+    )
+    return next(steps) == next(steps)
 
 
 def _split(total: int, whole: Sequence[int]) -> tuple[int, ...]:

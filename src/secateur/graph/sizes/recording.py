@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur._compat import FakeTensorMode, tree_leaves, tree_map_only
+from secateur._compat import FakeTensorMode, said_to_be_exported, tree_leaves, tree_map_only
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
@@ -112,6 +112,8 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
                 stack.enter_context(torch.set_grad_enabled(gradients))
                 stack.enter_context(mode)
                 stack.enter_context(uncached(model))
+                # Code that asks whether it is exported must take the way that was captured.
+                stack.enter_context(said_to_be_exported())
                 stack.enter_context(tracer)
                 equal = stack.enter_context(recorded_equalities())
                 model(*args, **kwargs)
