@@ -23,6 +23,13 @@ from secateur.training.events import TrainingCallback, report_note, report_progr
 from secateur.untouched import untouched
 
 
+_LEAST_UPDATES = 1000
+"""Steps of the optimizer for which the batches of several are not added up."""
+
+_WARMUP = 0.1
+"""Longest warm-up, as a share of the training."""
+
+
 @dataclass(frozen=True)
 class DetectorTuner:
     """Train and validate with ultralytics.
@@ -109,11 +116,25 @@ class DetectorTuner:
         keep_from_rebuilding(trained)  # in the files that ultralytics writes
         with _process_restored():
             trainer = self._created(trained, epochs, "fine-tuning")
+            trainer.add_callback("on_pretrain_routine_end", self._fit_to_length)
             trainer.add_callback("on_model_save", after_epoch)
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
                 trainer.train()
         network.load_state_dict(state)
         return best
+
+    def _fit_to_length(self, trainer: Any) -> None:
+        """Let a short training take more steps, and warm up for a tenth of it at most.
+
+        ultralytics adds up the gradients of 64 images for a step, and warms up for three epochs, whatever the
+        number of images and epochs. What the settings say remains.
+        """
+        if "nbs" not in self.settings.options:
+            batches = trainer.epochs * len(trainer.train_loader)
+            trainer.accumulate = max(1, min(trainer.accumulate, batches // _LEAST_UPDATES))
+            trainer.args.nbs = trainer.accumulate * trainer.batch_size
+        if "warmup_epochs" not in self.settings.options:
+            trainer.args.warmup_epochs = min(trainer.args.warmup_epochs, _WARMUP * trainer.epochs)
 
     def validate(self, network: nn.Module, split: str = "val") -> dict[str, float]:
         """Measure a copy of a network on the images of a split."""
