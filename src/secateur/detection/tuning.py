@@ -116,18 +116,21 @@ class DetectorTuner:
         keep_from_rebuilding(trained)  # in the files that ultralytics writes
         with _process_restored():
             trainer = self._created(trained, epochs, "fine-tuning")
-            trainer.add_callback("on_pretrain_routine_end", self._fit_to_length)
+            trainer.add_callback("on_pretrain_routine_end", self.fit_to_length)
             trainer.add_callback("on_model_save", after_epoch)
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
                 trainer.train()
         network.load_state_dict(state)
         return best
 
-    def _fit_to_length(self, trainer: Any) -> None:
+    def fit_to_length(self, trainer: Any) -> None:
         """Let a short training take more steps, and warm up for a tenth of it at most.
 
         ultralytics adds up the gradients of 64 images for a step, and warms up for three epochs, whatever the
         number of images and epochs. What the settings say remains.
+
+        Args:
+            trainer: of ultralytics, set up; changed.
         """
         if "nbs" not in self.settings.options:
             batches = trainer.epochs * len(trainer.train_loader)
