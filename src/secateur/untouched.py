@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import operator
 import random
+import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import _lru_cache_wrapper, partial
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     sets and plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its
     mode, the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and
     ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
-    modules; the states of its random generators; caches of its methods (``functools.lru_cache``), which are
-    cleared if they got entries; the random states of Python, NumPy and PyTorch on every
+    modules; the states of its random generators; caches of its methods and of the functions that their code
+    can name (``functools.lru_cache``), which are cleared if they got entries; the random states of Python, NumPy and PyTorch on every
     device; the number of threads, the default dtype, and whether algorithms must be deterministic.
 
     Args:
@@ -66,8 +67,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     determinism = _determinism()
     for model in models:
         noted.model(model)
-    classes = {type(module) for model in models for module in model.modules()}
-    caches = [(cache, cache.cache_info()) for kind in classes for cache in _method_caches(kind)]
+    caches = [(cache, cache.cache_info()) for cache in _caches(models)]
     try:
         yield noted
     finally:
@@ -101,19 +101,50 @@ def _determinism() -> tuple[bool, bool, bool, bool]:
     )
 
 
-def _method_caches(kind: type) -> Iterator[_lru_cache_wrapper[Any]]:
-    """Find the caches of the methods of a class, also inside decorators of them.
+def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
+    """Find the cached functions that the code of some networks calls by a name of its own.
 
-    They may keep tensors of another pass, such as one without values.
+    These are methods, attributes, functions of the files of their classes, and functions of modules that these
+    files import, also within decorators and containers. A cache may keep tensors of another pass, such as one
+    without values.
     """
-    for parent in kind.__mro__:
-        if parent.__module__.partition(".")[0] in _FOREIGN:
-            continue
-        for method in vars(parent).values():
-            function = getattr(method, "__func__", method)
-            yield from (
-                item for item in (function, *_enclosed(function)) if isinstance(item, _lru_cache_wrapper)
-            )
+    instances = [module for model in models for module in model.modules()]
+    classes = {parent for kind in {type(module) for module in instances} for parent in kind.__mro__}
+    owners: list[Any] = [*instances, *(parent for parent in classes if not _is_library(parent.__module__))]
+    for name in {owner.__module__ for owner in owners if not _is_library(owner.__module__)}:
+        file = sys.modules.get(name)
+        owners += [file, *(item for item in _values(file) if isinstance(item, ModuleType))]
+    found = {
+        id(item): item
+        for owner in owners
+        if not (isinstance(owner, ModuleType) and _is_library(owner.__name__))
+        for value in _values(owner)
+        for item in _held(value)
+        if isinstance(item, _lru_cache_wrapper)
+    }
+    return list(found.values())
+
+
+def _is_library(module: str) -> bool:
+    """Return whether a module is of a package whose objects are no state of a network."""
+    package = str(module).partition(".")[0]
+    return package in _FOREIGN or package in sys.stdlib_module_names
+
+
+def _values(owner: Any) -> list[Any]:
+    """List the attributes of an object; none for one without a dictionary of them."""
+    return list(getattr(owner, "__dict__", {}).values())
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """List a value, and what it holds: a method, a closure or a container."""
+    function = getattr(value, "__func__", value)
+    yield function
+    yield from _enclosed(function)
+    if isinstance(value, dict):
+        yield from list(value.values())
+    elif isinstance(value, list | tuple | set):
+        yield from list(value)
 
 
 def _enclosed(function: Any) -> Iterator[Any]:

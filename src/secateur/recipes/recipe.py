@@ -318,6 +318,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "finetune": _constant(_PAPER, epochs=10, keep_best=True),
         },
         "language": {
+            "scoring_batches": 16,
             "curve_batches": 16,
             "reconstruct_batches": 16,
             "reconstruct_ridge": 1.0,

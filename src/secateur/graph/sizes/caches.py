@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
 
-_CACHED = type(functools.lru_cache(lambda: None))
+from secateur.graph.sizes.traced import Size
+
+_CACHED = functools._lru_cache_wrapper
 
 
 @contextmanager
 def uncached(model: nn.Module) -> Iterator[None]:
-    """Replace functions that ``functools.lru_cache`` wraps by the functions themselves within a block.
+    """Replace functions that ``functools.lru_cache`` wraps by others that cache within a block alone.
 
     A cache takes two sizes for one where their numbers are equal, and returns what it made of the first; that
     remembers where the first came from. So the functions of loaded modules and the methods of the network run
-    again for each call. Those of PyTorch and of the standard library do not reshape with sizes of a network.
+    again, once for all sizes of one origin. Those of PyTorch and of the standard library do not reshape with
+    sizes of a network.
 
     Args:
         model: the network.
@@ -27,14 +30,47 @@ def uncached(model: nn.Module) -> Iterator[None]:
     changed: list[tuple[Any, str, Any]] = []
     try:
         for owner in [*_modules(), *_classes(model)]:
-            for name, value in list(vars(owner).items()):
-                if type(value) is _CACHED:
-                    changed.append((owner, name, value))
-                    setattr(owner, name, value.__wrapped__)
+            for name, value in list(getattr(owner, "__dict__", {}).items()):
+                # What cannot be replaced keeps its cache.
+                with suppress(Exception):
+                    if type(value) is _CACHED:
+                        setattr(owner, name, _with_origins(value))
+                        changed.append((owner, name, value))
         yield
     finally:
         for owner, name, value in reversed(changed):
-            setattr(owner, name, value)
+            with suppress(Exception):
+                setattr(owner, name, value)
+
+
+def _with_origins(cached: Any) -> Callable[..., Any]:
+    """Wrap the function of a cache by a new one that tells sizes of different origins apart."""
+    known: dict[Any, Any] = {}
+
+    @functools.wraps(cached.__wrapped__)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        key = _key((args, tuple(kwargs.items())))
+        try:
+            if key in known:
+                return known[key]
+        except TypeError:  # an argument that no dictionary takes; the cache would refuse it too
+            return cached.__wrapped__(*args, **kwargs)
+        known[key] = found = cached.__wrapped__(*args, **kwargs)
+        return found
+
+    vars(call).update(
+        cache_info=cached.cache_info, cache_clear=cached.cache_clear, cache_parameters=cached.cache_parameters
+    )
+    return call
+
+
+def _key(value: Any) -> Any:
+    """Make of arguments a key that holds the origins of sizes."""
+    if isinstance(value, Size):
+        return Size, int(value), value.source
+    if isinstance(value, tuple):
+        return type(value), tuple(map(_key, value))
+    return type(value), value
 
 
 def _modules() -> Iterator[Any]:

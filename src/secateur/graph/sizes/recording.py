@@ -47,6 +47,8 @@ class _Call:
     counts: bool = False
     is_on: bool | None = None
     """Whether it was called as in training mode, of operators that the mode switches."""
+    follows_size: bool = False
+    """Whether a number that it computes with was computed from a size."""
     kept: Mapping[int, _Made] = field(default_factory=dict)
     """The dimensions of the result that are whole dimensions of what was indexed."""
 
@@ -144,6 +146,10 @@ _HARMLESS = {
 """Operators that couple no channels, where at most one tensor with channels goes in."""
 
 
+_COMPUTING = {"mul", "div", "add", "sub", "tensor", "new_tensor"}
+"""Those of them that compute with numbers, not with sizes alone."""
+
+
 class Likeness(Enum):
     """How the operators of the two modes of a network compare."""
 
@@ -170,6 +176,10 @@ def likeness(
     if evaluation is None or training is None:
         return Likeness.DIFFERENT
     if any(call.is_on is False and call.key[0] in in_training for call in training.calls):
+        return Likeness.DIFFERENT
+    # A number that follows a width shows in a cut of a program that has it.
+    following = [[call for call in seen.calls if call.follows_size] for seen in (evaluation, training)]
+    if any(call.is_dropout for call in following[1]) or not _equal(*following):
         return Likeness.DIFFERENT
     # Dropout that only one mode has, or that has another probability there, is not that of the other program.
     if not _equal(*([call for call in seen.calls if call.is_dropout] for seen in (evaluation, training))):
@@ -359,7 +369,9 @@ class _SizeTracer(ShapeMode):
         counts = name == "add" and self.path[-1] in self.norms and key[2] == ()
         is_on = _is_on(name, args, kwargs)
         wide = sum(map(_is_wide, leaves))
-        call = _Call(key, given_sizes(name, args, kwargs), wide, numbers, counts, is_on, kept)
+        computes = name in _DROPOUTS or name in _COMPUTING
+        follows = computes and any(isinstance(item, Size | Proportional) for item in leaves)
+        call = _Call(key, given_sizes(name, args, kwargs), wide, numbers, counts, is_on, follows, kept)
         self.calls.append(call)
         for place, item in enumerate(results):
             if isinstance(item, Tensor):

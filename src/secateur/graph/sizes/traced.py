@@ -123,9 +123,13 @@ def _arithmetic(operator: str) -> None:
     reflected: Callable[[int, int], Any] = getattr(int, operator.replace("__", "__r", 1))
 
     def forward(self: Size, other: Any) -> Any:
+        if operator == "__mul__" and isinstance(other, float):
+            return Proportional(float(self) * other, self.source, 1.0)
         return _computed(plain(self, other), operator, self, other)
 
     def backward(self: Size, other: Any) -> Any:
+        if operator == "__mul__" and isinstance(other, float):
+            return forward(self, other)
         return _computed(reflected(self, other), operator, other, self)
 
     setattr(Size, operator, forward)
