@@ -22,7 +22,6 @@ from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note, report_progress
 from secateur.untouched import untouched
 
-
 _LEAST_UPDATES = 1000
 """Steps of the optimizer for which the batches of several are not added up."""
 
