@@ -70,7 +70,7 @@ class Forecast:
             shown = ["" if number is None else _shown(name, number) for number in numbers]
             if reach.planned is not None:
                 shown[-1] += f" ({reach.planned / max(1, reach.now):.1%})"
-            rows.append((QUANTITIES[name], *shown))
+            rows.append((QUANTITIES[name].title, *shown))
         used = [column for column in range(5) if any(row[column] for row in rows[1:])]
         lines = table([[row[column] for column in used] for row in rows])
         return "\n".join([*lines, *([self.impossible] if self.impossible else [])])

@@ -220,7 +220,9 @@ def run_frontier(
     found, measured = [], context.measured
     for number, share in enumerate(shares(points, reach.least / reach.now), start=1):
         report_progress(context.callbacks, "points", number - 1, points)
-        report_note(context.callbacks, f"point {number} of {points}: {share:.0%} of the {QUANTITIES[by]}")
+        report_note(
+            context.callbacks, f"point {number} of {points}: {share:.0%} of the {QUANTITIES[by].title}"
+        )
         try:
             result = run_recipe(
                 copy_with(model, {}),
