@@ -550,12 +550,12 @@ class _ScoringBatches:
 
     Attributes:
         batches: the complete batches.
-        limit: number of batches; all if not given.
+        most: number of batches; all if not given.
         context: the processes and the callbacks.
     """
 
     batches: Batches
-    limit: int | None
+    most: int | None
     context: RecipeContext
 
     def __iter__(self) -> Iterator[Any]:
@@ -564,10 +564,10 @@ class _ScoringBatches:
     def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
         """Return the part of each batch that belongs to this process (:class:`secateur.ranks.Splittable`)."""
         total = len(self.batches) if isinstance(self.batches, Sized) else None
-        if self.limit is not None and total is not None:
-            total = min(self.limit, total)
+        if self.most is not None and total is not None:
+            total = min(self.most, total)
         context = self.context
-        parts = islice(split_across_ranks(self.batches, context.ranks), self.limit)
+        parts = islice(split_across_ranks(self.batches, context.ranks), self.most)
         yield from tracked(parts, "scoring", context.callbacks, context.interruption, total)
 
 

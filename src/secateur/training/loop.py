@@ -437,15 +437,15 @@ def _run_epochs(setup: _Setup, state: FitState, scale_rates: Callable[[float], f
     """Train until the end; return whether that was reached, or whether the training diverged before."""
     assert state.rate is not None or not setup.steps
     scale = state.rate.value / setup.base_rate if state.rate is not None else 1.0
-    schedule = learning_rate_factors(setup.settings.schedule, setup.steps, setup.settings.warmup)
-    factors = (scale * factor for factor in islice(schedule, state.step, None))
+    factors = learning_rate_factors(setup.settings.schedule, setup.steps, setup.settings.warmup)
+    rates = (scale_rates(scale * factor) for factor in islice(factors, state.step, None))
     while state.epoch < setup.epochs and not _is_out_of_patience(setup, state):
         _record(setup, state)
         began = time.perf_counter()
         is_last = state.epoch + setup.epochs_per_round >= setup.epochs
         observe = setup.options.observe if is_last else None
         with observe or nullcontext() as observer:
-            loss, rate = _train_round(setup, state, (scale_rates(factor) for factor in factors), observer)
+            loss, rate = _train_round(setup, state, rates, observer)
         state.epoch = min(state.epoch + setup.epochs_per_round, setup.epochs)
         with setup.average.applied() if setup.average else nullcontext():
             if setup.evaluate is not None:
