@@ -113,10 +113,8 @@ def reachable(
         >>> least.params, now.params
         (16, 58)
     """
-    widths = widths or Widths()
-    feasible = feasible_widths(graph, widths, width_options(widths, graph, latency))
-    least = CostEvaluator(graph, {}, depth=feasible.depth).named(feasible.least)
-    return Cost(**{name: least[name] for name in asdict(graph.cost())}), graph.cost()
+    reach, now = forecast(graph, widths=widths, latency=latency).reach, graph.cost()
+    return Cost(**{name: reach[name].least for name in asdict(now)}), now
 
 
 def forecast(

@@ -48,7 +48,7 @@ def _computed_weights(program: Program) -> set[Node]:
         node = waiting.pop()
         if node in found or node.op != "call_function":
             continue
-        if operator_name(node) in _PRODUCTS or operator_name(node) in NORMALISATIONS or _weights_of(node):
+        if operator_name(node) in NORMALISATIONS or _weights_of(node):
             continue  # what a layer or a product makes is made of values that flow through the network
         found.add(node)
         waiting += node.all_input_nodes
@@ -63,8 +63,8 @@ def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:
         node = waiting.pop()
         if node not in found and node.op == "call_function":
             found.add(node)
-            layer = operator_name(node) in _PRODUCTS or bool(_weights_of(node))
-            waiting += [] if layer and operator_name(node) not in NORMALISATIONS else node.all_input_nodes
+            layer = _weights_of(node) and operator_name(node) not in NORMALISATIONS
+            waiting += [] if layer else node.all_input_nodes
     return found
 
 
