@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import module_paths, schema_name
+from secateur.graph.capture.nodes import module_paths, operator_name
 from secateur.graph.capture.operators import LIKE
 from secateur.graph.capture.program import Program, base_of, written_arguments
 
@@ -79,7 +79,7 @@ class Dataflow:
             self.inputs[node] = tuple(dict.fromkeys(self._same[item] for item in node.all_input_nodes))
             self._same[node] = self.inputs[node][0] if _returns_what_it_reads(node) else node
             self._sources[node] = 0
-            reads = schema_name(node) not in _SHAPE_ONLY
+            reads = operator_name(node) not in _SHAPE_ONLY
             for source in self.inputs[node]:
                 self._users[source].append(node)
                 if reads:

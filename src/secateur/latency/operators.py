@@ -19,7 +19,7 @@ from torch import SymFloat, Tensor
 from torch.fx import Node
 
 from secateur.graph import ChannelGraph
-from secateur.graph.capture.nodes import module_path, schema_name
+from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.operators import CONVOLUTIONS, DROPOUTS, GROUPS
 from secateur.graph.capture.program import Origin, Program
 from secateur.graph.groups import BoolArray, IntArray
@@ -251,7 +251,7 @@ def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...
 def _takes_time(node: Node) -> bool:
     if node.op != "call_function" or node.target is operator.getitem:
         return False
-    name = schema_name(node)
+    name = operator_name(node)
     if not name or name in DROPOUTS or name == "lift_fresh_copy":
         return False
     returns = node.target._schema.returns  # type: ignore[union-attr]

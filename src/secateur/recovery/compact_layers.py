@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import named_arguments, schema_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.capture.operators import PATCH_LAYERS
 from secateur.graph.checking.masked import MaskedInterpreter
 from secateur.graph.labels import BoolArray
@@ -38,7 +38,7 @@ class CompactInterpreter(MaskedInterpreter):
         names = wiring.program.tensor_names
         self._kept_positions: dict[str, tuple[Tensor, Tensor]] = {}
         for node in wiring.program.graph.nodes:
-            name = names.get(str(node.args[1])) if schema_name(node) in PATCH_LAYERS else None
+            name = names.get(str(node.args[1])) if operator_name(node) in PATCH_LAYERS else None
             if name is None or node.name in self._skipped:  # of a branch that is removed
                 continue
             start, size = wiring.spans[name, 0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import named_arguments, schema_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.capture.operators import PATCH_LAYERS
 from secateur.graph.groups import IntArray
 from secateur.graph.wiring import Wiring
@@ -97,7 +97,7 @@ def find_consumers(wiring: Wiring) -> list[Consumer]:
     found = []
     for step, node in enumerate(nodes):
         read = reads.get(node.name)
-        if read is None or read.argument != 0 or schema_name(node) not in PATCH_LAYERS:
+        if read is None or read.argument != 0 or operator_name(node) not in PATCH_LAYERS:
             continue
         options = named_arguments(node)
         weight = _own(options["weight"], names)
@@ -138,7 +138,7 @@ def _norm(node: Node, names: Mapping[str, str]) -> Node | None:
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
-    if schema_name(user) != "batch_norm" or user.args[0] is not node:
+    if operator_name(user) != "batch_norm" or user.args[0] is not node:
         return None
     options = named_arguments(user)
     return user if _own(options["running_mean"], names) and _own(options["running_var"], names) else None

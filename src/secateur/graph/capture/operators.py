@@ -1,4 +1,4 @@
-"""Name the operators of a kind that several parts of Secateur treat alike, as ``schema_name`` names them.
+"""Name the operators of a kind that several parts of Secateur treat alike, as ``operator_name`` names them.
 
 A rule says what an operator does to labels. What else is known of an operator is said here, once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import schema_name
+from secateur.graph.capture.nodes import operator_name
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 """Convolutions, by the number of dimensions of their images."""
@@ -74,7 +74,7 @@ def channels_of_layer(node: Node, dims: int) -> int | None:
         node: the operator.
         dims: number of dimensions of what it reads and writes.
     """
-    if schema_name(node) not in LAYERS:
+    if operator_name(node) not in LAYERS:
         return None
     weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-    return dims - 1 if schema_name(node) == "linear" else dims + 1 - int(weight.dim())
+    return dims - 1 if operator_name(node) == "linear" else dims + 1 - int(weight.dim())

@@ -28,7 +28,7 @@ from secateur.exact import seed_everything
 from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
-from secateur.graph.capture.nodes import named_arguments, schema_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.capture.obstacles import (
     depends_on_values,
     explain,
@@ -520,7 +520,7 @@ def _shape_only(value: Tensor) -> Tensor:
 def _batch(graph: Graph, placeholders: Mapping[str, Placeholder]) -> int:
     """Return the leading size of the first input, unless a convolution shows that it is a channel."""
     for node in graph.nodes:
-        if schema_name(node) in CONVOLUTIONS:
+        if operator_name(node) in CONVOLUTIONS:
             value, weight = (item.meta["val"] for item in node.args[:2])
             if value.dim() < weight.dim():
                 return 1

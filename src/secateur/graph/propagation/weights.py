@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import named_arguments, operator_name, schema_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.capture.operators import LAYERS, NORMALISATIONS, PRODUCTS
 from secateur.graph.capture.program import Origin, Program
 
@@ -42,7 +42,7 @@ def _computed_weights(program: Program) -> set[Node]:
     """Find operators on the way to the weight of a layer, whether or not it depends on the inputs."""
     found: set[Node] = set()
     waiting = [
-        item for node in program.graph.nodes if schema_name(node) in LAYERS for item in _weights_of(node)
+        item for node in program.graph.nodes if operator_name(node) in LAYERS for item in _weights_of(node)
     ]
     while waiting:
         node = waiting.pop()
@@ -70,7 +70,7 @@ def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:
 
 def _weights_of(node: Node) -> list[Node]:
     """List the arguments of an operator that are its weights."""
-    if schema_name(node) in _PRODUCTS:
+    if operator_name(node) in _PRODUCTS:
         return list(node.all_input_nodes)
     found = named_arguments(node).get("weight")
     return [found] if isinstance(found, Node) else []
