@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.batches import refuse_one_shot
+from secateur.batches import LossFunction, refuse_one_shot
 from secateur.budget import Budget, WidthCurves, Widths
 from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
@@ -41,7 +41,7 @@ from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
 from secateur.training.loop import FIT, FitOptions, fit
-from secateur.training.losses import LossFunction, next_token_loss, with_auxiliaries
+from secateur.training.losses import next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
 from secateur.training.resume import Entry, restore, snapshot

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.batches import refuse_one_shot
+from secateur.batches import LossFunction, refuse_one_shot
 from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.errors import DataError, StoppedError, TrainingError
@@ -28,7 +28,7 @@ from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, report_note, report_progress
-from secateur.training.losses import LossFunction, evaluation_loss, with_auxiliaries
+from secateur.training.losses import evaluation_loss, with_auxiliaries
 from secateur.training.metrics import OWN, TOP_1
 from secateur.training.optimizers import (
     largest_rate,
