@@ -11,12 +11,15 @@ A batch is one of three:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from secateur.errors import UsageError
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""The mean loss of a batch: of outputs and targets, or of outputs and a batch that is a mapping."""
 
 _KINDS = "pairs (inputs, targets), or mappings of keyword arguments with the labels"
 

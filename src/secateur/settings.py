@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,8 +60,20 @@ integer (is 'two'); decai: unknown; did you mean 'decay'?
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Need = tuple[str, bool, str, str]
-"""A setting that needs another one: path, whether that is off, in words why, how to switch it on."""
+class Need(NamedTuple):
+    """A setting that needs another one.
+
+    Attributes:
+        path: dotted path of the setting.
+        idle: whether it has no effect, since the other one is off.
+        reason: why, in words.
+        remedy: how to switch the other one on.
+    """
+
+    path: str
+    idle: bool
+    reason: str
+    remedy: str
 
 
 def refuse_idle(needs: Iterable[Need], given: Collection[str]) -> None:
@@ -75,9 +87,9 @@ def refuse_idle(needs: Iterable[Need], given: Collection[str]) -> None:
         SettingsError: at least one has no effect.
     """
     idle = [
-        (path, f"no effect while {reason}; {remedy}, or leave {path} out")
-        for path, off, reason, remedy in needs
-        if off and path in given
+        (need.path, f"no effect while {need.reason}; {need.remedy}, or leave {need.path} out")
+        for need in needs
+        if need.idle and need.path in given
     ]
     if idle:
         raise SettingsError(idle)

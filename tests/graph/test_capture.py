@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur import apply_plan, plan_from, verify
 from secateur.errors import TraceError
 from secateur.graph import trace
+from secateur.graph.capture import operators
 from secateur.graph.capture.composites import COMPOSITES
 from secateur.graph.capture.program import call_arguments, canonical_names, capture, doubled, mode_of
 from secateur.graph.rules import find_rule
@@ -121,6 +122,13 @@ def test_tied_tensors_go_by_their_first_name():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert canonical_names(model)["1.weight"] == "0.weight"
+
+
+def test_every_operator_of_which_more_is_known_has_a_rule() -> None:
+    kinds = [value for name, value in vars(operators).items() if name.isupper() and name != "GROUPS"]
+    names = {name for kind in kinds for name in kind}
+    assert len(names) > 40
+    assert not [name for name in names - {*COMPOSITES} if find_rule(f"aten.{name}.default") is None]
 
 
 def test_composite_operators_have_no_rule_and_parts_that_have_one() -> None:

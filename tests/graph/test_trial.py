@@ -53,3 +53,15 @@ def test_weights_are_prepared_for_a_network_without_a_branch() -> None:
     assert float(scores.std()) > 1e-3
     assert torch.equal(found.tensors["block.1.running_var"], net.block[1].running_var)
     assert not torch.equal(found.tensors["scores.weight"], net.scores.weight)
+
+
+def test_weights_are_prepared_beside_one_that_is_computed() -> None:
+    torch.manual_seed(0)
+    first, last = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 4, 3)
+    net, x = nn.Sequential(first, nn.ReLU(), last), torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        last.weight.mul_(1e-6)
+        last.bias.zero_()
+    graph = sec.trace(net, x)
+    found = lively(graph.wiring.evaluation, named_tensors(net), x, graph.after(Keep({}, [])).removed)
+    assert bool(found.tensors["2.weight"].std() > 1e3 * last.weight.std())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from secateur.budget.body import params_of_body
     from secateur.budget.curves import WidthCurve, WidthCurves
     from secateur.budget.forecasts import Forecast, forecast, reachable
-    from secateur.budget.limits import Allocation, Budget, Unit
+    from secateur.budget.limits import Allocation, Budget
     from secateur.budget.planning import make_plan, plan_within
     from secateur.budget.widths import Widths
 
@@ -26,7 +26,6 @@ __all__ = [
     "Allocation",
     "Budget",
     "Forecast",
-    "Unit",
     "WidthCurve",
     "WidthCurves",
     "Widths",
@@ -43,7 +42,7 @@ __getattr__, __dir__ = lazy_names(
         "body": "params_of_body",
         "curves": "WidthCurve WidthCurves",
         "forecasts": "Forecast forecast reachable",
-        "limits": "Allocation Budget Unit",
+        "limits": "Allocation Budget",
         "planning": "make_plan plan_within",
         "widths": "Widths",
     },

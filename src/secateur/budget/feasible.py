@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from secateur.budget.depth import Depth, branch_names, enclosing_paths, find_depth, fits
-from secateur.budget.limits import WORDS, CostEvaluator, amount_of, amount_words
+from secateur.budget.limits import QUANTITIES, CostEvaluator, amount_of, amount_words
 from secateur.budget.ties import common_widths
 from secateur.budget.widths import Bounds, Widths
 from secateur.errors import UsageError, closest
@@ -238,7 +238,7 @@ def explain_infeasible(
         return f"{amount} ({number / max(1, now[name]):.2%})"
 
     parts = [
-        f"{WORDS[name]}: at most {share(name, allowed)} may remain, "
+        f"{QUANTITIES[name].unit}: at most {share(name, allowed)} may remain, "
         f"{'but' if name in unmet else 'and'} the least possible is {share(name, least[name])}"
         for name, allowed in evaluator.limits.items()
     ]

@@ -70,7 +70,7 @@ class Forecast:
             shown = ["" if number is None else _shown(name, number) for number in numbers]
             if reach.planned is not None:
                 shown[-1] += f" ({reach.planned / max(1, reach.now):.1%})"
-            rows.append((QUANTITIES[name], *shown))
+            rows.append((QUANTITIES[name].title, *shown))
         used = [column for column in range(5) if any(row[column] for row in rows[1:])]
         lines = table([[row[column] for column in used] for row in rows])
         return "\n".join([*lines, *([self.impossible] if self.impossible else [])])
@@ -113,10 +113,8 @@ def reachable(
         >>> least.params, now.params
         (16, 58)
     """
-    widths = widths or Widths()
-    feasible = feasible_widths(graph, widths, width_options(widths, graph, latency))
-    least = CostEvaluator(graph, {}, depth=feasible.depth).named(feasible.least)
-    return Cost(**{name: least[name] for name in asdict(graph.cost())}), graph.cost()
+    reach, now = forecast(graph, widths=widths, latency=latency).reach, graph.cost()
+    return Cost(**{name: reach[name].least for name in asdict(now)}), now
 
 
 def forecast(

@@ -23,32 +23,33 @@ if TYPE_CHECKING:
     from secateur.graph.groups import IntArray
     from secateur.latency import LatencyModel
 
-Unit = Literal["macs", "params", "channels", "memory", "latency"]
-"""A quantity that a budget can limit."""
-
 Allocation = Literal["global", "uniform", "curves"]
 """How a budget is divided among groups."""
 
-WORDS = {
-    "macs": "MACs",
-    "params": "parameters",
-    "channels": "channels",
-    "memory": "bytes of activations",
-    "latency": "milliseconds",
-}
-"""The quantities that a budget can limit, with the words that messages use for them."""
+
+@dataclass(frozen=True)
+class Quantity:
+    """The words for a quantity.
+
+    Attributes:
+        unit: what an amount of it counts, as messages write it after the number.
+        title: its name in tables.
+    """
+
+    unit: str
+    title: str
+
 
 QUANTITIES = {
-    "params": "parameters",
-    "macs": "MACs of one example",
-    "bytes": "bytes of parameters",
-    "memory": "bytes of activations",
-    "channels": "prunable channels",
-    "latency": "latency",
+    "params": Quantity("parameters", "parameters"),
+    "macs": Quantity("MACs", "MACs of one example"),
+    "bytes": Quantity("bytes of parameters", "bytes of parameters"),
+    "memory": Quantity("bytes of activations", "bytes of activations"),
+    "channels": Quantity("channels", "prunable channels"),
+    "latency": Quantity("milliseconds", "latency"),
 }
-"""All quantities that are counted, with the words that tables use for them."""
+"""All quantities that are counted, in the order of :meth:`CostEvaluator.evaluate`."""
 
-_COLUMNS = tuple(QUANTITIES)
 _BOUNDLESS = np.iinfo(np.int64).max
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
 TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ns|us|µs|ms|s)")
@@ -72,18 +73,8 @@ def _amount(limit: object) -> int | None:
     return int(limit) if whole and limit >= 1 else None  # type: ignore[call-overload, operator]
 
 
-def checked_limit(limit: object) -> int | float | None:
-    """Check the limit of a counted quantity.
-
-    Args:
-        limit: a share, an amount, or ``None``.
-
-    Returns:
-        The limit as a plain Python number.
-
-    Raises:
-        ValueError: it is neither; the message says what to write.
-    """
+def _checked_limit(limit: object) -> int | float | None:
+    """Return the limit of a counted quantity as a plain Python number; the error says what to write."""
     if limit is None:
         return None
     found = _amount(limit) or _share(limit)
@@ -95,18 +86,11 @@ def checked_limit(limit: object) -> int | float | None:
     return found
 
 
-def checked_time(limit: object) -> float | str | None:
-    """Check the limit of latency.
+_ShareOrAmount = Annotated[int | float | None, BeforeValidator(_checked_limit)]
 
-    Args:
-        limit: a share, a time with its unit, or ``None``.
 
-    Returns:
-        The share as a plain Python number, or the time as words.
-
-    Raises:
-        ValueError: it is neither; the message says what to write.
-    """
+def _checked_time(limit: object) -> float | str | None:
+    """Return the limit of latency, a plain Python number or words; the error says what to write."""
     if limit is None:
         return None
     if isinstance(limit, str):
@@ -154,16 +138,16 @@ Budget(latency="12 ms") for a time (units: ns, us, ms, s), or a float between 0 
 share of the original's
     """
 
-    macs: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
-    params: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
-    channels: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
-    memory: Annotated[int | float | None, BeforeValidator(checked_limit)] = None
-    latency: Annotated[float | str | None, BeforeValidator(checked_time)] = None
+    macs: _ShareOrAmount = None
+    params: _ShareOrAmount = None
+    channels: _ShareOrAmount = None
+    memory: _ShareOrAmount = None
+    latency: Annotated[float | str | None, BeforeValidator(_checked_time)] = None
 
     @model_validator(mode="after")
     def _limits_something(self) -> Budget:
         if not self.given:
-            raise ValueError(f"a budget needs at least one limit: {', '.join(WORDS)}")
+            raise ValueError(f"a budget needs at least one limit: {', '.join(type(self).model_fields)}")
         return self
 
     @property
@@ -252,7 +236,8 @@ class CostEvaluator:
 
     def limited(self, widths: IntArray) -> IntArray:
         """Count what widths (..., units) need of the limited quantities; shape (..., limits)."""
-        return self.evaluate(widths)[..., [_COLUMNS.index(name) for name in self.limits]]
+        columns = list(QUANTITIES)
+        return self.evaluate(widths)[..., [columns.index(name) for name in self.limits]]
 
     @property
     def allowed(self) -> IntArray:
@@ -261,7 +246,7 @@ class CostEvaluator:
 
     def named(self, widths: IntArray) -> dict[str, int]:
         """Count what one choice of widths needs, by quantity; times only where something predicts them."""
-        found = dict(zip(_COLUMNS, self.evaluate(widths).tolist(), strict=True))
+        found = dict(zip(QUANTITIES, self.evaluate(widths).tolist(), strict=True))
         return {name: need for name, need in found.items() if name != "latency" or self.latency is not None}
 
     @property
@@ -281,7 +266,7 @@ class CostEvaluator:
 
     @cached_property
     def _bounds(self) -> IntArray:
-        return np.array([self.limits.get(name, _BOUNDLESS) for name in _COLUMNS], dtype=np.int64)
+        return np.array([self.limits.get(name, _BOUNDLESS) for name in QUANTITIES], dtype=np.int64)
 
     @cached_property
     def _prunable(self) -> IntArray:
@@ -313,12 +298,12 @@ def amount_words(name: str, number: float) -> str:
     >>> amount_words("macs", 1500), amount_words("latency", 12_500_000)
     ('1,500 MACs', '12.5 ms')
     """
-    return f"{number / NANOSECONDS:.4g} ms" if name == "latency" else f"{number:,} {WORDS[name]}"
+    return f"{number / NANOSECONDS:.4g} ms" if name == "latency" else f"{number:,} {QUANTITIES[name].unit}"
 
 
 def _limit_words(name: str, limit: int | float | str) -> str:
     if isinstance(limit, float):
-        return f"{limit * 100:.4g}% of the {WORDS[name]}"
+        return f"{limit * 100:.4g}% of the {QUANTITIES[name].unit}"
     return amount_words(name, nanoseconds(limit) if isinstance(limit, str) else limit)
 
 

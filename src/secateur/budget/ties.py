@@ -58,7 +58,7 @@ def common_widths(
     Raises:
         UsageError: groups of one kind have no width in common.
     """
-    found, limits = list(options), most.copy()
+    found, largest = list(options), most.copy()
     for members in _members(kinds_of(graph)):
         common = reduce(np.intersect1d, [options[member] for member in members])
         allowed = common[common <= most[members].min()]
@@ -68,10 +68,10 @@ def common_widths(
                 f"uniform_widths: groups of one kind, such as {names}, have no width in common; give "
                 "them the same floors and caps, and ignore all of them or none"
             )
-        limits[members] = allowed[-1]
+        largest[members] = allowed[-1]
         for member in members:
             found[member] = common
-    return found, limits
+    return found, largest
 
 
 def ties_of(graph: ChannelGraph, depth_units: int) -> IntArray:

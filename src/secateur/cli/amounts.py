@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import typer
 
 _LETTERS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_QUANTITIES = ("macs", "params", "channels", "memory")
 _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
 
 
@@ -80,7 +79,10 @@ def limits(words: Sequence[str]) -> dict[str, float | str]:
     >>> limits(["macs=0.5,params=1M", "latency=12ms"])
     {'macs': 0.5, 'params': 1000000, 'latency': '12ms'}
     """
-    parsers: dict[str, Callable[[str], float | str]] = dict.fromkeys(_QUANTITIES, limit) | {"latency": time}
+    from secateur.budget.limits import Budget
+
+    parsers: dict[str, Callable[[str], float | str]] = dict.fromkeys(Budget.model_fields, limit)
+    parsers["latency"] = time
     found: dict[str, float | str] = {}
     for word in (part.strip() for text in words for part in text.split(",")):
         name, equals, value = word.partition("=")

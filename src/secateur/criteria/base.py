@@ -27,7 +27,7 @@ known.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeVar
@@ -36,15 +36,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from secateur.batches import LossFunction
 from secateur.criteria.layout import ChannelLayout
 from secateur.errors import UsageError, closest_or_all
 from secateur.ranks import ALONE, Ranks
 
 Reduction = Literal["mean", "sum"]
 """Whether a loss is the mean or the sum over the examples of a batch."""
-
-Loss = Callable[[Any, Any], Tensor]
-"""A loss function of the network's output and the targets, with a single number as result."""
 
 
 class Needs(Enum):
@@ -100,7 +98,7 @@ class Observer(ABC):
         """Return the leaf tensors that a backward pass must reach."""
         return []
 
-    def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
+    def backward(self, outputs: Any, targets: Any, loss_fn: LossFunction) -> None:
         """Run a backward pass that accumulates no parameter gradient; only the hooks see it."""
         loss = loss_of(outputs, targets, loss_fn)
         if not loss.requires_grad:
@@ -125,7 +123,7 @@ class Observer(ABC):
         """
 
 
-def loss_of(outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:
+def loss_of(outputs: Any, targets: Any, loss_fn: LossFunction) -> Tensor:
     """Compute a loss.
 
     Raises:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from secateur.batches import LossFunction
 from secateur.criteria.base import (
-    Loss,
     Needs,
     ObservedNetwork,
     Observer,
@@ -88,7 +88,7 @@ class CurvatureObserver(GateObserver):
         """Start a batch, for which all processes draw the same random numbers."""
         self._batches.expect(examples)
 
-    def backward(self, outputs: Any, targets: Any, loss_fn: Loss) -> None:
+    def backward(self, outputs: Any, targets: Any, loss_fn: LossFunction) -> None:
         """Propagate the columns, or random combinations of them, back to the gates."""
         columns = self._columns(outputs, targets, loss_fn)
         self._batches.begin(outputs.shape[0])
@@ -104,7 +104,7 @@ class CurvatureObserver(GateObserver):
                 self.add(gate, places, examples)
                 examples = 0  # all columns belong to the same examples
 
-    def _columns(self, outputs: Any, targets: Any, loss_fn: Loss) -> Tensor:
+    def _columns(self, outputs: Any, targets: Any, loss_fn: LossFunction) -> Tensor:
         """Compute columns v of the root of each example's Hessian by its outputs, shape ``(K, B, K)``."""
         if not isinstance(outputs, Tensor) or outputs.ndim < 1 or outputs[0].numel() > _MOST_OUTPUTS:
             raise UsageError(

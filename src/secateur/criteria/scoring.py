@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import tree_map_only
-from secateur.batches import labels_of, own_loss, split_batch, split_with_targets
-from secateur.criteria.base import Criterion, Loss, Needs, Reduction, resolve
+from secateur.batches import LossFunction, labels_of, own_loss, split_batch, split_with_targets
+from secateur.criteria.base import Criterion, Needs, Reduction, resolve
 from secateur.criteria.score_collector import ScoreCollector, collector_of
 from secateur.criteria.scores import Scores
 from secateur.devices import device_of
@@ -35,7 +35,7 @@ def score(
     graph: ChannelGraph,
     criterion: str | Criterion = "taylor",
     batches: Batches | None = None,
-    loss_fn: Loss | None = None,
+    loss_fn: LossFunction | None = None,
     *,
     reduction: Reduction = "mean",
     max_batches: int | None = None,
@@ -107,7 +107,7 @@ def score(
         return collector.scores()
 
 
-def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: Loss | None) -> None:
+def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: LossFunction | None) -> None:
     """Run one forward pass and, for a loss, the backward pass; both once more if the observer needs it."""
     criterion = collector.criterion
     needs_loss = criterion.needs is not Needs.FORWARD

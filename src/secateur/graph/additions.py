@@ -10,7 +10,8 @@ from functools import cached_property
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import module_paths
+from secateur.graph.capture.nodes import module_paths, operator_name
+from secateur.graph.capture.operators import LIKE
 from secateur.graph.capture.program import Program, base_of, written_arguments
 
 _ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
@@ -23,7 +24,7 @@ _KEEP_SIGNS = ("aten.max_pool", "aten.avg_pool", "aten.adaptive_avg_pool", "aten
 
 _DROPOUT = "aten.dropout."
 
-_SHAPE_ONLY = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
+_SHAPE_ONLY = LIKE | {"new_zeros", "new_ones", "new_empty"}
 """Operators that read nothing of a tensor but its shape."""
 
 
@@ -78,7 +79,7 @@ class Dataflow:
             self.inputs[node] = tuple(dict.fromkeys(self._same[item] for item in node.all_input_nodes))
             self._same[node] = self.inputs[node][0] if _returns_what_it_reads(node) else node
             self._sources[node] = 0
-            reads = not str(node.target).removeprefix("aten.").startswith(_SHAPE_ONLY)
+            reads = operator_name(node) not in _SHAPE_ONLY
             for source in self.inputs[node]:
                 self._users[source].append(node)
                 if reads:

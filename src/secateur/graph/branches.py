@@ -14,7 +14,8 @@ from torch.fx import Node
 from secateur.errors import UsageError
 from secateur.graph.additions import Addition, Dataflow, shape_of
 from secateur.graph.capture.calls import ModuleCall
-from secateur.graph.capture.nodes import module_paths, operator_name
+from secateur.graph.capture.nodes import module_paths
+from secateur.graph.capture.operators import channels_of_layer
 from secateur.graph.capture.program import Program, canonical_names
 from secateur.graph.groups import distinct_name
 
@@ -443,25 +444,9 @@ def _replacement(path: str, part: _Part, flow: Dataflow, calls: Sequence[ModuleC
     # What comes from elsewhere, such as the embedding of a time, is broadcast where it is read.
     if len(given) != len(call.result):
         raise _NoReplacementError(f"'{path}' returns another number of dimensions than it reads")
-    new = {_channels_of_layer(node, len(given)) for node in inside}
+    new = {channels_of_layer(node, len(given)) for node in inside}
     single = tuple(dim for dim, size in enumerate(given) if size != call.result[dim] or dim in new)
     return Replacement(path, Substitute.ZEROS, argument, call.entry, single)
-
-
-def _channels_of_layer(node: Node, dims: int) -> int | None:
-    """Return the dimension of the channels that a layer writes; ``None`` for other operators.
-
-    There may be as many of them as it reads, but they are others, and a cut keeps another number.
-
-    Args:
-        node: the operator.
-        dims: number of dimensions of what it reads and writes.
-    """
-    name = operator_name(node)
-    if name == "linear":
-        return dims - 1
-    weight = shape_of(node.args[1]) if name.startswith("conv") else None  # type: ignore[arg-type]
-    return None if weight is None else dims + 1 - len(weight)
 
 
 def _last(part: _Part, flow: Dataflow) -> set[str]:

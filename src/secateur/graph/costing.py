@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.branches import ResidualBranch
-from secateur.graph.capture.nodes import schema_name
+from secateur.graph.capture.nodes import operator_name
 from secateur.graph.capture.program import Program
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.channels import Channels
@@ -129,7 +129,7 @@ class _Costing:
                 for case in cases(alive.condition, lifetimes.runs[point]):
                     live[point] += declared(alive.node, None, case, alive.broadcast)
         for step, node in enumerate(lifetimes.nodes):
-            if schema_name(node) in _WITH_INDICES:
+            if operator_name(node) in _WITH_INDICES:
                 for case in exclusive(lifetimes.runs[step]):
                     live[step] += declared(node, torch.int64.itemsize, case, ())
         self.builder.live([point for point in live if point])

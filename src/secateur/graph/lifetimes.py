@@ -10,13 +10,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.branches import ResidualBranch, Substitute
-from secateur.graph.capture.nodes import module_calls, module_paths, schema_name
+from secateur.graph.capture.nodes import module_calls, module_paths, operator_name
+from secateur.graph.capture.operators import DROPOUTS
 from secateur.graph.capture.program import Origin, Program
 from secateur.graph.conditions import ALWAYS, NEVER, Condition, all_present, both, either, is_absent, opposite
-
-_SAME_MEMORY = {"dropout", "alpha_dropout", "feature_dropout"}
-"""Operators that return their argument in evaluation mode, though their signature does not say so."""
-
 
 _LONGEST_CHAIN = 3
 """Absent branches in a row that pass on a value which is also used later; beyond that, it counts twice."""
@@ -293,8 +290,8 @@ def _returns(nodes: Sequence[Node]) -> list[dict[str, int]]:
 def _shared(node: Node) -> Node | None:
     """Return the value whose memory a result lives in, if an operator returns its first argument's memory."""
     source = node.all_input_nodes[0] if node.all_input_nodes else None
-    name = schema_name(node)
-    if not name or name in _SAME_MEMORY:
+    name = operator_name(node)
+    if not name or name in DROPOUTS:
         return source
     returns = node.target._schema.returns  # type: ignore[union-attr]
     return source if any(item.alias_info is not None for item in returns) else None

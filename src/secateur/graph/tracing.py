@@ -33,7 +33,13 @@ from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
-from secateur.graph.propagation.attention_units import UNITS, Attention, OpenAxes, asked_units
+from secateur.graph.propagation.attention_units import (
+    Attention,
+    OpenAxes,
+    UnitAxes,
+    asked_units,
+    each_unit_once,
+)
 from secateur.graph.propagation.axis_choices import WHOLE, other_axes
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.propagate import Environment, propagate
@@ -314,47 +320,31 @@ class _Captured:
         """
         axes = self._attention_axes()
         asked = asked_units(self.attention, axes)
-        known: dict[tuple[str, ...], _Propagated] = {}
-
-        def with_units(units: Mapping[str, str]) -> _Propagated:
-            key = tuple(units.get(path, "") for path in axes)
-            if key not in known:
-                settled = {
-                    node: axis for path, unit in units.items() for node, axis in axes[path][unit].items()
-                }
-                known[key] = self._until_no_objection(refused, settled)
-            return known[key]
-
-        free: dict[str, list[str]] = {path: [] for path in axes}
-        for unit in UNITS:
-            having = [path for path, own in axes.items() if unit in own]
-            if not having:
-                continue
-            tried = with_units(
-                {path: unit if path in having else next(iter(own)) for path, own in axes.items()}
-            )
-            for path in having:
-                reason = tried.why_frozen(axes[path][unit])
-                if reason is None:
-                    free[path].append(unit)
-                elif asked.get(path) == unit:
-                    raise UsageError(f"attention: '{unit}' of '{path}' cannot be removed: {reason}")
+        choices = each_unit_once(axes)
+        tried = {unit: self._with_units(refused, axes, choice) for unit, choice in choices.items()}
+        frozen = {
+            path: {unit: tried[unit].why_frozen(own[unit]) for unit in own} for path, own in axes.items()
+        }
+        for path, unit in asked.items():
+            if frozen[path][unit] is not None:
+                raise UsageError(f"attention: '{unit}' of '{path}' cannot be removed: {frozen[path][unit]}")
+        free = {path: [unit for unit in own if frozen[path][unit] is None] for path, own in axes.items()}
         # Where no unit is free, the reason that freezes whole heads is the one to read.
-        units = {path: asked.get(path, [*own, *axes[path]][0]) for path, own in free.items()}
-        best = with_units(units)
-        attentions = (
+        chosen = {path: asked.get(path, [*free[path], *own][0]) for path, own in axes.items()}
+        same = [tried[unit] for unit, choice in choices.items() if choice == chosen]
+        best = same[0] if same else self._with_units(refused, axes, chosen)
+        return best, tuple(
             Attention(
                 path,
                 unit,
                 tuple(other for other in free[path] if other != unit),
                 best.free(best.labels(axes[path][unit])),
             )
-            for path, unit in units.items()
+            for path, unit in chosen.items()
         )
-        return best, tuple(attentions)
 
-    def _attention_axes(self) -> dict[str, dict[str, dict[str, int]]]:
-        """List the axis of each operator to leave free, for each module with attention and each unit."""
+    def _attention_axes(self) -> UnitAxes:
+        """Find the axes that each unit of attention leaves free, in a walk that leaves all of them open."""
         open_axes = OpenAxes()
         slots = _frozen_slots(self.shapes, {})
         modules = dict(self.model.named_modules())
@@ -362,13 +352,15 @@ class _Captured:
             propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
         return open_axes.axes()
 
-    def _until_no_objection(self, refused: frozenset[str], settled: Mapping[str, int]) -> _Propagated:
+    def _with_units(self, refused: frozenset[str], units: UnitAxes, choice: Mapping[str, str]) -> _Propagated:
         """Propagate until no operator objects to the axis that an earlier one left free.
 
         Args:
             refused: operators whose fixed numbers were shown not to follow the widths.
-            settled: axes to leave free whatever objections there are, by operator.
+            units: the units of each attention.
+            choice: the unit of each attention whose axes are left free whatever objections there are.
         """
+        settled = {node: axis for path, unit in choice.items() for node, axis in units[path][unit].items()}
         modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
             slots = _frozen_slots(self.shapes, self.left_alone)

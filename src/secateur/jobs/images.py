@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.batches import LossFunction
 from secateur.data import DataSettings, ImageData, Loader, open_data
 from secateur.errors import DataError, UsageError
 from secateur.jobs.answers import compare_answers
@@ -18,7 +19,6 @@ from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.models import InputSpec
 from secateur.recipes import Callback, Recipe
 from secateur.training.events import report_note, report_progress
-from secateur.training.losses import LossFunction
 
 _SHOWN, _BATCH = 10, 32
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from secateur.budget import Budget, WidthCurves
-from secateur.budget.limits import WORDS
+from secateur.budget.limits import QUANTITIES
 from secateur.criteria import Scores
 from secateur.errors import UsageError
 from secateur.graph.capture.program import copied_inputs
@@ -280,8 +280,9 @@ def _failure(settings: Search, result: SearchResult, start: Evaluation) -> str |
     near = "none of the budgets can be reached"
     if scored:
         nearest = max(scored, key=lambda tried: tried.score)
+        unit = QUANTITIES[settings.of].unit
         near = (
-            f"the nearest, try {nearest.number} with {nearest.share:.0%} of the {WORDS[settings.of]}, loses "
+            f"the nearest, try {nearest.number} with {nearest.share:.0%} of the {unit}, loses "
             f"{100 * start.metric - nearest.score:.2f} points on {start.examples:,} validation images "
             f"(standard error {100 * start.error:.1f})"
         )

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from secateur.budget import Budget, Unit
+from secateur.budget import Budget
 from secateur.detection.labels import is_labelled_folder
 from secateur.detection.settings import DetectorSettings
+from secateur.errors import closest_or_all
 from secateur.language.documents import SUFFIXES, is_text_folder
 from secateur.language.settings import TextSettings
 from secateur.recipes import Recipe
@@ -304,6 +305,12 @@ class FrontierJob(Job):
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
 
 
+def _can_be_limited(quantity: str) -> str:
+    if quantity not in Budget.model_fields:
+        raise ValueError(f"there is no quantity '{quantity}'{closest_or_all(quantity, Budget.model_fields)}")
+    return quantity
+
+
 class Search(Settings):
     """Search for the smallest network that loses at most a given accuracy.
 
@@ -314,7 +321,7 @@ class Search(Settings):
     """
 
     max_drop: float = Field(ge=0, lt=100)
-    of: Unit = "macs"
+    of: Annotated[str, AfterValidator(_can_be_limited)] = "macs"
     tries: int = Field(default=6, ge=1)
 
 

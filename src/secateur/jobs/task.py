@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from secateur.batches import LossFunction
 from secateur.errors import UsageError
 from secateur.inputs import NamedInputs
 from secateur.jobs.images import ImageTask, open_images
@@ -15,7 +16,6 @@ from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.jobs.text import TextTask
 from secateur.recipes import Callback, Recipe
 from secateur.training.evaluate import Batches
-from secateur.training.losses import LossFunction
 
 
 class Task(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.batches import LossFunction
 from secateur.checkpoint import read_metadata
 from secateur.errors import DataError, UsageError
 from secateur.formats import first_line
@@ -22,7 +23,7 @@ from secateur.language import TextBlocks, TextData, open_text, open_tokenizer
 from secateur.models import ModelSpec
 from secateur.recipes import Callback, Recipe
 from secateur.training.events import report_note, report_progress
-from secateur.training.losses import LossFunction, main_output, next_token_loss
+from secateur.training.losses import main_output, next_token_loss
 from secateur.training.run_folder import CHECKPOINTS, TOKENIZER, find_checkpoint
 
 _BATCH = 4

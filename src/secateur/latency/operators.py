@@ -19,16 +19,12 @@ from torch import SymFloat, Tensor
 from torch.fx import Node
 
 from secateur.graph import ChannelGraph
-from secateur.graph.capture.nodes import module_path, schema_name
+from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.operators import CONVOLUTIONS, DROPOUTS, GROUPS
 from secateur.graph.capture.program import Origin, Program
 from secateur.graph.groups import BoolArray, IntArray
 
 _MOST_AXES = 2
-_FREE = {"dropout", "alpha_dropout", "feature_dropout", "detach", "lift_fresh_copy"}
-"""Operators that do nothing in evaluation mode, which their signatures do not show."""
-
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_GROUPS = 6  # position of the number of groups among the arguments of a convolution
 
 
 @dataclass(frozen=True)
@@ -219,7 +215,7 @@ def operator_kind(name: str, arguments: Sequence[object]) -> str:
     'add'
     """
     kind = name.split(".")[1]
-    grouped = kind in _CONVOLUTIONS and len(arguments) > _GROUPS and arguments[_GROUPS] != 1
+    grouped = kind in CONVOLUTIONS and len(arguments) > GROUPS and arguments[GROUPS] != 1
     return f"grouped {kind}" if grouped else kind
 
 
@@ -255,8 +251,8 @@ def find_operators(graph: ChannelGraph, program: Program) -> tuple[Operator, ...
 def _takes_time(node: Node) -> bool:
     if node.op != "call_function" or node.target is operator.getitem:
         return False
-    name = schema_name(node)
-    if not name or name in _FREE:
+    name = operator_name(node)
+    if not name or name in DROPOUTS or name == "lift_fresh_copy":
         return False
     returns = node.target._schema.returns  # type: ignore[union-attr]
     aliases = [item.alias_info for item in returns if item.alias_info is not None]
@@ -366,8 +362,8 @@ def _consistent(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Adjust integer arguments to the sizes of the tensors."""
     kind = name.split(".")[1]
     changed = list(arguments)
-    if kind in _CONVOLUTIONS and len(arguments) > _GROUPS:
-        changed[_GROUPS] = max(1, arguments[0].shape[1] // max(1, arguments[1].shape[1]))
+    if kind in CONVOLUTIONS and len(arguments) > GROUPS:
+        changed[GROUPS] = max(1, arguments[0].shape[1] // max(1, arguments[1].shape[1]))
     if kind == "layer_norm":
         changed[1] = arguments[0].shape[-len(arguments[1]) :]
     if kind == "group_norm":

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from secateur.batches import LossFunction
 from secateur.budget import Budget
 from secateur.criteria import Criterion, resolve
 from secateur.graph import ExampleInputs
@@ -19,7 +20,6 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.result import PruneResult
 from secateur.recipes.runner import run_recipe
 from secateur.training.evaluate import Batches
-from secateur.training.losses import LossFunction
 
 
 def prune(

@@ -220,37 +220,30 @@ class Recipe(Settings):
         """List settings that need another one."""
         untaught = self.distillation.weight == 0
         teach = ("distillation.weight is 0", "set distillation.weight to 0.9")
-        yield "distillation.temperature", untaught, *teach
-        yield "distillation.divergence", untaught, *teach
-        yield "distillation.flip", untaught and self.distillation.flip, *teach
-        yield "reconstruct_batches", not self.reconstruct, "reconstruct is false", "set reconstruct to true"
-        unfitted = not self.reconstruct and self.allocation != "curves"
-        yield "reconstruct_ridge", unfitted, "reconstruct is false", "set reconstruct to true"
+        yield Need("distillation.temperature", untaught, *teach)
+        yield Need("distillation.divergence", untaught, *teach)
+        yield Need("distillation.flip", untaught and self.distillation.flip, *teach)
+        fit = "reconstruct is false", "set reconstruct to true"
+        yield Need("reconstruct_batches", not self.reconstruct, *fit)
+        yield Need("reconstruct_ridge", not self.reconstruct and self.allocation != "curves", *fit)
         by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
-        yield "curve_batches", self.allocation != "curves", *by_curves
-        yield "normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'"
+        yield Need("curve_batches", self.allocation != "curves", *by_curves)
+        yield Need("normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'")
         depth = f"widths.depth is {self.widths.depth!r}", "set widths.depth to 'off'"
-        yield "normalize", self.widths.depth != "off", *depth
-        counts = self.cost_regularization.quantity is not None
+        yield Need("normalize", self.widths.depth != "off", *depth)
+        uncounted = self.cost_regularization.quantity is None
         no_quantity = "there is no quantity", "set cost_regularization.quantity"
-        yield "cost_regularization.rate", not counts, *no_quantity
-        for name in ("between", "finetune"):
-            yield from self._needs_of_phase(name)
-
-    def _needs_of_phase(self, name: str) -> Iterator[Need]:
-        """List settings of a phase of training that need another one."""
-        phase: FitSettings = getattr(self, name)
-        yield from phase.needs(name)
-        if name == "between":
-            once = self.steps == 1 and self.channels_per_step is None
-            trains = phase.trains
-            for setting in FitSettings.model_fields:
-                used = getattr(phase, setting) if setting in ("epochs", "updates") else trains
-                remedy = "set steps above 1 or channels_per_step"
-                yield f"between.{setting}", once and bool(used), "there is one cut", remedy
-            for setting in ("keep_best", "patience"):
-                reason = "networks are compared after the last cut only"
-                yield f"between.{setting}", True, reason, f"set finetune.{setting}"
+        yield Need("cost_regularization.rate", uncounted, *no_quantity)
+        yield from self.between.needs("between")
+        once = self.steps == 1 and self.channels_per_step is None
+        one_cut = "there is one cut", "set steps above 1 or channels_per_step"
+        for setting in FitSettings.model_fields:
+            used = getattr(self.between, setting) if setting in ("epochs", "updates") else self.between.trains
+            yield Need(f"between.{setting}", once and bool(used), *one_cut)
+        for setting in ("keep_best", "patience"):
+            reason = "networks are compared after the last cut only"
+            yield Need(f"between.{setting}", True, reason, f"set finetune.{setting}")
+        yield from self.finetune.needs("finetune")
 
 
 def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.batches import refuse_one_shot
+from secateur.batches import LossFunction, refuse_one_shot
 from secateur.budget import Budget, WidthCurves, Widths
 from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
@@ -41,7 +41,7 @@ from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
 from secateur.training.loop import FIT, FitOptions, fit
-from secateur.training.losses import LossFunction, next_token_loss, with_auxiliaries
+from secateur.training.losses import next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
 from secateur.training.resume import Entry, restore, snapshot
@@ -550,12 +550,12 @@ class _ScoringBatches:
 
     Attributes:
         batches: the complete batches.
-        limit: number of batches; all if not given.
+        most: number of batches; all if not given.
         context: the processes and the callbacks.
     """
 
     batches: Batches
-    limit: int | None
+    most: int | None
     context: RecipeContext
 
     def __iter__(self) -> Iterator[Any]:
@@ -564,10 +564,10 @@ class _ScoringBatches:
     def split(self, rank: int, world_size: int) -> Iterator[RankBatch]:
         """Return the part of each batch that belongs to this process (:class:`secateur.ranks.Splittable`)."""
         total = len(self.batches) if isinstance(self.batches, Sized) else None
-        if self.limit is not None and total is not None:
-            total = min(self.limit, total)
+        if self.most is not None and total is not None:
+            total = min(self.most, total)
         context = self.context
-        parts = islice(split_across_ranks(self.batches, context.ranks), self.limit)
+        parts = islice(split_across_ranks(self.batches, context.ranks), self.most)
         yield from tracked(parts, "scoring", context.callbacks, context.interruption, total)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from secateur.batches import LossFunction
 from secateur.budget import Budget, forecast
 from secateur.budget.limits import NANOSECONDS, QUANTITIES
 from secateur.criteria import resolve
@@ -25,7 +26,7 @@ from secateur.recipes.recipe import Recipe
 from secateur.recipes.runner import left_alone, run_recipe
 from secateur.training.evaluate import Batches, Evaluation, evaluate
 from secateur.training.events import report_note, report_progress
-from secateur.training.losses import LossFunction, evaluation_loss
+from secateur.training.losses import evaluation_loss
 from secateur.training.metrics import OWN
 from secateur.verification import Verification
 
@@ -220,7 +221,9 @@ def run_frontier(
     found, measured = [], context.measured
     for number, share in enumerate(shares(points, reach.least / reach.now), start=1):
         report_progress(context.callbacks, "points", number - 1, points)
-        report_note(context.callbacks, f"point {number} of {points}: {share:.0%} of the {QUANTITIES[by]}")
+        report_note(
+            context.callbacks, f"point {number} of {points}: {share:.0%} of the {QUANTITIES[by].title}"
+        )
         try:
             result = run_recipe(
                 copy_with(model, {}),

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import named_arguments
+from secateur.graph.capture.nodes import named_arguments, operator_name
+from secateur.graph.capture.operators import PATCH_LAYERS
 from secateur.graph.checking.masked import MaskedInterpreter
 from secateur.graph.labels import BoolArray
 from secateur.graph.propagation.findings import Read
 from secateur.graph.wiring import Wiring
-from secateur.recovery.consumers import OPERATORS
 
 _LARGEST_SHARE = 0.8  # of a layer's products that remain; if more remain, the whole layer is faster
 
@@ -38,7 +38,7 @@ class CompactInterpreter(MaskedInterpreter):
         names = wiring.program.tensor_names
         self._kept_positions: dict[str, tuple[Tensor, Tensor]] = {}
         for node in wiring.program.graph.nodes:
-            name = names.get(str(node.args[1])) if str(node.target).startswith(OPERATORS) else None
+            name = names.get(str(node.args[1])) if operator_name(node) in PATCH_LAYERS else None
             if name is None or node.name in self._skipped:  # of a branch that is removed
                 continue
             start, size = wiring.spans[name, 0]

@@ -8,13 +8,11 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import named_arguments
+from secateur.graph.capture.nodes import named_arguments, operator_name
+from secateur.graph.capture.operators import PATCH_LAYERS
 from secateur.graph.groups import IntArray
 from secateur.graph.wiring import Wiring
 from secateur.responses import Window
-
-OPERATORS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear")
-"""Names of the operators that contract channels with a weight, without their overloads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +97,7 @@ def find_consumers(wiring: Wiring) -> list[Consumer]:
     found = []
     for step, node in enumerate(nodes):
         read = reads.get(node.name)
-        if read is None or read.argument != 0 or not str(node.target).startswith(OPERATORS):
+        if read is None or read.argument != 0 or operator_name(node) not in PATCH_LAYERS:
             continue
         options = named_arguments(node)
         weight = _own(options["weight"], names)
@@ -140,7 +138,7 @@ def _norm(node: Node, names: Mapping[str, str]) -> Node | None:
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
-    if not str(user.target).startswith("aten.batch_norm") or user.args[0] is not node:
+    if operator_name(user) != "batch_norm" or user.args[0] is not node:
         return None
     options = named_arguments(user)
     return user if _own(options["running_mean"], names) and _own(options["running_var"], names) else None

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from secateur.budget.limits import WORDS
+from secateur.budget.limits import QUANTITIES
 from secateur.formats import count, milliseconds, percent
 
 INK, PAPER, MUTED, LINE = "#1c2126", "#ffffff", "#58616b", "#d5dae0"
@@ -116,7 +116,7 @@ def render(template: str, drawings: Sequence[Drawing], **values: Any) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters.update(count=count, percent=percent, ms=milliseconds, number=number)
-    environment.filters["quantity"] = WORDS.__getitem__
+    environment.filters["quantity"] = lambda name: QUANTITIES[name].unit
     library, script = get_plotlyjs(), _asset("page.js")
     # These two belong to Secateur and contain nothing from outside.
     trusted = {name: Markup(text) for name, text in (("library", library), ("script", script))}

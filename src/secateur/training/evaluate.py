@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur._compat import tree_map_only
-from secateur.batches import labels_of, split_with_targets
+from secateur.batches import LossFunction, labels_of, split_with_targets
 from secateur.errors import DataError, UsageError
 from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.ranks import split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.events import tracked
-from secateur.training.losses import LossFunction, main_output, next_token_loss, token_losses
+from secateur.training.losses import main_output, next_token_loss, token_losses
 from secateur.training.metrics import OWN, PERPLEXITY, TOP_1, MetricKind, kind_named
 from secateur.untouched import untouched
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from secateur.batches import refuse_one_shot
+from secateur.batches import LossFunction, refuse_one_shot
 from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.errors import DataError, StoppedError, TrainingError
@@ -28,7 +28,7 @@ from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
 from secateur.training.events import EpochDone, report_note, report_progress
-from secateur.training.losses import LossFunction, evaluation_loss, with_auxiliaries
+from secateur.training.losses import evaluation_loss, with_auxiliaries
 from secateur.training.metrics import OWN, TOP_1
 from secateur.training.optimizers import (
     largest_rate,
@@ -437,15 +437,15 @@ def _run_epochs(setup: _Setup, state: FitState, scale_rates: Callable[[float], f
     """Train until the end; return whether that was reached, or whether the training diverged before."""
     assert state.rate is not None or not setup.steps
     scale = state.rate.value / setup.base_rate if state.rate is not None else 1.0
-    schedule = learning_rate_factors(setup.settings.schedule, setup.steps, setup.settings.warmup)
-    factors = (scale * factor for factor in islice(schedule, state.step, None))
+    factors = learning_rate_factors(setup.settings.schedule, setup.steps, setup.settings.warmup)
+    rates = (scale_rates(scale * factor) for factor in islice(factors, state.step, None))
     while state.epoch < setup.epochs and not _is_out_of_patience(setup, state):
         _record(setup, state)
         began = time.perf_counter()
         is_last = state.epoch + setup.epochs_per_round >= setup.epochs
         observe = setup.options.observe if is_last else None
         with observe or nullcontext() as observer:
-            loss, rate = _train_round(setup, state, (scale_rates(factor) for factor in factors), observer)
+            loss, rate = _train_round(setup, state, rates, observer)
         state.epoch = min(state.epoch + setup.epochs_per_round, setup.epochs)
         with setup.average.applied() if setup.average else nullcontext():
             if setup.evaluate is not None:

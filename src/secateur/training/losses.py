@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from secateur.batches import labels_of, own_loss
+from secateur.batches import LossFunction, labels_of, own_loss
 from secateur.errors import TrainingError, UsageError
 from secateur.outputs import parts_of
-
-LossFunction = Callable[[Any, Any], Tensor]
-"""The mean loss of a batch: of outputs and targets, or of outputs and a batch that is a mapping."""
 
 NOT_COUNTED = -100
 """The target of a token that is read and not predicted."""

@@ -120,10 +120,10 @@ def learning_rate_factors(name: str, steps: int, warmup: float = 0.0) -> Iterato
     if climbing:
         yield from _factors(partial(LambdaLR, lr_lambda=lambda step: (step + 1) / climbing), climbing)
     if rest:
-        yield from _factors(_scheduler(name, rest), rest)
+        yield from _factors(_scheduler_of(name, rest), rest)
 
 
-def _scheduler(name: str, steps: int) -> Callable[[Optimizer], LRScheduler]:
+def _scheduler_of(name: str, steps: int) -> Callable[[Optimizer], LRScheduler]:
     if name == "constant":
         return partial(LambdaLR, lr_lambda=lambda _: 1.0)
     if name == "cosine":
@@ -141,10 +141,10 @@ def _scheduler(name: str, steps: int) -> Callable[[Optimizer], LRScheduler]:
     )
 
 
-def _factors(scheduler: Callable[[Optimizer], LRScheduler], steps: int) -> Iterator[float]:
+def _factors(make: Callable[[Optimizer], LRScheduler], steps: int) -> Iterator[float]:
     shadow = SGD([torch.zeros(())], lr=1.0)
-    schedule = scheduler(shadow)
+    scheduler = make(shadow)
     for _ in range(steps):
         yield shadow.param_groups[0]["lr"]
         shadow.step()  # a scheduler expects to follow a step
-        schedule.step()
+        scheduler.step()

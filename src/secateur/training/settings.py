@@ -93,14 +93,13 @@ class FitSettings(Settings):
         """
         for setting in type(self).model_fields:
             if setting not in ("epochs", "updates"):
-                idle = not self.trains
-                yield f"{name}.{setting}", idle, f"{name}.epochs is 0", f"set {name}.epochs above 0"
+                stays = f"{name}.epochs is 0", f"set {name}.epochs above 0"
+                yield Need(f"{name}.{setting}", not self.trains, *stays)
         both = bool(self.epochs and self.updates)
-        yield f"{name}.epochs", both, f"{name}.updates is given", f"leave {name}.updates out"
-        adam = self.optimizer.name == "adamw"
+        yield Need(f"{name}.epochs", both, f"{name}.updates is given", f"leave {name}.updates out")
+        adam = f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
         for setting in ("momentum", "nesterov"):
-            path = f"{name}.optimizer.{setting}"
-            yield path, adam, f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
+            yield Need(f"{name}.optimizer.{setting}", self.optimizer.name == "adamw", *adam)
 
     def with_rate(self, rate: float) -> FitSettings:
         """Return these settings with another peak learning rate."""

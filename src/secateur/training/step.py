@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur._compat import tree_map_only
-from secateur.batches import split_with_targets
+from secateur.batches import LossFunction, split_with_targets
 from secateur.devices import channels_last
 from secateur.graph.capture.program import call_arguments
 from secateur.training.distillation import Teacher
-from secateur.training.losses import LossFunction
 
 
 class NotFiniteError(Exception):

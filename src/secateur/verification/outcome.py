@@ -15,7 +15,7 @@ class Verification:
         max_error: largest absolute difference in a slice of an output, relative to the variation of the slice
             between examples and inputs. A slice is one index of a tensor's last dimension or of its
             dimension 1 (channels).
-        tolerance: the limit for that slice: 1e-8, or 32 times the measured rounding noise if that is larger.
+        tolerance: of that slice: 1e-8, or 32 times the measured rounding noise if that is larger.
         outputs: number of finite output values that were compared, without those that do not depend on the
             inputs and without the buffers that training writes to.
         channels_removed: number of channels that the cut removed.

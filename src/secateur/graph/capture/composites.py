@@ -31,15 +31,11 @@ def expand_composites(module: GraphModule) -> None:
     Args:
         module: a captured program; the result of every operator is noted as ``val``.
     """
-    found = [node for node in module.graph.nodes if _is_composite(node)]
+    found = [node for node in module.graph.nodes if operator_name(node) in COMPOSITES]
     for node in found:
         _expand(module.graph, node)
     if found:
         module.recompile()
-
-
-def _is_composite(node: Node) -> bool:
-    return node.op == "call_function" and operator_name(node) in COMPOSITES
 
 
 def _expand(graph: Graph, call: Node) -> None:

@@ -9,12 +9,10 @@ from torch.fx import Node
 
 
 def operator_name(node: Node) -> str:
-    """Return the short name of an operator: ``relu_`` for ``aten.relu_.default``."""
-    return str(node.target).removeprefix("aten.").partition(".")[0]
+    """Return the name of an operator: ``relu_`` for ``aten.relu_.default``; empty for everything else.
 
-
-def schema_name(node: Node) -> str:
-    """Return the name of an operator of PyTorch without its overload; empty for everything else."""
+    Operators of other libraries than PyTorch itself are named with it, as in ``library::operator``.
+    """
     schema = getattr(node.target, "_schema", None)
     return "" if schema is None else str(schema.name).removeprefix("aten::")
 
@@ -49,5 +47,5 @@ def module_path(node: Node) -> str:
 
 def operator_place(node: Node) -> str:
     """Name an operator and the module that ran it, for messages: ``relu in 'layer1'``."""
-    path = module_path(node)
-    return f"{operator_name(node)} in '{path}'" if path else operator_name(node)
+    path, name = module_path(node), (operator_name(node) or str(node.target)).rpartition("::")[2]
+    return f"{name} in '{path}'" if path else name

@@ -28,7 +28,7 @@ from secateur.exact import seed_everything
 from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
-from secateur.graph.capture.nodes import named_arguments
+from secateur.graph.capture.nodes import named_arguments, operator_name
 from secateur.graph.capture.obstacles import (
     depends_on_values,
     explain,
@@ -37,6 +37,7 @@ from secateur.graph.capture.obstacles import (
     find_obstacle,
     find_unknown_size,
 )
+from secateur.graph.capture.operators import CONVOLUTIONS
 from secateur.graph.capture.quiet import quiet_export
 from secateur.graph.capture.source_locations import name_modules
 from secateur.graph.capture.unknown_sizes import settle_sizes
@@ -519,21 +520,13 @@ def _shape_only(value: Tensor) -> Tensor:
 def _batch(graph: Graph, placeholders: Mapping[str, Placeholder]) -> int:
     """Return the leading size of the first input, unless a convolution shows that it is a channel."""
     for node in graph.nodes:
-        spatial = _spatial_dims(node)
-        if spatial is not None and node.args[0].meta["val"].dim() == spatial + 1:
-            return 1
+        if operator_name(node) in CONVOLUTIONS:
+            value, weight = (item.meta["val"] for item in node.args[:2])
+            if value.dim() < weight.dim():
+                return 1
     for node in graph.nodes:
         if node.op == "placeholder" and placeholders[node.name].origin is Origin.INPUT:
             value = node.meta.get("val")
             if isinstance(value, Tensor) and value.dim() > 0:
                 return int(value.shape[0])
     return 1
-
-
-def _spatial_dims(node: Node) -> int | None:
-    """Number of spatial dimensions of a convolution, ``None`` for other operators."""
-    target = str(node.target)
-    for dims in (1, 2, 3):
-        if target.startswith(f"aten.conv{dims}d"):
-            return dims
-    return None

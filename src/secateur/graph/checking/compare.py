@@ -22,7 +22,7 @@ NOISE_FACTOR = 32.0
 """How many times the measured rounding noise of a slice is allowed, where that is more."""
 
 MOST_NOISE = 1e-3
-"""Largest limit that still tells something; a slice with more noise than that cannot be checked."""
+"""Largest tolerance that still tells something; a slice with more noise than that cannot be checked."""
 
 
 BUFFER = " (buffer"
@@ -66,19 +66,19 @@ def _kept(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Excess:
-    """The slice of a tensor that comes nearest to its limit, or exceeds it most.
+    """The slice of a tensor that comes nearest to its tolerance, or exceeds it most.
 
     Attributes:
-        times: its difference as a multiple of its limit.
+        times: its difference as a multiple of its tolerance.
         error: its relative difference.
-        limit: its relative limit.
+        tolerance: its largest relative difference.
         noisy: whether a slice of the tensor has too much noise to be checked.
         only_noisy: whether all have.
     """
 
     times: float
     error: float
-    limit: float
+    tolerance: float
     noisy: bool
     only_noisy: bool
 
@@ -111,27 +111,27 @@ class Slices:
         return replace(self, gap=torch.where(self.gap <= share * self.size.median(), 0.0, self.gap))
 
     def exceeding(self, noise: Tensor | None, tolerance: float) -> Excess:
-        """Find the slice that comes nearest to its limit, or exceeds it most.
+        """Find the slice that comes nearest to its tolerance, or exceeds it most.
 
         Args:
             noise: rounding noise of each slice; none where it was not measured.
-            tolerance: the limit, relative to the scale of a slice.
+            tolerance: relative to the scale of a slice; noise makes it larger.
         """
-        limit = torch.full_like(self.scale, tolerance)
+        allowed = torch.full_like(self.scale, tolerance)
         if noise is not None:
             # A slice of few values may show no noise by chance: it has at least that of its neighbours, which
             # are made of numbers as large, however small its own are.
             usual = _ratio(noise, self.size).median().clamp(min=2.0**-52)
             noise = torch.maximum(noise, usual * self.size).clamp(min=float(noise.median()))
-            limit = torch.maximum(limit, NOISE_FACTOR * _ratio(noise, self.scale))
-        times = _ratio(self.relative, limit)
-        # A slice whose limit is this wide may be wrong without a sign.
-        noisy = (times <= 1) & (limit > max(MOST_NOISE, tolerance))
+            allowed = torch.maximum(allowed, NOISE_FACTOR * _ratio(noise, self.scale))
+        times = _ratio(self.relative, allowed)
+        # A slice whose tolerance is this wide may be wrong without a sign.
+        noisy = (times <= 1) & (allowed > max(MOST_NOISE, tolerance))
         worst = int(times.masked_fill(noisy, -1.0).argmax())
         return Excess(
             float(times[worst]),
             float(self.relative[worst]),
-            float(limit[worst]),
+            float(allowed[worst]),
             bool(noisy.any()),
             bool(noisy.all()),
         )

@@ -11,20 +11,10 @@ from torch.fx import Node
 
 from secateur._compat import tree_flatten, tree_unflatten
 from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.operators import COPIES
 from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments
 
-_PASSED_ON = {
-    "view",
-    "reshape",
-    "to",
-    "_to_copy",
-    "clone",
-    "contiguous",
-    "unsqueeze",
-    "squeeze",
-    "flatten",
-    "expand",
-}
+_PASSED_ON = COPIES | {"view", "reshape", "unsqueeze", "squeeze", "flatten", "expand"}
 """Operators after which indices are still the same indices."""
 
 

@@ -225,7 +225,7 @@ class Judgement:
 
     Attributes:
         error: largest difference of a slice, relative to how far it moves between inputs.
-        allowed: the limit for that slice.
+        allowed: the tolerance for that slice.
         place: where that slice is.
         problem: what makes the outputs incomparable, if anything.
         noisy: outputs with slices of which rounding noise leaves nothing to compare.
@@ -244,7 +244,7 @@ class Judgement:
 
     @property
     def times(self) -> float:
-        """Return the error as a multiple of the limit."""
+        """Return the error as a multiple of the tolerance."""
         if self.problem is not None:
             return float("inf")
         return self.error / self.allowed if self.allowed else float("inf") * (self.error > 0)
@@ -286,7 +286,7 @@ def judge(
 
 
 def _worst(slices: list[Slices], noise: list[Any], tolerance: float) -> Judgement:
-    """Find the slice that exceeds its limit by most."""
+    """Find the slice that exceeds its tolerance by most."""
     found = Judgement(0.0, tolerance)
     most = -1.0
     noisy: dict[str, None] = {}
@@ -296,7 +296,7 @@ def _worst(slices: list[Slices], noise: list[Any], tolerance: float) -> Judgemen
             noisy[f"output{item.path}"] = None
         if not excess.only_noisy and excess.times > most:
             most = excess.times
-            found = Judgement(excess.error, excess.limit, f"output{item.path}, dimension {item.dim}")
+            found = Judgement(excess.error, excess.tolerance, f"output{item.path}, dimension {item.dim}")
     return replace(found, noisy=tuple(noisy))
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from secateur._compat import tree_leaves
+from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.operators import CHANNEL_STATISTICS
 from secateur.graph.capture.program import ExampleInputs, Origin, Program, call_arguments, written_arguments
 from secateur.graph.labels import BoolArray, Labels, Value
 from secateur.graph.propagation.findings import Read, Statistic
@@ -92,7 +94,7 @@ def _fixed(program: Program) -> set[str]:
     for node in program.graph.nodes:
         if node.name not in reached and (
             any(source.name in reached for source in node.all_input_nodes)
-            or str(node.target).startswith(("aten.layer_norm", "aten.group_norm", "aten.rms_norm"))
+            or operator_name(node) in CHANNEL_STATISTICS
         ):
             reached.add(node.name)
     return {node.name for node in program.graph.nodes if node.name not in reached}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.operators import channels_of_layer
 from secateur.graph.capture.program import ExampleInputs
 from secateur.graph.checking.compare import Outputs
 from secateur.graph.checking.execution import reference_mode
@@ -19,7 +20,6 @@ from secateur.graph.checking.masked import MaskedInterpreter, flat_arguments
 from secateur.graph.labels import BoolArray
 from secateur.graph.wiring import Pass
 
-_LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 _CALM = (0.2, 5.0)
 """Standard deviations of a layer's outputs that are left as they are."""
 
@@ -135,20 +135,18 @@ class _Scaling(MaskedInterpreter):
 
     def run_node(self, n: Node) -> Any:
         """Run one operator, and scale its result as its weights are scaled."""
-        name = operator_name(n)
-        if name == "batch_norm":
+        if operator_name(n) == "batch_norm":
             self._normalise(n)
         result = super().run_node(n)
-        if name in _LAYERS and isinstance(result, Tensor) and result.is_floating_point():
-            return self._scaled(n, result)
-        return result
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
+        dim = channels_of_layer(n, result.dim())
+        return result if dim is None else self._scaled(n, result, dim)
 
-    def _scaled(self, node: Node, result: Tensor) -> Tensor:
+    def _scaled(self, node: Node, result: Tensor, dim: int) -> Tensor:
         """Scale weight and bias of a layer and move the bias, each tensor once."""
         held = [item for item in node.args[1:3] if isinstance(item, Node)]
         names = [self._names.get(item, "") for item in held]
-        linear = str(node.target).startswith("aten.linear")
-        dim = result.dim() - 1 if linear else result.dim() + 1 - self._tensors[names[0]].dim()
         if not all(names) or self._done & set(names):
             return result
         if len(held) > 1 and _spread(_sampled(result, dim)) <= _SWAMPED * float(result.abs().max()):

@@ -32,6 +32,9 @@ UNITS: Mapping[str, str] = MappingProxyType(
 )
 """What may be removed from attention, in the order of preference, with what that means."""
 
+UnitAxes = dict[str, dict[str, dict[str, int]]]
+"""For each module with attention, and each unit that it has, the axis of each operator to leave free."""
+
 _Pair = tuple[int, int]
 
 
@@ -151,8 +154,8 @@ class OpenAxes:
         found = [] if labels is None else labels.tolist()
         return {self.owners[slot] for slot in found if slot in self.owners}
 
-    def axes(self) -> dict[str, dict[str, dict[str, int]]]:
-        """List the axis of each operator to leave free, for each module with attention and each unit."""
+    def axes(self) -> UnitAxes:
+        """List the axes that each unit leaves free, for each module with attention."""
         return {module: found for module in self.uses if (found := self._units(module))}
 
     def _units(self, module: str) -> dict[str, dict[str, int]]:
@@ -178,6 +181,14 @@ class OpenAxes:
         """Return whether an operator splits an axis of a rectangle of which another axis is left free."""
         parents = (self.parents.get((node, place)) for place in uses.values())
         return any(parent is not None and chosen.get(parent[0], parent[1]) != parent[1] for parent in parents)
+
+
+def each_unit_once(axes: UnitAxes) -> dict[str, dict[str, str]]:
+    """List, for each unit, a choice of it for all modules that have it; the others get their first unit."""
+    there = [unit for unit in UNITS if any(unit in own for own in axes.values())]
+    return {
+        unit: {path: unit if unit in own else next(iter(own)) for path, own in axes.items()} for unit in there
+    }
 
 
 def asked_units(

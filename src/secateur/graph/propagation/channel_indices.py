@@ -14,6 +14,7 @@ import numpy as np
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import named_arguments, operator_name
+from secateur.graph.capture.operators import COPIES, LIKE
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 
@@ -21,9 +22,8 @@ from secateur.graph.labels import Labels, Value
 _MOVE = {
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "mT", "movedim",
     "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "slice", "narrow", "select",
-    "split", "chunk", "unbind", "to", "_to_copy", "clone", "contiguous", "detach", "detach_", "alias", "cat",
-    "concat", "concatenate", "stack",
-    "sort", "lift_fresh_copy", "index", "gather",
+    "split", "chunk", "unbind", *COPIES, "detach", "detach_", "alias", "cat", "concat", "concatenate",
+    "stack", "sort", "lift_fresh_copy", "index", "gather",
 }
 # fmt: on
 """Operators that move numbers and keep each as it is."""
@@ -47,15 +47,7 @@ _PICK = {
 _COMPARE = {"eq", "ne", "gt", "ge", "lt", "le"}
 """Operators that compare numbers; two indices of the same channels compare alike after a cut."""
 
-_IGNORE = {
-    "argsort",
-    "sym_size",
-    "_assert_tensor_metadata",
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "full_like",
-}
+_IGNORE = LIKE | {"argsort", "sym_size", "_assert_tensor_metadata"}
 """Operators that read the order of numbers, which a cut does not change, or their shape alone."""
 
 

@@ -9,15 +9,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.operators import COPIES, FILLED, REPEATED
 from secateur.graph.labels import Value
 
-_FILLED = {"zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty"}
-"""Operators that fill a tensor of a given size with one number."""
-
-_REPEATED = {"expand", "repeat", "broadcast_to", "tile"}
-"""Operators that repeat what is in a dimension of size one."""
-
-_PASSED_ON = {"to", "_to_copy", "clone", "type_as", "contiguous", "detach", "alias", "zero_", "fill_"}
+_PASSED_ON = COPIES | {"type_as", "detach", "alias", "zero_", "fill_"}
 """Operators that keep the shape of a constant."""
 
 
@@ -36,13 +31,13 @@ def makers(node: Any, dim: int, env: Mapping[Node, Any]) -> list[Node]:
     while isinstance(node, Node) and node.op == "call_function":
         chain.append(node)
         name = operator_name(node)
-        if name in _FILLED:
+        if name in FILLED:
             return chain
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         before = env.get(source) if source is not None else None
         if not isinstance(before, Value):
             return []
-        if name in _REPEATED:
+        if name in REPEATED:
             place = dim - len(env[chain[0]].shape) + len(before.shape)
             return chain if place < 0 or before.shape[place] == 1 else []
         if name not in _PASSED_ON:

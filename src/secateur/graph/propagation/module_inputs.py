@@ -15,11 +15,12 @@ import numpy as np
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import module_calls, operator_name
+from secateur.graph.capture.operators import COPIES
 from secateur.graph.capture.program import Origin, Program
 from secateur.graph.labels import Value
 from secateur.graph.propagation.findings import Read
 
-_ORDER = {"transpose", "permute", "movedim", "swapaxes", "contiguous", "clone", "to", "_to_copy", "alias"}
+_ORDER = COPIES | {"transpose", "permute", "movedim", "swapaxes", "alias"}
 """Operators that keep every number and every channel, at other positions."""
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import named_arguments, operator_name, schema_name
+from secateur.graph.capture.nodes import named_arguments, operator_name
+from secateur.graph.capture.operators import LAYERS, NORMALISATIONS, PRODUCTS
 from secateur.graph.capture.program import Origin, Program
 
-_LAYERS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "batch_norm"}
-"""Normalisation layers. Of what they normalise, statistics are taken from the channels that are kept."""
-
-_PRODUCTS = {"matmul", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "einsum", "bilinear"}
+_PRODUCTS = {*PRODUCTS, "einsum", "bilinear"}
 """Operators of which every operand may be a weight."""
 
 
@@ -32,7 +30,7 @@ def weight_operators(program: Program) -> frozenset[str]:
         known = node.op == "placeholder" and names[node.name].origin is not Origin.INPUT
         if known or (node.op == "call_function" and all(source in fixed for source in node.all_input_nodes)):
             fixed.add(node)
-    layers = {node for node in fixed if operator_name(node) in _LAYERS}
+    layers = {node for node in fixed if operator_name(node) in NORMALISATIONS}
     used = _used_as_weights(program, fixed) if layers else set()
     names_of_fixed = {
         node.name for node in fixed if node.op == "call_function" and (node not in layers or node in used)
@@ -44,16 +42,13 @@ def _computed_weights(program: Program) -> set[Node]:
     """Find operators on the way to the weight of a layer, whether or not it depends on the inputs."""
     found: set[Node] = set()
     waiting = [
-        item
-        for node in program.graph.nodes
-        if operator_name(node).startswith(("linear", "conv"))
-        for item in _weights_of(node)
+        item for node in program.graph.nodes if operator_name(node) in LAYERS for item in _weights_of(node)
     ]
     while waiting:
         node = waiting.pop()
         if node in found or node.op != "call_function":
             continue
-        if operator_name(node) in _PRODUCTS or operator_name(node) in _LAYERS or _weights_of(node):
+        if operator_name(node) in NORMALISATIONS or _weights_of(node):
             continue  # what a layer or a product makes is made of values that flow through the network
         found.add(node)
         waiting += node.all_input_nodes
@@ -68,14 +63,14 @@ def _used_as_weights(program: Program, fixed: set[Node]) -> set[Node]:
         node = waiting.pop()
         if node not in found and node.op == "call_function":
             found.add(node)
-            layer = operator_name(node) in _PRODUCTS or bool(_weights_of(node))
-            waiting += [] if layer and operator_name(node) not in _LAYERS else node.all_input_nodes
+            layer = _weights_of(node) and operator_name(node) not in NORMALISATIONS
+            waiting += [] if layer else node.all_input_nodes
     return found
 
 
 def _weights_of(node: Node) -> list[Node]:
     """List the arguments of an operator that are its weights."""
-    if schema_name(node) in _PRODUCTS:
+    if operator_name(node) in _PRODUCTS:
         return list(node.all_input_nodes)
     found = named_arguments(node).get("weight")
     return [found] if isinstance(found, Node) else []

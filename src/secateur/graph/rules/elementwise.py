@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from secateur.graph.capture.operators import FILLED
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
@@ -142,18 +143,7 @@ def counted(op: RuleContext) -> Value:
     return Value.plain(op.shape)
 
 
-@rule(
-    "aten.new_zeros",
-    "aten.new_ones",
-    "aten.new_empty",
-    "aten.new_full",
-    "aten.zeros",
-    "aten.ones",
-    "aten.empty",
-    "aten.full",
-    "aten.rand",
-    "aten.randn",
-)
+@rule(*(f"aten.{name}" for name in FILLED), "aten.rand", "aten.randn")
 def constant(op: RuleContext) -> Value:
     """Label a new tensor: each size that it was given may follow channels."""
     labels = [op.labels_of_size(place, size) for place, size in enumerate(op.shape)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from secateur.graph.capture.operators import PRODUCTS
 from secateur.graph.groups import Role
 from secateur.graph.labels import Value
 from secateur.graph.propagation.rule_context import RuleContext
@@ -56,23 +57,6 @@ def embedding_bag(op: RuleContext) -> list[Value]:
     ]
 
 
-_FACTORS = {
-    "matmul": ("self", "other"),
-    "linalg_matmul": ("self", "other"),
-    "bmm": ("self", "mat2"),
-    "mm": ("self", "mat2"),
-    "mv": ("self", "vec"),
-    "dot": ("self", "tensor"),
-    "vdot": ("self", "other"),
-    "addmm": ("mat1", "mat2"),
-    "baddbmm": ("batch1", "batch2"),
-    "addbmm": ("batch1", "batch2"),
-    "addmv": ("mat", "vec"),
-    "_sparse_mm": ("sparse", "dense"),
-}
-"""Names of the two factors of a product."""
-
-
 @rule(
     "aten.matmul",
     "aten.linalg_matmul",
@@ -85,20 +69,20 @@ _FACTORS = {
 )
 def matmul(op: RuleContext) -> Value:
     """Contract the last dimension of the left factor with the last but one of the right."""
-    return _product(op, *_FACTORS[op.operator])
+    return _product(op, *PRODUCTS[op.operator])
 
 
 @rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def added_product(op: RuleContext) -> Value:
     """Contract two factors and add a bias, as a linear layer with a weight of shape (in, out) does."""
-    left, right = _FACTORS[op.operator.removesuffix("_")]
+    left, right = PRODUCTS[op.operator.removesuffix("_")]
     return _with_bias(op, _product(op, left, right, op.operator.startswith("addmm")))
 
 
 @rule("aten.addbmm")
 def added_sum_of_products(op: RuleContext) -> Value:
     """Contract pairs of matrices, add up the products and add a bias."""
-    result = _contracted(op, *_FACTORS["addbmm"], [(0, 0), (2, 1)])
+    result = _contracted(op, *PRODUCTS["addbmm"], [(0, 0), (2, 1)])
     return _with_bias(op, result)
 
 

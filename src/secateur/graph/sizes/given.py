@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_SHAPED = {
-    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", "repeat", "tile"), 1),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_empty"), 1),
-    **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), 0),
-}
+from secateur.graph.capture.operators import CONVOLUTIONS, FILLED, GROUPS, REPEATED, TRANSPOSED
+
+_SHAPED = {**dict.fromkeys((*REPEATED, "view", "reshape", "as_strided"), 1), **FILLED, "rand": 0, "randn": 0}
 """Where the sizes begin among the arguments of operators that take one for each dimension."""
 
 _NUMBER = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), (6, "groups")),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (6, "groups")),
-    **dict.fromkeys(("new_full", "as_strided"), (1, "size")),
-    **dict.fromkeys(("full",), (0, "size")),
+    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED), (GROUPS, "groups")),
     "layer_norm": (1, "normalized_shape"),
     "group_norm": (1, "num_groups"),
     "pad": (1, "pad"),

@@ -24,6 +24,7 @@ from torch.fx import Node
 from secateur._compat import FakeTensorMode, said_to_be_exported, tree_leaves, tree_map_only
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_path, operator_name
+from secateur.graph.capture.operators import DROPOUTS
 from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
 from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
@@ -405,12 +406,7 @@ _SWITCHES = {"batch_norm": (5, "training"), "instance_norm": (5, "use_input_stat
 """Where operators take the mode of the network, dropout aside: position and name of the argument."""
 
 
-_DROPOUTS = frozenset(
-    {
-        *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"),
-        *("alpha_dropout", "feature_alpha_dropout"),
-    }
-)
+_DROPOUTS = DROPOUTS | {"dropout1d", "dropout2d", "dropout3d"}
 """Functions and operators that drop values."""
 
 
