@@ -581,6 +581,83 @@ def test_random_numbers_do_not_hide_or_feign_a_difference() -> None:
     assert not sec.verify(model, small, plan, X).ok
 
 
+class Drawn(nn.Module):
+    """Adds or multiplies with random numbers behind a layer."""
+
+    def __init__(self, draw: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.draw, self.std, self.p = draw, 0.1, 0.4
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c(self.b(self.draw(self, self.a(x).relu())).relu())
+        return out
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda s, y: torch.normal(y, s.std),
+        lambda s, y: y + torch.empty_like(y).normal_(0, s.std),
+        lambda s, y: y + torch.empty_like(y).uniform_(0, s.std),
+        lambda s, y: y + torch.empty_like(y).exponential_(1 / s.std),
+        lambda s, y: y * torch.empty_like(y).log_normal_(0, s.std),
+        lambda s, y: y + torch.empty_like(y).cauchy_(0, s.std),
+    ],
+)
+def test_the_parameters_of_random_numbers_are_compared(draw: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    model = Drawn(draw).eval()
+    graph = sec.trace(model, X)
+    assert graph["a"].prunable
+    plan = sec.plan_from(graph, {"a": [0, 3]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, X).ok
+    small.std = 0.2
+    assert not sec.verify(model, small, plan, X).ok
+
+
+def test_the_mean_of_random_numbers_depends_on_the_channels() -> None:
+    """Half of the width in the code, and noise around it: a wrong cut must show."""
+    model = Drawn(lambda s, y: torch.normal(y * (8 / y.shape[1]), 0.1)).eval()
+    assert not sec.trace(model, X)["a"].prunable
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda s, y: F.dropout(y, 0.3, s.training) * torch.randint(0, 2, (len(y), 1)),
+        lambda s, y: F.dropout(y, 0.3, s.training)[torch.randperm(len(y))],
+        lambda s, y: F.dropout(y, 0.3, s.training)[torch.multinomial(torch.ones(len(y)), len(y))],
+    ],
+)
+def test_draws_behind_dropout_are_the_same_at_every_width(
+    draw: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    model = Drawn(draw).eval()
+    graph = sec.trace(model, X)
+    assert graph["a"].prunable
+    plan = sec.plan_from(graph, {"a": [0, 3], "b": [1]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda s, y: 8 / s.a.weight.shape[0],
+        lambda s, y: y.new_tensor(8 / y.shape[-1]),
+        lambda s, y: (8 / s.a.out_features) ** 0.5,
+        lambda s, y: 8 / y.size(1),
+    ],
+)
+def test_a_factor_of_training_that_follows_the_width_is_seen(factor: Callable[..., Any]) -> None:
+    model = Drawn(lambda s, y: y * factor(s, y) if s.training else y).eval()
+    graph = sec.trace(model, X)
+    assert not graph["a"].prunable
+    assert graph["b"].prunable
+    plan = sec.plan_from(graph, {"b": [1, 2]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
 @pytest.mark.parametrize("limit", [2, 8, 16])
 def test_a_branch_on_a_width_is_seen(limit: int) -> None:
     class Branch(nn.Module):

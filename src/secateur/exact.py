@@ -8,7 +8,7 @@ gets its arguments converted when it runs, so memory grows by the largest operat
 from __future__ import annotations
 
 import random as random_of_python
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
@@ -168,8 +168,9 @@ class SameNumbers(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
+        before = torch.get_rng_state()
         own = self._own_seed or kwargs.get("generator") is not None
-        if not own and not torch.equal(self._state, torch.get_rng_state()):
+        if not own and not torch.equal(self._state, before):
             own = self._own_seed = True
         if name == "native_dropout" and not own:
             scale = 1 if args[2] is False else 1 - args[1] / 2
@@ -179,27 +180,50 @@ class SameNumbers(TorchDispatchMode):
             result = func(*args[:4], False)
         else:
             result = func(*args, **kwargs)
-            for tensor in () if own else tree_leaves(result):
-                self._replace(name, tensor, args, kwargs)
+            known = [self._replace(name, item, args, kwargs) for item in tree_leaves(result) if not own]
+            if known and all(known):
+                # How much was drawn depends on sizes, and later draws that are not replaced must not.
+                torch.set_rng_state(before)
         self._state = torch.get_rng_state()
         return result
 
-    def _replace(self, name: str, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _replace(self, name: str, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Replace what was drawn; return whether the kind of numbers is known."""
         base = name.removesuffix("_like").removesuffix("_")
         if base == "bernoulli":
             # bernoulli(p: Tensor), bernoulli_(out, p: float), bernoulli_(out, p: Tensor)
             mean = args[1] if len(args) > 1 else kwargs.get("p", args[0] if name == "bernoulli" else 0.5)
             visible = mean * (1 + mean) / 2
             tensor.copy_(visible) if isinstance(visible, Tensor) else tensor.fill_(visible)
-        elif base in ("rand", "randn", "normal", "uniform", "exponential", "log_normal", "cauchy"):
-            self._drawn += 1
-            count = tensor.shape[0] if tensor.dim() else 1
-            steps = torch.arange(count, dtype=torch.float64) * 0.6180339887 + self._drawn * 0.7548776662
-            values = (0.1 + 0.8 * steps.remainder(1.0)).to(tensor)
-            if base == "uniform" and len(args) > 1:
-                low, high = float(args[1]), float(args[2] if len(args) > 2 else kwargs.get("to", 1.0))
-                values = low + values * (high - low)
-            tensor.copy_(values.view(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else values[0])
+            return True
+        if base not in _SCALED:
+            return False
+        self._drawn += 1
+        count = tensor.shape[0] if tensor.dim() else 1
+        steps = torch.arange(count, dtype=torch.float64) * 0.6180339887 + self._drawn * 0.7548776662
+        values = (0.1 + 0.8 * steps.remainder(1.0)).to(tensor)
+        drawn = values.view(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else values[0]
+        # Numbers of the distribution follow its result, or are the only arguments.
+        given = args[1:] if name.endswith("_") else args if name == "normal" else ()
+        parameters, scaled = _SCALED[base]
+        numbers = [
+            given[place] if len(given) > place else kwargs.get(key, default)
+            for place, (key, default) in enumerate(parameters.items())
+        ]
+        tensor.copy_(scaled(drawn, *numbers))
+        return True
+
+
+_SCALED: Mapping[str, tuple[dict[str, float], Callable[..., Tensor]]] = {
+    "rand": ({}, lambda drawn: drawn),
+    "randn": ({}, lambda drawn: drawn),
+    "normal": ({"mean": 0.0, "std": 1.0}, lambda drawn, mean, std: mean + std * drawn),
+    "uniform": ({"from": 0.0, "to": 1.0}, lambda drawn, low, high: low + (high - low) * drawn),
+    "exponential": ({"lambd": 1.0}, lambda drawn, rate: drawn / rate),
+    "log_normal": ({"mean": 1.0, "std": 2.0}, lambda drawn, mean, std: (mean + std * drawn).exp()),
+    "cauchy": ({"median": 0.0, "sigma": 1.0}, lambda drawn, median, sigma: median + sigma * drawn),
+}
+"""Continuous distributions: their parameters with defaults, and what they make of a number of (0, 1)."""
 
 
 def seed_everything() -> None:

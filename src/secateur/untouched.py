@@ -41,8 +41,8 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     mode, the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and
     ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
     modules; the states of its random generators; caches of its methods and of the functions that their code
-    can name (``functools.lru_cache``), which are cleared if they got entries; the random states of Python, NumPy and PyTorch on every
-    device; the number of threads, the default dtype, and whether algorithms must be deterministic.
+    can name (``functools.lru_cache``), which are cleared if they got entries; the random states of Python,
+    NumPy and PyTorch on every device; the number of threads, the default dtype, and whether algorithms must be deterministic.
 
     Args:
         models: the networks that may be run within the block.
@@ -104,9 +104,9 @@ def _determinism() -> tuple[bool, bool, bool, bool]:
 def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
     """Find the cached functions that the code of some networks calls by a name of its own.
 
-    These are methods, attributes, functions of the files of their classes, and functions of modules that these
-    files import, also within decorators and containers. A cache may keep tensors of another pass, such as one
-    without values.
+    These are methods, attributes, functions of the files of their classes, and functions of modules that
+    these files import, also within decorators and containers. A cache may keep tensors of another pass, such
+    as one without values.
     """
     instances = [module for model in models for module in model.modules()]
     classes = {parent for kind in {type(module) for module in instances} for parent in kind.__mro__}

@@ -168,5 +168,34 @@ def test_what_takes_no_cache_is_refused() -> None:
     )
     with pytest.raises(UsageError, match="T5ForConditionalGeneration takes no cache"):
         one_token(transformers.T5ForConditionalGeneration(config), 4)
+    mamba = transformers.MambaForCausalLM(
+        transformers.MambaConfig(hidden_size=8, num_hidden_layers=1, **SIZES)
+    )
+    with pytest.raises(UsageError, match="MambaForCausalLM takes no cache of keys and values in all layers"):
+        one_token(mamba, 4)
+    for context in (0, 2048):
+        with pytest.raises(UsageError, match=f"from 1 to 2,047, not {context}"):
+            one_token(network(), context)
     with pytest.raises(UsageError, match="at least 1, not 0"):
-        one_token(network(), 0)
+        one_token(network(), 4, batch=0)
+
+
+@pytest.mark.parametrize(("name", "windows"), [("Mistral", [8, 8]), ("Gemma2", [8, None])])
+def test_a_layer_with_a_window_reads_what_it_reads_with_a_real_cache(
+    name: str, windows: list[int | None]
+) -> None:
+    config = getattr(transformers, f"{name}Config")(**SIZES, **LLAMA, head_dim=8, sliding_window=8)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    inputs = one_token(model, 20)
+    argument = next(key for key, value in inputs.items() if hasattr(value, "layers"))
+    real = DynamicCache(config=config)
+    model(input_ids=torch.zeros(1, 20, dtype=torch.int64), use_cache=True, **{argument: real})
+    read = []
+    for cache in (inputs[argument], real):
+        found = [
+            cache.update(*torch.zeros(2, 1, 2, 1, 8), layer)[0].shape[-2] for layer in range(len(windows))
+        ]
+        read.append(found)
+    assert read[0] == read[1] == [window or 21 for window in windows]
+    grows = [sec.cost(model, one_token(model, context)).macs for context in (20, 200)]
+    assert (grows[0] < grows[1]) == (None in windows)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.graph import trace
 from secateur.graph.groups import IntArray
@@ -226,3 +228,31 @@ def test_a_number_that_the_pass_computes_does_not_prevent_a_table() -> None:
     table = latency_table(net, graph, X, timings=Timings())
     assert {"conv2d", "new_full", "add"} <= {entry.kind for entry in table.entries}
     assert float(table.milliseconds(graph.widths)) > 0
+
+
+class Picks(nn.Module):
+    """Takes the two largest of its channels, so that two must stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 6, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c(self.b(self.a(x).relu()).topk(2, 1).values)
+        return out
+
+
+def test_no_calibration_run_has_fewer_channels_than_the_code_needs() -> None:
+    net = Picks().eval()
+    graph = trace(net, X)
+    assert graph["b"].min_channels == 2
+    ran: list[int] = []
+
+    def runs(models: Mapping[str, nn.Module], inputs: Any, **given: Any) -> Comparison:
+        ran.extend(model.b.out_channels for model in models.values())  # type: ignore[attr-defined]
+        for model in models.values():
+            model(inputs)
+        return compare(models, inputs, **given)
+
+    latency_table(net, graph, X, timings=Timings(), operator_timer=FakeTimer(), network_timer=runs)
+    assert min(ran) == 2

@@ -283,3 +283,35 @@ def test_batches_that_can_be_gone_through_only_once_are_refused() -> None:
     with pytest.raises(UsageError, match="validation is a generator"):
         fit(model, batches, FitSettings(epochs=2), FitOptions(validation=(batch for batch in batches)))
     assert torch.equal(model.weight, before)
+
+
+class _GivesLess:
+    """Batches of which every pass gives less, and no iterator."""
+
+    def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        self.left = iter(batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.left
+
+
+def test_batches_that_end_after_one_pass_are_named(
+    model: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    class Sized(_GivesLess):
+        def __len__(self) -> int:
+            return 2
+
+    settings = FitSettings(epochs=3, optimizer=OptimizerSettings(learning_rate=0.01))
+    with pytest.raises(DataError, match="they can be gone through only once: pass a list"):
+        fit(model, Sized(batches[:2]), settings)
+
+
+def test_a_metric_of_nan_before_training_is_worse_than_any(
+    model: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    values = iter([float("nan"), 0.4, 0.9])
+    options = FitOptions(metric=lambda _: next(values))
+    state = fit(model, batches, FitSettings(epochs=2), options)
+    assert state.kept is not None
+    assert (state.kept_epoch, state.kept.metric) == (2, 0.9)

@@ -88,7 +88,9 @@ class DetectorTuner:
         start: Mapping[str, float] | None = None,
         teacher: Teacher | None = None,
     ) -> dict[str, float]:
-        """Train a network in place, and keep the best epoch, or the start if no epoch is better.
+        """Train a network in place, and keep the best epoch, or the start if all epochs are worse.
+
+        Among equals the later one is kept, which was trained for longer.
 
         Args:
             network: the network.
@@ -108,7 +110,7 @@ class DetectorTuner:
             }
             report_progress(self.callbacks, "fine-tuning", trainer.epoch + 1, epochs, _total(trainer.tloss))
             report_note(self.callbacks, f"epoch {trainer.epoch + 1} of {epochs}: {in_words(found)}")
-            if found["fitness"] > best["fitness"]:
+            if found["fitness"] >= best["fitness"]:
                 best, state = found, deepcopy(trainer.ema.ema.state_dict())
 
         trained = bare_copy(network)

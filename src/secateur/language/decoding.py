@@ -6,11 +6,12 @@ Importing this module needs transformers.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from secateur._compat import register_constant
 from secateur.devices import device_of
@@ -25,11 +26,12 @@ class _RepeatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     Args:
         length: number of earlier tokens.
+        kept: how many of them the layer still reads.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, kept: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.length = length
+        self.length, self.kept, self.is_sliding = length, kept, kept < length
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -39,12 +41,16 @@ class _RepeatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._extended(key_states), self._extended(value_states)
 
     def _extended(self, new: Tensor) -> Tensor:
-        earlier = new[..., :1, :].expand(*[-1] * (new.dim() - 2), self.length, -1)
+        earlier = new[..., :1, :].expand(*[-1] * (new.dim() - 2), self.kept, -1)
         return torch.cat([earlier, new], -2)
 
     def get_seq_length(self) -> int:
         """Return the number of earlier tokens."""
         return self.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many tokens are read, and the place of the first of them."""
+        return self.kept + query_length, self.length - self.kept
 
 
 class RepeatedCache(Cache):
@@ -55,13 +61,13 @@ class RepeatedCache(Cache):
     it reads and writes as much as with a real cache; its results have no meaning.
 
     Args:
-        layers: number of attention layers.
         length: number of earlier tokens.
+        kept: for each attention layer, how many of them it still reads.
     """
 
-    def __init__(self, layers: int, length: int) -> None:
-        super().__init__(layers=[_RepeatedLayer(length) for _ in range(layers)])
-        self._key = layers, length
+    def __init__(self, length: int, kept: Sequence[int]) -> None:
+        super().__init__(layers=[_RepeatedLayer(length, count) for count in kept])
+        self._key = length, *kept
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RepeatedCache) and self._key == other._key
@@ -102,17 +108,31 @@ def one_token(model: nn.Module, context: int, batch: int = 1) -> dict[str, Any]:
         >>> model(**one_token(model, context=100)).logits.shape
         torch.Size([1, 1, 32])
     """
-    if context < 1:
-        raise UsageError(f"context is the number of tokens in the cache, at least 1, not {context}")
-    taken = inspect.signature(model.forward).parameters
-    name = next((name for name in _NAMES if name in taken), None)
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else None
-    layers = getattr(text, "num_hidden_layers", None)
-    if name is None or layers is None or getattr(config, "is_encoder_decoder", False):
+    name = next((name for name in _NAMES if name in inspect.signature(model.forward).parameters), None)
+    kept = None if text is None or getattr(config, "is_encoder_decoder", False) else _kept(text, context)
+    if name is None or kept is None:
         raise UsageError(
-            f"{type(model).__name__} takes no cache of keys and values, as causal language models of "
-            "transformers do; the time of a token after others cannot be measured"
+            f"{type(model).__name__} takes no cache of keys and values in all layers, as most causal language "
+            "models of transformers do; the time of a token after others cannot be measured"
         )
+    most = getattr(text, "max_position_embeddings", None) or context + 1
+    if not 1 <= context < most:
+        raise UsageError(
+            f"context is the number of tokens in the cache, from 1 to {most - 1:,}, not {context}"
+        )
+    if batch < 1:
+        raise UsageError(f"batch is the number of texts, at least 1, not {batch}")
     ids = torch.zeros(batch, 1, dtype=torch.int64, device=device_of(model))
-    return {"input_ids": ids, "use_cache": True, name: RepeatedCache(int(layers), context)}
+    return {"input_ids": ids, "use_cache": True, name: RepeatedCache(context, kept)}
+
+
+def _kept(config: Any, context: int) -> list[int] | None:
+    """List how many earlier tokens each attention layer reads; nothing if some layers have other caches."""
+    layers = DynamicCache(config=config).layers or [DynamicLayer()] * getattr(config, "num_hidden_layers", 0)
+    if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return None
+    # A window contains the new token.
+    windows = [getattr(layer, "sliding_window", context + 1) for layer in layers]
+    return [min(context, window - 1) for window in windows]

@@ -229,7 +229,8 @@ def _calibration_plans(graph: ChannelGraph) -> list[Keep]:
     wanted = full * (shares[:, None] + spread)
     widths = np.concatenate([np.round(wanted[:_RUNS]).astype(np.int64), whole_vectors(wanted[_RUNS:])])
     plans = [Keep({})]
-    for run, row in enumerate(widths.clip(1, full).tolist()):
+    least = [group.min_channels for group in graph.groups]
+    for run, row in enumerate(widths.clip(least, full).tolist()):
         keep = {
             group.name: range(width) for group, width in zip(graph.groups, row, strict=True) if group.prunable
         }

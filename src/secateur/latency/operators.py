@@ -87,6 +87,20 @@ class OperatorCall:
         words += [f"{name}={_text(item)}" for name, item in self.keywords]
         return f"{self.name}({', '.join(words)})"
 
+    def make(self, spec: TensorSpec, device: torch.device) -> Tensor:
+        """Create a tensor for one of the arguments.
+
+        Grouped products take where the rows of each matrix end; with zeros they would compute nothing.
+
+        Args:
+            spec: the argument.
+            device: where to create it.
+        """
+        if "grouped_mm" not in self.name or spec.dtype.is_floating_point or not spec.shape:
+            return spec.make(device)
+        runs, rows = spec.shape[0], self.specs[0].shape[0]
+        return (torch.arange(1, runs + 1, device=device) * rows // runs).to(spec.dtype)
+
     @property
     def specs(self) -> list[TensorSpec]:
         """List all tensors among the arguments."""

@@ -71,7 +71,9 @@ class Evaluation:
 
     @property
     def quality(self) -> float:
-        """Return the number by which networks are compared: larger is better."""
+        """Return the number by which networks are compared: larger is better, NaN is the worst."""
+        if math.isnan(self.metric):
+            return -math.inf
         return -self.metric if self.kind.lower_is_better else self.metric
 
     def to_dict(self) -> dict[str, Any]:

@@ -482,6 +482,11 @@ def _train_round(
     share_buffers(setup.model, context.ranks)
     if setup.average is not None:
         share_buffers(setup.average.averaged, context.ranks)
+    if not examples:
+        raise DataError(
+            f"{setup.phase}: a pass through the batches gave none, so they can be gone through only once: "
+            "pass a list of batches or a DataLoader"
+        )
     return total / examples, rate
 
 
