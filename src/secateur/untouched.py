@@ -42,7 +42,8 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
     modules; the states of its random generators; caches of its methods and of the functions that their code
     can name (``functools.lru_cache``), which are cleared if they got entries; the random states of Python,
-    NumPy and PyTorch on every device; the number of threads, the default dtype, and whether algorithms must be deterministic.
+    NumPy and PyTorch on every device; the number of threads, the default dtype, and whether algorithms must
+    be deterministic.
 
     Args:
         models: the networks that may be run within the block.

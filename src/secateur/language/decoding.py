@@ -114,8 +114,8 @@ def one_token(model: nn.Module, context: int, batch: int = 1) -> dict[str, Any]:
     kept = None if text is None or getattr(config, "is_encoder_decoder", False) else _kept(text, context)
     if name is None or kept is None:
         raise UsageError(
-            f"{type(model).__name__} takes no cache of keys and values in all layers, as most causal language "
-            "models of transformers do; the time of a token after others cannot be measured"
+            f"{type(model).__name__} takes no cache of keys and values in all layers, as most causal "
+            "language models of transformers do; the time of a token after others cannot be measured"
         )
     most = getattr(text, "max_position_embeddings", None) or context + 1
     if not 1 <= context < most:
