@@ -130,7 +130,8 @@ def one_token(model: nn.Module, context: int, batch: int = 1) -> dict[str, Any]:
 
 def _kept(config: Any, context: int) -> list[int] | None:
     """List how many earlier tokens each attention layer reads; nothing if some layers have other caches."""
-    layers = DynamicCache(config=config).layers or [DynamicLayer()] * getattr(config, "num_hidden_layers", 0)
+    count = getattr(config, "num_hidden_layers", 0)
+    layers = DynamicCache(config=config).layers or [DynamicLayer() for _ in range(count)]  # type: ignore[no-untyped-call]
     if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return None
     # A window contains the new token.
