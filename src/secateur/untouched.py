@@ -7,6 +7,7 @@ a layer, append to a list, or draw random numbers. All code in the library runs 
 
 from __future__ import annotations
 
+import gc
 import operator
 import random
 import sys
@@ -25,6 +26,11 @@ _DEPTH = 6
 """Largest depth to which objects inside attributes are followed."""
 
 _PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size))
+_MOST_KEPT = 10_000
+"""Objects in a cache that are looked at; one with more counts as one that keeps tensors."""
+
+_HOLDERS = (dict, OrderedDict, list, tuple, set, frozenset)
+
 _EMPTY = frozenset((dict, OrderedDict, list, set))
 _CONTAINERS = (OrderedDict, dict, list, set, deque, tuple)
 
@@ -74,7 +80,8 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     finally:
         noted.restore()
         for cache, before in caches:
-            if cache.cache_info().misses != before.misses:
+            # Others, such as those that write a message once, are no state of a pass.
+            if cache.cache_info().misses != before.misses and _keeps_tensors(cache):
                 cache.cache_clear()
         restore_random()
         if torch.get_num_threads() != threads:
@@ -110,9 +117,10 @@ def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
     as one without values.
     """
     instances = [module for model in models for module in model.modules()]
-    classes = {parent for kind in {type(module) for module in instances} for parent in kind.__mro__}
-    owners: list[Any] = [*instances, *(parent for parent in classes if not _is_library(parent.__module__))]
-    for name in {owner.__module__ for owner in owners if not _is_library(owner.__module__)}:
+    kinds = {parent for kind in {type(module) for module in instances} for parent in kind.__mro__}
+    classes = {kind for kind in kinds if not _is_library(kind.__module__)}
+    owners: list[Any] = [*classes, *(module for module in instances if type(module) in classes)]
+    for name in {kind.__module__ for kind in classes}:
         file = sys.modules.get(name)
         owners += [file, *(item for item in _values(file) if isinstance(item, ModuleType))]
     found = {
@@ -124,6 +132,21 @@ def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
         if isinstance(item, _lru_cache_wrapper)
     }
     return list(found.values())
+
+
+def _keeps_tensors(cache: _lru_cache_wrapper[Any]) -> bool:
+    """Return whether a cache keeps a tensor, or an object that may have one, for any arguments."""
+    seen, left = {id(cache)}, gc.get_referents(cache)
+    while left and len(seen) < _MOST_KEPT:
+        item = left.pop()
+        if isinstance(item, Tensor):
+            return True
+        kind = type(item)
+        follows = kind in _HOLDERS or not _is_library(kind.__module__)
+        if id(item) not in seen and follows and not isinstance(item, nn.Module):
+            seen.add(id(item))
+            left += gc.get_referents(item)
+    return bool(left)
 
 
 def _is_library(module: str) -> bool:

@@ -129,3 +129,28 @@ def test_odd_modules_do_not_hide_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = split
     assert sec.trace(Rotary().eval(), X)["q"].prunable
     assert split is before
+
+
+@functools.lru_cache(maxsize=None)
+def said_once(text: str) -> None:
+    said.append(text)
+
+
+said: list[str] = []
+
+
+def test_a_cache_without_tensors_is_left_alone() -> None:
+    class Says(Training):
+        def forward(self, x: Tensor) -> Tensor:
+            said_once("a warning that is written once")
+            return super().forward(x)
+
+    said_once.cache_clear()
+    model = Says("by name").eval()
+    model(X)
+    said.clear()
+    sec.trace(model, X)
+    info = said_once.cache_info()
+    assert info.currsize == 1
+    model(X)
+    assert said_once.cache_info().hits == info.hits + 1
