@@ -131,7 +131,7 @@ def test_odd_modules_do_not_hide_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert split is before
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def said_once(text: str) -> None:
     said.append(text)
 

@@ -6,6 +6,8 @@ imports ultralytics; import it only where that is installed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,6 +18,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.utils import DEFAULT_CFG
 
 from secateur.detection.data import check_classes
 from secateur.errors import UsageError
@@ -30,11 +33,35 @@ __all__ = [
 ]
 
 
+_LEAST_UPDATES = 1000
+"""Steps of the optimizer for which the batches of several are not added up."""
+
+_WARMUP = 0.1
+"""Longest warm-up, as a share of the training."""
+
+
 class KeepsArchitecture:
-    """Train the given network itself, in place of one that is built from its description."""
+    """Train the given network itself, in place of one that is built from its description.
+
+    ultralytics adds up the gradients of 64 images for a step, and warms up for three epochs, whatever the
+    number of images and epochs. Here, a short training takes more steps, and warms up for a tenth of it at
+    most. ``nbs`` and ``warmup_epochs`` remain as they are if they are given.
+
+    Args:
+        cfg: the arguments of ultralytics, its defaults if not given.
+        overrides: arguments that were given.
+        _callbacks: of ultralytics.
+    """
 
     data: dict[str, Any]
     args: Any
+
+    def __init__(
+        self, cfg: Any = None, overrides: dict[str, Any] | None = None, _callbacks: Any = None
+    ) -> None:
+        given = dict(overrides or {})
+        super().__init__(DEFAULT_CFG if cfg is None else cfg, overrides, _callbacks)  # type: ignore[call-arg]
+        self.add_callback("on_pretrain_routine_end", partial(fit_to_length, given=given))  # type: ignore[attr-defined]
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Return the network that was given, ready for training.
@@ -56,6 +83,21 @@ class KeepsArchitecture:
         for parameter in weights.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return weights.float()
+
+
+def fit_to_length(trainer: Any, given: Mapping[str, Any]) -> None:
+    """Let a short training take more steps, and warm up for a tenth of it at most.
+
+    Args:
+        trainer: of ultralytics, set up; changed.
+        given: arguments that the user gave, which remain.
+    """
+    if "nbs" not in given:
+        batches = trainer.epochs * len(trainer.train_loader)
+        trainer.accumulate = max(1, min(trainer.accumulate, batches // _LEAST_UPDATES))
+        trainer.args.nbs = trainer.accumulate * trainer.batch_size
+    if "warmup_epochs" not in given:
+        trainer.args.warmup_epochs = min(trainer.args.warmup_epochs, _WARMUP * trainer.epochs)
 
 
 class PrunedDetectionTrainer(KeepsArchitecture, DetectionTrainer):

@@ -22,12 +22,6 @@ from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note, report_progress
 from secateur.untouched import untouched
 
-_LEAST_UPDATES = 1000
-"""Steps of the optimizer for which the batches of several are not added up."""
-
-_WARMUP = 0.1
-"""Longest warm-up, as a share of the training."""
-
 
 @dataclass(frozen=True)
 class DetectorTuner:
@@ -113,32 +107,20 @@ class DetectorTuner:
             if found["fitness"] >= best["fitness"]:
                 best, state = found, deepcopy(trainer.ema.ema.state_dict())
 
+        def after_batch(trainer: Any) -> None:
+            # A callback may stop the training.
+            report_progress(self.callbacks, "fine-tuning", trainer.epoch, epochs)
+
         trained = bare_copy(network)
         keep_from_rebuilding(trained)  # in the files that ultralytics writes
         with _process_restored():
             trainer = self._created(trained, epochs, "fine-tuning")
-            trainer.add_callback("on_pretrain_routine_end", self.fit_to_length)
+            trainer.add_callback("on_train_batch_end", after_batch)
             trainer.add_callback("on_model_save", after_epoch)
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
                 trainer.train()
         network.load_state_dict(state)
         return best
-
-    def fit_to_length(self, trainer: Any) -> None:
-        """Let a short training take more steps, and warm up for a tenth of it at most.
-
-        ultralytics adds up the gradients of 64 images for a step, and warms up for three epochs, whatever the
-        number of images and epochs. What the settings say remains.
-
-        Args:
-            trainer: of ultralytics, set up; changed.
-        """
-        if "nbs" not in self.settings.options:
-            batches = trainer.epochs * len(trainer.train_loader)
-            trainer.accumulate = max(1, min(trainer.accumulate, batches // _LEAST_UPDATES))
-            trainer.args.nbs = trainer.accumulate * trainer.batch_size
-        if "warmup_epochs" not in self.settings.options:
-            trainer.args.warmup_epochs = min(trainer.args.warmup_epochs, _WARMUP * trainer.epochs)
 
     def validate(self, network: nn.Module, split: str = "val") -> dict[str, float]:
         """Measure a copy of a network on the images of a split."""
@@ -182,8 +164,11 @@ def _distilling(trainer: Any, teacher: Teacher) -> Iterator[None]:
 
 
 def image_size_of(network: nn.Module, settings: DetectorSettings) -> int:
-    """Return the side of the images, by default that which ultralytics takes for the task."""
-    return settings.image_size or (224 if getattr(network, "task", None) == "classify" else 640)
+    """Return the side of the images: if not set, that of the detector's training, or the usual one."""
+    trained = getattr(network, "args", None)
+    side = trained.get("imgsz") if isinstance(trained, Mapping) else getattr(trained, "imgsz", None)
+    usual = 224 if getattr(network, "task", None) == "classify" else 640
+    return settings.image_size or (side if isinstance(side, int) else usual)
 
 
 def _total(losses: Any) -> float:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-from torch import nn
 
 from secateur.checkpoint import read_metadata
 from secateur.detection import DetectorResult, DetectorSettings, prune_detector
@@ -30,8 +28,8 @@ from secateur.jobs.verifications import combined
 from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.models import InputSpec
 from secateur.recipes import Callback, Measured, fingerprint
-from secateur.training.context import launch
-from secateur.training.events import report_note
+from secateur.training.context import RunContext, launch
+from secateur.training.events import Progress, report_note
 from secateur.training.run_folder import DETECTOR, NETWORK, ULTRALYTICS, find_checkpoint
 from secateur.training.settings import DeviceSettings
 
@@ -70,7 +68,7 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
         if labelled is not None:
             note_broken(labelled.broken, place.callbacks)
         with place.clock("pruning"):
-            result = _pruned(job, place, network.model, labelled)
+            result = _pruned(job, place, network, labelled)
         done = network.after(cut_record(cut) for cut in result.pruning.cuts)
         original = replace(network, file=place.save("original", network))
         pruned = replace(done, model=copy_without_trainer(result.network))
@@ -124,29 +122,51 @@ def evaluate_boxes(
         network, labelled = _opened(choice, data.source, settings)
         network.model.to(context.device)
         if labelled is None:
+            at_size = settings.model_copy(update={"image_size": network.input.size[-1]})
             with TemporaryDirectory() as folder:
-                found, split = validate_detector(
-                    network.model, data.source, Path(folder), settings, callbacks
-                )
+                found, split = validate_detector(network.model, data.source, Path(folder), at_size, callbacks)
         else:
             note_broken(labelled.broken, callbacks)
             split = "test" if labelled.splits["test"] else "val"
             heads = HeadOutputs(network.model).eval()
             found = DetectorJudge(network.model, labelled, settings, callbacks).evaluate(heads, split)
-    return {"network": choice.source, "model": network.name, "split": split, **_metrics(found)}
+    side = network.input.size[-1]
+    return {
+        "network": choice.source,
+        "model": network.name,
+        "split": split,
+        "image_size": side,
+        **_metrics(found),
+    }
+
+
+@dataclass(frozen=True)
+class _Stopping(Callback):
+    """Stop at the next step of work if the user asked for it.
+
+    Attributes:
+        context: of the run.
+    """
+
+    context: RunContext
+
+    def on_progress(self, progress: Progress) -> None:
+        """Stop if the user asked for it."""
+        self.context.interruption.check()
 
 
 def _pruned(
-    job: PruneJob, place: Workplace, detector: nn.Module, labelled: DetectionData | None
+    job: PruneJob, place: Workplace, network: Network, labelled: DetectionData | None
 ) -> DetectorResult:
     """Prune a detector, with the labels that are read already or with ultralytics."""
     assert job.data is not None
     assert job.budget is not None
-    settings = job.detector
+    settings, detector = job.detector, network.model
+    callbacks = [*place.callbacks, _Stopping(place.context)]
     if labelled is not None:
         file = place.run.checkpoint("best")
         return prune_torchvision(
-            detector, labelled, job.budget, file, job.recipe, settings, place.callbacks, job.seed
+            detector, labelled, job.budget, file, job.recipe, settings, callbacks, job.seed
         )
     return prune_detector(
         detector,
@@ -154,8 +174,8 @@ def _pruned(
         job.budget,
         place.run.path / ULTRALYTICS,
         job.recipe,
-        settings,
-        place.callbacks,
+        settings.model_copy(update={"image_size": network.input.size[-1]}),
+        callbacks,
         job.seed,
     )
 
@@ -183,7 +203,8 @@ def _opened(
                 "to start from random ones"
             )
         vars(network.model)["names"] = dict(enumerate(names))
-        side = image_size_of(network.model, settings)
+        known_side = network.input.size[-1] if network.file is not None else None
+        side = settings.image_size or known_side or image_size_of(network.model, settings)
         return replace(network, inputs=sized(network.input, side), classes=names), None
     if not is_torchvision_detector(network.model):
         raise UsageError(
