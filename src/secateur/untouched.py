@@ -26,6 +26,10 @@ _DEPTH = 6
 """Largest depth to which objects inside attributes are followed."""
 
 _PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size))
+_METHODS = (_lru_cache_wrapper, FunctionType, MethodType, staticmethod, classmethod)
+_MAY_HOLD = (*_METHODS, dict, list, tuple, set)
+"""What may be a cached function, or hold one."""
+
 _MOST_KEPT = 10_000
 """Objects in a cache that are looked at; one with more counts as one that keeps tensors."""
 
@@ -118,7 +122,7 @@ def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
     """
     instances = [module for model in models for module in model.modules()]
     kinds = {parent for kind in {type(module) for module in instances} for parent in kind.__mro__}
-    classes = {kind for kind in kinds if not _is_library(kind.__module__)}
+    classes = {kind for kind in kinds if not is_library(kind.__module__)}
     owners: list[Any] = [*classes, *(module for module in instances if type(module) in classes)]
     for name in {kind.__module__ for kind in classes}:
         file = sys.modules.get(name)
@@ -126,8 +130,9 @@ def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
     found = {
         id(item): item
         for owner in owners
-        if not (isinstance(owner, ModuleType) and _is_library(owner.__name__))
+        if not (isinstance(owner, ModuleType) and is_library(owner.__name__))
         for value in _values(owner)
+        if isinstance(value, _MAY_HOLD)
         for item in _held(value)
         if isinstance(item, _lru_cache_wrapper)
     }
@@ -142,15 +147,22 @@ def _keeps_tensors(cache: _lru_cache_wrapper[Any]) -> bool:
         if isinstance(item, Tensor):
             return True
         kind = type(item)
-        follows = kind in _HOLDERS or not _is_library(kind.__module__)
+        follows = kind in _HOLDERS or not is_library(kind.__module__)
         if id(item) not in seen and follows and not isinstance(item, nn.Module):
             seen.add(id(item))
             left += gc.get_referents(item)
     return bool(left)
 
 
-def _is_library(module: str) -> bool:
-    """Return whether a module is of a package whose objects are no state of a network."""
+def is_library(module: str) -> bool:
+    """Return whether a module is of a package whose objects are no state of a network.
+
+    Args:
+        module: its name.
+
+    >>> is_library("torch.nn"), is_library("functools"), is_library("einops")
+    (True, True, False)
+    """
     package = str(module).partition(".")[0]
     return package in _FOREIGN or package in sys.stdlib_module_names
 

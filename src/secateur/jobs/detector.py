@@ -130,12 +130,11 @@ def evaluate_boxes(
             split = "test" if labelled.splits["test"] else "val"
             heads = HeadOutputs(network.model).eval()
             found = DetectorJudge(network.model, labelled, settings, callbacks).evaluate(heads, split)
-    side = network.input.size[-1]
     return {
         "network": choice.source,
         "model": network.name,
         "split": split,
-        "image_size": side,
+        "image_size": network.input.size[-1],
         **_metrics(found),
     }
 

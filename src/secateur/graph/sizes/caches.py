@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.graph.sizes.traced import Size
+from secateur.untouched import is_library
 
 _CACHED = functools._lru_cache_wrapper
 
@@ -75,14 +76,10 @@ def _key(value: Any) -> Any:
 
 def _modules() -> Iterator[Any]:
     """List the loaded modules of libraries and of the user."""
-    for name, module in list(sys.modules.items()):
-        package = name.partition(".")[0]
-        if package not in ("torch", "secateur") and package not in sys.stdlib_module_names:
-            yield module
+    return (module for name, module in list(sys.modules.items()) if not is_library(name))
 
 
 def _classes(model: nn.Module) -> Iterator[type]:
-    """List the classes of the modules of a network, but for those of PyTorch."""
-    for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
-        if kind.__module__.partition(".")[0] not in ("torch", "builtins"):
-            yield kind
+    """List the classes of the modules of a network, but for those of libraries that are left out."""
+    kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
+    return (kind for kind in kinds if not is_library(kind.__module__))
