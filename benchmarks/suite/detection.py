@@ -71,7 +71,11 @@ class Options(BaseOptions):
 
 
 class Row(BaseRow):
-    """mAP of one network at a stage: ``trained``, ``cut`` (and reconstructed if so), ``fine-tuned``."""
+    """mAP of one network at a stage.
+
+    The stages are ``trained``, ``cut alone`` (without the reconstruction that a way has), ``cut`` (and
+    reconstructed), ``fine-tuned``.
+    """
 
     network: str
     seed: int
@@ -83,16 +87,13 @@ class Row(BaseRow):
     map: float
 
 
+_SMALL: Mapping[str, Any] = {"image_size": 160, "epochs": 60, "calibration": 48}
+"""Half an hour a draw of one network, on one core."""
+
 CASES: Mapping[str, Mapping[str, Any]] = {
     "bccd": {"seeds": (0, 1, 2)},
-    # About half an hour a draw on one core.
-    "bccd-small": {
-        "seeds": (0, 1, 2),
-        "networks": ("yolov8n",),
-        "image_size": 160,
-        "epochs": 60,
-        "calibration": 48,
-    },
+    "bccd-small": {"seeds": (0, 1, 2), "networks": ("yolov8n",), **_SMALL},
+    "bccd-small-yolo11": {"seeds": (0,), "networks": ("yolo11n",), **_SMALL},
 }
 QUICK: Mapping[str, Any] = {
     "networks": ("yolov8n",),
@@ -153,9 +154,11 @@ def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> I
             if done(way, share):
                 continue
             with seeded(seed):
-                small = WAYS[way](network, tuner, share)
+                small, bare = WAYS[way](network, tuner, share)
             if way == OURS:
                 save_detector(_file_of(out, share), small)
+            if bare is not None and not done(way, share, "cut alone"):
+                yield row(way, share, "cut alone", bare)
             if not done(way, share, "cut"):
                 yield row(way, share, "cut", small)
             tuner.train(small, epochs, tuner.validate(small))
@@ -185,11 +188,12 @@ def _trained(name: str, tuner: DetectorTuner, epochs: int) -> tuple[nn.Module, n
     return network, untrained
 
 
-Cut = Callable[[nn.Module, DetectorTuner, float], nn.Module]
+Cut = Callable[[nn.Module, DetectorTuner, float], tuple[nn.Module, nn.Module | None]]
+"""Returns the smaller network, and the one without reconstruction if there is a reconstruction."""
 
 
 def _ours(recipe: Recipe) -> Cut:
-    def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> nn.Module:
+    def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> tuple[nn.Module, nn.Module | None]:
         trainer = tuner.trainer(network, 1, "data")
         raw = with_raw_outputs(network).eval()
         raw.args = trainer.args
@@ -198,7 +202,11 @@ def _ours(recipe: Recipe) -> Cut:
         result = sec.prune(
             raw, inputs[:2], sec.Budget(macs=share), batches=batches, loss_fn=DetectorLoss(raw), recipe=recipe
         )
-        return without_raw_outputs(result.model)
+        small = without_raw_outputs(result.model)
+        if not recipe.reconstruct:
+            return small, None
+        again = with_raw_outputs(network).eval()
+        return small, without_raw_outputs(sec.apply_plan(again, result.plan))
 
     return cut
 
@@ -248,7 +256,7 @@ class SplitC2f(nn.Module):
 
 
 def _peer(taylor: bool) -> Cut:
-    def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> nn.Module:
+    def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> tuple[nn.Module, None]:
         tp = peer.imported()
         trainer = tuner.trainer(network, 1, "data")
         model = deepcopy(network)
@@ -289,7 +297,7 @@ def _peer(taylor: bool) -> Cut:
                     mine.grad = other.grad
             pruner.step()
         model.zero_grad()
-        return model
+        return model, None
 
     return cut
 

@@ -105,8 +105,15 @@ class CapturedForward:
         """Split the examples: the same pass for about a share of them, and for the others."""
         total = self.examples
         first = max(1, min(total - 1, round(total * share)))
-        leaves = [self._joined(items) for items in zip(*(chunk.leaves for chunk in self.chunks), strict=True)]
+        leaves = self._leaves()
         return self._with(leaves, slice(0, first)), self._with(leaves, slice(first, total))
+
+    def first(self, count: int) -> CapturedForward:
+        """Return the same pass for the first examples."""
+        return self._with(self._leaves(), slice(0, count))
+
+    def _leaves(self) -> list[Any]:
+        return [self._joined(items) for items in zip(*(chunk.leaves for chunk in self.chunks), strict=True)]
 
     def _joined(self, items: Sequence[Any]) -> Any:
         if not isinstance(items[0], Tensor):

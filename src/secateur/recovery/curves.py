@@ -263,12 +263,14 @@ def masked_damage(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, batc
         model: the network; not changed.
         graph: its channel graph.
         plan: what is removed.
-        batches: as for :func:`width_curves`; the first 128 examples are used.
+        batches: as for :func:`width_curves`; the first 128 examples are used, or as many as contain 1024
+            tokens where each token is scored.
 
     Returns:
         The divergence as for :func:`width_curves`.
     """
     forward = capture_forward(model, graph, batches, ENOUGH)
+    forward = forward.first(_enough(forward))
     tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
     expected, found = (
         PartialForward(forward, removed, tensors).outputs()
@@ -335,9 +337,13 @@ def _captured(
     forward = capture_forward(model, graph, batches, options.fit.max_examples)
     if forward.examples < _LEAST_EXAMPLES:
         raise UsageError("width curves need at least two examples: one to fit on, one to measure on")
+    return forward.split(1 - (options.held_back or min(0.5, _enough(forward) / forward.examples)))
+
+
+def _enough(forward: CapturedForward) -> int:
+    """Count the examples on which damage is measured, if there are twice as many."""
     tokens = forward.scored_tokens
-    enough = -(-ENOUGH_TOKENS // tokens) if tokens else ENOUGH
-    return forward.split(1 - (options.held_back or min(0.5, enough / forward.examples)))
+    return -(-ENOUGH_TOKENS // tokens) if tokens else ENOUGH
 
 
 def _order(scores: Any, group: Group) -> tuple[int, ...]:
