@@ -87,13 +87,15 @@ class Row(BaseRow):
     map: float
 
 
-_SMALL: Mapping[str, Any] = {"image_size": 160, "epochs": 60, "calibration": 48}
+SMALL: Mapping[str, Any] = {"image_size": 160, "epochs": 60, "calibration": 48}
 """Half an hour a draw of one network, on one core."""
+LARGER: Mapping[str, Any] = {**SMALL, "image_size": 320}
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "bccd": {"seeds": (0, 1, 2)},
-    "bccd-small": {"seeds": (0, 1, 2), "networks": ("yolov8n",), **_SMALL},
-    "bccd-small-yolo11": {"seeds": (0,), "networks": ("yolo11n",), **_SMALL},
+    "bccd-small": {"seeds": (0, 1, 2), "networks": ("yolov8n",), **SMALL},
+    "bccd-small-yolo11": {"seeds": (0,), "networks": ("yolo11n",), **SMALL, "from_scratch": False},
+    "bccd-320": {"seeds": (0,), "networks": ("yolov8n",), **LARGER, "from_scratch": False},
 }
 QUICK: Mapping[str, Any] = {
     "networks": ("yolov8n",),
@@ -108,6 +110,17 @@ QUICK: Mapping[str, Any] = {
 
 def run(options: Options) -> Iterator[Row]:
     """Train, cut and fine-tune."""
+    for name, seed, tuner in tuners(options):
+        yield from _network(name, seed, tuner, options)
+
+
+def tuners(options: Options) -> Iterator[tuple[str, int, DetectorTuner]]:
+    """Prepare the images; yield each network and seed with what trains it, while its seed is in use."""
+    settings = DetectorSettings(
+        image_size=options.image_size,
+        calibration_images=options.calibration,
+        options={"patience": options.patience},
+    )
     with tempfile.TemporaryDirectory() as folder, ultralytics_in_use():
         with tarfile.open(images.data_path("bccd.tar")) as archive:
             archive.extractall(folder, filter="data")
@@ -116,18 +129,12 @@ def run(options: Options) -> Iterator[Row]:
             for name in options.networks:
                 out = Path(options.keep or folder) / f"{name}-{options.image_size}-{options.epochs}-{seed}"
                 with seeded(seed):
-                    yield from _network(name, seed, options, data, out)
+                    yield name, seed, DetectorTuner(data, out, settings, seed=seed)
 
 
-def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> Iterator[Row]:
+def _network(name: str, seed: int, tuner: DetectorTuner, options: Options) -> Iterator[Row]:
     """Run all ways on one network."""
-    settings = DetectorSettings(
-        image_size=options.image_size,
-        calibration_images=options.calibration,
-        options={"patience": options.patience},
-    )
-    tuner = DetectorTuner(data, out, settings, seed=seed)
-    network, untrained = _trained(name, tuner, options.epochs)
+    network, untrained = trained(name, tuner, options.epochs)
     epochs = max(1, round(options.finetune * options.epochs))
 
     def row(way: str, share: float, stage: str, model: nn.Module) -> Row:
@@ -156,7 +163,7 @@ def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> I
             with seeded(seed):
                 small, bare = WAYS[way](network, tuner, share)
             if way == OURS:
-                save_detector(_file_of(out, share), small)
+                save_detector(_file_of(tuner.out, share), small)
             if bare is not None and not done(way, share, "cut alone"):
                 yield row(way, share, "cut alone", bare)
             if not done(way, share, "cut"):
@@ -164,7 +171,7 @@ def _network(name: str, seed: int, options: Options, data: Path, out: Path) -> I
             tuner.train(small, epochs, tuner.validate(small))
             yield row(way, share, "fine-tuned", small)
         if options.from_scratch and not done(FROM_SCRATCH, share):
-            same = _from_scratch(untrained, open_detector(_file_of(out, share), trusted=True))
+            same = _from_scratch(untrained, open_detector(_file_of(tuner.out, share), trusted=True))
             tuner.train(same, options.epochs + epochs)
             yield row(FROM_SCRATCH, share, "fine-tuned", same)
 
@@ -174,7 +181,7 @@ def _file_of(out: Path, share: float) -> Path:
     return out / f"secateur-{share:g}.pt"
 
 
-def _trained(name: str, tuner: DetectorTuner, epochs: int) -> tuple[nn.Module, nn.Module]:
+def trained(name: str, tuner: DetectorTuner, epochs: int) -> tuple[nn.Module, nn.Module]:
     """Train a network, or read it if that was done before; return it and the untrained one."""
     network = library("ultralytics").YOLO(f"{name}.yaml").model
     network = type(network)(network.yaml, nc=CLASSES, verbose=False)
