@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -647,6 +648,8 @@ def test_draws_behind_dropout_are_the_same_at_every_width(
         lambda s, y: y.new_tensor(8 / y.shape[-1]),
         lambda s, y: (8 / s.a.out_features) ** 0.5,
         lambda s, y: 8 / y.size(1),
+        lambda s, y: 0.125 * y.shape[1],  # a float times a size does not remember it
+        lambda s, y: 2 - y.shape[1] / 8,
     ],
 )
 def test_a_factor_of_training_that_follows_the_width_is_seen(factor: Callable[..., Any]) -> None:
@@ -655,6 +658,43 @@ def test_a_factor_of_training_that_follows_the_width_is_seen(factor: Callable[..
     assert not graph["a"].prunable
     assert graph["b"].prunable
     plan = sec.plan_from(graph, {"b": [1, 2]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda s, y: F.dropout(y, 0.3 * y.shape[1] / 16, s.training),
+        lambda s, y: F.dropout(y, 0.9 - 1 / y.shape[1], s.training),
+        lambda s, y: F.alpha_dropout(y, 0.2 if y.shape[1] > 6 else 0.1, s.training),
+        lambda s, y: F.dropout(y, 0.2, s.training and y.shape[1] > 6),
+        lambda s, y: F.dropout(y, 0.2) if s.training and y.shape[1] > 6 else F.dropout(y, 0.2, False),
+        lambda s, y: F.batch_norm(y, s.mean, s.var, momentum=0.1 * y.shape[1] / 8, training=s.training),
+    ],
+)
+def test_what_training_alone_computes_from_a_width_is_named(
+    drop: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    """In evaluation mode these numbers have no effect, and plain floats do not remember the width."""
+    model = Drawn(drop).eval()
+    model.register_buffer("mean", torch.zeros(8))
+    model.register_buffer("var", torch.ones(8))
+    graph = sec.trace(model, X)
+    assert re.search(r"training mode, .*(dropout|batch_norm|differ)", graph["a"].reason or "")
+    assert graph["b"].prunable
+    plan = sec.plan_from(graph, {"b": [1, 2]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+def test_what_training_computes_from_a_state_or_a_coin_is_no_width() -> None:
+    def drop(s: nn.Module, y: Tensor) -> Tensor:
+        s.std += 0.1
+        return F.dropout(y, min(s.std, 0.9) * random.random(), s.training)  # type: ignore[type-var, operator]
+
+    model = Drawn(drop).eval()
+    graph = sec.trace(model, X)
+    assert graph["a"].prunable
+    plan = sec.plan_from(graph, {"a": [0, 3]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
 
 
