@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur._compat import TorchDispatchMode, tree_any, tree_leaves, tree_map, tree_map_only
@@ -41,6 +41,8 @@ class Float64(TorchFunctionMode):
     Attributes:
         rounded: whether an operator returned a less precise type anyway. Then the result is only as precise
             as that type.
+        kept: tensors of a less precise type that operators got and that are no parameters: those that code
+            keeps, such as a table of an earlier pass, by identity.
 
     Example:
         >>> layer = torch.nn.Linear(2, 2)
@@ -52,6 +54,7 @@ class Float64(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.rounded = False
+        self.kept: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -71,8 +74,8 @@ class Float64(TorchFunctionMode):
             self.rounded = self.rounded or _is_coarse(target)
             kwargs = {key: _WIDE.get(item, item) if _is_dtype(item) else item for key, item in kwargs.items()}
             return func(*(_WIDE.get(item, item) if _is_dtype(item) else item for item in args), **kwargs)
-        args = tuple([_converted(item) for item in args])
-        kwargs = {key: _converted(item) for key, item in kwargs.items()}
+        args = tuple([self._converted(item) for item in args])
+        kwargs = {key: self._converted(item) for key, item in kwargs.items()}
         if name.partition(".")[0] in ("grouped_mm", "_grouped_mm") and _is_rows_by_matrices(*args, **kwargs):
             func = _grouped_product  # the operator takes no float64
         result = func(*args, **kwargs)
@@ -81,16 +84,17 @@ class Float64(TorchFunctionMode):
         self.rounded = self.rounded or tree_any(_is_float, (args, kwargs))
         return tree_map_only(Tensor, _wide, result)
 
-
-def _converted(item: Any) -> Any:
-    """Convert the tensors and dtypes of an argument to float64."""
-    if isinstance(item, Tensor):
-        return _wide(item)
-    if isinstance(item, torch.dtype):
-        return _WIDE.get(item, item)
-    if isinstance(item, list | tuple | dict) and not _holds_integers(item):
-        return tree_map(_converted, item)
-    return item
+    def _converted(self, item: Any) -> Any:
+        """Convert the tensors and dtypes of an argument to float64."""
+        if isinstance(item, Tensor):
+            if item.dtype in _WIDE and not isinstance(item, nn.Parameter):
+                self.kept[id(item)] = item
+            return _wide(item)
+        if isinstance(item, torch.dtype):
+            return _WIDE.get(item, item)
+        if isinstance(item, list | tuple | dict) and not _holds_integers(item):
+            return tree_map(self._converted, item)
+        return item
 
 
 def _holds_integers(item: Any) -> bool:

@@ -78,7 +78,12 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     determinism = _determinism()
     for model in models:
         noted.model(model)
-    caches = [(cache, cache.cache_info()) for cache in _caches(models)]
+    found = {id(cache): cache for cache in (*_caches(models), *noted.caches)}
+    # A table of an earlier pass may be less precise than the one that a check computes.
+    for cache in found.values():
+        if _keeps_tensors(cache):
+            cache.cache_clear()
+    caches = [(cache, cache.cache_info()) for cache in found.values()]
     try:
         yield noted
     finally:
@@ -257,10 +262,12 @@ class StateRecord:
 
     Attributes:
         written: parameters that had other values when they were restored.
+        caches: cached functions that the code of the models refers to.
     """
 
     def __init__(self, weights: bool) -> None:
         self.written: list[Tensor] = []
+        self.caches: list[_lru_cache_wrapper[Any]] = []
         self._generators: list[RandomGenerator] = []
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
@@ -300,7 +307,7 @@ class StateRecord:
                 self._parameter(parameter)
         for cls in type(module).__mro__:
             if not _is_foreign(cls):
-                self._class(cls)
+                self._class(cls, 0)
 
     def _parameter(self, parameter: Tensor) -> None:
         if id(parameter) in self._seen:
@@ -348,9 +355,9 @@ class StateRecord:
 
         self._undo.append(undo)
 
-    def _class(self, cls: type) -> None:
+    def _class(self, cls: type, depth: int) -> None:
         """Record class attributes, and the globals that methods of a user's class refer to."""
-        if id(cls) in self._seen:
+        if id(cls) in self._seen or depth > _DEPTH:
             return
         self._seen.add(id(cls))
         before = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
@@ -364,10 +371,9 @@ class StateRecord:
 
         self._undo.append(undo)
         for value in before.values():
-            if isinstance(value, FunctionType):
-                self._function(value, 0)
-            elif isinstance(value, list | dict | set | deque):
-                self._value(value, 0)
+            held = getattr(value, "__func__", value)  # of a static method, or one of the class
+            if isinstance(held, FunctionType | _lru_cache_wrapper | list | dict | set | deque):
+                self._value(held, depth)
 
     def _value(self, value: Any, depth: int) -> None:
         """Record a value of an attribute, and its content."""
@@ -380,8 +386,13 @@ class StateRecord:
         if isinstance(value, FunctionType):
             self._function(value, depth)
             return
+        if isinstance(value, _lru_cache_wrapper):
+            self.caches.append(value)
+            self._value(value.__wrapped__, depth)
+            return
         if isinstance(value, MethodType):
             self._value(value.__self__, depth)
+            self._value(value.__func__, depth)
             return
         if isinstance(value, partial):
             for item in (value.func, *value.args, *value.keywords.values()):
@@ -451,7 +462,7 @@ class StateRecord:
             return
         self._seen.add(id(function))
         self._held.append(function)
-        if str(function.__module__).partition(".")[0] in _FOREIGN:
+        if is_library(function.__module__):
             return
         for cell in function.__closure__ or ():
             try:
@@ -474,13 +485,24 @@ class StateRecord:
             self._undo.append(undo)
 
     def _globals(self, function: FunctionType, depth: int) -> None:
-        names = function.__globals__
-        for name in _referred(function.__code__):
-            value = names.get(name)
-            if isinstance(value, dict | list | set | deque):
-                self._value(value, depth + 1)
-            elif isinstance(value, int | float | str | tuple | None) and name in names:
+        names, referred = function.__globals__, _referred(function.__code__)
+        self._named(names, referred, depth)
+        for name in referred & names.keys():
+            module = names[name]
+            if isinstance(module, ModuleType) and not is_library(module.__name__):
+                self._named(vars(module), referred, depth)
+
+    def _named(self, names: dict[str, Any], referred: set[str], depth: int) -> None:
+        """Record what code may change of the global names that it refers to, and of what these hold."""
+        for name in referred & names.keys():
+            value = names[name]
+            if isinstance(value, int | float | str | tuple | None):
                 self._undo.append(_global_restorer(names, name, value))
+            elif isinstance(value, type):
+                if not is_library(value.__module__):
+                    self._class(value, depth + 2)
+            elif not isinstance(value, ModuleType | Tensor | nn.Module):
+                self._value(value, depth + 2)
 
 
 def _kind(container: Any) -> Any:
