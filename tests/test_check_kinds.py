@@ -698,6 +698,52 @@ def test_what_training_computes_from_a_state_or_a_coin_is_no_width() -> None:
     assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
 
 
+class Normalised(nn.Module):
+    """A dropout before a layer that divides by the scale, kept where nothing else compares it."""
+
+    def __init__(self, form: str, inplace: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.norm = {"layer": nn.LayerNorm(8), "rms": nn.RMSNorm(8)}.get(form)
+        self.form, self.dropped, self.inplace = form, [(F.dropout, 0.3)], inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        drop, p = self.dropped[0]
+        y = drop(self.a(x).relu() + 0.1, p, self.training, self.inplace)
+        y = F.normalize(y, dim=-1) if self.norm is None else self.norm(y)
+        out: Tensor = self.c(torch.tanh(self.b(y)))
+        return out
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("form", ["layer", "rms", "length"])
+def test_a_dropout_before_a_normalisation_is_seen(form: str, inplace: bool) -> None:
+    model = Normalised(form, inplace).eval()
+    plan = sec.plan_from(sec.trace(model, X), {"a": [0, 3], "b": [1]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, X).ok
+    for other in ((F.dropout, 0.0), (F.dropout, 0.4), (F.alpha_dropout, 0.3), (F.feature_alpha_dropout, 0.3)):
+        small.dropped[0] = other
+        assert not sec.verify(model, small, plan, X).ok, other
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_kind_of_dropout_is_the_same_function_on_both_sides(
+    drop: Callable[[float, bool], nn.Module], inplace: bool
+) -> None:
+    images = drop is not nn.Dropout1d
+    conv = nn.Conv2d if images else nn.Conv1d
+    x = torch.randn(3, 2, 4, 4) if images else torch.randn(3, 2, 4)
+    between = drop(0.3, inplace), nn.GroupNorm(1, 6), nn.Tanh()
+    model = nn.Sequential(conv(2, 6, 1), *between, conv(6, 2, 1)).eval()
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"0": [1, 2]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, x)
+    assert check.ok
+    assert "training" in check.modes
+
+
 @pytest.mark.parametrize("limit", [2, 8, 16])
 def test_a_branch_on_a_width_is_seen(limit: int) -> None:
     class Branch(nn.Module):

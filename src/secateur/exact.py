@@ -230,6 +230,52 @@ _SCALED: Mapping[str, tuple[dict[str, float], Callable[..., Tensor]]] = {
 """Continuous distributions: their parameters with defaults, and what they make of a number of (0, 1)."""
 
 
+_PHASES = {
+    "dropout": 0.0,
+    **dict.fromkeys(("dropout1d", "dropout2d", "dropout3d", "feature_dropout"), 1.0),
+    "alpha_dropout": 2.0,
+    "feature_alpha_dropout": 3.0,
+}
+"""Functions and operators that drop values, each with the phase of its kind in :class:`SeenDropout`."""
+
+
+class SeenDropout(TorchFunctionMode):
+    """Multiply what a dropout returns by a factor that depends on each value, so that no layer hides it.
+
+    :class:`SameNumbers` makes a scale of dropout, and a normalisation divides by that. So what is dropped
+    with probability p is multiplied by ``1 + p / 4 sin(log|x| + n)`` besides, where n is a number for each
+    kind of dropout. This treats each number alone, so it is the same function at every width.
+
+    Example:
+        >>> with SeenDropout(), SameNumbers():
+        ...     dropped = torch.dropout(torch.tensor([1.0, 2.0]), 0.2, train=True)
+        >>> bool(dropped[0] == 0.9), bool(dropped[1] / dropped[0] == 2)
+        (True, False)
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").partition(".")[0].removesuffix("_")
+        p = _dropped(name, args, kwargs) if name in _PHASES else 0.0
+        if not p:
+            return func(*args, **kwargs)
+        value = (args[0] if args else kwargs["input"]).detach()
+        factor = 1 + p / 4 * ((value.abs() + 1e-30).log() + _PHASES[name]).sin()
+        result = func(*args, **kwargs)
+        return result.mul_(factor) if result is (args[0] if args else kwargs["input"]) else result * factor
+
+
+def _dropped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    """Return the probability of a dropout; zero if it is switched off."""
+    usual = "alpha" not in name  # the default of the functions; operators are told
+    on = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", usual))
+    p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    return float(p) if on else 0.0
+
+
 def seed_everything() -> None:
     """Seed Python, NumPy and PyTorch as they are seeded when a network is captured."""
     random_of_python.seed(0)
@@ -255,5 +301,6 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
         if not native:
             stack.enter_context(mode)
         if random:
+            stack.enter_context(SeenDropout())
             stack.enter_context(SameNumbers())
         yield mode

@@ -80,6 +80,7 @@ def run_network(
             noted.seed_generators()
             args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
             _own_buffers(model, native=native)
+            mode.kept.clear()  # inputs and buffers were copied from less precise ones
             found = model(*args, **kwargs)
             tensors = named_tensors(model)
             kept = mode.kept.keys() - set(map(id, tensors.values()))
