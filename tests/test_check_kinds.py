@@ -983,3 +983,23 @@ def test_a_configuration_that_networks_share_is_not_changed(tmp_path: Path) -> N
         assert torch.equal(teacher(x), before)
         assert torch.equal(loaded(x), small(x))
         assert torch.equal(student(x), small(x))
+
+
+@pytest.mark.parametrize(
+    ("draw", "free"),
+    [
+        (lambda y: torch.rand(y.shape[1]), False),
+        (lambda y: torch.rand(1, y.shape[1]), True),
+        (torch.rand_like, True),
+        (lambda y: y.new_empty(y.shape[1]).bernoulli_(0.7), True),
+    ],
+)
+def test_random_masks_of_channels_are_free_with_a_dimension_in_front(
+    draw: Callable[[Tensor], Tensor], free: bool
+) -> None:
+    model = Drawn(lambda s, y: y * (draw(y) > 0.3) if s.training else y).eval()
+    graph = sec.trace(model, X)
+    assert graph["a"].prunable == free
+    if free:
+        plan = sec.plan_from(graph, {"a": [0, 3]})
+        assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok

@@ -249,8 +249,8 @@ class SeenDropout(TorchFunctionMode):
     Example:
         >>> with SeenDropout(), SameNumbers():
         ...     dropped = torch.dropout(torch.tensor([1.0, 2.0]), 0.2, train=True)
-        >>> bool(dropped[0] == 0.9), bool(dropped[1] / dropped[0] == 2)
-        (True, False)
+        >>> [round(value, 3) for value in dropped.tolist()]
+        [0.9, 1.858]
     """
 
     def __torch_function__(

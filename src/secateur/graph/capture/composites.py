@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
 from secateur._compat import make_fx, tree_map_only
@@ -54,13 +53,14 @@ def _written_out(node: Node) -> Callable[..., Any] | None:
 
 def _view_of(target: object) -> Callable[..., Any] | None:
     """Return the view that an operator such as ``unfold_copy`` copies; ``None`` for others."""
-    if not isinstance(target, OpOverload):
+    schema = getattr(target, "_schema", None)
+    if schema is None:
         return None
-    kind, _, name = target._schema.name.partition("::")
+    kind, _, name = schema.name.partition("::")
     packet = getattr(getattr(torch.ops, kind), name.removesuffix("_copy"), None)
     if not name.endswith("_copy") or name == "lift_fresh_copy" or packet is None:
         return None
-    view = getattr(packet, target._overloadname, None)
+    view = getattr(packet, schema.overload_name or "default", None)
     is_view = view is not None and any(
         result.alias_info is not None and not result.alias_info.is_write for result in view._schema.returns
     )
