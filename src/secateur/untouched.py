@@ -12,15 +12,20 @@ import operator
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import _lru_cache_wrapper, partial
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
-from typing import Any
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
+from typing import Any, TypeVar
+from weakref import ref
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from secateur.code_state import Code, code_state, is_code, is_foreign, is_library
+
+T = TypeVar("T")
 
 _DEPTH = 6
 """Largest depth to which objects inside attributes are followed."""
@@ -37,9 +42,6 @@ _HOLDERS = (dict, OrderedDict, list, tuple, set, frozenset)
 
 _EMPTY = frozenset((dict, OrderedDict, list, set))
 _CONTAINERS = (OrderedDict, dict, list, set, deque, tuple)
-
-_FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
-"""Packages whose objects are not followed: they are not state of a model."""
 
 
 @contextmanager
@@ -159,19 +161,6 @@ def _keeps_tensors(cache: _lru_cache_wrapper[Any]) -> bool:
     return bool(left)
 
 
-def is_library(module: str) -> bool:
-    """Return whether a module is of a package whose objects are no state of a network.
-
-    Args:
-        module: its name.
-
-    >>> is_library("torch.nn"), is_library("functools"), is_library("einops")
-    (True, True, False)
-    """
-    package = str(module).partition(".")[0]
-    return package in _FOREIGN or package in sys.stdlib_module_names
-
-
 def _values(owner: Any) -> list[Any]:
     """List the attributes of an object; none for one without a dictionary of them."""
     return list(getattr(owner, "__dict__", {}).values())
@@ -274,6 +263,7 @@ class StateRecord:
         self._containers: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
         self._seen: set[int] = set()
+        self._places: set[tuple[str, int]] = set()  # classes, functions and variables that are recorded
         self._held: list[Any] = []  # keeps recorded objects alive, so that no identity is used twice
 
     def model(self, model: nn.Module) -> None:
@@ -305,9 +295,7 @@ class StateRecord:
         for parameter in module._parameters.values():
             if parameter is not None:
                 self._parameter(parameter)
-        for cls in type(module).__mro__:
-            if not _is_foreign(cls):
-                self._class(cls, 0)
+        self._code(type(module), 0)
 
     def _parameter(self, parameter: Tensor) -> None:
         if id(parameter) in self._seen:
@@ -355,11 +343,27 @@ class StateRecord:
 
         self._undo.append(undo)
 
-    def _class(self, cls: type, depth: int) -> None:
-        """Record class attributes, and the globals that methods of a user's class refer to."""
-        if id(cls) in self._seen or depth > _DEPTH:
+    def _code(self, root: Code, depth: int) -> None:
+        """Record what code may write to: class attributes, closures and globals."""
+        if id(root) in self._seen or depth > _DEPTH:
             return
-        self._seen.add(id(cls))
+        self._seen.add(id(root))
+        self._held.append(root)
+        state = code_state(root)
+        for cls in _alive(state.classes):
+            self._class(cls, depth)
+        for function in _alive(state.functions):
+            self._function(function, depth)
+        for variables in state.variables:
+            for names, name in variables.found():
+                self._variable(names, name, depth)
+        self.caches += _alive(state.caches)
+
+    def _class(self, cls: type, depth: int) -> None:
+        """Record the attributes of a class."""
+        if ("class", id(cls)) in self._places:
+            return
+        self._places.add(("class", id(cls)))
         before = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
 
         def undo() -> None:
@@ -371,25 +375,49 @@ class StateRecord:
 
         self._undo.append(undo)
         for value in before.values():
-            held = getattr(value, "__func__", value)  # of a static method, or one of the class
-            if isinstance(held, FunctionType | _lru_cache_wrapper | list | dict | set | deque):
-                self._value(held, depth)
+            if isinstance(value, list | dict | set | deque):
+                self._value(value, depth)
+
+    def _function(self, function: FunctionType, depth: int) -> None:
+        """Record what a function's closure and default arguments hold."""
+        if ("function", id(function)) in self._places:
+            return
+        self._places.add(("function", id(function)))
+        for cell in function.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            self._cell(cell, content)
+            if not is_code(content):  # code is followed already
+                self._value(content, depth + 1)
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            if type(value) not in _PLAIN and not is_code(value):
+                self._value(value, depth + 1)
+
+    def _variable(self, names: dict[str, Any], name: str, depth: int) -> None:
+        """Record a global variable, and what it holds."""
+        if (name, id(names)) in self._places:
+            return
+        self._places.add((name, id(names)))
+        value = names[name]
+        if isinstance(value, int | float | str | tuple | None):
+            self._undo.append(_global_restorer(names, name, value))
+        else:
+            self._value(value, depth + 1)
 
     def _value(self, value: Any, depth: int) -> None:
         """Record a value of an attribute, and its content."""
         if isinstance(value, Tensor):
             self._tensor(value)
             return
+        if is_code(value):
+            if not is_library(value.__module__) and not isinstance(value, type):
+                self._code(value, depth)
+            return
         generator = _random_generator(value)
         if generator is not None:
             self._generator(generator)
-        if isinstance(value, FunctionType):
-            self._function(value, depth)
-            return
-        if isinstance(value, _lru_cache_wrapper):
-            self.caches.append(value)
-            self._value(value.__wrapped__, depth)
-            return
         if isinstance(value, MethodType):
             self._value(value.__self__, depth)
             self._value(value.__func__, depth)
@@ -398,7 +426,7 @@ class StateRecord:
             for item in (value.func, *value.args, *value.keywords.values()):
                 self._value(item, depth + 1)
             return
-        if isinstance(value, str | bytes | int | float | complex | bool | type | None) or depth > _DEPTH:
+        if isinstance(value, str | bytes | int | float | complex | bool | None) or depth > _DEPTH:
             return
         self._inside(value, depth)
 
@@ -409,7 +437,7 @@ class StateRecord:
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
                 self.model(value)
-        elif not _is_foreign(type(value)):
+        elif not is_foreign(type(value)):
             if isinstance(getattr(value, "__dict__", None), dict):
                 self._contents(vars(value), depth)
             self._slots(value, depth)
@@ -456,25 +484,6 @@ class StateRecord:
             elif kind not in _PLAIN:
                 self._value(value, depth + 1)
 
-    def _function(self, function: FunctionType, depth: int) -> None:
-        """Record what a hook or another user's function may write to: its closure and its globals."""
-        if id(function) in self._seen or depth > _DEPTH:
-            return
-        self._seen.add(id(function))
-        self._held.append(function)
-        if is_library(function.__module__):
-            return
-        for cell in function.__closure__ or ():
-            try:
-                content = cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-            self._cell(cell, content)
-            self._value(content, depth + 1)
-        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self._value(value, depth + 1)
-        self._globals(function, depth)
-
     def _cell(self, cell: Any, content: Any) -> None:
         def undo() -> None:
             if cell.cell_contents is not content:
@@ -483,26 +492,6 @@ class StateRecord:
         if id(cell) not in self._seen:
             self._seen.add(id(cell))
             self._undo.append(undo)
-
-    def _globals(self, function: FunctionType, depth: int) -> None:
-        names, referred = function.__globals__, _referred(function.__code__)
-        self._named(names, referred, depth)
-        for name in referred & names.keys():
-            module = names[name]
-            if isinstance(module, ModuleType) and not is_library(module.__name__):
-                self._named(vars(module), referred, depth)
-
-    def _named(self, names: dict[str, Any], referred: set[str], depth: int) -> None:
-        """Record what code may change of the global names that it refers to, and of what these hold."""
-        for name in referred & names.keys():
-            value = names[name]
-            if isinstance(value, int | float | str | tuple | None):
-                self._undo.append(_global_restorer(names, name, value))
-            elif isinstance(value, type):
-                if not is_library(value.__module__):
-                    self._class(value, depth + 2)
-            elif not isinstance(value, ModuleType | Tensor | nn.Module):
-                self._value(value, depth + 2)
 
 
 def _kind(container: Any) -> Any:
@@ -534,6 +523,11 @@ def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
         add(container, before)
 
 
+def _alive(references: Iterable[ref[T]]) -> list[T]:
+    """List the objects that still exist."""
+    return [item for reference in references if (item := reference()) is not None]
+
+
 _UNSET = object()
 """Stands for the value of a slot that has none."""
 
@@ -560,19 +554,6 @@ def _global_restorer(names: dict[str, Any], name: str, value: Any) -> Callable[[
             names[name] = value
 
     return undo
-
-
-def _referred(code: CodeType) -> set[str]:
-    """List the names that a function, and functions within it, look up outside it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _referred(constant)
-    return names
-
-
-def _is_foreign(cls: type) -> bool:
-    return str(cls.__module__).partition(".")[0] in _FOREIGN
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -16,6 +16,7 @@ from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.errors import SecateurError, TraceError
 from secateur.exact import seed_everything
 from secateur.graph.branches import Replacement
+from secateur.graph.capture.nodes import module_path
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
@@ -399,12 +400,28 @@ class TrialComparison:
 
     def _training_changes(self, cut: _TrialCut) -> Failure | None:
         """Return whether what only training mode shows changes, where its numbers are not compared."""
-        if not self._graph.wiring.training.program.derived or cut.replacements:
+        training = self._graph.wiring.training
+        if not training.program.derived or cut.replacements or not _has_own_switches(self._model, training):
             return None
         before = self._trained
         with substituted(self._model, cut.tensors, cut.attributes):
             place = changed_switch(before, self._recorded_training())
         return Failure(f"in training mode, code changes {place} with the width") if place else None
+
+
+def _has_own_switches(model: nn.Module, training: Pass) -> bool:
+    """Return whether a network calls dropout or a normalisation itself, with numbers that it may compute.
+
+    Layers of PyTorch call them with numbers that they were built with.
+    """
+    own = (node for node in training.program.graph.nodes if node.name in training.flags)
+    return any(not _is_layer(model, module_path(node)) for node in own)
+
+
+def _is_layer(model: nn.Module, path: str | None) -> bool:
+    """Return whether there is a layer of PyTorch at a path."""
+    module = dict(model.named_modules()).get(path or "")
+    return module is not None and type(module).__module__.startswith("torch.nn.")
 
 
 def _difference(judgement: Judgement) -> Failure | None:
