@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -647,6 +648,8 @@ def test_draws_behind_dropout_are_the_same_at_every_width(
         lambda s, y: y.new_tensor(8 / y.shape[-1]),
         lambda s, y: (8 / s.a.out_features) ** 0.5,
         lambda s, y: 8 / y.size(1),
+        lambda s, y: 0.125 * y.shape[1],  # a float times a size does not remember it
+        lambda s, y: 2 - y.shape[1] / 8,
     ],
 )
 def test_a_factor_of_training_that_follows_the_width_is_seen(factor: Callable[..., Any]) -> None:
@@ -656,6 +659,89 @@ def test_a_factor_of_training_that_follows_the_width_is_seen(factor: Callable[..
     assert graph["b"].prunable
     plan = sec.plan_from(graph, {"b": [1, 2]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda s, y: F.dropout(y, 0.3 * y.shape[1] / 16, s.training),
+        lambda s, y: F.dropout(y, 0.9 - 1 / y.shape[1], s.training),
+        lambda s, y: F.alpha_dropout(y, 0.2 if y.shape[1] > 6 else 0.1, s.training),
+        lambda s, y: F.dropout(y, 0.2, s.training and y.shape[1] > 6),
+        lambda s, y: F.dropout(y, 0.2) if s.training and y.shape[1] > 6 else F.dropout(y, 0.2, False),
+        lambda s, y: F.batch_norm(y, s.mean, s.var, momentum=0.1 * y.shape[1] / 8, training=s.training),
+    ],
+)
+def test_what_training_alone_computes_from_a_width_is_named(
+    drop: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    """In evaluation mode these numbers have no effect, and plain floats do not remember the width."""
+    model = Drawn(drop).eval()
+    model.register_buffer("mean", torch.zeros(8))
+    model.register_buffer("var", torch.ones(8))
+    graph = sec.trace(model, X)
+    assert re.search(r"training mode, .*(dropout|batch_norm|differ)", graph["a"].reason or "")
+    assert graph["b"].prunable
+    plan = sec.plan_from(graph, {"b": [1, 2]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+def test_what_training_computes_from_a_state_or_a_coin_is_no_width() -> None:
+    def drop(s: nn.Module, y: Tensor) -> Tensor:
+        s.std += 0.1
+        return F.dropout(y, min(s.std, 0.9) * random.random(), s.training)  # type: ignore[type-var, operator]
+
+    model = Drawn(drop).eval()
+    graph = sec.trace(model, X)
+    assert graph["a"].prunable
+    plan = sec.plan_from(graph, {"a": [0, 3]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+class Normalised(nn.Module):
+    """A dropout before a layer that divides by the scale, kept where nothing else compares it."""
+
+    def __init__(self, form: str, inplace: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.norm = {"layer": nn.LayerNorm(8), "rms": nn.RMSNorm(8)}.get(form)
+        self.form, self.dropped, self.inplace = form, [(F.dropout, 0.3)], inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        drop, p = self.dropped[0]
+        y = drop(self.a(x).relu() + 0.1, p, self.training, self.inplace)
+        y = F.normalize(y, dim=-1) if self.norm is None else self.norm(y)
+        out: Tensor = self.c(torch.tanh(self.b(y)))
+        return out
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("form", ["layer", "rms", "length"])
+def test_a_dropout_before_a_normalisation_is_seen(form: str, inplace: bool) -> None:
+    model = Normalised(form, inplace).eval()
+    plan = sec.plan_from(sec.trace(model, X), {"a": [0, 3], "b": [1]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, X).ok
+    for other in ((F.dropout, 0.0), (F.dropout, 0.4), (F.alpha_dropout, 0.3), (F.feature_alpha_dropout, 0.3)):
+        small.dropped[0] = other
+        assert not sec.verify(model, small, plan, X).ok, other
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_kind_of_dropout_is_the_same_function_on_both_sides(
+    drop: Callable[[float, bool], nn.Module], inplace: bool
+) -> None:
+    images = drop is not nn.Dropout1d
+    conv = nn.Conv2d if images else nn.Conv1d
+    x = torch.randn(3, 2, 4, 4) if images else torch.randn(3, 2, 4)
+    between = drop(0.3, inplace), nn.GroupNorm(1, 6), nn.Tanh()
+    model = nn.Sequential(conv(2, 6, 1), *between, conv(6, 2, 1)).eval()
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"0": [1, 2]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, x)
+    assert check.ok
+    assert "training" in check.modes
 
 
 @pytest.mark.parametrize("limit", [2, 8, 16])
@@ -897,3 +983,23 @@ def test_a_configuration_that_networks_share_is_not_changed(tmp_path: Path) -> N
         assert torch.equal(teacher(x), before)
         assert torch.equal(loaded(x), small(x))
         assert torch.equal(student(x), small(x))
+
+
+@pytest.mark.parametrize(
+    ("draw", "free"),
+    [
+        (lambda y: torch.rand(y.shape[1]), False),
+        (lambda y: torch.rand(1, y.shape[1]), True),
+        (torch.rand_like, True),
+        (lambda y: y.new_empty(y.shape[1]).bernoulli_(0.7), True),
+    ],
+)
+def test_random_masks_of_channels_are_free_with_a_dimension_in_front(
+    draw: Callable[[Tensor], Tensor], free: bool
+) -> None:
+    model = Drawn(lambda s, y: y * (draw(y) > 0.3) if s.training else y).eval()
+    graph = sec.trace(model, X)
+    assert graph["a"].prunable == free
+    if free:
+        plan = sec.plan_from(graph, {"a": [0, 3]})
+        assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok

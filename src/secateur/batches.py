@@ -36,6 +36,27 @@ def plain(batch: Any) -> Any:
     return (plain(batch[0]), batch[1]) if _is_pair(batch) and isinstance(batch[0], Mapping) else batch
 
 
+def too_few_examples(error: BaseException) -> str | None:
+    """Say what to do where batch normalisation refuses a batch that has a single value for each channel.
+
+    Args:
+        error: what a network raised.
+
+    Returns:
+        What is wrong and what to do; ``None`` if it is another error.
+
+    >>> too_few_examples(ValueError("Expected more than 1 value per channel when training, got ..."))
+    'batch normalisation computes the mean and variance of a batch, and one example is too few: ...'
+    >>> too_few_examples(ValueError("another one"))
+    """
+    if "more than 1 value per channel" not in str(error):
+        return None
+    return (
+        "batch normalisation computes the mean and variance of a batch, and one example is too few: "
+        "give at least two examples in every batch (drop_last=True leaves out a last batch of one)"
+    )
+
+
 def split_batch(batch: Any) -> tuple[Any, Any]:
     """Split a batch into inputs and targets.
 

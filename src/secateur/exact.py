@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur._compat import TorchDispatchMode, tree_any, tree_leaves, tree_map, tree_map_only
@@ -41,6 +41,8 @@ class Float64(TorchFunctionMode):
     Attributes:
         rounded: whether an operator returned a less precise type anyway. Then the result is only as precise
             as that type.
+        kept: tensors of a less precise type that operators got and that are no parameters: those that code
+            keeps, such as a table of an earlier pass, by identity.
 
     Example:
         >>> layer = torch.nn.Linear(2, 2)
@@ -52,6 +54,7 @@ class Float64(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.rounded = False
+        self.kept: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -71,8 +74,8 @@ class Float64(TorchFunctionMode):
             self.rounded = self.rounded or _is_coarse(target)
             kwargs = {key: _WIDE.get(item, item) if _is_dtype(item) else item for key, item in kwargs.items()}
             return func(*(_WIDE.get(item, item) if _is_dtype(item) else item for item in args), **kwargs)
-        args = tuple([_converted(item) for item in args])
-        kwargs = {key: _converted(item) for key, item in kwargs.items()}
+        args = tuple([self._converted(item) for item in args])
+        kwargs = {key: self._converted(item) for key, item in kwargs.items()}
         if name.partition(".")[0] in ("grouped_mm", "_grouped_mm") and _is_rows_by_matrices(*args, **kwargs):
             func = _grouped_product  # the operator takes no float64
         result = func(*args, **kwargs)
@@ -81,16 +84,17 @@ class Float64(TorchFunctionMode):
         self.rounded = self.rounded or tree_any(_is_float, (args, kwargs))
         return tree_map_only(Tensor, _wide, result)
 
-
-def _converted(item: Any) -> Any:
-    """Convert the tensors and dtypes of an argument to float64."""
-    if isinstance(item, Tensor):
-        return _wide(item)
-    if isinstance(item, torch.dtype):
-        return _WIDE.get(item, item)
-    if isinstance(item, list | tuple | dict) and not _holds_integers(item):
-        return tree_map(_converted, item)
-    return item
+    def _converted(self, item: Any) -> Any:
+        """Convert the tensors and dtypes of an argument to float64."""
+        if isinstance(item, Tensor):
+            if item.dtype in _WIDE and not isinstance(item, nn.Parameter):
+                self.kept[id(item)] = item
+            return _wide(item)
+        if isinstance(item, torch.dtype):
+            return _WIDE.get(item, item)
+        if isinstance(item, list | tuple | dict) and not _holds_integers(item):
+            return tree_map(self._converted, item)
+        return item
 
 
 def _holds_integers(item: Any) -> bool:
@@ -226,6 +230,52 @@ _SCALED: Mapping[str, tuple[dict[str, float], Callable[..., Tensor]]] = {
 """Continuous distributions: their parameters with defaults, and what they make of a number of (0, 1)."""
 
 
+_PHASES = {
+    "dropout": 0.0,
+    **dict.fromkeys(("dropout1d", "dropout2d", "dropout3d", "feature_dropout"), 1.0),
+    "alpha_dropout": 2.0,
+    "feature_alpha_dropout": 3.0,
+}
+"""Functions and operators that drop values, each with the phase of its kind in :class:`SeenDropout`."""
+
+
+class SeenDropout(TorchFunctionMode):
+    """Multiply what a dropout returns by a factor that depends on each value, so that no layer hides it.
+
+    :class:`SameNumbers` makes a scale of dropout, and a normalisation divides by that. So what is dropped
+    with probability p is multiplied by ``1 + p / 4 sin(log|x| + n)`` besides, where n is a number for each
+    kind of dropout. This treats each number alone, so it is the same function at every width.
+
+    Example:
+        >>> with SeenDropout(), SameNumbers():
+        ...     dropped = torch.dropout(torch.tensor([1.0, 2.0]), 0.2, train=True)
+        >>> [round(value, 3) for value in dropped.tolist()]
+        [0.9, 1.858]
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").partition(".")[0].removesuffix("_")
+        p = _dropped(name, args, kwargs) if name in _PHASES else 0.0
+        if not p:
+            return func(*args, **kwargs)
+        value = (args[0] if args else kwargs["input"]).detach()
+        factor = 1 + p / 4 * ((value.abs() + 1e-30).log() + _PHASES[name]).sin()
+        result = func(*args, **kwargs)
+        return result.mul_(factor) if result is (args[0] if args else kwargs["input"]) else result * factor
+
+
+def _dropped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    """Return the probability of a dropout; zero if it is switched off."""
+    usual = "alpha" not in name  # the default of the functions; operators are told
+    on = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", usual))
+    p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    return float(p) if on else 0.0
+
+
 def seed_everything() -> None:
     """Seed Python, NumPy and PyTorch as they are seeded when a network is captured."""
     random_of_python.seed(0)
@@ -251,5 +301,6 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
         if not native:
             stack.enter_context(mode)
         if random:
+            stack.enter_context(SeenDropout())
             stack.enter_context(SameNumbers())
         yield mode

@@ -169,6 +169,24 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
+def without(table: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Copy a table, and leave out the entries that dotted paths name.
+
+    >>> without({"fit": {"epochs": 3, "warmup": 0.1}, "seed": 0}, ["fit.warmup", "seed"])
+    {'fit': {'epochs': 3}}
+    """
+    inner = {path.partition(".")[0]: set[str]() for path in paths}
+    for path in paths:
+        name, dot, rest = path.partition(".")
+        if dot:
+            inner[name].add(rest)
+    return {
+        name: without(value, inner[name]) if inner.get(name) and isinstance(value, Mapping) else value
+        for name, value in table.items()
+        if name not in paths
+    }
+
+
 def setting_paths(model: type[BaseModel]) -> Iterator[str]:
     """List the dotted paths of all settings, those inside others included.
 

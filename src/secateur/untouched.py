@@ -12,15 +12,20 @@ import operator
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import _lru_cache_wrapper, partial
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
-from typing import Any
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
+from typing import Any, TypeVar
+from weakref import ref
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from secateur.code_state import Code, code_state, is_code, is_foreign, is_library
+
+T = TypeVar("T")
 
 _DEPTH = 6
 """Largest depth to which objects inside attributes are followed."""
@@ -37,9 +42,6 @@ _HOLDERS = (dict, OrderedDict, list, tuple, set, frozenset)
 
 _EMPTY = frozenset((dict, OrderedDict, list, set))
 _CONTAINERS = (OrderedDict, dict, list, set, deque, tuple)
-
-_FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
-"""Packages whose objects are not followed: they are not state of a model."""
 
 
 @contextmanager
@@ -78,7 +80,12 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     determinism = _determinism()
     for model in models:
         noted.model(model)
-    caches = [(cache, cache.cache_info()) for cache in _caches(models)]
+    found = {id(cache): cache for cache in (*_caches(models), *noted.caches)}
+    # A table of an earlier pass may be less precise than the one that a check computes.
+    for cache in found.values():
+        if _keeps_tensors(cache):
+            cache.cache_clear()
+    caches = [(cache, cache.cache_info()) for cache in found.values()]
     try:
         yield noted
     finally:
@@ -152,19 +159,6 @@ def _keeps_tensors(cache: _lru_cache_wrapper[Any]) -> bool:
             seen.add(id(item))
             left += gc.get_referents(item)
     return bool(left)
-
-
-def is_library(module: str) -> bool:
-    """Return whether a module is of a package whose objects are no state of a network.
-
-    Args:
-        module: its name.
-
-    >>> is_library("torch.nn"), is_library("functools"), is_library("einops")
-    (True, True, False)
-    """
-    package = str(module).partition(".")[0]
-    return package in _FOREIGN or package in sys.stdlib_module_names
 
 
 def _values(owner: Any) -> list[Any]:
@@ -257,16 +251,19 @@ class StateRecord:
 
     Attributes:
         written: parameters that had other values when they were restored.
+        caches: cached functions that the code of the models refers to.
     """
 
     def __init__(self, weights: bool) -> None:
         self.written: list[Tensor] = []
+        self.caches: list[_lru_cache_wrapper[Any]] = []
         self._generators: list[RandomGenerator] = []
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
         self._seen: set[int] = set()
+        self._places: set[tuple[str, int]] = set()  # classes, functions and variables that are recorded
         self._held: list[Any] = []  # keeps recorded objects alive, so that no identity is used twice
 
     def model(self, model: nn.Module) -> None:
@@ -298,9 +295,7 @@ class StateRecord:
         for parameter in module._parameters.values():
             if parameter is not None:
                 self._parameter(parameter)
-        for cls in type(module).__mro__:
-            if not _is_foreign(cls):
-                self._class(cls)
+        self._code(type(module), 0)
 
     def _parameter(self, parameter: Tensor) -> None:
         if id(parameter) in self._seen:
@@ -348,11 +343,27 @@ class StateRecord:
 
         self._undo.append(undo)
 
-    def _class(self, cls: type) -> None:
-        """Record class attributes, and the globals that methods of a user's class refer to."""
-        if id(cls) in self._seen:
+    def _code(self, root: Code, depth: int) -> None:
+        """Record what code may write to: class attributes, closures and globals."""
+        if id(root) in self._seen or depth > _DEPTH:
             return
-        self._seen.add(id(cls))
+        self._seen.add(id(root))
+        self._held.append(root)
+        state = code_state(root)
+        for cls in _alive(state.classes):
+            self._class(cls, depth)
+        for function in _alive(state.functions):
+            self._function(function, depth)
+        for variables in state.variables:
+            for names, name in variables.found():
+                self._variable(names, name, depth)
+        self.caches += _alive(state.caches)
+
+    def _class(self, cls: type, depth: int) -> None:
+        """Record the attributes of a class."""
+        if ("class", id(cls)) in self._places:
+            return
+        self._places.add(("class", id(cls)))
         before = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
 
         def undo() -> None:
@@ -364,30 +375,58 @@ class StateRecord:
 
         self._undo.append(undo)
         for value in before.values():
-            if isinstance(value, FunctionType):
-                self._function(value, 0)
-            elif isinstance(value, list | dict | set | deque):
-                self._value(value, 0)
+            if isinstance(value, list | dict | set | deque):
+                self._value(value, depth)
+
+    def _function(self, function: FunctionType, depth: int) -> None:
+        """Record what a function's closure and default arguments hold."""
+        if ("function", id(function)) in self._places:
+            return
+        self._places.add(("function", id(function)))
+        for cell in function.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            self._cell(cell, content)
+            if not is_code(content):  # code is followed already
+                self._value(content, depth + 1)
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            if type(value) not in _PLAIN and not is_code(value):
+                self._value(value, depth + 1)
+
+    def _variable(self, names: dict[str, Any], name: str, depth: int) -> None:
+        """Record a global variable, and what it holds."""
+        if (name, id(names)) in self._places:
+            return
+        self._places.add((name, id(names)))
+        value = names[name]
+        if isinstance(value, int | float | str | tuple | None):
+            self._undo.append(_global_restorer(names, name, value))
+        else:
+            self._value(value, depth + 1)
 
     def _value(self, value: Any, depth: int) -> None:
         """Record a value of an attribute, and its content."""
         if isinstance(value, Tensor):
             self._tensor(value)
             return
+        if is_code(value):
+            if not is_library(value.__module__) and not isinstance(value, type):
+                self._code(value, depth)
+            return
         generator = _random_generator(value)
         if generator is not None:
             self._generator(generator)
-        if isinstance(value, FunctionType):
-            self._function(value, depth)
-            return
         if isinstance(value, MethodType):
             self._value(value.__self__, depth)
+            self._value(value.__func__, depth)
             return
         if isinstance(value, partial):
             for item in (value.func, *value.args, *value.keywords.values()):
                 self._value(item, depth + 1)
             return
-        if isinstance(value, str | bytes | int | float | complex | bool | type | None) or depth > _DEPTH:
+        if isinstance(value, str | bytes | int | float | complex | bool | None) or depth > _DEPTH:
             return
         self._inside(value, depth)
 
@@ -398,7 +437,7 @@ class StateRecord:
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
                 self.model(value)
-        elif not _is_foreign(type(value)):
+        elif not is_foreign(type(value)):
             if isinstance(getattr(value, "__dict__", None), dict):
                 self._contents(vars(value), depth)
             self._slots(value, depth)
@@ -445,25 +484,6 @@ class StateRecord:
             elif kind not in _PLAIN:
                 self._value(value, depth + 1)
 
-    def _function(self, function: FunctionType, depth: int) -> None:
-        """Record what a hook or another user's function may write to: its closure and its globals."""
-        if id(function) in self._seen or depth > _DEPTH:
-            return
-        self._seen.add(id(function))
-        self._held.append(function)
-        if str(function.__module__).partition(".")[0] in _FOREIGN:
-            return
-        for cell in function.__closure__ or ():
-            try:
-                content = cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-            self._cell(cell, content)
-            self._value(content, depth + 1)
-        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self._value(value, depth + 1)
-        self._globals(function, depth)
-
     def _cell(self, cell: Any, content: Any) -> None:
         def undo() -> None:
             if cell.cell_contents is not content:
@@ -472,15 +492,6 @@ class StateRecord:
         if id(cell) not in self._seen:
             self._seen.add(id(cell))
             self._undo.append(undo)
-
-    def _globals(self, function: FunctionType, depth: int) -> None:
-        names = function.__globals__
-        for name in _referred(function.__code__):
-            value = names.get(name)
-            if isinstance(value, dict | list | set | deque):
-                self._value(value, depth + 1)
-            elif isinstance(value, int | float | str | tuple | None) and name in names:
-                self._undo.append(_global_restorer(names, name, value))
 
 
 def _kind(container: Any) -> Any:
@@ -512,6 +523,11 @@ def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
         add(container, before)
 
 
+def _alive(references: Iterable[ref[T]]) -> list[T]:
+    """List the objects that still exist."""
+    return [item for reference in references if (item := reference()) is not None]
+
+
 _UNSET = object()
 """Stands for the value of a slot that has none."""
 
@@ -538,19 +554,6 @@ def _global_restorer(names: dict[str, Any], name: str, value: Any) -> Callable[[
             names[name] = value
 
     return undo
-
-
-def _referred(code: CodeType) -> set[str]:
-    """List the names that a function, and functions within it, look up outside it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _referred(constant)
-    return names
-
-
-def _is_foreign(cls: type) -> bool:
-    return str(cls.__module__).partition(".")[0] in _FOREIGN
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -5,7 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import secateur as sec
 from secateur.data import DataSettings, Loader, open_data
 from secateur.data.augment import mix
 from secateur.errors import UsageError
@@ -96,3 +98,13 @@ def test_only_training_images_are_blended_and_only_where_they_are_varied() -> No
 def test_a_number_that_is_none_is_refused(mixup: float) -> None:
     with pytest.raises(UsageError, match="must be a number of at least 0"):
         DataSettings(mixup=mixup)
+
+
+def test_a_network_with_more_outputs_than_the_data_has_classes_is_trained_on_mixed_images() -> None:
+    images = [torch.full((1, 2, 2), index, dtype=torch.uint8) for index in range(16)]
+    mixed = Loader(images, torch.arange(16) % 2, SPEC, 4, mixup=1.0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
+    recipe = sec.Recipe.preset("default", finetune={"epochs": 1})
+    result = sec.prune(net, torch.randn(2, 1, 2, 2), sec.Budget(channels=0.5), batches=mixed, recipe=recipe)
+    assert result.ok
+    assert not torch.equal(result.model[3].bias, net[3].bias)  # it was trained

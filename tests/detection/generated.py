@@ -71,12 +71,16 @@ def _label(kind: str, left: float, top: float, right: float, bottom: float) -> s
 
 
 def detector(name: str = "yolov8n", width: float = 0.08) -> nn.Module:
-    """Build an untrained network of ultralytics from its description, at a small width."""
+    """Build an untrained network of ultralytics from its description, at a small width.
+
+    Of ``yolov3-tiny`` the layers are few, so it is traced and measured in half of the time.
+    """
     from secateur.detection.library import ultralytics_in_use
 
     with ultralytics_in_use():
         tasks = library("ultralytics.nn.tasks")
         description = tasks.yaml_model_load(f"{name}.yaml")
+        description["width_multiple"] = width  # where there are no scales
         for scale in description.get("scales", {}).values():
             scale[1] = width
         torch.manual_seed(0)

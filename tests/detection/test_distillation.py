@@ -52,7 +52,7 @@ def test_the_loss_of_a_detector_gets_the_difference_of_its_raw_outputs() -> None
 @pytest.mark.parametrize("library", ["torchvision", pytest.param("ultralytics", marks=pytest.mark.slow)])
 def test_a_detector_learns_the_outputs_of_the_unpruned_one(library: str, tmp_path: Path) -> None:
     data = draw(tmp_path / "data")
-    network = small_detector("SSD") if library == "torchvision" else detector()
+    network = small_detector("SSD") if library == "torchvision" else detector("yolov3-tiny")
     settings = DetectorSettings(image_size=SIDE, batch=4, calibration_images=8)
     x = torch.rand(4, 3, SIDE, SIDE)
     differences = []

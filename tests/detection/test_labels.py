@@ -124,6 +124,31 @@ def test_broken_labels_are_left_out_and_named(tmp_path: Path) -> None:
     assert [text.partition(":")[0] for text in done.broken] == ["three.xml", "missing.xml"]
 
 
+@pytest.mark.parametrize("kind", [voc, coco])
+def test_a_box_without_height_leaves_the_other_boxes_of_its_image(kind: object, tmp_path: Path) -> None:
+    folder = kind(tmp_path / "in")  # type: ignore[operator]
+    places = {"<ymax>20</ymax>": "<ymax>0</ymax>", "[0, 0, 40, 20]": "[0, 0, 40, 0]"}
+    for file in [*folder.glob("Annotations/two.xml"), *folder.glob("annotations/*val*.json")]:
+        text = file.read_text()
+        for old, new in places.items():
+            text = text.replace(old, new)
+        file.write_text(text)
+    done = convert_labels(folder, tmp_path / "out")
+    assert done.images == {"train": 2, "val": 1, "test": 0}
+    assert [text.rpartition(": ")[2] for text in done.broken] == ["a box of dog at (0, 0) has no height"]
+    assert len(boxes_of(tmp_path / "out" / "labels" / "val" / "two.txt")) == 1
+
+
+@pytest.mark.parametrize("kind", [voc, coco])
+def test_a_file_that_is_no_image_is_left_out_and_named(kind: object, tmp_path: Path) -> None:
+    folder = kind(tmp_path / "in")  # type: ignore[operator]
+    for file in folder.rglob("three.png"):
+        file.write_text("no image")
+    done = convert_labels(folder, tmp_path / "out")
+    assert done.images == {"train": 1, "val": 1, "test": 0}
+    assert "three.png cannot be read as an image" in done.broken[0]
+
+
 def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no labels"):
         convert_labels(tmp_path, tmp_path / "out")

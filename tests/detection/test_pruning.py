@@ -23,13 +23,18 @@ from secateur.detection.data import check_data, read_yolo_labels, with_absolute_
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
 from secateur.errors import CheckpointError, UsageError
+from secateur.jobs.detector import prune_boxes
+from secateur.jobs.settings import PruneJob
 from secateur.recipes import Callback, Recipe
+from secateur.settings import flatten
+from secateur.training.run_folder import RunFolder, read_config, read_summary
 from tests.detection.generated import COLOURS, SIDE, detector, draw, draw_by_class
 from tests.libraries import QUIET
 
 pytest.importorskip("ultralytics", reason="needs ultralytics")
 pytestmark = QUIET
 
+FEW_LAYERS = "yolov3-tiny"
 SETTINGS = DetectorSettings(image_size=SIDE, batch=4, calibration_images=8, options={"workers": 0})
 TASKS = [
     pytest.param("yolo11n-seg", "polygons", marks=pytest.mark.slow),
@@ -37,7 +42,7 @@ TASKS = [
     pytest.param("yolo11n-obb", "rotated", marks=pytest.mark.slow),
     *(
         pytest.param(name, "boxes", marks=pytest.mark.slow)
-        for name in ("yolov5n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
+        for name in ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
     ),
 ]
 
@@ -59,7 +64,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_prune_train_save_open_and_train_again(tmp_path: Path) -> None:
-    data, network = draw(tmp_path / "data"), detector()
+    data, network = draw(tmp_path / "data"), detector(FEW_LAYERS)
     before, attributes, notes = state(network), set(vars(network)), Notes()
     result = prune_detector(
         network,
@@ -76,6 +81,8 @@ def test_prune_train_save_open_and_train_again(tmp_path: Path) -> None:
     assert result.pruning.cost_after.macs <= 0.5 * result.pruning.cost_before.macs
     assert result.metrics["after"]["fitness"] >= result.metrics["cut"]["fitness"]
     assert [note.partition(":")[0] for note in notes.texts][-1] == "after"
+    used = {"epochs": 1, "batch": 4, "imgsz": SIDE, "nbs": 4, "optimizer": "AdamW", "workers": 0}
+    assert used.items() <= result.arguments.items()
 
     with ultralytics_in_use() as ultralytics:
         model = ultralytics.YOLO(str(result.file))
@@ -115,7 +122,7 @@ def librarys_trainer_refuses(file: Path, data: Path) -> None:
 def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
     notes = Notes()
     result = prune_detector(
-        detector(),
+        detector(FEW_LAYERS),
         draw(tmp_path / "data"),
         sec.Budget(macs=0.5),
         tmp_path / "out",
@@ -156,7 +163,7 @@ def test_trainers_refuse_data_of_other_classes() -> None:
 
 def test_an_interrupted_training_of_a_pruned_network_resumes(tmp_path: Path) -> None:
     data = draw(tmp_path / "data")
-    small = pruned(detector(), tmp_path)
+    small = pruned(detector(FEW_LAYERS), tmp_path)
     file = save_detector(tmp_path / "pruned.pt", small)
     from secateur.detection.trainers import PrunedDetectionTrainer
 
@@ -261,6 +268,7 @@ def test_every_generation_and_task(name: str, labels: str, tmp_path: Path) -> No
 def refused(tmp_path: Path, network: nn.Module, data: Path, **settings: object) -> str:
     with pytest.raises(UsageError) as caught:
         prune_detector(network, data, sec.Budget(macs=0.5), tmp_path / "out", **settings)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
     return str(caught.value)
 
 
@@ -283,6 +291,35 @@ def test_wrong_data_files_are_refused(change: Sequence[str], message: str, tmp_p
     data = replaced(draw(tmp_path / "data", images=2), *change)
     with pytest.raises(UsageError, match=message):
         prune_detector(detector(), data, sec.Budget(macs=0.5), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: images\nval: [", r"cannot be read as YAML: line 2: .*stream end"),
+        ("- red", "holds no settings"),
+    ],
+)
+def test_a_broken_data_file_leaves_an_earlier_run_as_it_was(text: str, message: str, tmp_path: Path) -> None:
+    data, run = tmp_path / "data.yaml", tmp_path / "run"
+    data.write_text(text)
+    with RunFolder(run) as earlier:
+        earlier.remember({"curves": [1.0]})
+    file = save_detector(tmp_path / "net.pt", detector(FEW_LAYERS))
+    for out in (run, tmp_path / "new"):
+        job = PruneJob(
+            network={"source": str(file), "trusted": True},
+            data={"source": str(data)},
+            budget={"macs": 0.5},
+            out=out,
+            overwrite=True,
+        )
+        with pytest.raises(UsageError, match=message):
+            prune_boxes(job)
+    assert read_summary(run) == {"status": "done"}
+    assert (run / "measured.json").is_file()
+    assert not (tmp_path / "new").exists()
 
 
 def test_images_without_labels_are_refused(tmp_path: Path) -> None:
@@ -294,16 +331,20 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     assert "has a file of labels" in refused(tmp_path, detector(), data, settings=SETTINGS)
     for file in (tmp_path / "data" / "images" / "train").iterdir():
         file.unlink()
-    assert "train: no image in" in refused(tmp_path, detector(), data, settings=SETTINGS)
+    message = refused(
+        tmp_path, detector(), replaced(data, f"path: {tmp_path / 'data'}", "path: ."), settings=SETTINGS
+    )
+    assert message.startswith(f"{data}: train: no image in")
 
 
 def test_broken_labels_are_named_and_counted(tmp_path: Path) -> None:
     data, notes = draw(tmp_path / "data"), Notes()
     (tmp_path / "data" / "labels" / "train" / "3.txt").write_text("7 0.5 0.5 0.1 0.1\n")
     (tmp_path / "data" / "labels" / "train" / "4.txt").write_text("")
-    prune_detector(
-        detector(), data, sec.Budget(macs=0.8), tmp_path / "out", Recipe.preset("one-shot"), SETTINGS, [notes]
-    )
+    (tmp_path / "data" / "labels" / "val" / "5.txt").write_text("0 0.5 0.5 0.1 0\n0 0.5 0.5 0.4 0.4\n")
+    network, once = detector(FEW_LAYERS), Recipe.preset("one-shot")
+    prune_detector(network, data, sec.Budget(macs=0.8), tmp_path / "out", once, SETTINGS, [notes])
+    assert "val: 1 images with a box without width or height, which ultralytics keeps: 5.png" in notes.texts
     assert "train: 1 images left out, broken or with wrong labels: 3.png" in notes.texts
     assert "train: 1 images without an object" in notes.texts
 
@@ -342,6 +383,12 @@ def test_a_relative_path_is_looked_for_beside_the_data_file(tmp_path: Path) -> N
         from ultralytics.data.utils import check_det_dataset
 
         assert Path(check_det_dataset(str(found))["train"]) == tmp_path / "data" / "images" / "train"
+        from secateur.detection.trainers import PrunedDetectionTrainer
+
+        arguments = {"data": str(data), "project": str(tmp_path), "name": "more", "task": "detect"}
+        trainer: Any = PrunedDetectionTrainer(overrides={**arguments, "device": "cpu", "model": "none.pt"})
+        assert Path(trainer.data["train"]) == tmp_path / "data" / "images" / "train"
+        assert Path(check_det_dataset(trainer.args.data)["val"]) == tmp_path / "data" / "images" / "val"
     absolute = draw(tmp_path / "other", images=2)
     assert with_absolute_path(absolute, check_data(absolute), tmp_path / "out") == absolute
 
@@ -425,18 +472,29 @@ def test_other_tasks_on_the_command_line(name: str, labels: str, metric: str, tm
     assert metric in found.output
 
 
-def test_the_command_line(tmp_path: Path) -> None:
-    data, file, run = (
-        draw(tmp_path / "data"),
-        save_detector(tmp_path / "net.pt", detector()),
-        tmp_path / "run",
-    )
+def words_of_prune(folder: Path) -> list[object]:
+    """Draw images, write a detector, and return the words of a command that prunes it to ``run``."""
+    data, file = draw(folder / "data"), save_detector(folder / "net.pt", detector(FEW_LAYERS))
     settings = [f"detector.image_size={SIDE}", "detector.calibration_images=8", "detector.batch=4"]
     sets = [
         word for text in [*settings, "finetune.epochs=1", "latency_seconds=0"] for word in ("--set", text)
     ]
-    words = ["prune", file, "--data", data, "--macs", 0.5, "--out", run, *sets]
+    return ["prune", file, "--data", data, "--macs", 0.5, "--out", folder / "run", *sets]
 
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in ``data``, a detector in ``net.pt``, and its finished run in ``run``."""
+    place = tmp_path_factory.mktemp("detector")
+    done = secateur(*words_of_prune(place), "--trusted")
+    assert done.exit_code == 0, done.output
+    assert "mAP50-95" in done.output
+    return place
+
+
+def test_wrong_words_on_the_command_line_leave_no_run(tmp_path: Path) -> None:
+    words = words_of_prune(tmp_path)
+    data, file, run = tmp_path / "data" / "data.yaml", tmp_path / "net.pt", tmp_path / "run"
     for command in (words, ["inspect", file], ["measure", file], ["evaluate", file, "--data", data]):
         refused = secateur(*command)
         assert refused.exit_code == 2
@@ -449,15 +507,40 @@ def test_the_command_line(tmp_path: Path) -> None:
     failed = secateur(*(wrong if word == data else word for word in words), "--trusted")
     assert failed.exit_code == 2
     assert "calls a class 'red'" in failed.output
-    done = secateur(*words, "--trusted")
-    assert done.exit_code == 0, done.output
-    assert "mAP50-95" in done.output
-    assert (run / "report.html").is_file()
+    for text in ("data.batch_size=3", "distillation.temperature=2", "finetune.warmup=0.2"):
+        idle = secateur(*words, "--trusted", "--set", text)
+        assert idle.exit_code == 2
+        assert f"{text.partition('=')[0]}: no effect on detectors" in " ".join(idle.output.split())
+    assert not run.exists()
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    other = secateur("inspect", tmp_path / "other.pt", "--trusted")
+    assert other.exit_code == 1
+    assert "is no checkpoint of ultralytics" in " ".join(other.output.split())
+
+
+def test_the_command_line_writes_a_run(folder: Path) -> None:
+    run = folder / "run"
+    assert "ultralytics.warmup_epochs" in (run / "report.html").read_text()
+    recorded = dict(flatten(read_config(run)))
+    assert {"recipe.finetune.epochs", "detector.batch", "data.source"} <= recorded.keys()
+    idle = (
+        "recipe.finetune.optimizer",
+        "recipe.finetune.warmup",
+        "recipe.distillation.weight",
+        "data.held_out",
+    )
+    assert not any(name.startswith(idle) for name in recorded)
     small = open_detector(run / "pruned.pt", trusted=True)
     again = sec.load(run / "checkpoints" / "best.safetensors")
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
-    assert "--overwrite" in secateur(*words, "--trusted").output
+    assert (
+        "--overwrite" in secateur("prune", "--recipe", run / "config.toml", "--trusted", "--out", run).output
+    )
+
+
+def test_commands_on_a_run_of_a_detector(folder: Path, tmp_path: Path) -> None:
+    data, file, run = folder / "data" / "data.yaml", folder / "net.pt", folder / "run"
     shown = secateur("inspect", run / "pruned.pt", "--trusted", "--input", f"3,{SIDE},{SIDE}")
     assert shown.exit_code == 0, shown.output
     for network in (run / "pruned.pt", run):
@@ -470,15 +553,15 @@ def test_the_command_line(tmp_path: Path) -> None:
     rows = json.loads(measured.stdout)["networks"]
     assert rows[1]["macs"] <= 0.5 * rows[0]["macs"]
     assert [row["file_bytes"] for row in rows] == [place.stat().st_size for place in files]
-    for source in (run / "pruned.pt", run):
-        for command in (["predict", source, "image.png"], ["export", source, "--out", tmp_path / "net.onnx"]):
+    for source in (run / "pruned.pt", run, run / "checkpoints" / "best.safetensors"):
+        export = ["export", source, "--out", tmp_path / "net.onnx"]
+        for command in (["predict", source, "image.png"], export, [*export, "--format", "hf"]):
             refused = secateur(*command)
             assert refused.exit_code == 2, refused.output
-            assert f"pruned.pt').{command[0]}(" in refused.output
-    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
-    other = secateur("inspect", tmp_path / "other.pt", "--trusted")
-    assert other.exit_code == 1
-    assert "is no checkpoint of ultralytics" in " ".join(other.output.split())
+            assert f"YOLO('{run / 'pruned.pt'}').{command[0]}(" in refused.output
+    refused = secateur("export", run / "checkpoints" / "original.safetensors", "--out", tmp_path / "net.onnx")
+    assert refused.exit_code == 2
+    assert "write a .pt file of it with secateur.detection.save_detector" in refused.output
 
 
 @pytest.mark.slow

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 import secateur as sec
 from secateur._torchvision import detectors_runnable
 from secateur.cli import app
-from secateur.detection import DetectorSettings, HeadOutputs, prune_detector
+from secateur.detection import DetectorResult, DetectorSettings, HeadOutputs, prune_detector
 from secateur.detection.data import read_yolo_labels
+from secateur.detection.torchvision_pruning import prune_torchvision
 from secateur.errors import UsageError
 from secateur.recipes import Recipe
+from secateur.training.run_folder import read_metrics, read_summary
 from tests.detection.generated import COLOURS, SIDE, draw
 from tests.detection.torchvision_detectors import small_detector
 from tests.libraries import QUIET
@@ -103,7 +108,7 @@ def test_yolo_labels_are_read_as_they_were_drawn(tmp_path: Path) -> None:
         ("0 0.5 0.5 30 40", "no class with shares"),
         ("0 0.5 0.5", "no class with shares"),
         ("red 0.5 0.5 0.1 0.1", "could not convert"),
-        ("0 0.5 0.5 0 0.1", "is empty"),
+        ("0 1.0005 0.5 0.0005 0.1", "is empty"),
     ],
 )
 def test_broken_yolo_labels_are_named(line: str, reason: str, tmp_path: Path) -> None:
@@ -115,9 +120,37 @@ def test_broken_yolo_labels_are_named(line: str, reason: str, tmp_path: Path) ->
     assert found.broken[0].startswith("1.png: ")
 
 
+def test_a_box_without_width_leaves_the_other_boxes_of_its_image(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", images=3)
+    file = tmp_path / "data" / "labels" / "train" / "1.txt"
+    file.write_text(f"0 0.5 0.5 0 0.1\n0 0.5 0.5 0.1 0\n{file.read_text()}")
+    found = read_yolo_labels(data)
+    assert [len(image.objects) for image in found.splits["train"]] == [1, 1, 1]
+    assert [text.rpartition(" has no ")[::2] for text in found.broken] == [
+        ("1.png: a box of red at (32, 28.8)", "width"),
+        ("1.png: a box of red at (28.8, 32)", "height"),
+    ]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_an_image_that_is_cut_short_is_left_out_and_named(ending: str, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", images=3)
+    file = tmp_path / "data" / "images" / "train" / "1.png"
+    place = file.with_suffix(f".{ending}")
+    Image.open(file).save(place)
+    if place != file:
+        file.unlink()
+    assert len(read_yolo_labels(data).splits["train"]) == 3
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    found = read_yolo_labels(data)
+    assert [image.file.stem for image in found.splits["train"]] == ["0", "2"]
+    assert found.broken[0].startswith(f"{place.name}: {place.name} cannot be read as an image: ")
+
+
 def refused(tmp_path: Path, detector: nn.Module, data: Path, settings: DetectorSettings = SETTINGS) -> str:
     with pytest.raises(UsageError) as caught:
         prune_detector(detector, data, sec.Budget(macs=0.5), tmp_path / "out", settings=settings)
+    assert not (tmp_path / "out").exists()
     return str(caught.value)
 
 
@@ -137,7 +170,22 @@ def test_wrong_data_and_settings_are_refused(tmp_path: Path) -> None:
     assert "no training image has an object" in refused(tmp_path, small_detector("SSD"), data)
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+class Fit:
+    """The time that a budget of latency reached."""
+
+    def __str__(self) -> str:
+        return "latency: 3 ms before, 2 ms after"
+
+    def to_dict(self) -> dict[str, float]:
+        return {"measured_ms": 2.0}
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(*arguments: Any) -> DetectorResult:
+        found = prune_torchvision(*arguments)
+        return replace(found, pruning=replace(found.pruning, latency=Fit()))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("secateur.jobs.detector.prune_torchvision", timed)
     data, run = draw(tmp_path / "data"), tmp_path / "run"
     torch.save(small_detector("SSD").state_dict(), tmp_path / "ssd.pth")
     (tmp_path / "net.py").write_text(
@@ -153,13 +201,38 @@ def test_the_command_line(tmp_path: Path) -> None:
         return CliRunner().invoke(app, [str(word) for word in words])
 
     weights = ("--weights", tmp_path / "ssd.pth")
+    wrong = secateur(
+        "prune",
+        network,
+        *weights,
+        "--data",
+        data,
+        "--macs",
+        0.5,
+        "--out",
+        run,
+        "--set",
+        "detector.options.lr0=1",
+    )
+    assert wrong.exit_code == 2
+    assert not run.exists()
     done = secateur("prune", network, *weights, "--data", data, "--macs", 0.5, "--out", run, *sets)
     assert done.exit_code == 0, done.output
+    summary = read_summary(run)
+    assert summary["asked"] == {"latency": {"measured_ms": 2.0}}
+    notes = [line["text"] for line in read_metrics(run) if line.get("event") == "note"]
+    stages = [text.partition(":")[0] for text in notes]
+    assert stages.index("cut, not trained") < stages.index("after") < stages.index("latency")
+    assert "latency: 3 ms before, 2 ms after" in done.output
     assert "mAP50-95" in done.output
     assert "validation mAP50-95" in (run / "report.html").read_text()
-    found = secateur("evaluate", run, "--builder", network, "--data", data, "--size", SIDE)
+    found = secateur("evaluate", run, "--builder", network, "--data", data, "--json")
     assert found.exit_code == 0, found.output
-    assert "mAP50-95" in found.output
+    assert json.loads(found.stdout)["image_size"] == SIDE
+    assert json.loads(found.stdout)["map"] == summary["pruned"]["map"]
+    predicted = secateur("predict", run, "--builder", network, tmp_path / "data" / "images" / "val" / "0.png")
+    assert predicted.exit_code == 2
+    assert "finds boxes, and predict names the classes of whole images" in " ".join(predicted.output.split())
     shown = secateur("inspect", network, "--classes", 3, "--input", f"3,{SIDE},{SIDE}")
     assert shown.exit_code == 0, shown.output
     assert "is an output of the network" in " ".join(shown.output.split())

@@ -379,6 +379,22 @@ def turned(y: Tensor) -> Tensor:
     return torch.cat([y.rot90(1, (1, 2)).mT, y.rot90(-1, (1, 2)).mT, y.rot90(2, (2, 1))], -1)
 
 
+def picked_and_reduced(y: Tensor, marks: Tensor) -> Tensor:
+    """Numbers that are in a set, polynomials of numbers, and sums of runs of rows."""
+    y = y * torch.isin((2 * y).round() / 2, marks) + torch.isin((2 * y).round(), 1) + torch.isin(0.0, marks)
+    y = y + torch.linalg.vander(y, N=4).sum(-1)
+    return torch.segment_reduce(y, "mean", lengths=torch.tensor([2, 3]))
+
+
+def copied_views(y: Tensor) -> Tensor:
+    """Parts and other orders of a value that are written to as values of their own."""
+    windows = torch.unfold_copy(y, 1, 3, 1).mean(-1)
+    turned = torch.permute_copy(y, (2, 0, 1)).mul_(2)
+    first, *_ = torch.split_copy(y, 2, 1)
+    row = torch.select_copy(y, 1, 1).exp_()
+    return torch.cat([windows, turned.movedim(0, -1)[:, :2], first + row[:, None] + y[:, :2]], -1)
+
+
 def blocks(s: nn.Module, x: Tensor) -> Tensor:
     """Weights, and then channels, as blocks on a diagonal."""
     y = torch.tanh(x @ torch.block_diag(s.one, s.two))
@@ -431,6 +447,28 @@ CONTRACTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, 
         PICTURE,
         {"a": 8},
     ),
+    "convolutions with steps in front": (
+        lambda: Net(
+            lambda s, x: s.b(torch.conv_tbc(torch.tanh(s.a(x)), s.w, s.c, 1).relu()),
+            a=nn.Linear(6, 8),
+            w=parameter(3, 8, 5),
+            c=parameter(5),
+            b=nn.Linear(5, 3),
+        ),
+        TOKENS,
+        {"a": 8, "w": 5},
+    ),
+    "members of a set, powers and runs": (
+        lambda: Net(
+            lambda s, x: s.b(picked_and_reduced(torch.tanh(s.a(x)), s.marks)),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 3),
+            marks=torch.tensor([-1.0, 0.0, 0.5]),
+        ),
+        LINES,
+        {"a": 8},
+    ),
+    "copies of views": (lines(copied_views, 8, 24), TOKENS, {"a": 8}),
     "channels turned by right angles": (lines(turned, 8, 24), TOKENS, {"a": 8}),
     "cross products": (lines(crossed), TOKENS, {"a": 8}),
     "blocks on a diagonal": (
@@ -814,6 +852,8 @@ def one_of(y: Tensor) -> Tensor:
 
 
 STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "traces of products": (lambda y: y * torch.trace(y.t() @ y), LINES),
+    "powers of products": (lambda y: y @ torch.linalg.matrix_power(y.mT @ y, 2), TOKENS),
     "running sums": (lambda y: y.cumsum(1) + y.logcumsumexp(-1) + y.cumprod(1), LINES),
     "picked for each row": (
         lambda y: y * y.gather(1, y.argmax(1, keepdim=True)) + y.topk(2, 1)[0].mean(1, keepdim=True),
@@ -983,6 +1023,16 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "difference": (lines(lambda y: y.diff(dim=1), 8, 7), LINES, "subtracted from its neighbour"),
     "triangle": (lines(torch.tril), LINES, "zeroed by position"),
     "spectral norm": (spectral, LINES, "a scalar computed from whole weights"),
+    "looked for in channels": (
+        lines(lambda y: y * torch.isin(y[:1].round(), y.round())),
+        LINES,
+        r"each is looked for in all of these \(isin\)",
+    ),
+    "singular values": (
+        lines(torch.linalg.svdvals, 8, 5),
+        LINES,
+        r"a decomposition or inverse of a whole matrix \(linalg_svdvals\)",
+    ),
     "drawn channels": (
         lines(lambda y: y.softmax(-1).multinomial(1).to(y), 8, 1),
         LINES,

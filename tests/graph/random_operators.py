@@ -26,8 +26,8 @@ class Backwards(nn.Module):
 
     def __init__(self, channels: int, width: int, way: int) -> None:
         super().__init__()
-        ways = ("addmm", "matmul", "front", "baddbmm", "mm", "tensordot", "blocks")
-        self.nf, self.way = width, ways[way % 7]
+        ways = ("addmm", "matmul", "front", "baddbmm", "mm", "tensordot", "blocks", "steps")
+        self.nf, self.way = width, ways[way % 8]
         if self.way == "blocks":
             self.first = nn.Parameter(torch.randn(1, 1) * 0.3)
             self.others = nn.Parameter(torch.randn(channels - 1, width - 1) * 0.3)
@@ -48,6 +48,9 @@ class Backwards(nn.Module):
             made = torch.tensordot(rows, self.weight, dims=([-1], [0])) + self.bias
         elif self.way == "blocks":
             made = rows @ torch.block_diag(self.first, self.others) + self.bias
+        elif self.way == "steps":
+            steps = torch.conv_tbc(rows.transpose(0, 1).contiguous(), self.weight[None], self.bias, 0)
+            made = steps.transpose(0, 1)
         elif self.way == "front":
             made = (self.weight.t() @ x.flatten(2)).transpose(1, 2)
         else:
@@ -258,7 +261,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.way = way % 7
+        self.way = way % 8
         self.bound = nn.Parameter(torch.rand(channels) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -287,6 +290,9 @@ class Pointwise(nn.Module):
                 + mantissa
                 + exponent
             )
+        if self.way == 7:
+            marks = torch.arange(-1.0, 2.0, dtype=x.dtype)
+            return y * torch.isin((2 * y).round(), marks) + torch.linalg.vander(0.5 * z, N=3).sum(-1)
         if self.way == 4:
             return (
                 torch.nan_to_num(x).clip(-1, 1)
@@ -474,9 +480,15 @@ class Composed(nn.Module):
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
         self.parts = 2 - channels % 2
-        self.way = way % 8
+        self.way = way % 10
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.way == 7:
+            rows = x.flatten(2).sum(2)
+            return x * (1 + torch.trace(rows.t() @ rows).sqrt())
+        if self.way == 8:
+            turned = torch.transpose_copy(x, 1, 2).mul_(2)
+            return turned.transpose(1, 2) + torch.unfold_copy(x, 2, 1, 1)[..., 0]
         if self.way == 5:
             return torch.kron(x, x.new_tensor([1, 0.5]).view(1, 2, *(1,) * (x.dim() - 2)))
         if self.way == 6:

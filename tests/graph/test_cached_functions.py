@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -154,3 +156,115 @@ def test_a_cache_without_tensors_is_left_alone() -> None:
     assert info.currsize == 1
     model(X)
     assert said_once.cache_info().hits == info.hits + 1
+
+
+KEPT: dict[tuple[int, int], Tensor] = {}
+
+
+def angles(length: int, width: int) -> Tensor:
+    return torch.linspace(0.1, 1, length)[:, None] * torch.linspace(1, 2, width)
+
+
+def by_global(length: int, width: int) -> Tensor:
+    if (length, width) not in KEPT:
+        KEPT[length, width] = angles(length, width)
+    return KEPT[length, width]
+
+
+def by_default(length: int, width: int, kept: dict[tuple[int, int], Tensor] = {}) -> Tensor:  # noqa: B006
+    return kept.setdefault((length, width), angles(length, width))
+
+
+def remembering(function: Callable[[int, int], Tensor]) -> Callable[[int, int], Tensor]:
+    kept: dict[tuple[int, int], Tensor] = {}
+
+    def call(length: int, width: int) -> Tensor:
+        if (length, width) not in kept:
+            kept[length, width] = function(length, width)
+        return kept[length, width]
+
+    return call
+
+
+by_closure = remembering(angles)
+
+
+class Tables:
+    """Keeps tables, in an object or in the class."""
+
+    shared: ClassVar[dict[tuple[int, int], Tensor]] = {}
+
+    def __init__(self) -> None:
+        self.own: dict[tuple[int, int], Tensor] = {}
+
+    def by_object(self, length: int, width: int) -> Tensor:
+        return self.own.setdefault((length, width), angles(length, width))
+
+    @classmethod
+    def by_class(cls, length: int, width: int) -> Tensor:
+        return cls.shared.setdefault((length, width), angles(length, width))
+
+    @staticmethod
+    @functools.cache
+    def by_method(length: int, width: int) -> Tensor:
+        return angles(length, width)
+
+
+tables = Tables()
+
+
+class Looked(Rotary):
+    """Finds its table through a function, an object or a class that it only refers to."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    @staticmethod
+    def by_static(length: int, width: int, kept: dict[Any, Tensor] = {}) -> Tensor:  # noqa: B006
+        return kept.setdefault((length, width), angles(length, width))
+
+    def rotated(self, x: Tensor) -> Tensor:
+        return x * self.table(x.shape[-2], self.size)
+
+    def table(self, length: int, width: int) -> Tensor:
+        if self.way == "global":
+            return by_global(length, width)
+        if self.way == "default":
+            return by_default(length, width)
+        if self.way == "closure":
+            return by_closure(length, width)
+        if self.way == "object":
+            return tables.by_object(length, width)
+        if self.way == "class":
+            return Tables.by_class(length, width)
+        if self.way == "method":
+            return Tables.by_method(length, width)
+        return self.by_static(length, width)
+
+
+@pytest.mark.parametrize("way", ["global", "default", "closure", "object", "class", "method", "static"])
+def test_tables_that_code_keeps_elsewhere_leave_heads_free_and_are_real_after_a_trace(way: str) -> None:
+    model = Looked(way).eval()
+    graph = sec.trace(model, X)
+    assert {group.name: group.channels for group in graph.prunable} == {"q": 4}
+    kept = model.table(6, 4)
+    assert (type(kept), kept.device.type, kept.dtype) == (Tensor, "cpu", torch.float32)
+    assert torch.equal(kept, angles(6, 4))
+    plan = sec.plan_from(graph, {"q": [1]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+@pytest.mark.parametrize("way", ["global", "closure", "method"])
+def test_a_table_that_an_earlier_pass_left_in_float32_is_no_difference(way: str) -> None:
+    model = Looked(way).eval()
+    graph = sec.trace(model, X)
+    plan = sec.plan_from(graph, {"q": [1]})
+    small = sec.apply_plan(model, plan)
+    model(X)
+    check = sec.verify(model, small, plan, X)
+    assert check.ok
+    assert check.tolerance < 1e-4
+    with torch.no_grad():
+        small.out.weight[0, 0] *= 1.001
+    assert not sec.verify(model, small, plan, X).ok

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
+from secateur.errors import TraceError, UsageError
 from secateur.graph.capture.obstacles import find_obstacle
 
 INPUTS = torch.randn(4, 6)
@@ -273,3 +274,13 @@ def test_gradients_by_torch_func_are_refused_with_the_line() -> None:
         sec.TraceError, match=r"test_obstacles\.py:\d+.*gradients are taken in the forward pass"
     ):
         sec.trace(Slope(), torch.randn(2, 6))
+
+
+def test_statistics_of_a_single_example() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+    with pytest.raises(TraceError, match=r"'1' \(BatchNorm1d\).* at least two examples in every batch"):
+        sec.trace(net, torch.randn(1, 3))
+    graph = sec.trace(net, torch.randn(2, 3))
+    plan = sec.plan_from(graph, {"0": [1]})
+    with pytest.raises(UsageError, match="at least two examples in every batch"):
+        sec.verify(net, sec.apply_plan(net, plan), plan, torch.randn(1, 3))

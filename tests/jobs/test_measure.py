@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, Network
 from secateur.jobs.timing import Place
 from secateur.latency import InterleavedTimes
 from secateur.models import ModelSpec
+from secateur.training.run_folder import RunFolder
 
 
 def test_networks_are_measured_beside_each_other(trained: Path) -> None:
@@ -40,6 +42,14 @@ def test_inputs_of_different_sizes_cannot_be_timed_together(trained: Path) -> No
     choices = [NetworkChoice(source=str(trained)), NetworkChoice(source="resnet18", weights="none")]
     with pytest.raises(UsageError, match="1x8x8 and 3x224x224; give one --size"):
         measure(choices)
+
+
+def test_a_file_exported_into_a_run_does_not_keep_it_from_replacement(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    export(NetworkChoice(source=str(run)), ExportChoice(out=run / "small.pt2"), seconds=0)
+    RunFolder(run, overwrite=True).close()
+    assert not (run / "small.pt2").exists()
 
 
 def test_an_exported_file_is_as_good_as_its_network_in_every_runtime(trained: Path, tmp_path: Path) -> None:

@@ -47,3 +47,9 @@ def test_no_batches_are_refused_but_no_norms_are_fine() -> None:
     with pytest.raises(UsageError, match="no batches"):
         recalibrate(network(), [])
     assert recalibrate(nn.Sequential(nn.Linear(2, 2)), []) == 0
+
+
+def test_a_batch_of_one_value_for_each_channel_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(UsageError, match=r"in '1' \(BatchNorm1d\): .* at least two examples in every batch"):
+        recalibrate(net, [torch.randn(2, 3), torch.randn(1, 3)])

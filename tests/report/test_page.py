@@ -15,7 +15,7 @@ import secateur as sec
 from secateur.checkpoint import read_metadata
 from secateur.graph import Role
 from secateur.report import run_page, write_report
-from secateur.training.run_folder import RunError, read_measured, read_metrics, read_summary
+from secateur.training.run_folder import RunError, RunFolder, read_measured, read_metrics, read_summary
 from tests.report.conftest import Change
 from tests.report.pages import FIGURES, FIGURES_OF_METRICS, Taken, specs
 
@@ -365,6 +365,14 @@ def test_the_page_holds_the_command_and_the_one_that_repeats_the_run(page: Taken
     words = "".join(page.text)
     assert "secateur prune net.py:Small --macs 0.5" in words
     assert f"secateur prune --recipe {run}/config.toml --out {run}-again" in words
+
+
+def test_a_page_in_a_run_folder_belongs_to_the_run(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        folder.configure({"command": "train"})
+    write_report(tmp_path, tmp_path / "small.html")
+    with RunFolder(tmp_path, overwrite=True):
+        assert not (tmp_path / "small.html").exists()
 
 
 def test_the_page_is_written_as_a_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:

@@ -201,6 +201,14 @@ def test_no_batches_are_an_error(model: nn.Module) -> None:
         fit(model, [], CONSTANT)
 
 
+@pytest.mark.parametrize("settings", [CONSTANT, FitSettings(epochs=1)])
+def test_a_batch_of_one_example_is_too_small_for_batch_normalisation(settings: FitSettings) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    single = [(torch.randn(1, 4), torch.tensor([0])) for _ in range(4)]
+    with pytest.raises(UsageError, match=r"in '1' \(BatchNorm1d\): .* at least two examples in every batch"):
+        fit(net, single, settings)
+
+
 def test_auxiliary_heads_are_trained(batches: list[tuple[Tensor, Tensor]]) -> None:
     class TwoHeads(nn.Module):
         def __init__(self) -> None:

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.batches import LossFunction
 from secateur.errors import TrainingError
 from secateur.training.losses import main_output, with_auxiliaries
 
 Answers = namedtuple("Answers", "logits aux2 aux1")
 scores = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
 targets = torch.tensor([0, 3, 1, 1])
+SUMMED = partial(cross_entropy, reduction="sum")
 
 
 def test_two_heads_count_three_tenths_each() -> None:
@@ -43,3 +47,23 @@ def test_a_batch_that_is_a_mapping_has_the_loss_of_the_network() -> None:
     assert with_auxiliaries(cross_entropy, own=True)(answer, batch) == 3.0
     loss = with_auxiliaries(lambda found, given: cross_entropy(found["logits"], given["labels"]))
     assert torch.equal(loss(answer, batch), cross_entropy(scores[0], targets))
+
+
+@pytest.mark.parametrize("loss_fn", [cross_entropy, nn.CrossEntropyLoss(), SUMMED])
+def test_a_network_may_score_more_classes_than_mixed_targets_have(loss_fn: LossFunction) -> None:
+    """Weights of two classes give what the same weights with zeros give, also for auxiliary heads."""
+    scores, weights = torch.randn(2, 4, 7), torch.tensor([0.3, 0.7]).expand(4, 2)
+    padded = torch.cat([weights, torch.zeros(4, 5)], 1)
+    for outputs in (scores[0], (scores[0], scores[1])):
+        found = with_auxiliaries(loss_fn)(outputs, weights)
+        assert torch.equal(found, with_auxiliaries(loss_fn)(outputs, padded))
+        main = loss_fn(scores[0], padded)
+        expected = main if isinstance(outputs, Tensor) else main + 0.4 * loss_fn(scores[1], padded)
+        torch.testing.assert_close(found, expected)
+
+
+def test_targets_of_other_losses_stay_as_they_are() -> None:
+    seen: list[Tensor] = []
+    total = with_auxiliaries(lambda outputs, targets: seen.append(targets) or outputs.sum())
+    total(torch.zeros(2, 3), torch.ones(2, 1))
+    assert seen[0].shape == (2, 1)

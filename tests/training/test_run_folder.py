@@ -15,6 +15,7 @@ from secateur.training.run_folder import (
     RunError,
     RunFolder,
     find_checkpoint,
+    note_exported,
     read_config,
     read_metrics,
     read_summary,
@@ -66,6 +67,32 @@ def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds other files \(holiday.jpg\)"):
         RunFolder(tmp_path, overwrite=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_files_that_were_exported_into_a_run_do_not_keep_it_from_replacement(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as run:
+        run.remember({"curves": [1.0]})
+    for name in ("small.onnx", "hf"):
+        place = tmp_path / "run" / name
+        place.mkdir() if name == "hf" else place.write_bytes(b"")
+        note_exported(place)
+    (tmp_path / "run" / "pruned.onnx").write_bytes(b"")  # as ultralytics writes it beside pruned.pt
+    (tmp_path / "run" / "pruned_saved_model").mkdir()
+    with pytest.raises(RunError, match="--overwrite"):
+        RunFolder(tmp_path / "run")
+    (tmp_path / "run" / "pruned.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"holds other files \(pruned.txt\)"):
+        RunFolder(tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "pruned.txt").unlink()
+    with RunFolder(tmp_path / "run", overwrite=True):
+        left = {entry.name for entry in (tmp_path / "run").iterdir()}
+    assert left == {".lock", "checkpoints", "summary.json"}
+
+
+def test_a_file_that_is_exported_elsewhere_is_noted_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "small.onnx").write_bytes(b"")
+    note_exported(tmp_path / "small.onnx")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
 
 
 def test_a_run_that_came_to_nothing_is_replaced(tmp_path: Path) -> None:

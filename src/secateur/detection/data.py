@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor, nn
 
 from secateur.detection.labels import (
@@ -17,7 +17,9 @@ from secateur.detection.labels import (
     LabelledImage,
     LabelledObject,
     checked_box,
+    checked_image,
     checked_labels,
+    usable_objects,
 )
 from secateur.errors import DataError, UsageError
 from secateur.formats import first_line, listed
@@ -49,7 +51,10 @@ def check_data(path: str | Path) -> dict[str, Any]:
     try:
         content = library("yaml").safe_load(path.read_text(encoding="utf-8"))
     except Exception as error:
-        raise UsageError(f"{path} cannot be read as YAML: {first_line(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or first_line(error)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise UsageError(f"{path} cannot be read as YAML: {where}{reason}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no settings; it needs train, val and names")
     missing = [name for name in ("train", "val", "names") if not content.get(name)]
@@ -139,7 +144,7 @@ def check_classes(network: nn.Module, content: Mapping[str, Any], data: str | Pa
 def with_absolute_path(path: Path, content: Mapping[str, Any], out: Path) -> Path:
     """Return a data file whose ``path`` is absolute: the given one, or a copy in a folder.
 
-    Ultralytics looks for a relative path in a folder of its settings.
+    Ultralytics looks for a relative path in the current folder, then in one of its settings.
 
     Args:
         path: the file.
@@ -151,6 +156,33 @@ def with_absolute_path(path: Path, content: Mapping[str, Any], out: Path) -> Pat
     file = out / DATA_FILE
     file.write_text(library("yaml").safe_dump(dict(content)), encoding="utf-8")
     return file
+
+
+def beside(file: str, out: Path) -> str:
+    """Make the relative ``path`` in a data file absolute where it is found beside the file.
+
+    Other files are left to ultralytics, which finds data sets by name, or downloads them.
+
+    Args:
+        file: what was given to ultralytics as data.
+        out: where a changed copy is written.
+
+    Returns:
+        The file, or its copy.
+    """
+    path = Path(file)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return file
+    yaml = library("yaml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        root = path.parent / content["path"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return file  # ultralytics reports what is wrong with it
+    if not root.exists():
+        return file
+    out.mkdir(parents=True, exist_ok=True)
+    return str(with_absolute_path(path, {**content, "path": str(root.resolve())}, out))
 
 
 def read_yolo_labels(path: str | Path, names: Sequence[str] | None = None) -> DetectionData:
@@ -217,10 +249,10 @@ def _labelled(file: Path, names: Sequence[str], broken: list[str]) -> Iterator[L
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     text = Path(*parts).with_suffix(".txt")
     try:
-        with Image.open(file) as image:
-            size = (float(image.width), float(image.height))
+        size = checked_image(file)
         lines = text.read_text(encoding="utf-8").split("\n") if text.is_file() else []
-        objects = tuple(_object(line, names, size) for line in lines if line.strip())
+        read = partial(_object, names=names, size=size)
+        objects = usable_objects(filter(str.strip, lines), read, file.name, broken)
     except (OSError, ValueError, DataError) as error:
         broken.append(f"{file.name}: {first_line(error)}")
     else:
@@ -265,64 +297,106 @@ class DetectorBatches:
             yield prepared["img"], prepared
 
 
-def calibration_batches(trainer: Any, images: int) -> DetectorBatches:
-    """Read training images with the loader and the augmentations of ultralytics, but no mosaics.
+def training_images(trainer: Any, size: int, source: str | Path | None = None) -> Any:
+    """Open the training images with the loader and the augmentations of ultralytics, but no mosaics.
 
     Args:
         trainer: of ultralytics, for the network and its data.
-        images: how many to read at most.
+        size: images in a batch.
+        source: the data in the words of the user, for messages; the file that was given to the trainer if not
+            given.
 
     Returns:
-        The batches, of equal sizes.
+        The loader.
 
     Raises:
         UsageError: no training image has an object.
     """
-    size = min(trainer.batch_size, images)
+    source = source or trainer.args.data
     try:
         loader = trainer.get_dataloader(trainer.data["train"], batch_size=size, rank=-1, mode="train")
     except ValueError as error:
-        raise UsageError(f"{trainer.args.data}: no training image has a file of labels; {_LABELS}") from error
+        raise UsageError(f"{source}: no training image has a file of labels; {_LABELS}") from error
     dataset = loader.dataset
     if hasattr(dataset, "close_mosaic"):
         dataset.close_mosaic(hyp=trainer.args)
     if hasattr(dataset, "labels") and not any(len(label["cls"]) for label in dataset.labels):
         raise UsageError(
-            f"{trainer.args.data}: none of the {len(dataset.labels)} training images has an object; {_LABELS}"
+            f"{source}: none of the {len(dataset.labels)} training images has an object; {_LABELS}"
         )
+    return loader
+
+
+def calibration_batches(trainer: Any, images: int, source: str | Path | None = None) -> DetectorBatches:
+    """Read training images for scores, curves and reconstruction.
+
+    Args:
+        trainer: of ultralytics, for the network and its data.
+        images: how many to read at most.
+        source: the data in the words of the user, for messages; the file that was given to the trainer if not
+            given.
+
+    Returns:
+        The batches, of equal sizes.
+
+    Raises:
+        UsageError: as for :func:`training_images`.
+    """
+    size = min(trainer.batch_size, images)
+    loader = training_images(trainer, size, source)
+    size = min(size, len(loader.dataset))
     raw: list[Mapping[str, Any]] = []
     for batch in loader:
         if len(batch["img"]) == size:
             raw.append(batch)
         if len(raw) * size >= images:
             break
-    if not raw:
-        raise UsageError(f"{trainer.args.data}: fewer than {size} training images; give a smaller batch")
-    return DetectorBatches(raw, dataset, trainer)
+    return DetectorBatches(raw, loader.dataset, trainer)
 
 
-def unusable_images(trainer: Any, split: str) -> tuple[list[str], int]:
-    """List the images of a split that ultralytics leaves out, and count those without objects.
+@dataclass(frozen=True)
+class ImageFaults:
+    """What is wrong with images of a split as ultralytics reads them.
+
+    Attributes:
+        left_out: files that cannot be read or whose labels are wrong, which ultralytics leaves out.
+        flat: images with boxes without width or height, which ultralytics keeps.
+        empty: number of images without an object.
+    """
+
+    left_out: Sequence[str] = ()
+    flat: Sequence[str] = ()
+    empty: int = 0
+
+
+def image_faults(trainer: Any, split: str, source: str | Path | None = None) -> ImageFaults:
+    """Find what is wrong with the images of a split, as ultralytics reads them.
 
     Args:
         trainer: of ultralytics.
         split: ``train`` or ``val``.
-
-    Returns:
-        Files that cannot be read or whose labels are wrong, and the number of images without an object.
+        source: the data in the words of the user, for messages; the file that was given to the trainer if not
+            given.
 
     Raises:
         UsageError: no image of the split can be used.
     """
+    source = source or trainer.args.data
     try:
         dataset = trainer.build_dataset(trainer.data[split], mode="val", batch=trainer.batch_size)
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(
-            f"{trainer.args.data}: {split}: no image in {trainer.data[split]} can be used: "
-            f"{first_line(error)}"
+            f"{source}: {split}: no image in {trainer.data[split]} can be used: {first_line(error)}"
         ) from error
     if not hasattr(dataset, "labels"):
-        return [], 0
+        return ImageFaults()
     used = {str(label["im_file"]) for label in dataset.labels}
-    left_out = [file for file in dataset.get_img_files(trainer.data[split]) if file not in used]
-    return left_out, sum(not len(label["cls"]) for label in dataset.labels)
+    return ImageFaults(
+        left_out=[file for file in dataset.get_img_files(trainer.data[split]) if file not in used],
+        flat=[
+            str(label["im_file"])
+            for label in dataset.labels
+            if (label["bboxes"].reshape(-1, 4)[:, 2:] == 0).any()
+        ],
+        empty=sum(not len(label["cls"]) for label in dataset.labels),
+    )

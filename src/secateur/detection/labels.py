@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 from secateur.errors import DataError, UsageError
+from secateur.formats import first_line
 
 SPLITS = ("train", "val", "test")
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+T = TypeVar("T")
+
+
+class FlatBoxError(DataError):
+    """A box has no width or no height; the other boxes of its image can be used."""
 
 
 LabelledObject = tuple[str, float, float, float, float]
@@ -76,6 +84,8 @@ def read_labels(folder: str | Path, names: Sequence[str] | None = None) -> Detec
     VOC: ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and ``ImageSets/Main/{train,val,test}.txt``.
     COCO: ``annotations/*train*.json``, ``*val*.json`` and perhaps ``*test*.json``; images are looked for in
     all folders within. Objects that are marked as difficult (VOC) or as a crowd (COCO) are left out.
+
+    So are boxes without width or height; the image stays.
 
     Args:
         folder: the labelled images.
@@ -202,21 +212,22 @@ def _voc(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]
             broken.append(f"{labels.name}: there is no image {name}")
             continue
         try:
-            yield _voc_image(labels, files[name])
+            yield _voc_image(labels, files[name], broken)
         except (OSError, ET.ParseError, DataError, TypeError, ValueError) as error:
             broken.append(f"{labels.name}: {error}")
 
 
-def _voc_image(labels: Path, file: Path) -> LabelledImage:
+def _voc_image(labels: Path, file: Path, broken: list[str]) -> LabelledImage:
     root = ET.parse(labels).getroot()  # no entities are resolved from outside
     width, height = (float(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
-    objects = []
-    for item in root.iter("object"):
-        if item.findtext("difficult") == "1":
-            continue
+    checked_image(file)
+    items = (item for item in root.iter("object") if item.findtext("difficult") != "1")
+
+    def read(item: ET.Element) -> LabelledObject:
         edges = [float(item.findtext(f"bndbox/{edge}") or "") for edge in ("xmin", "ymin", "xmax", "ymax")]
-        objects.append(checked_box(str(item.findtext("name")), edges, (width, height)))
-    return LabelledImage(file, (width, height), tuple(objects))
+        return checked_box(str(item.findtext("name")), edges, (width, height))
+
+    return LabelledImage(file, (width, height), usable_objects(items, read, labels.name, broken))
 
 
 def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage]:
@@ -240,8 +251,10 @@ def _coco(folder: Path, split: str, broken: list[str]) -> Iterator[LabelledImage
                 broken.append(f"{file.name}: there is no image {name}")
                 continue
             size = float(image["width"]), float(image["height"])
+            read = partial(_coco_object, categories=categories, size=size)
             try:
-                objects = tuple(_coco_object(item, categories, size) for item in found[number])
+                checked_image(files[name])
+                objects = usable_objects(found[number], read, f"{file.name}: {name}", broken)
             except (DataError, KeyError, TypeError, ValueError) as error:
                 broken.append(f"{file.name}: {name}: {error}")
             else:
@@ -255,6 +268,55 @@ def _coco_object(
     return checked_box(categories[item["category_id"]], [left, top, left + width, top + height], size)
 
 
+def checked_image(file: Path) -> tuple[float, float]:
+    """Check that an image can be decoded.
+
+    Args:
+        file: the image.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            size = float(image.width), float(image.height)
+            image.verify()
+        if file.suffix.lower() in (".jpg", ".jpeg") and not file.read_bytes().endswith(b"\xff\xd9"):
+            with Image.open(file) as image:  # verify does not notice that the end is missing
+                image.load()
+    except Exception as error:  # foreign bytes fail in many ways
+        raise DataError(f"{file.name} cannot be read as an image: {first_line(error)}") from error
+    return size
+
+
+def usable_objects(
+    items: Iterable[T], read: Callable[[T], LabelledObject], place: str, broken: list[str]
+) -> tuple[LabelledObject, ...]:
+    """Read the objects of an image, and leave out boxes without width or height.
+
+    Args:
+        items: of the labels.
+        read: makes an object of an item.
+        place: where the labels are, for messages.
+        broken: receives what was left out.
+
+    Raises:
+        DataError: a label is wrong in another way, so that the whole image cannot be used.
+    """
+    found = []
+    for item in items:
+        try:
+            found.append(read(item))
+        except FlatBoxError as error:
+            broken.append(f"{place}: {error}")
+    return tuple(found)
+
+
 def checked_box(label: str, edges: Sequence[float], size: tuple[float, float]) -> LabelledObject:
     """Clip a box to its image.
 
@@ -264,8 +326,12 @@ def checked_box(label: str, edges: Sequence[float], size: tuple[float, float]) -
         size: width and height of the image.
 
     Raises:
+        FlatBoxError: it has no width or no height.
         DataError: nothing of it is inside the image.
     """
+    if edges[0] == edges[2] or edges[1] == edges[3]:
+        side = "width" if edges[0] == edges[2] else "height"
+        raise FlatBoxError(f"a box of {label} at ({edges[0]:g}, {edges[1]:g}) has no {side}")
     left, right = (min(max(edge, 0.0), size[0]) for edge in (edges[0], edges[2]))
     top, bottom = (min(max(edge, 0.0), size[1]) for edge in (edges[1], edges[3]))
     if left >= right or top >= bottom:

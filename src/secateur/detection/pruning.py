@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -12,12 +13,14 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.checkpoint import save
 from secateur.detection.data import (
+    ImageFaults,
     calibration_batches,
     check_classes,
     check_data,
     check_image_folder,
+    image_faults,
     names_of,
-    unusable_images,
+    training_images,
     with_absolute_path,
 )
 from secateur.detection.files import save_detector
@@ -32,7 +35,7 @@ from secateur.detection.raw_outputs import (
 )
 from secateur.detection.results import DetectorResult, in_words
 from secateur.detection.settings import DetectorSettings
-from secateur.detection.torchvision_pruning import prune_torchvision, read_any_labels
+from secateur.detection.torchvision_pruning import check_torchvision, prune_torchvision, read_any_labels
 from secateur.detection.tuning import DetectorTuner
 from secateur.errors import UsageError
 from secateur.integrations.libraries import library
@@ -82,25 +85,69 @@ def prune_detector(
     out = Path(out)
     if isinstance(detector, nn.Module) and is_torchvision_detector(detector):
         labelled = read_any_labels(data, settings.classes)
+        check_torchvision(detector, labelled, settings)
         note_broken(labelled.broken, callbacks)
         out.mkdir(parents=True, exist_ok=True)
         file = out / "pruned.safetensors"
         done = prune_torchvision(detector, labelled, budget, file, recipe, settings, callbacks, seed)
         save(file, done.network, classes=labelled.names)
         return done
+    check_ultralytics(detector, data, recipe, settings)
+    return prune_ultralytics(detector, data, budget, out, recipe, settings, callbacks, seed)
+
+
+def check_ultralytics(detector: Any, data: str | Path, recipe: Recipe, settings: DetectorSettings) -> None:
+    """Check the data and settings for a detector of ultralytics, before anything is written.
+
+    Images and labels are read as ultralytics reads them; it keeps what it finds in a file beside the labels.
+
+    Args:
+        detector: as for :func:`prune_detector`; not changed.
+        data: as for :func:`prune_detector`.
+        recipe: how to prune and train.
+        settings: images and training.
+
+    Raises:
+        UsageError: data or settings are wrong, or the network is of another task or has other classes.
+    """
     _check_recipe(recipe)
     network = _copied(detector)
-    out.mkdir(parents=True, exist_ok=True)
-    data = _data_for(network, data, out, callbacks)
-    with ultralytics_in_use(), seeded(seed):
-        tuner = DetectorTuner(data, out, settings, callbacks, seed)
+    with TemporaryDirectory() as folder, ultralytics_in_use(), seeded(0):
+        file = _data_for(network, data, Path(folder), ())
+        tuner = DetectorTuner(file, Path(folder), settings, source=data)
         trainer = tuner.trainer(network, epochs=1, name="data")
         for split in ("train", "val"):
-            _note_images(trainer, split, callbacks)
-        batches = calibration_batches(trainer, settings.calibration_images)
+            image_faults(trainer, split, data)
+        training_images(trainer, min(settings.batch, settings.calibration_images), data)
+
+
+def prune_ultralytics(
+    detector: Any,
+    data: str | Path,
+    budget: Budget,
+    out: Path,
+    recipe: Recipe,
+    settings: DetectorSettings,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+) -> DetectorResult:
+    """Prune a detector of ultralytics, whose data and settings :func:`check_ultralytics` has accepted.
+
+    Arguments, results and errors are those of :func:`prune_detector`.
+    """
+    network = _copied(detector)
+    out.mkdir(parents=True, exist_ok=True)
+    file = _data_for(network, data, out, callbacks)
+    with ultralytics_in_use(), seeded(seed):
+        tuner = DetectorTuner(file, out, settings, callbacks, seed, data)
+        trainer = tuner.trainer(network, epochs=1, name="data")
+        for split in ("train", "val"):
+            _note_faults(split, image_faults(trainer, split, data), callbacks)
+        batches = calibration_batches(trainer, settings.calibration_images, data)
         raw = with_raw_outputs(network)
         raw.args, raw.nc = trainer.args, trainer.data["nc"]  # the loss reads them
-        metrics = {"before": tuner.validate(network)}
+        metrics: dict[str, Mapping[str, float]] = {"before": tuner.validate(network)}
+        arguments: dict[str, Any] = {}
         report_note(callbacks, f"before: {in_words(metrics['before'])}")
 
         wanted = recipe.distillation.outputs
@@ -114,7 +161,9 @@ def prune_detector(
             per_epoch = math.ceil(len(batches.dataset) / settings.batch)
             epochs = math.ceil(phase.steps(per_epoch) / per_epoch)
             trained = without_raw_outputs(model)
-            metrics["after"] = tuner.train(trained, epochs, metrics["cut"], teacher)
+            tuned = tuner.train(trained, epochs, metrics["cut"], teacher)
+            metrics["after"] = tuned.metrics
+            arguments.update(tuned.arguments)
             model.load_state_dict(trained.state_dict())
 
         images, _ = next(iter(batches))
@@ -131,9 +180,9 @@ def prune_detector(
         if "after" not in metrics:
             metrics["cut"] = metrics["after"] = tuner.validate(small)
         small.args = vars(trainer.args)
-        file = save_detector(out / "pruned.pt", small)
+        saved = save_detector(out / "pruned.pt", small)
     report_note(callbacks, f"after: {in_words(metrics['after'])}")
-    return DetectorResult(small, result, metrics, file)
+    return DetectorResult(small, result, metrics, saved, arguments)
 
 
 def validate_detector(
@@ -159,9 +208,9 @@ def validate_detector(
         UsageError: the data are wrong, or have other classes.
     """
     network, out = _copied(detector), Path(out)
-    data = _data_for(network, data, out, callbacks)
+    file = _data_for(network, data, out, callbacks)
     with ultralytics_in_use():
-        tuner = DetectorTuner(data, out, settings or DetectorSettings(), callbacks)
+        tuner = DetectorTuner(file, out, settings or DetectorSettings(), callbacks, source=data)
         split = "test" if tuner.trainer(network, 1, "data").data.get("test") else "val"
         return tuner.validate(network, split), split
 
@@ -240,13 +289,14 @@ def _check_points(network: nn.Module, content: Mapping[str, Any], data: str | Pa
         )
 
 
-def _note_images(trainer: Any, split: str, callbacks: Sequence[Callback]) -> None:
-    """Report images of a split that cannot be used."""
-    left_out, empty = unusable_images(trainer, split)
-    if left_out:
-        shown = ", ".join(Path(file).name for file in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        report_note(
-            callbacks, f"{split}: {len(left_out)} images left out, broken or with wrong labels: {shown}"
-        )
-    if empty:
-        report_note(callbacks, f"{split}: {empty} images without an object")
+def _note_faults(split: str, found: ImageFaults, callbacks: Sequence[Callback]) -> None:
+    """Report images of a split with faults."""
+    for files, what in (
+        (found.left_out, "left out, broken or with wrong labels"),
+        (found.flat, "with a box without width or height, which ultralytics keeps"),
+    ):
+        if files:
+            shown = ", ".join(Path(file).name for file in files[:5]) + (", ..." if len(files) > 5 else "")
+            report_note(callbacks, f"{split}: {len(files)} images {what}: {shown}")
+    if found.empty:
+        report_note(callbacks, f"{split}: {found.empty} images without an object")

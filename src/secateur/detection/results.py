@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,12 +23,14 @@ class DetectorResult:
             last cut: reconstructed, not trained since), ``"after"``; for ultralytics in its names, for
             torchvision ``map`` and ``map50``.
         file: the ``.pt`` file, which ``YOLO(file)`` opens; for torchvision a checkpoint without pickle.
+        arguments: of ultralytics that the last training used; empty without such a training.
     """
 
     network: nn.Module = field(repr=False)
     pruning: PruneResult = field(repr=False)
     metrics: Mapping[str, Mapping[str, float]]
     file: Path
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         stages = "; ".join(f"{stage} {in_words(values)}" for stage, values in self.metrics.items())

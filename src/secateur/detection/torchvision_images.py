@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from secateur.detection.labels import LabelledImage
+from secateur.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,11 @@ class SquareBatches:
 
     def _read(self, labelled: LabelledImage) -> tuple[Tensor, dict[str, Tensor]]:
         """Read an image, values in [0, 1], and its boxes in its own pixels."""
-        with Image.open(labelled.file) as opened:
-            pixels = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1) / 255
+        try:
+            with Image.open(labelled.file) as opened:
+                pixels = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1) / 255
+        except OSError as error:
+            raise DataError(f"{labelled.file} cannot be read as an image: {error}") from error
         width, height = labelled.size
         boxes = torch.tensor([edges for _, *edges in labelled.objects], dtype=torch.float32).reshape(-1, 4)
         boxes = boxes * torch.tensor([pixels.shape[2] / width, pixels.shape[1] / height] * 2)

@@ -113,7 +113,9 @@ class _Stages(Callback):
         """Measure the mAP of a network."""
         assert isinstance(heads, HeadOutputs)
         found = self.judge.evaluate(heads)
-        self.metrics.setdefault("cut", found)
+        if "cut" not in self.metrics:
+            self.metrics["cut"] = found
+            report_note(self.judge.callbacks, f"cut, not trained: {in_words(found)}")
         return found["map"]
 
     def on_cut(self, cut: Cut) -> None:
@@ -145,12 +147,11 @@ def prune_torchvision(
         callbacks: receive reports.
         seed: of all random numbers.
     """
+    check_torchvision(detector, data, settings)
     heads = HeadOutputs(copy_with(detector, {})).eval()
-    _check_settings(settings)
     judge = DetectorJudge(detector, data, settings, callbacks)
     calibration = judge.batches("train", most=settings.calibration_images)
     images: torch.Tensor = next(iter(calibration))["images"]
-    _check_classes(heads, images[:1], data)
     report_note(
         callbacks,
         f"labels from 1: {', '.join(data.names)}; images of {calibration.side} pixels",
@@ -175,25 +176,33 @@ def prune_torchvision(
         small = result.model.eval()
         assert isinstance(small, HeadOutputs)
         after = judge.evaluate(small)
-    cut = stages.metrics.get("cut", after)
-    report_note(callbacks, f"cut, not trained: {in_words(cut)}")
+        if "cut" not in stages.metrics:
+            stages.metrics["cut"] = after
+            report_note(callbacks, f"cut, not trained: {in_words(after)}")
     report_note(callbacks, f"after: {in_words(after)}")
-    return DetectorResult(
-        small.detector().eval(), result, {"before": before, "cut": cut, "after": after}, file
-    )
+    metrics = {"before": before, "cut": stages.metrics["cut"], "after": after}
+    return DetectorResult(small.detector().eval(), result, metrics, file)
 
 
-def _check_settings(settings: DetectorSettings) -> None:
-    """Refuse settings of ultralytics.
+def check_torchvision(detector: nn.Module, data: DetectionData, settings: DetectorSettings) -> None:
+    """Check settings and data for a detector of torchvision, before anything is written.
+
+    Args:
+        detector: of torchvision; not changed.
+        data: labelled images.
+        settings: images.
 
     Raises:
-        UsageError: there are some.
+        UsageError: there are settings of ultralytics, or the network has other classes than the data.
     """
     if settings.options:
         raise UsageError(
             "detector.options: no effect on detectors of torchvision; set finetune.epochs, "
             "finetune.optimizer and the like"
         )
+    image = next(iter(DetectorJudge(detector, data, settings).batches("train", most=1)))["images"]
+    with mode_of(detector, training=False):
+        _check_classes(HeadOutputs(detector), image, data)
 
 
 def _check_classes(heads: HeadOutputs, image: torch.Tensor, data: DetectionData) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG
 
-from secateur.detection.data import check_classes
+from secateur.detection.data import beside, check_classes
 from secateur.errors import UsageError
 
 __all__ = [
@@ -62,6 +63,11 @@ class KeepsArchitecture:
         given = dict(overrides or {})
         super().__init__(DEFAULT_CFG if cfg is None else cfg, overrides, _callbacks)  # type: ignore[call-arg]
         self.add_callback("on_pretrain_routine_end", partial(fit_to_length, given=given))  # type: ignore[attr-defined]
+
+    def get_dataset(self) -> dict[str, Any]:
+        """Read the data; a relative ``path`` in the data file is looked for beside the file first."""
+        self.args.data = beside(str(self.args.data), Path(self.args.save_dir))
+        return super().get_dataset()  # type: ignore[misc,no-any-return]
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Return the network that was given, ready for training.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from secateur.detection.files import keep_from_rebuilding
 from secateur.detection.raw_outputs import DistilledLoss, bare_copy
@@ -21,6 +22,25 @@ from secateur.formats import first_line
 from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note, report_progress
 from secateur.untouched import untouched
+
+_SHOWN = (
+    *("epochs", "batch", "imgsz", "nbs", "optimizer", "lr0", "lrf", "momentum", "weight_decay"),
+    *("warmup_epochs", "close_mosaic"),
+)
+"""Arguments of ultralytics that are recorded beside those that the user gave."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The result of a training with ultralytics.
+
+    Attributes:
+        metrics: of what is kept, by the names of ultralytics.
+        arguments: of ultralytics that were used, with what it and Secateur chose.
+    """
+
+    metrics: Mapping[str, float]
+    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,7 @@ class DetectorTuner:
         settings: images and training.
         callbacks: receive reports.
         seed: of training.
+        source: the data in the words of the user, for messages; the data file if not given.
     """
 
     data: Path
@@ -40,6 +61,7 @@ class DetectorTuner:
     settings: DetectorSettings = field(default_factory=DetectorSettings)
     callbacks: Sequence[TrainingCallback] = ()
     seed: int = 0
+    source: str | Path | None = None
 
     def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
         """Create a trainer for a network, with its data; the process is left as it was."""
@@ -71,7 +93,8 @@ class DetectorTuner:
         try:
             trainer: Any = trainer_for(network)(overrides=arguments)
         except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"ultralytics: {first_line(error)}") from error
+            reason = first_line(error).replace(str(self.data), str(self.source or self.data))
+            raise UsageError(f"ultralytics: {reason}") from error
         trainer.model = network
         return trainer
 
@@ -81,7 +104,7 @@ class DetectorTuner:
         epochs: int,
         start: Mapping[str, float] | None = None,
         teacher: Teacher | None = None,
-    ) -> dict[str, float]:
+    ) -> Tuned:
         """Train a network in place, and keep the best epoch, or the start if all epochs are worse.
 
         Among equals the later one is kept, which was trained for longer.
@@ -93,7 +116,7 @@ class DetectorTuner:
             teacher: a network that returns raw outputs, which are learnt besides the labels.
 
         Returns:
-            The metrics of what is kept.
+            The metrics of what is kept, and the arguments that were used.
         """
         best, state = dict(start or {"fitness": -1.0}), deepcopy(network.state_dict())
 
@@ -120,7 +143,8 @@ class DetectorTuner:
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
                 trainer.train()
         network.load_state_dict(state)
-        return best
+        used = {**vars(trainer.args), **_of_optimizer(trainer.optimizer)}
+        return Tuned(best, {name: used[name] for name in (*_SHOWN, *self.settings.options) if name in used})
 
     def validate(self, network: nn.Module, split: str = "val") -> dict[str, float]:
         """Measure a copy of a network on the images of a split."""
@@ -174,6 +198,18 @@ def image_size_of(network: nn.Module, settings: DetectorSettings) -> int:
 def _total(losses: Any) -> float:
     """Sum the parts of a loss: a mapping, or a tensor in earlier versions of ultralytics."""
     return float(sum(losses.values()) if isinstance(losses, Mapping) else losses.sum())
+
+
+def _of_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Return what ultralytics made of its arguments for an optimizer, by their names."""
+    groups = optimizer.param_groups
+    momentum = groups[0].get("momentum", groups[0].get("betas", (None,))[0])
+    return {
+        "optimizer": type(optimizer).__name__,
+        "lr0": max(group.get("initial_lr", group["lr"]) for group in groups),
+        "momentum": momentum,
+        "weight_decay": max(group["weight_decay"] for group in groups),
+    }
 
 
 def _device(network: nn.Module) -> str:

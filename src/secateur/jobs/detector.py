@@ -9,15 +9,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from secateur.checkpoint import read_metadata
-from secateur.detection import DetectorResult, DetectorSettings, prune_detector
+from secateur.detection import DetectorResult, DetectorSettings
 from secateur.detection.data import check_data, class_names, read_yolo_labels
 from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
 from secateur.detection.labels import DetectionData, is_labelled_folder, read_labels
 from secateur.detection.library import is_ultralytics
-from secateur.detection.pruning import note_broken, validate_detector
+from secateur.detection.pruning import (
+    check_ultralytics,
+    note_broken,
+    prune_ultralytics,
+    validate_detector,
+)
 from secateur.detection.raw_outputs import copy_without_trainer
 from secateur.detection.torchvision_images import side_of
-from secateur.detection.torchvision_pruning import DetectorJudge, prune_torchvision
+from secateur.detection.torchvision_pruning import DetectorJudge, check_torchvision, prune_torchvision
 from secateur.detection.tuning import image_size_of
 from secateur.errors import UsageError
 from secateur.jobs.network_summary import summarise
@@ -27,11 +32,30 @@ from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_check
 from secateur.jobs.verifications import combined
 from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.models import InputSpec
-from secateur.recipes import Callback, Measured, fingerprint
+from secateur.recipes import Callback, Measured, Recipe, fingerprint
 from secateur.training.context import RunContext, launch
 from secateur.training.events import Progress, report_note
 from secateur.training.run_folder import DETECTOR, NETWORK, ULTRALYTICS, find_checkpoint
-from secateur.training.settings import DeviceSettings
+from secateur.training.settings import DeviceSettings, FitSettings
+
+_IDLE_TEACHER = ("weight", "temperature", "divergence", "flip")
+"""Settings of a teacher's classes; detectors learn its raw outputs alone."""
+
+_UNUSED = frozenset(
+    (
+        *(f"data.{name}" for name in DataChoice.model_fields if name != "source"),
+        *(f"recipe.distillation.{name}" for name in _IDLE_TEACHER),
+    )
+)
+"""Settings without an effect on detectors."""
+
+_UNUSED_BY_ULTRALYTICS = frozenset(
+    f"recipe.{phase}.{name}"
+    for phase in ("between", "finetune")
+    for name in FitSettings.model_fields
+    if name not in ("epochs", "updates")
+)
+"""Settings without an effect on the trainer of ultralytics."""
 
 
 def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -60,40 +84,86 @@ def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
     if job.measured is not None:
         raise UsageError("--measured: not for detectors; leave it out")
     network, labelled = _opened(job.network, job.data.source, job.detector)
-    with launch(job.device) as context, open_workplace("prune", job, context, callbacks) as place:
+    _refuse_unused(job)
+    with launch(job.device) as context:
         network.model.to(context.device)
-        place.begin(network, None)
-        if network.weights is not None:
-            report_note(place.callbacks, f"weights: {network.weights}")
-        if labelled is not None:
-            note_broken(labelled.broken, place.callbacks)
-        with place.clock("pruning"):
-            result = _pruned(job, place, network, labelled)
-        done = network.after(cut_record(cut) for cut in result.pruning.cuts)
-        original = replace(network, file=place.save("original", network))
-        pruned = replace(done, model=copy_without_trainer(result.network))
-        pruned = replace(pruned, file=place.finish(pruned))
-        captured = {"baseline": captured_network(original), "pruned": captured_network(pruned)}
-        figures, conditions = place.compare(captured, {})
-        for name, stage in (("baseline", "before"), ("pruned", "after")):
-            figures[name] |= _metrics(result.metrics[stage])
-        file = result.file
-        if labelled is None:
-            file = file.replace(place.run.path / DETECTOR)
-            report_note(place.callbacks, f"for ultralytics: {file}")
-        place.run.summarise(
-            model=network.name,
-            criterion=job.recipe.criterion,
-            **figures,
-            detection={stage: _metrics(found) for stage, found in result.metrics.items()},
-            verification=combined([cut.verification for cut in result.pruning.cuts]),
-            removed_branches=[name for cut in result.pruning.cuts for name in cut.plan.without],
-            checkpoint=pruned.file,
-            file=file,
-            latency=conditions,
-        )
-        _remember(place, captured["baseline"], result)
+        _check(job, network, labelled)
+        unused = _UNUSED | _UNUSED_BY_ULTRALYTICS if labelled is None else _UNUSED
+        with open_workplace("prune", job, context, callbacks, unused) as place:
+            _prune(job, place, network, labelled)
     return dict(place.run.summary)
+
+
+def _prune(job: PruneJob, place: Workplace, network: Network, labelled: DetectionData | None) -> None:
+    """Prune a detector, and write the networks and the summary."""
+    place.begin(network, None)
+    if network.weights is not None:
+        report_note(place.callbacks, f"weights: {network.weights}")
+    if labelled is not None:
+        note_broken(labelled.broken, place.callbacks)
+    with place.clock("pruning"):
+        result = _pruned(job, place, network, labelled)
+    place.note_time(result.pruning.latency)
+    done = network.after(cut_record(cut) for cut in result.pruning.cuts)
+    original = replace(network, file=place.save("original", network))
+    pruned = replace(done, model=copy_without_trainer(result.network))
+    pruned = replace(pruned, file=place.finish(pruned))
+    captured = {"baseline": captured_network(original), "pruned": captured_network(pruned)}
+    figures, conditions = place.compare(captured, {})
+    for name, stage in (("baseline", "before"), ("pruned", "after")):
+        figures[name] |= _metrics(result.metrics[stage])
+    file = result.file
+    if labelled is None:
+        file = file.replace(place.run.path / DETECTOR)
+        report_note(place.callbacks, f"for ultralytics: {file}")
+    place.run.summarise(
+        model=network.name,
+        criterion=job.recipe.criterion,
+        **figures,
+        detection={stage: _metrics(found) for stage, found in result.metrics.items()},
+        verification=combined([cut.verification for cut in result.pruning.cuts]),
+        removed_branches=[name for cut in result.pruning.cuts for name in cut.plan.without],
+        checkpoint=pruned.file,
+        file=file,
+        latency=conditions,
+        **({"ultralytics": dict(result.arguments)} if result.arguments else {}),
+    )
+    _remember(place, captured["baseline"], result)
+
+
+def _refuse_unused(job: PruneJob) -> None:
+    """Refuse settings without an effect on detectors.
+
+    Raises:
+        UsageError: one differs from its default.
+    """
+    assert job.data is not None
+    usual, instead = DataChoice(source=job.data.source), {"batch_size": "set detector.batch"}
+    for name in DataChoice.model_fields:
+        if getattr(job.data, name) != getattr(usual, name):
+            raise UsageError(f"data.{name}: no effect on detectors; {instead.get(name, 'leave it out')}")
+    teacher, default = job.recipe.distillation, Recipe().distillation
+    for name in _IDLE_TEACHER:
+        if getattr(teacher, name) not in (0, getattr(default, name)):
+            raise UsageError(f"distillation.{name}: no effect on detectors; set distillation.outputs=1")
+
+
+def _check(job: PruneJob, network: Network, labelled: DetectionData | None) -> None:
+    """Check data and settings for a network, before a run folder is made or replaced.
+
+    Raises:
+        UsageError: they are wrong.
+    """
+    assert job.data is not None
+    if labelled is not None:
+        check_torchvision(network.model, labelled, _at_size(job.detector, network))
+    else:
+        check_ultralytics(network.model, job.data.source, job.recipe, _at_size(job.detector, network))
+
+
+def _at_size(settings: DetectorSettings, network: Network) -> DetectorSettings:
+    """Set the size of the images to that of a network."""
+    return settings.model_copy(update={"image_size": network.input.size[-1]})
 
 
 def evaluate_boxes(
@@ -122,14 +192,16 @@ def evaluate_boxes(
         network, labelled = _opened(choice, data.source, settings)
         network.model.to(context.device)
         if labelled is None:
-            at_size = settings.model_copy(update={"image_size": network.input.size[-1]})
             with TemporaryDirectory() as folder:
-                found, split = validate_detector(network.model, data.source, Path(folder), at_size, callbacks)
+                found, split = validate_detector(
+                    network.model, data.source, Path(folder), _at_size(settings, network), callbacks
+                )
         else:
             note_broken(labelled.broken, callbacks)
             split = "test" if labelled.splits["test"] else "val"
             heads = HeadOutputs(network.model).eval()
-            found = DetectorJudge(network.model, labelled, settings, callbacks).evaluate(heads, split)
+            at_size = _at_size(settings, network)
+            found = DetectorJudge(network.model, labelled, at_size, callbacks).evaluate(heads, split)
     return {
         "network": choice.source,
         "model": network.name,
@@ -160,20 +232,20 @@ def _pruned(
     """Prune a detector, with the labels that are read already or with ultralytics."""
     assert job.data is not None
     assert job.budget is not None
-    settings, detector = job.detector, network.model
+    settings, detector = _at_size(job.detector, network), network.model
     callbacks = [*place.callbacks, _Stopping(place.context)]
     if labelled is not None:
         file = place.run.checkpoint("best")
         return prune_torchvision(
             detector, labelled, job.budget, file, job.recipe, settings, callbacks, job.seed
         )
-    return prune_detector(
+    return prune_ultralytics(
         detector,
         job.data.source,
         job.budget,
         place.run.path / ULTRALYTICS,
         job.recipe,
-        settings.model_copy(update={"image_size": network.input.size[-1]}),
+        settings,
         callbacks,
         job.seed,
     )
@@ -211,9 +283,17 @@ def _opened(
             "ultralytics, a detector such as ultralytics:yolov8n.yaml or ssdlite320_mobilenet_v3_large, "
             "or a folder of images by class"
         )
-    side = side_of(network.model, settings.image_size)
+    side = side_of(network.model, settings.image_size or _saved_side(choice.source))
     inputs = InputSpec((3, side, side), (0.0,) * 3, (1.0,) * 3)
     return replace(network, inputs=inputs, classes=names), labelled or read_yolo_labels(source, names)
+
+
+def _saved_side(source: str) -> int | None:
+    """Return the side of the images that a checkpoint names; ``None`` if it names none, or is none."""
+    if not is_checkpoint(source):
+        return None
+    known = read_metadata(find_checkpoint(source)).input
+    return None if known is None else known.size[-1]
 
 
 def _with_classes(choice: NetworkChoice, classes: int) -> NetworkChoice:

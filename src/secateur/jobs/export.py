@@ -14,12 +14,13 @@ from secateur.export import export as write
 from secateur.jobs.images import open_images, report_skipped
 from secateur.jobs.measure import measure
 from secateur.jobs.networks import captured_network, check_outputs, input_of, open_network, refuse_ultralytics
+from secateur.jobs.pretrained import IN_ULTRALYTICS
 from secateur.jobs.settings import Conditions, DataChoice, ExportChoice, NetworkChoice
 from secateur.recipes import Callback
 from secateur.training.events import report_note, report_progress
+from secateur.training.run_folder import note_exported
 from secateur.training.settings import DeviceSettings
 
-_IN_ULTRALYTICS = "export(format='onnx')"
 _COMPARED, _CALIBRATED = 8, 256
 """Numbers of images for comparing the file with the network, and for the ranges of int8."""
 
@@ -51,7 +52,7 @@ def export(
         UsageError: it is a network of ultralytics, which that library exports.
         SecateurError: the message says what is wrong; no file is written then.
     """
-    refuse_ultralytics(choice, _IN_ULTRALYTICS)
+    refuse_ultralytics(choice, IN_ULTRALYTICS)
     quantised = wanted.weights_as == "int8"
     if quantised and data_choice is None:
         raise UsageError("int8 needs --data: images set the range of every activation")
@@ -59,7 +60,7 @@ def export(
     if data_choice is not None:
         data = open_images(data_choice, input_of(choice), seed=0, training=quantised)
     network = open_network(choice, data.classes if data else None)
-    refuse_ultralytics(choice, _IN_ULTRALYTICS, network.model)
+    refuse_ultralytics(choice, IN_ULTRALYTICS, network.model)
     network = captured_network(network)
     inputs, calibration = None, None
     if data is not None:
@@ -79,6 +80,7 @@ def export(
         description=Description(network.input, network.classes, network.name),
     )
     report_progress(callbacks, "exporting", 1, 1)
+    note_exported(done.path)
     report_note(callbacks, f"{done.path}: {done.check}")
     found = measure(
         [choice, NetworkChoice(source=str(wanted.out), trusted=True)],

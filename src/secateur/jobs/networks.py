@@ -247,11 +247,22 @@ def refuse_ultralytics(choice: NetworkChoice, call: str, model: nn.Module | None
         UsageError: it is a ``.pt`` file, or a network of ultralytics.
     """
     if is_pickled(choice.source) or (model is not None and is_ultralytics(model)):
-        file = Path(choice.source)
-        file = file / DETECTOR if file.is_dir() else file if is_pickled(choice.source) else Path("best.pt")
-        raise UsageError(
-            f"{choice.source} is a network of ultralytics; use that library for this: YOLO('{file}').{call}"
-        )
+        file = _file_for_ultralytics(choice)
+        how = f"use that library for this: YOLO('{file or 'best.pt'}').{call}"
+        if file is None:
+            how = f"write a .pt file of it with secateur.detection.save_detector, then {how}"
+        raise UsageError(f"{choice.source} is a network of ultralytics; {how}")
+
+
+def _file_for_ultralytics(choice: NetworkChoice) -> Path | None:
+    """Find the ``.pt`` file with the same network as a run, its best checkpoint, or a file of that kind."""
+    file = Path(choice.source)
+    if is_pickled(choice.source):
+        return file
+    if is_checkpoint(choice.source) and file.is_file() and file.name == "best.safetensors":
+        file = file.parent.parent
+    file = file / DETECTOR
+    return file if file.is_file() else None
 
 
 def _from_pickle(choice: NetworkChoice) -> Network:

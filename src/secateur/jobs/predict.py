@@ -13,6 +13,7 @@ from secateur.data.augment import center
 from secateur.data.decode import Decoder
 from secateur.data.loader import normalized
 from secateur.data.settings import shorter_side
+from secateur.detection.head_outputs import is_torchvision_detector
 from secateur.errors import DataError, UsageError
 from secateur.graph.capture.program import mode_of
 from secateur.jobs.networks import Network, open_network, refuse_ultralytics
@@ -50,7 +51,7 @@ def predict(
 
     Raises:
         DataError: the network does not classify.
-        UsageError: it is a network of ultralytics, which predicts with that library.
+        UsageError: it is a network of ultralytics, which predicts with that library, or another detector.
         SecateurError: the network cannot be opened.
     """
     if top < 1:
@@ -59,6 +60,12 @@ def predict(
     refuse_ultralytics(choice, _IN_ULTRALYTICS)
     network = open_network(choice)
     refuse_ultralytics(choice, _IN_ULTRALYTICS, network.model)
+    if is_torchvision_detector(network.model):
+        raise UsageError(
+            f"{choice.source} finds boxes, and predict names the classes of whole images; in Python, "
+            f"sec.load({str(network.file or 'best.safetensors')!r}).eval()([image]) returns boxes, labels "
+            "and scores of an image of values in [0, 1]"
+        )
     network.model.to(context.device)
     decoder = Decoder(network.input.size[0], shorter_side(network.input))
     predictions: list[dict[str, Any]] = []

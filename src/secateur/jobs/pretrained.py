@@ -11,14 +11,17 @@ from torch import nn
 from secateur.errors import CheckpointError, UsageError
 from secateur.files import write_text
 from secateur.integrations.pretrained import save_pretrained
-from secateur.jobs.networks import Network, open_network
+from secateur.jobs.networks import Network, open_network, refuse_ultralytics
 from secateur.jobs.settings import NetworkChoice
 from secateur.jobs.task import Task
 from secateur.jobs.text import TextTask, tokenizer_folder
 from secateur.jobs.workplace import Workplace
 from secateur.language import holds_tokenizer, open_tokenizer
 from secateur.training.events import report_note
-from secateur.training.run_folder import PRETRAINED, TOKENIZER
+from secateur.training.run_folder import PRETRAINED, TOKENIZER, note_exported
+
+IN_ULTRALYTICS = "export(format='onnx')"
+"""How ultralytics exports a network."""
 
 
 def write_pretrained(place: Workplace, network: Network, task: Task | None) -> dict[str, Any]:
@@ -62,15 +65,19 @@ def export_folder(choice: NetworkChoice, folder: Path) -> dict[str, Any]:
         ``network``, ``model``, ``folder`` and ``tokenizer``: whether that is there too.
 
     Raises:
-        UsageError: it is no network of transformers, or no config that transformers accepts describes it.
+        UsageError: it is no network of transformers, or no config that transformers accepts describes it; a
+            network of ultralytics is exported by that library.
         CheckpointError: what was written does not give the same outputs.
     """
+    refuse_ultralytics(choice, IN_ULTRALYTICS)
     network = open_network(choice)
+    refuse_ultralytics(choice, IN_ULTRALYTICS, network.model)
     if not is_of_transformers(network.model):
         raise UsageError(f"--format hf: {choice.source} is no network of transformers; write onnx or pt2")
     beside = tokenizer_folder(choice)
     tokenizer = open_tokenizer(beside) if holds_tokenizer(beside) else None  # networks of images have none
     written = export_pretrained(folder, network.model, tokenizer)
+    note_exported(written)
     return {
         "network": choice.source,
         "model": network.name,

@@ -25,7 +25,6 @@ from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.recipes import (
     Callback,
     Cut,
-    LatencyFit,
     LatencyOptions,
     Measured,
     Recipe,
@@ -88,7 +87,7 @@ def _prune(
 ) -> dict[str, Any]:
     budget = job.budget
     task = _task(job)
-    with open_workplace("prune", job, context, callbacks) as place:
+    with open_workplace("prune", job, context, callbacks, {"detector"}) as place:
         network = task.open(job.network) if task else open_network(job.network)
         network.model.to(place.context.device)
         original = network.copy()
@@ -148,7 +147,7 @@ def _with_data(
         if job.budget is not None:
             result = recipe_job.prune(network.model, job.budget)
             cuts, tuned = result.cuts, next(reversed(result.fits), None)
-            _note_time(place, result.latency)
+            place.note_time(result.latency)
         else:
             assert job.search is not None
             network, best, path = search(job.search, recipe_job)
@@ -183,13 +182,6 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
     context = replace(place.context, journal=Journal())  # one cut without training needs no resuming
     with place.clock("pruning"):
         result = run_recipe(network.model, network.example(), budget, recipe, training, context)
-    _note_time(place, result.latency)
+    place.note_time(result.latency)
     place.run.remember(Measured(known, result.scores, result.curves).to_dict())
     return result.cuts
-
-
-def _note_time(place: Workplace, fit: LatencyFit | None) -> None:
-    """Report and record the measured time together with the requested one."""
-    if fit is not None:
-        report_note(place.callbacks, str(fit))
-        place.run.summarise(asked={"latency": fit.to_dict()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -17,7 +17,7 @@ from secateur.errors import SecateurError, StoppedError, UsageError
 from secateur.jobs.settings import Job
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, Cut, Tried
-from secateur.settings import flatten
+from secateur.settings import flatten, without
 from secateur.training.context import RunContext
 from secateur.training.events import EpochDone
 from secateur.training.loop import FitState
@@ -35,13 +35,16 @@ _MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
 
 
 @contextmanager
-def recorded(command: str, job: Job, context: RunContext) -> Iterator[RunFolder]:
+def recorded(
+    command: str, job: Job, context: RunContext, unused: Collection[str] = ()
+) -> Iterator[RunFolder]:
     """Open a run folder for the length of a job; of several processes, the main one writes to it.
 
     Args:
         command: name of the job.
         job: all its settings.
         context: the device, and the processes that share the job.
+        unused: dotted paths of the settings that have no effect on this job, and are not recorded.
 
     Yields:
         The run, whose settings are already written.
@@ -51,8 +54,8 @@ def recorded(command: str, job: Job, context: RunContext) -> Iterator[RunFolder]
         SecateurError: the error that stopped the job; its message ends with the path of the last good state.
     """
     settings = job.model_dump(mode="json", exclude_none=True, exclude=_NOT_SETTINGS)
-    settings = {"command": command, **settings}
-    with _opened(job, settings, context.ranks) as run:
+    settings = {"command": command, **without(settings, unused)}
+    with _opened(job, settings, context.ranks, unused) as run:
         run.configure({**settings, "version": secateur.__version__})
         run.summarise(
             command=command,
@@ -72,25 +75,26 @@ def recorded(command: str, job: Job, context: RunContext) -> Iterator[RunFolder]
             raise
 
 
-def _opened(job: Job, settings: Mapping[str, Any], ranks: Ranks) -> RunFolder:
+def _opened(job: Job, settings: Mapping[str, Any], ranks: Ranks, unused: Collection[str]) -> RunFolder:
     if ranks.is_main and job.resume:
-        check_same(settings, job.out)
+        check_same(settings, job.out, unused)
     return RunFolder(job.out, overwrite=job.overwrite, resume=job.resume, is_writer=ranks.is_main)
 
 
-def check_same(settings: Mapping[str, Any], out: Path) -> None:
+def check_same(settings: Mapping[str, Any], out: Path, unused: Collection[str] = ()) -> None:
     """Refuse to resume a run that had other settings.
 
     Args:
         settings: of the command.
         out: the run folder.
+        unused: dotted paths of settings that have no effect.
 
     Raises:
         UsageError: a setting differs.
     """
     if not (out / CONFIG).is_file():
         return  # there is no run; opening the folder reports that
-    before, now = (_flat(tree) for tree in (read_config(out), settings))
+    before, now = (_flat(tree) for tree in (without(read_config(out), unused), settings))
     different = sorted(name for name in {*before, *now} - _MAY_DIFFER if before.get(name) != now.get(name))
     if different:
         shown = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in different[:3])

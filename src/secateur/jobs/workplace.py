@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from secateur.jobs.settings import Job
 from secateur.jobs.task import Task
 from secateur.jobs.tensorboard import TensorBoard
 from secateur.ranks import Ranks
-from secateur.recipes import Callback, RecipeContext, fingerprint
+from secateur.recipes import Callback, LatencyFit, RecipeContext, fingerprint
 from secateur.training.context import RunContext
 from secateur.training.evaluate import Evaluation, evaluate
 from secateur.training.events import report_note, report_progress
@@ -108,6 +108,16 @@ class Workplace:
         report_note(self.callbacks, f"saved and read back bit for bit: {file}")
         return file
 
+    def note_time(self, fit: LatencyFit | None) -> None:
+        """Report and record the measured time together with the requested one.
+
+        Args:
+            fit: the measurement; ``None`` if no time was requested.
+        """
+        if fit is not None:
+            report_note(self.callbacks, str(fit))
+            self.run.summarise(asked={"latency": fit.to_dict()})
+
     def compare(
         self, networks: dict[str, Network], evaluations: dict[str, Evaluation]
     ) -> tuple[dict[str, Figures], dict[str, Any]]:
@@ -141,7 +151,11 @@ class Workplace:
 
 @contextmanager
 def open_workplace(
-    command: str, job: Job, context: RunContext, callbacks: Sequence[Callback]
+    command: str,
+    job: Job,
+    context: RunContext,
+    callbacks: Sequence[Callback],
+    unused: Collection[str] = (),
 ) -> Iterator[Workplace]:
     """Provide what a job needs while it runs: folder, seed, journal, and handling of Ctrl-C.
 
@@ -150,6 +164,7 @@ def open_workplace(
         job: its settings.
         context: the device, and the processes that share the job.
         callbacks: receive progress and notes.
+        unused: dotted paths of the settings that have no effect on this job, and are not recorded.
 
     Yields:
         The workplace.
@@ -161,7 +176,7 @@ def open_workplace(
     board = TensorBoard(job.out) if job.tensorboard and ranks.is_main else None
     with (
         closing(board) if board else nullcontext(),
-        recorded(command, job, context) as run,
+        recorded(command, job, context, unused) as run,
         seeded(job.seed),
         interruptible(ranks) as interruption,
     ):

@@ -41,7 +41,7 @@ from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
 from secateur.training.loop import FIT, FitOptions, fit
-from secateur.training.losses import next_token_loss, with_auxiliaries
+from secateur.training.losses import is_cross_entropy, next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
 from secateur.training.resume import Entry, restore, snapshot
@@ -475,7 +475,7 @@ class _RecipeRun:
         if self.criterion.needs is Needs.NOTHING:
             return score(self.model, self.graph, self.criterion)
         loss_fn = self.loss_fn
-        if _is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
+        if is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
             loss_fn = with_auxiliaries(loss_fn or cross_entropy, own=loss_fn is None)  # as in training
         batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
         together = self.context.ranks.is_distributed
@@ -576,10 +576,6 @@ def _several(recipe: Recipe) -> bool:
     return recipe.steps > 1 or recipe.channels_per_step is not None
 
 
-def _is_cross_entropy(loss_fn: LossFunction | None) -> bool:
-    return loss_fn in (None, cross_entropy) or isinstance(loss_fn, nn.CrossEntropyLoss)
-
-
 def _trains(recipe: Recipe) -> bool:
     """Return whether a recipe trains at all."""
     phases = [recipe.finetune, *([recipe.between] if _several(recipe) else [])]
@@ -653,7 +649,7 @@ def _teacher(
 ) -> Teacher | None:
     """Copy the network as the teacher, if the recipe distils scores of classes or tokens, or all outputs."""
     distillation, is_language = recipe.distillation, loss_fn is next_token_loss
-    weight = distillation.weight if _is_cross_entropy(loss_fn) or is_language else 0.0
+    weight = distillation.weight if is_cross_entropy(loss_fn) or is_language else 0.0
     if not (weight or distillation.outputs) or not _trains(recipe):
         return None
     if weight and distillation.flip:

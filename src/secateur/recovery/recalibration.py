@@ -15,6 +15,7 @@ from secateur._compat import _BatchNorm, tree_map_only
 from secateur.batches import split_batch
 from secateur.devices import device_of
 from secateur.errors import UsageError
+from secateur.graph.capture.obstacles import needing_examples
 from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.untouched import untouched
 
@@ -45,7 +46,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
         Number of batch norms whose statistics were recomputed.
 
     Raises:
-        UsageError: there are batch norms but no batches.
+        UsageError: there are batch norms but no batches, or a batch has one value for each channel.
 
     Example:
         >>> norm = nn.BatchNorm1d(1).eval()
@@ -66,7 +67,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
         for batch in islice(batches, max_batches):
             inputs, _ = split_batch(batch)
             args, kwargs = call_arguments(tree_map_only(Tensor, lambda leaf: leaf.to(device), inputs))
-            model(*args, **kwargs)
+            with needing_examples(model, "recalibration"):
+                model(*args, **kwargs)
     if not sums:
         raise UsageError("there are no batches to measure batch-norm statistics on; pass at least one")
     for norm, found in sums.items():

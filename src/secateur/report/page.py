@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from secateur.report.rendering import Drawing, render
 from secateur.report.repeat import repetition
 from secateur.settings import flatten
 from secateur.training.metrics import MAP, MAP_50, PERPLEXITY, TOP_1, kind_of
-from secateur.training.run_folder import REPORT, RunError
+from secateur.training.run_folder import REPORT, RunError, note_exported
 
 _SUMMARY = (
     "model",
@@ -66,6 +66,7 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
     """
     path = Path(run) / REPORT if out is None else Path(out)
     write_text(path, run_page(run))
+    note_exported(path)
     return path
 
 
@@ -121,9 +122,14 @@ def _rendered(records: Records) -> str:
         missing=records.missing,
         settings=[
             (name, json.dumps(value, ensure_ascii=False, default=str))
-            for name, value in flatten(records.config)
+            for name, value in flatten({**records.config, **_chosen(records.summary)})
         ],
     )
+
+
+def _chosen(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which ultralytics trained, as settings; nothing if it did not train."""
+    return {"ultralytics": summary["ultralytics"]} if summary.get("ultralytics") else {}
 
 
 def drawings(records: Records) -> list[Drawing]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
 
 from secateur.batches import LossFunction, labels_of, own_loss
 from secateur.errors import TrainingError, UsageError
@@ -47,11 +48,33 @@ def main_output(outputs: Any) -> Tensor:
     return main
 
 
+def is_cross_entropy(loss_fn: LossFunction | None) -> bool:
+    """Return whether a loss is cross-entropy, with whatever settings, or the default, which is that.
+
+    >>> is_cross_entropy(partial(cross_entropy, label_smoothing=0.1)), is_cross_entropy(max)
+    (True, False)
+    """
+    function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
+    return function in (None, cross_entropy) or isinstance(function, nn.CrossEntropyLoss)
+
+
+def _as_wide(targets: Any, scores: Tensor) -> Any:
+    """Give weights of classes (mixup) a zero for each class that a network scores and the data does not have.
+
+    Class indices need no such thing: cross-entropy takes those of the first classes.
+    """
+    if not isinstance(targets, Tensor) or not targets.is_floating_point() or targets.dim() != 2:
+        return targets
+    missing = scores.shape[1] - targets.shape[1] if scores.dim() == 2 else 0
+    return pad(targets, (0, missing)) if missing > 0 else targets
+
+
 def with_auxiliaries(loss_fn: LossFunction, *, own: bool = False) -> LossFunction:
     """Extend a loss to networks with auxiliary heads.
 
     GoogLeNet's two heads count 0.3 each (arXiv 1409.4842, section 5), the single head of
-    Inception v3 counts 0.4. They return outputs in training mode only.
+    Inception v3 counts 0.4. They return outputs in training mode only. Cross-entropy takes weights of the
+    first classes too (mixup), where a network scores more classes than the data has.
 
     Args:
         loss_fn: loss of one output against the targets; where the targets are a batch that is a mapping, it
@@ -71,7 +94,9 @@ def with_auxiliaries(loss_fn: LossFunction, *, own: bool = False) -> LossFunctio
     def total(outputs: Any, targets: Any) -> Tensor:
         if isinstance(targets, Mapping):
             return own_loss(outputs) if own else loss_fn(outputs, targets)
-        loss = loss_fn(main_output(outputs), targets)
+        main = main_output(outputs)
+        targets = _as_wide(targets, main) if is_cross_entropy(loss_fn) else targets
+        loss = loss_fn(main, targets)
         if not isinstance(outputs, tuple | list):
             return loss
         auxiliaries = [output for output in outputs[1:] if output is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -28,13 +29,18 @@ CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
 )
 NETWORK, ANSWERS, REPORT, TENSORBOARD = "network.json", "answers.json", "report.html", "tensorboard"
 DETECTOR, ULTRALYTICS = "pruned.pt", "ultralytics"
-TOKENIZER, PRETRAINED = "tokenizer", "pretrained"
+TOKENIZER, PRETRAINED, EXPORTED = "tokenizer", "pretrained", "exported.json"
 _OWN = frozenset(
     (
         *(CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK),
         *(NETWORK, ANSWERS, REPORT, TENSORBOARD, DETECTOR, ULTRALYTICS, TOKENIZER, PRETRAINED),
+        EXPORTED,
     )
 )
+_BY_ULTRALYTICS = re.compile(
+    rf"{Path(DETECTOR).stem}(\.(onnx|torchscript|engine|mlpackage|mlmodel|tflite|pb|mnn|pte|axm)|_[a-z0-9]+_model)"
+)
+"""What ``YOLO("pruned.pt").export(format=...)`` writes beside the file."""
 
 
 class RunError(SecateurError):
@@ -53,7 +59,8 @@ class RunFolder:
 
     Args:
         path: the folder; made, with its parents, if it does not exist.
-        overwrite: remove an earlier run in this folder. Only files that a run makes are removed.
+        overwrite: remove an earlier run in this folder. Only files that a run makes are removed, and those
+            that were exported into it.
         resume: continue the earlier run in this folder.
         is_writer: whether this process writes; of the processes that share a run, the main one does. The
             others can make the same calls.
@@ -93,7 +100,12 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give --out a folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(entry.name for entry in self.path.iterdir() if not _is_own(entry.name))
+        exported = set(_exported(self.path))
+        strangers = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if not _is_own(entry.name) and entry.name not in exported
+        )
         if strangers or (_entries(self.path) and not _is_run(self.path)):
             other = strangers[0] if strangers else _entries(self.path)[0].name
             raise RunError(f"{self.path} holds other files ({other}); give --out a new folder")
@@ -256,7 +268,36 @@ class RunFolder:
 
 def _is_own(name: str) -> bool:
     """Return whether a run makes files of that name, finished or (after a kill) unfinished."""
-    return name in _OWN or (name.startswith(".") and name.endswith(".part"))
+    unfinished = name.startswith(".") and name.endswith(".part")
+    return name in _OWN or unfinished or _BY_ULTRALYTICS.fullmatch(name) is not None
+
+
+def note_exported(file: Path | str) -> None:
+    """Note in a run folder that a file in it was exported, so that it does not keep the run from replacement.
+
+    Args:
+        file: what was written. Nothing is done if it does not lie in a run folder.
+
+    Raises:
+        RunError: the note cannot be written.
+    """
+    file = Path(file).absolute()
+    if _is_own(file.name) or not _is_run(file.parent):
+        return
+    names = sorted({*_exported(file.parent), file.name})
+    try:
+        write_text(file.parent / EXPORTED, json.dumps(names) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write {file.parent / EXPORTED}: {error.strerror}") from error
+
+
+def _exported(path: Path) -> list[str]:
+    """Return the names of the files in a run folder that were exported."""
+    try:
+        found = json.loads((path / EXPORTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def _entries(path: Path) -> list[Path]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_fabric import Fabric
+from lightning_fabric import Fabric, is_wrapped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur._compat import tree_map_only
 from secateur.batches import LossFunction, split_with_targets
 from secateur.devices import channels_last
+from secateur.graph.capture.obstacles import needing_examples
 from secateur.graph.capture.program import call_arguments
 from secateur.training.distillation import Teacher
 
@@ -47,6 +48,9 @@ class TrainingLoss:
 
         Returns:
             The mean loss over the batch, shape ``()``.
+
+        Raises:
+            UsageError: batch normalisation gets a batch of one example.
         """
         inputs, targets = split_with_targets(batch, "training")
         inputs, targets = tree_map_only(Tensor, lambda leaf: leaf.to(self.fabric.device), (inputs, targets))
@@ -55,7 +59,9 @@ class TrainingLoss:
                 Tensor, lambda leaf: channels_last(leaf) if leaf.ndim == 4 else leaf, inputs
             )
         args, kwargs = call_arguments(inputs)
-        outputs = network(*args, **kwargs)
+        own = getattr(network, "module", network) if is_wrapped(network) else network
+        with needing_examples(own, "training"):
+            outputs = network(*args, **kwargs)
         loss = self.loss_fn(outputs, targets)
         if self.teacher is not None:
             with self.fabric.autocast():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from secateur.batches import too_few_examples
 from secateur.errors import UsageError
 from secateur.graph.capture.program import ExampleInputs, on_device_of
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -55,9 +56,8 @@ def refuse_inputs(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) ->
     try:
         run_network(model, on_device_of(model, inputs), training=False, random=random, native=True)
     except Exception as error:
-        raise UsageError(
-            f"the network does not run on these inputs: {described(error)}; pass them as to trace"
-        ) from error
+        what = too_few_examples(error) or f"{described(error)}; pass them as to trace"
+        raise UsageError(f"the network does not run on these inputs: {what}") from error
 
 
 def _refuse_no_network(model: object, name: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from secateur.batches import too_few_examples
 from secateur.graph.capture.program import ExampleInputs, on_device_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_value
@@ -140,7 +141,7 @@ class Expectation:
             try:
                 case, found = self._answer(pruned, planned)
             except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-                if training and "more than 1 value per channel" in str(error):
+                if training and too_few_examples(error) is not None:
                     not_checked.append("training mode (a batch of one example has no batch statistics)")
                     continue
                 reason = f"the forward pass fails ({described(error)})"

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
@@ -14,15 +15,16 @@ from secateur.graph.capture.nodes import operator_name
 
 # fmt: off
 COMPOSITES = frozenset({
-    "atleast_1d", "atleast_2d", "atleast_3d", "chain_matmul", "column_stack", "cosine_embedding_loss", "cov",
-    "cross", "cumulative_trapezoid", "diag", "dsplit", "dstack", "fliplr", "flipud", "frobenius_norm",
-    "gradient", "hinge_embedding_loss", "hsplit", "hstack", "kron", "linalg_diagonal", "linalg_multi_dot",
-    "linalg_vecdot", "margin_ranking_loss", "moveaxis", "nuclear_norm", "pad_sequence", "poisson_nll_loss",
+    "atleast_1d", "atleast_2d", "atleast_3d", "cartesian_prod", "chain_matmul", "column_stack",
+    "cosine_embedding_loss", "cov", "cross", "cumulative_trapezoid", "diag", "diagflat", "dsplit", "dstack",
+    "fliplr", "flipud", "frobenius_norm", "gradient", "hinge_embedding_loss", "hsplit", "hstack", "kron",
+    "linalg_diagonal", "linalg_matrix_power", "linalg_multi_dot", "linalg_vecdot", "margin_ranking_loss",
+    "matrix_power", "moveaxis", "nuclear_norm", "pad_sequence", "poisson_nll_loss",
     "ravel", "row_stack", "special_multigammaln", "sum_to_size", "trapezoid", "trapz", "triplet_margin_loss",
     "vsplit", "vstack",
 })
 # fmt: on
-"""Operators without a rule: they are replaced by operators that have one."""
+"""Operators without a rule: they are replaced by operators that have one. So are copies of views."""
 
 
 def expand_composites(module: GraphModule) -> None:
@@ -31,20 +33,51 @@ def expand_composites(module: GraphModule) -> None:
     Args:
         module: a captured program; the result of every operator is noted as ``val``.
     """
-    found = [node for node in module.graph.nodes if operator_name(node) in COMPOSITES]
-    for node in found:
-        _expand(module.graph, node)
+    found = [(node, run) for node in module.graph.nodes if (run := _written_out(node)) is not None]
+    for node, run in found:
+        _expand(module.graph, node, run)
     if found:
         module.recompile()
 
 
-def _expand(graph: Graph, call: Node) -> None:
+def _written_out(node: Node) -> Callable[..., Any] | None:
+    """Return a function that runs the operators that an operator consists of; ``None`` for others."""
+    name = operator_name(node)
+    if name in COMPOSITES:
+        return node.target.decompose  # type: ignore[union-attr, no-any-return]
+    if name == "trace":
+        return lambda matrix: matrix.diagonal().sum()
+    view = _view_of(node.target)
+    return None if view is None else lambda *args, **kwargs: _copied(view(*args, **kwargs))
+
+
+def _view_of(target: object) -> Callable[..., Any] | None:
+    """Return the view that an operator such as ``unfold_copy`` copies; ``None`` for others."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return None
+    kind, _, name = schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, kind), name.removesuffix("_copy"), None)
+    if not name.endswith("_copy") or name == "lift_fresh_copy" or packet is None:
+        return None
+    view = getattr(packet, schema.overload_name or "default", None)
+    is_view = view is not None and any(
+        result.alias_info is not None and not result.alias_info.is_write for result in view._schema.returns
+    )
+    return view if is_view else None
+
+
+def _copied(result: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    return result.clone() if isinstance(result, Tensor) else [piece.clone() for piece in result]
+
+
+def _expand(graph: Graph, call: Node, written_out: Callable[..., Any]) -> None:
     operands = call.all_input_nodes
 
     def run(*tensors: Tensor) -> Any:
         given = dict(zip(operands, tensors, strict=True))
         args, kwargs = tree_map_only(Node, given.__getitem__, (call.args, call.kwargs))
-        return call.target.decompose(*args, **kwargs)  # type: ignore[union-attr]
+        return written_out(*args, **kwargs)
 
     substitute(graph, call, run)
 

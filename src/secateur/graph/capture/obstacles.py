@@ -17,6 +17,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from secateur._compat import FakeTensor, tree_leaves
+from secateur.batches import too_few_examples
+from secateur.errors import UsageError
 from secateur.formats import first_line
 from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.source_locations import (
@@ -168,6 +170,27 @@ def explain_call(model: nn.Module, inputs: object) -> str | None:
     return f"it fails{location} ({first_line(failure).rstrip('.')}). {_advice(model, failure)}"
 
 
+@contextlib.contextmanager
+def needing_examples(model: nn.Module, work: str) -> Iterator[None]:
+    """Say in plain words that a batch is too small for batch normalisation, where a block fails with that.
+
+    Args:
+        model: the network that runs in the block.
+        work: what it runs for, to begin the sentence with.
+
+    Raises:
+        UsageError: batch normalisation gets a batch of one example.
+    """
+    try:
+        yield
+    except Exception as error:
+        few = too_few_examples(error)
+        if few is None:
+            raise
+        place = location_of(model, error).module
+        raise UsageError(f"{work}{f' in {place}' if place else ''}: {few}") from error
+
+
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
     """Say why a network could not be captured, where, and what to write instead.
 
@@ -259,6 +282,9 @@ def _advice(model: nn.Module, error: Exception) -> str:
     """Say what to do about a network that fails on its inputs."""
     advice = "Check the shapes, types and number of the inputs."
     text = first_line(error).rstrip(".")
+    few = too_few_examples(error)
+    if few is not None:
+        return f"{few[0].upper()}{few[1:]}."
     if isinstance(error, TypeError) and "argument" in text:
         with contextlib.suppress(TypeError, ValueError):  # a forward pass that is no Python function
             advice = f"{type(model).__name__}.forward takes {inspect.signature(model.forward)}. {advice}"

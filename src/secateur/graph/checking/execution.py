@@ -47,6 +47,7 @@ def run_network(
     native: bool = False,
     guarded: bool = True,
     watched: Collection[str] = (),
+    constants: int | None = None,
 ) -> Outputs:
     """Run a network in float64 and leave it as it was.
 
@@ -61,6 +62,8 @@ def run_network(
         native: run it in the dtype of its weights instead.
         guarded: put back what the pass changes; otherwise the caller does.
         watched: buffers and parameters whose values after the pass belong to the outputs.
+        constants: how many tensors of a less precise type the captured pass holds. If the code keeps more of
+            them, such as a table that an earlier pass computed in float32, the outputs count as rounded.
 
     Returns:
         What it returns.
@@ -77,8 +80,12 @@ def run_network(
             noted.seed_generators()
             args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
             _own_buffers(model, native=native)
-            output = Outputs.of(model(*args, **kwargs), rounded=native or mode.rounded)
+            mode.kept.clear()  # inputs and buffers were copied from less precise ones
+            found = model(*args, **kwargs)
             tensors = named_tensors(model)
+            kept = mode.kept.keys() - set(map(id, tensors.values()))
+            keeps_more = constants is not None and len(kept) > constants
+            output = Outputs.of(found, rounded=native or mode.rounded or keeps_more)
             return output.with_buffers({name: tensors[name] for name in sorted(watched)})
 
     if not training:
@@ -216,6 +223,10 @@ class ComparedPass:
             native=self.native,
             guarded=guarded,
             watched=written_buffers(self.forward, self.after) if program.training else (),
+            constants=sum(
+                isinstance(item, Tensor) and item.dtype in (torch.float16, torch.bfloat16, torch.float32)
+                for item in program.constants.values()
+            ),
         )
 
 

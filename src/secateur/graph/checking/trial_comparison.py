@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.errors import SecateurError, TraceError
+from secateur.exact import seed_everything
 from secateur.graph.branches import Replacement
+from secateur.graph.capture.nodes import module_path
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
@@ -33,10 +35,11 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
-from secateur.graph.sizes.recording import changed_factor, record_run
+from secateur.graph.sizes.recording import Observation, changed_factor, changed_switch, record_run
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
+from secateur.untouched import untouched
 
 _COARSE = 1e-2
 """Relative difference at which a trial in float32 is made once more in float64."""
@@ -264,7 +267,7 @@ class TrialComparison:
                     return replace(failure, reason=f"in training mode, {failure.reason}")
         except SecateurError as error:
             return Failure(str(error))
-        return self._training_fails(cut, precision)
+        return self._training_fails(cut, precision) or self._training_changes(cut)
 
     def _compared_pass(
         self, cut: _TrialCut, forward: Pass, draw: int, precision: _Precision
@@ -382,6 +385,43 @@ class TrialComparison:
         if error is None or _training_error(self._model, self._inputs, cut.weights.tensors) is not None:
             return None
         return Failure(f"the training-mode forward pass fails ({error})")
+
+    @cached_property
+    def _trained(self) -> Observation | None:
+        """Return what the network runs in training mode."""
+        return self._recorded_training()
+
+    def _recorded_training(self) -> Observation | None:
+        """Record what the network runs in training mode, from the same state and random numbers each time."""
+        with untouched(self._model, weights=False) as noted:
+            seed_everything()
+            noted.seed_generators()
+            return record_run(self._model, doubled(self._inputs), training=True)
+
+    def _training_changes(self, cut: _TrialCut) -> Failure | None:
+        """Return whether what only training mode shows changes, where its numbers are not compared."""
+        training = self._graph.wiring.training
+        if not training.program.derived or cut.replacements or not _has_own_switches(self._model, training):
+            return None
+        before = self._trained
+        with substituted(self._model, cut.tensors, cut.attributes):
+            place = changed_switch(before, self._recorded_training())
+        return Failure(f"in training mode, code changes {place} with the width") if place else None
+
+
+def _has_own_switches(model: nn.Module, training: Pass) -> bool:
+    """Return whether a network calls dropout or a normalisation itself, with numbers that it may compute.
+
+    Layers of PyTorch call them with numbers that they were built with.
+    """
+    own = (node for node in training.program.graph.nodes if node.name in training.flags)
+    return any(not _is_layer(model, module_path(node)) for node in own)
+
+
+def _is_layer(model: nn.Module, path: str | None) -> bool:
+    """Return whether there is a layer of PyTorch at a path."""
+    module = dict(model.named_modules()).get(path or "")
+    return module is not None and type(module).__module__.startswith("torch.nn.")
 
 
 def _difference(judgement: Judgement) -> Failure | None:

@@ -87,6 +87,24 @@ def transposed(op: RuleContext) -> Value:
     return Value(op.shape, (*value.labels[:dim], outgoing, *space))
 
 
+@rule("aten.conv_tbc")
+def channels_innermost(op: RuleContext) -> Value:
+    """Contract channels that lie innermost with weight dimension 1, return weight dimension 2."""
+    value, weight = op.value("self"), op.value("weight")
+    steps, examples, incoming = value.labels
+    outgoing = weight.labels[2]
+    op.set_role(weight.labels[1], Role.CONSUMER)
+    op.set_role(outgoing, Role.PRODUCER)
+    op.join(incoming, weight.labels[1], op.why_no_channels("weight"))
+    op.read("self", 2, incoming, "weight")
+    op.tie_parameter("bias", outgoing)
+    for labels in (steps, weight.labels[0]):
+        op.freeze(labels, f"used as a spatial dimension ({op.place})")
+    result = Value(op.shape, (None, examples, outgoing))
+    op.add_macs(weight.shape[0], *result.extents[:2], *weight.extents[1:])
+    return result
+
+
 def _transposed_groups(op: RuleContext, weight: Value, dim: int, groups: int) -> Labels:
     """Remove whole groups, or the same place in every group, of the outputs and of the inputs."""
     incoming, outgoing = weight.labels[0], weight.labels[1]

@@ -222,6 +222,22 @@ def bucketize(op: RuleContext) -> Value:
     return Value(op.shape, value.labels)
 
 
+@rule("aten.isin")
+def isin(op: RuleContext) -> Value:
+    """Keep the labels of the elements and freeze what they are looked for in."""
+    names = [name for name in ("elements", "test_elements") if op.has(name)]
+    if "test_elements" in names:
+        for labels in op.value("test_elements").labels:
+            op.freeze(labels, f"each is looked for in all of these ({op.place})")
+    return Value(op.shape, op.value("elements").labels) if "elements" in names else Value.plain(op.shape)
+
+
+@rule("aten.linalg_vander")
+def powers(op: RuleContext) -> Value:
+    """Append a dimension for the powers of each number."""
+    return Value(op.shape, (*op.first().labels, None))
+
+
 @rule("aten.one_hot")
 def one_hot(op: RuleContext) -> Value:
     """Append a dimension for the classes, which are channels if the numbers are indices of channels."""

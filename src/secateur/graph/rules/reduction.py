@@ -145,6 +145,17 @@ def loss(op: RuleContext) -> Value:
     return op.statistic(Value.plain(op.shape)) if labelled else Value.plain(op.shape)
 
 
+@rule("aten.segment_reduce")
+def segment_reduce(op: RuleContext) -> Value:
+    """Reduce runs of one dimension; their lengths are given by number."""
+    value, axis = op.value("data"), op.option("axis")
+    op.freeze(value.labels[axis], f"reduced in runs of fixed lengths ({op.place})")
+    for name in ("lengths", "indices", "offsets"):
+        for labels in op.value(name).labels if op.has(name) else ():
+            op.freeze(labels, f"used as lengths of runs ({op.place})")
+    return Value(op.shape, (*[None] * (axis + 1), *value.labels[axis + 1 :]))
+
+
 def is_used(op: RuleContext, place: int) -> bool:
     """Return whether one of several results of an operator is used.
 

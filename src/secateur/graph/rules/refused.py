@@ -10,14 +10,20 @@ from secateur.graph.rules import rule
 
 REASONS = {
     "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
-    "values are counted across channels": "bincount _unique2 unique_consecutive",
+    "values are counted across channels": (
+        "bincount _unique2 unique_consecutive unique_dim histogram histogramdd"
+    ),
     "channels are drawn at random": "multinomial",
     "a target names channels by their index": (
         "cross_entropy_loss nll_loss nll_loss_nd nll_loss2d multi_margin_loss multilabel_margin_loss ctc_loss"
     ),
     "a decomposition or inverse of a whole matrix": (
-        "inverse linalg_inv linalg_solve linalg_cholesky linalg_eigh linalg_eigvalsh linalg_svd linalg_qr "
-        "linalg_pinv linalg_det linalg_slogdet det logdet matrix_exp linalg_matrix_exp"
+        "inverse linalg_inv linalg_inv_ex linalg_solve linalg_cholesky linalg_cholesky_ex linalg_eig "
+        "linalg_eigvals linalg_eigh linalg_eigvalsh linalg_svd linalg_svdvals linalg_qr linalg_pinv "
+        "linalg_det linalg_slogdet det logdet slogdet matrix_exp linalg_matrix_exp linalg_lu "
+        "linalg_lu_factor linalg_lu_solve linalg_lstsq linalg_solve_triangular linalg_cond "
+        "linalg_matrix_rank linalg_tensorinv linalg_tensorsolve linalg_householder_product cholesky "
+        "cholesky_inverse cholesky_solve pinverse qr svd triangular_solve lu_solve lu_unpack"
     ),
 }
 

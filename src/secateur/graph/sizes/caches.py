@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from secateur.code_state import is_library
 from secateur.graph.sizes.traced import Size
-from secateur.untouched import is_library
 
 _CACHED = functools._lru_cache_wrapper
 

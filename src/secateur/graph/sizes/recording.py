@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import product
+from itertools import product, zip_longest
 from types import MappingProxyType
 from typing import Any
 
@@ -60,11 +60,11 @@ class _Call:
 
     @property
     def is_harmless(self) -> bool:
-        """Return whether it couples no channels.
+        """Return whether it couples no channels and computes with no number that may follow a width.
 
-        So it is if at most one argument has more than one number per example.
+        It couples none if at most one argument has more than one number per example.
         """
-        return self.wide <= 1 and self.key[1] in _HARMLESS
+        return self.wide <= 1 and self.key[1] in _HARMLESS and not self.numbers
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,40 @@ def changed_factor(before: Observation | None, after: Observation | None) -> str
     pairs = list(zip(before.calls, after.calls, strict=False))
     if len(before.calls) != len(after.calls) or any(one.key[:2] != other.key[:2] for one, other in pairs):
         return None
-    for one, other in pairs:
-        if one.numbers != other.numbers:
-            path, name, _ = one.key
-            return f"{name} in '{path}'" if path else name
+    return next((_place(one) for one, other in pairs if one.numbers != other.numbers), None)
+
+
+def changed_switch(before: Observation | None, after: Observation | None) -> str | None:
+    """Find an operator of one mode alone, such as dropout, that is another one after channels were removed.
+
+    What code computes from a width may not remember it, as a product of a float with it does not. In
+    evaluation mode such an operator hides its numbers.
+
+    Args:
+        before: what was recorded of the network in training mode.
+        after: what was recorded of it without these channels, in the same mode.
+
+    Returns:
+        The first operator that gets another number, is switched off or on, or is gone, with its module;
+        ``None`` if there is none.
+    """
+    if before is None or after is None:
+        return None
+    ones, others = ([call for call in seen.calls if call.is_on is not None] for seen in (before, after))
+    for one, other in zip_longest(ones, others):
+        found = one or other
+        if found is not None and (one is None or other is None or _switched(one) != _switched(other)):
+            return _place(found)
     return None
+
+
+def _switched(call: _Call) -> tuple[Any, ...]:
+    return call.key[:2], call.numbers, call.is_on
+
+
+def _place(call: _Call) -> str:
+    path, name, _ = call.key
+    return f"{name} in '{path}'" if path else name
 
 
 _Way = tuple[dict[str, Tensor], tuple[Any, Any], contextlib.AbstractContextManager[Any]]
