@@ -14,7 +14,7 @@ from secateur.graph import ChannelGraph, trace
 from secateur.plan import PruningPlan
 from secateur.recovery import CurveOptions, reconstruct, width_curves
 from secateur.recovery.captured_forward import capture_forward
-from secateur.recovery.curves import ENOUGH_TOKENS
+from secateur.recovery.curves import ENOUGH_TOKENS, masked_damage
 from secateur.surgery import apply_plan
 
 VOCABULARY, WIDTH, HIDDEN, LAYERS = 29, 8, 12, 3
@@ -156,3 +156,18 @@ def test_the_number_of_traced_texts_does_not_matter() -> None:
         fitted.append((small.state_dict(), curves["layers.1.gate"].damages))
     assert torch.tensor(fitted[0][1]).allclose(torch.tensor(fitted[1][1]))
     assert all(torch.allclose(value, fitted[1][0][name]) for name, value in fitted[0][0].items())
+
+
+def test_damage_of_a_plan_is_measured_on_as_many_tokens_as_that_of_a_width(
+    case: tuple[nn.Module, Tensor, ChannelGraph],
+) -> None:
+    net, ids, graph = case
+    plan = PruningPlan(graph, {group.name: range(group.channels // 2) for group in graph.prunable})
+    length = ids.shape[1]
+    text = torch.randint(VOCABULARY, (2 * ENOUGH_TOKENS // length, length))
+    first = text[: ENOUGH_TOKENS // length]
+    small = apply_plan(net, plan)
+    with torch.no_grad():
+        whole, found = (F.log_softmax(model(first), -1) for model in (net, small))
+    expected = float((whole.exp() * (whole - found)).sum(-1).mean())
+    assert masked_damage(net, graph, plan, [text]) == pytest.approx(expected, rel=1e-9)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from secateur.batches import LossFunction, refuse_one_shot
 from secateur.budget import Budget, WidthCurves, Widths
-from secateur.criteria import Criterion, Needs, ScoreCollector, Scores, resolve, score, watch
+from secateur.criteria import Criterion, GateCriterion, Needs, ScoreCollector, Scores, resolve, score, watch
 from secateur.data.loader import at_epoch, epoch_of, set_epoch
 from secateur.errors import BudgetError, StoppedError, UsageError
 from secateur.graph import ChannelGraph, ExampleInputs
@@ -26,7 +26,7 @@ from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.cutting.tensors import copy_with
 from secateur.optimizer_state import check_optimizer
 from secateur.plan import PruningPlan
-from secateur.ranks import RankBatch, split_across_ranks
+from secateur.ranks import RankBatch, rank_batch, split_across_ranks
 from secateur.recipes.attention import attention_graphs, curves_of_same_groups, scores_fit, unit_of
 from secateur.recipes.context import RecipeContext, Training
 from secateur.recipes.cutting import Cut, cut
@@ -477,7 +477,9 @@ class _RecipeRun:
         loss_fn = self.loss_fn
         if is_cross_entropy(loss_fn) or (_trains(self.recipe) and self.training.train is None):
             loss_fn = with_auxiliaries(loss_fn or cross_entropy, own=loss_fn is None)  # as in training
-        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context)
+        # Of these criteria, the scores do not depend on which examples are in a batch.
+        alone = self.loss_fn is next_token_loss and isinstance(self.criterion, GateCriterion)
+        batches = _ScoringBatches(self.calibration, self.recipe.scoring_batches, self.context, alone)
         together = self.context.ranks.is_distributed
         with at_epoch(self.calibration, len(self.state.cuts)):
             return score(self.model, self.graph, self.criterion, batches, loss_fn, across_ranks=together)
@@ -552,11 +554,14 @@ class _ScoringBatches:
         batches: the complete batches.
         most: number of batches; all if not given.
         context: the processes and the callbacks.
+        alone: whether each example is scored alone. Blocks of text are: what a backward pass keeps of a few
+            hundred tokens, with scores for a whole vocabulary, takes as much memory as the network.
     """
 
     batches: Batches
     most: int | None
     context: RecipeContext
+    alone: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         return (part.batch for part in self.split(0, 1))
@@ -568,7 +573,12 @@ class _ScoringBatches:
             total = min(self.most, total)
         context = self.context
         parts = islice(split_across_ranks(self.batches, context.ranks), self.most)
-        yield from tracked(parts, "scoring", context.callbacks, context.interruption, total)
+        for part in tracked(parts, "scoring", context.callbacks, context.interruption, total):
+            if self.alone and not context.ranks.is_distributed:
+                for number in range(part.examples):
+                    yield replace(rank_batch(part.batch, number, part.examples), total=1)
+            else:
+                yield part
 
 
 def _several(recipe: Recipe) -> bool:
