@@ -33,9 +33,11 @@ SLOW = {
     "docs/how-to/detection.md",
     "docs/how-to/diffusion.md",
     "docs/how-to/language-models.md",
+    "docs/how-to/speech.md",
     "docs/how-to/transformers.md",
     "docs/latency.md",
     "docs/tutorials/images.md",
+    "docs/when-not.md",
 }
 """Pages that take long; other tests try what they show."""
 
