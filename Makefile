@@ -37,7 +37,7 @@ types: $(STAMP)
 test: lint types  ## all checks, then all tests but the slow ones
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
-test-slow: $(STAMP)  ## the slow tests alone: every size of every family
+test-slow: $(STAMP)  ## the slow tests alone: every size of every family, more pages, mutants and networks of libraries
 	$(BIN)/pytest -n $(JOBS) -m slow
 
 test-gpu: $(STAMP)  ## what needs a GPU, with a PyTorch for CUDA in .venv

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 
 from secateur.graph import rules
+from secateur.jobs.network_summary import module_times
+from secateur.latency import Comparison, compare_latency
 from secateur.latency.operator_timer import CACHE
 from tests.latency import fake_device
 
@@ -20,6 +24,9 @@ settings.load_profile("secateur")
 GPU = "SECATEUR_GPU"
 if GPU not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+SECONDS = 0.05
+"""The longest that a job of the tests spends on timing a network."""
 
 # pytest-xdist runs one process a core.
 torch.set_num_threads(1)
@@ -45,6 +52,22 @@ def _timings_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """What tests measure on this machine is kept apart from what its user has measured."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE, str(tmp_path_factory.mktemp("timings")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_timed_passes() -> Iterator[None]:
+    """Jobs time networks for seconds unless they are told otherwise; no test needs times as exact."""
+
+    def compared(models: Mapping[str, nn.Module], inputs: Any, min_seconds: float) -> Comparison:
+        return compare_latency(models, inputs, min_seconds=min(min_seconds, SECONDS))
+
+    def timed(models: Sequence[nn.Module], inputs: Any, seconds: float) -> tuple[list[dict[str, float]], int]:
+        return module_times(models, inputs, min(seconds, SECONDS))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secateur.jobs.figures.compare_latency", compared)
+        patch.setattr("secateur.jobs.network_summary.module_times", timed)
         yield
 
 

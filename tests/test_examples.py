@@ -29,7 +29,7 @@ QUICK = {
     "timm_network": ["--epochs", "1", "--size", "16"],
     "transfer_learning": ["images", "--epochs", "1", "--size", "32"],
 }
-SLOW = ("distributed", "latency_target")
+SLOW = ("detector", "distributed", "latency_target", "resnet_adam", "segmentation", "timm_network")
 
 
 def in_processes(name, count):

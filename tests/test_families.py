@@ -43,7 +43,20 @@ def cut_in_half(name: str, tmp_path: Path) -> None:
         assert torch.equal(small.eval()(x), again.eval()(x))
 
 
-HEAVY = ("inception_v3", "efficientnet_v2_s", "wide_resnet50_2", "vgg11")
+HEAVY = (
+    "vgg11",
+    "vgg11_bn",
+    "wide_resnet50_2",
+    "resnext50_32x4d",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "regnet_y_400mf",
+    "convnext_tiny",
+)
 """Families whose smallest network takes long; each has a relative among the others."""
 
 

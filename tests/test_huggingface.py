@@ -116,7 +116,9 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return getattr(transformers, model)(getattr(transformers, config)(**settings)).eval(), inputs
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "layoutlm" else name for name in NETWORKS]
+)
 def test_it_is_cut_right(name: str, tmp_path: Path) -> None:
     net, inputs = build(name)
     graph = sec.trace(net, inputs)

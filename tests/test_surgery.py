@@ -189,9 +189,12 @@ def test_a_held_parameter_is_refused_and_nothing_changes():
     train(model, optimizer, 1)
 
 
-@settings(max_examples=15)
-@given(data=st.data(), rounds=st.integers(1, 3))
-def test_several_rounds_without_tracing_again(data: st.DataObject, rounds: int):
+@pytest.mark.parametrize("examples", [5, pytest.param(15, marks=pytest.mark.slow)])
+def test_several_rounds_without_tracing_again(examples: int):
+    settings(max_examples=examples)(given(data=st.data(), rounds=st.integers(1, 3))(check_rounds))()
+
+
+def check_rounds(data: st.DataObject, rounds: int) -> None:
     model, x = build("dense").eval(), torch.randn(2, 3, 8, 8)
     graph = sec.trace(model, x)
     for _ in range(rounds):

@@ -41,9 +41,16 @@ def test_operators_are_declared_only_when_missing():
     assert hasattr(torch.ops.torchvision, "nms")
 
 
-@pytest.mark.parametrize("module", ["torchvision", "timm", "torchvision.transforms.v2"])
-def test_it_can_be_imported_after_secateur(module):
-    code = f"import sys, secateur; assert 'torch' not in sys.modules; import {module}"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "timm, torchvision, torchvision.transforms.v2",
+        pytest.param("torchvision", marks=pytest.mark.slow),
+        pytest.param("torchvision.transforms.v2", marks=pytest.mark.slow),
+    ],
+)
+def test_it_can_be_imported_after_secateur(modules):
+    code = f"import sys, secateur; assert 'torch' not in sys.modules; import {modules}"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
 

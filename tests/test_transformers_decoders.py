@@ -52,6 +52,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "DeepseekV2": LATENT,
 }
 """By name: settings beside the common ones."""
+SLOW = ("Gemma3Text", "Phi3")
+"""Each has a relative among the others."""
 
 
 def build(name: str, **settings: Any) -> nn.Module:
@@ -61,7 +63,9 @@ def build(name: str, **settings: Any) -> nn.Module:
     return getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).eval()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+)
 def test_everything_but_words_may_be_cut(name: str) -> None:
     model = build(name, **MODELS[name])
     inputs = {"input_ids": torch.randint(2, 60, (2, 8)), "attention_mask": torch.ones(2, 8, dtype=torch.long)}

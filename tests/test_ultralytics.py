@@ -27,11 +27,19 @@ KINDS = {
 }
 """Classes by the last part of a name; without one it is a detector."""
 
-SLOW = ["yolov8n-seg", "yolov5n", "yolov10n", "yolo11n-pose", "yolo11n-obb", "yolo12n", "yolo26n"]
-NETWORKS = [
-    "yolov8n",
+SLOW = [
     "yolo11n",
     "yolov8n-cls",
+    "yolov8n-seg",
+    "yolov5n",
+    "yolov10n",
+    "yolo11n-pose",
+    "yolo11n-obb",
+    "yolo12n",
+    "yolo26n",
+]
+NETWORKS = [
+    "yolov8n",
     *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 ]
 

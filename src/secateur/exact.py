@@ -280,7 +280,11 @@ def seed_everything() -> None:
     """Seed Python, NumPy and PyTorch as they are seeded when a network is captured."""
     random_of_python.seed(0)
     np.random.seed(0)  # noqa: NPY002 - the generator that users' code draws from
-    torch.manual_seed(0)
+    if torch.accelerator.is_available():
+        torch.manual_seed(0)
+    else:
+        # The other one notes a stack trace for every absent device, for the day that it is there.
+        torch.default_generator.manual_seed(0)
 
 
 @contextmanager

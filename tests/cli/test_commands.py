@@ -462,7 +462,7 @@ def test_a_run_is_repeated_to_the_bit_by_its_config(secateur: Command, trained: 
         "50%",
         "--seed",
         3,
-        *sets("finetune.epochs=1", "allocation=global"),
+        *sets("finetune.epochs=1", "finetune.optimizer.learning_rate=0.02", "allocation=global"),
     )
     assert secateur("prune", trained, *words, *BATCH, "--out", first).exit_code == 0
     for out, seed in ((again, ()), (other, ("--seed", 4))):

@@ -33,7 +33,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert "inspect" in found.stdout
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGINT, "Ctrl-C"), pytest.param(signal.SIGTERM, "SIGTERM", marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_stays_readable(tmp_path: Path, number: int, name: str) -> None:
     out = tmp_path / "run"
     command = ["-m", "secateur", "train", "--model", "secateur:digits", "--data", "digits"]

@@ -28,8 +28,18 @@ NEEDS = {
     "docs/how-to/detectors.md": "ultralytics",
 }
 """Libraries that pages show."""
-SLOW = {"docs/tutorials/images.md"}
-"""Pages that take more than about ten seconds."""
+SLOW = {
+    "docs/distributed.md",
+    "docs/how-to/detection.md",
+    "docs/how-to/diffusion.md",
+    "docs/how-to/language-models.md",
+    "docs/how-to/speech.md",
+    "docs/how-to/transformers.md",
+    "docs/latency.md",
+    "docs/tutorials/images.md",
+    "docs/when-not.md",
+}
+"""Pages that take long; other tests try what they show."""
 
 
 @pytest.mark.parametrize(

@@ -293,9 +293,13 @@ def chains(draw: st.DrawFn) -> Chain:
     return Chain(*(make(width) for make, width in chosen))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(chains(), st.integers(0, 99), st.data())
-def test_any_branches_of_any_chain(net: Chain, seed: int, data: st.DataObject) -> None:
+@pytest.mark.parametrize("examples", [5, pytest.param(12, marks=pytest.mark.slow)])
+def test_any_branches_of_any_chain(examples: int) -> None:
+    limits = settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    limits(given(chains(), st.integers(0, 99), st.data())(check_chain))()
+
+
+def check_chain(net: Chain, seed: int, data: st.DataObject) -> None:
     model = randomised(net, seed)
     graph = sec.trace(model, X)
     assert all(branch.prunable for branch in graph.branches)

@@ -1,6 +1,7 @@
 """Networks that nobody thought of: drawn at random, cut at random, verified after every round.
 
-``SECATEUR_EXAMPLES=1000`` draws that many, and other ones each time.
+The slow test draws twice as many as the ordinary one. ``SECATEUR_EXAMPLES=1000`` draws that many, and other
+ones each time.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ UNCOUNTED = {"attention", "multihead", "scores", "pair", "queries", "decoder", "
 
 
 @pytest.mark.filterwarnings("ignore:torch.searchsorted")  # said once in a process, so not again on replay
+@pytest.mark.parametrize("examples", [EXAMPLES or 50, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dims", SHARE)
-def test_random_networks_are_cut_and_proved(dims: int) -> None:
+def test_random_networks_are_cut_and_proved(dims: int, examples: int) -> None:
     @settings(
-        max_examples=max(1, round((EXAMPLES or 100) * SHARE[dims])),
+        max_examples=max(1, round(examples * SHARE[dims])),
         deadline=None,
         derandomize=not EXAMPLES,
         database=None,

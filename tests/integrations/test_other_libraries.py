@@ -42,8 +42,8 @@ def config(folder: Path, **settings: object) -> str:
     [
         ("yolov8n.yaml", "DetectionModel", 3),
         ("yolov8n", "DetectionModel", 3),
-        ("yolov10n.yaml", "DetectionModel", 3),
-        ("yolo11n-seg.yaml", "SegmentationModel", 3),
+        pytest.param("yolov10n.yaml", "DetectionModel", 3, marks=pytest.mark.slow),
+        pytest.param("yolo11n-seg.yaml", "SegmentationModel", 3, marks=pytest.mark.slow),
         ("yolov8n-cls.yaml", "ClassificationModel", 3),
     ],
 )

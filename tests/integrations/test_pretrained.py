@@ -71,6 +71,15 @@ CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+SLOW = ("qwen2", "mixtral", "qwen3", "opt", "t5")
+"""Networks that the others are like."""
+
+
+def some(*names: str) -> list[Any]:
+    """These networks as parameters of a test, some of them slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
 def built(name: str) -> nn.Module:
     config, kind, sizes = CONFIGS[name]
     transformers = library("transformers")
@@ -94,7 +103,7 @@ def generated(model: Any, *, cache: bool) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", some(*CONFIGS))
 def test_the_library_loads_a_uniform_result(name: str, tmp_path: Path) -> None:
     small = halved(built(name))
     sec.save_pretrained(tmp_path / "small", small)
@@ -137,7 +146,7 @@ def test_a_process_without_secateur_computes_the_same(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == str(generated(small, cache=True).tolist())
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
+@pytest.mark.parametrize("name", some("llama", "qwen3", "mixtral"))
 def test_a_budget_of_parameters_leaves_one_width_for_all_layers(name: str, tmp_path: Path) -> None:
     model = built(name)
     graph = sec.trace(model, example_inputs(model, length=12), ignore=["model.embed_tokens"])
@@ -180,7 +189,7 @@ def test_heads_are_fewer_where_the_config_does_not_give_their_size(tmp_path: Pat
     assert torch.equal(generated(again, cache=True), generated(small, cache=True))
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("name", some("llama", "qwen3", "gpt2"))
 def test_layers_without_branches_are_left_out(name: str, tmp_path: Path) -> None:
     config, kind, sizes = CONFIGS[name]
     transformers = library("transformers")

@@ -52,6 +52,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def small_trained(small_network: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The user's own network, trained for an epoch: the choice of it."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    train(
+        TrainJob(
+            network={"source": small_network, "size": 8},
+            data={"source": "digits", "batch_size": 64},
+            out=out,
+            latency_seconds=0,
+            fit={"epochs": 1, "optimizer": {"learning_rate": 0.05}},
+        )
+    )
+    return {"source": str(out), "builder": small_network}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Ten images of each of two classes in each split; one of them is broken."""

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from secateur import build
 from secateur.checkpoint import load
 from secateur.errors import SecateurError, StoppedError
 from secateur.jobs.prune import prune
@@ -72,24 +74,24 @@ RECIPE = "all that recovers"
 DIGITS = {"source": "secateur:digits"}
 
 
-def check_kept(out: Path) -> None:
-    """Every file of an unfinished run is whole."""
-    load(out / "checkpoints" / "last.safetensors")
+def check_kept(out: Path, model: nn.Module | None = None) -> None:
+    """Every file of an unfinished run is whole; code of a user builds the model."""
+    load(out / "checkpoints" / "last.safetensors", model)
     assert read_summary(out)["status"] in ("running", "failed", "interrupted")
     assert read_metrics(out)
 
 
 def test_a_run_whose_disk_fills_up_keeps_its_last_good_state_and_goes_on(
-    trained: Path, disk: Path, tmp_path: Path
+    small_trained: dict[str, str], disk: Path, tmp_path: Path
 ) -> None:
-    prune(pruning(tmp_path / "whole", trained, RECIPE))
+    prune(pruning(tmp_path / "whole", small_trained, RECIPE))
     out = disk / "run"
     with pytest.raises(SecateurError, match=r"No space left on device.*--resume continues") as caught:
-        prune(pruning(out, trained, RECIPE), [Fills(disk, epoch=2)])
+        prune(pruning(out, small_trained, RECIPE), [Fills(disk, epoch=2)])
     assert "\n" not in str(caught.value)
-    check_kept(out)
+    check_kept(out, build(small_trained["builder"]))
     (disk / "ballast").unlink()
-    prune(pruning(out, trained, RECIPE, resume=True))
+    prune(pruning(out, small_trained, RECIPE, resume=True))
     assert outcome(out) == outcome(tmp_path / "whole")
     assert not list(out.rglob("*.part"))
 

@@ -143,7 +143,8 @@ def test_a_run_and_its_source_are_evaluated_on_a_whole_text(pruned: Path, place:
 
 
 def test_widths_that_no_config_describes_are_in_the_checkpoint_alone(place: Path, tmp_path: Path) -> None:
-    job = pruning(place, tmp_path / "free", recipe={"finetune": {"epochs": 0}})
+    recipe = {"curve_batches": 1, "reconstruct_batches": 1, "finetune": {"epochs": 0}}
+    job = pruning(place, tmp_path / "free", recipe=recipe)
     found = prune(job)
     assert found["pretrained"] is None
     assert not (tmp_path / "free" / "pretrained").exists()
@@ -164,7 +165,7 @@ def test_widths_that_the_config_refuses_do_not_stop_the_run(place: Path, tmp_pat
 
 
 def test_a_frontier_has_perplexities(place: Path, tmp_path: Path) -> None:
-    job = pruning(place, tmp_path / "none")
+    job = pruning(place, tmp_path / "none", recipe={"curve_batches": 1, "reconstruct_batches": 1})
     shared = {"network": job.network, "data": job.data, "recipe": job.recipe}
     found = frontier(FrontierJob(**shared, out=tmp_path / "frontier", by="params", points=2))
     baseline, points = found["frontier"]["baseline"], found["frontier"]["points"]

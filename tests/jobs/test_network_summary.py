@@ -29,7 +29,10 @@ def twice_cut(name: str) -> tuple[torch.nn.Module, torch.nn.Module, list[Cut], t
     return model, smaller, cuts, inputs
 
 
-@pytest.mark.parametrize("name", ["secateur:resnet20", "mobilenet_v3_small", "squeezenet1_1"])
+@pytest.mark.parametrize(
+    "name",
+    ["secateur:resnet20", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow), "squeezenet1_1"],
+)
 def test_the_layers_that_are_left_cost_what_the_cut_network_does_when_it_is_traced_anew(name: str) -> None:
     model, smaller, cuts, inputs = twice_cut(name)
     found = summarise(model, smaller, cuts, inputs, inputs, 0)

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from secateur.cli import app
 from secateur.criteria import Scores
 from secateur.jobs.settings import TrainJob
 from secateur.jobs.train import train
@@ -47,10 +49,10 @@ LONG = plain(2, 9)
 
 
 def words(network: Path, out: Path, how: list[str], batch: int = 100) -> list[str]:
-    data = ["--data", "digits", *sets(f"data.batch_size={batch}", "device.precision=float32")]
+    same = sets(f"data.batch_size={batch}", "device.precision=float32", "latency_seconds=0")
     code = network.parent / "plain.py"
     builder = ["--builder", f"{code}:plain"] if code.is_file() else []
-    return ["prune", str(network), *how, *data, *builder, "--out", str(out)]
+    return ["prune", str(network), *how, "--data", "digits", *same, *builder, "--out", str(out)]
 
 
 def torchrun(count: int) -> list[str]:
@@ -183,7 +185,8 @@ def without_batch_norm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(without_batch_norm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes of the network."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    run(words(without_batch_norm, out, STEPS))
+    result = CliRunner().invoke(app, words(without_batch_norm, out, STEPS))
+    assert result.exit_code == 0, result.output
     return out
 
 

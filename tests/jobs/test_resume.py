@@ -57,9 +57,9 @@ FEW_KILLS = 2
 """Once between writes and once within one; the slow test has fifty."""
 
 
-def pruning(out: Path, trained: Path, how: str, **changes: Any) -> PruneJob:
+def pruning(out: Path, network: Path | dict[str, str], how: str, **changes: Any) -> PruneJob:
     values: dict[str, Any] = {
-        "network": {"source": str(trained)},
+        "network": network if isinstance(network, dict) else {"source": str(network)},
         "data": {"source": "digits", "batch_size": 128},
         "out": out,
         "budget": {"macs": 0.4},
@@ -92,12 +92,16 @@ class StopAt(Recorder):
 
 
 @pytest.mark.parametrize(
-    "how",
-    [how if how == "no training between" else pytest.param(how, marks=pytest.mark.slow) for how in RECIPES],
+    ("how", "network"),
+    [
+        ("no training between", "small_trained"),
+        *(pytest.param(how, "trained", marks=pytest.mark.slow) for how in RECIPES),
+    ],
 )
 def test_pruning_that_is_stopped_again_and_again_ends_at_the_same_bits(
-    trained: Path, tmp_path: Path, how: str
+    request: pytest.FixtureRequest, tmp_path: Path, how: str, network: str
 ) -> None:
+    trained = request.getfixturevalue(network)
     prune(pruning(tmp_path / "whole", trained, how))
     events, stops, done = 12, 0, False
     while not done:
@@ -138,22 +142,24 @@ def test_training_that_is_stopped_ends_at_the_same_bits(small_network: str, tmp_
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
 
-def test_what_cannot_be_gone_on_with_is_refused_and_kept(trained: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_gone_on_with_is_refused_and_kept(
+    small_trained: dict[str, str], tmp_path: Path
+) -> None:
     how = "no training between"
     with pytest.raises(RunError, match="no run to continue; omit --resume"):
-        prune(pruning(tmp_path / "none", trained, how, resume=True))
+        prune(pruning(tmp_path / "none", small_trained, how, resume=True))
     with pytest.raises(StoppedError):
-        prune(pruning(tmp_path / "run", trained, how), [StopAt(30)])
+        prune(pruning(tmp_path / "run", small_trained, how), [StopAt(30)])
     before = read_config(tmp_path / "run")
     with pytest.raises(UsageError, match=r"--resume needs the settings.*budget.macs was 0.4 and is 0.5"):
-        prune(pruning(tmp_path / "run", trained, how, resume=True, budget={"macs": 0.5}))
+        prune(pruning(tmp_path / "run", small_trained, how, resume=True, budget={"macs": 0.5}))
     assert read_config(tmp_path / "run") == before
-    prune(pruning(tmp_path / "run", trained, how, resume=True))
+    prune(pruning(tmp_path / "run", small_trained, how, resume=True))
     with pytest.raises(RunError, match="finished; there is nothing to continue"):
-        prune(pruning(tmp_path / "run", trained, how, resume=True))
+        prune(pruning(tmp_path / "run", small_trained, how, resume=True))
     search = {"max_drop": 1.0}
     with pytest.raises(UsageError, match="search cannot be resumed"):
-        pruning(tmp_path / "run", trained, how, resume=True, budget=None, search=search)
+        pruning(tmp_path / "run", small_trained, how, resume=True, budget=None, search=search)
 
 
 def test_an_image_that_vanishes_in_the_middle_of_a_run(

@@ -79,11 +79,15 @@ def test_a_token_equals_that_of_a_real_cache_of_equal_tokens(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("unit", [None, "query_heads"])
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        *((name, None) for name in NETWORKS),
+        ("Llama", "query_heads"),
+        pytest.param("Qwen3", "query_heads", marks=pytest.mark.slow),
+    ],  # the heads of the others have keys and values of their own
+)
 def test_costs_of_a_token_are_predicted_for_a_smaller_network(name: str, unit: str | None) -> None:
-    if unit is not None and name not in ("Llama", "Qwen3"):
-        pytest.skip("all its heads have keys and values of their own")
     model = network(name)
     inputs = one_token(model, 50)
     graph = sec.trace(model, inputs, attention=unit)
@@ -108,7 +112,7 @@ def _compare(models: Mapping[str, nn.Module], inputs: Any, **_: Any) -> Comparis
     return Comparison({name: Latency(ms, ms, ms, 9, 1, "cpu", 1) for name, ms in times.items()})
 
 
-@pytest.mark.parametrize("unit", [None, "query_heads"])
+@pytest.mark.parametrize("unit", [None, pytest.param("query_heads", marks=pytest.mark.slow)])
 def test_a_graph_of_the_prompt_predicts_the_time_of_a_token(unit: str | None) -> None:
     model = network()
     prompt = {"input_ids": torch.randint(0, 40, (2, 12))}

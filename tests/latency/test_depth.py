@@ -43,7 +43,7 @@ def compare(models: Mapping[str, nn.Module], inputs: Any, **_: Any) -> Compariso
     return Comparison({name: Latency(ms, ms, ms, 9, 1, "cpu", len(inputs)) for name, ms in times.items()})
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["basic", pytest.param("nested", marks=pytest.mark.slow)])
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, ChannelGraph, LatencyTable]:
     net = NETWORKS[request.param]().eval()
     graph = trace(net, X)

@@ -53,12 +53,14 @@ def named(every: list[Mutant], pattern: str) -> Mutant:
     return next(item for item in every if fnmatch.fnmatchcase(item.name, pattern.replace("[", "[[]")))
 
 
+@pytest.mark.slow
 def test_outcomes_are_told_apart(networks: list[Prepared], every: list[Mutant]) -> None:
     chosen = {named(every, pattern).name: wanted for pattern, wanted in EXPECTED.items()}
     found = list(results([named(every, pattern) for pattern in EXPECTED], networks))
     assert {item["name"]: item["outcome"] for item in found} == chosen
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_ended(
     networks: list[Prepared], every: list[Mutant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +70,7 @@ def test_what_takes_too_long_is_ended(
     assert table([found]).count("\n- hang: ") == 1
 
 
+@pytest.mark.slow
 def test_without_the_check_wrong_cuts_go_unnoticed(networks: list[Prepared], every: list[Mutant]) -> None:
     with unchecked():
         found = list(results([named(every, pattern) for pattern in (JOIN, READ, NEIGHBOUR)], networks))
@@ -75,6 +78,7 @@ def test_without_the_check_wrong_cuts_go_unnoticed(networks: list[Prepared], eve
     assert [item["outcome"] for item in found] == [UNNOTICED, HARMLESS, UNNOTICED]
 
 
+@pytest.mark.slow
 def test_what_is_broken_is_whole_again(every: list[Mutant]) -> None:
     mutant = named(every, JOIN)
     model, inputs = suite.build("flattened")
@@ -83,6 +87,7 @@ def test_what_is_broken_is_whole_again(every: list[Mutant]) -> None:
     assert len(sec.trace(model, inputs).prunable) == 2
 
 
+@pytest.mark.slow
 def test_names_are_stable_and_distinct(every: list[Mutant]) -> None:
     names = [item.name for item in every]
     assert len(set(names)) == len(names) > 1000
@@ -126,6 +131,7 @@ def test_the_judge_accepts_another_right_cut(read: int, answer: str) -> None:
     assert judge.judged(model, small, graph, inputs).answer == answer
 
 
+@pytest.mark.slow
 def test_wrong_branches_are_noticed() -> None:
     networks = branches.cases()
     patterns = (

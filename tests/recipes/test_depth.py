@@ -37,16 +37,25 @@ def pruned(depth: str, optimizer: torch.optim.Optimizer | None = None, **changes
     )
 
 
-@pytest.mark.parametrize("depth", ["auto", "only"])
+WAYS: dict[str, dict[str, Any]] = {
+    "once": {},
+    "curves in steps": {"steps": 2},
+    "scores in steps": {"steps": 2, "allocation": "global"},
+    "channels per step": {"channels_per_step": 12, "allocation": "global", "between": {"epochs": 1}},
+}
+QUICK = {"once": "only", "curves in steps": "auto", "scores in steps": "auto", "channels per step": "only"}
+"""Every way and both settings of depth once; the slow tests try all pairs."""
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("depth", "changes"),
     [
-        {},
-        {"steps": 2},
-        {"steps": 2, "allocation": "global"},
-        {"channels_per_step": 12, "allocation": "global", "between": {"epochs": 1}},
+        pytest.param(
+            depth, changes, id=f"{way}-{depth}", marks=[] if depth == QUICK[way] else [pytest.mark.slow]
+        )
+        for way, changes in WAYS.items()
+        for depth in ("auto", "only")
     ],
-    ids=["once", "curves in steps", "scores in steps", "channels per step"],
 )
 def test_every_cut_is_verified_and_the_budget_is_met(depth: str, changes: dict[str, Any]) -> None:
     result = pruned(depth, **changes)

@@ -90,10 +90,8 @@ def train(context: RunContext, sizes: tuple[int, ...], criterion: str) -> dict[s
     }
 
 
-def check_same(work: Any, folder: Path, count: int, *args: Any) -> None:
+def check_same(together: list[Any], alone: Any) -> None:
     """All processes find the same bits, and what one would find but for the order of additions."""
-    alone = in_processes(work, 1, folder, *args)[0]
-    together = in_processes(work, count, folder, *args)
     for found in together[1:]:
         torch.testing.assert_close(found, together[0], rtol=0, atol=0)
     torch.testing.assert_close(together[0], alone, rtol=1e-5, atol=1e-6)
@@ -103,8 +101,19 @@ def check_same(work: Any, folder: Path, count: int, *args: Any) -> None:
 SIZES = {"even": (12, 12, 12), "uneven": (8, 7, 2, 5)}
 
 
-def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    check_same(train, tmp_path, 2, SIZES["uneven"], "taylor")
+def train_both(context: RunContext) -> dict[str, Any]:
+    return {"plain": train(context, SIZES["uneven"], "taylor"), "normalised": train_normalised(context)}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two processes find, which are started once."""
+    return in_processes(train_both, 2, tmp_path_factory.mktemp("both"))
+
+
+def test_two_processes_train_like_one(both: list[dict[str, Any]], tmp_path: Path) -> None:
+    [alone] = in_processes(train, 1, tmp_path, SIZES["uneven"], "taylor")
+    check_same([found["plain"] for found in both], alone)
 
 
 def train_all(context: RunContext) -> dict[str, Any]:
@@ -118,7 +127,8 @@ def train_all(context: RunContext) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_train_like_one(count: int, tmp_path: Path) -> None:
-    check_same(train_all, tmp_path, count)
+    [alone] = in_processes(train_all, 1, tmp_path)
+    check_same(in_processes(train_all, count, tmp_path), alone)
 
 
 def train_normalised(context: RunContext) -> dict[str, Any]:
@@ -128,8 +138,10 @@ def train_normalised(context: RunContext) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_batch_norms_on_cpus_end_at_the_same_statistics_in_all_processes(tmp_path: Path) -> None:
-    found = in_processes(train_normalised, 2, tmp_path)
+def test_batch_norms_on_cpus_end_at_the_same_statistics_in_all_processes(
+    both: list[dict[str, Any]],
+) -> None:
+    found = [each["normalised"] for each in both]
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
     before = normalised_network().state_dict()
     assert not torch.equal(found[0]["1.running_mean"], before["1.running_mean"])

@@ -29,9 +29,9 @@ def smaller_models(spec: ModelSpec, inputs: InputSpec, params: int) -> list[dict
     Returns:
         ``name``, ``macs`` and ``params`` of each, the largest first.
 
-    >>> spec = ModelSpec.parse("torchvision:vgg13", classes=2)
-    >>> [found["name"] for found in smaller_models(spec, InputSpec((3, 32, 32)), 128_959_042)]
-    ['torchvision:vgg11_bn', 'torchvision:vgg11']
+    >>> spec = ModelSpec.parse("torchvision:squeezenet1_0", classes=2)
+    >>> [found["name"] for found in smaller_models(spec, InputSpec((3, 32, 32)), 736_450)]
+    ['torchvision:squeezenet1_1']
     """
     origin, _, name = spec.name.partition(":")
     if origin not in ("torchvision", "secateur"):

@@ -32,11 +32,12 @@ def uncached(model: nn.Module) -> Iterator[None]:
     try:
         for owner in [*_modules(), *_classes(model)]:
             for name, value in list(getattr(owner, "__dict__", {}).items()):
+                if type(value) is not _CACHED:
+                    continue
                 # What cannot be replaced keeps its cache.
                 with suppress(Exception):
-                    if type(value) is _CACHED:
-                        setattr(owner, name, _with_origins(value))
-                        changed.append((owner, name, value))
+                    setattr(owner, name, _with_origins(value))
+                    changed.append((owner, name, value))
         yield
     finally:
         for owner, name, value in reversed(changed):
