@@ -670,6 +670,7 @@ def test_a_factor_of_training_that_follows_the_width_is_seen(factor: Callable[..
         lambda s, y: F.dropout(y, 0.2, s.training and y.shape[1] > 6),
         lambda s, y: F.dropout(y, 0.2) if s.training and y.shape[1] > 6 else F.dropout(y, 0.2, False),
         lambda s, y: F.batch_norm(y, s.mean, s.var, momentum=0.1 * y.shape[1] / 8, training=s.training),
+        lambda s, y: F.batch_norm(y, s.mean, s.var, momentum=1 / y.shape[1], training=s.training),
     ],
 )
 def test_what_training_alone_computes_from_a_width_is_named(
@@ -684,6 +685,30 @@ def test_what_training_alone_computes_from_a_width_is_named(
     assert graph["b"].prunable
     plan = sec.plan_from(graph, {"b": [1, 2]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+class Assigned(nn.Module):
+    """Sets a number of one of its layers from a width, which only training mode reads."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.norm, self.drop, self.way = nn.BatchNorm1d(12), nn.Dropout(0.1), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.way == "momentum":
+            self.norm.momentum = 1 / h.shape[1]
+        if self.way == "p":
+            self.drop.p = 0.02 * h.shape[1]
+        return self.b(self.drop(self.norm(h)).relu())
+
+
+@pytest.mark.parametrize("way", ["momentum", "p", "none"])
+def test_numbers_of_layers_that_follow_a_width_are_named(way: str) -> None:
+    graph = sec.trace(Assigned(way).eval(), torch.randn(4, 6))
+    assert graph["a"].prunable is (way == "none")
+    assert way == "none" or "with the width" in str(graph["a"].reason)
 
 
 def test_what_training_computes_from_a_state_or_a_coin_is_no_width() -> None:

@@ -208,3 +208,22 @@ def test_copies_are_freed_with_the_record_before_any_collection() -> None:
     finally:
         if was_on:
             gc.enable()
+
+
+class ClaimsToBeADict:
+    """Says that it is a dictionary, as proxies of other objects do."""
+
+    @property
+    def __class__(self) -> type:
+        return dict
+
+    def __init__(self) -> None:
+        self.content = [1]
+
+
+def test_odd_attributes_do_not_stop_a_trace() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    net.probe = torch.zeros(3, device="meta")
+    net.proxy = ClaimsToBeADict()  # type: ignore[assignment]
+    assert sec.trace(net, torch.randn(2, 3))["0"].prunable
+    assert net.probe.is_meta

@@ -6,23 +6,28 @@ looked up whenever the state is recorded (:mod:`secateur.untouched`).
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import _lru_cache_wrapper, lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
-from torch import Tensor, nn
-
 _STEPS = 3
 """How often a name in a function is followed to another function or class."""
 
-_ENTRIES = frozenset(("forward", "train"))
-"""Methods of a network that are called from outside."""
+_ENTRIES = frozenset(("forward", "train", "backward", "setup_context", "jvp", "vjp"))
+"""Methods of networks and of differentiable functions that are called from outside."""
+
+_OPERATORS = frozenset(("__call__", "__getattr__", "__getitem__", "__enter__", "__exit__"))
+"""Methods of Python itself that a forward pass may call without naming them."""
+
+_BUILDING = frozenset(("__init__", "__init_subclass__", "__new__", "__class_getitem__", "__set_name__"))
+"""Methods of Python itself that do not run in a forward pass, as objects are there already."""
 
 _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "concurrent", "multiprocessing", "secateur")
 """Packages whose objects are not followed: they are not state of a network."""
@@ -46,11 +51,11 @@ class Variables:
     names: tuple[str, ...]
 
     def found(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """List the dictionary and the name of each variable that is there."""
+        """List the dictionary and the name of each variable, which may not be there."""
         owner = self.owner()
         if owner is not None:
             place = vars(owner) if isinstance(owner, ModuleType) else owner.__globals__
-            yield from ((place, name) for name in self.names if name in place)
+            yield from ((place, name) for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -59,29 +64,33 @@ class CodeState:
 
     Attributes:
         classes: whose attributes may change.
-        functions: with closures or default arguments that hold values.
+        functions: with closures, default arguments or attributes that hold values.
         variables: global variables that hold values.
         caches: cached functions.
+        assigned: names of the attributes of objects that the code assigns.
     """
 
     classes: tuple[ref[type], ...]
     functions: tuple[ref[FunctionType], ...]
     variables: tuple[Variables, ...]
     caches: tuple[ref[_lru_cache_wrapper[Any]], ...]
+    assigned: frozenset[str]
 
 
-_KNOWN: WeakKeyDictionary[Any, CodeState] = WeakKeyDictionary()
+_Known = WeakKeyDictionary[Any, CodeState]
+_KNOWN: dict[bool, _Known] = {False: WeakKeyDictionary(), True: WeakKeyDictionary()}
 
 
-def code_state(root: Code) -> CodeState:
+def code_state(root: Code, *, every: bool = False) -> CodeState:
     """Find the places to which a class or a function may write.
 
     Functions and classes of other packages than PyTorch, NumPy and the standard library are followed up to
     three steps from one to the next. Methods of a network that its forward pass does not name are not
-    followed further.
+    followed further, unless that looks names up itself.
 
     Args:
         root: a class, a function or a cached function.
+        every: follow all methods of a network, as something else than its forward pass may call them.
 
     Example:
         >>> table = {}
@@ -92,11 +101,11 @@ def code_state(root: Code) -> CodeState:
         [('table',)]
     """
     try:
-        if root not in _KNOWN:
-            _KNOWN[root] = _search(root)
-        return _KNOWN[root]
+        if root not in _KNOWN[every]:
+            _KNOWN[every][root] = _search(root, every)
+        return _KNOWN[every][root]
     except TypeError:  # a class whose metaclass makes it unhashable
-        return _search(root)
+        return _search(root, every)
 
 
 def is_code(value: Any) -> bool:
@@ -123,12 +132,13 @@ def is_foreign(cls: type) -> bool:
     return str(cls.__module__).partition(".")[0] in _FOREIGN
 
 
-def _search(root: Code) -> CodeState:
+def _search(root: Code, every: bool) -> CodeState:
     """Follow names from function to function."""
     classes: list[ref[type]] = []
     functions: list[ref[FunctionType]] = []
     variables: list[Variables] = []
     caches: list[ref[_lru_cache_wrapper[Any]]] = []
+    assigned: set[str] = set()
     left, seen = deque[tuple[Any, int]]([(root, 0)]), set[int]()
     while left:
         item, step = left.popleft()
@@ -145,41 +155,51 @@ def _search(root: Code) -> CodeState:
             classes.extend(map(ref, own))
             seen.update(map(id, own))
             methods = [pair for cls in own for pair in _methods(cls)]
-            reached = _reached(methods)
+            reached = {name for name, _ in methods} if every else _reached(methods)
             left.extend((held, step if name in reached else _STEPS) for name, held in methods)
         else:
             values = [*_enclosed(item), *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+            values += vars(item).values()
             left.extend((value, step) for value in values if is_code(value))
-            if item.__closure__ or any(type(value) not in _PLAIN for value in values):
+            own_name = item.__name__ in _referred(item.__code__)  # it may keep something in its attributes
+            if own_name or vars(item) or item.__closure__ or any(type(x) not in _PLAIN for x in values):
                 functions.append(ref(item))
+            assigned |= _assigned(item.__code__, "STORE_ATTR")
             for owner in _files(item):
                 place = vars(owner) if isinstance(owner, ModuleType) else item.__globals__
                 named = {name: place[name] for name in _referred(item.__code__) & place.keys()}
                 left.extend((value, step + 1) for value in named.values() if is_code(value))
-                held = tuple(name for name, value in named.items() if _is_state(value))
+                held = {name for name, value in named.items() if _is_state(value)}
+                if owner is item:
+                    held |= _assigned(item.__code__, "STORE_GLOBAL")
                 if held:
-                    variables.append(Variables(ref(owner), held))
-    return CodeState(tuple(classes), tuple(functions), tuple(variables), tuple(caches))
+                    variables.append(Variables(ref(owner), tuple(held)))
+    return CodeState(tuple(classes), tuple(functions), tuple(variables), tuple(caches), frozenset(assigned))
 
 
 def _methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """List the functions of a class, other than those of Python itself, with their names."""
+    """List the functions of a class with their names, other than those that make objects."""
     for name, value in vars(cls).items():
         held = getattr(value, "__func__", value)  # of a static method, or one of the class
-        if not name.startswith("__") and isinstance(held, FunctionType | _lru_cache_wrapper):
-            yield name, held
+        found = [held.fget, held.fset] if isinstance(held, property) else [getattr(held, "func", held)]
+        for function in found:
+            if name not in _BUILDING and isinstance(function, FunctionType | _lru_cache_wrapper):
+                yield name, function
 
 
 def _reached(methods: Sequence[tuple[str, Any]]) -> set[str]:
     """Select the methods that the entries of a network name, and those that these name, and so on.
 
-    In a class without entries, all are selected.
+    In a class without entries, all are selected; so they are where code looks methods up by computed names.
 
     Args:
         methods: name and function of each.
     """
     names = {name for name, _ in methods}
-    reached, left = set[str](), _ENTRIES & names or names
+    if not _ENTRIES & names:
+        return names
+    reached = set[str]()
+    left: Set[str] = names & (_ENTRIES | _OPERATORS)
     while left:
         reached |= left
         codes = [
@@ -187,7 +207,10 @@ def _reached(methods: Sequence[tuple[str, Any]]) -> set[str]:
             for name, held in methods
             if name in left and isinstance(inspect.unwrap(held), FunctionType)
         ]
-        left = frozenset().union(*map(_referred, codes)) & names - reached
+        named = frozenset().union(*map(_referred, codes))
+        if "getattr" in named and "forward" in left:
+            return names
+        left = named & names - reached
     return reached
 
 
@@ -212,7 +235,7 @@ def _files(function: FunctionType) -> Iterator[FunctionType | ModuleType]:
 
 def _is_state(value: Any) -> bool:
     """Return whether a global variable holds a value that code may exchange or change, and no code."""
-    return not is_code(value) and not isinstance(value, BuiltinFunctionType | ModuleType | Tensor | nn.Module)
+    return not is_code(value) and not isinstance(value, BuiltinFunctionType | ModuleType)
 
 
 @lru_cache(maxsize=10_000)
@@ -220,3 +243,16 @@ def _referred(code: CodeType) -> frozenset[str]:
     """List the names that a function, and functions within it, look up outside it."""
     inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return frozenset(code.co_names).union(*map(_referred, inside))
+
+
+@lru_cache(maxsize=10_000)
+def _assigned(code: CodeType, operation: str) -> frozenset[str]:
+    """List the names that a function, and functions within it, assign by an operation of Python.
+
+    Args:
+        code: of the function.
+        operation: ``STORE_GLOBAL`` for global variables, ``STORE_ATTR`` for attributes of objects.
+    """
+    inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    own = (step.argval for step in dis.get_instructions(code) if step.opname == operation)
+    return frozenset(own).union(*(_assigned(one, operation) for one in inside))

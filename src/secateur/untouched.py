@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import _lru_cache_wrapper, partial
-from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -39,6 +39,8 @@ _MOST_KEPT = 10_000
 """Objects in a cache that are looked at; one with more counts as one that keeps tensors."""
 
 _HOLDERS = (dict, OrderedDict, list, tuple, set, frozenset)
+
+_DESCRIPTORS = (property, staticmethod, classmethod, MemberDescriptorType, GetSetDescriptorType)
 
 _EMPTY = frozenset((dict, OrderedDict, list, set))
 _CONTAINERS = (OrderedDict, dict, list, set, deque, tuple)
@@ -262,6 +264,7 @@ class StateRecord:
         self._undo: list[Callable[[], None]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
+        self._hooked = False  # whether hooks may call methods that the forward pass does not name
         self._seen: set[int] = set()
         self._places: set[tuple[str, int]] = set()  # classes, functions and variables that are recorded
         self._held: list[Any] = []  # keeps recorded objects alive, so that no identity is used twice
@@ -270,6 +273,7 @@ class StateRecord:
         """Record a network and all its content."""
         modules = list(model.modules())
         self._seen.update(map(id, modules))
+        self._hooked = self._hooked or any(map(_has_hooks, modules))
         for module in modules:
             self._module(module)
 
@@ -329,7 +333,7 @@ class StateRecord:
 
     def _values(self, tensor: Tensor) -> None:
         version = _version(tensor)
-        if version is None or tensor.layout is not torch.strided or tensor.is_quantized:
+        if version is None or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             return
         before = tensor.detach().clone()
         written = self.written  # an undo that refers to the record would keep the copies until a collection
@@ -349,7 +353,7 @@ class StateRecord:
             return
         self._seen.add(id(root))
         self._held.append(root)
-        state = code_state(root)
+        state = code_state(root, every=self._hooked)
         for cls in _alive(state.classes):
             self._class(cls, depth)
         for function in _alive(state.functions):
@@ -375,8 +379,8 @@ class StateRecord:
 
         self._undo.append(undo)
         for value in before.values():
-            if isinstance(value, list | dict | set | deque):
-                self._value(value, depth)
+            if not (is_code(value) or isinstance(value, _DESCRIPTORS)):
+                self._value(value, depth + 1)
 
     def _function(self, function: FunctionType, depth: int) -> None:
         """Record what a function's closure and default arguments hold."""
@@ -394,16 +398,18 @@ class StateRecord:
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             if type(value) not in _PLAIN and not is_code(value):
                 self._value(value, depth + 1)
+        kept = vars(function)
+        if "__wrapped__" not in kept:  # a decorator's; the function in it is followed already
+            self._contents(kept, depth + 1)
 
     def _variable(self, names: dict[str, Any], name: str, depth: int) -> None:
         """Record a global variable, and what it holds."""
         if (name, id(names)) in self._places:
             return
         self._places.add((name, id(names)))
-        value = names[name]
-        if isinstance(value, int | float | str | tuple | None):
-            self._undo.append(_global_restorer(names, name, value))
-        else:
+        value = names.get(name, _UNSET)
+        self._undo.append(_global_restorer(names, name, value))
+        if value is not _UNSET and not is_code(value):
             self._value(value, depth + 1)
 
     def _value(self, value: Any, depth: int) -> None:
@@ -432,7 +438,7 @@ class StateRecord:
 
     def _inside(self, value: Any, depth: int) -> None:
         """Record the content of a container, a module or an object."""
-        if isinstance(value, dict | list | set | deque | tuple):
+        if issubclass(type(value), dict | list | set | deque | tuple):  # others only claim to be one
             self._contents(value, depth)
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
@@ -523,6 +529,11 @@ def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
         add(container, before)
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    """Return whether something else than its forward pass runs with a module."""
+    return any(value for name, value in vars(module).items() if name.endswith("_hooks") and name[0] == "_")
+
+
 def _alive(references: Iterable[ref[T]]) -> list[T]:
     """List the objects that still exist."""
     return [item for reference in references if (item := reference()) is not None]
@@ -550,7 +561,9 @@ def _restore_slot(value: Any, slot: MemberDescriptorType, before: Any) -> None:
 
 def _global_restorer(names: dict[str, Any], name: str, value: Any) -> Callable[[], None]:
     def undo() -> None:
-        if names.get(name) is not value:
+        if value is _UNSET:
+            names.pop(name, None)
+        elif names.get(name, _UNSET) is not value:
             names[name] = value
 
     return undo

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import FakeTensorMode, tree_map_only
+from secateur.code_state import code_state
 from secateur.errors import SecateurError, TraceError
 from secateur.exact import seed_everything
 from secateur.graph.branches import Replacement
@@ -40,6 +41,9 @@ from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
 from secateur.untouched import untouched
+
+_NUMBERS = frozenset(("p", "momentum", "dropout"))
+"""Attributes of layers that only training mode reads."""
 
 _COARSE = 1e-2
 """Relative difference at which a trial in float32 is made once more in float64."""
@@ -412,8 +416,11 @@ class TrialComparison:
 def _has_own_switches(model: nn.Module, training: Pass) -> bool:
     """Return whether a network calls dropout or a normalisation itself, with numbers that it may compute.
 
-    Layers of PyTorch call them with numbers that they were built with.
+    Layers of PyTorch call them with numbers that they were built with, unless the code assigns others.
     """
+    kinds = {type(module) for module in model.modules()}
+    if any(code_state(kind).assigned & _NUMBERS for kind in kinds):
+        return True
     own = (node for node in training.program.graph.nodes if node.name in training.flags)
     return any(not _is_layer(model, module_path(node)) for node in own)
 

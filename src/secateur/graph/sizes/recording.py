@@ -52,6 +52,8 @@ class _Call:
     """Whether a number that it computes with was computed from a size."""
     kept: Mapping[int, _Made] = field(default_factory=dict)
     """The dimensions of the result that are whole dimensions of what was indexed."""
+    switched: tuple[float, ...] = ()
+    """All its floats, of operators that the mode switches."""
 
     @property
     def is_dropout(self) -> bool:
@@ -252,7 +254,7 @@ def changed_switch(before: Observation | None, after: Observation | None) -> str
 
 
 def _switched(call: _Call) -> tuple[Any, ...]:
-    return call.key[:2], call.numbers, call.is_on
+    return call.key[:2], call.switched, call.is_on
 
 
 def _place(call: _Call) -> str:
@@ -401,7 +403,9 @@ class _SizeTracer(ShapeMode):
         wide = sum(map(_is_wide, leaves))
         computes = name in _DROPOUTS or name in _COMPUTING
         follows = computes and any(isinstance(item, Size | Proportional) for item in leaves)
-        call = _Call(key, given_sizes(name, args, kwargs), wide, numbers, counts, is_on, follows, kept)
+        floats = () if is_on is None else tuple(float(item) for item in leaves if isinstance(item, float))
+        sizes = given_sizes(name, args, kwargs)
+        call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, floats)
         self.calls.append(call)
         for place, item in enumerate(results):
             if isinstance(item, Tensor):
