@@ -71,6 +71,18 @@ def test_what_channels_give_together_is_of_the_kept_ones(name: str) -> None:
     torch.testing.assert_close(small(x), F.linear(y, model.b.weight[:, kept], model.b.bias))
 
 
+def test_each_example_may_draw_numbers_of_its_own() -> None:
+    noisy = torch.vmap(lambda t: t + 0.1 * torch.randn_like(t), randomness="different")
+    model, x = lines(noisy)(), torch.randn(TOKENS)
+    graph = sec.trace(model, x)
+    plan = sec.plan_from(graph, {"a": [1, 6]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, x).ok
+    with torch.no_grad():
+        small.b.weight[0, 1] += 1
+    assert not sec.verify(model, small, plan, x).ok
+
+
 def test_pytorch_is_not_left_inside_a_call() -> None:
     model = Net(layers, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
     sec.trace(model.eval(), torch.randn(TOKENS))

@@ -58,6 +58,7 @@ def _innermost(module: GraphModule) -> list[Node]:
 def _expand(module: GraphModule, region: list[Node]) -> None:
     """Replace the nodes of a call; a value of which each example has a part has the examples in front."""
     mapped: set[Node] = set()
+    randomness = next((item for item in region[0].args if isinstance(item, str)), "error")
     for node in region:
         if node not in module.graph.nodes:
             continue  # a piece of a result that was replaced
@@ -77,7 +78,7 @@ def _expand(module: GraphModule, region: list[Node]) -> None:
                 node.meta["val"] = node.target(*values, **named)  # type: ignore[operator]
                 mapped.add(node)
             else:
-                mapped.update(substitute(module.graph, node, _for_each(node, mapped)))
+                mapped.update(substitute(module.graph, node, _for_each(node, mapped, randomness)))
 
 
 def _in_front(x: Tensor, *, dim: int) -> Tensor:
@@ -98,8 +99,14 @@ def _is_whole(node: Node, mapped: set[Node]) -> bool:
     return node.target is torch.ops.aten.linear.default and mapped.isdisjoint(node.all_input_nodes[1:])
 
 
-def _for_each(node: Node, mapped: set[Node]) -> Any:
-    """Make a function of the arguments of a node that runs its operator for each example."""
+def _for_each(node: Node, mapped: set[Node], randomness: str) -> Any:
+    """Make a function of the arguments of a node that runs its operator for each example.
+
+    Args:
+        node: the operator.
+        mapped: the values that have the examples in front.
+        randomness: whether examples get ``"different"`` random numbers, or the ``"same"``.
+    """
     operands = node.all_input_nodes
 
     def run(*tensors: Tensor) -> Any:
@@ -107,4 +114,5 @@ def _for_each(node: Node, mapped: set[Node]) -> Any:
         args, kwargs = tree_map_only(Node, given.__getitem__, (node.args, node.kwargs))
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    return torch.vmap(run, in_dims=tuple(0 if item in mapped else None for item in operands))
+    places = tuple(0 if item in mapped else None for item in operands)
+    return torch.vmap(run, in_dims=places, randomness=randomness)
