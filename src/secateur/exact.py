@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from secateur._compat import TorchDispatchMode, tree_any, tree_leaves, tree_map, tree_map_only
@@ -259,13 +260,37 @@ class SeenDropout(TorchFunctionMode):
         """Run one operator."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").partition(".")[0].removesuffix("_")
+        if name == "multi_head_attention_forward":  # no mode sees the dropout inside
+            with _inside_attention():
+                return func(*args, **kwargs)
         p = _dropped(name, args, kwargs) if name in _PHASES else 0.0
         if not p:
             return func(*args, **kwargs)
-        value = (args[0] if args else kwargs["input"]).detach()
-        factor = 1 + p / 4 * ((value.abs() + 1e-30).log() + _PHASES[name]).sin()
+        given = args[0] if args else kwargs["input"]
+        factor = _factor(given, p, _PHASES[name])
         result = func(*args, **kwargs)
-        return result.mul_(factor) if result is (args[0] if args else kwargs["input"]) else result * factor
+        return result.mul_(factor) if result is given else result * factor
+
+
+def _factor(value: Tensor, p: float, phase: float) -> Tensor:
+    """Compute a factor for each value that is dropped with probability p."""
+    return 1 + p / 4 * ((value.detach().abs() + 1e-30).log() + phase).sin()
+
+
+@contextmanager
+def _inside_attention() -> Iterator[None]:
+    """Multiply what the dropout inside PyTorch's own attention returns by its factor, within a block."""
+    plain = functional.dropout
+
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002
+        factor = _factor(input, p, _PHASES["dropout"]) if training else 1.0
+        return plain(input, p, training, inplace) * factor
+
+    functional.dropout = dropout
+    try:
+        yield
+    finally:
+        functional.dropout = plain
 
 
 def _dropped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
