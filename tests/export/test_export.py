@@ -313,3 +313,28 @@ class Windows(nn.Module):
 def test_attention_over_five_dimensions_is_written_as_onnx(tmp_path, masked, causal):
     done = export(tmp_path / "windows.onnx", Windows(masked, causal).eval(), torch.randn(2, 8, 8))
     assert done.check.max_error < 1e-5
+
+
+class Keeps(nn.Module):
+    """Keeps a table that it computes in its first forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.kept is None or self.kept.shape[-1] != y.shape[-1]:
+            self.kept = torch.linspace(0.5, 1, y.shape[-1])
+        return y * self.kept
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_network_that_keeps_what_it_computes_is_exported(tmp_path, suffix):
+    net, x = Keeps().eval(), torch.randn(2, 1, 8, 8)
+    done = export(tmp_path / f"net{suffix}", net, x)
+    assert done.check.ok
+    assert net.kept is None
+    torch.testing.assert_close(by_its_own_runtime(done.path, x)[0], net(x), rtol=1e-4, atol=1e-5)

@@ -18,6 +18,7 @@ from secateur.export.folding import folded
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled
 from secateur.graph.substitutes import replacements_in
 from secateur.outputs import parts_of
+from secateur.untouched import untouched
 
 _PLACES = ("stack_trace", "source_fn_stack")
 """Node metadata that names source files, and so folders of this machine."""
@@ -66,7 +67,7 @@ class Exportable:
         model = copy.deepcopy(model).cpu().eval()
         model = _Named(model, names, rest) if named else model
         inputs = tuple(item.detach().to("cpu", copy=True) for item in positional)
-        with torch.inference_mode():
+        with untouched(model, weights=False), torch.inference_mode():  # code may keep what it computes
             returned = [leaf for leaf in parts_of(model(*inputs)).leaves if leaf is not None]
         if not returned or not all(isinstance(leaf, Tensor) for leaf in returned):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in returned if not _is_tensor(leaf)}))
@@ -95,7 +96,7 @@ class Exportable:
 
     def expected(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the network itself."""
-        with torch.inference_mode():
+        with untouched(self.model, weights=False), torch.inference_mode():
             return parts_of(self.model(*(item.clone() for item in inputs))).tensors
 
 
@@ -114,7 +115,7 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     batch = Dim("batch", min=1)
     shapes = tuple({0: batch} for _ in inputs)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), untouched(model, weights=False):
             program = torch.export.export(_Positional(model), inputs, dynamic_shapes=(shapes,), strict=False)
             if replacements_in(model):
                 program = folded(program)
