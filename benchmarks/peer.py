@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import secateur as sec
 from benchmarks.setting import Setting
@@ -29,34 +29,60 @@ def torch_pruning(setting: Setting, criterion: str) -> Callable[[float], nn.Modu
         A function that returns, for a share of the MACs, a copy of the network after the first step that
         needs no more. Call it with descending shares, since the steps on the way are the same for all.
     """
-    tp = imported()
     model, x = copy.deepcopy(setting.model), setting.images[0][:1]
+    pruner = pruner_of(model, x, criterion, _left_alone(setting, model))
+    whole = sec.cost(setting.model, x).macs
+
+    def gradients() -> None:
+        if criterion == "taylor":
+            for inputs, targets in setting.batches:
+                F.cross_entropy(model(inputs), targets, reduction="sum").backward()
+
+    def cut(share: float) -> nn.Module:
+        step_until(pruner, lambda: sec.cost(model, x).macs <= share * whole, gradients)
+        return copy.deepcopy(model)
+
+    return cut
+
+
+def pruner_of(model: nn.Module, x: Tensor, criterion: str, left_alone: Sequence[nn.Module]) -> Any:
+    """Make a pruner of all layers together, by small steps.
+
+    Args:
+        model: cut in place by each step.
+        x: one example.
+        criterion: as for :func:`torch_pruning`.
+        left_alone: layers whose outputs all stay.
+    """
+    tp = imported()
     importance = {
         "taylor": tp.importance.GroupTaylorImportance,
         "group norm": tp.importance.GroupMagnitudeImportance,
     }[criterion]()
-    pruner = tp.pruner.BasePruner(
+    return tp.pruner.BasePruner(
         model,
         x,
         importance=importance,
         global_pruning=True,
         pruning_ratio=1.0,
         iterative_steps=STEPS,
-        ignored_layers=_left_alone(setting, model),
+        ignored_layers=list(left_alone),
     )
-    whole = sec.cost(setting.model, x).macs
 
-    def cut(share: float) -> nn.Module:
-        while sec.cost(model, x).macs > share * whole:
-            model.zero_grad()
-            if criterion == "taylor":
-                for inputs, targets in setting.batches:
-                    F.cross_entropy(model(inputs), targets, reduction="sum").backward()
-            pruner.step()
-        model.zero_grad()
-        return copy.deepcopy(model)
 
-    return cut
+def step_until(pruner: Any, done: Callable[[], bool], gradients: Callable[[], None]) -> None:
+    """Take steps of a pruner until the network is small enough.
+
+    Args:
+        pruner: of the network.
+        done: whether it is small enough.
+        gradients: called before each step, with no gradients left; computes those that the criterion reads.
+    """
+    while not done():
+        pruner.model.zero_grad()
+        gradients()
+        pruner.step()
+    pruner.model.zero_grad()
 
 
 def imported() -> Any:

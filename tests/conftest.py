@@ -57,7 +57,7 @@ def _timings_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_timed_passes() -> Iterator[None]:
-    """Jobs time networks for seconds unless they are told otherwise; no test needs times as exact."""
+    """Jobs spend seconds on timing a network by default; no test needs times as exact."""
 
     def compared(models: Mapping[str, nn.Module], inputs: Any, min_seconds: float) -> Comparison:
         return compare_latency(models, inputs, min_seconds=min(min_seconds, SECONDS))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -121,15 +122,23 @@ def tuners(options: Options) -> Iterator[tuple[str, int, DetectorTuner]]:
         calibration_images=options.calibration,
         options={"patience": options.patience},
     )
-    with tempfile.TemporaryDirectory() as folder, ultralytics_in_use():
-        with tarfile.open(images.data_path("bccd.tar")) as archive:
-            archive.extractall(folder, filter="data")
-        data = convert_labels(f"{folder}/BCCD", f"{folder}/data").data
+    with bccd() as voc, ultralytics_in_use():
+        folder = voc.parent
+        data = convert_labels(voc, folder / "data").data
         for seed in options.seeds:
             for name in options.networks:
                 out = Path(options.keep or folder) / f"{name}-{options.image_size}-{options.epochs}-{seed}"
                 with seeded(seed):
                     yield name, seed, DetectorTuner(data, out, settings, seed=seed)
+
+
+@contextmanager
+def bccd() -> Iterator[Path]:
+    """Unpack the images with their VOC labels into a temporary folder, for the length of a block."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(images.data_path("bccd.tar")) as archive:
+            archive.extractall(folder, filter="data")
+        yield Path(folder) / "BCCD"
 
 
 def _network(name: str, seed: int, tuner: DetectorTuner, options: Options) -> Iterator[Row]:
@@ -264,7 +273,6 @@ class SplitC2f(nn.Module):
 
 def _peer(taylor: bool) -> Cut:
     def cut(network: nn.Module, tuner: DetectorTuner, share: float) -> tuple[nn.Module, None]:
-        tp = peer.imported()
         trainer = tuner.trainer(network, 1, "data")
         model = deepcopy(network)
         blocks = library("ultralytics.nn.modules.block").C2f
@@ -276,34 +284,27 @@ def _peer(taylor: bool) -> Cut:
             parameter.requires_grad_(parameter.is_floating_point())
         batches = calibration_batches(trainer, tuner.settings.calibration_images)
         x, _ = next(iter(batches))
-        kind = tp.importance.GroupTaylorImportance if taylor else tp.importance.GroupMagnitudeImportance
-        pruner = tp.pruner.BasePruner(
-            model,
-            x[:1],
-            importance=kind(),
-            global_pruning=True,
-            pruning_ratio=1.0,
-            iterative_steps=peer.STEPS,
-            ignored_layers=[model.model[-1]],  # type: ignore[index]
-        )
+        head: Any = model.model
+        pruner = peer.pruner_of(model, x[:1], "taylor" if taylor else "group norm", [head[-1]])
         side = x.shape[-1]
 
         def macs() -> int:
             return sec.cost(with_raw_outputs(model), torch.zeros(1, 3, side, side)).macs
 
         whole = macs()
-        while macs() > share * whole:
-            if taylor:
-                model.zero_grad()
-                raw = with_raw_outputs(model)
-                raw.args = trainer.args
-                loss = DetectorLoss(raw)
-                for inputs, batch in batches:
-                    loss(raw(inputs), batch).backward()
-                for mine, other in zip(model.parameters(), raw.parameters(), strict=True):
-                    mine.grad = other.grad
-            pruner.step()
-        model.zero_grad()
+
+        def gradients() -> None:
+            if not taylor:
+                return
+            raw = with_raw_outputs(model)
+            raw.args = trainer.args
+            loss = DetectorLoss(raw)
+            for inputs, batch in batches:
+                loss(raw(inputs), batch).backward()
+            for mine, other in zip(model.parameters(), raw.parameters(), strict=True):
+                mine.grad = other.grad
+
+        peer.step_until(pruner, lambda: macs() <= share * whole, gradients)
         return model, None
 
     return cut

@@ -10,8 +10,6 @@ validation images.
 from __future__ import annotations
 
 import copy
-import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ import secateur as sec
 from benchmarks import images, peer
 from benchmarks.benchmark import Options as BaseOptions
 from benchmarks.benchmark import Row as BaseRow
+from benchmarks.suite.detection import GROUP_NORM, OURS, RANDOM, TAYLOR, bccd
 from benchmarks.tables import Table, spread
 from secateur._torchvision import torchvision
 from secateur.batches import own_loss
@@ -35,8 +34,6 @@ from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings
 
 CLASSES = 4  # with the background
-OURS, RANDOM = "secateur", "random channels"
-GROUP_NORM, TAYLOR = "torch-pruning 1.6.1, group norm", "torch-pruning 1.6.1, Taylor"
 WEIGHTS = "mobilenet_v2_imagenet_features_only.pth"
 
 
@@ -91,10 +88,8 @@ QUICK: Mapping[str, Any] = {
 
 def run(options: Options) -> Iterator[Row]:
     """Train, cut and fine-tune."""
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(images.data_path("bccd.tar")) as archive:
-            archive.extractall(folder, filter="data")
-        data = read_labels(f"{folder}/BCCD")
+    with bccd() as folder:
+        data = read_labels(folder)
         for seed in options.seeds:
             with seeded(seed):
                 settings = DetectorSettings(
@@ -187,33 +182,24 @@ def _ours(recipe: Recipe) -> Cut:
 
 def _peer(taylor: bool) -> Cut:
     def cut(heads: HeadOutputs, judge: DetectorJudge, share: float) -> tuple[HeadOutputs, None]:
-        tp = peer.imported()
         model: Any = copy.deepcopy(heads).eval()
         batches = judge.batches("train", most=judge.settings.calibration_images)
         x = next(iter(batches))["images"][:1]
-        kind = tp.importance.GroupTaylorImportance if taylor else tp.importance.GroupMagnitudeImportance
         head = model.head
-        pruner = tp.pruner.BasePruner(
-            model,
-            x,
-            importance=kind(),
-            global_pruning=True,
-            pruning_ratio=1.0,
-            iterative_steps=peer.STEPS,
-            ignored_layers=[head.classification_head.cls_logits, head.regression_head.bbox_reg],
-        )
+        left_alone = [head.classification_head.cls_logits, head.regression_head.bbox_reg]
+        pruner = peer.pruner_of(model, x, "taylor" if taylor else "group norm", left_alone)
 
         def macs() -> int:
             return sec.cost(model, {"images": x}).macs
 
         whole = macs()
-        while macs() > share * whole:
+
+        def gradients() -> None:
             if taylor:
-                model.zero_grad()
                 for batch in batches:
                     own_loss(model(**batch), batch).backward()
-            pruner.step()
-        model.zero_grad()
+
+        peer.step_until(pruner, lambda: macs() <= share * whole, gradients)
         return model, None
 
     return cut

@@ -158,7 +158,7 @@ def _search(root: Code, every: bool) -> CodeState:
             reached = {name for name, _ in methods} if every else _reached(methods)
             left.extend((held, step if name in reached else _STEPS) for name, held in methods)
         else:
-            values = [*_enclosed(item), *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+            values = [*enclosed(item), *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
             values += vars(item).values()
             left.extend((value, step) for value in values if is_code(value))
             own_name = item.__name__ in _referred(item.__code__)  # it may keep something in its attributes
@@ -214,7 +214,7 @@ def _reached(methods: Sequence[tuple[str, Any]]) -> set[str]:
     return reached
 
 
-def _enclosed(function: FunctionType) -> Iterator[Any]:
+def enclosed(function: FunctionType) -> Iterator[Any]:
     """List the values that a function's closure holds."""
     for cell in function.__closure__ or ():
         try:

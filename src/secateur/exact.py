@@ -295,7 +295,7 @@ def _inside_attention() -> Iterator[None]:
 
 def _dropped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """Return the probability of a dropout; zero if it is switched off."""
-    usual = "alpha" not in name  # the default of the functions; operators are told
+    usual = "alpha" not in name  # the default of the functions; operators get it as an argument
     on = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", usual))
     p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
     return float(p) if on else 0.0

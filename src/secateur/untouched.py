@@ -13,7 +13,7 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import _lru_cache_wrapper, partial
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.code_state import Code, code_state, is_code, is_foreign, is_library
+from secateur.code_state import Code, code_state, enclosed, is_code, is_foreign, is_library
 
 T = TypeVar("T")
 
@@ -172,19 +172,12 @@ def _held(value: Any) -> Iterator[Any]:
     """List a value, and what it holds: a method, a closure or a container."""
     function = getattr(value, "__func__", value)
     yield function
-    yield from _enclosed(function)
+    if isinstance(function, FunctionType):
+        yield from enclosed(function)
     if isinstance(value, dict):
         yield from list(value.values())
     elif isinstance(value, list | tuple | set):
         yield from list(value)
-
-
-def _enclosed(function: Any) -> Iterator[Any]:
-    """List the values that a function's closure holds."""
-    cells = function.__closure__ if isinstance(function, FunctionType) else None
-    for cell in cells or ():
-        with suppress(ValueError):  # not set yet
-            yield cell.cell_contents
 
 
 def _random_rewinder() -> Callable[[], None]:

@@ -421,14 +421,11 @@ def _has_own_switches(model: nn.Module, training: Pass) -> bool:
     kinds = {type(module) for module in model.modules()}
     if any(code_state(kind).assigned & _NUMBERS for kind in kinds):
         return True
+    layers = {
+        path for path, module in model.named_modules() if type(module).__module__.startswith("torch.nn.")
+    }
     own = (node for node in training.program.graph.nodes if node.name in training.flags)
-    return any(not _is_layer(model, module_path(node)) for node in own)
-
-
-def _is_layer(model: nn.Module, path: str | None) -> bool:
-    """Return whether there is a layer of PyTorch at a path."""
-    module = dict(model.named_modules()).get(path or "")
-    return module is not None and type(module).__module__.startswith("torch.nn.")
+    return any(module_path(node) not in layers for node in own)
 
 
 def _difference(judgement: Judgement) -> Failure | None:
