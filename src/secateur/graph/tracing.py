@@ -161,6 +161,7 @@ def _captured_programs(
     two = doubled(inputs)
     # Code that expands something to a batch runs other operators for two examples.
     trained = record_run(model, inputs, training=True) or record_run(model, two, training=True)
+    programs = [replace(programs[0], own_draws=trained is not None and trained.draws)]
     alike = likeness(seen, trained, modules_in_training(model))
     unreached = any(name not in programs[0].tensors for name, _ in model.named_parameters())
     if not unreached and (
@@ -168,11 +169,12 @@ def _captured_programs(
     ):
         return programs, [seen], True
     try:
-        programs.append(capture(model, inputs, training=True))
+        captured = capture(model, inputs, training=True)
     except TraceError:
         if unreached:
             raise
         return programs, [seen], False
+    programs.append(replace(captured, own_draws=programs[0].own_draws))
     return programs, [seen, trained if two is inputs else record_run(model, two, training=True)], True
 
 

@@ -88,6 +88,7 @@ class Program:
         equal_inputs: for inputs on whose values the code branches, the one value that they hold.
         complete: whether it is all that the network does in its mode, as far as is known.
         derived: whether it was made from the program of the other mode, which runs the same operators.
+        own_draws: whether the code draws random numbers itself in training mode, besides PyTorch's layers.
     """
 
     module: GraphModule = field(repr=False)
@@ -99,6 +100,7 @@ class Program:
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     derived: bool = False
+    own_draws: bool = False
     complete: bool = True
     equal_inputs: Mapping[str, int] = field(default_factory=dict)
 

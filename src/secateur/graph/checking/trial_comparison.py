@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from secateur._compat import FakeTensorMode, tree_map_only
 from secateur.code_state import code_state
 from secateur.errors import SecateurError, TraceError
-from secateur.exact import seed_everything
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.nodes import module_path
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
@@ -36,11 +35,16 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
-from secateur.graph.sizes.recording import Observation, changed_factor, changed_switch, record_run
+from secateur.graph.sizes.recording import (
+    Observation,
+    changed_factor,
+    changed_switch,
+    record_run,
+    record_training,
+)
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
-from secateur.untouched import untouched
 
 _NUMBERS = frozenset(("p", "momentum", "dropout"))
 """Attributes of layers that only training mode reads."""
@@ -393,23 +397,18 @@ class TrialComparison:
     @cached_property
     def _trained(self) -> Observation | None:
         """Return what the network runs in training mode."""
-        return self._recorded_training()
-
-    def _recorded_training(self) -> Observation | None:
-        """Record what the network runs in training mode, from the same state and random numbers each time."""
-        with untouched(self._model, weights=False) as noted:
-            seed_everything()
-            noted.seed_generators()
-            return record_run(self._model, doubled(self._inputs), training=True)
+        return record_training(self._model, self._inputs)
 
     def _training_changes(self, cut: _TrialCut) -> Failure | None:
-        """Return whether what only training mode shows changes, where its numbers are not compared."""
+        """Return whether a number changes that no comparison may see: of training alone, or of a draw."""
         training = self._graph.wiring.training
-        if not training.program.derived or cut.replacements or not _has_own_switches(self._model, training):
+        switches = training.program.derived and _has_own_switches(self._model, training)
+        if not (switches or training.program.own_draws):
             return None
         before = self._trained
-        with substituted(self._model, cut.tensors, cut.attributes):
-            place = changed_switch(before, self._recorded_training())
+        with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
+            after = record_training(self._model, self._inputs)
+        place = changed_switch(before, after, cut.after.is_replaced)
         return Failure(f"in training mode, code changes {place} with the width") if place else None
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import product, zip_longest
+from itertools import chain, product, zip_longest
 from types import MappingProxyType
 from typing import Any
 
@@ -22,19 +22,22 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, said_to_be_exported, tree_leaves, tree_map_only
+from secateur.exact import seed_everything
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.operators import DROPOUTS
-from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, mode_of
+from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, doubled, mode_of
 from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.sizes.caches import uncached
+from secateur.graph.sizes.drawing import draws, numbers_in, tensors_read
 from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
+from secateur.untouched import untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +55,22 @@ class _Call:
     """Whether a number that it computes with was computed from a size."""
     kept: Mapping[int, _Made] = field(default_factory=dict)
     """The dimensions of the result that are whole dimensions of what was indexed."""
-    switched: tuple[float, ...] = ()
-    """All its floats, of operators that the mode switches."""
+    hidden: tuple[float, ...] = ()
+    """Its numbers that no output may show: of operators that the mode switches, and of random ones."""
+    is_random: bool = False
+    """Whether it draws random numbers, or computes with what was drawn."""
+    made_of: tuple[float, ...] | None = None
+    """The numbers that its result was made of; ``None`` if it was made of other tensors too."""
 
     @property
     def is_dropout(self) -> bool:
         """Return whether it is dropout of any kind."""
         return "dropout" in self.key[1]
+
+    @property
+    def may_hide(self) -> bool:
+        """Return whether no output may show its numbers."""
+        return self.is_on is not None or self.is_random
 
     @property
     def is_harmless(self) -> bool:
@@ -92,6 +104,11 @@ class Observation:
     equal: Sequence[tuple[Any, Any]]
     modules: Mapping[str, Sequence[ModuleCall]]
 
+    @property
+    def draws(self) -> bool:
+        """Return whether the code draws random numbers itself, besides those of PyTorch's layers."""
+        return any(call.is_random for call in self.calls)
+
 
 def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
     """Run a network on shapes alone and record every operator and every module that its code calls.
@@ -124,6 +141,22 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
                 model(*args, **kwargs)
             return Observation(tracer.calls, tuple(equal), tracer.modules)
     return None
+
+
+def record_training(model: nn.Module, inputs: ExampleInputs) -> Observation | None:
+    """Record what a network runs in training mode, from the same state and random numbers each time.
+
+    Args:
+        model: the network; not changed, nor what its code keeps.
+        inputs: what to call it with; twice, since batch statistics need two examples.
+
+    Returns:
+        What was seen; nothing if the network does not run on shapes alone.
+    """
+    with untouched(model, weights=False) as noted:
+        seed_everything()
+        noted.seed_generators()
+        return record_run(model, doubled(inputs), training=True)
 
 
 def sizes_of(seen: Observation | None, program: Program) -> Sizes:
@@ -229,15 +262,19 @@ def changed_factor(before: Observation | None, after: Observation | None) -> str
     return next((_place(one) for one, other in pairs if one.numbers != other.numbers), None)
 
 
-def changed_switch(before: Observation | None, after: Observation | None) -> str | None:
-    """Find an operator of one mode alone, such as dropout, that is another one after channels were removed.
+def changed_switch(
+    before: Observation | None, after: Observation | None, is_replaced: Callable[[str], bool]
+) -> str | None:
+    """Find an operator such as dropout, or one with random numbers, that is another after channels went.
 
     What code computes from a width may not remember it, as a product of a float with it does not. In
-    evaluation mode such an operator hides its numbers.
+    evaluation mode dropout hides its numbers, and truth values and normalisations hide those of what was
+    drawn.
 
     Args:
         before: what was recorded of the network in training mode.
         after: what was recorded of it without these channels, in the same mode.
+        is_replaced: returns whether a module is gone, by its path.
 
     Returns:
         The first operator that gets another number, is switched off or on, or is gone, with its module;
@@ -245,7 +282,10 @@ def changed_switch(before: Observation | None, after: Observation | None) -> str
     """
     if before is None or after is None:
         return None
-    ones, others = ([call for call in seen.calls if call.is_on is not None] for seen in (before, after))
+    ones, others = (
+        [call for call in seen.calls if call.may_hide and not is_replaced(call.key[0])]
+        for seen in (before, after)
+    )
     for one, other in zip_longest(ones, others):
         found = one or other
         if found is not None and (one is None or other is None or _switched(one) != _switched(other)):
@@ -254,7 +294,7 @@ def changed_switch(before: Observation | None, after: Observation | None) -> str
 
 
 def _switched(call: _Call) -> tuple[Any, ...]:
-    return call.key[:2], call.switched, call.is_on
+    return call.key[:2], call.hidden, call.is_on
 
 
 def _place(call: _Call) -> str:
@@ -329,6 +369,8 @@ def _paths(model: nn.Module, tracer: _SizeTracer) -> Iterator[None]:
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             tracer.norms.add(path)
+        if type(module).__module__.startswith("torch.nn."):
+            tracer.layers.add(path)
         handles.append(module.register_forward_pre_hook(entering(path)))
         handles.append(module.register_forward_hook(leaving, with_kwargs=True))
     try:
@@ -345,6 +387,7 @@ class _SizeTracer(ShapeMode):
         super().__init__()
         self.path = [""]
         self.norms: set[str] = set()
+        self.layers: set[str] = set()
         self.calls: list[_Call] = []
         self.modules: dict[str, list[ModuleCall]] = defaultdict(list)
         # Noted here, not on the tensors: some of them are the user's. Holding them keeps their identity.
@@ -365,6 +408,11 @@ class _SizeTracer(ShapeMode):
         _, maker, place = self._makers[id(tensor)]
         kept = maker.kept if isinstance(maker, _Call) else {}
         return kept.get(dim, _Made(maker, place, dim))
+
+    def _maker(self, tensor: Tensor) -> _Call | None:
+        """Return the call that made a tensor, if one did."""
+        _, maker, _ = self._makers.get(id(tensor), (None, None, 0))
+        return maker if isinstance(maker, _Call) else None
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator, and record it."""
@@ -403,9 +451,16 @@ class _SizeTracer(ShapeMode):
         wide = sum(map(_is_wide, leaves))
         computes = name in _DROPOUTS or name in _COMPUTING
         follows = computes and any(isinstance(item, Size | Proportional) for item in leaves)
-        floats = () if is_on is None else tuple(float(item) for item in leaves if isinstance(item, float))
         sizes = given_sizes(name, args, kwargs)
-        call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, floats)
+        makers = [self._maker(item) for item in tensors_read(name, args, kwargs)]
+        own = numbers_in(name, args, kwargs)
+        free = [maker for maker in makers if maker is not None and maker.made_of is not None]
+        drops = name in _DROPOUTS and is_on is True and any(own) and self.path[-1] not in self.layers
+        drawn = drops or draws(name, args, kwargs) or any(maker.is_random for maker in free)
+        behind = tuple(dict.fromkeys(chain(own, *(maker.made_of or () for maker in free))))
+        hidden = behind if drawn else () if is_on is None else own
+        made_of = behind if len(free) == len(makers) else None
+        call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, hidden, drawn, made_of)
         self.calls.append(call)
         for place, item in enumerate(results):
             if isinstance(item, Tensor):

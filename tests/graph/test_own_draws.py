@@ -1,0 +1,147 @@
+"""Code that draws random numbers with parameters that follow a width, where no output shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import secateur as sec
+
+Noise = Callable[[Tensor], Tensor]
+
+
+class Noisy(nn.Module):
+    """Noise in training, then a normalisation that divides by every scale."""
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.noise = [noise]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu() + 0.1
+        if self.training:
+            x = self.noise[0](x)
+        return self.last(F.normalize(x, dim=1))
+
+
+def share(x: Tensor) -> float:
+    return 0.5 + 0.3 * x.shape[1] / 16
+
+
+FOLLOWING: dict[str, Noise] = {
+    "factors": lambda x: x * torch.bernoulli(torch.full((len(x), 1), share(x))),
+    "truth values": lambda x: x * torch.bernoulli(torch.full((len(x), 1), share(x))).bool(),
+    "compared draws": lambda x: x * (torch.empty(len(x), 1).bernoulli_(share(x)) == 1),
+    "threshold": lambda x: x * (torch.rand(len(x), 1) < share(x)),
+    "threshold in a tensor": lambda x: x * (torch.rand(len(x), 1) < torch.full((len(x), 1), share(x))),
+    "elementwise draws": lambda x: x * torch.empty_like(x).bernoulli_(share(x)),
+    "multiplicative noise": lambda x: x * (1 + share(x) * torch.randn_like(x)),
+    "normal noise": lambda x: x * torch.empty_like(x).normal_(1, share(x)),
+    "added noise": lambda x: torch.add(x, torch.randn_like(x), alpha=share(x)),
+    "floor": lambda x: x * (torch.rand(len(x), 1) + share(x)).floor(),
+    "where": lambda x: torch.where(torch.rand(len(x), 1) < share(x) / 10, 0, x),
+    "dropout of ones": lambda x: x * F.dropout(torch.ones_like(x), share(x)),
+    "dropout of signs": lambda x: x * F.dropout(x.sign(), share(x)),
+}
+
+FIXED: dict[str, Noise] = {
+    "factors": lambda x: x * torch.bernoulli(torch.full((len(x), 1), 0.7)),
+    "truth values": lambda x: x * torch.bernoulli(torch.full((len(x), 1), 0.7)).bool(),
+    "multiplicative noise": lambda x: x * (1 + 0.3 * torch.randn_like(x)),
+    "added noise": lambda x: x + 0.1 * torch.randn(x.shape),
+    "dropout": lambda x: F.dropout(x, 0.3),
+    "dropout of ones": lambda x: x * F.dropout(torch.ones_like(x), 0.3),
+    "repeated draws": lambda x: x * torch.rand(2 * len(x)).view(len(x), 2)[:, :1].repeat(1, x.shape[1]),
+    "random rows": lambda x: 0.9 * x + 0.1 * x[torch.randperm(len(x))],
+}
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_numbers_of_draws_that_follow_a_width_freeze_it(name: str, rows: Tensor) -> None:
+    assert sec.trace(Noisy(FOLLOWING[name]), rows)["first"].reason is not None
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_draws_with_fixed_numbers_are_cut_and_verified(name: str, rows: Tensor) -> None:
+    model = Noisy(FIXED[name])
+    graph = sec.trace(model, rows)
+    assert graph["first"].reason is None
+    plan = sec.plan_from(graph, {"first": [1, 2, 7]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
+
+
+@pytest.mark.parametrize("name", ["truth values", "multiplicative noise", "dropout of signs", "added noise"])
+def test_draws_that_change_at_a_width_that_no_trial_used_are_found_at_the_cut(
+    name: str, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "share", lambda x: 0.3 if x.shape[1] == 13 else 0.5)
+    model = Noisy(FOLLOWING[name])
+    graph = sec.trace(model, rows)
+    assert graph["first"].reason is None
+    plan = sec.plan_from(graph, {"first": [1, 2, 7]})
+    check = sec.verify(model, sec.apply_plan(model, plan), plan, rows)
+    assert not check.ok
+    assert "in training mode, code changes" in str(check)
+
+
+class Attention(nn.Module):
+    """Attention whose dropout follows the number of its heads, before a normalisation."""
+
+    def __init__(self, p: Callable[[Tensor], float]) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 16)
+        self.last = nn.Linear(16, 4)
+        self.p = [p]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        p = self.p[0](q) if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).flatten(2)
+        return self.last(F.normalize(x, dim=-1))
+
+
+def test_the_dropout_of_an_attention_follows_no_width() -> None:
+    x = torch.randn(2, 5, 8)
+    assert sec.trace(Attention(lambda q: 0.1), x)["query"].reason is None
+    reason = sec.trace(Attention(lambda q: 0.1 * q.shape[1] / 4), x)["query"].reason
+    assert reason is not None
+    assert "scaled_dot_product_attention" in reason
+
+
+class Deep(nn.Module):
+    """A residual branch that draws itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.branch = nn.Sequential(nn.Linear(8, 12), Jitter(), nn.Linear(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last((x + self.branch(x)).relu())
+
+
+class Jitter(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + 0.2 * torch.randn_like(x)) if self.training else x
+
+
+def test_draws_of_a_branch_go_with_it(rows: Tensor) -> None:
+    model = Deep()
+    graph = sec.trace(model, rows)
+    (branch,) = graph.branches
+    assert branch.reason is None
+    plan = sec.PruningPlan(graph, {}, (branch.name,))
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
