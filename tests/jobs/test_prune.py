@@ -10,14 +10,14 @@ import secateur as sec
 from secateur.checkpoint import load, read_metadata
 from secateur.cli.job_settings import prune_job
 from secateur.criteria import base
-from secateur.errors import BudgetError, DataError, UsageError
+from secateur.errors import BudgetError, DataError, StoppedError, UsageError
 from secateur.jobs.oracle import oracle
 from secateur.jobs.prune import prune
 from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob
 from secateur.jobs.train import train
 from secateur.recipes import Cut, Recipe, Tried
 from secateur.training.events import Progress
-from secateur.training.run_folder import RunError, read_metrics, read_summary
+from secateur.training.run_folder import RunError, read_measured, read_metrics, read_summary
 from tests.jobs.conftest import SMALL_NETWORK
 from tests.jobs.test_train import job as train_job
 from tests.recorder import Recorder
@@ -282,6 +282,23 @@ def test_earlier_measurements_are_used_again_and_foreign_ones_refused(trained: P
     (tmp_path / "first" / "measured.json").write_text("{")
     with pytest.raises(RunError, match="damaged"):
         prune(job(tmp_path / "broken", trained, recipe=settings, measured=tmp_path / "first"))
+
+
+def test_finished_measurements_are_on_the_disk_before_the_cut(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    seen: list[dict[str, Any]] = []
+
+    def killed(*_: Any) -> None:
+        seen.append(read_measured(out))
+        raise StoppedError("killed")
+
+    monkeypatch.setattr("secateur.recipes.runner.cut", killed)
+    with pytest.raises(StoppedError):
+        prune(job(out, trained, recipe=Recipe.preset("default", curve_batches=2)))
+    (found,) = seen
+    assert found["curves"]["curves"].keys() == found["scores"]["scores"].keys()
 
 
 def test_either_a_budget_or_a_search(trained: Path, tmp_path: Path) -> None:
