@@ -337,23 +337,12 @@ def _loss_without(subject: Subject, attentions: Sequence[str]) -> float:
 
 def run(options: Options) -> Iterator[Row]:
     """Cut to every share in every way, for each draw of the calibration text."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = data_path(options.network)
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    model.eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    valid, test = (
-        blocks_of(tokenizer, data_path(name).read_text(encoding="utf-8"), length)
-        for name, length in ((options.calibration, options.length), (options.test, options.test_length))
-    )
-    test = test[: options.test_blocks]
+    model, tokenizer = opened(options)
+    valid = blocks_of(tokenizer, options.calibration, options.length)
+    test = blocks_of(tokenizer, options.test, options.test_length)[: options.test_blocks]
     if not options.measured(way=BEFORE):
         yield Row(way=BEFORE, share=1, seed=0, left=1, perplexity=perplexity(model, test))
-    graph = sec.trace(model, valid[:1, :16], ignore=["model.embed_tokens"])
-    for seed in options.seeds:
-        drawn = torch.randperm(len(valid), generator=torch.Generator().manual_seed(seed))[: options.blocks]
-        subject = Subject(model, graph, valid[drawn])
+    for seed, subject in subjects(options, model, valid):
         for way in options.only or tuple(WAYS):
             for share in options.shares:
                 if options.measured(way=way, share=share, seed=seed):
@@ -364,12 +353,30 @@ def run(options: Options) -> Iterator[Row]:
                     yield Row(way=way, share=share, seed=seed, left=left, perplexity=perplexity(small, test))
 
 
-def blocks_of(tokenizer: Any, text: str, length: int) -> Tensor:
-    """Tokenize a text, with the marks of WikiText around signs undone, and divide it into blocks.
+def opened(options: Options) -> tuple[nn.Module, Any]:
+    """Load the network, in evaluation mode, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = data_path(options.network)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def subjects(options: Options, model: nn.Module, valid: Tensor) -> Iterator[tuple[int, Subject]]:
+    """Draw blocks of the calibration text for each seed."""
+    graph = sec.trace(model, valid[:1, :16], ignore=["model.embed_tokens"])
+    for seed in options.seeds:
+        drawn = torch.randperm(len(valid), generator=torch.Generator().manual_seed(seed))[: options.blocks]
+        yield seed, Subject(model, graph, valid[drawn])
+
+
+def blocks_of(tokenizer: Any, name: str, length: int) -> Tensor:
+    """Tokenize a text of the data folder, with the marks of WikiText around signs undone, and divide it.
 
     Returns:
         Shape (blocks, length); what is left at the end is dropped.
     """
+    text = data_path(name).read_text(encoding="utf-8")
     for sign in "-,.":
         text = text.replace(f" @{sign}@ ", sign)
     ids: Tensor = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]

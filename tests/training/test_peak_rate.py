@@ -13,7 +13,7 @@ from secateur.data import Loader
 from secateur.errors import DataError
 from secateur.models import InputSpec
 from secateur.training.context import RunContext
-from secateur.training.events import EpochDone
+from secateur.training.events import EpochDone, Progress
 from secateur.training.loop import FitOptions, fit
 from secateur.training.peak_rate import PeakRate, _samples, find_peak_rate
 from secateur.training.settings import FitSettings
@@ -212,3 +212,15 @@ def test_where_a_pass_is_short_the_batches_of_several_serve() -> None:
     assert len({tuple(batch[0].flatten().tolist()) for batch in trained_on}) > 2
     listed = list(loader)
     assert [len(part) for part in _samples(listed)] == [1, 1]
+
+
+def test_trials_report_how_far_they_are() -> None:
+    net, batches = quadratic(20.0)
+    heard = Recorder()
+    context = RunContext(callbacks=[heard])
+    fit(net, batches, FitSettings(epochs=1), FitOptions(loss_fn=mse_loss, context=context))
+    steps = [event for event in heard.of(Progress) if event.task == "trying learning rates"]
+    assert [event.done for event in steps[:-1]] == list(range(1, len(steps)))
+    assert len(steps) > 12
+    assert all(event.total is not None and event.done <= event.total for event in steps)
+    assert steps[-1].done == steps[-1].total

@@ -46,6 +46,7 @@ from secateur.training.step import NotFiniteError, TrainingLoss, take_step
 FIT = "fit"
 """Name of this part of a journal."""
 
+_TRIALS = "trying learning rates"
 _KEPT, _START, _AVERAGE = "kept.", "start.", "average."
 _BACKWARD = 3.0  # a training step takes about as long as so many forward passes
 
@@ -350,14 +351,21 @@ def _begin(setup: _Setup) -> FitState:
             setup.batches,
             setup.settings,
             setup.loss.of_copy,
-            setup.context.interruption,
+            partial(_after_trial_step, setup.context),
             taught=setup.options.teacher is not None,
         )
+        report_progress(setup.context.callbacks, _TRIALS, 1, 1)
         state.rate, seconds = setup.context.ranks.broadcast((trials.rate, trials.seconds_per_step))
         state.start_weights = prefixed("", setup.model.state_dict())
     if seconds is not None:
         report_note(setup.context.callbacks, _outlook(setup, state, seconds))
     return state
+
+
+def _after_trial_step(context: RunContext, done: int, most: int) -> None:
+    """Check whether the user stopped the trials of learning rates, and report how far they are."""
+    context.interruption.check()
+    report_progress(context.callbacks, _TRIALS, done, most)
 
 
 def _outlook(setup: _Setup, state: FitState, seconds_per_step: float) -> str:

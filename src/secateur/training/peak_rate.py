@@ -19,7 +19,6 @@ from secateur.data.loader import at_epoch, epoch_of
 from secateur.errors import DataError, TrainingError
 from secateur.graph.cutting.tensors import copy_with
 from secateur.training.evaluate import Batches
-from secateur.training.interrupt import Interruption
 from secateur.training.optimizers import learning_rate_factors, make_optimizer
 from secateur.training.random_state import seeded
 from secateur.training.settings import FitSettings
@@ -27,6 +26,9 @@ from secateur.training.step import NotFiniteError, take_step
 
 BatchLoss = Callable[[nn.Module, Any], Tensor]
 """Computes the training loss of a network on a batch."""
+
+AfterStep = Callable[[int, int], None]
+"""Called after each step of the trials with the number of steps so far, and the most there may be."""
 
 _FIRST: Mapping[str, float] = {"sgd": 3e-4, "adamw": 3e-5}
 """The rate that is tried first; that of SGD is for a momentum of 0.9."""
@@ -93,7 +95,7 @@ def find_peak_rate(
     batches: Batches,
     settings: FitSettings,
     loss_of: BatchLoss,
-    interruption: Interruption | None = None,
+    after_step: AfterStep | None = None,
     *,
     taught: bool = False,
 ) -> RateTrials:
@@ -113,33 +115,32 @@ def find_peak_rate(
         batches: the training batches.
         settings: of the training.
         loss_of: computes the training loss.
-        interruption: checked after each step.
+        after_step: called after each step with the number of steps so far, and the most there may be.
         taught: whether the loss compares with a teacher.
 
     Raises:
         DataError: there are no batches.
         TrainingError: the loss is not finite before training.
-        StoppedError: the user stopped it.
     """
     with seeded(0), at_epoch(batches, epoch_of(batches) or 0):
         samples = _samples(batches)
-        before = copy_with(model, {})
-        losses, others = (_losses(before, part, loss_of) for part in reversed(samples))
+        losses, others = (_losses(copy_with(model, {}), part, loss_of) for part in reversed(samples))
         start, began = fmean(losses), time.perf_counter()
         if not math.isfinite(start):
             raise TrainingError(
                 f"the loss is {start} before training; check the weights, the inputs and the targets"
             )
         found: dict[float, list[float]] = {}
-
+        steps = _steps(samples[0])
         chance = _CHANCE * abs(start)
 
         def is_too_high(rate: float) -> bool:
             return not _equals(found[rate], losses, chance)
 
         for rate in _rates(settings, is_too_high):
-            found[rate] = _trial(model, rate, settings, samples, loss_of, interruption)
-        steps = _steps(samples[0])
+            made, most = len(found) * steps, (1 + _UP) * steps
+            tell = None if after_step is None else partial(_tell, after_step, made, most)
+            found[rate] = _trial(model, rate, settings, samples, loss_of, tell)
         seconds = (time.perf_counter() - began) / (len(found) * steps)
     lowest = min(found, key=lambda rate: fmean(found[rate]))
     if taught:
@@ -215,6 +216,10 @@ def _samples(batches: Batches) -> tuple[list[Any], list[Any]]:
     return taken[held_back:] or taken, taken[:held_back]
 
 
+def _tell(after_step: AfterStep, before: int, most: int, number: int) -> None:
+    after_step(before + number, most)
+
+
 def _steps(trained_on: Sequence[Any]) -> int:
     return min(_STEPS, _REPEATS * len(trained_on))
 
@@ -225,7 +230,7 @@ def _trial(
     settings: FitSettings,
     batches: tuple[Sequence[Any], Sequence[Any]],
     loss_of: BatchLoss,
-    interruption: Interruption | None,
+    after_step: Callable[[int], None] | None,
 ) -> list[float]:
     """Train a copy at a rate; return the loss on each held-back batch, infinity if one is not finite."""
     trained_on, held_back = batches
@@ -233,15 +238,15 @@ def _trial(
     optimizer = make_optimizer(copy, settings.with_rate(rate).optimizer)
     factors = learning_rate_factors(settings.schedule, _steps(trained_on), max(settings.warmup, _WARMUP))
     with seeded(0):  # the same random numbers for each rate
-        for batch, factor in zip(cycle(trained_on), factors, strict=False):
+        for number, (batch, factor) in enumerate(zip(cycle(trained_on), factors, strict=False), 1):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             try:
                 take_step(copy, optimizer, partial(loss_of, copy, batch), settings.clip_norm)
             except NotFiniteError:
                 return [math.inf] * len(held_back)
-            if interruption is not None:
-                interruption.check()
+            if after_step is not None:
+                after_step(number)
         after = _losses(copy, held_back, loss_of)
     return after if all(map(math.isfinite, after)) else [math.inf] * len(held_back)
 
