@@ -415,9 +415,18 @@ def _exported(
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
+        _drop_failed(graph)
         settle_sizes(graph)
         obstacle = find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
         return exported, branches, returned[-1], obstacle
+
+
+def _drop_failed(graph: Graph) -> None:
+    """Leave out operators that failed, where the user's code caught the error: they have no result."""
+    for node in reversed(graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.returns and node.meta.get("val") is None and not node.users:
+            graph.erase_node(node)
 
 
 def _returning_leaves(model: nn.Module) -> list[Parts]:
