@@ -472,7 +472,7 @@ def _answered(
         return torch.export.export(model, args, kwargs, strict=False), False
     except Exception as error:
         answers, branches = _answers_after(error, model, args, kwargs)
-        if not answers:
+        if answers is None:
             raise
     with ReplayAnswers(answers):
         return torch.export.export(model, args, kwargs, strict=False), branches
@@ -480,10 +480,10 @@ def _answered(
 
 def _answers_after(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Answers, bool]:
+) -> tuple[Answers | None, bool]:
     """Find what code asks of tensors of which the answer is known, if that may be why an export failed."""
     if not depends_on_values(error):
-        return {}, False
+        return None, False
     heard = io.StringIO()  # what the network prints was shown by the export
     with (
         untouched(model),
@@ -492,7 +492,7 @@ def _answers_after(
         contextlib.redirect_stderr(heard),
     ):
         return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
-    return {}, False
+    return None, False
 
 
 def _stand_in(model: nn.Module) -> None:
