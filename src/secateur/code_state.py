@@ -9,11 +9,13 @@ from __future__ import annotations
 import dis
 import inspect
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import _lru_cache_wrapper, lru_cache
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from functools import _lru_cache_wrapper, lru_cache, singledispatchmethod
+from heapq import heappop, heappush
+from importlib.util import resolve_name
+from itertools import count
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -68,6 +70,8 @@ class CodeState:
         variables: global variables that hold values.
         caches: cached functions.
         assigned: names of the attributes of objects that the code assigns.
+        files: functions that may write to any global variable of their file, as they call ``globals``.
+        missing: modules that functions import and that are not loaded yet.
     """
 
     classes: tuple[ref[type], ...]
@@ -75,6 +79,8 @@ class CodeState:
     variables: tuple[Variables, ...]
     caches: tuple[ref[_lru_cache_wrapper[Any]], ...]
     assigned: frozenset[str]
+    files: tuple[ref[FunctionType], ...]
+    missing: frozenset[str]
 
 
 _Known = WeakKeyDictionary[Any, CodeState]
@@ -85,8 +91,8 @@ def code_state(root: Code, *, every: bool = False) -> CodeState:
     """Find the places to which a class or a function may write.
 
     Functions and classes of other packages than PyTorch, NumPy and the standard library are followed up to
-    three steps from one to the next. Methods of a network that its forward pass does not name are not
-    followed further, unless that looks names up itself.
+    three steps from one to the next, also those that a function imports while it runs. Methods of a network
+    that its forward pass does not name are not followed further, unless that looks names up itself.
 
     Args:
         root: a class, a function or a cached function.
@@ -101,9 +107,10 @@ def code_state(root: Code, *, every: bool = False) -> CodeState:
         [('table',)]
     """
     try:
-        if root not in _KNOWN[every]:
-            _KNOWN[every][root] = _search(root, every)
-        return _KNOWN[every][root]
+        known = _KNOWN[every].get(root)
+        if known is None or any(name in sys.modules for name in known.missing):
+            known = _KNOWN[every][root] = _search(root, every)
+        return known
     except TypeError:  # a class whose metaclass makes it unhashable
         return _search(root, every)
 
@@ -139,15 +146,24 @@ def _search(root: Code, every: bool) -> CodeState:
     variables: list[Variables] = []
     caches: list[ref[_lru_cache_wrapper[Any]]] = []
     assigned: set[str] = set()
-    left, seen = deque[tuple[Any, int]]([(root, 0)]), set[int]()
+    files: list[ref[FunctionType]] = []
+    missing: set[str] = set()
+    left: list[tuple[int, int, Any]] = [(0, 0, root)]  # by steps: the shortest way to a function counts
+    order, seen = count(1), set[int]()
+
+    def follow(items: Iterable[Any], step: int) -> None:
+        for item in items:
+            if is_code(item) and step <= _STEPS:
+                heappush(left, (step, next(order), item))
+
     while left:
-        item, step = left.popleft()
-        if id(item) in seen or step > _STEPS:
+        step, _, item = heappop(left)
+        if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, _lru_cache_wrapper):
             caches.append(ref(item))
-            left.append((item.__wrapped__, step))
+            follow([item.__wrapped__], step)
         elif is_library(item.__module__):
             continue
         elif isinstance(item, type):
@@ -156,32 +172,43 @@ def _search(root: Code, every: bool) -> CodeState:
             seen.update(map(id, own))
             methods = [pair for cls in own for pair in _methods(cls)]
             reached = {name for name, _ in methods} if every else _reached(methods)
-            left.extend((held, step if name in reached else _STEPS) for name, held in methods)
+            for name, held in methods:
+                follow([held], step if name in reached else _STEPS)
         else:
-            values = [*enclosed(item), *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
-            values += vars(item).values()
-            left.extend((value, step) for value in values if is_code(value))
-            own_name = item.__name__ in _referred(item.__code__)  # it may keep something in its attributes
+            values = _own_values(item)
+            follow(values, step)
+            referred = _referred(item.__code__)
+            own_name = item.__name__ in referred  # it may keep something in its attributes
             if own_name or vars(item) or item.__closure__ or any(type(x) not in _PLAIN for x in values):
                 functions.append(ref(item))
             assigned |= _assigned(item.__code__, "STORE_ATTR")
-            for owner in _files(item):
-                place = vars(owner) if isinstance(owner, ModuleType) else item.__globals__
-                named = {name: place[name] for name in _referred(item.__code__) & place.keys()}
-                left.extend((value, step + 1) for value in named.values() if is_code(value))
-                held = {name for name, value in named.items() if _is_state(value)}
-                if owner is item:
-                    held |= _assigned(item.__code__, "STORE_GLOBAL")
-                if held:
-                    variables.append(Variables(ref(owner), tuple(held)))
-    return CodeState(tuple(classes), tuple(functions), tuple(variables), tuple(caches), frozenset(assigned))
+            if "globals" in referred:
+                files.append(ref(item))
+            missing |= _imported(item) - sys.modules.keys()
+            found, named = _named(item)
+            variables += found
+            follow(named, step + 1)
+    return CodeState(
+        classes=tuple(classes),
+        functions=tuple(functions),
+        variables=tuple(variables),
+        caches=tuple(caches),
+        assigned=frozenset(assigned),
+        files=tuple(files),
+        missing=frozenset(missing),
+    )
 
 
 def _methods(cls: type) -> Iterator[tuple[str, Any]]:
     """List the functions of a class with their names, other than those that make objects."""
     for name, value in vars(cls).items():
         held = getattr(value, "__func__", value)  # of a static method, or one of the class
-        found = [held.fget, held.fset] if isinstance(held, property) else [getattr(held, "func", held)]
+        if isinstance(held, property):
+            found = [held.fget, held.fset]
+        elif isinstance(held, singledispatchmethod):
+            found = [held.dispatcher]
+        else:
+            found = [getattr(held, "func", held)]
         for function in found:
             if name not in _BUILDING and isinstance(function, FunctionType | _lru_cache_wrapper):
                 yield name, function
@@ -223,17 +250,75 @@ def enclosed(function: FunctionType) -> Iterator[Any]:
             continue
 
 
+def _own_values(function: FunctionType) -> list[Any]:
+    """List what a function holds: in its closure, default arguments, attributes and implementations."""
+    values = [*enclosed(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [*values, *vars(function).values(), *_registered(function)]
+
+
+def _named(function: FunctionType) -> tuple[list[Variables], list[Any]]:
+    """Find the global variables that a function may write to, and what else it refers to by name."""
+    variables, others = list[Variables](), list[Any]()
+    for owner in _files(function):
+        place = vars(owner) if isinstance(owner, ModuleType) else function.__globals__
+        named = {name: place[name] for name in _referred(function.__code__) & place.keys()}
+        others += named.values()
+        held = {name for name, value in named.items() if is_state(value)}
+        if owner is function:
+            held |= _assigned(function.__code__, "STORE_GLOBAL")
+        if held:
+            variables.append(Variables(ref(owner), tuple(held)))
+    return variables, others
+
+
+def _registered(function: FunctionType) -> Iterator[Any]:
+    """List the implementations of a function of ``functools.singledispatch``."""
+    registry = vars(function).get("registry")
+    if isinstance(registry, MappingProxyType):
+        yield from registry.values()
+
+
 def _files(function: FunctionType) -> Iterator[FunctionType | ModuleType]:
-    """List a function, for its own file, and the files that it refers to by name."""
+    """List a function, for its own file, and the files that it refers to by name or imports."""
     yield function
-    names = function.__globals__
-    for name in _referred(function.__code__) & names.keys():
-        module = names[name]
-        if isinstance(module, ModuleType) and not is_library(module.__name__):
+    referred, seen = _referred(function.__code__), set[int]()
+    left = [sys.modules.get(name) for name in sorted(_imported(function))]
+    left += [function.__globals__[name] for name in referred & function.__globals__.keys()]
+    while left:
+        module = left.pop()
+        if isinstance(module, ModuleType) and not is_library(module.__name__) and id(module) not in seen:
+            seen.add(id(module))
             yield module
+            left += [vars(module)[name] for name in referred & vars(module).keys()]
 
 
-def _is_state(value: Any) -> bool:
+def _imported(function: FunctionType) -> frozenset[str]:
+    """List the full names of the modules that a function, or one within it, imports while it runs."""
+    package = function.__globals__.get("__package__") or ""
+    found = set()
+    for level, name in _imports(function.__code__):
+        try:
+            found.add(resolve_name("." * level + name, package))
+        except ImportError:  # it will fail in the function as well
+            continue
+    return frozenset(name for name in found if not is_library(name))
+
+
+@lru_cache(maxsize=10_000)
+def _imports(code: CodeType) -> frozenset[tuple[int, str]]:
+    """List what a function, and functions within it, import: number of leading dots, and name."""
+    inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    # The number of dots and the imported names are loaded just before.
+    own = {
+        (steps[place - 2].argval, step.argval)
+        for place, step in enumerate(steps)
+        if step.opname == "IMPORT_NAME"
+    }
+    return frozenset(own).union(*map(_imports, inside))
+
+
+def is_state(value: Any) -> bool:
     """Return whether a global variable holds a value that code may exchange or change, and no code."""
     return not is_code(value) and not isinstance(value, BuiltinFunctionType | ModuleType)
 

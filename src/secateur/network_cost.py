@@ -14,6 +14,7 @@ from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
 from secateur.graph.propagation.findings import Hints
 from secateur.graph.propagation.propagate import propagate
+from secateur.graph.sizes.recording import record_run, sizes_of
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
@@ -39,9 +40,12 @@ def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
         32
     """
     refuse_wrapped(model)
-    program = capture(model, copied_inputs(on_device_of(model, example_inputs)))
+    inputs = copied_inputs(on_device_of(model, example_inputs))
+    program = capture(model, inputs)
+    # As in a graph: rows of a table that the code picks by their number are no examples.
+    sizes = sizes_of(record_run(model, inputs, training=False), program)
     slots = SlotTable({name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()})
-    propagated = propagate(program, dict(model.named_modules()), slots, Hints())
+    propagated = propagate(program, dict(model.named_modules()), slots, Hints(sizes=sizes))
     nowhere = np.full(slots.size, -1, dtype=np.int64)
     costs = count_costs(model, program, slots, propagated, Channels((), nowhere, nowhere))
     return costs.cost(np.zeros(0, dtype=np.int64))

@@ -14,6 +14,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import _lru_cache_wrapper, partial
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeVar
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.code_state import Code, code_state, enclosed, is_code, is_foreign, is_library
+from secateur._compat import FakeTensor
+from secateur.code_state import Code, code_state, enclosed, is_code, is_foreign, is_library, is_state
 
 T = TypeVar("T")
 
@@ -326,7 +328,9 @@ class StateRecord:
 
     def _values(self, tensor: Tensor) -> None:
         version = _version(tensor)
-        if version is None or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        if version is None or tensor.layout is not torch.strided or tensor.is_quantized:
+            return
+        if tensor.is_meta or isinstance(tensor, FakeTensor):  # has no values
             return
         before = tensor.detach().clone()
         written = self.written  # an undo that refers to the record would keep the copies until a collection
@@ -354,6 +358,8 @@ class StateRecord:
         for variables in state.variables:
             for names, name in variables.found():
                 self._variable(names, name, depth)
+        for function in _alive(state.files):
+            self._file(function.__globals__, depth)
         self.caches += _alive(state.caches)
 
     def _class(self, cls: type, depth: int) -> None:
@@ -405,6 +411,41 @@ class StateRecord:
         if value is not _UNSET and not is_code(value):
             self._value(value, depth + 1)
 
+    def _file(self, names: dict[str, Any], depth: int) -> None:
+        """Record all global variables of a file, and which there are."""
+        if ("", id(names)) in self._places:
+            return
+        self._places.add(("", id(names)))
+        before = frozenset(names)
+
+        def undo() -> None:
+            for name in names.keys() - before:
+                del names[name]
+
+        self._undo.append(undo)
+        for name, value in list(names.items()):
+            if is_state(value) and not name.startswith("__"):
+                self._variable(names, name, depth)
+
+    def _context(self, variable: ContextVar[Any], depth: int) -> None:
+        """Record a context variable, and what it holds; one without a value or a default cannot be unset."""
+        if id(variable) in self._seen:
+            return
+        self._seen.add(id(variable))
+        self._held.append(variable)
+        before = variable.get(_UNSET)
+        try:
+            value = variable.get()
+        except LookupError:
+            return
+
+        def undo() -> None:
+            if variable.get(_UNSET) is not before:
+                variable.set(value)
+
+        self._undo.append(undo)
+        self._value(value, depth + 1)
+
     def _value(self, value: Any, depth: int) -> None:
         """Record a value of an attribute, and its content."""
         if isinstance(value, Tensor):
@@ -433,6 +474,8 @@ class StateRecord:
         """Record the content of a container, a module or an object."""
         if issubclass(type(value), dict | list | set | deque | tuple):  # others only claim to be one
             self._contents(value, depth)
+        elif isinstance(value, ContextVar):
+            self._context(value, depth)
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
                 self.model(value)

@@ -911,6 +911,11 @@ STATISTICS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
         LINES,
     ),
     "distances of all rows": (lambda y: torch.cdist(y, y.exp()) @ y + torch.cdist(y, y, p=1.0) @ y, LINES),
+    "covariances of channels": (
+        lambda y: y @ torch.cov(y.t(), aweights=y.new_tensor([0.5, 1, 1, 2, 1])) + y @ y.t().cov(),
+        LINES,
+    ),
+    "correlations": (lambda y: torch.corrcoef(y) @ y + y @ y.t().corrcoef(), LINES),
     "losses with a margin": (
         lambda y: (
             y
@@ -965,6 +970,11 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         lines(lambda y: y.as_strided((len(y), 3, 2, y.size(2)), (32, 8, 8, 1)).sum(2)),
         TOKENS,
         r"a view of memory reads some channels in another order \(as_strided\)",
+    ),
+    "covariances over channels": (
+        lines(lambda y: torch.cov(y) @ y),
+        LINES,
+        r"a factor in the code changes with the width \(div\)",
     ),
     "zeros of a width in the code": (
         lambda: Net(of_fixed_width, a=nn.Linear(6, 8), b=nn.Linear(8, 3), **edges()),

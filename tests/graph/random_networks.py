@@ -261,11 +261,13 @@ KINDS: dict[str, Callable[[At], nn.Module | None]] = {
     "alternating": lambda at: None if at.channels % 2 else sized.Alternating(at.way),
     "queries": _queries,
     "decoder": lambda at: sized.Decoder(at.channels, at.divisor, at.width, normed=at.odd),
+    "covariance": lambda at: operators.Covariance(at.way),
 }
 
 STATISTICS = {
     "along channels",
     "attention",
+    "covariance",
     "decoder",
     "mixture",
     "multihead",

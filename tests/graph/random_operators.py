@@ -349,6 +349,22 @@ class OfAll(nn.Module):
         return y * F.pairwise_distance(y.movedim(1, -1), y.flip(2).movedim(1, -1)).unsqueeze(1) + y.nansum()
 
 
+class Covariance(nn.Module):
+    """Correlations of positions over channels, or covariances of channels over positions."""
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.way = way % 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.tanh()
+        if self.way == 0:
+            rows = tokens(y)[0]
+            return y + (torch.corrcoef(rows) @ rows).t().reshape(x.shape[1:])
+        pairs = torch.cov(y.transpose(0, 1).flatten(1), correction=0).reshape(x.shape[1], x.shape[1])
+        return y + (pairs @ y.flatten(2)).reshape(x.shape)
+
+
 class AlongChannels(nn.Module):
     """Channels added up in order, or picked by value."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from contextvars import ContextVar
+from functools import singledispatch, singledispatchmethod
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sec
+import tests.graph
+from secateur.code_state import code_state
+from tests.graph import imported_late as elsewhere
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -21,6 +27,13 @@ LAST: Any = torch.zeros(1)
 WRITTEN = torch.zeros(4, 1)
 GRADIENTS: list[Tensor] = []
 HELPER = nn.BatchNorm1d(12)
+SET: ContextVar[Any] = ContextVar("set")
+SET.set(WRITTEN)
+UNSET: ContextVar[Any] = ContextVar("unset", default=None)
+FILLED: ContextVar[dict[int, Tensor]] = ContextVar("filled")
+FILLED.set({})
+BY_NUMBER: dict[int, Tensor] = {}
+BY_METHOD: dict[int, Tensor] = {}
 
 
 def row(length: int) -> Tensor:
@@ -58,6 +71,75 @@ def replaced(length: int) -> Tensor:
 def written(length: int) -> Tensor:
     WRITTEN.add_(1)
     return row(length)
+
+
+@singledispatch
+def dispatched(length: Any) -> Tensor:
+    raise TypeError(length)
+
+
+@dispatched.register
+def _(length: int) -> Tensor:
+    return BY_NUMBER.setdefault(length, row(length))
+
+
+class Dispatching:
+    """Chooses its method by the type of the argument."""
+
+    @singledispatchmethod
+    def of(self, length: Any) -> Tensor:
+        raise TypeError(length)
+
+    @of.register
+    def _(self, length: int) -> Tensor:
+        return BY_METHOD.setdefault(length, row(length))
+
+
+dispatching = Dispatching()
+
+
+def in_contexts(length: int) -> Tensor:
+    for variable in (SET, UNSET):
+        variable.set(row(length))
+    return FILLED.get().setdefault(length, row(length))
+
+
+def imports_function(length: int) -> Tensor:
+    from tests.graph.imported_late import looked_up
+
+    return looked_up(length)
+
+
+def imports_table(length: int) -> Tensor:
+    from .imported_late import OTHER
+
+    return OTHER.setdefault(length, row(length))
+
+
+def imports_module(length: int) -> Tensor:
+    import tests.graph.imported_late as late
+
+    return late.OTHER.setdefault(length, row(length))
+
+
+def imports_from_package(length: int) -> Tensor:
+    from tests.graph import imported_late as late
+
+    return late.OTHER.setdefault(length, row(length))
+
+
+def by_package(length: int) -> Tensor:
+    return tests.graph.imported_late.OTHER.setdefault(length, row(length))
+
+
+def globals_by_name(length: int) -> Tensor:
+    return globals().setdefault("BY_NAME", row(length))  # type: ignore[no-any-return]
+
+
+def globals_by_number(length: int) -> Tensor:
+    globals()[f"LAST_{length}"] = row(length)
+    globals()["LA" + "ST"] = row(length)
+    return globals()[f"LAST_{length}"]  # type: ignore[no-any-return]
 
 
 class Rows:
@@ -148,6 +230,16 @@ WAYS: dict[str, Callable[[Net, int], Tensor]] = {
     "written tensor": lambda _, length: written(length),
     "called object": lambda _, length: rows(length),
     "object of a class": lambda net, length: net.kept.of(length),
+    "dispatched function": lambda _, length: dispatched(length),
+    "dispatched method": lambda _, length: dispatching.of(length),
+    "context variables": lambda _, length: in_contexts(length),
+    "imported function": lambda _, length: imports_function(length),
+    "imported table": lambda _, length: imports_table(length),
+    "imported module": lambda _, length: imports_module(length),
+    "imported from a package": lambda _, length: imports_from_package(length),
+    "module of a package": lambda _, length: by_package(length),
+    "globals by a name": lambda _, length: globals_by_name(length),
+    "globals by a computed name": lambda _, length: globals_by_number(length),
 }
 
 
@@ -165,6 +257,10 @@ def places() -> SimpleNamespace:
         own=vars(on_itself).copy(),
         helper=[item.clone() for item in HELPER.buffers()],
         kept=dict(Net.kept.table),
+        dispatched=(dict(BY_NUMBER), dict(BY_METHOD)),
+        contexts=(SET.get(), UNSET.get(), dict(FILLED.get())),
+        imported=(dict(elsewhere.TABLE), dict(elsewhere.OTHER)),
+        names=list(globals()),
     )
 
 
@@ -192,3 +288,31 @@ def test_every_place_is_as_before(way: str) -> None:
         plan = sec.plan_from(graph, {"a": [0, 5]})
         assert sec.verify(net, sec.apply_plan(net, plan), plan, X).ok
         same(before, places())
+
+
+def test_a_file_that_is_imported_later_is_seen_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imports(length: int) -> Any:
+        import made_later  # type: ignore[import-not-found]
+
+        return made_later.table[length]
+
+    assert code_state(imports).missing == {"made_later"}
+    file = ModuleType("made_later")
+    vars(file)["table"] = {}
+    monkeypatch.setitem(sys.modules, "made_later", file)
+    found = [name for variables in code_state(imports).variables for _, name in variables.found()]
+    assert "table" in found
+    assert not code_state(imports).missing
+
+
+def test_what_cannot_be_put_back_is_named() -> None:
+    bare: ContextVar[Tensor | None] = ContextVar("bare")
+
+    class Bare(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if bare.get(None) is None:
+                bare.set(row(len(x)))
+            return self.b(self.a(x) * bare.get())
+
+    with pytest.raises(sec.TraceError, match="keeps a tensor of an earlier pass .* context variable"):
+        sec.trace(Bare(""), X)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sec
@@ -134,6 +137,178 @@ def test_code_that_depends_on_values_is_named_with_its_line(act: nn.Module, sour
     assert source in told
     assert kind in told
     assert "trace(model.backbone" in told
+
+
+class SizeOfItem(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, torch.zeros((x > 0).sum().item(), x.shape[1])])
+
+
+class SliceTo(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[: (x > 0).sum()]
+
+
+class SliceOfChannels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x[:, : x.argmax().item()].sum(1, keepdim=True)
+
+
+class Positions(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.nonzero(x.sum(1) > 0).squeeze(1)
+        return x[rows] if rows.numel() > 0 else x
+
+
+class Masked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x[x.sum(1) > 0]
+        return kept / len(kept)
+
+
+class WhileLarge(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        while x.norm() > 1:
+            x = x / 2
+        return x
+
+
+class Order(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, x.sum(0).argsort().tolist()]
+
+
+class OnePlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[0, x.argmax(1).tolist()[0]] = 0
+        return x
+
+
+class Key(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * {0: 1.0}.get(x.argmax().item(), 2.0)
+
+
+class OfTensors(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.tensor([x.mean(), x.max()]).sum()
+
+
+class Printed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        print(f"{x.mean().item():.3f}")  # noqa: T201
+        return x
+
+
+class Logged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        self.text = f"{x.mean():.3f}"
+        return x
+
+
+class Caught(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return x * float(x.mean())
+        except Exception as error:
+            raise ValueError("bad values") from error
+
+
+class CaughtInSecret(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return x * float(x.mean())
+        except Exception:  # noqa: BLE001
+            raise ValueError("bad values") from None
+
+
+class Data(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x.data = x.data * 2
+        return x
+
+
+class Memory(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.data_ptr() % 3)
+
+
+class Pickled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        pickle.dumps(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("act", "source", "kind"),
+    [
+        (SizeOfItem, "(x > 0).sum().item()", "the size of a tensor depends on values"),
+        (SliceTo, "return x[: (x > 0).sum()]", "the size of a tensor depends on values"),
+        (SliceOfChannels, "x[:, : x.argmax().item()]", "the size of a tensor depends on values"),
+        (Positions, "if rows.numel() > 0", "the size of a tensor depends on values"),
+        (Masked, "kept / len(kept)", "the size of a tensor depends on values"),
+        (WhileLarge, "while x.norm() > 1:", "how often the loop runs depends on the values"),
+        (Order, "x.sum(0).argsort().tolist()", "into a Python number"),
+        (OnePlace, "x[0, x.argmax(1).tolist()[0]] = 0", "into a Python number"),
+        (Key, "x.argmax().item()", "into a Python number"),
+        (OfTensors, "torch.tensor([x.mean(), x.max()])", "into a Python number"),
+        (Printed, "print(f", "writes values of a tensor as text"),
+        (Logged, "self.text = f", "writes values of a tensor as text"),
+        (Caught, "float(x.mean())", "into a Python number"),
+        (CaughtInSecret, "float(x.mean())", "into a Python number"),
+        (Data, "x.data = x.data * 2", "an assignment to .data"),
+        (Memory, "x.data_ptr() % 3", "reads the memory of a tensor"),
+        (Pickled, "pickle.dumps(x)", "torch.export does not capture this code"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_unusual_code_is_refused_in_words_of_this_library(
+    act: Callable[[], nn.Module], source: str, kind: str
+) -> None:
+    told = message(Two(act()))
+    assert "test_obstacles.py:" in told
+    assert source in told
+    assert kind in told
+    assert "trace(model.backbone" in told
+    first = told.partition(". ")[0]
+    assert not re.search(r"\bu\d|Guard|torch\._|Sym(Int|Float|Bool)|Fake|Error", first)
+
+
+class Fails(nn.Module):
+    """Goes on where an operator fails."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return x @ x
+        except RuntimeError:
+            return x.tanh()
+
+
+class AsManyAsKept(nn.Module):
+    """Counts what a mask picks, and gives the number to other operators."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, others = x[x.sum(1) > 0], x[x.sum(1) <= 0]
+        number = kept.shape[0]
+        row = x[:1].repeat(number, 1) + x[:number].sum(0) + others.sum(0)
+        return F.pad(kept.reshape(number, x.shape[1]) + row, (0, 0, 0, 4 - number))
+
+
+class Shows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        print("mean", x.mean())  # noqa: T201
+        return x
+
+
+@pytest.mark.parametrize("act", [Fails, AsManyAsKept, Shows])
+def test_unusual_code_that_can_be_captured(act: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = Two(act())
+    graph = sec.trace(net, INPUTS)
+    assert graph["first"].reason is None
+    plan = sec.plan_from(graph, {"first": [1, 4]})
+    assert sec.verify(net, sec.apply_plan(net, plan), plan, INPUTS).ok
 
 
 def test_gradients_inside_are_named_with_their_line() -> None:

@@ -266,6 +266,7 @@ FORMS = {
     "words": 3,
     "rounded": 2,
     "composed": 9,
+    "covariance": 2,
 }
 """How many forms of the blocks of the random networks leave all channels free; further ones freeze some."""
 

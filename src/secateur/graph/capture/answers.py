@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur._compat import tree_leaves
 from secateur.exact import SameNumbers
+from secateur.graph.capture.covariance import WRITTEN_OUT
 
 _FINITENESS = {"isfinite", "isnan", "isinf", "isposinf", "isneginf"}
 """Operators that tell finite numbers from others."""
@@ -44,6 +45,7 @@ class RecordAnswers(TorchFunctionMode):
     Attributes:
         answers: what was answered.
         used: whether an answer depends on ``equal``.
+        replaced: whether a function was called that asks for values itself, and can be replaced.
 
     Example:
         >>> x = torch.ones(2)
@@ -56,7 +58,7 @@ class RecordAnswers(TorchFunctionMode):
     def __init__(self, tensors: Iterable[Tensor], equal: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.answers: Answers = defaultdict(list)
-        self.used = False
+        self.used = self.replaced = False
         self._equal = {id(tensor): tensor for tensor in equal}
         self._finite: dict[int, Tensor] = {}
         self._moving = {id(tensor): tensor for tensor in tensors}  # held, so that no other gets its id
@@ -66,6 +68,7 @@ class RecordAnswers(TorchFunctionMode):
     ) -> Any:
         """Run one operator."""
         result = func(*args, **(kwargs or {}))
+        self.replaced = self.replaced or func in WRITTEN_OUT
         name, given = getattr(func, "__name__", ""), {id(leaf) for leaf in tree_leaves((args, kwargs))}
         changed = [leaf for leaf in (*tree_leaves(result), *args[:1]) if isinstance(leaf, Tensor)]
         moves = not given.isdisjoint(self._moving)
@@ -82,7 +85,10 @@ class RecordAnswers(TorchFunctionMode):
 
 
 class ReplayAnswers(TorchFunctionMode):
-    """Give the answers that were noted to code that asks tensors without values."""
+    """Give the answers that were noted to code that asks tensors without values.
+
+    Functions that ask themselves are replaced by others.
+    """
 
     def __init__(self, answers: Answers) -> None:
         super().__init__()
@@ -92,6 +98,7 @@ class ReplayAnswers(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operator."""
+        func = WRITTEN_OUT.get(func, func)
         if getattr(func, "__name__", "") in _QUESTIONS:
             left = self._left.get(_asker())
             if left:
@@ -99,7 +106,9 @@ class ReplayAnswers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Answers, bool]:
+def answers_of(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Answers | None, bool]:
     """Run a network once and note what its code asks of tensors of which the answer is known.
 
     Args:
@@ -108,7 +117,8 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         kwargs: its named arguments.
 
     Returns:
-        The answers, and whether they hold only for inputs with the same equal values.
+        The answers, ``None`` if there are none and nothing is replaced, and whether they hold only for inputs
+        with the same equal values.
     """
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     equal = [leaf for leaf in given if equal_value(leaf) is not None]
@@ -116,7 +126,8 @@ def answers_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     # Code that draws numbers to decide what it skips must decide as in the passes of the check.
     with torch.no_grad(), SameNumbers(), RecordAnswers([*moving, *model.parameters()], equal) as recording:
         model(*args, **kwargs)
-    return dict(recording.answers), recording.used
+    known = bool(recording.answers) or recording.replaced
+    return dict(recording.answers) if known else None, recording.used
 
 
 def equal_value(leaf: Any) -> int | None:

@@ -16,7 +16,7 @@ from secateur.graph.capture.nodes import operator_name
 # fmt: off
 COMPOSITES = frozenset({
     "atleast_1d", "atleast_2d", "atleast_3d", "cartesian_prod", "chain_matmul", "column_stack",
-    "cosine_embedding_loss", "cov", "cross", "cumulative_trapezoid", "diag", "diagflat", "dsplit", "dstack",
+    "cosine_embedding_loss", "cross", "cumulative_trapezoid", "diag", "diagflat", "dsplit", "dstack",
     "fliplr", "flipud", "frobenius_norm", "gradient", "hinge_embedding_loss", "hsplit", "hstack", "kron",
     "linalg_diagonal", "linalg_matrix_power", "linalg_multi_dot", "linalg_vecdot", "margin_ranking_loss",
     "matrix_power", "moveaxis", "nuclear_norm", "pad_sequence", "poisson_nll_loss",

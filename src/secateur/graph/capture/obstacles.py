@@ -206,8 +206,9 @@ def explain(model: nn.Module, error: Exception, inputs: object) -> str:
     known = find_obstacle(model, inputs) or find_layers_made(model)
     if known is not None:
         return known
-    location = location_of(model, error)
-    reason = _of_values(error, location)
+    cause = _caught(error)
+    location = location_of(model, error, *([] if cause is error else [cause]))
+    reason = _of_values(cause, location)
     if not reason:
         own = _error_without_export(model, inputs)
         if own is not None:
@@ -223,8 +224,8 @@ def explain(model: nn.Module, error: Exception, inputs: object) -> str:
 
 _VALUES = {
     "number": (
-        "the code turns values of a tensor into a Python number (float, int, bool, .item() or .tolist()), "
-        f"which is unknown during capture. Compute with the tensor itself, {_PART}."
+        "the code turns values of a tensor into a Python number (float, int, bool, .item(), .tolist() or "
+        f"torch.tensor), which is unknown during capture. Compute with the tensor itself, {_PART}."
     ),
     "loop": (
         "how often the loop runs depends on the values of a tensor. Loop over a fixed number, or compute on "
@@ -235,37 +236,69 @@ _VALUES = {
         f"decide by an attribute of the module, {_PART}."
     ),
     "size": (
-        "the size of a tensor depends on values (a boolean mask, nonzero, unique or repeats). Keep the size "
-        f"and set what is masked to zero (torch.where), {_PART}."
+        "the size of a tensor depends on values (a boolean mask, nonzero, unique, repeats, or a number from "
+        "a tensor as a size or the end of a slice). Keep the size and set what is masked to zero "
+        f"(torch.where), {_PART}."
+    ),
+    "text": (
+        "the code writes values of a tensor as text (print, an f-string or a log), which are unknown during "
+        f"capture. Write them outside of the forward pass, {_PART}."
     ),
 }
 
+_NO_NUMBER = (
+    r"\bSym(Int|Float|Bool)\b|passed to FakeTensor\.__format__|data is not allocated yet|"
+    "should be a string or a Rational"
+)
+"""What errors say where the code needs a number, and has something that stands for an unknown one."""
 
-def _of_values(error: Exception, location: SourceLocation) -> str:
+
+def _of_values(error: BaseException, location: SourceLocation) -> str:
     """Explain why code that depends on the values of tensors fails; empty for other errors."""
-    if not depends_on_values(error):
+    if not _asks_for_values(error):
         return ""
     names, text = _kinds(error), str(error)
     source = location.source
+    if re.search(r"__format__|JSON", text) or re.search(r"\bprint\(|\blog(ger|ging)?\.", source):
+        return _VALUES["text"]
     if "DynamicOutputShapeException" in names or re.search(r"Size-like symbols: u", text):
         return _VALUES["size"]
     if re.match(r"(for|while)\b", source):
         return _VALUES["loop"]
     if re.search(r"\b(float|int|bool)\(|\.item\(|\.tolist\(", source):
         return _VALUES["number"]
-    if re.search(r"\b(if|elif|assert|and|or|not)\b|\b(max|min|any|all)\(", source) or "Eq(" in text:
+    if re.search(r"\b(if|elif|assert|and|or|not)\b|(?<![.\w])(max|min|any|all)\(", source) or "Eq(" in text:
         return _VALUES["branch"]
     return _VALUES["number"]
 
 
 def depends_on_values(error: Exception) -> bool:
     """Return whether an export failed because code depends on the values of tensors."""
+    return _asks_for_values(_caught(error))
+
+
+def _caught(error: BaseException) -> BaseException:
+    """Find the error about values that the user's code caught before it raised another one.
+
+    Returns:
+        The last such error; the error itself if there is none.
+    """
+    found: BaseException | None = error
+    while found is not None and not _asks_for_values(found):
+        found = found.__cause__ or found.__context__
+    return found or error
+
+
+def _asks_for_values(error: BaseException) -> bool:
+    """Return whether an error says that values of tensors are unknown."""
     kinds = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
-    names = _kinds(error)
-    return bool(names & kinds) or ("UserError" in names and "data-dependent" in str(error).lower())
+    names, text = _kinds(error), str(error)
+    if names & kinds or ("UserError" in names and "data-dependent" in text.lower()):
+        return True
+    return re.search(_NO_NUMBER, text) is not None
 
 
-def _kinds(error: Exception) -> set[str]:
+def _kinds(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
@@ -340,7 +373,20 @@ def _of_export(model: nn.Module, error: Exception, location: SourceLocation) -> 
             "torch.export does not capture this call of torch.vmap. Move the dimension that it runs over "
             f"to the front (x.movedim(1, 0)) and leave out in_dims and out_dims, {_PART}."
         )
-    return f"{type(error).__name__}: {text}. Write the forward pass in plain torch operators, {_PART}."
+    if "constant's list" in text:
+        return (
+            "a tensor is changed or made where the capture does not see it (an assignment to .data, or "
+            f"a thread). Compute a new tensor with torch functions instead, {_PART}."
+        )
+    if re.search(r"data pointer|for 'meta' device type", text):
+        return (
+            "the code reads the memory of a tensor (data_ptr, storage), which is not there during capture. "
+            f"Use torch functions instead, {_PART}."
+        )
+    return (
+        "torch.export does not capture this code. Write the forward pass in plain torch operators, "
+        f"{_PART}. PyTorch says: {type(error).__name__}: {text}."
+    )
 
 
 _GRADIENTS_TAKEN = (
@@ -355,9 +401,9 @@ _GRADIENTS = r"autograd\.grad\(|\.backward\(|func\.(grad|jac|vjp|jvp|hessian)"
 
 def _line_that_may_be_meant(model: nn.Module, reason: str) -> tuple[str, str]:
     """Find the line that an error without a line of the user's is about, and its text."""
-    if reason.startswith("gradients"):
-        return next(iter(lines_with(model, _GRADIENTS)), ("", ""))
-    return "", ""
+    patterns = {"gradients": _GRADIENTS, "a tensor is changed or made": r"\.data\s*=[^=]|\bThread\("}
+    pattern = next((pattern for start, pattern in patterns.items() if reason.startswith(start)), "")
+    return next(iter(lines_with(model, pattern)), ("", "")) if pattern else ("", "")
 
 
 def _error_without_export(model: nn.Module, inputs: object) -> tuple[nn.Module, Exception] | None:

@@ -417,9 +417,18 @@ def _exported(
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
+        _drop_failed(graph)
         settle_sizes(graph)
         obstacle = find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
         return exported, branches, returned[-1], obstacle
+
+
+def _drop_failed(graph: Graph) -> None:
+    """Leave out operators that failed, where the user's code caught the error: they have no result."""
+    for node in reversed(graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.returns and node.meta.get("val") is None and not node.users:
+            graph.erase_node(node)
 
 
 def _returning_leaves(model: nn.Module) -> list[Parts]:
@@ -465,7 +474,7 @@ def _answered(
         return torch.export.export(model, args, kwargs, strict=False), False
     except Exception as error:
         answers, branches = _answers_after(error, model, args, kwargs)
-        if not answers:
+        if answers is None:
             raise
     with ReplayAnswers(answers):
         return torch.export.export(model, args, kwargs, strict=False), branches
@@ -473,10 +482,10 @@ def _answered(
 
 def _answers_after(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Answers, bool]:
+) -> tuple[Answers | None, bool]:
     """Find what code asks of tensors of which the answer is known, if that may be why an export failed."""
     if not depends_on_values(error):
-        return {}, False
+        return None, False
     heard = io.StringIO()  # what the network prints was shown by the export
     with (
         untouched(model),
@@ -485,7 +494,7 @@ def _answers_after(
         contextlib.redirect_stderr(heard),
     ):
         return answers_of(model, *tree_map_only(Tensor, torch.clone, (args, kwargs)))
-    return {}, False
+    return None, False
 
 
 def _stand_in(model: nn.Module) -> None:

@@ -34,11 +34,16 @@ class SourceLocation:
         return (f" in {self.module}" if self.module else "") + line
 
 
-def location_of(model: nn.Module, error: Exception) -> SourceLocation:
-    """Find the innermost module and the innermost line of the user's code in the traceback of an error."""
+def location_of(model: nn.Module, *errors: BaseException) -> SourceLocation:
+    """Find the innermost module and the innermost line of the user's code in the traceback of an error.
+
+    Args:
+        model: the network.
+        errors: the error; then the one that was caught before it, if that is the one to find.
+    """
     paths = {id(module): (path, module) for path, module in model.named_modules()}
     location = SourceLocation()
-    for frame, number in _frames(error):
+    for frame, number in _frames(*errors):
         first = frame.f_code.co_varnames[:1]
         owner = paths.get(id(frame.f_locals.get(first[0]))) if first else None
         module = named(*owner) if owner is not None else location.module
@@ -50,13 +55,14 @@ def location_of(model: nn.Module, error: Exception) -> SourceLocation:
     return location
 
 
-def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
-    """List the frames of a traceback from torch's first one: those before it only ask for the capture."""
+def _frames(*errors: BaseException) -> Iterator[tuple[FrameType, int]]:
+    """List the frames of tracebacks from torch's first one: those before it only ask for the capture."""
     inside = False
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        inside = inside or _below(frame.f_code.co_filename, _TORCH)
-        if inside:
-            yield frame, number
+    for error in errors:
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            inside = inside or _below(frame.f_code.co_filename, _TORCH)
+            if inside:
+                yield frame, number
 
 
 def location_in_stack(text: str, modules: Sequence[str]) -> SourceLocation:

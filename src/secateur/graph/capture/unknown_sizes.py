@@ -50,6 +50,8 @@ def _mean_sizes(graph: Graph) -> dict[Any, int]:
     """Choose the number for every unknown size that says how many a mask picks."""
     masks: dict[tuple[str, int], dict[Node, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for node in graph.nodes:
+        if any(isinstance(item.meta.get("val"), SymInt) for item in node.all_input_nodes):
+            continue  # a border that depends on values says nothing of what lies between borders
         mask = next((item for item in reversed(node.all_input_nodes) if _is_countable(item)), None)
         for symbol in node.meta.get("unbacked_bindings") or ():
             if mask is not None and isinstance(node.meta.get("val"), Tensor | Sequence):

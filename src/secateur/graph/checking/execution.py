@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur._compat import tree_map_only
+from secateur._compat import FakeTensor, tree_leaves, tree_map_only
+from secateur.errors import TraceError
 from secateur.exact import Float64, exact
 from secateur.formats import first_line
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
@@ -25,6 +26,13 @@ from secateur.graph.propagation.findings import Rescale
 from secateur.graph.wiring import Pass
 from secateur.precision import full_precision
 from secateur.untouched import untouched
+
+_LEFT_BEHIND = (
+    "the code keeps a tensor of an earlier pass in a place that a trace does not put back, so its values are "
+    "lost (such a place is a context variable without a default, or a variable of a file that a forward pass "
+    "is the first to import). Start Python again, and keep the tensor in an attribute of a module, or call "
+    "the network once (model(inputs)) before it is traced"
+)
 
 
 @contextmanager
@@ -67,6 +75,9 @@ def run_network(
 
     Returns:
         What it returns.
+
+    Raises:
+        TraceError: the code keeps a tensor of a capture, which has no values.
     """
 
     def run(gradients: AbstractContextManager[Any]) -> Outputs:
@@ -82,6 +93,8 @@ def run_network(
             _own_buffers(model, native=native)
             mode.kept.clear()  # inputs and buffers were copied from less precise ones
             found = model(*args, **kwargs)
+            if any(map(_has_no_values, tree_leaves(found))):
+                raise TraceError(_LEFT_BEHIND)
             tensors = named_tensors(model)
             kept = mode.kept.keys() - set(map(id, tensors.values()))
             keeps_more = constants is not None and len(kept) > constants
@@ -97,6 +110,11 @@ def run_network(
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
             failed = failed or described(error)
     return replace(run(torch.no_grad()), without_gradients=failed)
+
+
+def _has_no_values(leaf: Any) -> bool:
+    """Return whether a tensor has a shape alone."""
+    return isinstance(leaf, Tensor) and (leaf.is_meta or isinstance(leaf, FakeTensor))
 
 
 @contextmanager

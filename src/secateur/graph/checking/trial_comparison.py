@@ -172,6 +172,8 @@ class TrialComparison:
         if self._finite is None:
             try:
                 found = run_network(self._model, self._inputs, training=False, random=False, native=True)
+            except TraceError:
+                raise
             except Exception as error:
                 raise TraceError(
                     f"the network does not run on the example inputs ({described(error)}); correct them"

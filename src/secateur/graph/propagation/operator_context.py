@@ -45,7 +45,7 @@ class OperatorContext:
         self._findings = findings
         self._modules = modules
         self._hints = hints
-        self._arguments = named_arguments(node)
+        self._arguments = {name: _settled(value) for name, value in named_arguments(node).items()}
         self._names = list(self._arguments)
 
     def has(self, name: str) -> bool:
@@ -293,3 +293,11 @@ class OperatorContext:
             if isinstance(found, Value):
                 return found
         return Value.plain(())
+
+
+def _settled(argument: Any) -> Any:
+    """Replace operators that compute a size, such as ``x.shape[0]``, by the size where it is known."""
+    if isinstance(argument, list | tuple):
+        return [_settled(item) for item in argument]
+    size = argument.meta.get("val") if isinstance(argument, Node) else None
+    return size if type(size) is int else argument

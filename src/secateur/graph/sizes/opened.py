@@ -11,12 +11,16 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from secateur.graph.capture.covariance import WRITTEN_OUT
+
 _QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
 
 @cache
 def opened(function: Any) -> Callable[..., Any] | None:
     """Copy a Python function of ``torch.nn.functional`` so that function modes see the calls inside it.
+
+    A function that a capture replaces by others is replaced here too.
 
     Args:
         function: what a function mode was given.
@@ -31,6 +35,8 @@ def opened(function: Any) -> Callable[..., Any] | None:
         >>> opened(torch.conv2d) is None
         True
     """
+    if function in WRITTEN_OUT:
+        return WRITTEN_OUT[function]
     if not isinstance(function, types.FunctionType) or function.__module__ != "torch.nn.functional":
         return None
     if not any(name in function.__code__.co_names for name in _QUESTIONS):
