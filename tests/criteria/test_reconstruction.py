@@ -95,3 +95,30 @@ def test_what_has_no_window_is_left_out_with_the_reason() -> None:
     scores = score(net, trace(net, x), "reconstruction", [x])
     assert set(scores) == {"0"}
     assert "neither a convolution nor a linear layer" in scores.unscored["1"]
+
+
+def test_inputs_of_a_consumer_that_is_too_wide_are_taken_as_uncorrelated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("secateur.criteria.reconstruction._LARGEST", 4)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x = torch.randn(60, 3, dtype=torch.float64)
+    scores = score(net, trace(net, x), ReconstructionError(), [x[:20], x[20:]])
+    with torch.no_grad():
+        read = net[:2](x)
+    energies = read.var(0, correction=0) * net[2].weight.detach().square().sum(0)
+    assert torch.allclose(scores["0"].double(), energies / energies.sum(), rtol=1e-5)
+    assert scores["0"].argsort().tolist() == energies.argsort().tolist()
+    monkeypatch.undo()
+    assert torch.equal(scores["2"], score(net, trace(net, x), ReconstructionError(), [x[:20], x[20:]])["2"])
+
+
+def test_memory_of_moments_is_limited_for_all_consumers_of_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.criteria.reconstruction._BYTES", 8 * (4**2 + 6**2))
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)).double()
+    x = torch.randn(60, 3, dtype=torch.float64)
+    few = score(net, trace(net, x), "reconstruction", [x])
+    monkeypatch.undo()
+    full = score(net, trace(net, x), "reconstruction", [x])
+    assert [torch.equal(few[name], full[name]) for name in ("0", "1", "2")] == [True, False, False]

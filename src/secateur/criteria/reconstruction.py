@@ -5,6 +5,7 @@ Shapes: C channels of a group, U columns of a consumer's weight.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,9 +20,23 @@ from secateur.criteria.hooks import attach
 from secateur.criteria.layout import ScoredInput
 from secateur.errors import UsageError
 from secateur.ranks import Ranks
-from secateur.responses import Elimination, Moments, Window, blocks, nested_errors, positions
+from secateur.responses import (
+    Elimination,
+    Moments,
+    Removable,
+    Uncorrelated,
+    Window,
+    blocks,
+    nested_errors,
+    positions,
+)
 
-_LARGEST = 8192  # unknowns of a consumer of which a full matrix is kept
+_LARGEST = 8192
+"""Unknowns of a consumer of which a full second moment is kept, at most."""
+
+_BYTES = 4 << 30
+"""Memory of all full second moments, at most; consumers of the fewest unknowns come first."""
+
 _LEAST_ROWS, _ROWS_PER_UNKNOWN = 4096, 4  # rows that one forward pass adds, at most
 
 
@@ -67,6 +82,7 @@ class ReconstructionObserver(Observer):
             scored: Window.of_module(network.modules[scored.module]) for scored in network.layout.inputs
         }
         self._moments: dict[ScoredInput, Moments] = {}
+        self._full = _with_full_moments(self._windows)
         self._batches = BatchCounter()
 
     def attach(self) -> list[RemovableHandle]:
@@ -87,8 +103,7 @@ class ReconstructionObserver(Observer):
                 "reconstruction has seen no forward pass; call the network while scores are collected"
             )
         covariances = {
-            scored: _covariance(self._moments.get(scored, Moments()), self._size(scored), ranks)
-            for scored in seen
+            scored: self._covariance(scored, ranks) for scored in seen if self._windows[scored] is not None
         }
         unscored = {**layout.unscored(seen), **self._unfit()}
         start, parts = 0, [torch.zeros(0)]
@@ -106,7 +121,7 @@ class ReconstructionObserver(Observer):
 
     def _input(self, scored: ScoredInput, x: Tensor) -> None:
         window = self._windows[scored]
-        if window is None or not x.numel() or _unknowns(scored, window) > _LARGEST:
+        if window is None or not x.numel():
             return
         with torch.no_grad():
             x = x.detach()
@@ -116,45 +131,55 @@ class ReconstructionObserver(Observer):
             chosen = positions(count, share, self._batches.generator)
             moments = self._moments.setdefault(scored, Moments())
             for rows, nothing in blocks(window, x, None, chosen):
-                moments.add(rows, nothing)
+                if scored in self._full:
+                    moments.add(rows, nothing)
+                else:
+                    moments.add(rows[..., :0], rows)  # of responses, only squares are kept
 
-    def _size(self, scored: ScoredInput) -> tuple[int, int]:
-        """Count groups, and unknowns of each, of what a consumer reads."""
+    def _covariance(self, scored: ScoredInput, ranks: Ranks) -> Tensor:
+        """Compute what is known of a consumer's inputs over all ranks, float64 on the CPU.
+
+        Returns:
+            Their covariance, shape ``(G, U, U)``; their variances, shape ``(G, U)``, if it is too wide.
+        """
         window = self._windows[scored]
         assert window is not None
-        return window.groups, _unknowns(scored, window)
+        moments, size = self._moments.get(scored, Moments()), (window.groups, _unknowns(scored, window))
+        return (_covariance if scored in self._full else _variances)(moments, size, ranks)
 
     def _unfit(self) -> dict[str, str]:
-        """Find groups with a consumer that has no window, or too wide a one."""
+        """Find groups with a consumer that has no window."""
         reasons: dict[str, str] = {}
         for scored, window in self._windows.items():
-            kind = type(self._network.modules[scored.module]).__name__
-            if window is None:
-                reason = f"module {scored.module!r} ({kind}) is neither a convolution nor a linear layer"
-            elif _unknowns(scored, window) > _LARGEST:
-                reason = f"module {scored.module!r} ({kind}) has too many inputs for a full second moment"
-            else:
+            if window is not None:
                 continue
+            kind = type(self._network.modules[scored.module]).__name__
+            reason = f"module {scored.module!r} ({kind}) is neither a convolution nor a linear layer"
             for name in self._network.layout.groups_of([scored]):
                 reasons.setdefault(name, reason)
         return reasons
 
     def _score(self, start: int, stop: int, covariances: Mapping[ScoredInput, Tensor]) -> Tensor | None:
         """Score one group; ``None`` if its channels have unequal numbers of columns."""
-        parts: list[tuple[Elimination, float]] = []
+        parts: list[tuple[Removable, float]] = []
         for scored, covariance in covariances.items():
             window = self._windows[scored]
-            if window is None:
-                continue
+            assert window is not None
             weight = _weight(self._network.modules[scored.module])
             rows = weight.detach().cpu().double().reshape(window.groups, len(weight) // window.groups, -1)
-            energy = float((rows @ covariance * rows).sum())
+            full = scored in self._full
+            responses = rows @ covariance if full else rows * covariance[:, None]
+            energy = float((responses * rows).sum())
             for number, inputs in enumerate(scored.index.reshape(window.groups, -1)):
                 columns = _columns(inputs, start, stop, prod(window.kernel))
                 if columns is None:
                     return None
                 if columns.numel():
-                    part = Elimination(covariance[number], rows[number], columns, self._criterion.ridge)
+                    part: Removable
+                    if full:
+                        part = Elimination(covariance[number], rows[number], columns, self._criterion.ridge)
+                    else:
+                        part = Uncorrelated(covariance[number], rows[number], columns)
                     parts.append((part, 1 / energy if energy > 0 else 0.0))
         if self._criterion.nested:
             return nested_errors(parts, stop - start)
@@ -185,6 +210,23 @@ def _columns(index: Tensor, start: int, stop: int, taps: int) -> Tensor | None:
     return (order[:, None] * taps + torch.arange(taps)).reshape(stop - start, int(counts[0]) * taps)
 
 
+def _with_full_moments(windows: Mapping[ScoredInput, Window | None]) -> frozenset[ScoredInput]:
+    """Choose the consumers whose full second moments are kept: all of a width, or none of it."""
+    by_width: dict[int, list[ScoredInput]] = defaultdict(list)
+    for scored, window in windows.items():
+        if window is not None:
+            by_width[_unknowns(scored, window)].append(scored)
+    chosen: list[ScoredInput] = []
+    left = _BYTES
+    for unknowns in sorted(by_width):
+        groups = sum(window.groups for scored in by_width[unknowns] if (window := windows[scored]))
+        left -= groups * unknowns**2 * 8
+        if left < 0 or unknowns > _LARGEST:
+            break
+        chosen += by_width[unknowns]
+    return frozenset(chosen)
+
+
 def _unknowns(scored: ScoredInput, window: Window) -> int:
     return len(scored.index) // window.groups * prod(window.kernel)
 
@@ -206,3 +248,16 @@ def _covariance(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor
     mean = ranks.all_reduce_sum(mean * moments.count) / count
     second = ranks.all_reduce_sum(second * moments.count) / count
     return second - mean.mT @ mean
+
+
+def _variances(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor:
+    """Compute the variances over all ranks of what was added as responses, float64, shape ``(G, U)``."""
+    groups, unknowns = size
+    mean = square = torch.zeros(groups, 1, unknowns).double()
+    if moments.count:
+        mean = moments.y_mean.cpu()
+        square = moments.variance.cpu() + mean.square()
+    count = ranks.all_reduce_sum(torch.tensor(float(moments.count), dtype=torch.float64))
+    mean = ranks.all_reduce_sum(mean * moments.count) / count
+    square = ranks.all_reduce_sum(square * moments.count) / count
+    return (square - mean.square())[:, 0]

@@ -45,6 +45,7 @@ from secateur.training.loop import FitState
 from secateur.training.losses import next_token_loss
 from secateur.training.resume import Journal
 from secateur.training.run_folder import MEASURED, read_measured
+from secateur.verification.chunks import examples
 
 _SECONDS_BETWEEN_WRITES = 5.0
 
@@ -215,7 +216,7 @@ class RecipeJob:
         if self.task.loss_fn is next_token_loss:
             # The check keeps the outputs of several passes, in float64: scores of each token for a whole
             # vocabulary. One block has hundreds of tokens to compare.
-            inputs = inputs[:1]
+            inputs = examples(inputs, 0, 1)
         return copied_inputs(inputs, self.place.context.device)
 
 

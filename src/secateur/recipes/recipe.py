@@ -123,8 +123,8 @@ class Recipe(Settings):
                 and cut; no reconstruction, no training. ``"original"``: the protocol of the first PyTorch
                 implementation of arXiv 1611.06440 (512 filters per step, 10 epochs after each, 15 at the
                 end). ``"paper"``: the protocol of its section 3.1 (one channel per step, 30 updates between,
-                batches of 32). ``"language"``: the default recipe for language models, with AdamW and a
-                teacher at temperature 1.
+                batches of 32). ``"language"``: the default recipe for language models, with AdamW, a
+                teacher at temperature 1, and channels in the order of the error of refitted consumers.
             **changes: as for :meth:`changed`.
 
         Raises:
@@ -311,6 +311,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "finetune": _constant(_PAPER, epochs=10, keep_best=True),
         },
         "language": {
+            "criterion": "reconstruction",
             "scoring_batches": 16,
             "curve_batches": 16,
             "reconstruct_batches": 16,

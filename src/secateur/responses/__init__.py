@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.responses.elimination import Elimination, nested_errors
+from secateur.responses.elimination import Elimination, Removable, Uncorrelated, nested_errors
 from secateur.responses.gather import blocks, positions, rows_to_take
 from secateur.responses.moments import Moments
 from secateur.responses.solve import (
@@ -18,6 +18,8 @@ __all__ = [
     "Elimination",
     "FittedWeights",
     "Moments",
+    "Removable",
+    "Uncorrelated",
     "Window",
     "blocks",
     "fit_dual",

@@ -16,9 +16,21 @@ Shapes: U unknowns (columns), O output channels, n channels, s columns of a chan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Removable(Protocol):
+    """Part of a consumer from which channels are removed, one after the other."""
+
+    def errors(self) -> Tensor:
+        """Compute the increase of the squared error by the removal of each single channel, shape ``(n,)``."""
+
+    def remove(self, channels: Tensor) -> None:
+        """Remove channels together and refit the others."""
+
 
 _ROUNDS = 64  # channels are eliminated in about this many rounds at most
 
@@ -81,7 +93,39 @@ class Elimination:
         self._place = torch.where(left, left.cumsum(0) - 1, -1)
 
 
-def nested_errors(parts: Sequence[tuple[Elimination, float]], channels: int) -> Tensor:
+class Uncorrelated:
+    """Remove channels from a consumer whose inputs are taken as uncorrelated, so that no refit helps.
+
+    The error is then the sum of squared weights times the variances of their inputs.
+
+    Args:
+        variances: of the inputs, shape ``(U,)``.
+        weight: shape ``(O, U)``.
+        columns: columns of each channel, shape ``(n, s)``.
+
+    Example:
+        >>> weight, columns = torch.tensor([[3.0, 1.0]]), torch.tensor([[0], [1]])
+        >>> Uncorrelated(torch.tensor([1.0, 4.0]), weight, columns).errors().tolist()
+        [9.0, 4.0]
+    """
+
+    def __init__(self, variances: Tensor, weight: Tensor, columns: Tensor) -> None:
+        energies = variances.double() * weight.double().square().sum(0)
+        self._errors = energies[columns].sum(1)
+
+    def errors(self) -> Tensor:
+        """Compute the squared error of the removal of each single channel, shape ``(n,)``.
+
+        Infinity for channels that are removed already.
+        """
+        return self._errors.clone()
+
+    def remove(self, channels: Tensor) -> None:
+        """Remove channels; the others stay as they are."""
+        self._errors[channels] = torch.inf
+
+
+def nested_errors(parts: Sequence[tuple[Removable, float]], channels: int) -> Tensor:
     """Eliminate all channels of a group, the one with the least error first.
 
     Args:
