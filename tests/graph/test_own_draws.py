@@ -145,3 +145,74 @@ def test_draws_of_a_branch_go_with_it(rows: Tensor) -> None:
     assert branch.reason is None
     plan = sec.PruningPlan(graph, {}, (branch.name,))
     assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
+
+
+class InEvaluation(Noisy):
+    """The same in evaluation mode alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu() + 0.1
+        return self.last(F.normalize(x if self.training else self.noise[0](x), dim=1))
+
+
+@pytest.mark.parametrize("name", ["truth values", "threshold", "multiplicative noise", "dropout of ones"])
+def test_draws_in_evaluation_mode_count_as_well(name: str, rows: Tensor) -> None:
+    assert sec.trace(InEvaluation(FOLLOWING[name]), rows)["first"].reason is not None
+    model = InEvaluation(FIXED[name if name in FIXED else "truth values"])
+    graph = sec.trace(model, rows)
+    assert graph["first"].reason is None
+    plan = sec.plan_from(graph, {"first": [1, 2, 7]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
+
+
+CHOOSING: dict[str, Noise] = {
+    "k-th of the draws": lambda x: x * torch.rand(len(x), 20).kthvalue(x.shape[1], 1, keepdim=True)[0],
+    "largest of so many": lambda x: x * torch.rand(len(x), 20)[:, : x.shape[1]].amax(1, keepdim=True),
+    "sorted": lambda x: x * torch.rand(len(x), 20).sort(1)[0][:, x.shape[1] - 1].unsqueeze(1),
+    "mean of so many": lambda x: x * F.avg_pool1d(torch.rand(len(x), 1, 40), x.shape[1])[:, 0, :1],
+    "any of so many": lambda x: x * (torch.rand(len(x), int(str(x.shape[1]))) < 0.5).any(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_width_that_says_among_how_many_draws_is_chosen_is_frozen(name: str, rows: Tensor) -> None:
+    assert sec.trace(Noisy(CHOOSING[name]), rows)["first"].reason is not None
+
+
+class Limited(nn.Module):
+    """A limit that the values of the example inputs do not reach."""
+
+    def __init__(self, limit: Noise) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.limit = [limit]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.limit[0](self.first(x)))
+
+
+LIMITS: dict[str, Noise] = {
+    "clamp": lambda x: x.clamp(max=10.0 * x.shape[1]),
+    "integer": lambda x: x.clamp(max=10 * x.shape[1]),
+    "norm": lambda x: x * torch.clamp(50 * x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True), max=1.0),
+    "where": lambda x: torch.where(x > 10.0 * x.shape[1], 0.0, x),
+    "masked_fill": lambda x: x.masked_fill(x > 10.0 * x.shape[1], 0.0),
+    "hardtanh": lambda x: F.hardtanh(x, -10.0 * x.shape[1], 10.0 * x.shape[1]),
+    "tensor": lambda x: torch.maximum(x, torch.full((1,), -10.0 * x.shape[1])),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_that_follows_a_width_freezes_it(name: str, rows: Tensor) -> None:
+    reason = sec.trace(Limited(LIMITS[name]), rows)["first"].reason
+    assert reason is not None
+    assert "with the width" in reason
+
+
+@pytest.mark.parametrize("limit", [lambda x: x.clamp(0, 6), F.relu6, lambda x: x.masked_fill(x > 3, 0.0)])
+def test_limits_that_follow_nothing_freeze_nothing(limit: Noise, rows: Tensor) -> None:
+    model = Limited(limit)
+    graph = sec.trace(model, rows)
+    assert graph["first"].reason is None
+    plan = sec.plan_from(graph, {"first": [1, 2, 7]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok

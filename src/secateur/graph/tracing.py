@@ -161,7 +161,9 @@ def _captured_programs(
     two = doubled(inputs)
     # Code that expands something to a batch runs other operators for two examples.
     trained = record_run(model, inputs, training=True) or record_run(model, two, training=True)
-    programs = [replace(programs[0], own_draws=trained is not None and trained.draws)]
+    modes = {False: seen, True: trained}
+    hidden_in = tuple(mode for mode, found in modes.items() if found is not None and found.hides)
+    programs = [replace(programs[0], hidden_in=hidden_in)]
     alike = likeness(seen, trained, modules_in_training(model))
     unreached = any(name not in programs[0].tensors for name, _ in model.named_parameters())
     if not unreached and (
@@ -174,7 +176,7 @@ def _captured_programs(
         if unreached:
             raise
         return programs, [seen], False
-    programs.append(replace(captured, own_draws=programs[0].own_draws))
+    programs.append(replace(captured, hidden_in=hidden_in))
     return programs, [seen, trained if two is inputs else record_run(model, two, training=True)], True
 
 

@@ -28,7 +28,7 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
 from secateur.graph.propagation.findings import Rescale
-from secateur.graph.sizes.recording import Observation, changed_switch, record_training
+from secateur.graph.sizes.recording import Observation, changed_switch, record_repeatably
 from secateur.graph.substitutes import replacements_in
 from secateur.verification.arguments import refuse_model
 from secateur.verification.cases import Case, Kind, MaskedOriginal, varying
@@ -75,7 +75,7 @@ class Expectation:
     _attributes: tuple[AttributeValue, ...] = field(repr=False)
     _floats: Mapping[tuple[str, str], float] = field(repr=False)
     _inputs: ExampleInputs = field(repr=False)
-    _drawn: Observation | None = field(repr=False)
+    _recorded: Mapping[bool, Observation | None] = field(repr=False)
     _unrun: tuple[str, ...] = ()
 
     @classmethod
@@ -120,7 +120,10 @@ class Expectation:
             graph.attributes_after(plan),
             _float_attributes(model),
             inputs,
-            record_training(model, inputs) if graph.wiring.training.program.own_draws else None,
+            {
+                training: record_repeatably(model, inputs, training=training)
+                for training in graph.wiring.program.hidden_in
+            },
             unrun,
         )
 
@@ -164,7 +167,7 @@ class Expectation:
             if judged.problem is not None:
                 break
         if worst.problem is None:
-            worst = replace(worst, problem=changed or self._changed_draw(pruned))
+            worst = replace(worst, problem=changed or self._hidden_change(pruned))
         return self._outcome(worst, compared, noisy, not_checked)
 
     def _different_parts(self, pruned: nn.Module) -> str | None:
@@ -234,12 +237,14 @@ class Expectation:
                 return f"'{name}' does not have the values that the plan keeps"
         return None
 
-    def _changed_draw(self, pruned: nn.Module) -> str | None:
-        """Compare the numbers with which code draws at random; truth values and normalisations hide them."""
-        if self._drawn is None:
-            return None
-        place = changed_switch(self._drawn, record_training(pruned, self._inputs), self._after.is_replaced)
-        return f"in training mode, code changes {place} with the width" if place else None
+    def _hidden_change(self, pruned: nn.Module) -> str | None:
+        """Compare numbers that no output may show: with which code draws at random, or limits values."""
+        for training, before in self._recorded.items():
+            after = record_repeatably(pruned, self._inputs, training=training)
+            place = changed_switch(before, after, self._after.is_replaced)
+            if place:
+                return f"{'in training mode, ' if training else ''}code changes {place} with the width"
+        return None
 
     def _answer(self, pruned: nn.Module, case: Case) -> tuple[Case, Outputs]:
         """Run the cut network; code that refuses float64 is run in its own dtype, as is the reference."""

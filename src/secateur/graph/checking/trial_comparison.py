@@ -39,8 +39,8 @@ from secateur.graph.sizes.recording import (
     Observation,
     changed_factor,
     changed_switch,
+    record_repeatably,
     record_run,
-    record_training,
 )
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
@@ -277,7 +277,7 @@ class TrialComparison:
                     return replace(failure, reason=f"in training mode, {failure.reason}")
         except SecateurError as error:
             return Failure(str(error))
-        return self._training_fails(cut, precision) or self._training_changes(cut)
+        return self._training_fails(cut, precision) or self._hidden_changes(cut)
 
     def _compared_pass(
         self, cut: _TrialCut, forward: Pass, draw: int, precision: _Precision
@@ -397,21 +397,30 @@ class TrialComparison:
         return Failure(f"the training-mode forward pass fails ({error})")
 
     @cached_property
-    def _trained(self) -> Observation | None:
-        """Return what the network runs in training mode."""
-        return record_training(self._model, self._inputs)
+    def _recorded(self) -> Mapping[bool, Observation | None]:
+        """Return what the network runs in the modes in which numbers may hide, by whether it is training."""
+        return {
+            training: record_repeatably(self._model, self._inputs, training=training)
+            for training in self._hiding_modes
+        }
 
-    def _training_changes(self, cut: _TrialCut) -> Failure | None:
-        """Return whether a number changes that no comparison may see: of training alone, or of a draw."""
+    @cached_property
+    def _hiding_modes(self) -> tuple[bool, ...]:
+        """List the modes in which numbers may change that no comparison sees."""
         training = self._graph.wiring.training
         switches = training.program.derived and _has_own_switches(self._model, training)
-        if not (switches or training.program.own_draws):
-            return None
-        before = self._trained
-        with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
-            after = record_training(self._model, self._inputs)
-        place = changed_switch(before, after, cut.after.is_replaced)
-        return Failure(f"in training mode, code changes {place} with the width") if place else None
+        return tuple(sorted({*training.program.hidden_in, *([True] if switches else [])}))
+
+    def _hidden_changes(self, cut: _TrialCut) -> Failure | None:
+        """Return whether a number changes that no comparison may see, such as that of a draw or a limit."""
+        for training, before in self._recorded.items():
+            with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
+                after = record_repeatably(self._model, self._inputs, training=training)
+            place = changed_switch(before, after, cut.after.is_replaced)
+            if place:
+                mode = "in training mode, " if training else ""
+                return Failure(f"{mode}code changes {place} with the width")
+        return None
 
 
 def _has_own_switches(model: nn.Module, training: Pass) -> bool:

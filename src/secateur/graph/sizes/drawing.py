@@ -1,4 +1,4 @@
-"""Say which operators draw random numbers, and with which numbers operators compute.
+"""Say with which numbers operators draw, limit and compute.
 
 Names are those that the recorder gives to all forms of an operator: ``normal`` for ``normal_`` too.
 """
@@ -25,12 +25,22 @@ _DISTRIBUTIONS = frozenset({
 _DRAWING = _DISTRIBUTIONS | {"multinomial", "rand", "randint", "randn", "randperm"}
 """Operators that draw random numbers, without the forms that take their size from a tensor."""
 
-_COMPUTING = frozenset({
-    "add", "clamp", "div", "eq", "fill", "full", "full_like", "ge", "gt", "le", "lt", "mul", "ne", "new_full",
-    "new_tensor", "pow", "rsub", "scalar_tensor", "sub", "tensor",
+_LIMITS = frozenset({
+    "clamp", "clamp_max", "clamp_min", "clip", "eq", "fmax", "fmin", "ge", "greater", "greater_equal", "gt",
+    "hardshrink", "hardtanh", "le", "less", "less_equal", "lt", "masked_fill", "maximum", "minimum",
+    "nan_to_num", "ne", "softshrink", "threshold",
 })
+"""Operators that compare values with numbers, or limit them: a number may matter for few values only."""
+
+_COMPUTING = _LIMITS | {
+    "add", "div", "fill", "full", "full_like", "mul", "new_full", "new_tensor", "pow", "rsub",
+    "scalar_tensor", "sub", "tensor",
+}
 """Operators of which an integer is a number to compute with, not a size or a dimension."""
 # fmt: on
+
+_PARTS = frozenset({"chunk", "narrow", "slice", "split"})
+"""Operators that take a part of a tensor as it is."""
 
 
 def draws(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -38,6 +48,14 @@ def draws(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     if name in _PROBABILITIES:
         return _probability(name, args, kwargs) > 0
     return name.removesuffix("_like") in _DRAWING
+
+
+def limits(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an operator compares floating-point values with something, or limits them.
+
+    Limits of integers are those of indices, which follow the number of what they count.
+    """
+    return name in _LIMITS and any(item.is_floating_point() for item in tensors_read(name, args, kwargs))
 
 
 def numbers_in(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[float, ...]:
@@ -49,6 +67,28 @@ def numbers_in(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
         given = (*args, *kwargs.values())
         found += [item for item in given if isinstance(item, int) and not isinstance(item, bool)]
     return tuple(map(float, found))
+
+
+def counts_chosen_among(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+) -> tuple[float, ...]:
+    """List the sizes and integers that say among how many random numbers an operator chooses.
+
+    A minimum, a sum or a choice of the k-th of random numbers depends on their number, which the result does
+    not show.
+
+    Returns:
+        The sizes of the arguments, and the integers among them; nothing if the result has as many numbers, or
+        is only a part of them.
+    """
+    given = tensors_read(name, args, kwargs)
+    if name in _PARTS or not isinstance(result, Tensor) or not given:
+        return ()
+    if result.numel() >= max(item.numel() for item in given):
+        return ()
+    integers = [item for item in tree_leaves((args, kwargs)) if type(item) is not bool]
+    sizes = [size for item in given for size in item.shape]
+    return tuple(map(float, [*sizes, *(item for item in integers if isinstance(item, int))]))
 
 
 def tensors_read(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

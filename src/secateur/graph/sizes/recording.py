@@ -32,7 +32,7 @@ from secateur.graph.cutting.attributes import integer_attributes, is_of_class, o
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.sizes.caches import uncached
-from secateur.graph.sizes.drawing import draws, numbers_in, tensors_read
+from secateur.graph.sizes.drawing import counts_chosen_among, draws, limits, numbers_in, tensors_read
 from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
@@ -56,9 +56,11 @@ class _Call:
     kept: Mapping[int, _Made] = field(default_factory=dict)
     """The dimensions of the result that are whole dimensions of what was indexed."""
     hidden: tuple[float, ...] = ()
-    """Its numbers that no output may show: of operators that the mode switches, and of random ones."""
+    """Its numbers that no output may show, if it is an operator of that kind."""
     is_random: bool = False
     """Whether it draws random numbers, or computes with what was drawn."""
+    is_limit: bool = False
+    """Whether the user's code compares values with numbers, or limits them."""
     made_of: tuple[float, ...] | None = None
     """The numbers that its result was made of; ``None`` if it was made of other tensors too."""
 
@@ -69,8 +71,8 @@ class _Call:
 
     @property
     def may_hide(self) -> bool:
-        """Return whether no output may show its numbers."""
-        return self.is_on is not None or self.is_random
+        """Return whether no output may show its numbers: what is limited then hides those before it too."""
+        return self.is_on is not None or self.is_random or len(self.hidden) > 0
 
     @property
     def is_harmless(self) -> bool:
@@ -105,9 +107,9 @@ class Observation:
     modules: Mapping[str, Sequence[ModuleCall]]
 
     @property
-    def draws(self) -> bool:
-        """Return whether the code draws random numbers itself, besides those of PyTorch's layers."""
-        return any(call.is_random for call in self.calls)
+    def hides(self) -> bool:
+        """Return whether the user's code has numbers that no output may show: of draws, and of limits."""
+        return any(call.is_random or call.is_limit for call in self.calls)
 
 
 def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
@@ -143,12 +145,13 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
     return None
 
 
-def record_training(model: nn.Module, inputs: ExampleInputs) -> Observation | None:
-    """Record what a network runs in training mode, from the same state and random numbers each time.
+def record_repeatably(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
+    """Record what a network runs, from the same state and random numbers each time.
 
     Args:
         model: the network; not changed, nor what its code keeps.
-        inputs: what to call it with; twice, since batch statistics need two examples.
+        inputs: what to call it with; twice in training mode, where batch statistics need two examples.
+        training: in training mode instead of evaluation mode.
 
     Returns:
         What was seen; nothing if the network does not run on shapes alone.
@@ -156,7 +159,7 @@ def record_training(model: nn.Module, inputs: ExampleInputs) -> Observation | No
     with untouched(model, weights=False) as noted:
         seed_everything()
         noted.seed_generators()
-        return record_run(model, doubled(inputs), training=True)
+        return record_run(model, doubled(inputs) if training else inputs, training=training)
 
 
 def sizes_of(seen: Observation | None, program: Program) -> Sizes:
@@ -268,8 +271,8 @@ def changed_switch(
     """Find an operator such as dropout, or one with random numbers, that is another after channels went.
 
     What code computes from a width may not remember it, as a product of a float with it does not. In
-    evaluation mode dropout hides its numbers, and truth values and normalisations hide those of what was
-    drawn.
+    evaluation mode dropout hides its numbers; truth values and normalisations hide those of what was drawn;
+    and a limit shows only where a value is beyond it.
 
     Args:
         before: what was recorded of the network in training mode.
@@ -455,12 +458,17 @@ class _SizeTracer(ShapeMode):
         makers = [self._maker(item) for item in tensors_read(name, args, kwargs)]
         own = numbers_in(name, args, kwargs)
         free = [maker for maker in makers if maker is not None and maker.made_of is not None]
-        drops = name in _DROPOUTS and is_on is True and any(own) and self.path[-1] not in self.layers
+        in_layer = self.path[-1] in self.layers
+        drops = name in _DROPOUTS and is_on is True and any(own) and not in_layer
         drawn = drops or draws(name, args, kwargs) or any(maker.is_random for maker in free)
         behind = tuple(dict.fromkeys(chain(own, *(maker.made_of or () for maker in free))))
-        hidden = behind if drawn else () if is_on is None else own
         made_of = behind if len(free) == len(makers) else None
-        call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, hidden, drawn, made_of)
+        limited = not in_layer and len(behind) > 0 and limits(name, args, kwargs)
+        computes_with = not in_layer and name in _COMPUTING and len(own) > 0
+        hidden = behind if drawn or limited else own if computes_with or is_on is not None else ()
+        if drawn and made_of is not None:
+            hidden += counts_chosen_among(name, args, kwargs, results[0])
+        call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, hidden, drawn, limited, made_of)
         self.calls.append(call)
         for place, item in enumerate(results):
             if isinstance(item, Tensor):
