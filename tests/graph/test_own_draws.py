@@ -145,3 +145,9 @@ def test_draws_of_a_branch_go_with_it(rows: Tensor) -> None:
     assert branch.reason is None
     plan = sec.PruningPlan(graph, {}, (branch.name,))
     assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
+
+
+def test_a_statistic_of_draws_is_named(rows: Tensor) -> None:
+    noise: Noise = lambda x: x * torch.rand(len(x), x.shape[1]).amax(1, keepdim=True)  # noqa: E731
+    reason = sec.trace(Noisy(noise), rows)["first"].reason
+    assert reason == "a random number is computed with a statistic over these channels (amax)"

@@ -29,7 +29,7 @@ from secateur.exact import seed_everything
 from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
-from secateur.graph.capture.nodes import named_arguments, operator_name
+from secateur.graph.capture.nodes import draws_numbers, operator_name
 from secateur.graph.capture.obstacles import (
     depends_on_values,
     explain,
@@ -110,7 +110,7 @@ class Program:
         """Return whether random numbers may be drawn."""
         if self.training:  # stochastic depth leaves no trace in the program of the other mode
             return True
-        return any(map(_draws, self.graph.nodes))
+        return any(map(draws_numbers, self.graph.nodes))
 
     @cached_property
     def written(self) -> frozenset[str]:
@@ -175,15 +175,6 @@ class Program:
         """Return the names of the parameters and buffers that the program reads."""
         used = {node.name for node in self.graph.nodes if node.op == "placeholder" and node.users}
         return frozenset(tensor for name, tensor in self.tensor_names.items() if name in used)
-
-
-def _draws(node: Node) -> bool:
-    """Return whether an operator draws random numbers: dropout that is switched off does not."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    found = named_arguments(node)
-    off = found.get("train") is False or found.get("training") is False
-    return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
 
 def written_arguments(node: Node) -> Iterator[Node]:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from secateur._compat import tree_map_only
 from secateur.graph.capture.composites import substitute
-from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.nodes import draws_numbers, operator_name
 from secateur.graph.capture.operators import DROPOUTS
 
 _START, _END, _INTO, _OUT = (
@@ -83,7 +83,7 @@ def _expand(module: GraphModule, region: list[Node]) -> None:
                 mapped.add(node)
             else:
                 mapped.update(substitute(module.graph, node, _for_each(node, mapped, randomness)))
-        elif randomness == "different" and _draws(node):
+        elif randomness == "different" and draws_numbers(node):
             drawn = _for_each(node, mapped, randomness, examples)
             mapped.update(substitute(module.graph, node, drawn))
 
@@ -108,11 +108,6 @@ def _is_whole(node: Node, mapped: set[Node]) -> bool:
     """
     known = node.target is torch.ops.aten.linear.default or operator_name(node).removesuffix("_") in DROPOUTS
     return known and mapped.isdisjoint(node.all_input_nodes[1:])
-
-
-def _draws(node: Node) -> bool:
-    """Return whether an operator draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _for_each(node: Node, mapped: set[Node], randomness: str, examples: int | None = None) -> Any:
