@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import gc
 import random
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 import secateur as sec
+from secateur.recovery import recalibrate
 from secateur.untouched import untouched
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -227,3 +229,68 @@ def test_odd_attributes_do_not_stop_a_trace() -> None:
     net.proxy = ClaimsToBeADict()  # type: ignore[assignment]
     assert sec.trace(net, torch.randn(2, 3))["0"].prunable
     assert net.probe.is_meta
+
+
+NUMBERS, BYTES, WORDS = np.zeros(2), bytearray(b"ab"), array.array("i", [1, 2])
+
+
+@functools.singledispatch
+def halved(x: object) -> object:
+    raise TypeError(type(x))
+
+
+class ChangesEverything(nn.Module):
+    """A network whose forward pass writes to arrays, settings, implementations and its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.count, self.seen, self.codes = np.zeros(1), bytearray(1), array.array("d", [0.0])
+        self.masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global NUMBERS, BYTES  # noqa: PLW0602, PLW0603 - what a user's code does
+        self.count += 1
+        self.seen.append(1)
+        self.codes[0] += 1
+        self.masked[1] = 5
+        NUMBERS[0] += 1
+        BYTES += b"c"
+        WORDS.append(3)
+        halved.register(torch.Tensor, lambda x: x / 2)
+        torch.autograd.set_detect_anomaly(True)
+        np.seterr(over="ignore")
+        x.mul_(0.5)
+        return self.b(halved(self.a(x)).relu())
+
+
+def found(model: ChangesEverything, inputs: torch.Tensor) -> list[object]:
+    return [
+        *map(list, (model.count, model.seen, model.codes, NUMBERS, BYTES, WORDS, halved.registry)),
+        model.masked.mask.tolist(),
+        (torch.is_anomaly_enabled(), np.geterr()["over"]),
+        inputs.tolist(),
+    ]
+
+
+def test_arrays_settings_implementations_and_batches_are_put_back() -> None:
+    model, x = ChangesEverything(), torch.randn(4, 6)
+    before = found(model, x)
+    graph = sec.trace(model, x)
+    assert found(model, x) == before
+    plan = sec.plan_from(graph, {"a": [0, 3]})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, x).ok
+    assert found(model, x) == before
+    sec.score(model, graph, "taylor", [(x, torch.randn(4, 4))], nn.functional.mse_loss)
+    assert found(model, x) == before
+
+
+def test_a_batch_is_left_by_recalibration() -> None:
+    class Halves(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.mul_(0.5))
+
+    x = torch.ones(4, 6)
+    recalibrate(Halves(nn.BatchNorm1d(6)), [x])
+    assert torch.equal(x, torch.ones(4, 6))

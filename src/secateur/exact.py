@@ -7,6 +7,7 @@ gets its arguments converted when it runs, so memory grows by the largest operat
 
 from __future__ import annotations
 
+import contextlib
 import random as random_of_python
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -72,9 +73,10 @@ class Float64(TorchFunctionMode):
             return args[0] if args[0].dtype is torch.float64 else args[0].double()
         if _changes_first(name) or "out" in kwargs:
             target = kwargs.get("out", args[0] if args else None)
-            self.rounded = self.rounded or _is_coarse(target)
+            self.rounded = self.rounded or tree_any(_is_coarse, target)
             kwargs = {key: _WIDE.get(item, item) if _is_dtype(item) else item for key, item in kwargs.items()}
-            return func(*(_WIDE.get(item, item) if _is_dtype(item) else item for item in args), **kwargs)
+            args = tuple([_WIDE.get(item, item) if _is_dtype(item) else item for item in args])
+            return _written(func, target, args, kwargs)
         args = tuple([self._converted(item) for item in args])
         kwargs = {key: self._converted(item) for key, item in kwargs.items()}
         if name.partition(".")[0] in ("grouped_mm", "_grouped_mm") and _is_rows_by_matrices(*args, **kwargs):
@@ -112,6 +114,31 @@ def _changes_first(name: str) -> bool:
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in ("__invert__", "__index__"))
     return name.partition(".")[0].endswith("_")
+
+
+def _written(func: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator that writes to a tensor, or to a list of them, with arguments of its dtype.
+
+    Some operators (``lerp_``, ``addcmul_``, ``addmm_``, ``scatter_``) refuse arguments of another dtype. A
+    less precise target rounds the arguments only where its operator is one of these.
+    """
+    targets = target if isinstance(target, list | tuple) else [target]
+    if not any(_is_float(item) for item in targets):
+        return func(*args, **kwargs)
+    if any(map(_is_coarse, targets)):
+        with contextlib.suppress(RuntimeError):
+            return func(*args, **kwargs)
+    converted = [_of_dtypes(item, target) for item in args]
+    return func(*converted, **{name: _of_dtypes(item, target) for name, item in kwargs.items()})
+
+
+def _of_dtypes(item: Any, target: Any) -> Any:
+    """Convert a tensor to the dtype of another, and lists of them in pairs."""
+    if isinstance(item, list | tuple) and isinstance(target, list | tuple) and len(item) == len(target):
+        return type(item)(map(_of_dtypes, item, target))
+    if not (_is_float(item) and _is_float(target)) or item.is_complex() != target.is_complex():
+        return item
+    return item.to(target.dtype)
 
 
 def _wide(tensor: Tensor) -> Tensor:

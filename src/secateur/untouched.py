@@ -11,12 +11,20 @@ import gc
 import operator
 import random
 import sys
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import _lru_cache_wrapper, partial
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -58,8 +66,9 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
     modules; the states of its random generators; caches of its methods and of the functions that their code
     can name (``functools.lru_cache``), which are cleared if they got entries; the random states of Python,
-    NumPy and PyTorch on every device; the number of threads, the default dtype, and whether algorithms must
-    be deterministic.
+    NumPy and PyTorch on every device; the contents of NumPy arrays and of arrays of bytes and numbers; the
+    implementations of functions with ``functools.singledispatch``; the number of threads, the default dtype,
+    and whether gradients are computed, anomalies are looked for, and algorithms must be deterministic.
 
     Args:
         models: the networks that may be run within the block.
@@ -80,8 +89,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
     """
     noted = StateRecord(weights)
     restore_random = _random_rewinder()
-    threads, default = torch.get_num_threads(), torch.get_default_dtype()
-    determinism = _determinism()
+    switches = [(read(), read, write) for read, write in _SWITCHES]
     for model in models:
         noted.model(model)
     found = {id(cache): cache for cache in (*_caches(models), *noted.caches)}
@@ -99,14 +107,9 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
             if cache.cache_info().misses != before.misses and _keeps_tensors(cache):
                 cache.cache_clear()
         restore_random()
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if torch.get_default_dtype() != default:
-            torch.set_default_dtype(default)
-        if _determinism() != determinism:
-            enabled, warns, fills, torch.backends.cudnn.deterministic = determinism
-            torch.use_deterministic_algorithms(enabled, warn_only=warns)
-            torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        for before, read, write in switches:
+            if read() != before:
+                write(before)
 
 
 def _determinism() -> tuple[bool, bool, bool, bool]:
@@ -122,6 +125,28 @@ def _determinism() -> tuple[bool, bool, bool, bool]:
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic,
     )
+
+
+def _set_determinism(determinism: tuple[bool, bool, bool, bool]) -> None:
+    enabled, warns, fills, torch.backends.cudnn.deterministic = determinism
+    torch.use_deterministic_algorithms(enabled, warn_only=warns)
+    torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+def _anomalies() -> tuple[bool, bool]:
+    """Return whether backward passes look for anomalies, and whether values that are no numbers count."""
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+_SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (_determinism, _set_determinism),
+    (_anomalies, lambda modes: torch.autograd.set_detect_anomaly(*modes)),
+    (np.geterr, lambda kinds: np.seterr(**kinds)),
+)
+"""Settings of the process that code may change: how each is read and written."""
 
 
 def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
@@ -397,9 +422,20 @@ class StateRecord:
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             if type(value) not in _PLAIN and not is_code(value):
                 self._value(value, depth + 1)
+        self._implementations(function, depth)
         kept = vars(function)
         if "__wrapped__" not in kept:  # a decorator's; the function in it is followed already
             self._contents(kept, depth + 1)
+
+    def _implementations(self, function: FunctionType, depth: int) -> None:
+        """Record which implementations a function of ``functools.singledispatch`` has."""
+        dispatch = vars(function).get("dispatch")
+        if not isinstance(vars(function).get("registry"), MappingProxyType) or dispatch is None:
+            return
+        for held in enclosed(dispatch):
+            if type(held) is dict:
+                self._contents(held, depth + 1)
+                self._undo.append(function._clear_cache)  # type: ignore[attr-defined]
 
     def _variable(self, names: dict[str, Any], name: str, depth: int) -> None:
         """Record a global variable, and what it holds."""
@@ -479,10 +515,27 @@ class StateRecord:
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
                 self.model(value)
+        elif isinstance(value, np.ndarray | array | bytearray):
+            self._array(value, depth)
         elif not is_foreign(type(value)):
             if isinstance(getattr(value, "__dict__", None), dict):
                 self._contents(vars(value), depth)
             self._slots(value, depth)
+
+    def _array(self, value: np.ndarray[Any, Any] | array[Any] | bytearray, depth: int) -> None:
+        """Record the numbers of an array outside of PyTorch, and the attributes of one of a subclass."""
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        self._held.append(value)
+        if isinstance(value, np.ndarray):
+            if value.flags.writeable:
+                plain = value.view(np.ndarray)
+                self._undo.append(partial(_restore_numbers, plain, plain.copy()))
+            if isinstance(getattr(value, "__dict__", None), dict):  # such as the mask of a masked array
+                self._contents(vars(value), depth)
+        else:
+            self._undo.append(partial(operator.setitem, value, slice(None), value[:]))
 
     def _generator(self, generator: RandomGenerator) -> None:
         if id(generator) not in self._seen:
@@ -563,6 +616,12 @@ def _restore(container: Any, before: dict[Any, Any] | list[Any]) -> None:
         kind.clear(container)
         add = kind.update if kind is set else kind.extend
         add(container, before)
+
+
+def _restore_numbers(values: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> None:
+    """Write numbers back into an array, if it holds others (also if it is a file on a disk)."""
+    if values.tobytes() != before.tobytes():
+        np.copyto(values, before)
 
 
 def _has_hooks(module: nn.Module) -> bool:

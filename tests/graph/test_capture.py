@@ -180,3 +180,32 @@ def test_numbers_that_the_mode_decides_make_another_program():
     plan = plan_from(graph, {"one": [1, 4]})
     check = verify(model, apply_plan(model, plan), plan, x)
     assert check.ok, check
+
+
+class ReturnsScores(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 4))
+
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.body(x) * scale}
+
+
+def test_a_graph_module_is_traced_like_the_module_that_it_was_made_from() -> None:
+    written = ReturnsScores()
+    model = torch.fx.symbolic_trace(written)
+    model.body.register_forward_hook(lambda _, __, result: 2 * result)
+    inputs = {"scale": torch.rand(5, 4), "x": torch.randn(5, 6)}
+    model.eval(), written.eval()
+    before = model(**inputs)["scores"]
+    graph, expected = trace(model, inputs), trace(written, inputs)
+    assert [(group.name, group.channels, group.reason) for group in graph.groups] == [
+        (group.name, group.channels, group.reason) for group in expected.groups
+    ]
+    program = capture(model, inputs)
+    assert (program.outputs, program.arguments) == (("['scores']",), ("scale", "x"))
+    plan = plan_from(graph, {"body.0": [0, 5]})
+    small = apply_plan(model, plan)
+    assert small.body.get_submodule("0").weight.shape == (10, 6)
+    assert verify(model, small, plan, inputs).ok
+    assert torch.equal(model(**inputs)["scores"], before)

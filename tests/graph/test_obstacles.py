@@ -344,6 +344,18 @@ def test_scripted_modules() -> None:
     assert "'act' (torch.jit.script or torch.jit.trace of SiLU) is a TorchScript module" in told
     for scripted in (torch.jit.script(nn.Sequential(nn.Linear(6, 3))), torch.jit.trace(Two(), INPUTS)):
         assert "Trace the Python module that it was made from" in message(scripted)
+    told = message(Two(torch.jit.trace(nn.Linear(16, 16), torch.randn(4, 16))))
+    assert (
+        "'act' (torch.jit.script or torch.jit.trace of Linear) is a TorchScript module with weights" in told
+    )
+
+
+def test_exported_programs() -> None:
+    exported = torch.export.export(nn.Linear(16, 16), (torch.randn(4, 16),)).module()
+    for model, name in ((exported, "the network itself"), (Two(exported), "'act'")):
+        with pytest.raises(TraceError) as caught:  # it has no eval()
+            sec.trace(model, INPUTS)
+        assert f"{name} (GraphModule) is the result of torch.export" in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -162,22 +162,32 @@ def test_noise_for_each_channel_is_lost_with_it(noise: Any) -> None:
     assert small.b.in_features == 6
 
 
-def test_words_of_limited_norm_lose_columns() -> None:
-    table = nn.Embedding(20, 8, max_norm=1.0)
-    model = double(Net(lambda s, x: s.b(s.e(x)), e=table, b=nn.Linear(8, 3)))
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", [nn.Embedding, nn.EmbeddingBag])
+def test_words_of_limited_norm_lose_columns(
+    layer: type[nn.Module], dtype: torch.dtype, training: bool
+) -> None:
+    table = layer(20, 8, max_norm=1.0)
+    look_up = F.embedding if layer is nn.Embedding else F.embedding_bag
+    limited = [  # as the layer does it, and as a call of the function does
+        Net(lambda s, x: s.b(s.e(x)), e=table, b=nn.Linear(8, 3)),
+        Net(lambda s, x: s.b(look_up(x, s.e.weight, max_norm=1.0)), e=layer(20, 8), b=nn.Linear(8, 3)),
+    ]
     words = torch.randint(0, 20, WORDS)
-    graph = sec.trace(model, words)
-    kept = [0, 2, 3, 7]
-    plan = sec.PruningPlan(graph, {"e": kept})
-    small = sec.apply_plan(model, plan)
-    assert sec.verify(model, small, plan, words).ok
-    with torch.no_grad():
-        wanted = F.linear(
-            F.embedding(words, table.weight[:, kept].clone(), max_norm=1.0),
-            model.b.weight[:, kept],
-            model.b.bias,
-        )
-        torch.testing.assert_close(small(words), wanted)
+    for model in limited:
+        model.to(dtype).train(training)
+        before = model.e.weight.detach().clone()
+        graph = sec.trace(model, words)
+        kept = [0, 2, 3, 7]
+        plan = sec.PruningPlan(graph, {"e": kept})
+        small = sec.apply_plan(model, plan)
+        assert sec.verify(model, small, plan, words).ok
+        assert torch.equal(model.e.weight, before)
+        with torch.no_grad():
+            rows = look_up(words, before[:, kept].clone(), max_norm=1.0)
+            wanted = F.linear(rows, model.b.weight[:, kept], model.b.bias)
+            torch.testing.assert_close(small(words), wanted)
 
 
 def test_transposed_weights_have_roles_readers_and_attributes() -> None:

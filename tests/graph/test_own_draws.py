@@ -216,3 +216,9 @@ def test_limits_that_follow_nothing_freeze_nothing(limit: Noise, rows: Tensor) -
     assert graph["first"].reason is None
     plan = sec.plan_from(graph, {"first": [1, 2, 7]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
+
+
+def test_a_statistic_of_draws_is_named(rows: Tensor) -> None:
+    noise: Noise = lambda x: x * torch.rand(len(x), x.shape[1]).amax(1, keepdim=True)  # noqa: E731
+    reason = sec.trace(Noisy(noise), rows)["first"].reason
+    assert reason == "a random number is computed with a statistic over these channels (amax)"

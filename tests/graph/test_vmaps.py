@@ -71,10 +71,25 @@ def test_what_channels_give_together_is_of_the_kept_ones(name: str) -> None:
     torch.testing.assert_close(small(x), F.linear(y, model.b.weight[:, kept], model.b.bias))
 
 
-def test_each_example_may_draw_numbers_of_its_own() -> None:
-    noisy = torch.vmap(lambda t: t + 0.1 * torch.randn_like(t), randomness="different")
-    model, x = lines(noisy)(), torch.randn(TOKENS)
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "noise": lambda t: t + 0.1 * torch.randn_like(t),
+    "a number": lambda t: t * torch.rand(()),
+    "a draw of two": lambda t: t * torch.bernoulli(torch.full((), 0.3)),
+    "a number for the channels": lambda t: t + torch.randn(1),
+    "dropout": lambda t: F.dropout(t, 0.3),
+    "dropout in place": lambda t: F.dropout(2 * t, 0.3, inplace=True),
+    "alpha dropout": lambda t: F.alpha_dropout(t, 0.3, training=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "randomness"),
+    [(name, kind) for kind in ("different", "same") for name in DRAWS if (name, kind) != ("noise", "same")],
+)
+def test_each_example_may_draw_numbers(name: str, randomness: str) -> None:
+    model, x = lines(torch.vmap(DRAWS[name], randomness=randomness))(), torch.randn(TOKENS)
     graph = sec.trace(model, x)
+    assert graph["a"].prunable, graph["a"].reason
     plan = sec.plan_from(graph, {"a": [1, 6]})
     small = sec.apply_plan(model, plan)
     assert sec.verify(model, small, plan, x).ok

@@ -129,11 +129,11 @@ def _pass(collector: ScoreCollector, batch: Any, device: torch.device, loss_fn: 
 
 
 def _called(model: nn.Module, inputs: Any) -> Any:
-    """Call the network with the inputs of a batch."""
+    """Call the network with copies of the inputs of a batch, which a forward pass may write to."""
     wrong = find_wrong_inputs(inputs)
     if wrong:
         raise UsageError(f"the network cannot be called with a batch: {wrong}")
-    args, kwargs = call_arguments(inputs)
+    args, kwargs = tree_map_only(Tensor, torch.clone, call_arguments(inputs))
     try:
         return model(*args, **kwargs)
     except SecateurError:

@@ -66,7 +66,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
     with untouched(model), mode_of(model, training=False), torch.no_grad(), _measuring(norms) as sums:
         for batch in islice(batches, max_batches):
             inputs, _ = split_batch(batch)
-            args, kwargs = call_arguments(tree_map_only(Tensor, lambda leaf: leaf.to(device), inputs))
+            # Copies, since a forward pass may write to its inputs.
+            copied = tree_map_only(Tensor, lambda leaf: leaf.to(device, copy=True), inputs)
+            args, kwargs = call_arguments(copied)
             with needing_examples(model, "recalibration"):
                 model(*args, **kwargs)
     if not sums:

@@ -242,8 +242,9 @@ def _run(
         for part in tracked(parts, task, context.callbacks, context.interruption, total):
             if part.examples:
                 inputs, targets = split_with_targets(part.batch, "an evaluation")
+                # Copies, since a forward pass may write to its inputs.
                 inputs, targets = tree_map_only(
-                    Tensor, lambda leaf: leaf.to(context.device), (inputs, labels_of(targets))
+                    Tensor, lambda leaf: leaf.to(context.device, copy=True), (inputs, labels_of(targets))
                 )
                 args, kwargs = call_arguments(inputs)
                 judge(main_output(model(*args, **kwargs)).float(), targets)

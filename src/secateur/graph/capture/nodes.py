@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 
@@ -24,6 +25,15 @@ def named_arguments(node: Node) -> dict[str, Any]:
         return {}
     defaults = {argument.name: argument.default_value for argument in schema.arguments}
     return {**defaults, **dict(zip(defaults, node.args, strict=False)), **node.kwargs}
+
+
+def draws_numbers(node: Node) -> bool:
+    """Return whether an operator draws random numbers: dropout that is switched off does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    found = named_arguments(node)
+    off = found.get("train") is False or found.get("training") is False
+    return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
 
 def module_calls(node: Node) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph
+from torch.fx import Graph, GraphModule
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
@@ -57,6 +57,17 @@ def _of_model(model: nn.Module) -> str:
             "whose forward pass is no Python code. Trace the Python module that it was made from."
         )
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in _tensors(module)):
+            return (
+                f"'{path}' (torch.jit.script or torch.jit.trace of {module.original_name}) is a TorchScript "
+                "module with weights. Use the Python module that it was made from."
+            )
+        if isinstance(module, GraphModule) and {"train", "eval"} <= vars(module).keys():
+            # ExportedProgram.module() sets both methods to ones that raise.
+            return (
+                f"{named(path, module)} is the result of torch.export, which runs in one mode only and with "
+                "the sizes that it was exported with. Use the Python module that it was made from."
+            )
         if _is_quantised(module):
             return (
                 f"{named(path, module)} is quantised: its weights are packed integers, which cannot be cut. "

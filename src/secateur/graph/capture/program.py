@@ -8,6 +8,7 @@ code that called it and the shape of its result.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import warnings
@@ -28,7 +29,7 @@ from secateur.exact import seed_everything
 from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
 from secateur.graph.capture.inlining import inline_mode_regions
-from secateur.graph.capture.nodes import named_arguments, operator_name
+from secateur.graph.capture.nodes import draws_numbers, operator_name
 from secateur.graph.capture.obstacles import (
     depends_on_values,
     explain,
@@ -110,7 +111,7 @@ class Program:
         """Return whether random numbers may be drawn."""
         if self.training:  # stochastic depth leaves no trace in the program of the other mode
             return True
-        return any(map(_draws, self.graph.nodes))
+        return any(map(draws_numbers, self.graph.nodes))
 
     @cached_property
     def written(self) -> frozenset[str]:
@@ -175,15 +176,6 @@ class Program:
         """Return the names of the parameters and buffers that the program reads."""
         used = {node.name for node in self.graph.nodes if node.op == "placeholder" and node.users}
         return frozenset(tensor for name, tensor in self.tensor_names.items() if name in used)
-
-
-def _draws(node: Node) -> bool:
-    """Return whether an operator draws random numbers: dropout that is switched off does not."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    found = named_arguments(node)
-    off = found.get("train") is False or found.get("training") is False
-    return not off and not (str(node.target).startswith("aten.scaled_dot") and not found.get("dropout_p"))
 
 
 def written_arguments(node: Node) -> Iterator[Node]:
@@ -409,12 +401,13 @@ def _exported(
         # Recurrent layers keep a list of their weights, which export replaces for its own time.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         _stand_in(model)
-        returned = _returning_leaves(model)
+        called = _as_written(model)
+        returned = _returning_leaves(called)
         # Seeded, so that random choices in the code are the same here and in the check.
         seed_everything()
         noted.seed_generators()
         try:
-            exported, branches = _answered(model, args, kwargs)
+            exported, branches = _answered(called, args, kwargs)
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
@@ -422,6 +415,28 @@ def _exported(
         settle_sizes(graph)
         obstacle = find_layers_made(model) or find_unknown_size(graph) or find_gradients(graph)
         return exported, branches, returned[-1], obstacle
+
+
+class _Called(nn.Module):
+    """Call a network from a module of another class, which has the same parameters under the same names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.training = model.training
+        for held in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            vars(self)[held] = vars(model)[held]
+
+        @functools.wraps(model.forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            # Not ``model(...)``, since export asks for the name of every module that is called.
+            return nn.Module._call_impl(model, *args, **kwargs)
+
+        self.forward = forward
+
+
+def _as_written(model: nn.Module) -> nn.Module:
+    """Return what an export runs with its hooks; it interprets a graph module instead of calling it."""
+    return _Called(model) if isinstance(model, GraphModule) else model
 
 
 def _drop_failed(graph: Graph) -> None:

@@ -11,6 +11,8 @@ from torch.fx import GraphModule, Node
 
 from secateur._compat import tree_map_only
 from secateur.graph.capture.composites import substitute
+from secateur.graph.capture.nodes import draws_numbers, operator_name
+from secateur.graph.capture.operators import DROPOUTS
 
 _START, _END, _INTO, _OUT = (
     "_vmap_increment_nesting",
@@ -58,7 +60,9 @@ def _innermost(module: GraphModule) -> list[Node]:
 def _expand(module: GraphModule, region: list[Node]) -> None:
     """Replace the nodes of a call; a value of which each example has a part has the examples in front."""
     mapped: set[Node] = set()
-    randomness = next((item for item in region[0].args if isinstance(item, str)), "error")
+    examples, randomness = region[0].args[:2]
+    assert isinstance(examples, int)
+    assert isinstance(randomness, str)
     for node in region:
         if node not in module.graph.nodes:
             continue  # a piece of a result that was replaced
@@ -79,6 +83,9 @@ def _expand(module: GraphModule, region: list[Node]) -> None:
                 mapped.add(node)
             else:
                 mapped.update(substitute(module.graph, node, _for_each(node, mapped, randomness)))
+        elif randomness == "different" and draws_numbers(node):
+            drawn = _for_each(node, mapped, randomness, examples)
+            mapped.update(substitute(module.graph, node, drawn))
 
 
 def _in_front(x: Tensor, *, dim: int) -> Tensor:
@@ -95,24 +102,33 @@ def _repeated(x: Tensor, *, count: int, dim: int) -> Tensor:
 
 
 def _is_whole(node: Node, mapped: set[Node]) -> bool:
-    """Return whether an operator takes any number of leading dimensions, as a linear layer does."""
-    return node.target is torch.ops.aten.linear.default and mapped.isdisjoint(node.all_input_nodes[1:])
+    """Return whether an operator takes any number of leading dimensions, as a linear layer and dropout do.
+
+    A dropout stays one, as the check knows it, also if all examples are to lose the same values.
+    """
+    known = node.target is torch.ops.aten.linear.default or operator_name(node).removesuffix("_") in DROPOUTS
+    return known and mapped.isdisjoint(node.all_input_nodes[1:])
 
 
-def _for_each(node: Node, mapped: set[Node], randomness: str) -> Any:
+def _for_each(node: Node, mapped: set[Node], randomness: str, examples: int | None = None) -> Any:
     """Make a function of the arguments of a node that runs its operator for each example.
 
     Args:
         node: the operator.
         mapped: the values that have the examples in front.
         randomness: whether examples get ``"different"`` random numbers, or the ``"same"``.
+        examples: how many there are, if no argument of the operator has them in front.
     """
     operands = node.all_input_nodes
 
-    def run(*tensors: Tensor) -> Any:
+    def run(_: Tensor | None, *tensors: Tensor) -> Any:
         given = dict(zip(operands, tensors, strict=True))
         args, kwargs = tree_map_only(Node, given.__getitem__, (node.args, node.kwargs))
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    places = tuple(0 if item in mapped else None for item in operands)
-    return torch.vmap(run, in_dims=places, randomness=randomness)
+    def run_all(*tensors: Tensor) -> Any:
+        counted = None if examples is None else torch.empty(examples)
+        places = (None if counted is None else 0, *(0 if item in mapped else None for item in operands))
+        return torch.vmap(run, in_dims=places, randomness=randomness)(counted, *tensors)
+
+    return run_all

@@ -69,7 +69,8 @@ def run_network(
         random: whether it may draw random numbers, which are then replaced by fixed ones.
         native: run it in the dtype of its weights instead.
         guarded: put back what the pass changes; otherwise the caller does.
-        watched: buffers and parameters whose values after the pass belong to the outputs.
+        watched: buffers and parameters that the pass writes to; in training mode, their values belong
+            to the outputs.
         constants: how many tensors of a less precise type the captured pass holds. If the code keeps more of
             them, such as a table that an earlier pass computed in float32, the outputs count as rounded.
 
@@ -90,7 +91,7 @@ def run_network(
         ):
             noted.seed_generators()
             args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
-            _own_buffers(model, native=native)
+            _own_tensors(model, watched, native=native)
             mode.kept.clear()  # inputs and buffers were copied from less precise ones
             found = model(*args, **kwargs)
             if any(map(_has_no_values, tree_leaves(found))):
@@ -99,7 +100,7 @@ def run_network(
             kept = mode.kept.keys() - set(map(id, tensors.values()))
             keeps_more = constants is not None and len(kept) > constants
             output = Outputs.of(found, rounded=native or mode.rounded or keeps_more)
-            return output.with_buffers({name: tensors[name] for name in sorted(watched)})
+            return output.with_buffers({name: tensors[name] for name in sorted(watched) if training})
 
     if not training:
         return run(torch.no_grad())
@@ -179,13 +180,24 @@ def written_buffers(forward: Pass, after: ChannelGraph) -> list[str]:
     return sorted(forward.program.written & after.tensors.keys())
 
 
-def _own_buffers(model: nn.Module, *, native: bool) -> None:
-    """Replace buffers by copies, in float64 unless native, so that the network's own are not written to."""
+def _own_tensors(model: nn.Module, written: Collection[str], *, native: bool) -> None:
+    """Replace what a pass may write to by copies, in float64 unless native.
+
+    Args:
+        model: the network; the caller puts its tensors back.
+        written: parameters that the pass writes to, such as a moving average; all buffers are copied.
+        native: keep their dtype.
+    """
+    own = {id(tensor) for name, tensor in model.named_parameters() if name in written}
     copies: dict[int, Tensor] = {}
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = copies.setdefault(id(buffer), _copied(buffer, native=native))
+        for name, weight in module._parameters.items():
+            if id(weight) in own and type(weight) is nn.Parameter:
+                copied = nn.Parameter(_copied(weight, native=native), requires_grad=weight.requires_grad)
+                module._parameters[name] = copies.setdefault(id(weight), copied)  # type: ignore[assignment]
 
 
 def _copied(tensor: Tensor, *, native: bool = False) -> Tensor:
@@ -240,7 +252,7 @@ class ComparedPass:
             random=program.is_random,
             native=self.native,
             guarded=guarded,
-            watched=written_buffers(self.forward, self.after) if program.training else (),
+            watched=written_buffers(self.forward, self.after),
             constants=sum(
                 isinstance(item, Tensor) and item.dtype in (torch.float16, torch.bfloat16, torch.float32)
                 for item in program.constants.values()

@@ -10,7 +10,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.graph.capture.nodes import module_path, named_arguments, operator_name, operator_place
+from secateur.graph.capture.nodes import (
+    draws_numbers,
+    module_path,
+    named_arguments,
+    operator_name,
+    operator_place,
+)
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import is_unregistered, makers
@@ -274,10 +280,21 @@ class OperatorContext:
         for value in self.tensors():
             for labels in value.labels:
                 if labels is not None and (same or id(labels) not in kept):
-                    self.freeze(
-                        labels, f"a weight is computed with a statistic over these channels ({self.place})"
-                    )
+                    found = f"{self._fixed_kind()} is computed"
+                    self.freeze(labels, f"{found} with a statistic over these channels ({self.place})")
         return result
+
+    def _fixed_kind(self) -> str:
+        """Say what the operator computes: a weight, if any tensor of the network or input goes into it."""
+        seen, left = set[Node](), [self.node]
+        while left:
+            node = left.pop()
+            if node not in seen:
+                seen.add(node)
+                left += node.all_input_nodes
+        if any(node.op == "placeholder" and node.name not in self._hints.constants for node in seen):
+            return "a weight"
+        return "a random number" if any(map(draws_numbers, seen)) else "a constant"
 
     def _tensor_name(self, argument: str) -> str:
         """Find the parameter or buffer that an argument is; empty for computed values."""
