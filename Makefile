@@ -35,7 +35,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test: lint types  ## all checks, then all tests but the slow ones
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)  ## the slow tests alone: every size of every family, more pages, mutants and networks of libraries
 	$(BIN)/pytest -n $(JOBS) -m slow
