@@ -222,3 +222,36 @@ def test_a_statistic_of_draws_is_named(rows: Tensor) -> None:
     noise: Noise = lambda x: x * torch.rand(len(x), x.shape[1]).amax(1, keepdim=True)  # noqa: E731
     reason = sec.trace(Noisy(noise), rows)["first"].reason
     assert reason == "a random number is computed with a statistic over these channels (amax)"
+
+
+class DropPath(nn.Module):
+    """Stochastic depth as libraries write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * x.new_empty(len(x), 1).bernoulli_(0.8).div_(0.8)
+
+
+class TwoBranches(nn.Module):
+    """Two branches of a block that share one module of stochastic depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.one, self.other = (nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in "ab")
+        self.drop_path = DropPath()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.drop_path(self.one(x))
+        return self.last(x + self.drop_path(self.other(x)))
+
+
+def test_a_branch_goes_and_its_draws_stay(rows: Tensor) -> None:
+    model = TwoBranches()
+    graph = sec.trace(model, rows)
+    assert [branch.reason for branch in graph.branches] == [None, None]
+    for branch in graph.branches:
+        plan = sec.PruningPlan(graph, {"one.0": (0, 3, 4)}, (branch.name,))
+        assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok

@@ -241,7 +241,7 @@ class Expectation:
         """Compare numbers that no output may show: with which code draws at random, or limits values."""
         for training, before in self._recorded.items():
             after = record_repeatably(pruned, self._inputs, training=training)
-            place = changed_switch(before, after, self._after.is_replaced)
+            place = changed_switch(before, after, fewer=len(self._after.replacements) > 0)
             if place:
                 return f"{'in training mode, ' if training else ''}code changes {place} with the width"
         return None

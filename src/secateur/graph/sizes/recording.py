@@ -265,9 +265,7 @@ def changed_factor(before: Observation | None, after: Observation | None) -> str
     return next((_place(one) for one, other in pairs if one.numbers != other.numbers), None)
 
 
-def changed_switch(
-    before: Observation | None, after: Observation | None, is_replaced: Callable[[str], bool]
-) -> str | None:
+def changed_switch(before: Observation | None, after: Observation | None, *, fewer: bool) -> str | None:
     """Find an operator such as dropout, or one with random numbers, that is another after channels went.
 
     What code computes from a width may not remember it, as a product of a float with it does not. In
@@ -275,9 +273,9 @@ def changed_switch(
     and a limit shows only where a value is beyond it.
 
     Args:
-        before: what was recorded of the network in training mode.
+        before: what was recorded of the network.
         after: what was recorded of it without these channels, in the same mode.
-        is_replaced: returns whether a module is gone, by its path.
+        fewer: whether residual branches are gone, with their operators.
 
     Returns:
         The first operator that gets another number, is switched off or on, or is gone, with its module;
@@ -285,19 +283,27 @@ def changed_switch(
     """
     if before is None or after is None:
         return None
-    ones, others = (
-        [call for call in seen.calls if call.may_hide and not is_replaced(call.key[0])]
-        for seen in (before, after)
-    )
+    if fewer:
+        # Zeros that take the place of a branch are made of numbers alone, so only a call's own ones compare.
+        left = iter([call for call in before.calls if call.numbers])
+        others = [call for call in after.calls if call.may_hide and call.numbers]
+        return next((_place(call) for call in others if not any(_has_same(call, one) for one in left)), None)
+    ones, others = ([call for call in seen.calls if call.may_hide] for seen in (before, after))
     for one, other in zip_longest(ones, others):
         found = one or other
-        if found is not None and (one is None or other is None or _switched(one) != _switched(other)):
+        if found is not None and (one is None or other is None or not _is_same(one, other)):
             return _place(found)
     return None
 
 
-def _switched(call: _Call) -> tuple[Any, ...]:
-    return call.key[:2], call.hidden, call.is_on
+def _has_same(one: _Call, other: _Call) -> bool:
+    """Return whether two calls are of one operator, with the same numbers of their own."""
+    return (one.key[:2], one.numbers, one.is_on) == (other.key[:2], other.numbers, other.is_on)
+
+
+def _is_same(one: _Call, other: _Call) -> bool:
+    """Return whether two calls are of one operator, with the same numbers and in the same mode."""
+    return (one.key[:2], one.hidden, one.is_on) == (other.key[:2], other.hidden, other.is_on)
 
 
 def _place(call: _Call) -> str:
@@ -458,14 +464,14 @@ class _SizeTracer(ShapeMode):
         makers = [self._maker(item) for item in tensors_read(name, args, kwargs)]
         own = numbers_in(name, args, kwargs)
         free = [maker for maker in makers if maker is not None and maker.made_of is not None]
-        in_layer = self.path[-1] in self.layers
-        drops = name in _DROPOUTS and is_on is True and any(own) and not in_layer
-        drawn = drops or draws(name, args, kwargs) or any(maker.is_random for maker in free)
         behind = tuple(dict.fromkeys(chain(own, *(maker.made_of or () for maker in free))))
         made_of = behind if len(free) == len(makers) else None
+        in_layer = self.path[-1] in self.layers
+        drawn = draws(name, args, kwargs)
+        drawn = drawn or (name in _DROPOUTS and is_on is True and any(own) and not in_layer)
+        drawn = drawn or (made_of is not None and any(maker.is_random for maker in free))
         limited = not in_layer and len(behind) > 0 and limits(name, args, kwargs)
-        computes_with = not in_layer and name in _COMPUTING and len(own) > 0
-        hidden = behind if drawn or limited else own if computes_with or is_on is not None else ()
+        hidden = behind if drawn or limited else own if not in_layer or is_on is not None else ()
         if drawn and made_of is not None:
             hidden += counts_chosen_among(name, args, kwargs, results[0])
         call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, hidden, drawn, limited, made_of)
