@@ -3,8 +3,9 @@
 A Llama-like network is cut to shares of its body (all parameters but the embeddings). All ways see the same
 blocks of the calibration text, which are drawn at random, in the same run; perplexity is that of the first
 blocks of the test text: the mean of the next-token loss over all tokens of a block but the first, with no
-context from before the block. Ways of Secateur measure width curves, and fit the layers that read what is cut
-by least squares. The others are written as their papers say, on the same channels:
+context from before the block. Ways of Secateur order channels by the error of the refitted layers that read
+them, measure width curves, and fit these layers by least squares. The others are written as their papers say,
+on the same channels:
 
 - ``weight norm``: the same share of every MLP and attention, by the norm of the weights (the example of
   Torch-Pruning for Llama);
