@@ -244,9 +244,7 @@ def _covariance(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor
     if moments.count:
         mean = moments.x_mean.cpu()
         second = moments.covariance.cpu() + mean.mT @ mean
-    count = ranks.all_reduce_sum(torch.tensor(float(moments.count), dtype=torch.float64))
-    mean = ranks.all_reduce_sum(mean * moments.count) / count
-    second = ranks.all_reduce_sum(second * moments.count) / count
+    mean, second = _over_ranks(moments.count, mean, second, ranks)
     return second - mean.mT @ mean
 
 
@@ -257,7 +255,11 @@ def _variances(moments: Moments, size: tuple[int, int], ranks: Ranks) -> Tensor:
     if moments.count:
         mean = moments.y_mean.cpu()
         square = moments.variance.cpu() + mean.square()
-    count = ranks.all_reduce_sum(torch.tensor(float(moments.count), dtype=torch.float64))
-    mean = ranks.all_reduce_sum(mean * moments.count) / count
-    square = ranks.all_reduce_sum(square * moments.count) / count
+    mean, square = _over_ranks(moments.count, mean, square, ranks)
     return (square - mean.square())[:, 0]
+
+
+def _over_ranks(rows: int, mean: Tensor, second: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Average a mean and a second moment over the rows of all ranks."""
+    count = ranks.all_reduce_sum(torch.tensor(float(rows), dtype=torch.float64))
+    return ranks.all_reduce_sum(mean * rows) / count, ranks.all_reduce_sum(second * rows) / count

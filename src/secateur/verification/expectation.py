@@ -28,7 +28,7 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
 from secateur.graph.propagation.findings import Rescale
-from secateur.graph.sizes.recording import Observation, changed_switch, record_repeatably
+from secateur.graph.sizes.recording import Recorded, hidden_change, record_modes
 from secateur.graph.substitutes import replacements_in
 from secateur.verification.arguments import refuse_model
 from secateur.verification.cases import Case, Kind, MaskedOriginal, varying
@@ -75,7 +75,7 @@ class Expectation:
     _attributes: tuple[AttributeValue, ...] = field(repr=False)
     _floats: Mapping[tuple[str, str], float] = field(repr=False)
     _inputs: ExampleInputs = field(repr=False)
-    _recorded: Mapping[bool, Observation | None] = field(repr=False)
+    _recorded: Recorded = field(repr=False)
     _unrun: tuple[str, ...] = ()
 
     @classmethod
@@ -120,10 +120,7 @@ class Expectation:
             graph.attributes_after(plan),
             _float_attributes(model),
             inputs,
-            {
-                training: record_repeatably(model, inputs, training=training)
-                for training in graph.wiring.program.hidden_in
-            },
+            record_modes(model, inputs, graph.wiring.program.hidden_in),
             unrun,
         )
 
@@ -239,12 +236,8 @@ class Expectation:
 
     def _hidden_change(self, pruned: nn.Module) -> str | None:
         """Compare numbers that no output may show: with which code draws at random, or limits values."""
-        for training, before in self._recorded.items():
-            after = record_repeatably(pruned, self._inputs, training=training)
-            place = changed_switch(before, after, fewer=len(self._after.replacements) > 0)
-            if place:
-                return f"{'in training mode, ' if training else ''}code changes {place} with the width"
-        return None
+        fewer = len(self._after.replacements) > 0
+        return hidden_change(pruned, self._inputs, self._recorded, fewer=fewer)
 
     def _answer(self, pruned: nn.Module, case: Case) -> tuple[Case, Outputs]:
         """Run the cut network; code that refuses float64 is run in its own dtype, as is the reference."""

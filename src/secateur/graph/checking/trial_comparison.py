@@ -36,10 +36,10 @@ from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
 from secateur.graph.sizes.recording import (
-    Observation,
+    Recorded,
     changed_factor,
-    changed_switch,
-    record_repeatably,
+    hidden_change,
+    record_modes,
     record_run,
 )
 from secateur.graph.sizes.shape_passes import ShapeMode
@@ -397,30 +397,19 @@ class TrialComparison:
         return Failure(f"the training-mode forward pass fails ({error})")
 
     @cached_property
-    def _recorded(self) -> Mapping[bool, Observation | None]:
-        """Return what the network runs in the modes in which numbers may hide, by whether it is training."""
-        return {
-            training: record_repeatably(self._model, self._inputs, training=training)
-            for training in self._hiding_modes
-        }
-
-    @cached_property
-    def _hiding_modes(self) -> tuple[bool, ...]:
-        """List the modes in which numbers may change that no comparison sees."""
+    def _recorded(self) -> Recorded:
+        """Return what the network runs in the modes in which numbers may change that no comparison sees."""
         training = self._graph.wiring.training
         switches = training.program.derived and _has_own_switches(self._model, training)
-        return tuple(sorted({*training.program.hidden_in, *([True] if switches else [])}))
+        modes = sorted({*training.program.hidden_in, *([True] if switches else [])})
+        return record_modes(self._model, self._inputs, modes)
 
     def _hidden_changes(self, cut: _TrialCut) -> Failure | None:
         """Return whether a number changes that no comparison may see, such as that of a draw or a limit."""
-        for training, before in self._recorded.items():
-            with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
-                after = record_repeatably(self._model, self._inputs, training=training)
-            place = changed_switch(before, after, fewer=len(cut.replacements) > 0)
-            if place:
-                mode = "in training mode, " if training else ""
-                return Failure(f"{mode}code changes {place} with the width")
-        return None
+        recorded, fewer = self._recorded, len(cut.replacements) > 0
+        with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
+            change = hidden_change(self._model, self._inputs, recorded, fewer=fewer)
+        return Failure(change) if change else None
 
 
 def _has_own_switches(model: nn.Module, training: Pass) -> bool:

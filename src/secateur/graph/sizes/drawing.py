@@ -5,7 +5,7 @@ Names are those that the recorder gives to all forms of an operator: ``normal`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -32,7 +32,7 @@ _LIMITS = frozenset({
 })
 """Operators that compare values with numbers, or limit them: a number may matter for few values only."""
 
-_COMPUTING = _LIMITS | {
+_WITH_INTEGERS = _LIMITS | {
     "add", "div", "fill", "full", "full_like", "mul", "new_full", "new_tensor", "pow", "rsub",
     "scalar_tensor", "sub", "tensor",
 }
@@ -63,9 +63,8 @@ def numbers_in(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
     if name in _PROBABILITIES:
         return (_probability(name, args, kwargs),)
     found = [item for item in tree_leaves((args, kwargs)) if isinstance(item, float)]
-    if name in _DISTRIBUTIONS or name in _COMPUTING:
-        given = (*args, *kwargs.values())
-        found += [item for item in given if isinstance(item, int) and not isinstance(item, bool)]
+    if name in _DISTRIBUTIONS or name in _WITH_INTEGERS:
+        found += _integers((*args, *kwargs.values()))
     return tuple(map(float, found))
 
 
@@ -86,15 +85,18 @@ def counts_chosen_among(
         return ()
     if result.numel() >= max(item.numel() for item in given):
         return ()
-    integers = [item for item in tree_leaves((args, kwargs)) if type(item) is not bool]
     sizes = [size for item in given for size in item.shape]
-    return tuple(map(float, [*sizes, *(item for item in integers if isinstance(item, int))]))
+    return tuple(map(float, [*sizes, *_integers(tree_leaves((args, kwargs)))]))
 
 
 def tensors_read(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """List the tensors whose values an operator reads; some take only size and dtype of their first."""
     given = args[1:] if name.endswith("_like") or name.startswith("new_") else args
     return [item for item in tree_leaves((given, kwargs)) if isinstance(item, Tensor)]
+
+
+def _integers(items: Iterable[Any]) -> list[int]:
+    return [item for item in items if isinstance(item, int) and not isinstance(item, bool)]
 
 
 def _probability(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:

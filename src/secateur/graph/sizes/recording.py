@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, product, zip_longest
@@ -145,21 +145,28 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
     return None
 
 
-def record_repeatably(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
-    """Record what a network runs, from the same state and random numbers each time.
+Recorded = Mapping[bool, Observation | None]
+"""What was seen in some modes, by whether they are training."""
+
+
+def record_modes(model: nn.Module, inputs: ExampleInputs, modes: Iterable[bool]) -> Recorded:
+    """Record what a network runs in some modes, from the same state and random numbers each time.
 
     Args:
         model: the network; not changed, nor what its code keeps.
         inputs: what to call it with; twice in training mode, where batch statistics need two examples.
-        training: in training mode instead of evaluation mode.
+        modes: by whether they are training.
 
     Returns:
-        What was seen; nothing if the network does not run on shapes alone.
+        What was seen in each mode; nothing if the network does not run on shapes alone.
     """
-    with untouched(model, weights=False) as noted:
-        seed_everything()
-        noted.seed_generators()
-        return record_run(model, doubled(inputs) if training else inputs, training=training)
+    recorded = {}
+    for training in modes:
+        with untouched(model, weights=False) as noted:
+            seed_everything()
+            noted.seed_generators()
+            recorded[training] = record_run(model, doubled(inputs) if training else inputs, training=training)
+    return recorded
 
 
 def sizes_of(seen: Observation | None, program: Program) -> Sizes:
@@ -265,17 +272,32 @@ def changed_factor(before: Observation | None, after: Observation | None) -> str
     return next((_place(one) for one, other in pairs if one.numbers != other.numbers), None)
 
 
-def changed_switch(before: Observation | None, after: Observation | None, *, fewer: bool) -> str | None:
+def hidden_change(model: nn.Module, inputs: ExampleInputs, before: Recorded, *, fewer: bool) -> str | None:
+    """Find a number that no output may show and that is another one after channels were removed.
+
+    Args:
+        model: the network without these channels; not changed.
+        inputs: what ``before`` was recorded with.
+        before: what was recorded of the whole network by :func:`record_modes`; the same modes are recorded.
+        fewer: whether residual branches are gone, with their operators.
+
+    Returns:
+        The change in words, with operator and module; ``None`` if there is none.
+    """
+    for training, seen in before.items():
+        (after,) = record_modes(model, inputs, [training]).values()
+        place = _changed_switch(seen, after, fewer=fewer)
+        if place:
+            return f"{'in training mode, ' if training else ''}code changes {place} with the width"
+    return None
+
+
+def _changed_switch(before: Observation | None, after: Observation | None, *, fewer: bool) -> str | None:
     """Find an operator such as dropout, or one with random numbers, that is another after channels went.
 
     What code computes from a width may not remember it, as a product of a float with it does not. In
     evaluation mode dropout hides its numbers; truth values and normalisations hide those of what was drawn;
     and a limit shows only where a value is beyond it.
-
-    Args:
-        before: what was recorded of the network.
-        after: what was recorded of it without these channels, in the same mode.
-        fewer: whether residual branches are gone, with their operators.
 
     Returns:
         The first operator that gets another number, is switched off or on, or is gone, with its module;
@@ -285,25 +307,21 @@ def changed_switch(before: Observation | None, after: Observation | None, *, few
         return None
     if fewer:
         # Zeros that take the place of a branch are made of numbers alone, so only a call's own ones compare.
-        left = iter([call for call in before.calls if call.numbers])
+        left = iter([_told(call, call.numbers) for call in before.calls if call.numbers])
         others = [call for call in after.calls if call.may_hide and call.numbers]
-        return next((_place(call) for call in others if not any(_has_same(call, one) for one in left)), None)
+        # Each is looked for behind the one that was found last.
+        return next((_place(call) for call in others if _told(call, call.numbers) not in left), None)
     ones, others = ([call for call in seen.calls if call.may_hide] for seen in (before, after))
     for one, other in zip_longest(ones, others):
         found = one or other
-        if found is not None and (one is None or other is None or not _is_same(one, other)):
+        if one is None or other is None or _told(one, one.hidden) != _told(other, other.hidden):
             return _place(found)
     return None
 
 
-def _has_same(one: _Call, other: _Call) -> bool:
-    """Return whether two calls are of one operator, with the same numbers of their own."""
-    return (one.key[:2], one.numbers, one.is_on) == (other.key[:2], other.numbers, other.is_on)
-
-
-def _is_same(one: _Call, other: _Call) -> bool:
-    """Return whether two calls are of one operator, with the same numbers and in the same mode."""
-    return (one.key[:2], one.hidden, one.is_on) == (other.key[:2], other.hidden, other.is_on)
+def _told(call: _Call, numbers: tuple[float | bytes, ...]) -> tuple[Any, ...]:
+    """Return what tells a call from another: module and operator, numbers, and the mode."""
+    return call.key[:2], numbers, call.is_on
 
 
 def _place(call: _Call) -> str:
@@ -474,7 +492,20 @@ class _SizeTracer(ShapeMode):
         hidden = behind if drawn or limited else own if not in_layer or is_on is not None else ()
         if drawn and made_of is not None:
             hidden += counts_chosen_among(name, args, kwargs, results[0])
-        call = _Call(key, sizes, wide, numbers, counts, is_on, follows, kept, hidden, drawn, limited, made_of)
+        call = _Call(
+            key,
+            sizes,
+            wide=wide,
+            numbers=numbers,
+            counts=counts,
+            is_on=is_on,
+            follows_size=follows,
+            kept=kept,
+            hidden=hidden,
+            is_random=drawn,
+            is_limit=limited,
+            made_of=made_of,
+        )
         self.calls.append(call)
         for place, item in enumerate(results):
             if isinstance(item, Tensor):
