@@ -77,7 +77,7 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
             batch or limited in norm.
 
     Yields:
-        The records, which list afterwards the parameters that were written to, and can seed the random
+        The record, which lists afterwards the parameters that were written to, and can seed the random
         generators of the models.
 
     Example:
@@ -87,29 +87,9 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
         >>> hasattr(net, "seen"), net.num_batches_tracked.item()
         (False, 0)
     """
-    noted = StateRecord(weights)
-    restore_random = _random_rewinder()
-    switches = [(read(), read, write) for read, write in _SWITCHES]
-    for model in models:
-        noted.model(model)
-    found = {id(cache): cache for cache in (*_caches(models), *noted.caches)}
-    # A table of an earlier pass may be less precise than the one that a check computes.
-    for cache in found.values():
-        if _keeps_tensors(cache):
-            cache.cache_clear()
-    caches = [(cache, cache.cache_info()) for cache in found.values()]
-    try:
-        yield noted
-    finally:
-        noted.restore()
-        for cache, before in caches:
-            # Others, such as those that write a message once, are no state of a pass.
-            if cache.cache_info().misses != before.misses and _keeps_tensors(cache):
-                cache.cache_clear()
-        restore_random()
-        for before, read, write in switches:
-            if read() != before:
-                write(before)
+    record = StateRecord(*models, weights=weights)
+    with record.restored():
+        yield record
 
 
 def _determinism() -> tuple[bool, bool, bool, bool]:
@@ -269,16 +249,22 @@ def _seed(generator: RandomGenerator) -> None:
 
 
 class StateRecord:
-    """The recorded state of some models, in the order in which it is restored.
+    """The recorded state of some models, in the order in which it is restored; see :func:`untouched`.
+
+    To find all that code may write to takes longer than to restore it, so one record serves many blocks that
+    start in the recorded state.
+
+    Args:
+        models: the networks.
+        weights: also record the values of parameters.
 
     Attributes:
         written: parameters that had other values when they were restored.
-        caches: cached functions that the code of the models refers to.
     """
 
-    def __init__(self, weights: bool) -> None:
+    def __init__(self, *models: nn.Module, weights: bool = True) -> None:
         self.written: list[Tensor] = []
-        self.caches: list[_lru_cache_wrapper[Any]] = []
+        self._cached: list[_lru_cache_wrapper[Any]] = []
         self._generators: list[RandomGenerator] = []
         self._weights = weights
         self._undo: list[Callable[[], None]] = []
@@ -288,8 +274,34 @@ class StateRecord:
         self._seen: set[int] = set()
         self._places: set[tuple[str, int]] = set()  # classes, functions and variables that are recorded
         self._held: list[Any] = []  # keeps recorded objects alive, so that no identity is used twice
+        for model in models:
+            self._model(model)
+        self._caches = list({id(cache): cache for cache in (*_caches(models), *self._cached)}.values())
 
-    def model(self, model: nn.Module) -> None:
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Restore the models and the process at the end of a block, which starts in the recorded state."""
+        restore_random = _random_rewinder()
+        switches = [(read(), read, write) for read, write in _SWITCHES]
+        # A table of an earlier pass may be less precise than the one that a check computes.
+        for cache in self._caches:
+            if _keeps_tensors(cache):
+                cache.cache_clear()
+        caches = [(cache, cache.cache_info()) for cache in self._caches]
+        try:
+            yield
+        finally:
+            self._restore()
+            for cache, before in caches:
+                # Others, such as those that write a message once, are no state of a pass.
+                if cache.cache_info().misses != before.misses and _keeps_tensors(cache):
+                    cache.cache_clear()
+            restore_random()
+            for setting, read, write in switches:
+                if read() != setting:
+                    write(setting)
+
+    def _model(self, model: nn.Module) -> None:
         """Record a network and all its content."""
         modules = list(model.modules())
         self._seen.update(map(id, modules))
@@ -302,7 +314,7 @@ class StateRecord:
         for generator in self._generators:
             _seed(generator)
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         """Restore everything."""
         for container in self._empty:
             if container:
@@ -385,7 +397,7 @@ class StateRecord:
                 self._variable(names, name, depth)
         for function in _alive(state.files):
             self._file(function.__globals__, depth)
-        self.caches += _alive(state.caches)
+        self._cached += _alive(state.caches)
 
     def _class(self, cls: type, depth: int) -> None:
         """Record the attributes of a class."""
@@ -514,7 +526,7 @@ class StateRecord:
             self._context(value, depth)
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:  # a module outside the tree, such as one in a list
-                self.model(value)
+                self._model(value)
         elif isinstance(value, np.ndarray | array | bytearray):
             self._array(value, depth)
         elif not is_foreign(type(value)):

@@ -119,6 +119,38 @@ def test_a_block_that_rectifies_what_is_rectified_already_is_passed_over() -> No
     assert torch.equal(small.train()(X), model.train()(X))
 
 
+class Rescaled(nn.Module):
+    """Attention that is added to what it reads, and a division of the sum, as in networks of diffusion."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor, self.heads = factor, 2
+        self.q, self.k, self.v, self.out = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.k(x).shape[-1] // self.heads
+        q, k, v = (f(x).unflatten(-1, (-1, size)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, scale=0.5).transpose(1, 2).flatten(2)
+        return (x + self.out(y)) / self.factor
+
+
+@pytest.mark.parametrize(("factor", "substitute"), [(1, "pass"), (1.0, "pass"), (2.0, "zeros")])
+def test_a_block_that_divides_by_one_is_passed_over(factor: float, substitute: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), Rescaled(factor), nn.Linear(6, 3)).eval()
+    x = torch.randn(4, 7, 5)
+    graph = sec.trace(model, x)
+    (branch,) = graph.branches
+    assert branch.replacements[-1].substitute.value == substitute
+    assert (branch.modules == ("1",)) is (substitute == "pass")
+    if substitute == "pass":
+        keep = half_of(graph, 1).keep
+        small = sec.apply_plan(model, PruningPlan(graph, keep, [branch.name]))
+        lesser = sec.apply_plan(model, PruningPlan(graph, keep))
+        lesser[1].out.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+        assert torch.equal(small(x), lesser(x))
+
+
 class Dropping(nn.Module):
     """A block that drops a part of its sum, or of the stream, in training mode."""
 

@@ -277,7 +277,8 @@ def _returns_what_it_reads(node: Node) -> bool:
     if not (target.startswith(("aten.to.", "aten.contiguous.")) or _divides_by_one(node)):
         return False
     before, after = (item.meta.get("val") for item in (node.args[0], node))  # type: ignore[union-attr]
-    return before.dtype == after.dtype and True not in node.args and not node.kwargs.get("copy")  # type: ignore[union-attr]
+    copied = node.kwargs.get("copy") or any(item is True for item in node.args)  # 1.0 equals True
+    return before.dtype == after.dtype and not copied  # type: ignore[union-attr]
 
 
 def _divides_by_one(node: Node) -> bool:

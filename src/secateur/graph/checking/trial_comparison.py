@@ -45,6 +45,7 @@ from secateur.graph.sizes.recording import (
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of
+from secateur.untouched import StateRecord
 
 _NUMBERS = frozenset(("p", "momentum", "dropout"))
 """Attributes of layers that only training mode reads."""
@@ -151,6 +152,7 @@ class TrialComparison:
         self._model = model
         self._graph = graph
         self._inputs = inputs
+        self._state = StateRecord(model, weights=False)
         self._scrambled = Weights(scrambled(named_tensors(model)))
         self._finite: bool | None = None  # known once the network itself has run
         program = graph.wiring.program
@@ -225,7 +227,7 @@ class TrialComparison:
         """
         cut = self._cut(plan, Way(0), self._scrambled)
         before = record_run(self._model, self._inputs, training=False)
-        with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
+        with self._substituted(cut.tensors, cut):
             after = record_run(self._model, self._inputs, training=False)
         return changed_factor(before, after)
 
@@ -304,7 +306,7 @@ class TrialComparison:
         except SecateurError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-            if self._refuses_draws():
+            if not self._mild and self._refuses_draws:
                 self._draw_closer()
                 weights = replace(cut.weights, outputs=None)
                 return self._compared_pass(
@@ -324,11 +326,12 @@ class TrialComparison:
             return _UNSEEN
         return failure
 
+    @cached_property
     def _refuses_draws(self) -> bool:
         """Return whether the network itself fails on inputs that were drawn at random."""
         random = self._graph.wiring.evaluation.program.is_random
         try:
-            for inputs in [] if self._mild else self._draws[:2]:
+            for inputs in self._draws[:2]:
                 run_network(self._model, inputs, training=False, random=random, native=True)
         except Exception:  # noqa: BLE001 - the user's code may fail in any way
             return True
@@ -343,10 +346,16 @@ class TrialComparison:
         self, cut: _TrialCut, forward: Pass, inputs: ExampleInputs, precision: _Precision
     ) -> Outputs:
         """Run the cut network."""
-        with substituted(self._model, self._tensors(cut, precision), cut.attributes, cut.replacements):
+        with self._substituted(self._tensors(cut, precision), cut):
             return ComparedPass(forward, cut.after, precision.is_native).run_cut(
                 self._model, inputs, guarded=False
             )
+
+    def _substituted(
+        self, tensors: Mapping[str, Tensor], cut: _TrialCut
+    ) -> contextlib.AbstractContextManager[None]:
+        """Turn the network into the cut one within a block, with some tensors."""
+        return substituted(self._model, tensors, cut.attributes, cut.replacements, self._state)
 
     def _quick_run(self, cut: _TrialCut, inputs: ExampleInputs) -> Outputs:
         """Run the cut network to see how far its outputs move: coarsely, unless a weight is normalised."""
@@ -382,7 +391,7 @@ class TrialComparison:
         random = self._graph.wiring.evaluation.program.is_random
         tensors = {name: item.clone() for name, item in self._scrambled.tensors.items()}
         try:
-            with substituted(self._model, tensors):
+            with substituted(self._model, tensors, state=self._state):
                 run_network(self._model, self._draws[0], training=False, random=random, guarded=False)
         except Exception:  # noqa: BLE001 - the user's code may fail in any way
             return True
@@ -390,9 +399,12 @@ class TrialComparison:
 
     def _training_fails(self, cut: _TrialCut, precision: _Precision) -> Failure | None:
         """Return whether the cut network fails in training mode, where the whole one runs."""
-        changed = partial(substituted, attributes=cut.attributes, replacements=cut.replacements)
+        changed = partial(self._substituted, cut=cut)
         error = _training_error(self._model, self._inputs, self._tensors(cut, precision), changed)
-        if error is None or _training_error(self._model, self._inputs, cut.weights.tensors) is not None:
+        if error is None:
+            return None
+        whole = partial(substituted, self._model, state=self._state)
+        if _training_error(self._model, self._inputs, cut.weights.tensors, whole) is not None:
             return None
         return Failure(f"the training-mode forward pass fails ({error})")
 
@@ -407,7 +419,7 @@ class TrialComparison:
     def _hidden_changes(self, cut: _TrialCut) -> Failure | None:
         """Return whether a number changes that no comparison may see, such as that of a draw or a limit."""
         recorded, fewer = self._recorded, len(cut.replacements) > 0
-        with substituted(self._model, cut.tensors, cut.attributes, cut.replacements):
+        with self._substituted(cut.tensors, cut):
             change = hidden_change(self._model, self._inputs, recorded, fewer=fewer)
         return Failure(change) if change else None
 
@@ -476,15 +488,15 @@ def _far(one: Outputs, other: Outputs) -> bool:
     return False
 
 
-_Exchange = Callable[[nn.Module, Mapping[str, Tensor]], contextlib.AbstractContextManager[None]]
-"""Gives a network other tensors within a block."""
+_Exchange = Callable[[Mapping[str, Tensor]], contextlib.AbstractContextManager[None]]
+"""Gives the network other tensors within a block."""
 
 
 def _training_error(
     model: nn.Module,
     inputs: ExampleInputs,
     tensors: Mapping[str, Tensor],
-    exchange: _Exchange = substituted,
+    exchange: _Exchange,
 ) -> str | None:
     """Run the training-mode forward pass on shapes alone and report what goes wrong."""
     error = _run_on_shapes(
@@ -509,7 +521,7 @@ def _run_on_shapes(
     args, kwargs = tree_map_only(Tensor, to_shape, call_arguments(doubled(inputs)))
     try:
         with (
-            exchange(model, shapes),
+            exchange(shapes),
             uncompiled(),
             mode,
             ShapeMode(),

@@ -11,7 +11,7 @@ from secateur.graph.branches import Replacement
 from secateur.graph.channel_graph import AttributeValue
 from secateur.graph.cutting.tensors import named_tensors, set_attributes
 from secateur.graph.substitutes import replace_modules
-from secateur.untouched import untouched
+from secateur.untouched import StateRecord
 
 
 @contextmanager
@@ -20,6 +20,7 @@ def substituted(
     tensors: Mapping[str, Tensor],
     attributes: Iterable[AttributeValue] = (),
     replacements: Iterable[Replacement] = (),
+    state: StateRecord | None = None,
 ) -> Iterator[None]:
     """Exchange tensors, attributes and modules of a network within a block, and leave it as it was.
 
@@ -30,12 +31,15 @@ def substituted(
         tensors: parameters and buffers by name; tied ones by their first name.
         attributes: integer attributes to set.
         replacements: modules to replace.
+        state: the recorded state of the network, which is the present one, without the values of its
+            parameters; recorded anew if none is given.
 
     Raises:
         SurgeryError: the network has no such attribute or module.
     """
-    with untouched(model, weights=False) as noted:
-        noted.seed_generators()
+    state = state or StateRecord(model, weights=False)
+    with state.restored():
+        state.seed_generators()
         new: dict[int, Tensor] = {}
         for name, old in named_tensors(model).items():
             if name in tensors:
