@@ -17,6 +17,7 @@ from secateur.graph.capture.nodes import (
     operator_name,
     operator_place,
 )
+from secateur.graph.capture.operators import SHAPE_ONLY
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import is_unregistered, makers
@@ -291,7 +292,7 @@ class OperatorContext:
             node = left.pop()
             if node not in seen:
                 seen.add(node)
-                left += node.all_input_nodes
+                left += [] if operator_name(node) in SHAPE_ONLY else node.all_input_nodes
         if any(node.op == "placeholder" and node.name not in self._hints.constants for node in seen):
             return "a weight"
         return "a random number" if any(map(draws_numbers, seen)) else "a constant"
