@@ -29,6 +29,7 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import BoolArray, Labels, Value
 from secateur.graph.wiring import Wiring
 from secateur.recovery.chunks import Chunk, chunks_of, count_examples, gather
+from secateur.recovery.consumers import Consumer, find_consumers
 
 _CHUNK = 64  # examples that run at once: enough to keep the device busy, and little memory
 _CHUNK_TOKENS = 512  # of texts that run at once, where the scores of each token are large
@@ -59,6 +60,11 @@ class CapturedForward:
     def program(self) -> Program:
         """Return the captured program."""
         return self.wiring.program
+
+    @cached_property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Find the layers that can be refitted, in the order of their steps."""
+        return tuple(find_consumers(self.wiring))
 
     @property
     def examples(self) -> int:
