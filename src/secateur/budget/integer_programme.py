@@ -270,15 +270,7 @@ def _changes(problem: _Problem, places: IntArray, owner: IntArray) -> IntArray:
     """Compute how each option of each group, alone, changes the limited costs of a choice.
 
     The options of a group inside absent branches are compared with those branches present, since only then
-    they count.
-
-    Args:
-        problem: the network and its options.
-        places: the choice.
-        owner: the group of each option, shape (options,).
-
-    Returns:
-        Shape (options, limits).
+    they count. ``owner`` is the group of each option, shape (options,). Returns shape (options, limits).
     """
     limited, now = problem.evaluator.limited, problem.widths(places)
     trials, _ = problem.moved(places, owner, [place for end in problem.ends for place in range(end + 1)])
@@ -329,12 +321,8 @@ def _columns(gone: IntArray, groups: int) -> sparse.csr_array:
 def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
     """Change a choice step by step until it is within the limits and no group can be widened.
 
-    Each step of the first loop narrows a group and each step of the second widens one, so both end.
-
-    Args:
-        problem: the network and its options.
-        places: the choice.
-        held: a group that is narrowed only when no other can be.
+    Each step of the first loop narrows a group and each step of the second widens one, so both end. A group
+    that is ``held`` is narrowed only when no other can be.
 
     Returns:
         The feasible choice; ``None`` if a limit is broken with all groups at their least widths.

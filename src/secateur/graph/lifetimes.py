@@ -166,13 +166,7 @@ class Lifetimes:
                 yield Alive(memory.sizes, step, step, rest)
 
     def _held(self, node: Node, step: int, chain: int) -> Condition:
-        """Find the condition that a result is still held at a step, by its name or as what was passed on.
-
-        Args:
-            node: the operator.
-            step: of the program.
-            chain: how many values that were passed on are followed.
-        """
+        """Find the condition that a result is still held at a step, itself or through ``chain`` operators."""
         cases = []
         for memory, case in self._memories[node]:
             cases += [both(case, use) for until, use in self._uses[memory] if until >= step]

@@ -238,10 +238,6 @@ def _scored_tokens(program: Program, batch: int) -> int:
 
     The vocabulary is known from an embedding that is indexed with equally many tokens, and has as many rows
     as there are scores.
-
-    Args:
-        program: the captured forward pass.
-        batch: number of examples that it was captured for.
     """
     scores = _first_output(program, batch)
     if scores is None or scores.dim() != 3:
@@ -255,12 +251,7 @@ def _scored_tokens(program: Program, batch: int) -> int:
 
 
 def _chunk_size(graph: ChannelGraph, leaves: Sequence[Any]) -> int:
-    """Choose how many examples run at once.
-
-    Args:
-        graph: of the network.
-        leaves: the arguments for all examples.
-    """
+    """Choose how many examples run at once."""
     traced, examples = graph.wiring.program, count_examples(leaves)
     size = min(_CHUNK, examples, max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     if not _scored_tokens(traced, traced.batch):
@@ -295,11 +286,6 @@ def _steps_of(graph: ChannelGraph, program: Program, size: int) -> dict[str, str
     """Find the step of a program for each step of the traced one that it still has, by name.
 
     Steps of removed residual branches are left out, and so are those that took their place.
-
-    Args:
-        graph: of the present network.
-        program: its program.
-        size: number of examples that it was captured for.
 
     Raises:
         UsageError: the program runs other operators.
@@ -344,13 +330,7 @@ def _steps(program: Program) -> list[Node]:
 
 
 def _without_removed(graph: ChannelGraph, program: Program, steps: Mapping[str, str]) -> Wiring:
-    """Create the wiring of another program, and labels without the channels that were cut before.
-
-    Args:
-        graph: of the present network.
-        program: its program.
-        steps: the step of the program for each step of the traced one that it still has.
-    """
+    """Create the wiring of another program, and labels without the channels that were cut before."""
     gone = graph.removed
 
     def left(labels: IntArray) -> IntArray:

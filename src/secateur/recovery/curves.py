@@ -211,12 +211,7 @@ def width_curves(
 
 
 def _refitted_after(whole: PartialForward, removed: BoolArray, fit: LeastSquares) -> dict[str, Tensor]:
-    """Refit the next consumers of the stream after a removed branch.
-
-    Args:
-        whole: the whole network, not past the branch; it is advanced to the branch.
-        removed: what is masked: the branch.
-        fit: how to fit.
+    """Refit the next consumers of the stream after a removed branch, to which the whole network is advanced.
 
     Returns:
         The new weights, biases and running means by name.

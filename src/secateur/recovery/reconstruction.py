@@ -253,14 +253,8 @@ def _patches_and_responses(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield patches of the masked network and target responses, block by block.
 
-    Args:
-        consumer: the consumer.
-        original: the original network, one step past the consumer.
-        masked: the masked network, at the consumer.
-        inputs: positions of the input channels that are kept.
-        outputs: positions of the output channels that are kept.
-        share: share of the output positions to use.
-        correct_shortcut_error: whether the response corrects the error of the value that it is added to.
+    The original network is one step past the consumer, and the masked one at it. ``inputs`` and ``outputs``
+    are the positions of channels that are kept; ``share`` is that of output positions to use.
     """
     forward, window = masked.forward, consumer.window
     generator = torch.Generator().manual_seed(0)

@@ -307,11 +307,6 @@ def _axis_that_reads(op: RuleContext, shape: Sequence[int], dim: int) -> int | N
     view if this one has the same stride and size, and all others change only what lies below it, without
     reaching the stride, or what lies above it.
 
-    Args:
-        op: the operator.
-        shape: of the argument.
-        dim: the dimension of the argument.
-
     Returns:
         The dimension of the view, ``None`` if there is none.
     """

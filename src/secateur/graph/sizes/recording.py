@@ -543,13 +543,7 @@ class _SizeTracer(ShapeMode):
                 self.made_by(item, call, place)
 
     def _indexed(self, tensor: Tensor, steps: Sequence[Step], result: Tensor | None) -> None:
-        """Record an index as the operators that it runs.
-
-        Args:
-            tensor: what is indexed.
-            steps: for each operator, a dimension and what is picked from it.
-            result: what indexing returns; nothing if it is written to.
-        """
+        """Record an index as the operators that it runs; there is no result if the index is written to."""
         for number, (dim, item) in enumerate(steps or [(0, slice(None))]):
             if result is not None and number >= len(steps) - 1:
                 piece = result
