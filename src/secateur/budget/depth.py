@@ -1,4 +1,4 @@
-"""Find the residual branches that a plan may remove, as units beside the channel groups."""
+"""Find the residual branches that a plan may remove, as units next to the channel groups."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ def _changes(problem: _Problem, places: IntArray, owner: IntArray) -> IntArray:
 
 
 def _gone(problem: _Problem, starts: IntArray, count: int) -> tuple[IntArray, list[LinearConstraint]]:
-    """Link the option of being gone, of each group inside a branch, to the absence of a branch around it.
+    """Constrain the variable "gone" of each group in a branch: 1 exactly if an enclosing branch is absent.
 
     Args:
         problem: the network and its options.

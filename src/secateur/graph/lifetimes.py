@@ -133,7 +133,7 @@ class Lifetimes:
 
     @cached_property
     def runs(self) -> list[Condition]:
-        """Find, per step, the condition under which it runs, or something in its place allocates memory."""
+        """Return, per step, the condition under which the step or its substitute allocates memory."""
         conditions = [all_present(self._of.get(node.name, ())) for node in self.nodes]
         for node, item in self._substitutes.items():
             if item.memory.alias is None:

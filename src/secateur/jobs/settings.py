@@ -348,8 +348,8 @@ class PruneJob(Job):
             raise ValueError("give a budget (what may remain) or a search (what may be lost), not both")
         if self.search is not None and self.resume:
             raise ValueError(
-                "a search cannot be resumed; start another one with --measured and this run, whose curves "
-                "serve again"
+                "--resume cannot be combined with --max-drop; start a new run with --measured RUN to "
+                "reuse the width curves of this one"
             )
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("--max-drop and --measured need data; give --data")

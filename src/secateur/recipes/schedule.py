@@ -115,7 +115,7 @@ class PruningSchedule:
         return ScheduledStep(self.plan(graph, ranking, {"channels": left}), last=False)
 
     def step_limits(self, progress: float) -> dict[str, int]:
-        """Compute what may remain after part of the steps, each of which leaves the same share.
+        """Compute what may remain after part of the steps; each step leaves the same share.
 
         Args:
             progress: share of the steps that are done.

@@ -78,7 +78,7 @@ class CapturedForward:
 
     @property
     def scored_tokens(self) -> int:
-        """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+        """Count the tokens of an example, if the first output scores the whole vocabulary for each of them.
 
         Returns:
             The number of tokens; 0 if the first output is something else.
@@ -234,7 +234,7 @@ def _first_output(program: Program, batch: int) -> Tensor | None:
 
 
 def _scored_tokens(program: Program, batch: int) -> int:
-    """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+    """Count the tokens of an example, if the first output scores the whole vocabulary for each of them.
 
     The vocabulary is known from an embedding that is indexed with equally many tokens, and has as many rows
     as there are scores.

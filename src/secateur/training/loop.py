@@ -402,8 +402,8 @@ def _outcome(state: FitState) -> str:
     if highest.quality > kept.quality:
         error = math.hypot(kept.error, highest.error)
         return (
-            f"{text}; the highest was {highest.kind.show(highest.metric)}, within the standard error of the "
-            f"difference of {highest.kind.show_error(error)} points, which decides nothing"
+            f"{text}; the highest was {highest.kind.show(highest.metric)} (within the standard error of the "
+            f"difference, {highest.kind.show_error(error)} points, so the later epoch is kept)"
         )
     return text
 
@@ -485,7 +485,7 @@ def _train_round(
 
 
 def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
-    """Take one optimizer step on one batch, of which a part is here; return the loss of the whole batch."""
+    """Take one optimizer step with this process's part of a batch; return the loss of the whole batch."""
     ranks = setup.context.ranks
     set_weight(setup.context.fabric, part.weight)
     try:

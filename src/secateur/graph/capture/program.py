@@ -494,7 +494,7 @@ def _answered(
 def _answers_after(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Answers | None, bool]:
-    """Find what code asks of tensors of which the answer is known, if that may be why an export failed."""
+    """Record in a real pass the values that code reads from tensors, if an export failed for want of them."""
     if not depends_on_values(error):
         return None, False
     heard = io.StringIO()  # what the network prints was shown by the export

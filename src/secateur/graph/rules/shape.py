@@ -198,7 +198,7 @@ def diag_embed(op: RuleContext) -> Value:
 
 @rule("aten.diagonal")
 def diagonal(op: RuleContext) -> Value:
-    """Join two dimensions, of which pairs of the same index are picked."""
+    """Join two dimensions from which pairs of the same index are picked."""
     value = op.first()
     dims = [op.option_or(name, end) % len(value.shape) for name, end in (("dim1", 0), ("dim2", 1))]
     one, other = (value.labels[dim] for dim in dims)
