@@ -20,9 +20,8 @@ from secateur.cli.job_settings import CRITERIA, frontier_job, prune_job, train_j
 from secateur.cli.recipe import _meanings
 from secateur.criteria import criterion_names
 from secateur.errors import UsageError
-from secateur.jobs.settings import EXPORTED, PruneJob, TrainJob
+from secateur.jobs.settings import PruneJob, TrainJob
 from secateur.recipes import PRESETS, Recipe
-from secateur.runtimes import SUFFIXES
 from secateur.settings import setting_paths
 from secateur.training.settings import FitSettings, OptimizerSettings
 
@@ -333,7 +332,6 @@ def test_the_command_line_changes_what_a_run_was_given(tmp_path: Path) -> None:
 
 def test_the_names_that_are_written_twice_are_the_same() -> None:
     assert set(CRITERIA) ^ set(criterion_names()) == set(), "add it to CRITERIA in cli/job_settings.py"
-    assert sorted(EXPORTED) == sorted(SUFFIXES)
 
 
 @pytest.mark.parametrize("name", PRESETS)

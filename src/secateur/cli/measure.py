@@ -78,7 +78,8 @@ def measure(
       secateur measure hf:models/smol runs/smol-80 --prompt 512
       secateur measure best.pt runs/detector-half/pruned.pt --trusted --size 320 --data data.yaml
     """
-    from secateur.jobs.settings import EXPORTED, Conditions, is_checkpoint, is_pickled
+    from secateur.files import EXPORTED
+    from secateur.jobs.settings import Conditions, is_checkpoint, is_pickled
 
     networks = [
         network_choice(source, trusted=trusted)

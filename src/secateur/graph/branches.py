@@ -257,13 +257,7 @@ def _parts(flow: Dataflow) -> dict[_Key, _Part]:
 
 
 def _matching(parts: Mapping[_Key, _Part], flow: Dataflow, others: Mapping[_Key, _Part]) -> dict[_Key, _Part]:
-    """Select the branches of another program of which the same modules compute nothing else.
-
-    Args:
-        parts: the branches of the first program.
-        flow: the other program.
-        others: its branches.
-    """
+    """Select the other program's branches whose modules compute nothing else there either."""
     matching = {}
     for key, part in parts.items():
         if key not in others:

@@ -96,7 +96,7 @@ class ChannelGraph:
 
     @classmethod
     def whole(cls, wiring: Wiring) -> ChannelGraph:
-        """Make the graph of a network of which nothing has been cut."""
+        """Make the graph of a network before any cut."""
         return cls(wiring, tuple(np.arange(group.channels) for group in wiring.groups))
 
     # -- groups ----------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class ChannelGraph:
 
     @property
     def prunable(self) -> tuple[Group, ...]:
-        """List the groups of which channels may be removed."""
+        """List the groups whose channels may be removed."""
         return tuple(group for group in self.groups if group.prunable)
 
     @property

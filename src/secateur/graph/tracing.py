@@ -209,7 +209,7 @@ class _Propagated:
         return labels[reasons[components[labels]] < 0]
 
     def why_frozen(self, axes: Mapping[str, int]) -> str | None:
-        """Say why some operators left nothing free of a rectangle; ``None`` if all left something.
+        """Return why some operators left nothing free of a rectangle; ``None`` if all left something.
 
         Args:
             axes: the operators, each with the axis that it should leave free.

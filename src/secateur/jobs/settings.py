@@ -15,6 +15,7 @@ from secateur.budget import Budget
 from secateur.detection.labels import is_labelled_folder
 from secateur.detection.settings import DetectorSettings
 from secateur.errors import closest_or_all
+from secateur.files import EXPORTED
 from secateur.language.documents import SUFFIXES, is_text_folder
 from secateur.language.settings import TextSettings
 from secateur.recipes import Recipe
@@ -28,9 +29,6 @@ WITHOUT_DATA = frozenset(
     ("criterion", "normalize", "allocation", "attention", "widths", "cost_regularization", "filters_only")
 )
 """Settings of a recipe that have an effect without data: one cut is made, and nothing is trained."""
-
-EXPORTED = (".onnx", ".pt2")
-"""Endings of the names of exported files."""
 
 
 class DataChoice(Settings):
@@ -350,8 +348,8 @@ class PruneJob(Job):
             raise ValueError("give a budget (what may remain) or a search (what may be lost), not both")
         if self.search is not None and self.resume:
             raise ValueError(
-                "a search cannot be resumed; start another one with --measured and this run, whose curves "
-                "serve again"
+                "--resume cannot be combined with --max-drop; start a new run with --measured RUN to "
+                "reuse the width curves of this one"
             )
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("--max-drop and --measured need data; give --data")

@@ -57,8 +57,8 @@ class FitSettings(Settings):
 
     Attributes:
         epochs: passes over the training examples. If neither ``epochs`` nor ``updates`` is given, there are
-            100 √n updates, where n is the number of batches in a pass, and at least 1,000: a teacher
-            teaches much more about few images, seen often, than they say themselves (arXiv 2106.05237).
+            100 √n updates, where n is the number of batches in a pass, and at least 1,000: with a teacher,
+            many passes over few images still help (arXiv 2106.05237).
         updates: optimizer steps, instead of epochs.
         optimizer: used if no optimizer object is given.
         schedule: how the learning rate changes over the phase.

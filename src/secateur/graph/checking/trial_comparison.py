@@ -446,7 +446,7 @@ def _has_own_switches(model: nn.Module, training: Pass) -> bool:
 
 
 def _difference(judgement: Judgement) -> Failure | None:
-    """Say what a comparison found, ``None`` if the outputs are equal."""
+    """Return what a comparison found, ``None`` if the outputs are equal."""
     if judgement.problem is not None:
         return Failure(f"the outputs differ from the masked original: {judgement.problem}", differs=True)
     if judgement.noisy:

@@ -1,4 +1,4 @@
-"""Say with which numbers operators draw, limit and compute.
+"""Find the numbers with which operators draw, limit and compute.
 
 Names are those that the recorder gives to all forms of an operator: ``normal`` for ``normal_`` too.
 """

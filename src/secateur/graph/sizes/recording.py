@@ -302,7 +302,7 @@ def hidden_change(model: nn.Module, inputs: ExampleInputs, before: Recorded, *, 
 
 
 def _changed_switch(before: Observation | None, after: Observation | None, *, fewer: bool) -> str | None:
-    """Find an operator such as dropout, or one with random numbers, that is another after channels went.
+    """Find the first dropout or random operator whose parameters changed after a cut.
 
     What code computes from a width may not remember it, as a product of a float with it does not. In
     evaluation mode dropout hides its numbers; truth values and normalisations hide those of what was drawn;
@@ -316,20 +316,26 @@ def _changed_switch(before: Observation | None, after: Observation | None, *, fe
         return None
     if fewer:
         # Zeros that take the place of a branch are made of numbers alone, so only a call's own ones compare.
-        left = iter([_told(call, call.numbers) for call in before.calls if call.numbers])
+        left = iter([_comparison_key(call, call.numbers) for call in before.calls if call.numbers])
         others = [call for call in after.calls if call.may_hide and call.numbers]
         # Each is looked for behind the one that was found last.
-        return next((_place(call) for call in others if _told(call, call.numbers) not in left), None)
+        return next(
+            (_place(call) for call in others if _comparison_key(call, call.numbers) not in left), None
+        )
     ones, others = ([call for call in seen.calls if call.may_hide] for seen in (before, after))
     for one, other in zip_longest(ones, others):
         found = one or other
-        if one is None or other is None or _told(one, one.hidden) != _told(other, other.hidden):
+        if (
+            one is None
+            or other is None
+            or _comparison_key(one, one.hidden) != _comparison_key(other, other.hidden)
+        ):
             return _place(found)
     return None
 
 
-def _told(call: _Call, numbers: tuple[float | bytes, ...]) -> tuple[Any, ...]:
-    """Return what tells a call from another: module and operator, numbers, and the mode."""
+def _comparison_key(call: _Call, numbers: tuple[float | bytes, ...]) -> tuple[Any, ...]:
+    """Return the key by which two calls are compared: module and operator, numbers, and the mode."""
     return call.key[:2], numbers, call.is_on
 
 
@@ -543,13 +549,7 @@ class _SizeTracer(ShapeMode):
                 self.made_by(item, call, place)
 
     def _indexed(self, tensor: Tensor, steps: Sequence[Step], result: Tensor | None) -> None:
-        """Record an index as the operators that it runs.
-
-        Args:
-            tensor: what is indexed.
-            steps: for each operator, a dimension and what is picked from it.
-            result: what indexing returns; nothing if it is written to.
-        """
+        """Record an index as the operators that it runs; there is no result if the index is written to."""
         for number, (dim, item) in enumerate(steps or [(0, slice(None))]):
             if result is not None and number >= len(steps) - 1:
                 piece = result
@@ -591,7 +591,7 @@ def _is_number(item: Any) -> bool:
 
 
 def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
-    """Return a number, or what tells an array of numbers from others."""
+    """Return a hashable form of a number or an array."""
     return item.tobytes() if isinstance(item, np.ndarray) else item
 
 
