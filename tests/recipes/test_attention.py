@@ -88,6 +88,15 @@ def test_the_unit_that_was_asked_for_is_taken() -> None:
     assert sizes(result.model) == KEPT["query_heads"]
 
 
+def test_a_frontier_takes_the_unit_that_was_asked_for() -> None:
+    recipe = Recipe(allocation="global", criterion="magnitude", widths=WIDTHS, attention="query_heads")
+    found = sec.frontier(Layer("heads"), X, BATCHES, by="params", points=2, recipe=recipe)
+    smallest = found.points[-1].plan
+    assert {item.unit for item in smallest.graph.attentions} == {"query_heads"}
+    assert set(found.measured.scores) == {"attention.q"}
+    assert len(found.measured.scores["attention.q"]) == SHARED, "query heads of each key/value head"
+
+
 def test_width_curves_choose_as_well() -> None:
     recipe = Recipe.preset("one-shot", widths=WIDTHS, criterion="magnitude", allocation="curves")
     result = prune(Layer("query_heads"), X, sec.Budget(channels=0.5), batches=BATCHES, recipe=recipe)

@@ -98,6 +98,23 @@ def test_validation_examples_and_metrics_are_used_where_given(net: nn.Module, ba
     assert found.baseline.metric == 3
 
 
+def test_a_metric_is_called_without_gradients_and_shown_by_its_name(
+    net: nn.Module, batches: list[Batch]
+) -> None:
+    class Width:
+        name = "width"
+
+        def __call__(self, model: nn.Module) -> float:
+            assert not torch.is_grad_enabled()
+            return float(model[0].out_channels)
+
+    found = sec.frontier(net, batches[0][0], Training(batches, metric=Width()), points=2)
+    assert found.baseline.metric == 12
+    assert {evaluation.name for evaluation in (found.baseline, *(p.evaluation for p in found.points))} == {
+        "width"
+    }
+
+
 def test_shares_lie_between_what_can_be_reached_and_nine_tenths() -> None:
     assert list(shares(5, 0.0)) == [0.9, 0.7, 0.5, 0.3, 0.1]
     assert min(shares(8, 0.456)) == 0.47

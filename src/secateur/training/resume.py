@@ -64,6 +64,7 @@ class Journal:
     def __init__(self, path: Path | None = None, about: Callable[[], Mapping[str, Any]] = dict) -> None:
         self._path, self._about = path, about
         self._parts: dict[str, Entry] = {}
+        self._latest: Mapping[str, Entry] = {}
         self._about_latest: Mapping[str, Any] = {}
         self._stale = False
         self._wrote_at, self._took = -float("inf"), 0.0
