@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,21 @@ def test_earlier_measurements_keep_their_unit() -> None:
     recipe = Recipe.preset("one-shot", widths=WIDTHS, criterion="magnitude")
     run_recipe(net, X, sec.Budget(channels=0.7), recipe, Training(None), context)
     assert sizes(net) == (4, 2, 16, 8)
+
+
+def test_a_run_from_earlier_measurements_is_resumed_with_their_unit(tmp_path: Path) -> None:
+    net, file = Layer("heads"), tmp_path / "state.safetensors"
+    net.attention = Served(SHARED, 6)
+    whole = copy.deepcopy(net)
+    graph = sec.trace(net, X, attention="query_heads")
+    measured = Measured(fingerprint(net), sec.score(net, graph, "magnitude"))
+    context = replace(RecipeContext.of(net), measured=measured, journal=Journal(file))
+    recipe = Recipe.preset("one-shot", widths=WIDTHS, criterion="magnitude")
+    run_recipe(net, X, sec.Budget(channels=0.7), recipe, Training(None), context)
+    context.journal.record("other", Entry({}))  # writes all parts
+    context = replace(RecipeContext.of(whole), journal=Journal(file))
+    run_recipe(whole, X, sec.Budget(channels=0.7), recipe, Training(None), context)
+    assert sizes(whole) == sizes(net)
 
 
 def test_a_resumed_run_keeps_its_unit(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sec
 from secateur.errors import UsageError
-from secateur.recipes import Recipe, Training, attention, runner
+from secateur.recipes import Recipe, Training, attention, measuring
 from secateur.recipes.measured import Measured
 from secateur.recipes.trade_off import shares
 from tests.recorder import Recorder
@@ -46,7 +46,7 @@ def batches() -> list[Batch]:
 def test_each_point_is_the_network_of_its_budget(net: nn.Module, batches: list[Batch]) -> None:
     before = copy.deepcopy(net.state_dict())
     with (
-        patch.object(runner, "width_curves", wraps=runner.width_curves) as measured,
+        patch.object(measuring, "width_curves", wraps=measuring.width_curves) as measured,
         patch.object(attention, "trace", wraps=attention.trace) as traced,
     ):
         found = sec.frontier(net, batches[0][0], batches, points=4)

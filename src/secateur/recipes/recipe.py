@@ -174,6 +174,16 @@ class Recipe(Settings):
         changes = {name: value for name, value in table.items() if name != "preset"}
         return cls.preset(table.get("preset", "default"))._with(changes)
 
+    @property
+    def several_cuts(self) -> bool:
+        """Return whether there may be more than one cut."""
+        return self.steps > 1 or self.channels_per_step is not None
+
+    @property
+    def trains(self) -> bool:
+        """Return whether there is any training."""
+        return self.finetune.trains or (self.several_cuts and self.between.trains)
+
     def _with(self, changes: Mapping[str, Any]) -> Recipe:
         """Return this recipe with some settings changed, whether or not that has an effect."""
         try:
