@@ -203,7 +203,7 @@ def run_frontier(
         context: device, callbacks, and measurements if there are any.
         loss_fn: as for :func:`frontier`.
     """
-    criterion = resolve(recipe.criterion)
+    criterion, untrained = resolve(recipe.criterion), recipe.untrained().with_changes({"steps": 1})
     report_progress(context.callbacks, "tracing", 0, 1)
     modules, widths = left_alone(model, recipe.widths)
     unit = None if recipe.attention == "auto" else recipe.attention
@@ -227,7 +227,7 @@ def run_frontier(
                 copy_with(model, {}),
                 example_inputs,
                 Budget(**{by: share}),
-                untrained(recipe),
+                untrained,
                 training,
                 replace(context, measured=measured),
                 criterion=criterion,
@@ -247,12 +247,6 @@ def run_frontier(
     return Frontier(
         by, _evaluated(model, training, loss_fn, context), graph.cost(), tuple(found), measured, time
     )
-
-
-def untrained(recipe: Recipe) -> Recipe:
-    """Return a recipe without training: one cut, and reconstruction."""
-    still = {"epochs": 0, "updates": None}
-    return recipe.changed({"steps": 1, "reconstruct": True, "between": still, "finetune": still})
 
 
 def shares(points: int, least: float) -> Iterator[float]:
