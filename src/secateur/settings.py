@@ -94,7 +94,7 @@ def refuse_idle(needs: Iterable[Need], given: Collection[str]) -> None:
     """
     idle: dict[str, str] = {}
     for need in needs:
-        for path in given:
+        for path in sorted(given):
             if need.idle and f"{path}.".startswith(f"{need.path}."):
                 remedy = f"{need.remedy}, or " if need.remedy else ""
                 idle.setdefault(path, f"no effect {need.reason}; {remedy}leave {path} out")

@@ -206,7 +206,7 @@ def checked_by_options(options: Options, kind: Callable[..., T], **others: Any) 
     >>> from secateur.budget import Budget
     >>> checked_by_options({"macs": ("--macs", 2.5)}, Budget)
     Traceback (most recent call last):
-    secateur.errors.UsageError: --macs 2.5: 2.5 is neither a share nor an amount
+    secateur.errors.UsageError: --macs 2.5: 2.5 is neither a share nor an amount...
     """
     given = _Given(options, (), None)
     return given.checked(given.collect(lambda: kind(**given.values, **others)))
