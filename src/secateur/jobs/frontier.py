@@ -15,6 +15,7 @@ from secateur.jobs.smaller_models import smaller_models
 from secateur.jobs.task import open_task
 from secateur.jobs.workplace import open_workplace
 from secateur.recipes import Callback
+from secateur.settings import refuse_idle
 from secateur.training.context import launch
 from secateur.training.run_folder import read_summary
 
@@ -38,7 +39,8 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
     run_file(job.network)
     with launch(job.device) as context:
         task = open_task(job.data, job.network, job.seed)
-        task.refuse_idle(job.recipe)
+        refuse_idle(task.needs(), job.given)
+        task.check_recipe(job.recipe)
         with open_workplace("frontier", job, context, callbacks) as place:
             network = task.open(job.network)
             network.model.to(context.device)

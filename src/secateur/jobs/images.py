@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from secateur.jobs.networks import Network, check_outputs, open_network
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.models import InputSpec
 from secateur.recipes import Callback, Recipe
+from secateur.settings import Need
 from secateur.training.events import report_note, report_progress
 
 _SHOWN, _BATCH = 10, 32
@@ -51,7 +52,11 @@ class ImageTask:
         """Decode all images, and report how many there are."""
         read_all(self.data, callbacks)
 
-    def refuse_idle(self, recipe: Recipe) -> None:
+    def needs(self) -> Iterator[Need]:
+        """List settings without an effect on images."""
+        yield Need("data.text", True, "on images")
+
+    def check_recipe(self, recipe: Recipe) -> None:
         """Refuse flipped images where a mirror image may be of another class.
 
         Raises:

@@ -32,6 +32,7 @@ from secateur.recipes import (
     fingerprint,
     run_recipe,
 )
+from secateur.settings import Need, refuse_idle
 from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note, report_progress
@@ -58,6 +59,7 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """
     if is_pickled(job.network.source) or (job.data is not None and job.data.has_boxes):
         return prune_boxes(job, callbacks)
+    refuse_idle([Need("detector", True, "on networks that are no detectors")], job.given)
     run_file(job.network)
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
@@ -74,7 +76,8 @@ def _task(job: PruneJob) -> Task | None:
     if job.data is None:
         return None
     task = open_task(job.data, job.network, job.seed)
-    task.refuse_idle(job.recipe)
+    refuse_idle(task.needs(), job.given)
+    task.check_recipe(job.recipe)
     if job.search is not None and task.loss_fn is not None:
         raise UsageError(
             "--max-drop: not for language models, which have no accuracy; give a budget, such as --params 0.8"
@@ -176,7 +179,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
         "trained, and accuracy is not measured; fine-tune the result before use",
     )
     known, asked = fingerprint(network.model), job.recipe
-    given = {name: getattr(asked, name) for name in sorted(WITHOUT_DATA)}
+    given = {name: getattr(asked, name) for name in WITHOUT_DATA}
     recipe = Recipe.from_table({"preset": "one-shot", **given})
     training = Training(latency=LatencyOptions(inputs=network.timed(job)))
     context = replace(place.context, journal=Journal())  # one cut without training needs no resuming

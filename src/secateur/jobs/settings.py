@@ -6,6 +6,7 @@ Nothing here imports PyTorch, so that wrong settings are reported at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,14 +20,15 @@ from secateur.files import EXPORTED
 from secateur.language.documents import SUFFIXES, is_text_folder
 from secateur.language.settings import TextSettings
 from secateur.recipes import Recipe
-from secateur.settings import Settings
+from secateur.settings import Need, Settings
 from secateur.training.settings import DeviceSettings, FitSettings
 
 DATA_FREE = "magnitude"
 """The criterion where there is no data, only weights."""
 
-WITHOUT_DATA = frozenset(
-    ("criterion", "normalize", "allocation", "attention", "widths", "cost_regularization", "filters_only")
+WITHOUT_DATA = (
+    *("criterion", "normalize", "allocation", "attention"),
+    *("widths", "cost_regularization", "filters_only"),
 )
 """Settings of a recipe that have an effect without data: one cut is made, and nothing is trained."""
 
@@ -72,6 +74,16 @@ class DataChoice(Settings):
     def has_boxes(self) -> bool:
         """Return whether these are images with labelled boxes: a ``data.yaml``, or VOC or COCO labels."""
         return self.source.endswith((".yaml", ".yml")) or is_labelled_folder(self.source)
+
+
+class Data(Settings):
+    """Choose data alone, for commands that have no other settings.
+
+    Attributes:
+        data: images or text.
+    """
+
+    data: DataChoice
 
 
 def is_text(source: str) -> bool:
@@ -240,6 +252,8 @@ class Job(Settings):
         latency_seconds: time spent on measuring each network.
         tensorboard: write ``tensorboard/`` in the run folder too, with accuracy and costs as curves.
         command_line: the command line that the job came from, if it came from one, for the record.
+        given: dotted paths of the settings that the user gave, those of a recipe without ``recipe.``, for
+            which having no effect is a mistake, unlike for those of a file. It is not recorded.
     """
 
     network: NetworkChoice
@@ -253,6 +267,11 @@ class Job(Settings):
     latency_seconds: float = Field(default=1.0, ge=0)
     tensorboard: bool = False
     command_line: str | None = None
+    given: frozenset[str] = Field(default=frozenset(), exclude=True)
+
+    def needs(self) -> Iterator[Need]:
+        """List settings that have no effect in this job, other than those that its recipe lists."""
+        yield from ()
 
 
 def _images_by_class(data: DataChoice) -> DataChoice:
@@ -284,6 +303,10 @@ class TrainJob(Job):
     data: Annotated[DataChoice, AfterValidator(_images_by_class)]
     fit: FitSettings = FitSettings()
 
+    def needs(self) -> Iterator[Need]:
+        """List settings of the training that need another one."""
+        yield from self.fit.needs("fit")
+
 
 class FrontierJob(Job):
     """Compute the trade-off between cost and accuracy of a network.
@@ -301,6 +324,17 @@ class FrontierJob(Job):
     points: int = Field(default=8, ge=1)
     recipe: Recipe = Recipe()
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
+
+    def needs(self) -> Iterator[Need]:
+        """List settings that a frontier does not have, since it cuts once and trains nothing."""
+        for name in ("steps", "channels_per_step"):
+            yield Need(name, True, "on a frontier, whose points are made in one cut")
+        yield Need(
+            "reconstruct", not self.recipe.reconstruct, "on a frontier, whose points are reconstructed"
+        )
+        untrained = "on a frontier, which trains nothing"
+        yield from self.recipe.training_needs(untrained)
+        yield Need("data.mixup", bool(self.data.mixup), untrained)
 
 
 def _can_be_limited(quantity: str) -> str:
@@ -341,6 +375,17 @@ class PruneJob(Job):
     recipe: Recipe = Recipe()
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
     detector: DetectorSettings = DetectorSettings()
+
+    def needs(self) -> Iterator[Need]:
+        """List settings of the recipe that need data."""
+        if self.data is not None:
+            return
+        reason = "without --data", "give --data"
+        training = list(self.recipe.training_needs(*reason))
+        yield from training
+        trained = {need.path.partition(".")[0] for need in training}
+        for name in sorted(set(Recipe.model_fields) - set(WITHOUT_DATA) - trained):
+            yield Need(name, True, *reason)
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneJob:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from secateur.jobs.networks import Network, inputs_of
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.jobs.text import TextTask
 from secateur.recipes import Callback, Recipe
+from secateur.settings import Need
 from secateur.training.evaluate import Batches
 
 
@@ -39,8 +40,12 @@ class Task(Protocol):
         """Read all data, and report how much there is."""
         ...
 
-    def refuse_idle(self, recipe: Recipe) -> None:
-        """Refuse settings of a recipe that have no effect, or do harm, on this data."""
+    def needs(self) -> Iterator[Need]:
+        """List settings of jobs and recipes that have no effect on this data; refused if they were given."""
+        ...
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse a recipe that does harm on this data, whether its settings were given or are in a file."""
         ...
 
     def training_batches(self, *, taught: bool = False) -> Batches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from secateur.jobs.settings import DataChoice, NetworkChoice, is_checkpoint
 from secateur.language import TextBlocks, TextData, open_text, open_tokenizer
 from secateur.models import ModelSpec
 from secateur.recipes import Callback, Recipe
+from secateur.settings import Need
 from secateur.training.events import report_note, report_progress
 from secateur.training.losses import main_output, next_token_loss
 from secateur.training.run_folder import CHECKPOINTS, TOKENIZER, find_checkpoint
@@ -50,8 +51,6 @@ class TextTask:
             DataError: the text cannot be used.
             UsageError: there is no tokenizer.
         """
-        if choice.mixup:
-            raise UsageError("data.mixup: no effect on text; leave it out")
         tokenizer = open_tokenizer(choice.text.tokenizer or tokenizer_folder(network))
         data = open_text(
             choice.source,
@@ -100,20 +99,21 @@ class TextTask:
             f"{protocol['block']}, {protocol['stride']} apart",
         )
 
-    def refuse_idle(self, recipe: Recipe) -> None:
-        """Refuse settings of training that have no effect on text.
+    def needs(self) -> Iterator[Need]:
+        """List settings without an effect on text."""
+        for path in ("data.mixup", "data.strict"):
+            yield Need(path, True, "on text")
+        for phase in ("fit", "between", "finetune"):
+            yield Need(f"{phase}.label_smoothing", True, "on language models")
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse mirror images.
 
         Raises:
-            UsageError: there is one.
+            UsageError: the teacher is to see them.
         """
-        idle = {
-            "between.label_smoothing": recipe.between.label_smoothing,
-            "finetune.label_smoothing": recipe.finetune.label_smoothing,
-            "distillation.flip": recipe.distillation.flip,
-        }
-        for name, value in idle.items():
-            if value:
-                raise UsageError(f"{name}: no effect on language models; leave it out")
+        if recipe.distillation.weight and recipe.distillation.flip:
+            raise UsageError("distillation.flip: no effect on language models; leave distillation.flip out")
 
     def training_batches(self, *, taught: bool = False) -> TextBlocks:
         """Return shuffled blocks."""

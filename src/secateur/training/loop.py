@@ -21,15 +21,14 @@ from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.errors import DataError, StoppedError, TrainingError
 from secateur.formats import duration
-from secateur.graph.capture.program import mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
-from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
+from secateur.training.evaluate import Batches, Evaluation, Metric, validate
 from secateur.training.events import EpochDone, report_note, report_progress
-from secateur.training.losses import evaluation_loss, with_auxiliaries
-from secateur.training.metrics import OWN, TOP_1
+from secateur.training.losses import with_auxiliaries
+from secateur.training.metrics import TOP_1
 from secateur.training.optimizers import (
     largest_rate,
     learning_rate_factors,
@@ -289,19 +288,9 @@ def _prepare(
 
 def _evaluator(model: nn.Module, options: FitOptions, context: RunContext) -> Callable[[], Evaluation] | None:
     """Return what evaluates the network after an epoch, if anything does."""
-    if options.metric is not None:
-        return partial(_measure, model, options.metric)
-    if options.validation is not None:
-        loss_fn = evaluation_loss(options.loss_fn)
-        return partial(
-            evaluate, model, options.validation, loss_fn=loss_fn, context=context, task="validating"
-        )
-    return None
-
-
-def _measure(model: nn.Module, metric: Metric) -> Evaluation:
-    with mode_of(model, training=False), torch.no_grad():
-        return Evaluation(float(metric(model)), name=getattr(metric, "name", OWN.name))
+    if options.metric is None and options.validation is None:
+        return None
+    return partial(validate, model, options.validation, options.metric, options.loss_fn, context)
 
 
 def _resume(setup: _Setup) -> FitState | None:
