@@ -188,27 +188,30 @@ def ablate(
         return loss_of(whole.fork(removed, units.tensors)) - loss
 
     def change_without(channel: tuple[str, int], whole: PartialForward) -> float:
-        group, number = graph[channel[0]], channel[1]
-        removed = removed_when_kept(graph, group, set(range(group.channels)) - {number})
-        return 0.0 if whole.reads_only_zeros(removed) else change_of(removed, whole)
+        return change_of(_without(graph, *channel), whole)
 
     def report() -> None:
         if progress is not None:
             progress(Ablation(changes, loss, forward.examples, whole_groups | unread, branches), total)
 
-    channels = {
-        (name, channel): step
-        for name, step in starts.items()
-        for channel in changes[name].isnan().nonzero().flatten().tolist()
-    }
-    for (name, channel), change in units.measure(channels, change_without):
-        changes[name][channel] = change
-        report()
-    waiting = {branch: step for branch, step in places.items() if branch not in branches}
-    for branch, change in units.measure(
-        waiting, lambda branch, whole: change_of(removed_without(graph, branch), whole)
+    whole = units.whole()
+    for name in sorted(starts, key=starts.__getitem__):
+        whole.seek(starts[name])
+        waiting = changes[name].isnan().nonzero().flatten().tolist()
+        zero = [channel for channel in waiting if whole.reads_only_zeros(_without(graph, name, channel))]
+        if zero:
+            changes[name][zero] = 0.0
+            report()
+        rest = {(name, channel): starts[name] for channel in waiting if channel not in zero}
+        for found in units.measure(whole, rest, change_without):
+            measured = [channel for _, channel in found]
+            changes[name][measured] = torch.tensor(list(found.values()), dtype=torch.float64)
+            report()
+    missing = {branch: step for branch, step in places.items() if branch not in branches}
+    for harm in units.measure(
+        units.whole(), missing, lambda branch, whole: change_of(removed_without(graph, branch), whole)
     ):
-        branches[branch] = change
+        branches |= harm
         report()
     ordered = {name: branches[name] for name in places}
     return Ablation(changes, loss, forward.examples, whole_groups | unread, ordered)
@@ -252,6 +255,12 @@ def _known_changes(
             f"(loss {resume.loss:.6g} over {resume.examples} examples, now {loss:.6g} over {examples})"
         )
     return {name: resume[name] for name in unknown}
+
+
+def _without(graph: ChannelGraph, name: str, channel: int) -> BoolArray:
+    """Mark the slots that are removed with one channel of a group."""
+    group = graph[name]
+    return removed_when_kept(graph, group, (other for other in range(group.channels) if other != channel))
 
 
 @dataclass(frozen=True)

@@ -195,12 +195,14 @@ def width_curves(
     ends = moments.ends()
     spans = {name: (start, ends.get(name, start)) for name, start in starts.items()}
     late = {name for name, span in spans.items() if _contains_another(span, spans.values())}
-    in_turn = units.measure(starts, curve_of, order=lambda name: (name in late, starts[name]), known=old)
-    for name, curve in in_turn:
-        measured[name] = curve
+    whole = units.whole()
+    for curves in units.measure(
+        whole, starts, curve_of, order=lambda name: (name in late, starts[name]), known=old
+    ):
+        measured |= curves
         report()
-    for branch, harm in units.measure(places, damage_without, known=known.branches):
-        damages[branch] = harm
+    for found in units.measure(units.whole(), places, damage_without, known=known.branches):
+        damages |= found
         report()
     return WidthCurves(
         {name: measured[name] for name in starts},

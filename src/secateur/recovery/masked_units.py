@@ -78,26 +78,28 @@ class MaskedUnits:
 
     def measure(
         self,
+        whole: PartialForward,
         starts: Mapping[Unit, int],
         measure_one: Callable[[Unit, PartialForward], Value],
         *,
         order: Callable[[Unit], Any] | None = None,
         known: Mapping[Unit, Value] | None = None,
-    ) -> Iterator[tuple[Unit, Value]]:
-        """Measure units in the order of their first steps, with one pass through the whole network.
+    ) -> Iterator[dict[Unit, Value]]:
+        """Measure units in the order of their first steps.
 
         The processes measure one unit each in turns, and all get all values.
 
         Args:
+            whole: a pass through the whole network, which is advanced from unit to unit.
             starts: for each unit the step to which the whole pass is advanced.
             measure_one: called with a unit and the whole pass, which it may fork but not advance.
             order: the key of another order; a step before the present one starts the whole pass again.
             known: values that are not measured again.
 
         Yields:
-            Each unit and its value.
+            The units of each turn with their values.
         """
-        whole, known = self.whole(), known or {}
+        known = known or {}
 
         def value_of(unit: Unit) -> Value:
             if unit in known:
@@ -106,4 +108,4 @@ class MaskedUnits:
             return measure_one(unit, whole)
 
         for units, values in self.ranks.share_out(sorted(starts, key=order or starts.__getitem__), value_of):
-            yield from zip(units, values, strict=True)
+            yield dict(zip(units, values, strict=True))
