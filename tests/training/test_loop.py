@@ -249,7 +249,7 @@ def test_of_what_differs_by_less_than_the_standard_error_the_last_is_kept(
     kept: list[int],
 ) -> None:
     coming = iter(found)
-    evaluations = patch.object(loop, "evaluate", lambda *_, **__: Evaluation(*next(coming), examples))
+    evaluations = patch.object(loop, "validate", lambda *_, **__: Evaluation(*next(coming), examples))
     settings = CONSTANT.model_copy(update={"epochs": len(found) - 1})
     with evaluations:
         result = fit(model, batches, settings, FitOptions(validation=batches))
@@ -263,7 +263,7 @@ def test_patience_counts_epochs_without_a_higher_accuracy_or_a_lower_loss(
     found = [(0.90, 0.30), (0.90, 0.31), (0.90, 0.29), (0.90, 0.30), (0.90, 0.29), (0.95, 0.20)]
     coming = iter(found)
     settings = CONSTANT.model_copy(update={"epochs": 5, "patience": 2})
-    with patch.object(loop, "evaluate", lambda *_, **__: Evaluation(*next(coming), 200)):
+    with patch.object(loop, "validate", lambda *_, **__: Evaluation(*next(coming), 200)):
         result = fit(model, batches, settings, FitOptions(validation=batches))
     assert [done.epoch for done in result.history] == [0, 1, 2, 3, 4]
     assert result.kept_epoch == 4
