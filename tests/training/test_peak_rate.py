@@ -143,6 +143,20 @@ def test_a_plateau_at_low_rates_does_not_end_the_search() -> None:
     assert "the best of 6 tried" in found.reason
 
 
+def test_a_small_rise_at_low_rates_does_not_end_the_search() -> None:
+    """Any step raises the loss of new batches by a little; many small ones, or a few large ones, lower it."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+
+    def bumped(copied: nn.Module, batch: Tensor) -> Tensor:
+        weight = copied(batch).mean()
+        return 1 - weight.clamp(max=0.5) + (0.02 if weight.item() else 0.0)
+
+    found = find_peak_rate(net, [torch.ones(4, 1)] * 16, FitSettings(clip_norm=0), bumped).rate
+    assert "then 1.0" in found.reason  # at the first rate
+    assert found.value > 3e-4
+
+
 def settled(examples: Examples) -> nn.Module:
     """A network that solves a problem, so that a rate far too high does harm."""
     torch.manual_seed(0)

@@ -46,6 +46,10 @@ _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
 says nothing about training with augmentation."""
 _WARMUP = 0.25
 
+_TRANSIENT = 0.02
+"""Share of the loss before training by which the first steps on new images may raise it at any rate, also
+where many steps lower it: a rate that raises it by less is not too high."""
+
 _CHANCE = 0.05
 """Share of the loss before training by which losses of a few batches differ by chance: other augmentations
 alone move them so far."""
@@ -104,10 +108,10 @@ def find_peak_rate(
 
     At each rate, a copy is trained for a few steps with the optimizer, clipping and schedule of the settings;
     its loss is then measured on batches that it was not trained on. From a low rate, higher ones are
-    tried until one raises the loss; or lower ones until one does not, if the first rate raises it. Losses
-    that differ by less than the standard error of their difference are equal; of a single batch, those that
-    differ by less than a twentieth of the loss before training. A third of the highest rate with the lowest
-    loss is taken; with a teacher, the rate with the lowest loss.
+    tried until one raises the loss by more than a fiftieth; or lower ones until one does not, if the first
+    rate raises it. Losses that differ by less than the standard error of their difference are equal; of a
+    single batch, those that differ by less than a twentieth of the loss before training. A third of the
+    highest rate with the lowest loss is taken; with a teacher, the rate with the lowest loss.
 
     Neither the network nor any random generator is changed; the result depends on network and batches alone.
 
@@ -136,7 +140,8 @@ def find_peak_rate(
         chance = _CHANCE * abs(start)
 
         def is_too_high(rate: float) -> bool:
-            return not _equals(found[rate], losses, chance)
+            rise = fmean(found[rate]) - start
+            return not (rise <= _TRANSIENT * abs(start) or _equals(found[rate], losses, chance))
 
         for rate in _rates(settings, is_too_high):
             made, most = len(found) * steps, (1 + _UP) * steps
