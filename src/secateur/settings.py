@@ -95,6 +95,16 @@ def refuse_idle(needs: Iterable[Need], given: Collection[str]) -> None:
         raise SettingsError(idle)
 
 
+def with_parents(paths: Iterable[str]) -> set[str]:
+    """Return dotted paths with those of the settings that contain them.
+
+    >>> sorted(with_parents(["finetune.optimizer.name"]))
+    ['finetune', 'finetune.optimizer', 'finetune.optimizer.name']
+    """
+    parts = [path.split(".") for path in paths]
+    return {".".join(names[:count]) for names in parts for count in range(1, len(names) + 1)}
+
+
 def merged(base: Any, changes: Any) -> Any:
     """Merge nested changes into settings or into a table; values that are not tables replace the old ones.
 

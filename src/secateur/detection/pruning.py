@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.checkpoint import save
 from secateur.detection.data import (
+    DetectorBatches,
     ImageFaults,
     calibration_batches,
     check_classes,
@@ -20,7 +23,6 @@ from secateur.detection.data import (
     check_image_folder,
     image_faults,
     names_of,
-    training_images,
     with_absolute_path,
 )
 from secateur.detection.files import save_detector
@@ -33,16 +35,19 @@ from secateur.detection.raw_outputs import (
     with_raw_outputs,
     without_raw_outputs,
 )
-from secateur.detection.results import DetectorResult, in_words
+from secateur.detection.results import DetectorResult, evaluation_of, in_words
 from secateur.detection.settings import DetectorSettings
 from secateur.detection.torchvision_pruning import check_torchvision, prune_torchvision, read_any_labels
-from secateur.detection.tuning import DetectorTuner
+from secateur.detection.tuning import DetectorTuner, Tuned
 from secateur.errors import UsageError
+from secateur.graph.cutting.tensors import copy_with
 from secateur.integrations.libraries import library
 from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
+from secateur.settings import Need, flatten, refuse_idle, with_parents
 from secateur.training.distillation import Teacher
 from secateur.training.events import report_note
 from secateur.training.random_state import seeded
+from secateur.training.resume import Entry, Journal, prefixed
 from secateur.training.settings import FitSettings
 
 
@@ -92,11 +97,148 @@ def prune_detector(
         done = prune_torchvision(detector, labelled, budget, file, recipe, settings, callbacks, seed)
         save(file, done.network, classes=labelled.names)
         return done
-    check_ultralytics(detector, data, recipe, settings)
+    check_recipe(recipe)
+    check_ultralytics(detector, data, settings)
     return prune_ultralytics(detector, data, budget, out, recipe, settings, callbacks, seed)
 
 
-def check_ultralytics(detector: Any, data: str | Path, recipe: Recipe, settings: DetectorSettings) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """A detector of ultralytics that returns raw outputs, with its data and tools; see :func:`prepare`.
+
+    Attributes:
+        raw: the detector, which its loss reads arguments from.
+        tuner: trains and validates.
+        batches: training images for scores, curves and reconstruction.
+        broken: labels that cannot be used: file and reason.
+    """
+
+    raw: nn.Module
+    tuner: DetectorTuner
+    batches: DetectorBatches
+    broken: tuple[str, ...] = ()
+
+    @property
+    def loss(self) -> DetectorLoss:
+        """Return the loss of raw outputs."""
+        return DetectorLoss(self.raw)
+
+    def validate(self, raw: nn.Module, split: str = "val") -> dict[str, float]:
+        """Measure a detector that returns raw outputs.
+
+        Args:
+            raw: this one or a smaller version; not changed.
+            split: the images.
+
+        Returns:
+            The metrics by the names of ultralytics.
+        """
+        return self.tuner.validate(without_raw_outputs(raw), split)
+
+    def metric(self, raw: nn.Module) -> float:
+        """Return the metric by which networks are compared on the validation images."""
+        return evaluation_of(self.validate(raw)).metric
+
+    def training(self, recipe: Recipe, journal: Journal | None = None) -> Training:
+        """Collect batches and functions for :func:`secateur.prune`.
+
+        Args:
+            recipe: says whether the outputs of the unpruned network are learnt.
+            journal: keeps the network before a training that may be killed.
+        """
+        images, _ = next(iter(self.batches))
+        weight = recipe.distillation.outputs
+        teacher = Teacher(copy_with(self.raw, {}), weight=0.0, outputs_weight=weight) if weight else None
+        return Training(
+            batches=self.batches,
+            metric=self.metric,
+            train=partial(self.train, teacher=teacher, journal=journal or Journal()),
+            check_inputs=images[:2],
+            latency=LatencyOptions(inputs=images[:1]),
+        )
+
+    def train(self, raw: nn.Module, phase: FitSettings, teacher: Teacher | None, journal: Journal) -> Tuned:
+        """Train a pruned detector in place, for the epochs or updates of a phase of a recipe.
+
+        If the journal holds the network before a training that was killed, this training begins again.
+
+        Args:
+            raw: returns raw outputs.
+            phase: says how long.
+            teacher: a network whose raw outputs are learnt.
+            journal: keeps the network before the training.
+        """
+        trained = without_raw_outputs(raw)
+        begun = journal.recall(_PART)
+        if begun is not None:
+            trained.load_state_dict(begun.tensors)
+        if journal:
+            journal.record(_PART, Entry({}, prefixed("", trained.state_dict())))
+        before = self.tuner.validate(trained)
+        batch = self.tuner.settings.batch
+        per_epoch = math.ceil(len(self.batches.dataset) / batch)
+        epochs = math.ceil(phase.steps(per_epoch) / per_epoch) if phase.trains else 0
+        tuned = self.tuner.train(trained, epochs, before, teacher)
+        journal.drop(_PART)
+        raw.load_state_dict(trained.state_dict())
+        return tuned
+
+
+_PART = "ultralytics"
+"""The part of the journal that keeps the network before a training."""
+
+
+def prepare(
+    raw: nn.Module,
+    data: str | Path,
+    out: Path,
+    settings: DetectorSettings,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+) -> Prepared:
+    """Read the data for a detector of ultralytics, and report what of them cannot be used.
+
+    Args:
+        raw: returns raw outputs; it receives the arguments of ultralytics, which its loss reads.
+        data: as for :func:`prune_detector`.
+        out: folder for the records of ultralytics; created if missing.
+        settings: images and training.
+        callbacks: receive reports.
+        seed: of training.
+
+    Raises:
+        UsageError: the data are wrong, are of another task, or have other classes than the network.
+    """
+    tuner = open_tuner(raw, data, out, settings, callbacks, seed)
+    with ultralytics_in_use():
+        reader = tuner.reader(without_raw_outputs(raw))
+        for split in ("train", "val"):
+            _note_faults(split, image_faults(reader, split, data), callbacks)
+        batches = calibration_batches(reader, settings.calibration_images, data)
+    tools: Any = raw
+    tools.args, tools.nc = reader.args, reader.data["nc"]
+    return Prepared(raw, tuner, batches)
+
+
+def open_tuner(
+    raw: nn.Module,
+    data: str | Path,
+    out: Path,
+    settings: DetectorSettings,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+) -> DetectorTuner:
+    """Check the data for a detector of ultralytics, and return what trains and validates with them.
+
+    Arguments and errors are those of :func:`prepare`; nothing is read for a training.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with ultralytics_in_use():
+        file = _data_for(without_raw_outputs(raw), data, out, callbacks)
+    return DetectorTuner(file, out, settings, callbacks, seed, data)
+
+
+def check_ultralytics(detector: Any, data: str | Path, settings: DetectorSettings) -> None:
     """Check the data and settings for a detector of ultralytics, before anything is written.
 
     Images and labels are read as ultralytics reads them; it keeps what it finds in a file beside the labels.
@@ -104,21 +246,15 @@ def check_ultralytics(detector: Any, data: str | Path, recipe: Recipe, settings:
     Args:
         detector: as for :func:`prune_detector`; not changed.
         data: as for :func:`prune_detector`.
-        recipe: how to prune and train.
         settings: images and training.
 
     Raises:
         UsageError: data or settings are wrong, or the network is of another task or has other classes.
     """
-    _check_recipe(recipe)
-    network = _copied(detector)
     with TemporaryDirectory() as folder, ultralytics_in_use(), seeded(0):
-        file = _data_for(network, data, Path(folder), ())
-        tuner = DetectorTuner(file, Path(folder), settings, source=data)
-        trainer = tuner.trainer(network, epochs=1, name="data")
-        for split in ("train", "val"):
-            image_faults(trainer, split, data)
-        training_images(trainer, min(settings.batch, settings.calibration_images), data)
+        first = min(settings.batch, settings.calibration_images)
+        few = settings.model_copy(update={"calibration_images": first})
+        prepare(with_raw_outputs(as_network(detector)), data, Path(folder), few)
 
 
 def prune_ultralytics(
@@ -135,84 +271,43 @@ def prune_ultralytics(
 
     Arguments, results and errors are those of :func:`prune_detector`.
     """
-    network = _copied(detector)
-    out.mkdir(parents=True, exist_ok=True)
-    file = _data_for(network, data, out, callbacks)
+    raw = with_raw_outputs(as_network(detector))
     with ultralytics_in_use(), seeded(seed):
-        tuner = DetectorTuner(file, out, settings, callbacks, seed, data)
-        trainer = tuner.trainer(network, epochs=1, name="data")
-        for split in ("train", "val"):
-            _note_faults(split, image_faults(trainer, split, data), callbacks)
-        batches = calibration_batches(trainer, settings.calibration_images, data)
-        raw = with_raw_outputs(network)
-        raw.args, raw.nc = trainer.args, trainer.data["nc"]  # the loss reads them
-        metrics: dict[str, Mapping[str, float]] = {"before": tuner.validate(network)}
-        arguments: dict[str, Any] = {}
-        report_note(callbacks, f"before: {in_words(metrics['before'])}")
-
-        wanted = recipe.distillation.outputs
-        teacher = Teacher(with_raw_outputs(network), weight=0.0, outputs_weight=wanted) if wanted else None
-
-        def train(model: nn.Module, phase: FitSettings) -> None:
-            metrics["cut"] = metrics["after"] = tuner.validate(without_raw_outputs(model))
-            report_note(callbacks, f"cut, not trained: {in_words(metrics['cut'])}")
-            if not phase.trains:
-                return
-            per_epoch = math.ceil(len(batches.dataset) / settings.batch)
-            epochs = math.ceil(phase.steps(per_epoch) / per_epoch)
-            trained = without_raw_outputs(model)
-            tuned = tuner.train(trained, epochs, metrics["cut"], teacher)
-            metrics["after"] = tuned.metrics
-            arguments.update(tuned.arguments)
-            model.load_state_dict(trained.state_dict())
-
-        images, _ = next(iter(batches))
+        prepared = prepare(raw, data, out, settings, callbacks, seed)
+        before = prepared.validate(raw)
+        report_note(callbacks, f"before: {in_words(before)}")
+        training = prepared.training(recipe)
+        images, _ = next(iter(prepared.batches))
         result = prune(
             raw,
             images[:2],
             budget,
-            batches=Training(batches=batches, train=train, latency=LatencyOptions(inputs=images[:1])),
-            loss_fn=DetectorLoss(raw),
+            batches=training,
+            loss_fn=prepared.loss,
             recipe=recipe,
             callbacks=callbacks,
         )
-        small = without_raw_outputs(result.model).eval()
-        if "after" not in metrics:
-            metrics["cut"] = metrics["after"] = tuner.validate(small)
-        small.args = vars(trainer.args)
-        saved = save_detector(out / "pruned.pt", small)
-    report_note(callbacks, f"after: {in_words(metrics['after'])}")
-    return DetectorResult(small, result, metrics, saved, arguments)
+        last = next(reversed(result.fits), None)
+        tuned = last if isinstance(last, Tuned) else Tuned.begun(prepared.validate(result.model))
+        file = save_raw(out / "pruned.pt", result.model)
+    report_note(callbacks, f"after: {in_words(tuned.metrics)}")
+    metrics = {"before": before, "cut": tuned.before, "after": tuned.metrics}
+    return DetectorResult(without_raw_outputs(result.model).eval(), result, metrics, file, tuned.arguments)
 
 
-def validate_detector(
-    detector: Any,
-    data: str | Path,
-    out: str | Path,
-    settings: DetectorSettings | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> tuple[dict[str, float], str]:
-    """Measure a detector of ultralytics on the test images, or on those of validation if there are none.
+def save_raw(path: Path, raw: nn.Module) -> Path:
+    """Write a detector that returns raw outputs as a ``.pt`` file of ultralytics.
 
     Args:
-        detector: as for :func:`prune_detector`; not changed.
-        data: as for :func:`prune_detector`.
-        out: folder for the records of ultralytics.
-        settings: images.
-        callbacks: receive reports.
+        path: the file.
+        raw: as :func:`prepare` has left it, or a smaller version; not changed.
 
     Returns:
-        The metrics by the names of ultralytics, and the name of the split.
-
-    Raises:
-        UsageError: the data are wrong, or have other classes.
+        The file.
     """
-    network, out = _copied(detector), Path(out)
-    file = _data_for(network, data, out, callbacks)
-    with ultralytics_in_use():
-        tuner = DetectorTuner(file, out, settings or DetectorSettings(), callbacks, source=data)
-        split = "test" if tuner.trainer(network, 1, "data").data.get("test") else "val"
-        return tuner.validate(network, split), split
+    small: Any = without_raw_outputs(raw).eval()
+    small.args = vars(small.args)
+    return save_detector(path, small)
 
 
 def _data_for(network: nn.Module, data: str | Path, out: Path, callbacks: Sequence[Callback]) -> Path:
@@ -231,8 +326,15 @@ def _data_for(network: nn.Module, data: str | Path, out: Path, callbacks: Sequen
     return with_absolute_path(Path(data), content, out)
 
 
-def _copied(detector: Any) -> nn.Module:
-    """Copy the network of a ``YOLO`` object, or a network itself, in evaluation mode, with its task."""
+def as_network(detector: Any) -> nn.Module:
+    """Copy the network of a ``YOLO`` object, or a network itself, in evaluation mode, with its task.
+
+    Args:
+        detector: either of them; not changed.
+
+    Raises:
+        UsageError: it is something else.
+    """
     network = detector if isinstance(detector, nn.Module) and hasattr(detector, "stride") else detector.model
     if not isinstance(network, nn.Module):
         raise UsageError(f"a detector is YOLO(...) of a .pt or .yaml file, not {type(network).__name__}")
@@ -260,18 +362,27 @@ def note_broken(broken: Sequence[str], callbacks: Sequence[Callback]) -> None:
         report_note(callbacks, f"{len(broken)} labels left out: {'; '.join(broken[:5])}{more}")
 
 
-def _check_recipe(recipe: Recipe) -> None:
-    """Refuse settings of training that the trainer of ultralytics does not have."""
-    usual = Recipe()
-    for name in ("between", "finetune"):
-        phase, default = getattr(recipe, name), getattr(usual, name)
-        changed = [key for key in FitSettings.model_fields if getattr(phase, key) != getattr(default, key)]
-        for key in changed:
-            if key not in ("epochs", "updates"):
-                raise UsageError(
-                    f"{name}.{key}: no effect on detectors, which ultralytics trains; give its own argument "
-                    "in detector.options, such as detector.options.lr0=0.002"
-                )
+def idle_in_ultralytics() -> Iterator[Need]:
+    """List settings of a recipe that the trainer of ultralytics does not have."""
+    remedy = "give its own argument in detector.options, such as detector.options.lr0=0.002"
+    for phase in ("between", "finetune"):
+        for name in FitSettings.model_fields:
+            if name not in ("epochs", "updates"):
+                yield Need(f"{phase}.{name}", True, "ultralytics trains the detector", remedy)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe with settings of training that the trainer of ultralytics does not have.
+
+    Args:
+        recipe: how to prune and train.
+
+    Raises:
+        UsageError: such a setting differs from the default.
+    """
+    usual = dict(flatten(Recipe().model_dump()))
+    changed = [name for name, value in flatten(recipe.model_dump()) if usual.get(name) != value]
+    refuse_idle(idle_in_ultralytics(), with_parents(changed))
 
 
 def _check_points(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture.program import mode_of
 from secateur.graph.cutting.tensors import copy_with
-from secateur.recipes import Callback, Cut, LatencyOptions, Recipe, Training, prune
+from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
 from secateur.training.events import report_note, report_progress
+from secateur.training.metrics import MAP
 from secateur.training.random_state import seeded
 
 
@@ -54,6 +55,8 @@ class DetectorJudge:
         callbacks: receive progress.
     """
 
+    name = MAP.name
+
     detector: nn.Module
     labelled: DetectionData
     settings: DetectorSettings
@@ -79,13 +82,35 @@ class DetectorJudge:
             training=training,
         )
 
-    def evaluate(self, heads: HeadOutputs, split: str = "val") -> dict[str, float]:
+    def training(self) -> Training:
+        """Collect batches and the metric for :func:`secateur.prune`."""
+        calibration = self.batches("train", most=self.settings.calibration_images)
+        images: torch.Tensor = next(iter(calibration))["images"]
+        return Training(
+            batches=self.batches("train", training=True),
+            calibration=calibration,
+            metric=self,
+            check_inputs={"images": images[:2]},
+            latency=LatencyOptions(inputs={"images": images[:1]}),
+        )
+
+    def describe(self) -> str:
+        """Format the names of the classes and the size of the images."""
+        side = side_of(self.detector, self.settings.image_size)
+        return f"labels from 1: {', '.join(self.labelled.names)}; images of {side} pixels"
+
+    def __call__(self, heads: nn.Module) -> float:
+        """Return the mAP of a network on the validation images."""
+        return self.evaluate(heads)["map"]
+
+    def evaluate(self, heads: nn.Module, split: str = "val") -> dict[str, float]:
         """Measure ``map`` and ``map50`` of a detector on the images of a split.
 
         Args:
             heads: of the detector.
             split: ``train``, ``val`` or ``test``.
         """
+        assert isinstance(heads, HeadOutputs)
         found, expected, batches = [], [], self.batches(split)
         report_progress(self.callbacks, "measuring mAP", 0, len(batches))
         with mode_of(heads, training=False), torch.no_grad():
@@ -94,33 +119,6 @@ class DetectorJudge:
                 expected += batch["targets"]
                 report_progress(self.callbacks, "measuring mAP", number + 1, len(batches))
         return mean_average_precision(found, expected)
-
-
-@dataclass
-class _Stages(Callback):
-    """Keep the mAP of the network after the last cut, before it is trained.
-
-    Attributes:
-        judge: measures.
-        metrics: of the stages so far.
-    """
-
-    judge: DetectorJudge
-    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    name = "mAP50-95"
-
-    def __call__(self, heads: nn.Module) -> float:
-        """Measure the mAP of a network."""
-        assert isinstance(heads, HeadOutputs)
-        found = self.judge.evaluate(heads)
-        if "cut" not in self.metrics:
-            self.metrics["cut"] = found
-            report_note(self.judge.callbacks, f"cut, not trained: {in_words(found)}")
-        return found["map"]
-
-    def on_cut(self, cut: Cut) -> None:
-        """Forget what was measured before this cut."""
-        self.metrics.pop("cut", None)
 
 
 def prune_torchvision(
@@ -135,7 +133,8 @@ def prune_torchvision(
 ) -> DetectorResult:
     """Prune a detector of torchvision whole, and fine-tune it on its own losses.
 
-    Arguments, results and errors are those of :func:`secateur.detection.prune_detector`, apart from two.
+    Arguments, results and errors are those of :func:`secateur.detection.prune_detector`, apart from two. The
+    caller has called :func:`check_torchvision`.
 
     Args:
         detector: of torchvision.
@@ -147,41 +146,24 @@ def prune_torchvision(
         callbacks: receive reports.
         seed: of all random numbers.
     """
-    check_torchvision(detector, data, settings)
     heads = HeadOutputs(copy_with(detector, {})).eval()
     judge = DetectorJudge(detector, data, settings, callbacks)
-    calibration = judge.batches("train", most=settings.calibration_images)
-    images: torch.Tensor = next(iter(calibration))["images"]
-    report_note(
-        callbacks,
-        f"labels from 1: {', '.join(data.names)}; images of {calibration.side} pixels",
-    )
-    stages = _Stages(judge)
     with seeded(seed):
+        training = judge.training()
+        report_note(callbacks, judge.describe())
         before = judge.evaluate(heads)
         report_note(callbacks, f"before: {in_words(before)}")
-        result = prune(
-            heads,
-            {"images": images[:2]},
-            budget,
-            batches=Training(
-                batches=judge.batches("train", training=True),
-                calibration=calibration,
-                metric=stages,
-                latency=LatencyOptions(inputs={"images": images[:1]}),
-            ),
-            recipe=recipe,
-            callbacks=[stages, *callbacks],
-        )
+        example = training.check_inputs
+        assert example is not None
+        result = prune(heads, example, budget, batches=training, recipe=recipe, callbacks=callbacks)
         small = result.model.eval()
         assert isinstance(small, HeadOutputs)
         after = judge.evaluate(small)
-        if "cut" not in stages.metrics:
-            stages.metrics["cut"] = after
-            report_note(callbacks, f"cut, not trained: {in_words(after)}")
     report_note(callbacks, f"after: {in_words(after)}")
-    metrics = {"before": before, "cut": stages.metrics["cut"], "after": after}
-    return DetectorResult(small.detector().eval(), result, metrics, file)
+    cut = next((fit.start.figures for fit in reversed(result.fits) if fit.start is not None), after)
+    return DetectorResult(
+        small.detector().eval(), result, {"before": before, "cut": cut, "after": after}, file
+    )
 
 
 def check_torchvision(detector: nn.Module, data: DetectionData, settings: DetectorSettings) -> None:

@@ -15,12 +15,14 @@ from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
 from secateur.detection.labels import DetectionData, is_labelled_folder, read_labels
 from secateur.detection.library import is_ultralytics
 from secateur.detection.pruning import (
+    as_network,
+    check_recipe,
     check_ultralytics,
     note_broken,
+    open_tuner,
     prune_ultralytics,
-    validate_detector,
 )
-from secateur.detection.raw_outputs import copy_without_trainer
+from secateur.detection.raw_outputs import copy_without_trainer, with_raw_outputs
 from secateur.detection.torchvision_images import side_of
 from secateur.detection.torchvision_pruning import DetectorJudge, check_torchvision, prune_torchvision
 from secateur.detection.tuning import image_size_of
@@ -158,7 +160,8 @@ def _check(job: PruneJob, network: Network, labelled: DetectionData | None) -> N
     if labelled is not None:
         check_torchvision(network.model, labelled, _at_size(job.detector, network))
     else:
-        check_ultralytics(network.model, job.data.source, job.recipe, _at_size(job.detector, network))
+        check_recipe(job.recipe)
+        check_ultralytics(network.model, job.data.source, _at_size(job.detector, network))
 
 
 def _at_size(settings: DetectorSettings, network: Network) -> DetectorSettings:
@@ -193,9 +196,12 @@ def evaluate_boxes(
         network.model.to(context.device)
         if labelled is None:
             with TemporaryDirectory() as folder:
-                found, split = validate_detector(
-                    network.model, data.source, Path(folder), _at_size(settings, network), callbacks
+                bare = as_network(network.model)
+                tuner = open_tuner(
+                    with_raw_outputs(bare), data.source, Path(folder), _at_size(settings, network), callbacks
                 )
+                split = "test" if tuner.reader(bare).data.get("test") else "val"
+                found = tuner.validate(bare, split)
         else:
             note_broken(labelled.broken, callbacks)
             split = "test" if labelled.splits["test"] else "val"

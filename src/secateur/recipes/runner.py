@@ -40,7 +40,7 @@ from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_note, report_progress, tracked
-from secateur.training.loop import FIT, FitOptions, fit
+from secateur.training.loop import FIT, FitOptions, FitState, fit
 from secateur.training.losses import is_cross_entropy, next_token_loss, with_auxiliaries
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
@@ -289,7 +289,7 @@ class _RecipeRun:
         if own_optimizer and finetune.optimizer != between.optimizer:
             self.optimizer = make_optimizer(self.model, finetune.optimizer)
         if self.training.train is not None:
-            self.training.train(self.model, finetune)
+            self.note_fit(self.training.train(self.model, finetune))
         else:
             self.fit(finetune, "after the last cut", self.context, self.training.validation)
 
@@ -502,7 +502,7 @@ class _RecipeRun:
         if not settings.trains:
             return None
         if self.training.train is not None:
-            self.training.train(self.model, settings)
+            self.note_fit(self.training.train(self.model, settings))
             return None
         needs = self.criterion.needs
         observes = needs in (Needs.FORWARD, Needs.BACKWARD) and not self.criterion.needs_targets
@@ -517,6 +517,11 @@ class _RecipeRun:
             # After a few updates, neither an evaluation nor a file is worth its time.
             self.fit(settings, phase, replace(self.context, save=save_nothing), None, observer)
         return observer.scores() if observer else None
+
+    def note_fit(self, done: object) -> None:
+        """Keep what a training of the caller's returned, if that describes the training."""
+        if isinstance(done, FitState):
+            self.state.fits.append(done)
 
     def fit(
         self,

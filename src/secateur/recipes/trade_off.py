@@ -15,7 +15,6 @@ from secateur.criteria import resolve
 from secateur.errors import BudgetError, UsageError
 from secateur.formats import count, table
 from secateur.graph import Cost, ExampleInputs, trace
-from secateur.graph.capture.program import mode_of
 from secateur.graph.cutting.tensors import copy_with
 from secateur.plan import PruningPlan
 from secateur.recipes.callbacks import Callback
@@ -24,10 +23,9 @@ from secateur.recipes.latency_tuner import LatencyOptions
 from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.runner import left_alone, run_recipe
-from secateur.training.evaluate import Batches, Evaluation, evaluate
+from secateur.training.evaluate import Batches, Evaluation, evaluate, evaluate_by
 from secateur.training.events import report_note, report_progress
 from secateur.training.losses import evaluation_loss
-from secateur.training.metrics import OWN
 from secateur.verification import Verification
 
 Axis = Literal["macs", "params", "latency"]
@@ -284,8 +282,7 @@ def _evaluated(
     model: nn.Module, training: Training, loss_fn: LossFunction | None, context: RecipeContext
 ) -> Evaluation:
     if training.metric is not None:
-        with mode_of(model, training=False):
-            return Evaluation(float(training.metric(model)), name=OWN.name)
+        return evaluate_by(training.metric, model)
     batches = training.batches if training.validation is None else training.validation
     if batches is None:
         raise UsageError("there is nothing to evaluate on: pass Training(validation=...) or a metric")

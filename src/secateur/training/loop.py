@@ -21,15 +21,14 @@ from secateur.criteria import ScoreCollector
 from secateur.data.loader import epoch_of, set_epoch
 from secateur.errors import DataError, StoppedError, TrainingError
 from secateur.formats import duration
-from secateur.graph.capture.program import mode_of
 from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
-from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate
-from secateur.training.events import EpochDone, report_note, report_progress
+from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate, evaluate_by
+from secateur.training.events import EpochDone, report_epoch, report_note, report_progress
 from secateur.training.losses import evaluation_loss, with_auxiliaries
-from secateur.training.metrics import OWN, TOP_1
+from secateur.training.metrics import TOP_1
 from secateur.training.optimizers import (
     largest_rate,
     learning_rate_factors,
@@ -304,18 +303,13 @@ def _prepare(
 def _evaluator(model: nn.Module, options: FitOptions, context: RunContext) -> Callable[[], Evaluation] | None:
     """Return what evaluates the network after an epoch, if anything does."""
     if options.metric is not None:
-        return partial(_measure, model, options.metric)
+        return partial(evaluate_by, options.metric, model)
     if options.validation is not None:
         loss_fn = evaluation_loss(options.loss_fn)
         return partial(
             evaluate, model, options.validation, loss_fn=loss_fn, context=context, task="validating"
         )
     return None
-
-
-def _measure(model: nn.Module, metric: Metric) -> Evaluation:
-    with mode_of(model, training=False), torch.no_grad():
-        return Evaluation(float(metric(model)), name=getattr(metric, "name", OWN.name))
 
 
 def _resume(setup: _Setup) -> FitState | None:
@@ -554,8 +548,7 @@ def _finish_epoch(
         kept=is_kept,
     )
     state.history.append(done)
-    for callback in setup.context.callbacks:
-        callback.on_epoch_end(done)
+    report_epoch(setup.context.callbacks, done)
 
 
 def _consider(state: FitState, evaluation: Evaluation) -> bool:
