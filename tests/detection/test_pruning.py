@@ -24,7 +24,7 @@ from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
 from secateur.detection.tuning import DetectorTuner
 from secateur.errors import CheckpointError, UsageError
-from secateur.jobs.detector import prune_boxes
+from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
 from secateur.recipes import Callback, Recipe
 from secateur.settings import flatten
@@ -330,7 +330,7 @@ def test_a_broken_data_file_leaves_an_earlier_run_as_it_was(text: str, message: 
             overwrite=True,
         )
         with pytest.raises(UsageError, match=message):
-            prune_boxes(job)
+            prune(job)
     assert read_summary(run) == {"status": "done"}
     assert (run / "measured.json").is_file()
     assert not (tmp_path / "new").exists()
@@ -509,19 +509,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wrong_words_on_the_command_line_leave_no_run(tmp_path: Path) -> None:
     words = words_of_prune(tmp_path)
     data, file, run = tmp_path / "data" / "data.yaml", tmp_path / "net.pt", tmp_path / "run"
-    for command in (words, ["inspect", file], ["measure", file], ["evaluate", file, "--data", data]):
+    frontier = ["frontier", file, "--data", data, "--out", run]
+    for command in (
+        *(words, ["inspect", file], ["measure", file], ["evaluate", file, "--data", data]),
+        frontier,
+    ):
         refused = secateur(*command)
         assert refused.exit_code == 2
         assert "--trusted" in refused.output
-    refused = secateur("frontier", file, "--data", "digits", "--out", tmp_path / "frontier")
+    refused = secateur("train", "--model", file, "--data", "digits", "--out", run)
     assert refused.exit_code == 2
-    assert "which only prune, evaluate, inspect and measure read" in refused.output
+    assert f"YOLO('{file}').train(" in refused.output
     wrong = tmp_path / "data" / "wrong.yaml"
     wrong.write_text(data.read_text().replace("0: red", "0: purple"))
     failed = secateur(*(wrong if word == data else word for word in words), "--trusted")
     assert failed.exit_code == 2
     assert "calls a class 'red'" in failed.output
-    for text in ("data.batch_size=3", "distillation.temperature=2", "finetune.warmup=0.2"):
+    # The second one is the default, which has no effect either.
+    for text in (
+        "data.batch_size=3",
+        "data.held_out=0.1",
+        "distillation.divergence=reverse",
+        "finetune.warmup=0.2",
+    ):
         idle = secateur(*words, "--trusted", "--set", text)
         assert idle.exit_code == 2
         assert f"{text.partition('=')[0]}: no effect" in " ".join(idle.output.split())

@@ -30,7 +30,7 @@ CRITERIA = (
 )
 """The names of the criteria. They are repeated here, since their classes need PyTorch."""
 
-_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "command_line", "by", "points"))
+_NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "command_line", "given", "by", "points"))
 """Settings of a job that only options give."""
 
 _TRAINING = ("between", "finetune", "distillation", "data.mixup")
@@ -412,7 +412,8 @@ def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
     device.pop("nodes", None)
     if "LOCAL_WORLD_SIZE" in os.environ and not given.any("device.devices"):
         devices = None  # torchrun decides, not the file
-    return {**found, "device": {**device, **process_counts(devices)}, "command_line": command_line()}
+    here = {"command_line": command_line(), "given": tuple(sorted(given.paths))}
+    return {**found, "device": {**device, **process_counts(devices)}, **here}
 
 
 def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:

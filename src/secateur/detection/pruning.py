@@ -23,6 +23,7 @@ from secateur.detection.data import (
     check_image_folder,
     image_faults,
     names_of,
+    read_any_labels,
     with_absolute_path,
 )
 from secateur.detection.files import save_detector
@@ -35,9 +36,9 @@ from secateur.detection.raw_outputs import (
     with_raw_outputs,
     without_raw_outputs,
 )
-from secateur.detection.results import DetectorResult, evaluation_of, in_words
+from secateur.detection.results import DetectorResult, evaluation_of, in_words, kind_for
 from secateur.detection.settings import DetectorSettings
-from secateur.detection.torchvision_pruning import check_torchvision, prune_torchvision, read_any_labels
+from secateur.detection.torchvision_pruning import check_torchvision, prune_torchvision
 from secateur.detection.tuning import DetectorTuner, Tuned
 from secateur.errors import UsageError
 from secateur.graph.cutting.tensors import copy_with
@@ -45,7 +46,7 @@ from secateur.integrations.libraries import library
 from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
 from secateur.settings import Need, flatten, refuse_idle, with_parents
 from secateur.training.distillation import Teacher
-from secateur.training.events import report_note
+from secateur.training.events import TrainingCallback, report_note
 from secateur.training.random_state import seeded
 from secateur.training.resume import Entry, Journal, prefixed
 from secateur.training.settings import FitSettings
@@ -110,13 +111,18 @@ class Prepared:
         raw: the detector, which its loss reads arguments from.
         tuner: trains and validates.
         batches: training images for scores, curves and reconstruction.
-        broken: labels that cannot be used: file and reason.
+        faults: of the images, by split.
     """
 
     raw: nn.Module
     tuner: DetectorTuner
     batches: DetectorBatches
-    broken: tuple[str, ...] = ()
+    faults: Mapping[str, ImageFaults]
+
+    @property
+    def name(self) -> str:
+        """Return the name of the metric by which networks are compared."""
+        return kind_for(self.raw).name
 
     @property
     def loss(self) -> DetectorLoss:
@@ -135,8 +141,8 @@ class Prepared:
         """
         return self.tuner.validate(without_raw_outputs(raw), split)
 
-    def metric(self, raw: nn.Module) -> float:
-        """Return the metric by which networks are compared on the validation images."""
+    def __call__(self, raw: nn.Module) -> float:
+        """Return the metric of a network on the validation images."""
         return evaluation_of(self.validate(raw)).metric
 
     def training(self, recipe: Recipe, journal: Journal | None = None) -> Training:
@@ -151,7 +157,7 @@ class Prepared:
         teacher = Teacher(copy_with(self.raw, {}), weight=0.0, outputs_weight=weight) if weight else None
         return Training(
             batches=self.batches,
-            metric=self.metric,
+            metric=self,
             train=partial(self.train, teacher=teacher, journal=journal or Journal()),
             check_inputs=images[:2],
             latency=LatencyOptions(inputs=images[:1]),
@@ -212,12 +218,13 @@ def prepare(
     tuner = open_tuner(raw, data, out, settings, callbacks, seed)
     with ultralytics_in_use():
         reader = tuner.reader(without_raw_outputs(raw))
-        for split in ("train", "val"):
-            _note_faults(split, image_faults(reader, split, data), callbacks)
+        faults = {split: image_faults(reader, split, data) for split in ("train", "val")}
+        for split, found in faults.items():
+            _note_faults(split, found, callbacks)
         batches = calibration_batches(reader, settings.calibration_images, data)
     tools: Any = raw
     tools.args, tools.nc = reader.args, reader.data["nc"]
-    return Prepared(raw, tuner, batches)
+    return Prepared(raw, tuner, batches, faults)
 
 
 def open_tuner(
@@ -355,7 +362,7 @@ def _converted(
     return found.data
 
 
-def note_broken(broken: Sequence[str], callbacks: Sequence[Callback]) -> None:
+def note_broken(broken: Sequence[str], callbacks: Sequence[TrainingCallback]) -> None:
     """Report the first labels that cannot be used, and their number."""
     if broken:
         more = "; ..." if len(broken) > 5 else ""

@@ -11,7 +11,7 @@ from torch import nn
 
 from secateur.recipes import PruneResult
 from secateur.training.evaluate import Evaluation
-from secateur.training.metrics import MAP, MAP_50, TOP_1
+from secateur.training.metrics import MAP, MAP_50, TOP_1, MetricKind
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ def evaluation_of(found: Mapping[str, float]) -> Evaluation:
             others = {other.key: plain[other.key] for other in also if other.key in plain}
             return Evaluation(plain[kind.key], name=kind.name, also=others)
     return Evaluation(plain["fitness"], name="fitness")
+
+
+def kind_for(network: nn.Module) -> MetricKind:
+    """Return the metric by which networks of a task are compared.
+
+    Args:
+        network: of ultralytics or torchvision.
+    """
+    return TOP_1 if getattr(network, "task", None) == "classify" else MAP
 
 
 _KEYS = {

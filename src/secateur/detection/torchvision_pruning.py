@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.detection.data import read_yolo_labels
 from secateur.detection.head_outputs import HeadOutputs
-from secateur.detection.labels import DetectionData, LabelledImage, is_labelled_folder, read_labels
+from secateur.detection.labels import DetectionData, LabelledImage
 from secateur.detection.mean_ap import mean_average_precision
 from secateur.detection.results import DetectorResult, in_words
 from secateur.detection.settings import DetectorSettings
@@ -27,21 +26,6 @@ from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
 from secateur.training.events import report_note, report_progress
 from secateur.training.metrics import MAP
 from secateur.training.random_state import seeded
-
-
-def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> DetectionData:
-    """Read a VOC or COCO folder, or the images that a ``data.yaml`` lists.
-
-    Args:
-        source: the folder or file.
-        names: the classes of the network, in its order; by default those of the labels.
-
-    Raises:
-        UsageError: it cannot be used.
-    """
-    if is_labelled_folder(source):
-        return read_labels(source, names)
-    return read_yolo_labels(source, names)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ Nothing here imports PyTorch, so that wrong settings are reported at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -18,7 +19,7 @@ from secateur.errors import closest_or_all
 from secateur.language.documents import SUFFIXES, is_text_folder
 from secateur.language.settings import TextSettings
 from secateur.recipes import Recipe
-from secateur.settings import Settings
+from secateur.settings import Need, Settings, refuse_idle, with_parents
 from secateur.training.settings import DeviceSettings, FitSettings
 
 DATA_FREE = "magnitude"
@@ -136,6 +137,14 @@ class NetworkChoice(Settings):
         return builder
 
 
+def takes_boxes(network: NetworkChoice, data: DataChoice | None) -> bool:
+    """Return whether a job is one on a detector: its network is a pickle, or its images have labelled boxes.
+
+    A classifier of ultralytics in a ``.pt`` file counts as a detector too: ultralytics reads its images.
+    """
+    return is_pickled(network.source) or (data is not None and data.has_boxes)
+
+
 def is_pickled(source: str) -> bool:
     """Return whether a user's word is a ``.pt`` file, a pickled network of ultralytics.
 
@@ -242,6 +251,8 @@ class Job(Settings):
         latency_seconds: time spent on measuring each network.
         tensorboard: write ``tensorboard/`` in the run folder too, with accuracy and costs as curves.
         command_line: the command line that the job came from, if it came from one, for the record.
+        given: dotted paths of the settings that the user gave there; those of them without an effect are
+            refused.
     """
 
     network: NetworkChoice
@@ -255,6 +266,26 @@ class Job(Settings):
     latency_seconds: float = Field(default=1.0, ge=0)
     tensorboard: bool = False
     command_line: str | None = None
+    given: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_one_process(self) -> Self:
+        """Refuse several processes for a detector."""
+        data: DataChoice | None = getattr(self, "data", None)
+        if takes_boxes(self.network, data) and self.device.devices * self.device.nodes > 1:
+            raise ValueError("device.devices: work on a detector is not shared; leave devices and nodes out")
+        return self
+
+    def refuse_idle(self, needs: Iterable[Need]) -> None:
+        """Refuse settings that the user gave and that have no effect.
+
+        Args:
+            needs: settings that need something else.
+
+        Raises:
+            UsageError: at least one has no effect.
+        """
+        refuse_idle(needs, with_parents(self.given))
 
 
 def _images_by_class(data: DataChoice) -> DataChoice:
@@ -291,18 +322,20 @@ class FrontierJob(Job):
     """Compute the trade-off between cost and accuracy of a network.
 
     Attributes:
-        data: the images to measure, reconstruct and evaluate on.
+        data: the images or the text to measure, reconstruct and evaluate on.
         by: the quantity that is limited.
         points: number of budgets.
         recipe: how scores, plans and cuts are made; nothing is trained.
         measured: an earlier run of the same network, whose scores and width curves are used again.
+        detector: how a detector reads images.
     """
 
-    data: Annotated[DataChoice, AfterValidator(_images_by_class)]
+    data: DataChoice
     by: Literal["macs", "params", "latency"] = "macs"
     points: int = Field(default=8, ge=1)
     recipe: Recipe = Recipe()
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
+    detector: DetectorSettings = DetectorSettings()
 
 
 def _can_be_limited(quantity: str) -> str:
