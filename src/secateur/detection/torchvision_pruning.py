@@ -1,31 +1,27 @@
-"""Prune a detector of torchvision: score, cut, reconstruct, fine-tune on its own losses, measure mAP."""
+"""Read labelled images for a detector of torchvision, check its classes, and measure its mAP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from secateur.budget import Budget
 from secateur.detection.head_outputs import HeadOutputs
 from secateur.detection.labels import DetectionData, LabelledImage
 from secateur.detection.mean_ap import mean_average_precision
-from secateur.detection.results import DetectorResult, in_words
 from secateur.detection.settings import DetectorSettings
 from secateur.detection.torchvision_images import SquareBatches, side_of, square_transform
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture.program import mode_of
-from secateur.graph.cutting.tensors import copy_with
-from secateur.recipes import Callback, LatencyOptions, Recipe, Training, prune
-from secateur.training.events import report_note, report_progress
+from secateur.recipes import Callback, LatencyOptions, Recipe, Training
+from secateur.training.events import report_progress
 from secateur.training.metrics import MAP
-from secateur.training.random_state import seeded
+from secateur.training.resume import Journal
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class DetectorJudge:
     """
 
     name = MAP.name
+    loss = None
 
     detector: nn.Module
     labelled: DetectionData
@@ -66,8 +63,28 @@ class DetectorJudge:
             training=training,
         )
 
-    def training(self) -> Training:
-        """Collect batches and the metric for :func:`secateur.prune`."""
+    @property
+    def images(self) -> dict[str, int]:
+        """Return the number of images by split."""
+        return {split: len(found) for split, found in self.labelled.splits.items()}
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """List what could not be used: file and reason."""
+        return self.labelled.broken
+
+    @property
+    def has_test(self) -> bool:
+        """Return whether there are test images."""
+        return bool(self.labelled.splits["test"])
+
+    def training(self, recipe: Recipe | None = None, journal: Journal | None = None) -> Training:
+        """Collect batches and the metric for :func:`secateur.prune`.
+
+        Args:
+            recipe: makes no difference here.
+            journal: is not needed: the training loop is that of Secateur.
+        """
         calibration = self.batches("train", most=self.settings.calibration_images)
         images: torch.Tensor = next(iter(calibration))["images"]
         return Training(
@@ -103,51 +120,6 @@ class DetectorJudge:
                 expected += batch["targets"]
                 report_progress(self.callbacks, "measuring mAP", number + 1, len(batches))
         return mean_average_precision(found, expected)
-
-
-def prune_torchvision(
-    detector: nn.Module,
-    data: DetectionData,
-    budget: Budget,
-    file: Path,
-    recipe: Recipe,
-    settings: DetectorSettings,
-    callbacks: Sequence[Callback] = (),
-    seed: int = 0,
-) -> DetectorResult:
-    """Prune a detector of torchvision whole, and fine-tune it on its own losses.
-
-    Arguments, results and errors are those of :func:`secateur.detection.prune_detector`, apart from two. The
-    caller has called :func:`check_torchvision`.
-
-    Args:
-        detector: of torchvision.
-        data: labelled images.
-        budget: what may remain.
-        file: that the result names; the caller writes it.
-        recipe: how to prune and train.
-        settings: images.
-        callbacks: receive reports.
-        seed: of all random numbers.
-    """
-    heads = HeadOutputs(copy_with(detector, {})).eval()
-    judge = DetectorJudge(detector, data, settings, callbacks)
-    with seeded(seed):
-        training = judge.training()
-        report_note(callbacks, judge.describe())
-        before = judge.evaluate(heads)
-        report_note(callbacks, f"before: {in_words(before)}")
-        example = training.check_inputs
-        assert example is not None
-        result = prune(heads, example, budget, batches=training, recipe=recipe, callbacks=callbacks)
-        small = result.model.eval()
-        assert isinstance(small, HeadOutputs)
-        after = judge.evaluate(small)
-    report_note(callbacks, f"after: {in_words(after)}")
-    cut = next((fit.start.figures for fit in reversed(result.fits) if fit.start is not None), after)
-    return DetectorResult(
-        small.detector().eval(), result, {"before": before, "cut": cut, "after": after}, file
-    )
 
 
 def check_torchvision(detector: nn.Module, data: DetectionData, settings: DetectorSettings) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,27 @@ from torch import Tensor, nn
 
 from secateur.batches import LossFunction
 from secateur.checkpoint import read_metadata
-from secateur.detection.data import ImageFaults, check_data, class_names, read_any_labels
-from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
+from secateur.detection.data import check_data, class_names, read_any_labels
+from secateur.detection.head_outputs import is_torchvision_detector
 from secateur.detection.labels import DetectionData, is_labelled_folder
 from secateur.detection.library import is_ultralytics
-from secateur.detection.pruning import (
-    Prepared,
-    as_network,
-    check_ultralytics,
-    idle_in_ultralytics,
-    note_broken,
-    open_tuner,
-    prepare,
-    save_raw,
-)
+from secateur.detection.pruning import DetectorTools
 from secateur.detection.raw_outputs import RawOutputs, without_raw_outputs
 from secateur.detection.results import evaluation_of, kind_for
 from secateur.detection.settings import DetectorSettings
 from secateur.detection.torchvision_images import side_of
 from secateur.detection.torchvision_pruning import DetectorJudge, check_torchvision
-from secateur.detection.tuning import DetectorTuner, Tuned, image_size_of
+from secateur.detection.tuning import Tuned, image_size_of
+from secateur.detection.ultralytics_tools import (
+    as_network,
+    check_ultralytics,
+    idle_in_ultralytics,
+    note_broken,
+    prepare,
+    save_raw,
+)
 from secateur.errors import UsageError
-from secateur.jobs.networks import Network, captured_network, open_network, sized
+from secateur.jobs.networks import Network, captured_network, open_network, sized, whole_network
 from secateur.jobs.settings import DataChoice, NetworkChoice, is_checkpoint, is_pickled
 from secateur.models import InputSpec
 from secateur.recipes import Callback, Recipe, RecipeContext, Training
@@ -48,8 +47,8 @@ from secateur.training.run_folder import DETECTOR, ULTRALYTICS, find_checkpoint
 
 
 @dataclass(frozen=True)
-class _LabelledBoxes:
-    """What tasks on labelled images have in common.
+class DetectorTask:
+    """Images as the library of a detector reads them, with its losses and metrics.
 
     Attributes:
         network: the detector, which returns what its heads compute.
@@ -57,6 +56,7 @@ class _LabelledBoxes:
         settings: how images are read.
         seed: determines their order.
         trains: whether networks are trained; then they are reported on by the validation images.
+        tools: read, train and measure, once the data are read.
     """
 
     network: Network
@@ -64,6 +64,12 @@ class _LabelledBoxes:
     settings: DetectorSettings
     seed: int
     trains: bool
+    tools: DetectorTools | None = field(default=None, kw_only=True)
+
+    @property
+    def loss_fn(self) -> LossFunction | None:
+        """Return the loss, if the network does not return it."""
+        return self._tools.loss
 
     @property
     def metric(self) -> MetricKind:
@@ -79,20 +85,7 @@ class _LabelledBoxes:
         """Return the network, which was opened with the images."""
         return self.network
 
-    def test_batches(self) -> None:
-        """Return nothing: the library of the detector reads the images."""
-
-    def facts(self) -> dict[str, Any]:
-        """Describe the images: their classes."""
-        return {"classes": self.network.classes}
-
-    def compare(self, before: list[Tensor], after: list[Tensor]) -> None:
-        """Return nothing: an image has several answers."""
-
-    def _reported(self, found: Evaluation, split: str) -> dict[str, Any]:
-        return {"split": split, "image_size": self.network.input.size[-1], **found.figures}
-
-    def _needs(self) -> Iterator[Need]:
+    def needs(self) -> Iterator[Need]:
         """List settings that have no effect on a detector."""
         instead = {"batch_size": "set detector.batch"}
         for name in DataChoice.model_fields:
@@ -103,39 +96,12 @@ class _LabelledBoxes:
             reason = "a detector learns the raw outputs of the unpruned one"
             yield Need(f"distillation.{name}", True, reason, "set distillation.outputs=1")
 
-
-@dataclass(frozen=True)
-class TorchvisionTask(_LabelledBoxes):
-    """Labelled boxes, the losses of a detector of torchvision, and mAP.
-
-    Attributes:
-        labelled: the images.
-    """
-
-    labelled: DetectionData
-    loss_fn: LossFunction | None = None
-
-    def needs(self) -> Iterator[Need]:
-        """List settings without an effect."""
-        yield from self._needs()
-        yield Need(
-            "detector.options", True, "torchvision trains the detector", "set finetune.epochs and the like"
-        )
-
-    def check(self, recipe: Recipe, device: torch.device) -> None:
-        """Check the settings and the classes."""
-        self.network.model.to(device)
-        check_torchvision(self._judge().detector, self.labelled, self.settings)
-
-    def read(self, folder: Path, context: RunContext) -> TorchvisionTask:
-        """Report which labels cannot be used."""
-        note_broken(self.labelled.broken, context.callbacks)
-        report_note(context.callbacks, self._judge().describe())
-        return self
-
     def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
-        """Collect batches, and the metric on the validation images."""
-        return self._judge(_stopping(context)).training()
+        """Collect batches, the metric on the validation images, and the trainer of ultralytics."""
+        return self._tools.training(recipe or Recipe(), context.journal)
+
+    def test_batches(self) -> None:
+        """Return nothing: the library of the detector reads the images."""
 
     def evaluate(
         self,
@@ -145,53 +111,71 @@ class TorchvisionTask(_LabelledBoxes):
         choosing: bool = False,
         answers: list[Tensor] | None = None,
     ) -> Evaluation:
-        """Measure mAP."""
-        split = "val" if choosing else self._split
-        return evaluation_of(self._judge(_stopping(context)).evaluate(model, split))
-
-    def start(self) -> dict[str, Any]:
-        """Describe the images: their number by split."""
-        images = {split: len(found) for split, found in self.labelled.splits.items()}
-        return {"images": images, "tested_on": "validation"}
-
-    def facts(self) -> dict[str, Any]:
-        """Describe the images: their classes, and labels that could not be used."""
-        return {**super().facts(), "skipped": self.labelled.broken}
+        """Measure mAP, or of a classifier accuracy."""
+        return evaluation_of(self._tools.evaluate(model, "val" if choosing else self._split))
 
     def report(self, found: Evaluation) -> dict[str, Any]:
         """Describe an evaluation."""
-        return self._reported(found, self._split)
+        return {"split": self._split, "image_size": self.settings.image_size, **found.figures}
+
+    def start(self) -> dict[str, Any]:
+        """Describe the images: their number by split."""
+        return {"images": dict(self._tools.images), "tested_on": "validation"}
+
+    def facts(self) -> dict[str, Any]:
+        """Describe the images: their classes, and what is left out of them."""
+        return {"classes": self.network.classes, "skipped": list(self._tools.skipped)}
+
+    def compare(self, before: list[Tensor], after: list[Tensor]) -> None:
+        """Return nothing: an image has several answers."""
+
+    @property
+    def _tools(self) -> DetectorTools:
+        assert self.tools is not None  # the data are read first
+        return self.tools
 
     @property
     def _split(self) -> str:
-        return "test" if self.labelled.splits["test"] and not self.trains else "val"
-
-    def _judge(self, callbacks: Sequence[Callback] = ()) -> DetectorJudge:
-        heads = self.network.model
-        assert isinstance(heads, HeadOutputs)
-        return DetectorJudge(heads.detector(), self.labelled, self.settings, callbacks)
+        return "test" if not self.trains and self._tools.has_test else "val"
 
 
 @dataclass(frozen=True)
-class UltralyticsTask(_LabelledBoxes):
-    """Images as ultralytics reads them, with its loss, its trainer and its metrics.
+class TorchvisionTask(DetectorTask):
+    """Labelled boxes, the losses of a detector of torchvision, and mAP.
 
     Attributes:
-        tuner: trains and validates, once the data are read.
-        prepared: the detector with its data, once they are read for a training.
+        labelled: the images.
     """
 
-    tuner: DetectorTuner | None = None
-    prepared: Prepared | None = None
-
-    @property
-    def loss_fn(self) -> LossFunction | None:
-        """Return the loss of raw outputs, once the data are read."""
-        return self.prepared.loss if self.prepared else None
+    labelled: DetectionData
 
     def needs(self) -> Iterator[Need]:
         """List settings without an effect."""
-        yield from self._needs()
+        yield from super().needs()
+        reason, remedy = "ultralytics does not train the detector", "set finetune.epochs and the like"
+        yield Need("detector.options", True, reason, remedy)
+
+    def check(self, recipe: Recipe, device: torch.device) -> None:
+        """Check the settings and the classes."""
+        self.network.model.to(device)
+        check_torchvision(whole_network(self.network.model), self.labelled, self.settings)
+
+    def read(self, folder: Path, context: RunContext) -> TorchvisionTask:
+        """Report which labels cannot be used."""
+        note_broken(self.labelled.broken, context.callbacks)
+        detector = whole_network(self.network.model)
+        judge = DetectorJudge(detector, self.labelled, self.settings, _stopping(context))
+        report_note(context.callbacks, judge.describe())
+        return replace(self, tools=judge)
+
+
+@dataclass(frozen=True)
+class UltralyticsTask(DetectorTask):
+    """Images as ultralytics reads them, with its loss, its trainer and its metrics."""
+
+    def needs(self) -> Iterator[Need]:
+        """List settings without an effect."""
+        yield from super().needs()
         yield from idle_in_ultralytics()
 
     def check(self, recipe: Recipe, device: torch.device) -> None:
@@ -200,59 +184,12 @@ class UltralyticsTask(_LabelledBoxes):
         check_ultralytics(without_raw_outputs(self.network.model), self.source, self.settings)
 
     def read(self, folder: Path, context: RunContext) -> UltralyticsTask:
-        """Return the task with its data, which ultralytics keeps in the run folder."""
-        where = (self.network.model, self.source, folder / ULTRALYTICS, self.settings, _stopping(context))
-        if not self.trains:
-            return replace(self, tuner=open_tuner(*where, self.seed))
-        prepared = prepare(*where, self.seed)
-        return replace(self, tuner=prepared.tuner, prepared=prepared)
-
-    def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
-        """Collect batches, the trainer of ultralytics, and its metric on the validation images."""
-        assert self.prepared is not None
-        return self.prepared.training(recipe or Recipe(), context.journal)
-
-    def evaluate(
-        self,
-        model: nn.Module,
-        context: RunContext,
-        *,
-        choosing: bool = False,
-        answers: list[Tensor] | None = None,
-    ) -> Evaluation:
-        """Measure a copy with ultralytics."""
-        assert self.tuner is not None
-        return evaluation_of(
-            self.tuner.validate(without_raw_outputs(model), "val" if choosing else self._split)
+        """Return the task with its data, of which ultralytics keeps records in the run folder."""
+        raw, out = self.network.model, folder / ULTRALYTICS
+        tools = prepare(
+            raw, self.source, out, self.settings, _stopping(context), self.seed, training=self.trains
         )
-
-    def start(self) -> dict[str, Any]:
-        """Describe the images: their number by split."""
-        images = {split: found.images for split, found in self._faults.items()}
-        return {"images": images, "tested_on": "validation"}
-
-    def facts(self) -> dict[str, Any]:
-        """Describe the images: their classes, and those that ultralytics leaves out."""
-        return {
-            **super().facts(),
-            "skipped": [file for found in self._faults.values() for file in found.left_out],
-        }
-
-    @property
-    def _faults(self) -> Mapping[str, ImageFaults]:
-        return self.prepared.faults if self.prepared else {}
-
-    def report(self, found: Evaluation) -> dict[str, Any]:
-        """Describe an evaluation."""
-        return self._reported(found, self._split)
-
-    @property
-    def _split(self) -> str:
-        assert self.tuner is not None
-        if self.trains:
-            return "val"
-        reader = self.tuner.reader(without_raw_outputs(self.network.model))
-        return "test" if reader.data.get("test") else "val"
+        return replace(self, tools=tools)
 
 
 @dataclass(frozen=True)
